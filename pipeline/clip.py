@@ -1,0 +1,98 @@
+"""ClipSpec, and which frames make a clip. Pure numpy."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_FRAME_STRIDE = 32
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """What one clip is.
+
+    Attributes:
+        num_frames: Frames the model is fed, T.
+        frame_stride: Source frames from one taken frame to the next, 1…32.
+        crop_size: Height and width of the square crop, pixels.
+        resize: Content height in pixels that stored frames are scaled to before the crop; None keeps the stored
+            size. The paper pairs 64 with crop 56, 128 with 112 and 256 with 224 (section 3.4).
+    """
+
+    num_frames: int = 8
+    frame_stride: int = 2
+    crop_size: int = 112
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1:
+            raise ValueError(f"num_frames: {self.num_frames} is not possible; a clip has at least 1 frame")
+        if not 1 <= self.frame_stride <= MAX_FRAME_STRIDE:
+            raise ValueError(f"frame_stride: {self.frame_stride} is not possible; choose 1 to {MAX_FRAME_STRIDE}")
+        if self.crop_size < 1:
+            raise ValueError(f"crop_size: {self.crop_size} is not possible; choose at least 1 pixel")
+        if self.resize is not None and self.resize < self.crop_size:
+            raise ValueError(
+                f"resize: {self.resize} is smaller than crop_size {self.crop_size}; choose at least {self.crop_size}"
+            )
+
+    @property
+    def span(self) -> int:
+        """Source frames from the clip's first to its last, both counted."""
+        return (self.num_frames - 1) * self.frame_stride + 1
+
+
+def frame_indices(start: int | np.ndarray, spec: ClipSpec, *, video_frames: int | np.ndarray) -> np.ndarray:
+    """Frame numbers of the clip that begins at frame `start`.
+
+    Indices past the end become the last frame, so a short video still fills a clip.
+
+    Args:
+        start: First frame, 0-based; an array [N] asks for N clips at once.
+        video_frames: Frames in the whole segment, counted by decoding; one number or [N].
+
+    Returns:
+        int64 [T] or [N, T], never decreasing, each in [0, video_frames).
+
+    Raises:
+        ValueError: `start` lies outside the segment.
+
+    >>> frame_indices(4, ClipSpec(num_frames=4, frame_stride=2), video_frames=10)
+    array([4, 6, 8, 9])
+    """
+    starts, lengths = np.asarray(start, np.int64), np.asarray(video_frames, np.int64)
+    if np.any(starts < 0) or np.any(starts >= lengths):
+        raise ValueError(f"start: {start} lies outside the segment; choose 0 to video_frames - 1 of {video_frames}")
+    offsets = np.arange(spec.num_frames, dtype=np.int64) * spec.frame_stride
+    return np.minimum(starts[..., None] + offsets, lengths[..., None] - 1)
+
+
+def num_starts(spec: ClipSpec, *, video_frames: int | np.ndarray) -> np.ndarray:
+    """How many first frames a clip can have without repeating the last frame; 1 for a segment shorter than the span.
+
+    >>> int(num_starts(ClipSpec(num_frames=8, frame_stride=2), video_frames=20))
+    6
+    """
+    return np.maximum(np.asarray(video_frames, np.int64) - spec.span + 1, 1)
+
+
+def uniform_starts(num_views: int, spec: ClipSpec, *, video_frames: int | np.ndarray) -> np.ndarray:
+    """First frames of `num_views` clips spread evenly over a segment; one view is the clip in the middle.
+
+    The paper scores ten clips a video but not where they lie (section 4); like most of its successors we place the
+    first at the first frame and the last at the last possible one.
+
+    Returns:
+        int64 [num_views], or [N, num_views] for `video_frames` [N].
+
+    >>> uniform_starts(3, ClipSpec(num_frames=8, frame_stride=2), video_frames=35)
+    array([ 0, 10, 20])
+    >>> uniform_starts(1, ClipSpec(num_frames=8, frame_stride=2), video_frames=35)
+    array([10])
+    """
+    if num_views < 1:
+        raise ValueError(f"num_views: {num_views} is not possible; score at least 1 clip a video")
+    last = num_starts(spec, video_frames=video_frames)[..., None] - 1
+    if num_views == 1:
+        return last // 2
+    return last * np.arange(num_views, dtype=np.int64) // (num_views - 1)

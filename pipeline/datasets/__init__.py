@@ -1,0 +1,21 @@
+"""One adapter a dataset: a folder of videos and its lists -> a Listing.
+
+Every adapter takes the raw folder first and its own options by keyword, reads names only, never video, and
+raises DatasetError when the folder or a list is not what it should be. A new dataset is one file here and one
+line below.
+"""
+
+from collections.abc import Callable
+
+from pipeline.datasets.folder import list_folder
+from pipeline.datasets.hmdb51 import list_hmdb51
+from pipeline.datasets.listing import DatasetError, Listing, VideoRecord
+from pipeline.datasets.ucf101 import list_ucf101
+
+DATASETS: dict[str, Callable[..., Listing]] = {
+    "ucf101": list_ucf101,
+    "hmdb51": list_hmdb51,
+    "folder": list_folder,
+}
+
+__all__ = ["DATASETS", "DatasetError", "Listing", "VideoRecord", "list_folder", "list_hmdb51", "list_ucf101"]

@@ -1,0 +1,96 @@
+"""HMDB51 (Kuehne et al., ICCV 2011): the official 70/30 splits and whatever part of the clips is on disk."""
+
+import re
+from pathlib import Path
+
+from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, group_warnings
+from pipeline.datasets.official import ClassFiles, list_folder_of, list_lines, video_folder_of
+
+SPLIT_NAMES = ["1", "2", "3"]
+NUM_CLASSES = 51
+LIST_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "splits", ".")
+VIDEO_FOLDERS = ("hmdb51_org", "hmdb51", "HMDB51", "videos", ".")
+WANTED = (
+    "put <class>/*.avi (each class's .rar of hmdb51_org.rar) and testTrainMulti_7030_splits/*.txt "
+    "(test_train_splits.rar) there, unpacked"
+)
+
+LIST_NAME = re.compile(r"(?P<class_name>.+)_test_split(?P<split>\d+)\.txt")
+LINE = re.compile(r"(?P<file>[^/\\]+\.\w+)\s+(?P<digit>[012])")
+SUBSET_OF_DIGIT = {"0": "", "1": "train", "2": "test"}
+
+
+def list_hmdb51(raw: Path) -> Listing:
+    """Records of the clips on disk that the official lists name; all three splits, always all classes.
+
+    Labels are positions in the alphabetical list of classes. Clips that a split marks 0 have "" there.
+    A group is the source video within its class. The official splits keep those apart, but not the clips that
+    different classes take from one film.
+
+    Args:
+        raw: Holds `<class>/*.avi`, perhaps one folder down, and `testTrainMulti_7030_splits/*.txt`, or the
+            lists themselves.
+
+    Raises:
+        DatasetError: A folder or list is missing or a line malformed; names the file and line.
+    """
+    raw = Path(raw)
+    lists = list_folder_of(raw, candidates=LIST_FOLDERS, probe="*_test_split1.txt", wanted=WANTED)
+    matches = [LIST_NAME.fullmatch(path.name) for path in lists.iterdir()]
+    classes = sorted({match["class_name"] for match in matches if match})
+    subsets: dict[tuple[str, str], list[str]] = {}
+    for class_name in classes:
+        for position, split in enumerate(SPLIT_NAMES):
+            for file, subset in read_split(lists / f"{class_name}_test_split{split}.txt").items():
+                subsets.setdefault((class_name, file), [""] * len(SPLIT_NAMES))[position] = subset
+
+    files = ClassFiles(video_folder_of(raw, candidates=VIDEO_FOLDERS, classes=classes, wanted=WANTED))
+    labels = {class_name: label for label, class_name in enumerate(classes)}
+    records, missing = [], []
+    for (class_name, file), words in sorted(subsets.items()):
+        path = files.find(class_name, file)
+        if path is None:
+            missing.append(f"{class_name}/{file}")
+            continue
+        group = f"{class_name}/{source_video(file, class_name=class_name)}"
+        source = path.relative_to(raw).as_posix()
+        records.append(VideoRecord(path, source, class_name, labels[class_name], group, tuple(words)))
+    if not records:
+        raise DatasetError(f"{raw}: none of the {len(subsets)} listed clips is there; {WANTED}")
+
+    records.sort(key=lambda record: record.source)
+    used = {record.path for record in records}
+    warnings = group_warnings(records, SPLIT_NAMES)
+    if len(classes) != NUM_CLASSES:
+        warnings.insert(0, f"{lists.name} lists {len(classes)} classes; the official lists have {NUM_CLASSES}")
+    unlisted = [path.relative_to(raw).as_posix() for path in files.paths() if path not in used]
+    return Listing("hmdb51", classes, list(SPLIT_NAMES), records, missing, unlisted, warnings)
+
+
+def read_split(path: Path) -> dict[str, str]:
+    """File names of one class's list, each with its subset: `NAME.avi D `, D 1 train, 2 test, 0 neither."""
+    subsets: dict[str, str] = {}
+    for number, line in list_lines(path):
+        match = LINE.fullmatch(line)
+        if match is None:
+            raise DatasetError(
+                f"{path}:{number}: {line!r} is not `NAME.avi D` with D 1 (train), 2 (test) or 0 (not used); "
+                f"unpack the official lists again"
+            )
+        if match["file"] in subsets:
+            raise DatasetError(f"{path}:{number}: {match['file']} is listed a second time; remove one of the two lines")
+        subsets[match["file"]] = SUBSET_OF_DIGIT[match["digit"]]
+    return subsets
+
+
+def source_video(file: str, *, class_name: str) -> str:
+    """The name before `_<class>_` and the six properties that end every HMDB51 name; else the whole stem.
+
+    The properties: visible body parts, camera motion, number of people, view, quality, running number.
+
+    >>> source_video("Golf_Tips_-_300+_Yards!!!_golf_f_nm_np1_fr_med_0.avi", class_name="golf")
+    'Golf_Tips_-_300+_Yards!!!'
+    """
+    stem = Path(file).stem
+    match = re.fullmatch(rf"(.+)_{re.escape(class_name)}_[a-z]+_(?:cm|nm)_np\d+_[a-z]+_[a-z]+_\d+", stem)
+    return match[1] if match else stem

@@ -1,0 +1,89 @@
+"""What the adapters of published lists share: find the folders, read the lists, match names with files."""
+
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from pipeline.datasets.listing import DatasetError, is_video_name
+
+
+def list_lines(path: Path) -> list[tuple[int, str]]:
+    """Lines of a list with their 1-based numbers; byte order mark, CRLF, outer blanks and empty lines gone.
+
+    Raises:
+        DatasetError: The file is not there or not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file; unpack the official lists whole") from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not UTF-8 at byte {error.start}; unpack the official lists again") from None
+    numbered = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    return [(number, line) for number, line in numbered if line]
+
+
+def list_folder_of(raw: Path, *, candidates: Sequence[str], probe: str, wanted: str) -> Path:
+    """The first of raw/candidates that holds a file matching the glob `probe`.
+
+    Raises:
+        DatasetError: None does; the message ends with `wanted`, which says what belongs there.
+    """
+    if not raw.is_dir():
+        raise DatasetError(f"{raw}: no such folder; {wanted}")
+    for candidate in candidates:
+        if next((raw / candidate).glob(probe), None) is not None:
+            return raw / candidate
+    raise DatasetError(f"{raw}: no {probe} found{packed_hint(raw)}; {wanted}")
+
+
+def video_folder_of(raw: Path, *, candidates: Sequence[str], classes: Collection[str], wanted: str) -> Path:
+    """The first of raw/candidates that holds a folder named like a class, in any case.
+
+    Raises:
+        DatasetError: None does.
+    """
+    lowered = {name.lower() for name in classes}
+    for candidate in candidates:
+        folder = raw / candidate
+        if folder.is_dir() and any(child.name.lower() in lowered and child.is_dir() for child in folder.iterdir()):
+            return folder
+    raise DatasetError(f"{raw}: no class folder found{packed_hint(raw)}; {wanted}")
+
+
+def packed_hint(raw: Path) -> str:
+    """Names an archive that still waits to be unpacked, for error messages; empty when there is none."""
+    packed = sorted(child.name for child in raw.iterdir() if child.suffix.lower() in {".rar", ".zip"})
+    return f", but {packed[0]} is still packed" if packed else ""
+
+
+class ClassFiles:
+    """The videos below <folder>/<class>/, found by class and file name: exactly, else in any case.
+
+    UCF101 writes one class HandstandPushups and HandStandPushups, and copies differ in which is where.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        exact: dict[tuple[str, str], Path] = {}
+        # A class folder may be a link to another disk; links below it are not followed.
+        for class_folder in sorted(folder.iterdir()):
+            if class_folder.name.startswith(".") or not class_folder.is_dir():
+                continue
+            for parent, children, files in os.walk(class_folder):
+                children[:] = sorted(child for child in children if not child.startswith("."))
+                for name in sorted(files):
+                    if is_video_name(name):
+                        exact.setdefault((class_folder.name, name), Path(parent, name))
+        self._exact = exact
+        self._any_case: dict[tuple[str, str], Path] = {}
+        for (class_name, name), path in exact.items():
+            self._any_case.setdefault((class_name.lower(), name.lower()), path)
+
+    def find(self, class_name: str, name: str) -> Path | None:
+        """The file, or None when it is not on disk."""
+        exact = self._exact.get((class_name, name))
+        return exact if exact is not None else self._any_case.get((class_name.lower(), name.lower()))
+
+    def paths(self) -> list[Path]:
+        """All videos found, in a fixed order."""
+        return sorted(self._exact.values())

@@ -1,0 +1,112 @@
+"""UCF101 (Soomro et al., CRCV-TR-12-01): the official lists and whatever part of the clips is on disk."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, group_warnings
+from pipeline.datasets.official import ClassFiles, list_folder_of, list_lines, video_folder_of
+
+SPLIT_NAMES = ["1", "2", "3"]
+NUM_CLASSES = 101
+LIST_FOLDERS = ("ucfTrainTestlist", "UCF-101/ucfTrainTestlist", ".")
+VIDEO_FOLDERS = ("UCF-101", "UCF101", "ucf101", "videos", ".")
+WANTED = (
+    "put UCF-101/<Class>/*.avi (UCF101.rar) and ucfTrainTestlist/*.txt "
+    "(UCF101TrainTestSplits-RecognitionTask.zip) there, unpacked"
+)
+
+NAME = re.compile(r"(?P<class_name>[^/\\]+)/(?P<file>[^/\\]+)")
+GROUP = re.compile(r"_(g\d+)_c\d+\.\w+$", re.IGNORECASE)
+
+
+def list_ucf101(raw: Path) -> Listing:
+    """Records of the clips on disk that the official lists name; all three splits, always all classes.
+
+    Args:
+        raw: Holds `UCF-101/<Class>/*.avi`, or the class folders themselves, and `ucfTrainTestlist/*.txt`, or
+            the lists themselves.
+
+    Raises:
+        DatasetError: A folder or list is missing or a line malformed; names the file and line.
+    """
+    raw = Path(raw)
+    lists = list_folder_of(raw, candidates=LIST_FOLDERS, probe="classInd.txt", wanted=WANTED)
+    labels = read_classes(lists / "classInd.txt")
+    subsets: dict[str, list[str]] = {}
+    for position, split in enumerate(SPLIT_NAMES):
+        for subset in ("train", "test"):
+            for name in read_split(lists / f"{subset}list0{split}.txt", labels=labels):
+                words = subsets.setdefault(name, [""] * len(SPLIT_NAMES))
+                if words[position]:
+                    raise DatasetError(
+                        f"{lists}: {name} is in {words[position]} and in {subset} of split {split}; "
+                        f"unpack the official lists again"
+                    )
+                words[position] = subset
+
+    files = ClassFiles(video_folder_of(raw, candidates=VIDEO_FOLDERS, classes=labels, wanted=WANTED))
+    records, missing = [], []
+    for name, words in sorted(subsets.items()):
+        class_name, file = name.split("/")
+        path = files.find(class_name, file)
+        if path is None:
+            missing.append(name)
+            continue
+        group = f"{class_name}/{group_of(file)}"
+        source = path.relative_to(raw).as_posix()
+        records.append(VideoRecord(path, source, class_name, labels[class_name], group, tuple(words)))
+    if not records:
+        raise DatasetError(f"{raw}: none of the {len(subsets)} listed clips is there; {WANTED}")
+
+    records.sort(key=lambda record: record.source)
+    used = {record.path for record in records}
+    warnings = group_warnings(records, SPLIT_NAMES)
+    if len(labels) != NUM_CLASSES:
+        warnings.insert(0, f"classInd.txt lists {len(labels)} classes; the official one lists {NUM_CLASSES}")
+    unlisted = [path.relative_to(raw).as_posix() for path in files.paths() if path not in used]
+    return Listing("ucf101", list(labels), list(SPLIT_NAMES), records, missing, unlisted, warnings)
+
+
+def read_classes(path: Path) -> dict[str, int]:
+    """Class names in label order, each with its label: classInd.txt counts from 1, labels from 0."""
+    labels: dict[str, int] = {}
+    for number, line in list_lines(path):
+        index, _, class_name = line.partition(" ")
+        if index != str(len(labels) + 1) or not class_name or "/" in class_name or class_name in labels:
+            raise DatasetError(f"{path}:{number}: {line!r} is not `{len(labels) + 1} <Class>`; unpack the lists again")
+        labels[class_name] = len(labels)
+    if not labels:
+        raise DatasetError(f"{path}: lists no class; unpack the official lists again")
+    return labels
+
+
+def read_split(path: Path, *, labels: Mapping[str, int]) -> list[str]:
+    """Names `<Class>/<file>` of one list; a train list also states the label from 1, which must agree."""
+    names: dict[str, None] = {}
+    for number, line in list_lines(path):
+        name, _, stated = line.partition(" ")
+        match = NAME.fullmatch(name)
+        if match is None or group_of(match["file"]) is None:
+            raise DatasetError(
+                f"{path}:{number}: {line!r} is not `<Class>/v_<Class>_g01_c01.avi`, in a train list followed "
+                f"by the label from 1; unpack the official lists again"
+            )
+        if match["class_name"] not in labels:
+            raise DatasetError(f"{path}:{number}: {match['class_name']!r} is not in classInd.txt; correct either")
+        expected = labels[match["class_name"]] + 1
+        if stated and stated.strip() != str(expected):
+            raise DatasetError(
+                f"{path}:{number}: {line!r} states label {stated.strip()}, but classInd.txt says {expected}; "
+                f"correct either"
+            )
+        if name in names:
+            raise DatasetError(f"{path}:{number}: {name} is listed a second time; remove one of the two lines")
+        names[name] = None
+    return list(names)
+
+
+def group_of(file: str) -> str | None:
+    """`g08` of v_Swing_g08_c01.avi, the source video it was cut from; None for another kind of name."""
+    match = GROUP.search(file)
+    return match[1].lower() if match else None

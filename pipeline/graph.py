@@ -1,0 +1,144 @@
+"""The DALI graph: strips of JPEG bytes in, normalised clips out; the same operators on a GPU and on a CPU."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nvidia.dali import Pipeline, fn
+from nvidia.dali.types import DALIDataType, DALIImageType
+
+from pipeline.clip import ClipSpec
+from pipeline.filmstrip import ClipStrips, StripLayout
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """Everything that shapes the graph.
+
+    Attributes:
+        num_slots: S, strips a clip may need (`filmstrip.max_slots`).
+        stored_size: Pixels that `clip.resize` scales from.
+        gpu: CUDA device, or None for the CPU.
+        mean, std: Per channel, RGB; clips come as (value - mean) / std.
+    """
+
+    batch_size: int
+    clip: ClipSpec
+    layout: StripLayout
+    num_slots: int
+    stored_size: int
+    gpu: int | None
+    num_threads: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def crops_while_decoding(self) -> bool:
+        """A CPU decodes only the tiles and columns that the crop needs, at twice the speed; nvJPEG whole pictures."""
+        return self.gpu is None
+
+    @property
+    def resizes(self) -> bool:
+        """Whether frames are wanted smaller or larger than they are stored."""
+        return self.clip.resize is not None and self.clip.resize != self.stored_size
+
+
+def build_graph(spec: GraphSpec, source: Callable[[], tuple[list[Any], ...]]) -> Pipeline:
+    """The pipeline that turns what `graph_inputs` gives into clips FHWC [T, crop, crop, 3].
+
+    Half precision on a GPU, float32 on a CPU. A batch of FHWC viewed as NCTHW *is* channels_last_3d: no copy.
+
+    Args:
+        source: Called for each batch; returns the inputs, or raises StopIteration at the end.
+    """
+    pipe = Pipeline(spec.batch_size, spec.num_threads, spec.gpu, prefetch_queue_depth=2)
+    with pipe:
+        width = 3 if spec.crops_while_decoding else 1  # a slot is a JPEG and, to decode a part of it, two corners
+        columns = fn.external_source(source, num_outputs=width * spec.num_slots + 4, batch=True)
+        slots = [columns[width * s : width * (s + 1)] for s in range(spec.num_slots)]
+        order, flip, *window = columns[width * spec.num_slots :]  # the window is two corners, or two crop positions
+
+        strips = [
+            decode(*slot, device="cpu" if spec.gpu is None else "mixed") for slot in slots
+        ]  # S × HWC [tiles × tile_height, W, 3]
+        frames = strips[0] if len(strips) == 1 else fn.cat(*strips, axis=0)
+        tile = [spec.layout.tile_height, spec.clip.crop_size if cuts_columns(spec) else spec.layout.tile_width, 3]
+        frames = fn.reshape(frames, shape=[-1, *tile], layout="FHWC")  # all tiles decoded
+        frames = fn.sequence_rearrange(frames, new_order=order)  # [T, tile_height, W, 3], the frames asked for
+        size = [spec.clip.crop_size] * 2
+        if spec.resizes:
+            frames = fn.resize(frames, size=size, roi_start=window[0], roi_end=window[1], antialias=True)
+            position: dict[str, Any] = {}
+        else:
+            position = {"crop_pos_y": window[0], "crop_pos_x": window[1]}
+        clips = fn.crop_mirror_normalize(
+            frames,
+            crop=size,
+            **position,
+            mirror=flip,
+            mean=list(spec.mean),
+            std=list(spec.std),
+            dtype=DALIDataType.FLOAT if spec.gpu is None else DALIDataType.FLOAT16,
+            output_layout="FHWC",
+        )
+        pipe.set_outputs(clips)
+    pipe.build()
+    return pipe
+
+
+def decode(jpeg: Any, start: Any = None, end: Any = None, *, device: str) -> Any:
+    """One slot's strip, or the part of it between two corners; HWC uint8 RGB."""
+    if start is not None:
+        return fn.decoders.image_slice(
+            jpeg, device=device, start=start, end=end, axes=[0, 1], output_type=DALIImageType.RGB
+        )
+    return fn.decoders.image(jpeg, device=device, output_type=DALIImageType.RGB)
+
+
+def cuts_columns(spec: GraphSpec) -> bool:
+    """Whether decoding leaves just the crop's columns; a resize needs their neighbours too."""
+    return spec.crops_while_decoding and not spec.resizes
+
+
+def graph_inputs(
+    spec: GraphSpec,
+    jpegs: list[list[np.ndarray]],
+    clips: ClipStrips,
+    *,
+    top: np.ndarray,
+    left: np.ndarray,
+    flip: np.ndarray,
+    content: np.ndarray,
+) -> tuple[list[Any], ...]:
+    """The columns that the graph reads, for N clips.
+
+    Args:
+        jpegs: S lists of N pictures, uint8 [bytes].
+        top, left: int [N], corner of the crop in the content, pixels after resizing.
+        content: int [N, 4], left, top, width and height of the content in its tile, stored pixels.
+    """
+    crop, layout = spec.clip.crop_size, spec.layout
+    scale = spec.clip.resize / spec.stored_size if spec.resizes and spec.clip.resize else 1.0
+    y, x = content[:, 1] + top / scale, content[:, 0] + left / scale  # the crop's corner in its tile, stored pixels
+    zeros = np.zeros(len(y), np.float32)
+
+    columns: list[Any] = []
+    for s, pictures in enumerate(jpegs):
+        first, last = clips.first_tile[:, s] * layout.tile_height, clips.last_tile[:, s] * layout.tile_height
+        x_first, x_last = (x, x + crop) if cuts_columns(spec) else (zeros, zeros + layout.tile_width)
+        columns.append(pictures)
+        if spec.crops_while_decoding:
+            columns += [_rows(np.int32, first, x_first), _rows(np.int32, last, x_last)]
+    columns += [list(clips.order.astype(np.int32)), list(flip.astype(np.int32))]
+    if spec.resizes:
+        return (*columns, _rows(np.float32, y, x), _rows(np.float32, y + crop / scale, x + crop / scale))
+    # crop_mirror_normalize wants the corner as a part of the room there is
+    crop_y = y / max(layout.tile_height - crop, 1)
+    crop_x = zeros if cuts_columns(spec) else x / max(layout.tile_width - crop, 1)
+    return (*columns, list(crop_y.astype(np.float32)), list(crop_x.astype(np.float32)))
+
+
+def _rows(dtype: type, *columns: np.ndarray) -> list[np.ndarray]:
+    """Columns [N] to N small arrays, one a clip."""
+    return list(np.stack(columns, axis=1).astype(dtype))

@@ -1,0 +1,326 @@
+"""Which clips, in which order, on which rank: a pure function of (seed, position). Pure numpy.
+
+Training draws from one endless stream of positions: epoch e is the positions [eN, (e+1)N) in an order of its own, so
+every sample comes once an epoch, batches run on across epochs, and nothing is padded or dropped. What a position draws
+does not depend on the batch size, on the number of ranks or on what was read before, so to resume is to know a step.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.clip import ClipSpec, num_starts, uniform_starts
+from pipeline.shard import ShardIndex
+
+ORDER_STREAM, DRAW_STREAM = 0, 1  # two independent Philox streams under one (seed, epoch)
+WORDS_PER_POSITION = 4  # 64-bit words that one Philox step gives: start, top, left, flip
+KEPT_ORDERS = 2  # a batch may run on into the next epoch
+
+
+@dataclass(frozen=True)
+class PlannedClips:
+    """Some clips of a plan, [B] each.
+
+    Attributes:
+        position: int64, place in the plan's stream; -1 for padding.
+        sample: int64, row of the index.
+        start: int64, first frame of the clip, in stored frames.
+        view: int64, which of the sample's clips; 0 in training.
+        top, left: int64, corner of the crop in the content, pixels after resizing.
+        flip: bool, mirrored left to right.
+        weight: float32, 1; 0 for padding.
+    """
+
+    position: np.ndarray
+    sample: np.ndarray
+    start: np.ndarray
+    view: np.ndarray
+    top: np.ndarray
+    left: np.ndarray
+    flip: np.ndarray
+    weight: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "PlannedClips":
+        return PlannedClips(**{name: value[rows] for name, value in vars(self).items()})
+
+
+class Plan(Protocol):
+    """What the loader needs of a plan."""
+
+    index: ShardIndex
+    spec: ClipSpec
+    stored_spec: ClipSpec
+    global_batch_size: int
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps until the plan ends; None for never."""
+
+    @property
+    def identity(self) -> str:
+        """Names everything that decides the plan's clips; a state of one plan does not fit another."""
+
+    def batch(self, step: int) -> PlannedClips:
+        """The global batch of a step, all ranks together."""
+
+    def replacement(self, position: int, attempt: int) -> int | None:
+        """The sample to read in the place of a bad one; None where nothing may take its place."""
+
+
+def rank_rows(global_batch_size: int, *, rank: int, world_size: int) -> slice:
+    """The rows of a global batch that are one rank's.
+
+    >>> [rank_rows(12, rank=r, world_size=3) for r in range(3)]
+    [slice(0, 4, None), slice(4, 8, None), slice(8, 12, None)]
+    """
+    if global_batch_size % world_size:
+        raise ValueError(
+            f"global_batch_size: {global_batch_size} cannot be shared by {world_size} ranks; choose a multiple of it"
+        )
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: {rank} does not exist among {world_size}; choose 0 to {world_size - 1}")
+    batch_size = global_batch_size // world_size
+    return slice(rank * batch_size, (rank + 1) * batch_size)
+
+
+def stored_clip(spec: ClipSpec, *, frame_step: int) -> ClipSpec:
+    """The clip counted in stored frames.
+
+    >>> stored_clip(ClipSpec(frame_stride=4), frame_step=2).frame_stride
+    2
+    """
+    if spec.frame_stride % frame_step:
+        raise ValueError(
+            f"frame_stride: {spec.frame_stride} needs frames that these shards dropped; choose a multiple of "
+            f"{frame_step} or make the shards without --drop-odd"
+        )
+    return ClipSpec(spec.num_frames, spec.frame_stride // frame_step, spec.crop_size, spec.resize)
+
+
+def crop_room(content: np.ndarray, spec: ClipSpec, *, stored_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many places a crop has, downwards and sideways.
+
+    Args:
+        content: int [N, 4], left, top, width, height of each picture in its tile, stored pixels.
+        stored_size: What `spec.resize` scales from.
+
+    Returns:
+        int64 [N] each, at least 1.
+
+    Raises:
+        ValueError: A picture is smaller than the crop.
+
+    >>> room = crop_room(np.array([[0, 0, 171, 128]]), ClipSpec(crop_size=112), stored_size=128)
+    >>> [r.tolist() for r in room]
+    [[17], [60]]
+    """
+    height, width = content[:, 3].astype(np.int64), content[:, 2].astype(np.int64)
+    if spec.resize is not None:
+        height, width = height * spec.resize // stored_size, width * spec.resize // stored_size
+    room = height - spec.crop_size + 1, width - spec.crop_size + 1
+    for side, places in zip((height, width), room, strict=True):
+        if np.any(places < 1):
+            raise ValueError(
+                f"crop_size: {spec.crop_size} does not fit a picture of {side.min()} pixels; choose at most that, "
+                "a larger --resize, or make the shards with a larger --size"
+            )
+    return room
+
+
+class TrainPlan:
+    """Endless random clips: random start, crop and flip for every sample of every epoch.
+
+    Args:
+        samples: Rows of the index to train on.
+        seed: Of everything random.
+        flip: Mirror half of the clips.
+        shuffle_window: None shuffles all samples; W shuffles the tars and then the samples within each W of them, for
+            disks that read better in sequence.
+    """
+
+    num_steps = None
+
+    def __init__(
+        self,
+        index: ShardIndex,
+        samples: np.ndarray,
+        spec: ClipSpec,
+        *,
+        global_batch_size: int,
+        seed: int,
+        flip: bool = True,
+        shuffle_window: int | None = None,
+    ) -> None:
+        if not len(samples):
+            raise ValueError(f"{index.name}: no sample to train on; choose another split")
+        if global_batch_size < 1:
+            raise ValueError(f"global_batch_size: {global_batch_size} is not possible; choose at least 1")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed: {seed} is not possible; choose 0 to 2**63 - 1")
+        if shuffle_window is not None and shuffle_window < 1:
+            raise ValueError(f"shuffle_window: {shuffle_window} is not possible; choose at least 1 shard")
+        self.index, self.spec = index, spec
+        self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
+        self.global_batch_size = global_batch_size
+        self._samples = np.asarray(samples, np.int64)
+        self._seed, self._flip, self._shuffle_window = seed, flip, shuffle_window
+        self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
+        crop_room(index.content[self._samples], spec, stored_size=index.size)  # fails here, not in mid-epoch
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """N, positions in an epoch."""
+        return len(self._samples)
+
+    @property
+    def identity(self) -> str:
+        return (
+            f"train {self.index.fingerprint} samples={len(self._samples)} {self.spec} seed={self._seed} "
+            f"flip={self._flip} window={self._shuffle_window}"
+        )
+
+    def batch(self, step: int) -> PlannedClips:
+        """The global batch of a step."""
+        first = step * self.global_batch_size
+        position = np.arange(first, first + self.global_batch_size, dtype=np.int64)
+        sample = self.samples_at(position)
+        words = self._words(position)  # [B, 4]
+        starts = num_starts(self.stored_spec, video_frames=self.index.num_frames[sample])
+        down, sideways = crop_room(self.index.content[sample], self.spec, stored_size=self.index.size)
+        return PlannedClips(
+            position=position,
+            sample=sample,
+            start=below(words[:, 0], starts),
+            view=np.zeros_like(position),
+            top=below(words[:, 1], down),
+            left=below(words[:, 2], sideways),
+            flip=(words[:, 3] >> np.uint64(63)).astype(bool) & self._flip,
+            weight=np.ones(len(position), np.float32),
+        )
+
+    def samples_at(self, position: np.ndarray) -> np.ndarray:
+        """The sample at each position of the stream: int64, shaped like `position`."""
+        epoch, place = np.divmod(position, self.samples_per_epoch)
+        sample = np.empty_like(position)
+        for e in np.unique(epoch):
+            here = epoch == e
+            sample[here] = self._samples[self._order(int(e))[place[here]]]
+        return sample
+
+    def replacement(self, position: int, attempt: int) -> int | None:
+        """The sample `attempt` positions further on; the same on every rank and in every run."""
+        return int(self.samples_at(np.array([position + attempt]))[0])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The order of an epoch: int64 [N], a permutation of the samples' places."""
+        if epoch not in self._orders:
+            random = np.random.Generator(np.random.Philox(key=[self._seed, epoch], counter=[0, 0, 0, ORDER_STREAM]))
+            if self._shuffle_window is None:
+                order = random.permutation(self.samples_per_epoch)
+            else:
+                tar = self.index.tar_of(self._samples)
+                order = window_order(tar, window=self._shuffle_window, random=random)
+            self._orders[epoch] = order
+            while len(self._orders) > KEPT_ORDERS:
+                self._orders.popitem(last=False)
+        return self._orders[epoch]
+
+    def _words(self, position: np.ndarray) -> np.ndarray:
+        """The random words of consecutive positions: uint64 [B, 4]; Philox counts positions, so each has its own."""
+        epoch, place = np.divmod(position, self.samples_per_epoch)
+        words = np.empty((len(position), WORDS_PER_POSITION), np.uint64)
+        for e in np.unique(epoch):
+            here = np.flatnonzero(epoch == e)
+            stream = np.random.Philox(key=[self._seed, int(e)], counter=[int(place[here[0]]), 0, 0, DRAW_STREAM])
+            words[here] = stream.random_raw(len(here) * WORDS_PER_POSITION).reshape(-1, WORDS_PER_POSITION)
+        return words
+
+
+def below(words: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Random words uint64 [B] to integers in [0, bound), by their upper 32 bits; bound < 2**31.
+
+    >>> below(np.array([0, 2**63, 2**64 - 1], np.uint64), np.array([10, 10, 10]))
+    array([0, 5, 9])
+    """
+    return ((words >> np.uint64(32)) * bound.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
+def window_order(tar: np.ndarray, *, window: int, random: np.random.Generator) -> np.ndarray:
+    """Shuffle tars, then samples within each `window` of consecutive tars.
+
+    Args:
+        tar: int [N], which tar each sample lies in.
+
+    Returns:
+        int64 [N], a permutation; samples of one window of tars are read before those of the next.
+    """
+    present, tar = np.unique(tar, return_inverse=True)
+    turn = random.permutation(len(present)) // window  # which window each tar is read in
+    return np.lexsort((random.random(len(tar)), turn[tar]))
+
+
+class EvalPlan:
+    """Every sample once, as `num_views` evenly spaced, centre-cropped clips; the last batch is padded with weight 0."""
+
+    def __init__(
+        self,
+        index: ShardIndex,
+        samples: np.ndarray,
+        spec: ClipSpec,
+        *,
+        global_batch_size: int,
+        num_views: int = 1,
+    ) -> None:
+        if not len(samples):
+            raise ValueError(f"{index.name}: no sample to evaluate; choose another split")
+        if global_batch_size < 1:
+            raise ValueError(f"global_batch_size: {global_batch_size} is not possible; choose at least 1")
+        if num_views < 1:
+            raise ValueError(f"num_views: {num_views} is not possible; score at least 1 clip a video")
+        self.index, self.spec, self.num_views = index, spec, num_views
+        self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
+        self.global_batch_size = global_batch_size
+        self._samples = np.asarray(samples, np.int64)
+        crop_room(index.content[self._samples], spec, stored_size=index.size)
+
+    @property
+    def num_clips(self) -> int:
+        """Samples times views."""
+        return len(self._samples) * self.num_views
+
+    @property
+    def num_steps(self) -> int:
+        return -(-self.num_clips // self.global_batch_size)
+
+    @property
+    def identity(self) -> str:
+        return f"eval {self.index.fingerprint} samples={len(self._samples)} {self.spec} views={self.num_views}"
+
+    def batch(self, step: int) -> PlannedClips:
+        """The global batch of a step; a sample's views follow one another."""
+        first = step * self.global_batch_size
+        position = np.arange(first, first + self.global_batch_size, dtype=np.int64)
+        real = position < self.num_clips
+        place, view = np.divmod(np.minimum(position, self.num_clips - 1), self.num_views)
+        sample = self._samples[place]
+        starts = uniform_starts(self.num_views, self.stored_spec, video_frames=self.index.num_frames[sample])
+        down, sideways = crop_room(self.index.content[sample], self.spec, stored_size=self.index.size)
+        return PlannedClips(
+            position=np.where(real, position, -1),
+            sample=sample,
+            start=np.take_along_axis(starts, view[:, None], axis=1)[:, 0],
+            view=view,
+            top=(down - 1) // 2,
+            left=(sideways - 1) // 2,
+            flip=np.zeros(len(position), bool),
+            weight=real.astype(np.float32),
+        )
+
+    def replacement(self, position: int, attempt: int) -> int | None:
+        """Nothing may stand in for a test video; a bad one gets weight 0."""
+        return None

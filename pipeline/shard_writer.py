@@ -1,0 +1,214 @@
+"""The shard format as it is written: one tar at a time, then the index over all of them."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset
+
+from pipeline.shard import FORMAT_VERSION, SUBSETS
+
+
+def write_atomically(path: Path, data: bytes) -> bool:
+    """Give `path` this content in one step; True when that changed anything.
+
+    A reader sees the old file or the new one, never part of one, even after a power cut. A file that already has this
+    content is left alone, so building twice rewrites nothing.
+    """
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return True
+
+
+def to_json(value: Any) -> bytes:
+    """JSON for people: sorted keys, two blanks, a final line end; the same value gives the same bytes."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One segment, ready to be stored. `meta` becomes key.json."""
+
+    key: str
+    strips: list[bytes]
+    meta: dict[str, Any]
+
+
+class TarShard(AbstractContextManager):
+    """Write samples to a tar that appears under its name only when it is complete.
+
+    Leaving the `with` block by an exception leaves no file behind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._samples: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "TarShard":
+        self._file = open(self._temporary, "wb")
+        # USTAR and fixed owner, mode and time: the same samples give the same bytes; DALI misreads PAX headers.
+        self._tar = webdataset.TarWriter(self._file, encoder=False, mtime=0, format=tarfile.USTAR_FORMAT)
+        return self
+
+    def add(self, sample: Sample) -> None:
+        """Append one sample: key.000.jpg, key.001.jpg, …, key.json."""
+        if "." in sample.key or len(sample.key) > 60:
+            raise ValueError(f"key {sample.key!r}: must be at most 60 characters without a dot")
+        digits = max(3, len(str(len(sample.strips) - 1)))
+        parts: dict[str, Any] = {f"{i:0{digits}d}.jpg": jpeg for i, jpeg in enumerate(sample.strips)}
+        parts["json"] = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode()
+        self._tar.write({"__key__": sample.key, **parts})
+        self._samples.append(
+            {"key": sample.key, **sample.meta, "strips": [[len(s), zlib.crc32(s)] for s in sample.strips]}
+        )
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            self._tar.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError:
+            if kind is None:
+                raise
+        finally:
+            self._file.close()
+            if kind is not None:
+                self._temporary.unlink(missing_ok=True)
+        if kind is not None:
+            return
+        components = tar_components(self._temporary)
+        write_atomically(self.path.with_suffix(".idx"), dali_index(components))
+        offsets = {name: offset for name, offset, _ in components}
+        for sample in self._samples:
+            digits = max(3, len(str(len(sample["strips"]) - 1)))
+            sample["strips"] = [
+                [offsets[f"{sample['key']}.{i:0{digits}d}.jpg"], size, crc32]
+                for i, (size, crc32) in enumerate(sample["strips"])
+            ]
+        self._sha256 = sha256_of(self._temporary)
+        self._temporary.replace(self.path)
+
+    def summary(self) -> dict[str, Any]:
+        """Name, bytes, checksum and samples of the finished tar, for parts/*.json."""
+        return {
+            "tar": self.path.name,
+            "num_bytes": self.path.stat().st_size,
+            "sha256": self._sha256,
+            "samples": self._samples,
+        }
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tar_components(path: Path) -> list[tuple[str, int, int]]:
+    """Name, offset of the data and size of every file in a tar, bytes, in order."""
+    with tarfile.open(path, "r:") as tar:
+        return [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
+
+
+def dali_index(components: Iterable[tuple[str, int, int]]) -> bytes:
+    """DALI's index file (v1.2) of a tar: a line a sample, `extension offset size name` for each of its files.
+
+    >>> print(dali_index([("a.000.jpg", 512, 9), ("a.json", 1536, 2), ("b.json", 2560, 2)]).decode(), end="")
+    v1.2 2
+    000.jpg 512 9 a.000.jpg json 1536 2 a.json
+    json 2560 2 b.json
+    """
+    lines: dict[str, list[str]] = {}
+    for name, offset, size in components:
+        key, _, extension = name.partition(".")
+        lines.setdefault(key, []).append(f"{extension} {offset} {size} {name}")
+    return "".join(
+        f"{line}\n" for line in [f"v1.2 {len(lines)}", *(" ".join(parts) for parts in lines.values())]
+    ).encode()
+
+
+def write_index(
+    out_dir: Path, parts: list[dict[str, Any]], *, head: dict[str, Any], quarantine: list[dict[str, str]]
+) -> int:
+    """Write index/*.npy, quarantine.jsonl and, last, dataset.json; returns how many files changed.
+
+    Args:
+        parts: The content of parts/*.json in order of the tars.
+        head: What dataset.json says beyond counts: name, classes, split_names, codec, tools, …
+    """
+    parts = [part for part in parts if part["samples"]]
+    samples = [sample for part in parts for sample in part["samples"]]
+    strips = np.array(
+        [(tar, *strip) for tar, part in enumerate(parts) for s in part["samples"] for strip in s["strips"]],
+        np.int64,
+    ).reshape(-1, 4)
+    split = np.array([[SUBSETS.get(name, 0) for name in s["subsets"]] for s in samples], np.int8)
+    arrays = {
+        "key": np.array([s["key"].encode() for s in samples], "S"),
+        "source": np.array([s["source"].encode() for s in samples], "S"),
+        "group": np.array([s["group"].encode() for s in samples], "S"),
+        "label": np.array([s["label"] for s in samples], np.int32),
+        "num_frames": np.array([s["num_frames_stored"] for s in samples], np.int32),
+        "content": np.array([s["content"] for s in samples], np.int16).reshape(-1, 4),
+        "split": split.reshape(len(samples), len(head["split_names"])),
+        "first_strip": np.cumsum([0, *(len(s["strips"]) for s in samples)], dtype=np.int64),
+        "strip_tar": strips[:, 0].astype(np.int32),
+        "strip_offset": strips[:, 1],
+        "strip_size": strips[:, 2].astype(np.int32),
+        "strip_crc32": strips[:, 3].astype(np.uint32),
+    }
+    changed = sum(
+        write_atomically(out_dir / "index" / f"{name}.npy", npy_bytes(array)) for name, array in arrays.items()
+    )
+    lines = "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in quarantine)
+    changed += write_atomically(out_dir / "quarantine.jsonl", lines.encode())
+
+    shards = [
+        {k: part[k] for k in ("tar", "num_bytes", "sha256")} | {"num_samples": len(part["samples"])} for part in parts
+    ]
+    info = {
+        "format_version": FORMAT_VERSION,
+        **head,
+        "num_samples": len(samples),
+        "num_strips": len(strips),
+        "num_frames": int(arrays["num_frames"].sum()),
+        "num_quarantined": sum(line["stage"] != "missing" for line in quarantine),
+        "num_missing": sum(line["stage"] == "missing" for line in quarantine),
+        "splits": {
+            name: {subset: int((arrays["split"][:, i] == value).sum()) for subset, value in SUBSETS.items()}
+            for i, name in enumerate(head["split_names"])
+        },
+        "class_counts": {
+            name: int(count)
+            for name, count in zip(
+                head["classes"], np.bincount(arrays["label"], minlength=len(head["classes"])), strict=True
+            )
+        },
+        "shards": shards,
+        "fingerprint": hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()[:16],
+    }
+    return changed + write_atomically(out_dir / "dataset.json", to_json(info))
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """The .npy file of an array."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

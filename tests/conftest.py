@@ -1,0 +1,49 @@
+"""Fixtures: the videos of the tests, made on the spot, and shards made from them."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.build import BuildSettings, build_shards
+from pipeline.datasets import Listing, list_folder
+from pipeline.shard import ShardIndex, open_index
+from tests.numbered import write_numbered_video
+
+# Lengths around every corner of the arithmetic: one frame, shorter than a clip, a block of 16 and one more, long.
+NUMBERED_LENGTHS = (1, 2, 7, 15, 16, 17, 33, 40, 64, 120, 505)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real clips beside the checkout; they may not be published, so they are not in it."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not (folder / "facts.json").is_file():
+        pytest.skip(f"no real videos at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def numbered_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """root/<class>/<video>: two classes of videos that know their own frame numbers."""
+    root = tmp_path_factory.mktemp("numbered")
+    for i, num_frames in enumerate(NUMBERED_LENGTHS):
+        path = root / ("even" if i % 2 == 0 else "odd") / f"g{i:02d}_{num_frames}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        write_numbered_video(path, num_frames)
+    return root
+
+
+@pytest.fixture(scope="session")
+def numbered(numbered_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    """The numbered videos as shards, four to a tar; all but one are training samples of split 1."""
+    return build_numbered(numbered_raw, tmp_path_factory.mktemp("shards"), samples_per_shard=4)
+
+
+def numbered_listing(raw: Path) -> Listing:
+    """The numbered videos; the one of a single frame is the test side."""
+    return list_folder(raw, name="numbered", group_pattern=r"^(g\d+)_", test_groups=("g00",))
+
+
+def build_numbered(raw: Path, out: Path, **settings: object) -> ShardIndex:
+    build_shards(numbered_listing(raw), out, BuildSettings(**settings), workers=2)
+    return open_index(out)

@@ -1,0 +1,222 @@
+"""Any folder: what counts as a video, split files, and splits drawn by group."""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.datasets import DATASETS, DatasetError, Listing, list_folder
+from pipeline.datasets.splits import class_of, draw_test_groups
+
+
+def write_videos(root: Path, *sources: str) -> Path:
+    for source in sources:
+        (root / source).parent.mkdir(parents=True, exist_ok=True)
+        (root / source).touch()
+    return root
+
+
+def subsets(listing: Listing) -> dict[str, tuple[str, ...]]:
+    return {record.source: record.subsets for record in listing.records}
+
+
+def test_classes_are_sorted_folders_and_everything_else_is_left_out(tmp_path: Path) -> None:
+    root = write_videos(tmp_path, "b/2.MP4", "b/deep/1.mkv", "a/x.avi", "a/._x.avi", "a/x.txt", ".git/x.avi", "y.mp4")
+    (root / "empty").mkdir()
+    listing = list_folder(root, name="mine")
+    assert listing.name == "mine"
+    assert listing.classes == ["a", "b", "empty"]
+    assert [(r.source, r.class_name, r.label) for r in listing.records] == [
+        ("a/x.avi", "a", 0),
+        ("b/2.MP4", "b", 1),
+        ("b/deep/1.mkv", "b", 1),
+    ]
+    assert listing.unlisted == ["y.mp4"]
+    assert "empty: the class folder holds no video" in listing.warnings
+
+
+def test_equal_names_in_two_classes_are_two_groups(tmp_path: Path) -> None:
+    listing = list_folder(write_videos(tmp_path, "a/1.mp4", "b/1.mp4", "b/1.avi"))
+    assert len({record.group for record in listing.records}) == 3
+
+
+def test_links_that_leave_the_root_are_refused_and_named(tmp_path: Path) -> None:
+    root, outside = (
+        write_videos(tmp_path / "root", "a/1.mp4", "a/2.mp4"),
+        write_videos(tmp_path / "o", "a/3.mp4"),
+    )
+    (root / "a/inside.mp4").symlink_to(root / "a/1.mp4")
+    (root / "a/outside.mp4").symlink_to(outside / "a/3.mp4")
+    (root / "a/broken.mp4").symlink_to(root / "a/gone.mp4")
+    (root / "b").symlink_to(outside / "a", target_is_directory=True)
+    listing = list_folder(root)
+    assert [record.source for record in listing.records] == ["a/1.mp4", "a/2.mp4", "a/inside.mp4"]
+    assert listing.classes == ["a"]
+    named = [line.split(":")[0] for line in listing.warnings if "follow" in line]
+    assert sorted(named) == ["a/broken.mp4", "a/outside.mp4", "b"]
+
+
+def test_a_name_that_is_not_utf8_is_named_and_left_out(tmp_path: Path) -> None:
+    root = write_videos(tmp_path, "a/1.mp4")
+    try:
+        Path(os.fsdecode(os.fsencode(root / "a") + b"/\xff.mp4")).touch()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    listing = list_folder(root)
+    assert [record.source for record in listing.records] == ["a/1.mp4"]
+    assert [line for line in listing.warnings if "not UTF-8" in line]
+
+
+def test_a_split_file_may_hold_one_split(tmp_path: Path) -> None:
+    root = write_videos(tmp_path / "root", "a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4", "b/3.mp4")
+    csv = tmp_path / "split.csv"
+    csv.write_bytes(b"\xef\xbb\xbfpath,subset\r\na/1.mp4,train\r\n\r\n./b/1.mp4, Test \r\nb/2.mp4,\r\n")
+    listing = list_folder(root, split_file=csv)
+    assert listing.split_names == ["1"]
+    assert subsets(listing) == {"a/1.mp4": ("train",), "b/1.mp4": ("test",), "b/2.mp4": ("",)}
+    assert listing.unlisted == ["a/2.mp4", "b/3.mp4"]
+
+
+def test_a_split_file_may_hold_several_splits_and_groups(tmp_path: Path) -> None:
+    root = write_videos(tmp_path / "root", "a/1.mp4", "a/2.mp4", "a/3.mp4")
+    csv = tmp_path / "split.csv"
+    csv.write_text('split1,path,split2,group\ntrain,"a/1.mp4",test,ann\ntest,a/2.mp4,,ann\ntest,a/3.mp4,test,\n')
+    listing = list_folder(root, split_file=csv)
+    assert listing.split_names == ["1", "2"]
+    assert [(r.group, r.subsets) for r in listing.records] == [
+        ("ann", ("train", "test")),
+        ("ann", ("test", "")),
+        ("a/3.mp4", ("test", "test")),
+    ]
+    assert [line for line in listing.warnings if line.startswith("split 1: 1 of 2 groups") and "'ann'" in line]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("path,subset\na/1.mp4,train\na/9.mp4,test\n", ":3: 'a/9.mp4' is no video below the root"),
+        ("path,subset\n../root/a/1.mp4,train\n", ":2: '../root/a/1.mp4' is no video"),
+        ("path,subset\na/1.mp4,train\n\na/1.mp4,test\n", ":4: 'a/1.mp4' is named a second time"),
+        ("path,subset\na/1.mp4,val\n", ":2: subset 'val' does not exist; choose train, test"),
+        ("path,subset\na/1.mp4\n", ":2: 1 cells under a header of 2"),
+        ("a/1.mp4,train\n", ":1: column 'a/1.mp4' is unknown"),
+        ("path,group\na/1.mp4,x\n", ":1: 'path,group' is no header"),
+        ("path,subset,split1\n", ":1: 'path,subset,split1' names a split or column twice"),
+        ("path,split1,split1\n", ":1: 'path,split1,split1' names a split or column twice"),
+        ("path,subset\n", "names no video"),
+        ("", "is empty; begin it with the line `path,subset`"),
+    ],
+)
+def test_a_wrong_split_file_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:
+    root = write_videos(tmp_path / "root", "a/1.mp4")
+    csv = tmp_path / "split.csv"
+    csv.write_text(text)
+    with pytest.raises(DatasetError) as caught:
+        list_folder(root, split_file=csv)
+    assert says in str(caught.value)
+    assert str(csv) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"split_file": Path("nowhere.csv")}, "nowhere.csv cannot be read"),
+        ({"split_file": Path("nowhere.csv"), "test_groups": ("a",)}, "given beside a split file"),
+        ({"test_fraction": 1.0}, "test_fraction: 1.0 is not possible"),
+        ({"test_fraction": -0.1}, "test_fraction: -0.1 is not possible"),
+        ({"group_pattern": "("}, "is not a regular expression"),
+        ({"group_pattern": "[a-z]+"}, "has no group"),
+        ({"group_pattern": "^([0-9]+)_"}, "finds no group in 'ann_a' of a/ann_a.mp4"),
+        (
+            {"group_pattern": "^([a-z]+)_", "test_groups": ("eve",)},
+            "'eve' is no group here; choose from ann, bob",
+        ),
+    ],
+)
+def test_a_wrong_option_is_named_with_the_way_out(tmp_path: Path, options: dict, says: str) -> None:
+    root = write_videos(tmp_path, "a/ann_a.mp4", "a/bob_a.mp4")
+    with pytest.raises(DatasetError) as caught:
+        list_folder(root, **options)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_missing_or_empty_root_says_what_to_put_there(tmp_path: Path, made: bool) -> None:
+    root = tmp_path / "root"
+    if made:
+        root.mkdir()
+    with pytest.raises(DatasetError, match="put <class>/<video>, one folder a class, there"):
+        list_folder(root)
+
+
+def test_named_groups_are_held_out_over_all_classes(tmp_path: Path) -> None:
+    sources = [f"{c}/{actor}_{c}.avi" for c in ("bend", "run") for actor in ("ann", "bob", "eve")]
+    listing = list_folder(write_videos(tmp_path, *sources), group_pattern="^([a-z]+)_", test_groups=("bob",))
+    assert {source for source, words in subsets(listing).items() if words == ("test",)} == {
+        "bend/bob_bend.avi",
+        "run/bob_run.avi",
+    }
+
+
+def test_the_draw_is_a_fixed_share_of_each_class_and_changes_with_the_seed(tmp_path: Path) -> None:
+    root = write_videos(tmp_path, *(f"{c}/{i}.mp4" for c in "ab" for i in range(10)))
+    draws = [subsets(list_folder(root, test_fraction=0.3, seed=seed)) for seed in (0, 0, 1)]
+    assert draws[0] == draws[1]
+    assert draws[0] != draws[2]
+    for draw in draws:
+        assert sum(words == ("test",) for source, words in draw.items() if source[0] == "a") == 3
+        assert sum(words == ("test",) for source, words in draw.items() if source[0] == "b") == 3
+
+
+def test_a_class_of_one_video_stays_in_train_and_is_warned_of(tmp_path: Path) -> None:
+    listing = list_folder(write_videos(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mp4"))
+    assert subsets(listing)["a/1.mp4"] == ("train",)
+    assert sorted(words for source, words in subsets(listing).items() if source[0] == "b") == [
+        ("test",),
+        ("train",),
+    ]
+    assert "split 1: 1 of 2 classes have no test video, first 'a'" in listing.warnings
+
+
+@given(
+    num_groups=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    seed=st.integers(0, 1000),
+    test_fraction=st.sampled_from([0.1, 0.2, 0.5, 0.9]),
+    data=st.data(),
+)
+def test_every_class_of_two_groups_has_both_sides_whatever_the_order(
+    num_groups: list[int], seed: int, test_fraction: float, data: st.DataObject
+) -> None:
+    groups = {f"{c}/{g}_{v}": f"{c}/{g}" for c, n in enumerate(num_groups) for g in range(n) for v in range(2)}
+    drawn = draw_test_groups(groups, test_fraction=test_fraction, seed=seed)
+    shuffled = dict(data.draw(st.permutations(list(groups.items()))))
+    assert draw_test_groups(shuffled, test_fraction=test_fraction, seed=seed) == drawn
+    for c, n in enumerate(num_groups):
+        held_out = sum(group.startswith(f"{c}/") for group in drawn)
+        assert held_out == (0 if n == 1 else min(max(round(test_fraction * n), 1), n - 1))
+
+
+@given(pairs=st.sets(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1), seed=st.integers(0, 1000))
+def test_groups_that_span_classes_never_empty_the_train_side(pairs: set[tuple[int, int]], seed: int) -> None:
+    groups = {f"{c}/{g}": str(g) for c, g in pairs}
+    drawn = draw_test_groups(groups, test_fraction=0.2, seed=seed)
+    members = defaultdict(set)
+    for source, group in groups.items():
+        members[class_of(source)].add(group)
+    assert all(groups_of_class - drawn for groups_of_class in members.values())
+
+
+def test_weizmann_is_split_by_actor(shared_data: Path) -> None:
+    listing = DATASETS["folder"](
+        shared_data / "weizmann", group_pattern="^([a-z]+)_", test_groups=("daria", "denis", "eli")
+    )
+    assert listing.name == "weizmann"
+    assert len(listing.classes) == 10
+    test = [record for record in listing.records if record.subsets == ("test",)]
+    assert (len(listing.records), len(test)) == (90, 30)
+    assert {record.group for record in test} == {"daria", "denis", "eli"}
+    assert listing.warnings == []

@@ -1,0 +1,140 @@
+"""HMDB51: made-up trees in the official layout, and the official lists where they are there."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.datasets import DATASETS, DatasetError, list_hmdb51
+from pipeline.datasets.hmdb51 import source_video
+
+# Every sign that occurs in the official names.
+GOLF = [
+    "Golf_Tips_-_300+_Yards!!!_golf_f_nm_np1_fr_med_0.avi",
+    "Golf_Tips_-_300+_Yards!!!_golf_f_nm_np1_fr_med_1.avi",
+    "(HQ)_One;_two#three_&_[four]~@_golf_u_cm_np2_ba_bad_12.avi",
+]
+WAVE = ["a b_wave_f_nm_np1_fr_goo_3.avi"]
+SPLITS = {
+    "1": {"golf": "112", "wave": "1"},
+    "2": {"golf": "221", "wave": "0"},
+    "3": {"golf": "000", "wave": "2"},
+}
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    write_lists(tmp_path / "testTrainMulti_7030_splits")
+    write_videos(tmp_path)
+    return tmp_path
+
+
+def write_lists(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, digits_of_class in SPLITS.items():
+        for class_name, names in (("golf", GOLF), ("wave", WAVE)):
+            lines = [f"{n} {d} \n" for n, d in zip(names, digits_of_class[class_name], strict=True)]
+            (folder / f"{class_name}_test_split{split}.txt").write_text("".join(lines))
+
+
+def write_videos(folder: Path) -> None:
+    for class_name, names in (("golf", GOLF), ("wave", WAVE)):
+        (folder / class_name).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / class_name / name).touch()
+
+
+def test_digits_become_subsets_and_zero_is_not_used(raw: Path) -> None:
+    listing = list_hmdb51(raw)
+    assert listing.classes == ["golf", "wave"]
+    assert {record.source: (record.label, record.subsets) for record in listing.records} == {
+        f"golf/{GOLF[0]}": (0, ("train", "test", "")),
+        f"golf/{GOLF[1]}": (0, ("train", "test", "")),
+        f"golf/{GOLF[2]}": (0, ("test", "train", "")),
+        f"wave/{WAVE[0]}": (1, ("train", "", "test")),
+    }
+    assert (listing.missing, listing.unlisted) == ([], [])
+    assert [record.source for record in listing.records] == sorted(r.source for r in listing.records)
+
+
+def test_a_group_is_the_source_video(raw: Path) -> None:
+    assert [record.group for record in list_hmdb51(raw).records] == [
+        "golf/(HQ)_One;_two#three_&_[four]~@",
+        "golf/Golf_Tips_-_300+_Yards!!!",
+        "golf/Golf_Tips_-_300+_Yards!!!",
+        "wave/a b",
+    ]
+    assert source_video("golf_at_golf_golf_f_nm_np1_fr_med_0.avi", class_name="golf") == "golf_at_golf"
+    assert source_video("renamed.avi", class_name="golf") == "renamed"
+
+
+@pytest.mark.parametrize("lists", ["testTrainMulti_7030_splits", "."])
+@pytest.mark.parametrize("videos", [".", "hmdb51", "hmdb51_org", "videos"])
+def test_usual_layouts_are_accepted(tmp_path: Path, lists: str, videos: str) -> None:
+    write_lists(tmp_path / lists)
+    write_videos(tmp_path / videos)
+    assert len(list_hmdb51(tmp_path).records) == 4
+
+
+def test_clips_that_are_absent_or_unlisted_are_named(raw: Path) -> None:
+    (raw / "golf" / GOLF[0]).rename(raw / "golf" / "other.avi")
+    listing = list_hmdb51(raw)
+    assert listing.missing == [f"golf/{GOLF[0]}"]
+    assert listing.unlisted == ["golf/other.avi"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (f"{GOLF[0]} 3 ", "is not `NAME.avi D`"),
+        (GOLF[0], "is not `NAME.avi D`"),
+        (f"golf/{GOLF[0]} 1 ", "is not `NAME.avi D`"),
+        (f"{GOLF[1]} 1 ", "is listed a second time"),
+    ],
+)
+def test_a_malformed_line_is_named_with_its_file_and_number(raw: Path, line: str, says: str) -> None:
+    (raw / "testTrainMulti_7030_splits/golf_test_split2.txt").write_text(f"{GOLF[1]} 1 \n{line}\n")
+    with pytest.raises(DatasetError) as caught:
+        list_hmdb51(raw)
+    assert "golf_test_split2.txt:2: " in str(caught.value)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_without_one_of_its_lists_is_refused(raw: Path) -> None:
+    (raw / "testTrainMulti_7030_splits/wave_test_split3.txt").unlink()
+    with pytest.raises(DatasetError, match=r"wave_test_split3.txt: no such file; unpack the official lists whole"):
+        list_hmdb51(raw)
+
+
+def test_lists_of_fewer_than_51_classes_are_warned_of(raw: Path) -> None:
+    assert "lists 2 classes; the official lists have 51" in list_hmdb51(raw).warnings[0]
+
+
+@pytest.mark.parametrize("present", ["nothing", "lists", "videos"])
+def test_what_is_missing_is_said_with_what_to_put_there(tmp_path: Path, present: str) -> None:
+    folder = tmp_path / "raw"
+    if present == "lists":
+        write_lists(folder / "testTrainMulti_7030_splits")
+    if present == "videos":
+        write_videos(folder)
+    with pytest.raises(DatasetError, match=r"put <class>/\*.avi .* and testTrainMulti_7030_splits/\*.txt") as caught:
+        list_hmdb51(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_the_official_lists_give_the_official_counts(shared_data: Path) -> None:
+    listing = DATASETS["hmdb51"](shared_data / "hmdb51")
+    assert len(listing.classes) == 51
+    assert listing.classes == sorted(listing.classes)
+    assert len(listing.records) == 9
+    assert len(listing.missing) == 6766 - 9
+    assert (listing.unlisted, listing.warnings) == ([], [])
+    assert Counter(record.subsets[0] for record in listing.records) == {"train": 6, "test": 2, "": 1}
+    subsets = {Path(record.source).name: record.subsets for record in listing.records}
+    assert subsets["Golf_Tips_-_Hit_The_Driver_300+_Yards!!!_golf_f_nm_np1_fr_med_0.avi"] == (
+        "train",
+        "train",
+        "test",
+    )
+    assert subsets["SchoolRulesHowTheyHelpUs_wave_f_nm_np1_ba_med_0.avi"] == ("", "", "train")

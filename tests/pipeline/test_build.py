@@ -1,0 +1,244 @@
+"""Shards: the same bytes from the same videos, whatever happened on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.build import BuildSettings, build_shards, shuffled
+from pipeline.datasets import Listing, list_folder
+from pipeline.reference import decode_sample
+from pipeline.shard import ShardError, ShardIndex, open_index
+from tests.conftest import NUMBERED_LENGTHS, build_numbered, numbered_listing
+from tests.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a dataset folder, but the lock."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != ".lock"
+    }
+
+
+def stored_numbers(index: ShardIndex, sample: int) -> list[int]:
+    left, top, width, height = index.content[sample]
+    frames = decode_sample(index, sample)[:, top : top + height, left : left + width]
+    return [number_of(read_bits(frame, scale=width / 171, grey=128)) for frame in frames]
+
+
+def test_every_frame_of_every_video_is_stored_in_its_place(numbered: ShardIndex) -> None:
+    assert sorted(numbered.num_frames) == sorted(NUMBERED_LENGTHS)
+    for sample in range(numbered.num_samples):
+        assert stored_numbers(numbered, sample) == list(range(numbered.num_frames[sample]))
+
+
+def test_the_index_says_what_the_videos_are(numbered: ShardIndex) -> None:
+    assert numbered.classes == ["even", "odd"]
+    assert len(numbered.tars) == 3
+    for sample in range(numbered.num_samples):
+        source = numbered.source(sample)
+        assert numbered.classes[numbered.labels[sample]] == source.split("/")[0]
+        assert source.endswith(f"_{numbered.num_frames[sample]}.mp4")
+    assert len({numbered.key(s) for s in range(numbered.num_samples)}) == numbered.num_samples
+    assert [numbered.source(s) for s in numbered.samples_of("1", "test")] == ["even/g00_1.mp4"]
+    assert len(numbered.samples_of("1", "train")) == len(NUMBERED_LENGTHS) - 1
+
+
+def test_stored_pixels_are_close_to_the_source(tmp_path: Path) -> None:
+    """A smooth picture, 34 dB or better at the default quality: a JPEG's loss, no shift, the right colours."""
+    y, x = np.mgrid[0:240, 0:320]
+    picture = np.stack([128 + 80 * np.sin(x / 37), 128 + 80 * np.cos(y / 29), 128 + 60 * np.sin((x + y) / 51)], axis=2)
+    (tmp_path / "raw/one").mkdir(parents=True)
+    frames = np.repeat(picture.astype(np.uint8)[None], 3, axis=0)
+    write_video(tmp_path / "raw/one/a.mp4", frames, vcodec="libx264rgb", crf=0)
+    index = build_numbered_like(tmp_path)
+    stored = decode_sample(index, 0)[0, :, :171].astype(float)
+    rows, columns = (np.arange(128) + 0.5) * 240 / 128 - 0.5, (np.arange(171) + 0.5) * 320 / 171 - 0.5
+    down = np.stack([[np.interp(rows, np.arange(240), picture[:, j, c]) for j in range(320)] for c in range(3)])
+    expected = np.stack([[np.interp(columns, np.arange(320), line) for line in plane.T] for plane in down], axis=2)
+    psnr = 10 * np.log10(255**2 / np.mean((stored - expected) ** 2))
+    assert psnr > 34, f"{psnr:.1f} dB"
+
+
+def build_numbered_like(tmp_path: Path, **settings: object) -> ShardIndex:
+    listing = list_folder(tmp_path / "raw", test_fraction=0.0)
+    build_shards(listing, tmp_path / "out", BuildSettings(**settings), workers=1)
+    return open_index(tmp_path / "out")
+
+
+def test_building_again_rewrites_nothing(numbered_raw: Path, tmp_path: Path) -> None:
+    build_numbered(numbered_raw, tmp_path, samples_per_shard=4)
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.rglob("*") if p.name != ".lock"}
+    listing = numbered_listing(numbered_raw)
+    result = build_shards(listing, tmp_path, BuildSettings(samples_per_shard=4), workers=2)
+    assert (result.num_shards_written, result.num_shards_kept, result.num_files_changed) == (0, 3, 0)
+    assert {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.rglob("*") if p.name != ".lock"} == before
+
+
+def test_the_number_of_workers_changes_no_byte(numbered: ShardIndex, numbered_raw: Path, tmp_path: Path) -> None:
+    listing = numbered_listing(numbered_raw)
+    build_shards(listing, tmp_path, BuildSettings(samples_per_shard=4), workers=1)
+    assert contents(tmp_path) == contents(numbered.data_dir)
+
+
+def test_a_killed_build_goes_on_to_the_same_bytes(numbered: ShardIndex, numbered_raw: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "tools/make_shards.py",
+        "folder",
+        "--raw",
+        str(numbered_raw),
+        "--out",
+        str(tmp_path),
+    ]
+    command += [
+        "--name",
+        "numbered",
+        "--group-pattern",
+        r"^(g\d+)_",
+        "--test-groups",
+        "g00",
+        "--samples-per-shard",
+        "4",
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not list(tmp_path.glob("parts/*.json")):
+        pass  # until the first tar is done
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "dataset.json").exists(), "killed too late to be a test"
+    with pytest.raises(ShardError, match="run the same tools/make_shards.py command again"):
+        open_index(tmp_path)
+
+    again = subprocess.run([*command, "--json"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    result = json.loads(again.stdout)
+    assert result["num_shards_kept"] >= 1
+    assert result["num_shards_written"] >= 1
+    assert contents(tmp_path) == contents(numbered.data_dir)
+
+
+def test_a_damaged_tar_is_made_again(numbered: ShardIndex, numbered_raw: Path, tmp_path: Path) -> None:
+    build_numbered(numbered_raw, tmp_path, samples_per_shard=4)
+    tar = tmp_path / numbered.tars[1]
+    tar.write_bytes(tar.read_bytes()[:-5000])
+    listing = numbered_listing(numbered_raw)
+    result = build_shards(listing, tmp_path, BuildSettings(samples_per_shard=4), workers=2)
+    assert (result.num_shards_written, result.num_shards_kept) == (1, 2)
+    assert contents(tmp_path) == contents(numbered.data_dir)
+
+
+def test_shards_of_other_settings_are_not_overwritten(numbered: ShardIndex, numbered_raw: Path) -> None:
+    before = contents(numbered.data_dir)
+    with pytest.raises(ShardError, match="holds shards made with another quality; choose another --out"):
+        build_numbered(numbered_raw, numbered.data_dir, samples_per_shard=4, quality=50)
+    assert contents(numbered.data_dir) == before
+
+
+def test_fewer_videos_leave_no_stale_tar(numbered_raw: Path, tmp_path: Path) -> None:
+    listing = numbered_listing(numbered_raw)
+    settings = BuildSettings(samples_per_shard=4)
+    build_shards(listing, tmp_path, settings, workers=2)
+    build_shards(listing, tmp_path, settings, workers=2, limit=5)
+    index = open_index(tmp_path)
+    assert index.num_samples == 5
+    assert sorted(p.name for p in tmp_path.glob("*.tar")) == index.tars
+
+
+def test_what_cannot_be_read_is_a_line_of_quarantine_and_the_rest_is_stored(tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "one"
+    folder.mkdir(parents=True)
+    write_numbered_video(folder / "good.mp4", 20)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.avi").write_text("not a video")
+    listing = list_folder(tmp_path / "raw", test_fraction=0.0)
+    gone = Listing(**(vars(listing) | {"missing": ["one/gone.mp4"]}))
+    result = build_shards(gone, tmp_path / "out", BuildSettings(), workers=2)
+    assert (result.num_samples, result.num_quarantined, result.num_missing) == (1, 2, 1)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    assert {(line["source"], line["stage"]) for line in lines} == {
+        ("one/empty.mp4", "probe"),
+        ("one/text.avi", "probe"),
+        ("one/gone.mp4", "missing"),
+    }
+    assert all(line["reason"] for line in lines)
+    assert open_index(tmp_path / "out").info["num_quarantined"] == 2
+
+
+def test_a_folder_of_nothing_but_failures_is_an_empty_dataset_not_a_crash(tmp_path: Path) -> None:
+    (tmp_path / "raw" / "one").mkdir(parents=True)
+    (tmp_path / "raw" / "one" / "a.mp4").write_bytes(b"")
+    index = build_numbered_like(tmp_path)
+    assert (index.num_samples, index.tars, list(index.data_dir.glob("*.tar"))) == (0, [], [])
+
+
+def test_with_odd_frames_dropped_half_the_frames_are_stored(numbered_raw: Path, tmp_path: Path) -> None:
+    index = build_numbered(numbered_raw, tmp_path, drop_odd=True)
+    assert index.frame_step == 2
+    for sample in range(index.num_samples):
+        num_source = int(index.source(sample).rsplit("_", 1)[1].split(".")[0])
+        assert stored_numbers(index, sample) == list(range(0, num_source, 2))
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_other_sizes_of_the_paper_are_stored(numbered_raw: Path, tmp_path: Path, size: int) -> None:
+    index = build_numbered(numbered_raw, tmp_path, size=size)
+    sample = int(np.argmax(index.num_frames == 40))
+    assert stored_numbers(index, sample) == list(range(40))
+    assert index.content[sample, 3] == size
+
+
+def test_kept_aspect_centres_every_picture_in_one_tile(tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "one"
+    folder.mkdir(parents=True)
+    for name, (width, height) in {"wide": (480, 240), "high": (240, 320), "square": (240, 240)}.items():
+        write_numbered_video(folder / f"{name}.mp4", 9, width=width, height=height)
+    (folder / "broken.mp4").write_bytes(b"")
+    index = build_numbered_like(tmp_path, keep_aspect=True)
+    assert (index.layout.tile_width, index.layout.tile_height) == (256, 176)
+    sizes = {Path(index.source(s)).stem: tuple(index.content[s, 2:]) for s in range(index.num_samples)}
+    assert sizes == {"wide": (256, 128), "high": (128, 171), "square": (128, 128)}
+    for sample in range(index.num_samples):
+        assert stored_numbers(index, sample) == list(range(9))
+    assert index.info["num_quarantined"] == 1
+
+
+def test_two_builds_cannot_write_to_one_folder(numbered_raw: Path, tmp_path: Path) -> None:
+    listing = numbered_listing(numbered_raw)
+
+    def second_build(progress: object) -> None:
+        with pytest.raises(ShardError, match="another build is writing here"):
+            build_shards(listing, tmp_path, BuildSettings(), workers=1)
+
+    build_shards(listing, tmp_path, BuildSettings(), workers=1, limit=2, report=second_build)
+
+
+def test_the_order_of_videos_depends_on_names_and_seed_alone(numbered_raw: Path) -> None:
+    records = list_folder(numbered_raw, test_fraction=0.0).records
+    assert shuffled(records, seed=0) == shuffled(records[::-1], seed=0)
+    assert shuffled(records, seed=0) != shuffled(records, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"size": 4}, "size: 4"), ({"quality": 0}, "quality: 0"), ({"fps": -1.0}, "fps: -1.0")],
+)
+def test_impossible_settings_are_refused(wrong: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        BuildSettings(**wrong)
+
+
+def test_a_bar_of_the_test_video_is_a_bit() -> None:
+    """The tests' own ruler: what the painter paints, the reader reads."""
+    for number in range(0, 512, 7):
+        assert number_of(read_bits(numbered_frame(number), scale=320 / 171, grey=128)) == number

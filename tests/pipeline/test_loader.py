@@ -1,0 +1,342 @@
+"""The loader: the frames asked for, exactly, on one rank or many, after a stop, and in spite of damage."""
+
+import itertools
+import shutil
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.clip import ClipSpec, frame_indices, num_starts
+from pipeline.graph import GraphSpec
+from pipeline.loader import Batch, ClipLoader, LoaderError
+from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, stored_clip
+from pipeline.reference import reference_clips
+from pipeline.shard import ShardIndex, open_index
+from tests.conftest import build_numbered
+from tests.numbered import read_numbers
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+        ],
+    ),
+]
+GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # nvJPEG's chroma upsampling and IDCT differ from libjpeg-turbo's
+
+
+class GridPlan:
+    """A plan of clips that a test names: (sample, start, top, left, flip)."""
+
+    def __init__(self, index: ShardIndex, spec: ClipSpec, clips: list[tuple], *, batch_size: int) -> None:
+        self.index, self.spec = index, spec
+        self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
+        self.global_batch_size = batch_size
+        self.num_steps = -(-len(clips) // batch_size)
+        self.identity = "grid"
+        self._clips = clips + clips[-1:] * (self.num_steps * batch_size - len(clips))
+
+    def batch(self, step: int) -> PlannedClips:
+        rows = self._clips[step * self.global_batch_size : (step + 1) * self.global_batch_size]
+        sample, start, top, left, flip = (np.array(column) for column in zip(*rows, strict=True))
+        count = np.arange(len(rows))
+        return PlannedClips(
+            count, sample, start, 0 * count, top, left, flip.astype(bool), np.ones(len(rows), np.float32)
+        )
+
+    def replacement(self, position: int, attempt: int) -> None:
+        return None
+
+
+def sample_of_length(index: ShardIndex, num_frames: int) -> int:
+    return int(np.flatnonzero(index.num_frames == num_frames)[0])
+
+
+def shown(batch: Batch, plan: GridPlan, step: int) -> list[list[int]]:
+    """The frame numbers that a batch's pixels show."""
+    planned, scale = plan.batch(step), (plan.spec.resize or 128) / 128
+    clips = batch.clips.float().cpu().numpy()
+    return [
+        read_numbers(clip, left=left / scale, scale=scale, flip=flip)
+        for clip, left, flip in zip(clips, planned.left.tolist(), planned.flip.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("num_frames", [4, 8, 16])
+@pytest.mark.parametrize("frame_stride", [1, 2, 3, 4, 5, 8, 16, 32])
+def test_every_start_gives_exactly_the_frames_asked_for(
+    numbered: ShardIndex, num_frames: int, frame_stride: int, device: str
+) -> None:
+    """All starts of segments of 1, 7, 17 and 40 frames, and a spread of a long one, read back from the pixels."""
+    spec = ClipSpec(num_frames, frame_stride)
+    grid = []
+    for length, step in ((1, 1), (7, 1), (17, 1), (40, 1), (505, 37)):
+        sample = sample_of_length(numbered, length)
+        for start in range(0, int(num_starts(spec, video_frames=length)), step):
+            grid.append((sample, start, start % 17, (7 * start) % 60, start % 2))
+    plan = GridPlan(numbered, spec, grid, batch_size=16)
+    with ClipLoader(numbered, plan, device=device) as loader:
+        for step, batch in enumerate(loader):
+            planned = plan.batch(step)
+            expected = frame_indices(planned.start, spec, video_frames=numbered.num_frames[planned.sample])
+            assert shown(batch, plan, step) == expected.tolist()
+            difference = np.abs(batch.clips.float().cpu().numpy() - reference_clips(numbered, planned, spec)).mean()
+            assert difference <= GREY_LEVELS[device]
+        assert step == plan.num_steps - 1
+
+
+@pytest.mark.parametrize("spec", [ClipSpec(), ClipSpec(8, 3), ClipSpec(4, 8, 56, 64)], ids=str)
+def test_decoding_whole_strips_as_a_gpu_does_gives_the_same_clips(
+    numbered: ShardIndex, spec: ClipSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GraphSpec, "crops_while_decoding", False)
+    plan = TrainPlan(numbered, np.arange(numbered.num_samples), spec, global_batch_size=22, seed=0)
+    with ClipLoader(numbered, plan) as loader:
+        batch = next(iter(loader))
+    reference = reference_clips(numbered, plan.batch(0), spec)
+    assert np.abs(batch.clips.numpy() - reference).max() <= (0.51 if spec.resize else 0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_mirrored_clip_reads_as_reversed_bits(numbered: ShardIndex, device: str) -> None:
+    sample = sample_of_length(numbered, 64)
+    grid = [(sample, 21, 0, 29, flip) for flip in (0, 1)]
+    with ClipLoader(numbered, GridPlan(numbered, ClipSpec(), grid, batch_size=2), device=device) as loader:
+        plain, mirrored = next(iter(loader)).clips.float().cpu()
+    assert torch.equal(plain.flip(-1), mirrored)
+    # The band is symmetric in the centre crop but for one column, so the mirror image spells the bits backwards.
+    frames = read_numbers(mirrored.numpy(), left=171 - 112 - 29 + (2 * 85.5 - 171))
+    assert frames == [int(f"{number:09b}"[::-1], 2) for number in range(21, 37, 2)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ClipSpec(crop_size=56, resize=64),
+        ClipSpec(crop_size=224, resize=256),
+        ClipSpec(crop_size=112, resize=128),
+    ],
+    ids=["56", "224", "112"],
+)
+def test_stored_frames_are_scaled_to_the_crop_s_size(numbered: ShardIndex, spec: ClipSpec, device: str) -> None:
+    sample = sample_of_length(numbered, 64)
+    room = spec.resize * 171 // 128 - spec.crop_size
+    grid = [(sample, start, start % 8, left, start % 2) for start in range(0, 50, 7) for left in (0, room // 2, room)]
+    plan = GridPlan(numbered, spec, grid, batch_size=8)
+    with ClipLoader(numbered, plan, device=device) as loader:
+        for step, batch in enumerate(loader):
+            assert batch.clips.shape[-2:] == (spec.crop_size, spec.crop_size)
+            expected = frame_indices(plan.batch(step).start, spec, video_frames=64).tolist()
+            assert shown(batch, plan, step) == expected
+            reference = reference_clips(numbered, plan.batch(step), spec)
+            assert np.abs(batch.clips.float().cpu().numpy() - reference).max() <= 0.51 + 20 * (device == "cuda")
+
+
+@pytest.mark.parametrize(("size", "crop"), [(64, 56), (256, 224)])
+def test_shards_of_the_paper_s_other_sizes_need_no_scaling(
+    numbered_raw: Path, tmp_path: Path, size: int, crop: int
+) -> None:
+    index = build_numbered(numbered_raw, tmp_path, size=size)
+    spec = ClipSpec(crop_size=crop)
+    plan = TrainPlan(index, index.samples_of("1", "train"), spec, global_batch_size=8, seed=0)
+    with ClipLoader(index, plan) as loader:
+        batch = next(iter(loader))
+    assert np.array_equal(batch.clips.numpy(), reference_clips(index, plan.batch(0), spec))
+
+
+def test_shards_without_odd_frames_give_the_same_even_frames(numbered_raw: Path, tmp_path: Path) -> None:
+    index = build_numbered(numbered_raw, tmp_path, drop_odd=True)
+    spec = ClipSpec(8, 4)
+    plan = TrainPlan(index, index.samples_of("1", "train"), spec, global_batch_size=10, seed=0)
+    with ClipLoader(index, plan) as loader:
+        batch = next(iter(loader))
+    planned = plan.batch(0)
+    for n, clip in enumerate(batch.clips.numpy()):
+        last = int(index.num_frames[planned.sample[n]] - 1) * 2
+        numbers = read_numbers(clip, left=int(planned.left[n]), flip=bool(planned.flip[n]))
+        assert numbers == [min(int(batch.starts[n]) + 4 * i, last) for i in range(8)]
+
+
+def train_plan(index: ShardIndex, *, global_batch_size: int = 12, seed: int = 0) -> TrainPlan:
+    return TrainPlan(
+        index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=global_batch_size, seed=seed
+    )
+
+
+def take(loader: ClipLoader, count: int) -> list[Batch]:
+    return list(itertools.islice(loader, count))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.clips, b.clips) and torch.equal(a.labels, b.labels) and np.array_equal(a.samples, b.samples)
+
+
+def test_a_batch_is_what_the_plan_says_in_channels_last_memory(numbered: ShardIndex) -> None:
+    plan = train_plan(numbered)
+    with ClipLoader(numbered, plan, mean=(100.0, 110.0, 120.0), std=2.0) as loader:
+        batch = next(iter(loader))
+    assert batch.clips.shape == (12, 3, 4, 112, 112)
+    assert batch.clips.dtype == torch.float32
+    assert batch.clips.is_contiguous(memory_format=torch.channels_last_3d)
+    assert np.array_equal(batch.samples, plan.batch(0).sample)
+    assert batch.labels.tolist() == numbered.labels[batch.samples].tolist()
+    assert (batch.step, batch.num_real_global) == (0, 12)
+    plain = reference_clips(numbered, plan.batch(0), plan.spec, mean=0.0)
+    expected = (plain - np.array([100, 110, 120]).reshape(1, 3, 1, 1, 1)) / 2
+    assert np.allclose(batch.clips.numpy(), expected, atol=1e-4)
+
+
+def test_ranks_together_read_what_one_rank_reads(numbered: ShardIndex) -> None:
+    with ClipLoader(numbered, train_plan(numbered)) as loader:
+        whole = take(loader, 3)
+    parts = []
+    for rank in range(3):
+        with ClipLoader(numbered, train_plan(numbered), rank=rank, world_size=3) as loader:
+            parts.append(take(loader, 3))
+    for step, batch in enumerate(whole):
+        assert torch.equal(batch.clips, torch.cat([parts[rank][step].clips for rank in range(3)]))
+        assert torch.equal(batch.labels, torch.cat([parts[rank][step].labels for rank in range(3)]))
+
+
+def test_stopping_and_going_on_equals_not_stopping(numbered: ShardIndex) -> None:
+    with ClipLoader(numbered, train_plan(numbered)) as loader:
+        undisturbed = take(loader, 6)
+    with ClipLoader(numbered, train_plan(numbered)) as loader:
+        take(loader, 3)
+        state = loader.state_dict()
+    with ClipLoader(numbered, train_plan(numbered)) as loader:
+        loader.load_state_dict(state)
+        assert all(same(a, b) for a, b in zip(take(loader, 3), undisturbed[3:], strict=True))
+    halves = []
+    for rank in range(2):  # with another world size, the same global batches
+        with ClipLoader(numbered, train_plan(numbered), rank=rank, world_size=2) as loader:
+            loader.load_state_dict(state)
+            halves.append(next(iter(loader)))
+    assert torch.equal(torch.cat([half.clips for half in halves]), undisturbed[3].clips)
+
+
+def test_a_loader_that_was_used_can_be_set_back(numbered: ShardIndex) -> None:
+    with ClipLoader(numbered, train_plan(numbered)) as loader:
+        state = loader.state_dict()
+        first = take(loader, 2)
+        loader.load_state_dict(state)
+        assert all(same(a, b) for a, b in zip(first, take(loader, 2), strict=True))
+
+
+def test_a_state_of_another_plan_is_refused(numbered: ShardIndex) -> None:
+    with ClipLoader(numbered, train_plan(numbered)) as loader:
+        take(loader, 1)
+        state = loader.state_dict()
+    with pytest.raises(ValueError, match="seed=0.*this is.*seed=1"):
+        ClipLoader(numbered, train_plan(numbered, seed=1)).load_state_dict(state)
+    with pytest.raises(ValueError, match="5 does not divide the 12 clips already read; choose 12"):
+        ClipLoader(numbered, train_plan(numbered, global_batch_size=5)).load_state_dict(state)
+    six = ClipLoader(numbered, train_plan(numbered, global_batch_size=6))
+    six.load_state_dict(state)
+    assert six.state_dict()["position"] == 12
+
+
+def test_an_evaluation_ends_and_can_be_run_again(numbered: ShardIndex) -> None:
+    plan = EvalPlan(numbered, np.arange(5), ClipSpec(4, 2), global_batch_size=4, num_views=3)
+    with ClipLoader(numbered, plan) as loader:
+        first, second = list(loader), list(loader)
+    assert [b.num_real_global for b in first] == [4, 4, 4, 3]
+    assert sum(float(b.weights.sum()) for b in first) == 15
+    assert all(same(a, b) for a, b in zip(first, second, strict=True))
+
+
+# Damage----
+
+
+def damaged_copy(index: ShardIndex, folder: Path, sample: int, *, fix_checksum: bool) -> ShardIndex:
+    """A copy in which every strip of a sample is overwritten; with `fix_checksum` only decoding can tell."""
+    shutil.copytree(index.data_dir, folder)
+    checksums = np.load(folder / "index/strip_crc32.npy")
+    for strip in range(int(index.first_strip[sample]), int(index.first_strip[sample + 1])):
+        path, offset = folder / index.tars[index.strip_tar[strip]], int(index.strip_offset[strip])
+        size = int(index.strip_size[strip])
+        content = bytearray(path.read_bytes())
+        content[offset : offset + size] = bytes(size)
+        path.write_bytes(content)
+        if fix_checksum:
+            checksums[strip] = zlib.crc32(bytes(size))
+    np.save(folder / "index/strip_crc32.npy", checksums)
+    return open_index(folder)
+
+
+@pytest.mark.parametrize("fix_checksum", [False, True], ids=["checksum", "decode"])
+def test_a_bad_sample_is_replaced_by_the_plan_s_next_on_every_rank_and_counted(
+    numbered: ShardIndex, tmp_path: Path, fix_checksum: bool
+) -> None:
+    bad = sample_of_length(numbered, 64)
+    index = damaged_copy(numbered, tmp_path / "data", bad, fix_checksum=fix_checksum)
+    plan = train_plan(index)
+    with ClipLoader(index, plan) as loader:
+        batches = take(loader, 4)
+        assert loader.bad_samples == [index.key(bad)]
+        assert loader.num_replaced == sum(int((plan.batch(s).sample == bad).sum()) for s in range(4)) > 0
+    for step, batch in enumerate(batches):
+        planned = plan.batch(step)
+        assert bad not in batch.samples
+        following = [int(plan.replacement(int(p), 1)) for p in planned.position]
+        expected = np.where(planned.sample == bad, following, planned.sample)
+        assert batch.samples.tolist() == expected.tolist()
+        assert batch.labels.tolist() == index.labels[expected].tolist()
+    for rank in range(2):
+        with ClipLoader(index, train_plan(index), rank=rank, world_size=2) as loader:
+            half = take(loader, 4)
+        for whole, part in zip(batches, half, strict=True):
+            assert torch.equal(whole.clips[rank * 6 : rank * 6 + 6], part.clips)
+
+
+@pytest.mark.parametrize("fix_checksum", [False, True], ids=["checksum", "decode"])
+def test_a_bad_test_video_gets_no_weight_and_no_stand_in(
+    numbered: ShardIndex, tmp_path: Path, fix_checksum: bool
+) -> None:
+    bad = sample_of_length(numbered, 40)
+    index = damaged_copy(numbered, tmp_path / "data", bad, fix_checksum=fix_checksum)
+    plan = EvalPlan(index, np.arange(index.num_samples), ClipSpec(4, 2), global_batch_size=4)
+    with ClipLoader(index, plan) as loader:
+        batches = list(loader)
+        assert loader.num_replaced == 1
+    scored = [s for b in batches for s, w in zip(b.samples.tolist(), b.weights.tolist(), strict=True) if w]
+    assert scored == [s for s in range(index.num_samples) if s != bad]
+
+
+def test_data_that_is_damaged_throughout_ends_with_a_way_out(numbered: ShardIndex, tmp_path: Path) -> None:
+    shutil.copytree(numbered.data_dir, tmp_path / "data")
+    for tar in (tmp_path / "data").glob("*.tar"):
+        tar.write_bytes(bytes(tar.stat().st_size))
+    index = open_index(tmp_path / "data")
+    with (
+        ClipLoader(index, train_plan(index)) as loader,
+        pytest.raises(LoaderError, match="samples in a row are damaged; run tools/check_shards.py"),
+    ):
+        next(iter(loader))
+
+
+def test_an_error_that_is_not_the_data_s_reaches_the_caller(numbered: ShardIndex) -> None:
+    plan = train_plan(numbered)
+    plan.batch = lambda step: SimpleNamespace()  # type: ignore[method-assign, assignment]
+    with ClipLoader(numbered, plan) as loader, pytest.raises(TypeError):
+        next(iter(loader))
+
+
+def test_closing_ends_the_thread_in_any_state(numbered: ShardIndex) -> None:
+    unused = ClipLoader(numbered, train_plan(numbered))
+    unused.close()
+    loader = ClipLoader(numbered, train_plan(numbered))
+    next(iter(loader))
+    thread = loader._thread
+    loader.close()
+    assert thread is not None
+    assert not thread.is_alive()

@@ -1,0 +1,177 @@
+"""Which clips, in which order, on which rank."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.clip import ClipSpec
+from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, crop_room, rank_rows, window_order
+
+
+def fake_index(num_samples: int = 50, *, num_tars: int = 7, frame_step: int = 1) -> SimpleNamespace:
+    """What a plan asks of an index."""
+    lengths = np.random.default_rng(0).integers(1, 60, num_samples).astype(np.int32)
+    tars = np.sort(np.random.default_rng(1).integers(0, num_tars, num_samples))
+    return SimpleNamespace(
+        name="fake",
+        fingerprint="f",
+        frame_step=frame_step,
+        size=128,
+        num_frames=lengths,
+        content=np.tile(np.array([0, 0, 171, 128], np.int16), (num_samples, 1)),
+        tar_of=lambda samples: tars[samples],
+    )
+
+
+def train_plan(*, global_batch_size: int = 24, seed: int = 3, num_samples: int = 50, **options: object) -> TrainPlan:
+    return TrainPlan(
+        fake_index(num_samples),
+        np.arange(num_samples),
+        ClipSpec(),
+        global_batch_size=global_batch_size,
+        seed=seed,
+        **options,
+    )
+
+
+def stream(plan: TrainPlan, num_clips: int) -> list[tuple]:
+    """The first clips of a plan, one tuple each."""
+    steps = -(-num_clips // plan.global_batch_size)
+    batches = [plan.batch(step) for step in range(steps)]
+    columns = ("position", "sample", "start", "top", "left", "flip")
+    return list(zip(*(np.concatenate([getattr(b, c) for b in batches]).tolist() for c in columns), strict=True))[
+        :num_clips
+    ]
+
+
+def test_the_order_is_the_same_for_every_world_size() -> None:
+    plan = train_plan()
+    whole = [plan.batch(step) for step in range(10)]
+    for world_size in (1, 2, 3, 8):
+        for step, batch in enumerate(whole):
+            slices = [plan.batch(step)[rank_rows(24, rank=r, world_size=world_size)] for r in range(world_size)]
+            assert len({len(s) for s in slices}) == 1, "every rank takes equal steps"
+            for name, value in vars(batch).items():
+                assert np.array_equal(value, np.concatenate([getattr(s, name) for s in slices]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(first=st.integers(1, 70), second=st.integers(1, 70), seed=st.integers(0, 2**63 - 1))
+def test_what_a_position_draws_does_not_depend_on_the_batch_size(first: int, second: int, seed: int) -> None:
+    assert stream(train_plan(global_batch_size=first, seed=seed), 200) == stream(
+        train_plan(global_batch_size=second, seed=seed), 200
+    )
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+def test_every_sample_comes_once_an_epoch(window: int | None) -> None:
+    clips = stream(train_plan(shuffle_window=window), 200)
+    epochs = [[clip[1] for clip in clips[e * 50 : (e + 1) * 50]] for e in range(4)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4, "epochs have orders of their own"
+
+
+def test_seeds_and_epochs_draw_different_clips() -> None:
+    assert stream(train_plan(seed=1), 100) != stream(train_plan(seed=2), 100)
+    clips = stream(train_plan(num_samples=10), 400)
+    draws = {}
+    for position, sample, *draw in clips:
+        draws.setdefault(sample, set()).add(tuple(draw))
+        assert position // 10 < 40
+    assert min(len(d) for d in draws.values()) > 30, "a sample's start, crop and flip are redrawn each epoch"
+
+
+def test_a_step_is_known_without_the_steps_before_it() -> None:
+    walked, fresh = train_plan(), train_plan()
+    for step in range(30):
+        expected = walked.batch(step)
+    assert all(
+        np.array_equal(a, b) for a, b in zip(vars(expected).values(), vars(fresh.batch(29)).values(), strict=True)
+    )
+
+
+def test_starts_crops_and_flips_stay_inside_and_reach_every_place() -> None:
+    plan = TrainPlan(fake_index(1), np.arange(1), ClipSpec(2, 2), global_batch_size=5000, seed=0)
+    plan.index.num_frames[:] = 10
+    batch = plan.batch(0)
+    assert sorted(set(batch.start)) == list(range(8))
+    assert sorted(set(batch.top)) == list(range(17))
+    assert sorted(set(batch.left)) == list(range(60))
+    assert 0.47 < batch.flip.mean() < 0.53
+    counts = np.bincount(batch.start)
+    assert counts.max() < 1.25 * counts.min(), "starts are uniform"
+
+
+def test_flips_can_be_switched_off_and_nothing_else_changes() -> None:
+    with_flips, without = train_plan(), train_plan(flip=False)
+    assert not without.batch(0).flip.any()
+    for name in ("sample", "start", "top", "left"):
+        assert np.array_equal(getattr(with_flips.batch(0), name), getattr(without.batch(0), name))
+
+
+def test_a_window_reads_its_tars_before_the_next_window_s() -> None:
+    tar = np.repeat(np.arange(12), 9)
+    order = window_order(tar, window=4, random=np.random.default_rng(0))
+    read = tar[order].reshape(3, 36)
+    assert sorted(order) == list(range(108))
+    assert [len(set(window)) for window in read] == [4, 4, 4]
+    assert sorted(set(read.ravel())) == list(range(12))
+    assert any(np.any(np.diff(window) < 0) for window in read), "samples are shuffled inside a window"
+
+
+@pytest.mark.parametrize("num_views", [1, 3, 10])
+@pytest.mark.parametrize("global_batch_size", [1, 7, 64])
+def test_an_evaluation_scores_every_view_of_every_sample_once(num_views: int, global_batch_size: int) -> None:
+    plan = EvalPlan(
+        fake_index(), np.arange(5, 25), ClipSpec(), global_batch_size=global_batch_size, num_views=num_views
+    )
+    batches = [plan.batch(step) for step in range(plan.num_steps)]
+    scored = [
+        (s, v)
+        for b in batches
+        for s, v, w in zip(b.sample.tolist(), b.view.tolist(), b.weight.tolist(), strict=True)
+        if w
+    ]
+    assert scored == [(s, v) for s in range(5, 25) for v in range(num_views)]
+    assert all(len(b) == global_batch_size for b in batches)
+    assert not any(b.flip.any() for b in batches)
+    assert {(t, x) for b in batches for t, x in zip(b.top.tolist(), b.left.tolist(), strict=True)} == {(8, 29)}
+
+
+def test_the_ranks_must_share_the_batch_evenly() -> None:
+    with pytest.raises(ValueError, match="20 cannot be shared by 3 ranks"):
+        rank_rows(20, rank=0, world_size=3)
+    with pytest.raises(ValueError, match="rank: 3 does not exist"):
+        rank_rows(24, rank=3, world_size=3)
+
+
+def test_strides_that_need_dropped_frames_are_refused() -> None:
+    with pytest.raises(ValueError, match="frame_stride: 3 needs frames that these shards dropped"):
+        TrainPlan(fake_index(frame_step=2), np.arange(9), ClipSpec(8, 3), global_batch_size=2, seed=0)
+    plan = TrainPlan(fake_index(frame_step=2), np.arange(9), ClipSpec(8, 4), global_batch_size=2, seed=0)
+    assert plan.stored_spec.frame_stride == 2
+
+
+def test_a_crop_larger_than_the_picture_is_refused_when_the_plan_is_made() -> None:
+    with pytest.raises(ValueError, match="crop_size: 224 does not fit a picture of 128 pixels"):
+        train_plan_with(ClipSpec(crop_size=224))
+    assert train_plan_with(ClipSpec(crop_size=224, resize=256)).batch(0).left.max() <= 342 - 224
+
+
+def train_plan_with(spec: ClipSpec) -> TrainPlan:
+    return TrainPlan(fake_index(), np.arange(50), spec, global_batch_size=8, seed=0)
+
+
+def test_crop_room_follows_each_picture_s_own_size() -> None:
+    content = np.array([[0, 0, 128, 228], [50, 0, 128, 128]])
+    down, sideways = crop_room(content, ClipSpec(crop_size=112), stored_size=128)
+    assert (down.tolist(), sideways.tolist()) == ([117, 17], [17, 17])
+
+
+def test_planned_clips_can_be_sliced() -> None:
+    batch = train_plan().batch(0)
+    assert isinstance(batch[2:5], PlannedClips)
+    assert batch[2:5].sample.tolist() == batch.sample[2:5].tolist()

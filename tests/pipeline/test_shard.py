@@ -1,0 +1,167 @@
+"""The shard format: other people's readers open it, and damage is said in one line."""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from nvidia.dali import Pipeline, fn
+from wds2idx import IndexCreator
+
+from pipeline.reference import decode_sample
+from pipeline.shard import ShardError, ShardIndex, StripReader, open_index
+from pipeline.shard_writer import Sample, TarShard, write_atomically
+
+
+def test_webdataset_reads_the_tars_with_no_code_of_ours(numbered: ShardIndex) -> None:
+    sample = 0
+    for tar in numbered.tars:
+        for item in webdataset.WebDataset(str(numbered.data_dir / tar), shardshuffle=False).decode("pil"):
+            assert item["__key__"] == numbered.key(sample)
+            assert item["json"]["label"] == numbered.labels[sample]
+            assert item["json"]["num_frames"] == numbered.num_frames[sample]
+            tiles = np.array(item["000.jpg"]).reshape(8, 128, 176, 3)
+            assert np.array_equal(tiles[0], decode_sample(numbered, sample)[0])
+            sample += 1
+    assert sample == numbered.num_samples
+
+
+def test_dali_s_own_webdataset_reader_reads_the_tars_with_our_idx(numbered: ShardIndex) -> None:
+    tars = [str(numbered.data_dir / tar) for tar in numbered.tars]
+    pipe = Pipeline(1, 1, None)
+    with pipe:
+        jpeg, meta = fn.readers.webdataset(
+            paths=tars, index_paths=[tar.replace(".tar", ".idx") for tar in tars], ext=["000.jpg", "json"]
+        )
+        pipe.set_outputs(fn.decoders.image(jpeg), meta)
+    pipe.build()
+    for sample in range(numbered.num_samples):
+        picture, meta = (np.array(output[0]) for output in pipe.run())
+        assert picture.shape == (1024, 176, 3)
+        assert np.array_equal(picture[:128], decode_sample(numbered, sample)[0])
+        assert json.loads(meta.tobytes())["source"] == numbered.source(sample)
+
+
+def test_the_idx_is_the_one_that_dali_s_tool_makes(numbered: ShardIndex, tmp_path: Path) -> None:
+    for tar in numbered.tars:
+        path = numbered.data_dir / tar
+        with IndexCreator(str(path), str(tmp_path / "made.idx"), verbose=False) as creator:
+            creator.create_index()
+        assert path.with_suffix(".idx").read_bytes() == (tmp_path / "made.idx").read_bytes()
+
+
+def test_tars_are_ustar_with_short_names_and_no_time(numbered: ShardIndex) -> None:
+    for tar in numbered.tars:
+        with tarfile.open(numbered.data_dir / tar) as opened:
+            for member in opened:
+                assert (member.mtime, member.mode, member.uid, member.pax_headers) == (0, 0o444, 0, {})
+                assert member.name.partition(".")[0].isdigit()
+        header = (numbered.data_dir / tar).read_bytes()[257:265]
+        assert header == b"ustar\x0000"
+
+
+def test_the_reader_gives_a_strip_s_bytes_and_refuses_a_changed_one(numbered: ShardIndex, tmp_path: Path) -> None:
+    copy = copy_of(numbered, tmp_path)
+    reader = StripReader(copy)
+    jpeg = reader.read(5)
+    assert jpeg is not None
+    assert jpeg[:2].tobytes() == b"\xff\xd8"
+    assert len(jpeg) == copy.strip_size[5]
+
+    tar, offset = tmp_path / "data" / copy.tars[copy.strip_tar[5]], int(copy.strip_offset[5])
+    content = bytearray(tar.read_bytes())
+    content[offset + 100] ^= 1
+    tar.write_bytes(content)
+    assert StripReader(copy).read(5) is None
+    assert StripReader(copy).read(6) is not None
+    tar.write_bytes(content[:offset])
+    assert StripReader(copy).read(5) is None, "bytes past the end of a cut tar"
+    tar.unlink()
+    assert StripReader(copy).read(5) is None
+
+
+def test_the_reader_keeps_few_tars_open(numbered: ShardIndex) -> None:
+    reader = StripReader(numbered, max_open_tars=1)
+    for _ in range(2):
+        for strip in (0, len(numbered.strip_tar) - 1):
+            assert reader.read(strip) is not None
+            assert len(reader._maps) == 1
+
+
+def copy_of(index: ShardIndex, tmp_path: Path) -> ShardIndex:
+    shutil.copytree(index.data_dir, tmp_path / "data")
+    return open_index(tmp_path / "data")
+
+
+def test_arrays_are_mapped_not_read(numbered: ShardIndex) -> None:
+    assert all(isinstance(a, np.memmap) for a in (numbered.labels, numbered.strip_offset, numbered.keys))
+
+
+def test_a_split_or_subset_that_does_not_exist_is_named(numbered: ShardIndex) -> None:
+    with pytest.raises(ValueError, match="numbered: split 4 does not exist; choose 1"):
+        numbered.samples_of("4", "train")
+    with pytest.raises(ValueError, match="subset val does not exist; choose train or test"):
+        numbered.samples_of("1", "val")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda d: shutil.rmtree(d), "no dataset.json, so no finished shards; make it with"),
+        (lambda d: (d / "dataset.json").unlink(), "run the same tools/make_shards.py command again"),
+        (lambda d: (d / "dataset.json").write_text("{"), "not JSON"),
+        (lambda d: edit(d, format_version=99), "format version 99, this program reads 1"),
+        (lambda d: (d / "index/label.npy").unlink(), "label.npy: cannot be read"),
+        (lambda d: (d / "index/label.npy").write_bytes(b"\x93NUMPY"), "label.npy: cannot be read"),
+        (lambda d: np.save(d / "index/label.npy", np.zeros(3, np.int32)), "do not fit dataset.json"),
+        (lambda d: np.save(d / "index/label.npy", np.array([{}], object)), "cannot be read"),
+    ],
+)
+def test_a_folder_that_is_not_a_whole_dataset_is_refused_in_one_line(
+    numbered: ShardIndex, tmp_path: Path, damage: object, said: str
+) -> None:
+    copy_of(numbered, tmp_path)
+    damage(tmp_path / "data")
+    with pytest.raises(ShardError, match=said) as error:
+        open_index(tmp_path / "data")
+    assert "\n" not in str(error.value)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_tar_appears_only_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with pytest.raises(KeyError), TarShard(path) as tar:
+        tar.add(Sample("00000000", [b"x"], {"label": 0}))
+        raise KeyError("the disk is full")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_key_with_a_dot_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"clip\.0"), TarShard(tmp_path / "a.tar") as tar:
+        tar.add(Sample("clip.0", [b"x"], {}))
+
+
+def test_a_long_segment_keeps_its_strips_in_order(tmp_path: Path) -> None:
+    with TarShard(tmp_path / "a.tar") as tar:
+        tar.add(Sample("00000000", [str(i).encode() for i in range(1200)], {"label": 0}))
+    strips = tar.summary()["samples"][0]["strips"]
+    assert [offset for offset, _, _ in strips] == sorted(offset for offset, _, _ in strips)
+    content = (tmp_path / "a.tar").read_bytes()
+    assert [content[o : o + s].decode() for o, s, _ in strips] == [str(i) for i in range(1200)]
+
+
+def test_writing_the_same_content_again_leaves_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.json"
+    assert write_atomically(path, b"one")
+    state = path.stat()
+    assert not write_atomically(path, b"one")
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (state.st_ino, state.st_mtime_ns)
+    assert write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"

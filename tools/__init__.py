@@ -1,0 +1,1 @@
+"""One command a file: parse, make one library call, report."""

@@ -1,0 +1,52 @@
+"""Verify a folder of shards: checksums, index, counts and, with --decode, every picture."""
+
+import json
+import sys
+from pathlib import Path
+
+if not __package__:  # started by path: look in the checkout, not in tools/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import click
+
+from pipeline.shard import ShardError
+from pipeline.verify import verify
+from tools.terminal import Failed, progress
+
+EPILOG = """\b
+Examples:
+  python tools/check_shards.py shards/ucf101
+  python tools/check_shards.py shards/ucf101 --decode --json
+\b
+Exit code 0: whole. 1: damaged, with one line for each fault. 2: wrong usage.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--decode", is_flag=True, help="Decode every strip too; takes longer.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+def main(data: Path, *, decode: bool, as_json: bool) -> None:
+    """Verify the shards in DATA: checksums, index against tars, class and split counts."""
+    try:
+        with progress(f"checking {data}") as tell:
+            index, faults = verify(data, decode=decode, report=lambda done, total: tell(done, total, "shards"))
+    except (ShardError, OSError) as error:
+        raise Failed(str(error)) from None
+    if as_json:
+        click.echo(json.dumps({"data": str(data), "num_samples": index.num_samples, "faults": faults}))
+    else:
+        for fault in faults:
+            click.echo(fault)
+        for split, counts in index.info["splits"].items():
+            click.echo(f"split {split}: {counts['train']} train, {counts['test']} test")
+        present = sum(count > 0 for count in index.info["class_counts"].values())
+        click.echo(
+            f"{index.num_samples} samples of {present} classes in {len(index.tars)} shards: "
+            + (f"{len(faults)} faults" if faults else "whole")
+        )
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Transcode a dataset of videos into WebDataset shards for the loader."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # started by path: look in the checkout, not in tools/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import click
+
+from pipeline.build import BuildProgress, BuildSettings, build_shards
+from pipeline.datasets import DATASETS, DatasetError, Listing
+from pipeline.shard import ShardError, choices
+from tools.terminal import Failed, progress
+
+EPILOG = """\b
+Examples:
+  python tools/make_shards.py ucf101                          # data/ucf101 -> shards/ucf101
+  python tools/make_shards.py hmdb51 --raw /data/hmdb51 --workers 16
+  python tools/make_shards.py folder --raw my_videos --out shards/mine --test-fraction 0.2
+\b
+A build that was interrupted goes on when the same command is run again; a finished one is left as it is.
+Videos that cannot be read do not stop it: they are listed in quarantine.jsonl with a reason.
+"""
+
+
+@click.group(epilog=EPILOG)
+def main() -> None:
+    """Transcode a dataset of videos into WebDataset shards for the loader."""
+
+
+def shard_options(command: Callable) -> Callable:
+    """The options that every dataset shares."""
+    default = BuildSettings()
+    for option in reversed(
+        [
+            click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw videos.  [default: data/NAME]"),
+            click.option(
+                "--out",
+                type=click.Path(path_type=Path),
+                help="Folder for the shards.  [default: shards/NAME]",
+            ),
+            click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count(), show_default="all cores"),
+            click.option("--limit", type=click.IntRange(min=1), help="Take only this many videos, for a try-out."),
+            click.option("--split", help="Store only the videos that this split uses.  [default: all]"),
+            click.option("--size", default=default.size, show_default=True, help="Stored height: 64, 128, 256, …"),
+            click.option("--quality", default=default.quality, show_default=True, help="JPEG quality, 1 to 100."),
+            click.option(
+                "--drop-odd",
+                is_flag=True,
+                help="Store every second frame: half the bytes, even strides only.",
+            ),
+            click.option("--fps", type=float, help="Resample to this rate.  [default: the source's own frames]"),
+            click.option(
+                "--keep-aspect",
+                is_flag=True,
+                help="Short side = size, aspect ratio kept, centred in one tile.",
+            ),
+            click.option("--samples-per-shard", default=default.samples_per_shard, show_default=True),
+            click.option("--seed", default=default.seed, show_default=True, help="Of the order of videos in the tars."),
+            click.option("--codec", type=click.Choice(["filmstrip"]), default="filmstrip", show_default=True),
+            click.option("--quiet", is_flag=True, help="Errors only."),
+            click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@shard_options
+def ucf101(**options: Any) -> None:
+    """UCF101: videos in RAW/UCF-101/<Class>/, official lists in RAW/ucfTrainTestlist/."""
+    run("ucf101", **options)
+
+
+@main.command()
+@shard_options
+def hmdb51(**options: Any) -> None:
+    """HMDB51: videos in RAW/<class>/, official lists in RAW/testTrainMulti_7030_splits/."""
+    run("hmdb51", **options)
+
+
+@main.command()
+@shard_options
+@click.option("--name", help="Name of the dataset.  [default: the raw folder's]")
+@click.option("--split-file", type=click.Path(path_type=Path), help="CSV: path,subset or path,split1,split2,…")
+@click.option(
+    "--test-fraction", type=float, default=0.2, show_default=True, help="Of the groups, held out for testing."
+)
+@click.option("--split-seed", default=0, show_default=True, help="Of the drawn test groups.")
+@click.option("--group-pattern", help="Regular expression on the file name; its first group names the video's group.")
+@click.option("--test-groups", help="Groups to hold out, with commas between them, instead of a fraction.")
+def folder(
+    *,
+    name: str | None,
+    split_file: Path | None,
+    test_fraction: float,
+    split_seed: int,
+    group_pattern: str | None,
+    test_groups: str | None,
+    **options: Any,
+) -> None:
+    """Any folder: videos in RAW/<class>/, split by a CSV or by drawn groups."""
+    run(
+        "folder",
+        **options,
+        listing_options={
+            "name": name,
+            "split_file": split_file,
+            "test_fraction": test_fraction,
+            "seed": split_seed,
+            "group_pattern": group_pattern,
+            "test_groups": tuple(filter(None, (test_groups or "").split(","))),
+        },
+    )
+
+
+def run(
+    dataset: str,
+    *,
+    raw: Path | None,
+    out: Path | None,
+    workers: int,
+    limit: int | None,
+    split: str | None,
+    codec: str,
+    quiet: bool,
+    as_json: bool,
+    listing_options: dict[str, Any] | None = None,
+    **settings: Any,
+) -> None:
+    """List, build, say what came of it."""
+    try:
+        listing = DATASETS[dataset](raw or Path("data") / dataset, **(listing_options or {}))
+        listing = only_split(listing, split)
+        build_settings = BuildSettings(**settings)
+    except ValueError as error:  # DatasetError is one
+        raise click.UsageError(str(error)) from None
+    if not listing.records:
+        raise click.UsageError(f"{raw}: no video to store; {len(listing.missing)} are named in lists but absent")
+    out = out or Path("shards") / listing.name
+    if not quiet:
+        for warning in listing.warnings:
+            click.echo(f"warning: {warning}", err=True)
+    started = time.monotonic()
+    try:
+        with progress(f"{listing.name} -> {out}", quiet=quiet) as tell:
+
+            def report(p: BuildProgress) -> None:
+                rate = p.num_frames / (time.monotonic() - started)
+                note = "reading sizes" if p.stage == "probe" else f"videos, {rate:.0f} frames/s, {p.num_failed} failed"
+                tell(p.num_done, p.num_total, note)
+
+            result = build_shards(listing, out, build_settings, workers=workers, limit=limit, report=report)
+    except (ShardError, OSError) as error:
+        raise Failed(str(error)) from None
+    except KeyboardInterrupt:
+        raise Failed("interrupted; run the same command again to go on") from None
+    if as_json:
+        click.echo(json.dumps(asdict(result) | {"out": str(out)}))
+    elif not quiet:
+        info = json.loads((out / "dataset.json").read_bytes())
+        num_bytes = sum(shard["num_bytes"] for shard in info["shards"])
+        click.echo(
+            f"{result.num_samples} samples in {len(info['shards'])} shards, {num_bytes / 1e6:.1f} MB, "
+            f"{num_bytes / max(info['num_frames'], 1) / 1e3:.1f} kB a frame: {out}"
+        )
+        click.echo(f"{result.num_shards_written} shards written, {result.num_shards_kept} kept as they were")
+        for name, counts in info["splits"].items():
+            click.echo(f"split {name}: {counts['train']} train, {counts['test']} test")
+        if result.num_quarantined or result.num_missing:
+            click.echo(
+                f"{result.num_quarantined} videos failed, {result.num_missing} are named in the lists but absent: "
+                f"see {out / 'quarantine.jsonl'}"
+            )
+    if not result.num_samples:
+        raise Failed(f"{out}: not one video could be read; see {out / 'quarantine.jsonl'}")
+
+
+def only_split(listing: Listing, split: str | None) -> Listing:
+    """The listing with just the videos that one split uses."""
+    if split is None:
+        return listing
+    if split not in listing.split_names:
+        raise DatasetError(f"{listing.name}: split {split} does not exist; choose {choices(listing.split_names)}")
+    column = listing.split_names.index(split)
+    return replace(
+        listing,
+        split_names=[split],
+        records=[replace(r, subsets=(r.subsets[column],)) for r in listing.records if r.subsets[column]],
+    )
+
+
+if __name__ == "__main__":
+    main()
