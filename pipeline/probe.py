@@ -41,7 +41,7 @@ def probe(path: Path) -> VideoFacts:
         VideoFailure: Not a video, no picture stream, or not even one frame decodes.
     """
     try:
-        with av.open(str(path), options=PROTOCOLS) as container:
+        with av.open(str(path), options=PROTOCOLS, metadata_errors="replace") as container:
             stream = _picture_stream(container, path)
             frame = next(container.decode(stream), None)
             if frame is None:
@@ -69,7 +69,7 @@ def probe(path: Path) -> VideoFacts:
 def count_frames(path: Path) -> int:
     """Frames that PyAV decodes from the whole file; what the header claims does not matter."""
     try:
-        with av.open(str(path), options=PROTOCOLS) as container:
+        with av.open(str(path), options=PROTOCOLS, metadata_errors="replace") as container:
             return sum(1 for _ in container.decode(_picture_stream(container, path)))
     except (av.FFmpegError, OSError, EOFError) as error:
         raise VideoFailure("count", f"{path.name}: {str(error).splitlines()[0]}") from error

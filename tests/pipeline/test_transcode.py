@@ -179,3 +179,12 @@ def test_with_kept_aspect_the_short_side_is_the_size_and_the_picture_is_centred(
         assert geometry.left % 2 == geometry.top % 2 == geometry.tile_width % 16 == geometry.tile_height % 16 == 0
         assert 0 <= right - geometry.left <= 3
         assert 0 <= below - geometry.top <= 3
+
+
+def test_a_title_that_is_not_utf8_does_not_matter(tmp_path: Path) -> None:
+    write_numbered_video(tmp_path / "a.avi", 9, vcodec="mpeg4", metadata="title=TITLE_OF_THE_FILM")
+    content = (tmp_path / "a.avi").read_bytes()
+    assert content.count(b"TITLE_OF_THE_FILM") == 1
+    (tmp_path / "b.avi").write_bytes(content.replace(b"TITLE_OF_THE_FILM", b"TITLE_OF_THE_FIL\xd3"))
+    assert probe(tmp_path / "b.avi").num_frames_header == 9
+    assert count_frames(tmp_path / "b.avi") == 9

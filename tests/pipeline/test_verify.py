@@ -1,0 +1,107 @@
+"""Every kind of damage is found and named."""
+
+import hashlib
+import json
+import re
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.shard import ShardIndex
+from pipeline.verify import verify
+
+
+@pytest.fixture
+def copy(numbered: ShardIndex, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(numbered.data_dir, tmp_path / "data"))
+
+
+def test_a_whole_dataset_has_no_faults(numbered: ShardIndex) -> None:
+    seen = []
+    index, faults = verify(numbered.data_dir, decode=True, report=lambda done, total: seen.append((done, total)))
+    assert faults == []
+    assert index.num_samples == numbered.num_samples
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset : offset + len(data)] = data
+    path.write_bytes(content)
+
+
+def edit_json(folder: Path, change: Callable[[dict], None]) -> None:
+    info = json.loads((folder / "dataset.json").read_text())
+    change(info)
+    (folder / "dataset.json").write_text(json.dumps(info))
+
+
+def edit_array(folder: Path, name: str, change: Callable[[np.ndarray], None]) -> None:
+    array = np.load(folder / "index" / f"{name}.npy").copy()
+    change(array)
+    np.save(folder / "index" / f"{name}.npy", array)
+
+
+def put(key: object, value: object) -> Callable:
+    return lambda container: container.__setitem__(key, value)
+
+
+TAR = "numbered-000001.tar"
+DAMAGE = {
+    "a flipped bit": (
+        lambda d, i: overwrite(d / TAR, int(i.strip_offset[first(i)]) + 99, b"\0\0\0"),
+        "fails its crc32",
+    ),
+    "a cut tar": (lambda d, i: (d / TAR).write_bytes((d / TAR).read_bytes()[:-4000]), f"{TAR}: .* bytes, dataset.json"),
+    "a missing tar": (lambda d, i: (d / TAR).unlink(), f"{TAR}: missing"),
+    "a tar of zeros": (lambda d, i: (d / TAR).write_bytes(bytes(9999)), f"{TAR}: "),
+    "a missing idx": (lambda d, i: (d / "numbered-000001.idx").unlink(), "numbered-000001.idx: missing"),
+    "a wrong idx": (lambda d, i: (d / "numbered-000001.idx").write_text("v1.2 0\n"), "idx: does not describe"),
+    "a stray tar": (lambda d, i: shutil.copy(d / TAR, d / "other.tar"), "other.tar: not named"),
+    "a wrong offset": (lambda d, i: edit_array(d, "strip_offset", put(first(i) + 1, 512)), "is not where the index says"),
+    "a wrong label": (
+        lambda d, i: edit_array(d, "label", put(0, 1 - i.labels[0])),
+        "json and the index tell different",
+    ),
+    "a label too high": (lambda d, i: edit_array(d, "label", put(0, 7)), "labels reach 7, there are 2 classes"),
+    "a wrong length": (lambda d, i: edit_array(d, "num_frames", put(3, 9999)), "9999 frames cannot lie in"),
+    "a key twice": (lambda d, i: edit_array(d, "key", put(1, i.keys[0])), "keys are not unique"),
+    "a wrong split": (
+        lambda d, i: edit_json(d, lambda info: info["splits"]["1"].update(train=3)),
+        "split 1 is said to have 3 train samples, the index has 10",
+    ),
+    "a wrong class count": (
+        lambda d, i: edit_json(d, lambda info: info["class_counts"].update(even=1)),
+        "class even is said to have 1 samples, the index has 6",
+    ),
+}
+
+
+def first(index: ShardIndex) -> int:
+    """First strip of the second tar."""
+    return int(np.flatnonzero(index.strip_tar == 1)[0])
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_found_and_named(numbered: ShardIndex, copy: Path, name: str) -> None:
+    damage, said = DAMAGE[name]
+    damage(copy, numbered)
+    _, faults = verify(copy)
+    assert faults
+    assert any(re.search(said, fault) for fault in faults), faults
+    assert all("\n" not in fault for fault in faults)
+
+
+def test_a_picture_that_does_not_decode_is_found_only_by_decoding(numbered: ShardIndex, copy: Path) -> None:
+    strip = first(numbered)
+    offset, size = int(numbered.strip_offset[strip]), int(numbered.strip_size[strip])
+    overwrite(copy / TAR, offset, bytes(size))
+    edit_array(copy, "strip_crc32", put(strip, zlib.crc32(bytes(size))))
+    digest = hashlib.sha256((copy / TAR).read_bytes()).hexdigest()
+    edit_json(copy, lambda info: info["shards"][1].update(sha256=digest))
+    assert verify(copy)[1] == []
+    assert "does not decode" in verify(copy, decode=True)[1][0]

@@ -1,0 +1,137 @@
+"""The commands make_shards and check_shards, as a user types them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.shard import open_index
+from tests.numbered import write_numbered_video
+from tools import check_shards, make_shards
+
+
+def run(command: object, *words: object) -> Result:
+    return CliRunner().invoke(command, [str(word) for word in words])
+
+
+@pytest.fixture(scope="session")
+def ucf_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A UCF101 of six numbered videos in two classes, with the official lists' form: CRLF, labels from 1."""
+    raw = tmp_path_factory.mktemp("ucf") / "ucf101"
+    lists = raw / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_bytes(b"1 ApplyEyeMakeup\r\n2 HandstandPushups\r\n")
+    train, test = [], []
+    for label, (name, spelt) in enumerate([("ApplyEyeMakeup",) * 2, ("HandstandPushups", "HandStandPushups")], start=1):
+        folder = raw / "UCF-101" / name
+        folder.mkdir(parents=True)
+        for group in (1, 2, 3):
+            video = f"v_{spelt}_g{group:02d}_c01.avi"
+            write_numbered_video(folder / video, 20 + group, vcodec="mpeg4")
+            (test if group == 3 else train).append(f"{name}/{video}" + ("" if group == 3 else f" {label}"))
+    test.append("HandstandPushups/v_HandStandPushups_g09_c01.avi")  # named, but not there
+    for split in (1, 2, 3):
+        (lists / f"trainlist0{split}.txt").write_bytes("".join(f"{line}\r\n" for line in train).encode())
+        (lists / f"testlist0{split}.txt").write_bytes("".join(f"{line}\r\n" for line in test).encode())
+    return raw
+
+
+def test_ucf101_is_stored_once_with_its_splits_as_columns(ucf_raw: Path, tmp_path: Path) -> None:
+    result = run(make_shards.main, "ucf101", "--raw", ucf_raw, "--out", tmp_path / "s")
+    assert result.exit_code == 0, result.output
+    assert "6 samples in 1 shards" in result.output
+    assert "split 3: 4 train, 2 test" in result.output
+    assert "0 videos failed, 1 are named in the lists but absent" in result.output
+    index = open_index(tmp_path / "s")
+    assert index.split_names == ["1", "2", "3"]
+    assert sorted(index.labels.tolist()) == [0, 0, 0, 1, 1, 1]
+    assert sorted(index.num_frames.tolist()) == [21, 21, 22, 22, 23, 23]
+
+
+def test_check_shards_says_whole_and_then_what_is_damaged(ucf_raw: Path, tmp_path: Path) -> None:
+    run(make_shards.main, "ucf101", "--raw", ucf_raw, "--out", tmp_path / "s", "--quiet")
+    whole = run(check_shards.main, tmp_path / "s", "--decode")
+    assert whole.exit_code == 0, whole.output
+    assert "6 samples of 2 classes in 1 shards: whole" in whole.output
+    tar = next((tmp_path / "s").glob("*.tar"))
+    tar.write_bytes(tar.read_bytes()[:-20000])
+    damaged = run(check_shards.main, tmp_path / "s", "--json")
+    assert damaged.exit_code == 1
+    faults = json.loads(damaged.stdout)["faults"]
+    assert any("bytes, dataset.json says" in fault for fault in faults)
+
+
+def test_defaults_are_data_name_and_shards_name(ucf_raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "ucf101").symlink_to(ucf_raw)
+    monkeypatch.chdir(tmp_path)
+    assert run(make_shards.main, "ucf101", "--quiet").output == ""
+    assert open_index(tmp_path / "shards" / "ucf101").num_samples == 6
+
+
+def test_one_split_and_a_limit_can_be_asked_for(ucf_raw: Path, tmp_path: Path) -> None:
+    result = run(
+        make_shards.main, "ucf101", "--raw", ucf_raw, "--out", tmp_path, "--split", "2", "--limit", 3, "--json"
+    )
+    assert json.loads(result.stdout)["num_samples"] == 3
+    assert open_index(tmp_path).split_names == ["2"]
+
+
+def test_every_setting_reaches_dataset_json(ucf_raw: Path, tmp_path: Path) -> None:
+    words = "--size 64 --quality 70 --drop-odd --fps 10 --keep-aspect --samples-per-shard 2 --seed 5 --workers 1"
+    result = run(make_shards.main, "ucf101", "--raw", ucf_raw, "--out", tmp_path, *words.split())
+    assert result.exit_code == 0, result.output
+    info = json.loads((tmp_path / "dataset.json").read_text())
+    assert info["settings"] == {
+        "size": 64,
+        "quality": 70,
+        "drop_odd": True,
+        "fps": 10.0,
+        "keep_aspect": True,
+        "samples_per_shard": 2,
+        "seed": 5,
+    }
+    assert info["codec"]["frame_step"] == 2
+    assert info["tools"]["ffmpeg"].startswith("ffmpeg version")
+    assert len(info["shards"]) == 3
+    assert np.all(open_index(tmp_path).num_frames <= 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ucf101", "--raw", "/nowhere"], "/nowhere"),
+        (["ucf101", "--split", "4"], "ucf101: split 4 does not exist; choose 1, 2 or 3"),
+        (["ucf101", "--size", "7"], "size: 7 is not possible"),
+        (["folder", "--raw", "{raw}/UCF-101", "--group-pattern", "("], "group_pattern"),
+        (["ucf101", "--workers", "0"], "0 is not in the range"),
+        (["imagenet"], "No such command 'imagenet'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(ucf_raw: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    words = [word.replace("{raw}", str(ucf_raw)) for word in words]
+    if "--raw" not in words and words[0] == "ucf101":
+        words += ["--raw", str(ucf_raw)]
+    result = run(make_shards.main, *words, *(["--out", tmp_path / "s"] if words[0] != "imagenet" else []))
+    assert result.exit_code == 2, result.output
+    line = result.output.strip().splitlines()[-1]
+    assert said in line
+    assert not (tmp_path / "s").exists()
+
+
+def test_other_settings_on_the_same_folder_are_a_failure_not_a_rewrite(ucf_raw: Path, tmp_path: Path) -> None:
+    run(make_shards.main, "ucf101", "--raw", ucf_raw, "--out", tmp_path)
+    result = run(make_shards.main, "ucf101", "--raw", ucf_raw, "--out", tmp_path, "--size", "64")
+    assert result.exit_code == 1
+    assert "made with another size; choose another --out" in result.output
+
+
+def test_a_folder_of_videos_is_split_by_group(numbered_raw: Path, tmp_path: Path) -> None:
+    words = ["--raw", numbered_raw, "--out", tmp_path, "--group-pattern", r"^(g\d+)_", "--test-fraction", "0.3"]
+    result = run(make_shards.main, "folder", *words)
+    assert result.exit_code == 0, result.output
+    index = open_index(tmp_path)
+    assert len(index.samples_of("1", "test")) >= 2
+    assert index.name == numbered_raw.name
