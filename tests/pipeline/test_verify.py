@@ -62,7 +62,10 @@ DAMAGE = {
     "a missing idx": (lambda d, i: (d / "numbered-000001.idx").unlink(), "numbered-000001.idx: missing"),
     "a wrong idx": (lambda d, i: (d / "numbered-000001.idx").write_text("v1.2 0\n"), "idx: does not describe"),
     "a stray tar": (lambda d, i: shutil.copy(d / TAR, d / "other.tar"), "other.tar: not named"),
-    "a wrong offset": (lambda d, i: edit_array(d, "strip_offset", put(first(i) + 1, 512)), "is not where the index says"),
+    "a wrong offset": (
+        lambda d, i: edit_array(d, "strip_offset", put(first(i) + 1, 512)),
+        "is not where the index says",
+    ),
     "a wrong label": (
         lambda d, i: edit_array(d, "label", put(0, 1 - i.labels[0])),
         "json and the index tell different",

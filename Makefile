@@ -1,0 +1,64 @@
+# make demo   make a small labelled set of videos, shard it, train on it, evaluate; about ten minutes on two cores
+# make test   the whole test suite
+# make check  format, lint, types and tests: everything that a change must pass
+# Each of them first makes .venv with the versions of constraints.txt. A GPU is used where there is one.
+
+PYTHON ?= python3
+VENV ?= .venv
+DALI ?= cuda13
+DEMO ?= demo
+DEMO_VIDEOS ?= 40
+DEMO_STEPS ?= 600
+TESTS ?= tests
+
+PY = $(VENV)/bin/python
+READY = $(VENV)/.ready
+
+.PHONY: demo test check format env clean-demo
+
+env: $(READY)
+
+$(READY): constraints.txt setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is `$(PYTHON) -V 2>&1`: try make PYTHON=python3.11"; exit 1; }
+	@echo "== environment: $(VENV), several minutes the first time"
+	@test -x $(PY) && $(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV) 2>/dev/null; } || \
+	  { test "`id -u`" = 0 && apt-get -qq update && apt-get -qq install -y python3-venv >/dev/null && rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || \
+	  { echo "python3 -m venv does not work here: sudo apt-get install python3-venv"; exit 1; }
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(DALI),dev]"
+	@touch $@
+
+demo: $(READY)
+	@echo "== 1/5 videos: eight classes that differ only by how their shapes move"
+	$(PY) tools/make_demo_videos.py --out $(DEMO)/videos --videos-per-class $(DEMO_VIDEOS)
+	@echo "== 2/5 shards: whole scenes are held out for testing"
+	$(PY) tools/make_shards.py folder --raw $(DEMO)/videos --out $(DEMO)/shards --name demo \
+	  --group-pattern '^(scene[0-9]+)_' --test-fraction 0.25
+	$(PY) tools/check_shards.py $(DEMO)/shards
+	@echo "== 3/5 training: a narrow Res3D; no flips, for a flip turns left into right"
+	$(PY) train/main.py --data $(DEMO)/shards --preset tiny --no-flip --steps $(DEMO_STEPS) --out $(DEMO)/run --resume auto
+	@echo "== 4/5 evaluation: ten clips of each held-out video"
+	$(PY) tools/evaluate.py --checkpoint $(DEMO)/run/latest.pt --data $(DEMO)/shards --json $(DEMO)/run/evaluation.json
+	@echo "== 5/5 the result"
+	@$(PY) -c 'import json; r = json.load(open("$(DEMO)/run/evaluation.json")); \
+	  print("clip@1 {clip_at_1:.1%}  video@1 {video_at_1:.1%}  chance {chance:.1%}".format(**r))'
+	@echo "shards      $(DEMO)/shards"
+	@echo "checkpoint  $(DEMO)/run/latest.pt"
+	@echo "logs        $(DEMO)/run/metrics.jsonl and TensorBoard files beside it"
+
+test: $(READY)
+	$(PY) -m pytest $(TESTS)
+
+check: $(READY)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest $(TESTS)
+
+format: $(READY)
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+clean-demo:
+	rm -rf $(DEMO)

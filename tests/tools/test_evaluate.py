@@ -1,0 +1,105 @@
+"""tools/evaluate.py: the trainer's numbers again, a table for people, a file for machines."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.shard import ShardIndex
+from tests.train.conftest import SMALL, build_squares, read_metrics, run_program
+from tools.evaluate import main
+from train.main import main as train_main
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    return build_squares(tmp_path_factory.mktemp("squares"), classes={"left": -3, "right": 3}, num_groups=3)
+
+
+@pytest.fixture(scope="module")
+def trained(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two steps."""
+    out = tmp_path_factory.mktemp("run")
+    command = ["--data", str(squares.data_dir), "--out", str(out), *SMALL, "--steps", "2"]
+    result = CliRunner().invoke(train_main, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def evaluate(checkpoint: Path, data: Path, *options: str) -> Result:
+    command = ["--checkpoint", str(checkpoint), "--data", str(data), "--device", "cpu", "--num-threads", "1"]
+    return CliRunner().invoke(main, [*command, *options], catch_exceptions=False)
+
+
+def test_the_numbers_are_those_at_the_end_of_training(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:
+    result = evaluate(trained / "latest.pt", squares.data_dir, "--clips", "3", "--json", str(tmp_path / "e.json"))
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "e.json").read_text())
+    (final,) = read_metrics(trained, "final")
+    assert {name: found[name] for name in ("clip_at_1", "video_at_1", "video_at_5", "chance", "num_videos")} == {
+        name: final[name] for name in ("clip_at_1", "video_at_1", "video_at_5", "chance", "num_videos")
+    }
+
+
+def test_the_file_has_a_prediction_for_each_video(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:
+    evaluate(trained / "latest.pt", squares.data_dir, "--subset", "train", "--json", str(tmp_path / "e.json"))
+    found = json.loads((tmp_path / "e.json").read_text())
+    rows = squares.samples_of("1", "train")
+    assert sorted(p["source"] for p in found["predictions"]) == sorted(squares.source(row) for row in rows)
+    assert sum(map(sum, found["confusion"])) == len(rows)
+    for prediction in found["predictions"]:
+        assert sum(prediction["top5"].values()) == pytest.approx(1, abs=1e-5)
+        assert prediction["predicted"] == max(prediction["top5"], key=prediction["top5"].get)
+
+
+def test_the_table_names_every_class_with_aligned_columns(squares: ShardIndex, trained: Path) -> None:
+    lines = evaluate(trained / "latest.pt", squares.data_dir, "--clips", "1").stdout.splitlines()
+    table = lines[lines.index("") + 1 :]
+    assert [line.split()[0] for line in table] == ["class", "left", "right"]
+    column = table[0].index("video@1") + len("video@1")
+    assert all(line[column - 1] == "%" for line in table[1:])
+
+
+def test_other_classes_are_refused(trained: Path, tmp_path: Path) -> None:
+    other = build_squares(tmp_path, classes={"down": -3, "up": 3}, num_groups=2)
+    result = evaluate(trained / "latest.pt", other.data_dir)
+    assert result.exit_code == 1
+    assert "trained on 2 classes (left, right, …), squares has 2 (down, up, …)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--split", "7"], 2, "squares: split 7 does not exist; choose 1"),
+        (["--clips", "0"], 2, "--clips"),
+        (["--checkpoint", "nowhere.pt"], 1, "nowhere.pt does not exist"),
+    ],
+)
+def test_errors_name_the_value(squares: ShardIndex, trained: Path, options: list[str], code: int, message: str) -> None:
+    result = evaluate(trained / "latest.pt", squares.data_dir, *options)
+    assert result.exit_code == code
+    assert message in result.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:
+    options = ["--subset", "train", "--clips", "3", "--batch-size", "10"]
+    evaluate(trained / "latest.pt", squares.data_dir, *options, "--json", str(tmp_path / "one.json"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [
+        "tools/evaluate.py",
+        "--checkpoint",
+        str(trained / "latest.pt"),
+        "--data",
+        str(squares.data_dir),
+    ]
+    to_file = ["--device", "cpu", "--json", str(tmp_path / "two.json")]
+    done = run_program([*torchrun, *command, *options, *to_file])
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
+    assert len(two["predictions"]) == len(squares.samples_of("1", "train"))
+    for a, b in zip(one["predictions"], two["predictions"], strict=True):
+        assert a["key"] == b["key"]
+        assert b["top5"] == pytest.approx(a["top5"], abs=1e-5)

@@ -1,0 +1,105 @@
+"""A set of moving squares that trains in seconds, and the trainer as a function."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.build import BuildSettings, build_shards
+from pipeline.datasets import list_folder
+from pipeline.shard import ShardIndex, open_index
+from tests.numbered import write_video
+from train.main import main
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+OPTIONS = {
+    "--preset": "tiny",
+    "--model": "res3d10",
+    "--num-frames": "4",
+    "--crop-size": "32",
+    "--resize": "32",
+    "--batch-size": "4",
+    "--eval-every": "0",
+    "--eval-clips": "3",
+    "--num-threads": "1",
+    "--device": "cpu",
+}
+SMALL = [word for option in OPTIONS.items() for word in option]
+
+
+def moving_square(*, step: int, top: int, num_frames: int = 20) -> np.ndarray:
+    """A bright square that moves `step` pixels a frame to the right and around: uint8 [F, 48, 64, 3]."""
+    frames = np.full((num_frames, 48, 64, 3), 40, np.uint8)
+    for i in range(num_frames):
+        columns = (np.arange(12) + step * i) % 64
+        frames[i, top : top + 12, columns] = 220
+    return frames
+
+
+def build_squares(root: Path, *, classes: dict[str, int], num_groups: int = 6) -> ShardIndex:
+    """Shards of a video a class and group; the last third of the groups is the test side."""
+    for name, step in classes.items():
+        (root / "raw" / name).mkdir(parents=True)
+        for group in range(num_groups):
+            frames = moving_square(step=step, top=5 * group)
+            write_video(root / "raw" / name / f"g{group}_{name}.mp4", frames, vcodec="libx264", pix_fmt="yuv420p")
+    first_test = num_groups - max(num_groups // 3, 1)
+    test_groups = tuple(f"g{group}" for group in range(first_test, num_groups))
+    listing = list_folder(root / "raw", name="squares", group_pattern=r"^(g\d)", test_groups=test_groups)
+    build_shards(listing, root / "shards", BuildSettings(size=32), workers=1)
+    return open_index(root / "shards")
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    """Two classes: squares that move left and squares that move right."""
+    return build_squares(tmp_path_factory.mktemp("squares"), classes={"left": -3, "right": 3})
+
+
+@pytest.fixture(scope="session")
+def other_squares(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    """Another dataset, of three classes."""
+    root = tmp_path_factory.mktemp("other")
+    return build_squares(root, classes={"left": -2, "right": 2, "still": 0}, num_groups=2)
+
+
+Trainer = Callable[..., Result]
+
+
+@pytest.fixture
+def run_main(squares: ShardIndex) -> Trainer:
+    """Runs the trainer's command in this process on the squares; later options win."""
+
+    def run(out: Path, *options: str, data: Path | None = None) -> Result:
+        command = ["--data", str(data or squares.data_dir), "--out", str(out), *SMALL, *options]
+        return CliRunner().invoke(main, command, catch_exceptions=False)
+
+    return run
+
+
+def command_line(squares: ShardIndex, out: Path, *options: str, processes: int = 1) -> list[str]:
+    """The same as a program of its own, under torchrun for more than one process."""
+    python = [sys.executable]
+    if processes > 1:
+        python += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*python, "train/main.py", "--data", str(squares.data_dir), "--out", str(out), *SMALL, *options]
+
+
+def run_program(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run to the end, with one compute thread a process."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def read_metrics(out: Path, event: str) -> list[dict]:
+    """The lines of metrics.jsonl of one kind."""
+    lines = (json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == event]

@@ -1,0 +1,265 @@
+"""The trainer's command from outside: files, resuming, signals, ranks, errors."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from pipeline.shard import ShardIndex
+from tests.train.conftest import CHECKOUT, Trainer, command_line, read_metrics, run_program
+from train.checkpoint import load_checkpoint
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path)["model"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_leaves_its_checkpoint_metrics_and_configuration(run_main: Trainer, tmp_path: Path) -> None:
+    result = run_main(tmp_path / "run", "--steps", "4", "--eval-every", "2", "--json")
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed["step"] == 4
+    assert printed["finished"]
+    assert printed["chance"] == 0.5
+    assert [line["step"] for line in read_metrics(tmp_path / "run", "train")] == [1, 2, 3, 4]
+    assert [line["step"] for line in read_metrics(tmp_path / "run", "eval")] == [2]
+    assert [line["step"] for line in read_metrics(tmp_path / "run", "final")] == [4]
+    about = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert about["config"]["clip"] == {"num_frames": 4, "frame_stride": 2, "crop_size": 32, "resize": 32}
+    assert about["data"]["classes"] == ["left", "right"]
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    assert load_checkpoint(tmp_path / "run" / "latest.pt")["step"] == 4
+
+
+def test_the_last_lines_name_accuracy_chance_and_files(run_main: Trainer, tmp_path: Path) -> None:
+    result = run_main(tmp_path, "--steps", "1")
+    last = result.stdout.splitlines()[-5:]
+    assert [line.split()[0] for line in last] == ["clip@1", "video@1", "video@5", "checkpoint", "logs"]
+    assert "chance is 50.0%" in last[0]
+    assert "3 clips each of 4 videos" in last[1]
+
+
+def test_stopping_half_way_and_going_on_equals_not_stopping(run_main: Trainer, tmp_path: Path) -> None:
+    whole, rest = tmp_path / "whole", tmp_path / "rest"
+    run_main(whole, "--steps", "20", "--keep-every", "10")
+    assert run_main(rest, "--steps", "20", "--resume", str(whole / "step-10.pt")).exit_code == 0
+    assert same(weights_of(rest / "latest.pt"), weights_of(whole / "latest.pt"))
+    losses = [line["loss"] for line in read_metrics(whole, "train")]
+    assert [line["loss"] for line in read_metrics(rest, "train")] == losses[10:]
+    assert len(set(losses)) == 20
+
+
+def test_a_damaged_latest_falls_back_and_the_log_has_every_step_once(run_main: Trainer, tmp_path: Path) -> None:
+    run_main(tmp_path, "--steps", "6", "--keep-every", "3")
+    before = [(line["step"], line["loss"]) for line in read_metrics(tmp_path, "train")]
+    latest = weights_of(tmp_path / "latest.pt")
+    for name in ("latest.pt", "best.pt", "step-6.pt"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:1000])
+    result = run_main(tmp_path, "--steps", "6", "--resume", "auto")
+    assert result.exit_code == 0, result.output
+    assert f"checkpoint: {tmp_path / 'latest.pt'} cannot be read" in result.stdout
+    assert f"going on from {tmp_path / 'step-3.pt'} at step 3" in result.stdout
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path, "train")] == before
+    assert same(weights_of(tmp_path / "latest.pt"), latest)
+
+
+def test_resume_auto_without_a_checkpoint_starts_and_says_so(run_main: Trainer, tmp_path: Path) -> None:
+    result = run_main(tmp_path, "--steps", "1", "--resume", "auto")
+    assert result.exit_code == 0
+    assert "holds no checkpoint; starting at step 0" in result.stdout
+
+
+def test_a_run_is_not_overwritten_without_resume(run_main: Trainer, tmp_path: Path) -> None:
+    run_main(tmp_path, "--steps", "1")
+    result = run_main(tmp_path, "--steps", "1")
+    assert result.exit_code == 2
+    assert "already holds a run; add --resume auto" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed", "5"], "resume: seed is 5 but was 0; use 0 again or another --out"),
+        (["--model", "res3d18"], "resume: model.name is res3d18 but was res3d10"),
+        (["--frame-stride", "1"], "resume: clip.frame_stride is 1 but was 2"),
+        (["--steps", "1"], "resume: the checkpoint is at step 2; choose --steps of at least that"),
+    ],
+)
+def test_resuming_another_experiment_is_refused_in_one_line(
+    run_main: Trainer, tmp_path: Path, options: list[str], message: str
+) -> None:
+    run_main(tmp_path, "--steps", "2")
+    result = run_main(tmp_path, "--steps", "4", "--resume", "auto", *options)
+    assert result.exit_code == 1
+    assert [line for line in result.stderr.splitlines() if message in line]
+
+
+def test_resuming_on_other_shards_is_refused(run_main: Trainer, other_squares: ShardIndex, tmp_path: Path) -> None:
+    run_main(tmp_path / "run", "--steps", "1")
+    result = run_main(tmp_path / "run", "--steps", "2", "--resume", "auto", data=other_squares.data_dir)
+    assert result.exit_code == 1
+    assert "use the same shards or another --out" in result.stderr
+
+
+def test_a_changed_learning_rate_is_allowed_and_said(run_main: Trainer, tmp_path: Path) -> None:
+    run_main(tmp_path, "--steps", "1")
+    result = run_main(tmp_path, "--steps", "2", "--resume", "auto", "--lr", "0.5")
+    assert result.exit_code == 0
+    assert "resume: optim.lr is now 0.5, was 0.02" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--split", "4"], "split 4 does not exist; choose 1"),
+        (["--preset", "finetune-hmdb51"], "add --init-from CHECKPOINT"),
+        (["--resume", "nowhere.pt"], "nowhere.pt is no file; choose auto, never or a .pt file"),
+        (["--model", "res2d18"], "num_frames: 4, but res2d18 takes one frame; use 1"),
+        (["--preset", "huge"], "huge"),
+    ],
+)
+def test_wrong_usage_exits_2(run_main: Trainer, tmp_path: Path, options: list[str], message: str) -> None:
+    result = run_main(tmp_path, "--steps", "1", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_batch_that_ranks_cannot_share_is_wrong_usage(
+    run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    result = run_main(tmp_path, "--batch-size", "4")
+    assert result.exit_code == 2
+    assert "4 clips cannot be shared by 3 processes; choose a multiple of 3" in result.stderr
+
+
+def test_a_folder_without_shards_is_a_failure_of_one_line(run_main: Trainer, tmp_path: Path) -> None:
+    result = run_main(tmp_path / "run", data=tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_samples_and_saves_nothing(
+    run_main: Trainer, squares: ShardIndex, tmp_path: Path
+) -> None:
+    result = run_main(tmp_path, "--steps", "30", "--lr", "1e30", "--save-every", "1")
+    assert result.exit_code == 1
+    line = result.stderr.splitlines()[-1]
+    assert "the loss is" in line
+    assert any(squares.key(row) in line for row in range(squares.num_samples))
+    for path in tmp_path.glob("*.pt"):
+        assert load_checkpoint(path)["step"] < int(line.split("step ")[1].split(":")[0])
+
+
+def test_other_classes_get_a_new_fc_and_the_same_classes_keep_it(
+    run_main: Trainer, other_squares: ShardIndex, tmp_path: Path
+) -> None:
+    run_main(tmp_path / "base", "--steps", "1")
+    base = str(tmp_path / "base" / "latest.pt")
+    with_new = run_main(tmp_path / "new", "--steps", "1", "--init-from", base, data=other_squares.data_dir)
+    assert with_new.exit_code == 0, with_new.output
+    assert "new fc" in with_new.stdout
+    assert weights_of(tmp_path / "new" / "latest.pt")["head.weight"].shape[0] == 3
+    assert "fc included" in run_main(tmp_path / "kept", "--steps", "1", "--init-from", base).stdout
+    refused = run_main(tmp_path / "refused", "--steps", "1", "--init-from", base, "--model", "res3d18")
+    assert refused.exit_code == 1
+    assert "holds res3d10 of width 16" in refused.stderr
+
+
+@pytest.mark.slow
+def test_training_tells_left_from_right(run_main: Trainer, tmp_path: Path) -> None:
+    run_main(tmp_path, "--steps", "200", "--no-flip", "--batch-size", "8")
+    losses = [line["loss"] for line in read_metrics(tmp_path, "train")]
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+
+
+def start(command: list[str], out: Path, *, steps: int) -> subprocess.Popen[str]:
+    """Start a run and return when it has done so many steps."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    log, deadline = out / "metrics.jsonl", time.monotonic() + 120
+    while not log.is_file() or log.read_bytes().count(b"\n") < steps:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"{out} has not done {steps} steps in two minutes"
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_exits_0_and_the_run_goes_on(
+    squares: ShardIndex, tmp_path: Path, run_main: Trainer, number: signal.Signals
+) -> None:
+    process = start(command_line(squares, tmp_path, "--steps", "100000"), tmp_path, steps=3)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    step = load_checkpoint(tmp_path / "latest.pt")["step"]
+    assert step >= 3
+    assert f"stopped by a signal at step {step} of 100000 and saved" in output
+    assert [line["step"] for line in read_metrics(tmp_path, "train")] == list(range(1, step + 1))
+    result = run_main(tmp_path, "--steps", str(step + 1), "--resume", "auto")
+    assert result.exit_code == 0, result.output
+    assert load_checkpoint(tmp_path / "latest.pt")["step"] == step + 1
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both(squares: ShardIndex, tmp_path: Path) -> None:
+    process = start(command_line(squares, tmp_path, "--steps", "100000", processes=2), tmp_path, steps=3)
+    workers = {
+        worker.environ()["RANK"]: worker
+        for worker in psutil.Process(process.pid).children()
+        if "RANK" in worker.environ()
+    }
+    workers["1"].send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    step = load_checkpoint(tmp_path / "latest.pt")["step"]
+    assert [line["step"] for line in read_metrics(tmp_path, "train")] == list(range(1, step + 1))
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_and_scores_of_one(
+    squares: ShardIndex, tmp_path: Path, run_main: Trainer
+) -> None:
+    run_main(tmp_path / "base", "--steps", "3")
+    options = [
+        "--steps",
+        "5",
+        "--freeze-bn",
+        "--init-from",
+        str(tmp_path / "base" / "latest.pt"),
+        "--lr",
+        "0.005",
+    ]
+    run_main(tmp_path / "one", *options)
+    done = run_program(command_line(squares, tmp_path / "two", *options, processes=2))
+    assert done.returncode == 0, done.stderr
+    one, two = ([line["loss"] for line in read_metrics(tmp_path / name, "train")] for name in ("one", "two"))
+    assert len(one) == 5
+    assert two == pytest.approx(one, rel=1e-4)
+    (scored_by_one,), (scored_by_two,) = (read_metrics(tmp_path / name, "final") for name in ("one", "two"))
+    assert scored_by_two == scored_by_one
+
+
+@pytest.mark.slow
+def test_two_stopped_processes_go_on_as_one(squares: ShardIndex, tmp_path: Path, run_main: Trainer) -> None:
+    done = run_program(command_line(squares, tmp_path / "two", "--steps", "4", "--save-every", "2", processes=2))
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(tmp_path / "two", tmp_path / "one")
+    result = run_main(tmp_path / "one", "--steps", "6", "--resume", "auto")
+    assert result.exit_code == 0, result.output
+    assert [line["step"] for line in read_metrics(tmp_path / "one", "train")] == [1, 2, 3, 4, 5, 6]

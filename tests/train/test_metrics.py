@@ -1,0 +1,78 @@
+"""The record of a run: resumed logs, losses over ranks, throughput."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from train.metrics import (
+    MetricsLog,
+    OutcomeQueue,
+    StepOutcome,
+    Throughput,
+    bad_loss_message,
+    keep_lines_until,
+)
+from train.ranks import Ranks
+
+
+def steps_in(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_a_resumed_log_forgets_what_comes_again_and_a_line_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"event": "train", "step": s}) + "\n" for s in (1, 2, 3, 4)) + '{"event": "tr')
+    log = MetricsLog(tmp_path, start=2)
+    log.write("train", step=3, loss=0.5)
+    log.close()
+    assert steps_in(path) == [1, 2, 3]
+
+
+def test_a_log_that_does_not_exist_stays_so(tmp_path: Path) -> None:
+    keep_lines_until(tmp_path / "metrics.jsonl", step=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_json_does_not_have_become_null(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, start=0)
+    log.write("train", step=1, loss=math.nan, lr=0.1)
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+        "event": "train",
+        "step": 1,
+        "loss": None,
+        "lr": 0.1,
+    }
+
+
+def test_on_a_cpu_a_step_has_its_outcome_at_once() -> None:
+    queue = OutcomeQueue(Ranks())
+    samples, losses = np.array([4, 5]), torch.tensor([1.0, 2.0])
+    (outcome,) = queue.push(3, loss=torch.tensor(1.5), stop=True, samples=samples, losses=losses)
+    assert (outcome.step, outcome.loss, outcome.stop) == (3, 1.5, True)
+    assert queue.drain() == []
+
+
+def test_the_message_about_a_bad_loss_stays_one_line() -> None:
+    outcome = StepOutcome(8, math.nan, False, np.arange(2), torch.zeros(2))
+    keys = [f"{i:08d}" for i in range(30)]
+    message = bad_loss_message(outcome, keys=keys)
+    assert message.startswith("step 8: the loss is nan for samples 00000000, 00000001")
+    assert "00000019 and 10 more;" in message
+    assert "00000020" not in message
+
+
+def test_throughput_leaves_pauses_out(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    now_s = 100.0
+    monkeypatch.setattr("train.metrics.time.monotonic", lambda: now_s)
+    meter = Throughput()
+    now_s = 104.0
+    with meter.pause():
+        now_s = 154.0
+    now_s = 155.0
+    assert meter.read(50, data_wait_s=1.0) == {"clips_per_s": 10.0, "data_wait_s": 1.0, "data_wait": 0.2}
+    now_s = 157.0
+    assert meter.read(10, data_wait_s=1.5) == {"clips_per_s": 5.0, "data_wait_s": 0.5, "data_wait": 0.25}

@@ -1,0 +1,178 @@
+"""Score a checkpoint on videos: clip@1, video@1, video@5, every class."""
+
+import json
+import sys
+from pathlib import Path
+
+if not __package__:  # started by path: look in the checkout, not in tools/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import click
+import numpy as np
+import torch
+
+from pipeline.loader import LoaderError
+from pipeline.shard import ShardIndex, open_index
+from tools.terminal import Failed, progress
+from train.checkpoint import load_checkpoint
+from train.config import TrainConfig, from_dict
+from train.evaluation.video_level import VideoScores, evaluate
+from train.models import build_model
+from train.precision import channels_last
+from train.ranks import Ranks, from_torchrun, process_group
+from train.report import accuracy_lines
+
+EPILOG = """\b
+Examples:
+  python tools/evaluate.py --checkpoint runs/tiny/latest.pt --data shards/ucf101
+  torchrun --nproc-per-node 8 tools/evaluate.py --checkpoint runs/s1m/latest.pt --data shards/sports1m
+\b
+The network, the clips and the split are those of the checkpoint. clip@1 is of one centre clip; video@1 and
+video@5 of the softmax averaged over --clips evenly spaced ones. Accuracies in the JSON file are 0 to 1.
+"""
+
+
+@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run.")
+@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Shards.")
+@click.option("--split", help="Split of the dataset.  [default: the one trained on]")
+@click.option("--subset", default="test", type=click.Choice(["test", "train"]), help="Side of the split.")
+@click.option("--clips", default=10, type=click.IntRange(1), help="Clips a video.")
+@click.option("--batch-size", type=click.IntRange(1), help="GLOBAL: clips at a time.  [default: 16 a process]")
+@click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
+@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write predictions here.")
+def main(
+    *,
+    checkpoint: Path,
+    data: Path,
+    split: str | None,
+    subset: str,
+    clips: int,
+    batch_size: int | None,
+    num_threads: int,
+    device: str,
+    json_path: Path | None,
+) -> None:
+    """Score a checkpoint on videos: clip@1, video@1, video@5, every class."""
+    try:
+        ranks = from_torchrun(device)
+        index = open_index(data)
+        state = load_checkpoint(checkpoint)
+        config = from_dict(state["config"])
+        split = split or config.split
+        check_classes(state["classes"], index, checkpoint=checkpoint)
+        samples = samples_to_score(index, split=split, subset=subset)
+        with process_group(ranks):
+            scores = score(
+                state,
+                config,
+                index,
+                samples,
+                clips=clips,
+                global_batch_size=batch_size or 16 * ranks.world_size,
+                num_threads=num_threads,
+                ranks=ranks,
+            )
+    except (ValueError, OSError, LoaderError) as error:
+        raise Failed(str(error)) from None
+    if not ranks.is_main:
+        return
+    click.echo(f"{checkpoint} (step {state['step']}) on {index.name}, split {split}, {subset}")
+    for line in accuracy_lines(scores) + class_table(scores):
+        click.echo(line)
+    if json_path is not None:
+        about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": split}
+        write_json(json_path, scores, about=about | {"subset": subset})
+        click.echo(f"predictions {json_path}")
+
+
+def score(
+    state: dict,
+    config: TrainConfig,
+    index: ShardIndex,
+    samples: np.ndarray,
+    *,
+    clips: int,
+    global_batch_size: int,
+    num_threads: int,
+    ranks: Ranks,
+) -> VideoScores:
+    """Build the checkpoint's network and score `samples` with it."""
+    model = build_model(config.model, num_classes=len(index.classes))
+    model.load_state_dict(state["model"])
+    channels_last(model).to(ranks.device)
+    with progress("evaluating", quiet=not ranks.is_main) as tell:
+        scores = evaluate(
+            model,
+            index,
+            samples,
+            config.clip,
+            num_clips=clips,
+            global_batch_size=global_batch_size,
+            ranks=ranks,
+            mean=config.mean,
+            std=config.std,
+            num_threads=num_threads,
+            on_batch=lambda done, total: tell(done, total, "batches"),
+        )
+    assert scores is not None  # nothing interrupts it
+    return scores
+
+
+def samples_to_score(index: ShardIndex, *, split: str, subset: str) -> np.ndarray:
+    """Rows of one side of a split; a split that does not exist is wrong usage."""
+    try:
+        return index.samples_of(split, subset)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def check_classes(classes: list[str], index: ShardIndex, *, checkpoint: Path) -> None:
+    """Refuse to score outputs that mean something else.
+
+    Raises:
+        ValueError: The dataset's classes are not the checkpoint's, in the same order.
+    """
+    if classes != index.classes:
+        raise ValueError(
+            f"{checkpoint}: trained on {len(classes)} classes ({', '.join(classes[:3])}, …), {index.name} "
+            f"has {len(index.classes)} ({', '.join(index.classes[:3])}, …); choose shards of the same classes"
+        )
+
+
+def class_table(scores: VideoScores) -> list[str]:
+    """video@1 of every class that has videos, and what it is taken for most often, aligned."""
+    width = max(len(name) for name in scores.classes)
+    lines = ["", f"{'class':<{width}}  videos  video@1  most often taken for"]
+    for k, name in enumerate(scores.classes):
+        counts = scores.confusion[k].copy()
+        num_videos = int(counts.sum())
+        if not num_videos:
+            continue
+        counts[k] = 0
+        other = f"{scores.classes[int(counts.argmax())]} ({counts.max()})" if counts.any() else ""
+        lines.append(f"{name:<{width}}  {num_videos:6}  {scores.class_accuracy[k]:7.1%}  {other}".rstrip())
+    return lines
+
+
+def write_json(path: Path, scores: VideoScores, *, about: dict) -> None:
+    """Everything about an evaluation: accuracies, classes, confusion matrix, a prediction for each video."""
+    accuracy = {
+        name: None if np.isnan(value) else float(value)
+        for name, value in zip(scores.classes, scores.class_accuracy, strict=True)
+    }
+    result = {
+        **about,
+        **scores.summary(),
+        "class_accuracy": accuracy,
+        "confusion": scores.confusion.tolist(),  # row: class, column: predicted
+        "predictions": scores.predictions(),
+        "torch": torch.__version__,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

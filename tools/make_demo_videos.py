@@ -1,0 +1,153 @@
+"""Make a small labelled set of videos whose classes differ only by motion, for trying everything out."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+if not __package__:  # started by path: look in the checkout, not in tools/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import click
+import ffmpeg
+import numpy as np
+
+from pipeline.transcode import ffmpeg_exe
+from tools.demo_scenes import CLASSES, render_video
+from tools.terminal import Failed, progress
+
+FPS = 25
+HEIGHT, WIDTH = 96, 128
+SETTINGS_NAME = "demo.json"
+EPILOG = """\b
+Examples:
+  python tools/make_demo_videos.py                            # 8 classes of 40 videos in data/demo
+  python tools/make_demo_videos.py --out data/big --videos-per-class 200 --seed 7
+\b
+Files are OUT/<class>/<scene>_<class>.mp4; every scene moves once in each class. To keep a scene on one side:
+  python tools/make_shards.py folder --raw data/demo --name demo --group-pattern '^(scene[0-9]+)_'
+Train on them with --no-flip: mirrored, a move to the left is one to the right.
+"""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What decides the videos; kept in OUT/demo.json."""
+
+    videos_per_class: int = 40
+    num_frames: int = 48
+    seed: int = 0
+    height: int = HEIGHT
+    width: int = WIDTH
+
+
+@click.command(epilog=EPILOG)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("data/demo"), show_default=True)
+@click.option("--videos-per-class", type=click.IntRange(1, 999_999), default=40, show_default=True)
+@click.option("--frames", "num_frames", type=click.IntRange(2, 1000), default=48, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another one, other scenes.")
+@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count(), show_default="all cores")
+@click.option("--quiet", is_flag=True, help="Errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+def main(out: Path, *, workers: int, quiet: bool, as_json: bool, **settings: int) -> None:
+    """Make a small labelled set of videos whose classes differ only by motion.
+
+    Textured shapes go left, right, up or down, grow, shrink or spin over a drifting ground. One frame cannot
+    tell which; a 3D network learns it in minutes. Videos that are there already are kept.
+    """
+    wanted = DemoSettings(**settings)
+    check_folder(out, wanted)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / SETTINGS_NAME).write_text(json.dumps(asdict(wanted)) + "\n")
+    jobs = [
+        (out / class_name / f"scene{scene:03d}_{class_name}.mp4", class_name, wanted.seed * 1_000_000 + scene)
+        for scene in range(wanted.videos_per_class)
+        for class_name in CLASSES
+    ]
+    to_make = [job for job in jobs if not job[0].exists()]
+    for class_name in CLASSES:
+        (out / class_name).mkdir(exist_ok=True)
+    # Spawned, not forked: the progress bar has a thread.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with (
+            progress(str(out), quiet=quiet) as tell,
+            ProcessPoolExecutor(workers, mp_context=context) as pool,
+        ):
+            made = [pool.submit(make_video, *job, settings=wanted) for job in to_make]
+            for done, future in enumerate(made, start=1):
+                try:
+                    future.result()
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+                tell(done, len(to_make), "videos")
+    except (OSError, RuntimeError) as error:
+        raise Failed(str(error)) from None
+    except KeyboardInterrupt:
+        raise Failed("interrupted; run the same command again to go on") from None
+    result = {"out": str(out), "classes": CLASSES, "num_videos": len(jobs), "num_made": len(to_make)}
+    if as_json:
+        click.echo(json.dumps(result))
+    elif not quiet:
+        click.echo(f"{len(jobs)} videos of {len(CLASSES)} classes in {out}, {len(to_make)} of them made now")
+
+
+def check_folder(out: Path, wanted: DemoSettings) -> None:
+    """Refuse a folder that holds anything but a set with the same settings, whole or in part."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        found = json.loads((out / SETTINGS_NAME).read_text())
+    except (OSError, ValueError):
+        raise click.UsageError(f"{out}: holds something else than demo videos; choose another --out") from None
+    if found != asdict(wanted):
+        told = ", ".join(f"{name} {value}" for name, value in found.items())
+        raise click.UsageError(f"{out}: holds a set of other settings ({told}); choose another --out or remove it")
+
+
+def make_video(path: Path, class_name: str, scene_seed: int, *, settings: DemoSettings) -> None:
+    """Render and encode one video; it appears under its name only when whole."""
+    video = render_video(
+        class_name,
+        seed=scene_seed,
+        num_frames=settings.num_frames,
+        height=settings.height,
+        width=settings.width,
+    )
+    unfinished = path.with_name(f".{path.name}")
+    encode_video(video, unfinished)
+    unfinished.replace(path)
+
+
+def encode_video(video: np.ndarray, path: Path) -> None:
+    """Write uint8 [F, H, W, 3] as H.264 in MP4, 25 frames a second; the same bytes every time.
+
+    Raises:
+        RuntimeError: ffmpeg failed; its first line says why.
+    """
+    _, height, width, _ = video.shape
+    raw = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="rgb24", video_size=(width, height), framerate=FPS)
+    # Fine enough that what is left of a frame's coding does not betray how the frame moves.
+    film = raw.output(
+        str(path),
+        vcodec="libx264",
+        pix_fmt="yuv420p",
+        crf=16,
+        preset="veryfast",
+        threads=1,
+        fflags="+bitexact",
+    )
+    command = film.global_args("-loglevel", "error").overwrite_output().compile(cmd=ffmpeg_exe())
+    done = subprocess.run(command, input=video.tobytes(), capture_output=True)
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise RuntimeError(f"{path}: ffmpeg failed ({lines[0]}); try another ffmpeg, or none on PATH")
+
+
+if __name__ == "__main__":
+    main()

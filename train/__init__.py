@@ -1,0 +1,1 @@
+"""From a batch to a checkpoint: models, optimiser, evaluation and the trainer."""

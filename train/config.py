@@ -1,0 +1,127 @@
+"""TrainConfig: everything that decides what a run computes; no paths, devices or thread counts."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.clip import ClipSpec
+from train.models import ONE_FRAME_MODELS, ModelConfig
+from train.optim import OptimConfig, ScheduleConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run.
+
+    Attributes:
+        steps: Optimiser updates of the whole run.
+        global_batch_size: Clips of one update, over all ranks.
+        split: Name of the dataset's split.
+        flip: Mirror half of the training clips.
+        shuffle_window: Shuffle within a window of so many shards instead of the whole dataset.
+        mean, std: Clips are (pixel - mean) / std, pixels 0…255. The paper: 128, not scaled.
+        label_smoothing: Probability spread over all classes.
+        freeze_bn: BN uses its running statistics and leaves them alone; its scale and shift still train.
+        seed: Of the initial weights and of the plan.
+        eval_every: Steps between evaluations on one centre clip a video; 0 evaluates at the end only.
+        eval_clips: Clips a video in the evaluation at the end.
+        save_every: Steps between writes of latest.pt.
+        keep_every: Steps between step-N.pt files that stay; 0 keeps none.
+        log_every: Steps between lines of metrics.jsonl.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    clip: ClipSpec = field(default_factory=ClipSpec)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    steps: int = 90_000
+    global_batch_size: int = 20
+    split: str = "1"
+    flip: bool = True
+    shuffle_window: int | None = None
+    mean: float = 128.0
+    std: float = 1.0
+    label_smoothing: float = 0.0
+    freeze_bn: bool = False
+    seed: int = 0
+    eval_every: int = 5_000
+    eval_clips: int = 10
+    save_every: int = 1_000
+    keep_every: int = 0
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)} is not possible; choose at least {least}")
+        if self.model.name in ONE_FRAME_MODELS and self.clip.num_frames != 1:
+            raise ValueError(f"num_frames: {self.clip.num_frames}, but {self.model.name} takes one frame; use 1")
+
+
+LEAST = {"steps": 1, "global_batch_size": 1, "seed": 0, "eval_every": 0, "eval_clips": 1, "save_every": 1,
+         "keep_every": 0, "log_every": 1}  # fmt: skip
+
+NESTED = {"model": ModelConfig, "clip": ClipSpec, "optim": OptimConfig, "schedule": ScheduleConfig}
+
+# Options of the command that set a field of a nested dataclass: option -> (part, field).
+PARTS = {
+    "model": ("model", "name"),
+    "num_frames": ("clip", "num_frames"),
+    "frame_stride": ("clip", "frame_stride"),
+    "crop_size": ("clip", "crop_size"),
+    "resize": ("clip", "resize"),
+    "lr": ("optim", "lr"),
+}
+
+# A resumed run must agree on these, or it would silently be another experiment.
+FIXED = ("model", "clip", "global_batch_size", "split", "flip", "shuffle_window", "mean", "std", "seed")
+
+
+def override(config: TrainConfig, **values: Any) -> TrainConfig:
+    """The configuration with some fields replaced; None leaves a field as it is.
+
+    Args:
+        values: Fields of TrainConfig, or keys of PARTS.
+
+    Raises:
+        ValueError: A value is not possible; says which and what is.
+    """
+    changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    for option, (part, name) in PARTS.items():
+        if option in changes:
+            value = changes.pop(option)
+            changes.setdefault(f"{part}.", {})[name] = value
+    for part in NESTED:
+        if f"{part}." in changes:
+            changes[part] = dataclasses.replace(getattr(config, part), **changes.pop(f"{part}."))
+    return dataclasses.replace(config, **changes)
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Plain dicts, numbers and strings, for JSON and checkpoints."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """The inverse of `to_dict`.
+
+    Raises:
+        ValueError: A field is unknown, so another version of this code wrote it.
+    """
+    try:
+        parts = {part: build(**values[part]) for part, build in NESTED.items() if part in values}
+        return TrainConfig(**{**values, **parts})
+    except TypeError as error:
+        raise ValueError(f"config: {error}; it was written by another version of the trainer") from None
+
+
+def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ, nested ones as "optim.lr": (value, other value)."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, ours in to_dict(config).items():
+        theirs = to_dict(other)[name]
+        if isinstance(ours, dict):
+            found |= {f"{name}.{key}": (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key]}
+        elif ours != theirs:
+            found[name] = (ours, theirs)
+    return found

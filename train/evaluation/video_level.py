@@ -1,0 +1,255 @@
+"""Accuracy of one centre clip, and of the mean of many clips' softmax (arXiv:1708.05038, section 4)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.clip import ClipSpec
+from pipeline.loader import ClipLoader
+from pipeline.plan import EvalPlan
+from pipeline.shard import ShardIndex
+from train.precision import autocast
+from train.ranks import Ranks
+
+
+class ViewScores:
+    """Sums the softmax of every sample's views, on this rank; `reduce` adds the ranks up.
+
+    Args:
+        samples: Rows of the index that are scored, int64 [S], without repeats.
+        num_views: Clips that each of them gets.
+    """
+
+    def __init__(self, samples: np.ndarray, *, num_views: int, num_classes: int) -> None:
+        self.samples = np.sort(samples)
+        self.num_views = num_views
+        self.sums = torch.zeros(len(samples), num_classes)  # [S, K]
+        self.num_seen = torch.zeros(len(samples), dtype=torch.int64)  # [S]
+
+    def add(self, logits: Tensor, *, samples: np.ndarray, weights: Tensor) -> None:
+        """Count one batch: logits [N, K] of clips of `samples` [N]; those with weight 0 are padding."""
+        real = weights.cpu().bool()  # sync, as is the next line
+        probabilities = logits.float().softmax(dim=1).cpu()[real]
+        rows = torch.from_numpy(np.searchsorted(self.samples, samples))[real]
+        self.sums.index_add_(0, rows, probabilities)
+        self.num_seen.index_add_(0, rows, torch.ones_like(rows))
+
+    def reduce(self, ranks: Ranks) -> np.ndarray:
+        """Mean softmax of every sample over its views and all ranks: float32 [S, K], rows in ascending order.
+
+        A view that cannot be decoded has weight 0 and is left out; without any view the row is NaN.
+
+        Raises:
+            RuntimeError: Some sample was scored more than `num_views` times.
+        """
+        num_seen = ranks.sum(self.num_seen).cpu()  # collective
+        if bool((num_seen > self.num_views).any()):
+            row = int(num_seen.argmax())
+            raise RuntimeError(
+                f"evaluation: sample {self.samples[row]} was scored {int(num_seen[row])} times instead of "
+                f"{self.num_views}"
+            )
+        return (ranks.sum(self.sums).cpu() / num_seen[:, None]).numpy()  # collective; 0 / 0 is NaN
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """What a model made of one side of a split: S samples, which are segments of V videos, often one each.
+
+    Attributes:
+        classes: Names, K.
+        keys, videos: Per video the key of its first sample and its source path, V.
+        labels: int64 [V].
+        probabilities: float32 [V, K], softmax averaged over all clips of the video.
+        clip_labels, clip_predicted: int64 [S], of each sample's centre clip alone.
+        clips_per_video: Clips averaged for a video, at most.
+        num_unreadable: Samples left out because no clip of theirs could be decoded.
+    """
+
+    classes: list[str]
+    keys: list[str]
+    videos: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    clip_labels: np.ndarray
+    clip_predicted: np.ndarray
+    clips_per_video: int
+    num_unreadable: int = 0
+
+    @property
+    def clip_at_1(self) -> float:
+        """Share of centre clips whose likeliest class is right."""
+        return float((self.clip_labels == self.clip_predicted).mean())
+
+    @property
+    def video_at_1(self) -> float:
+        """Share of videos whose likeliest class is right."""
+        return self.video_at(1)
+
+    @property
+    def video_at_5(self) -> float:
+        """Share of videos whose class is among the five likeliest."""
+        return self.video_at(5)
+
+    def video_at(self, k: int) -> float:
+        """Share of videos whose class is among the `k` likeliest."""
+        return float((self.ranking[:, :k] == self.labels[:, None]).any(axis=1).mean())
+
+    @property
+    def chance(self) -> float:
+        """Expected top-1 accuracy of a uniform guess among the classes that occur; a part of UCF101 has few of its 101."""
+        return 1 / len(np.unique(self.labels))
+
+    @cached_property
+    def ranking(self) -> np.ndarray:
+        """Classes from the likeliest down, int64 [V, K]; of equals the lower number first."""
+        return np.argsort(-self.probabilities, axis=1, kind="stable")
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """Videos by class (row) and predicted class (column), int64 [K, K]."""
+        counts = np.zeros((len(self.classes),) * 2, np.int64)
+        np.add.at(counts, (self.labels, self.ranking[:, 0]), 1)
+        return counts
+
+    @property
+    def class_accuracy(self) -> np.ndarray:
+        """video@1 of each class, float64 [K]; NaN for a class without videos."""
+        num_videos = self.confusion.sum(axis=1)
+        return np.where(num_videos > 0, self.confusion.diagonal() / np.maximum(num_videos, 1), np.nan)
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the last lines of a run; accuracies 0…1."""
+        return {
+            "clip_at_1": self.clip_at_1,
+            "video_at_1": self.video_at_1,
+            "video_at_5": self.video_at_5,
+            "chance": self.chance,
+            "num_videos": len(self.videos),
+            "num_classes": len(self.classes),
+            "clips_per_video": self.clips_per_video,
+            "num_unreadable": self.num_unreadable,
+        }
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """Per video its key, source, label, prediction and the five likeliest classes, as names."""
+        return [
+            {
+                "key": key,
+                "source": video,
+                "label": self.classes[label],
+                "predicted": self.classes[order[0]],
+                "top5": {self.classes[k]: round(float(row[k]), 6) for k in order[:5]},
+            }
+            for key, video, label, order, row in zip(
+                self.keys, self.videos, self.labels, self.ranking, self.probabilities, strict=True
+            )
+        ]
+
+
+def combine(
+    index: ShardIndex,
+    samples: np.ndarray,
+    *,
+    probabilities: np.ndarray,
+    centre_probabilities: np.ndarray,
+    num_views: int,
+) -> VideoScores:
+    """Average the samples of each video, which are those with the same source.
+
+    Args:
+        samples: int64 [S], ascending.
+        probabilities, centre_probabilities: float32 [S, K], mean over the views; of the centre view.
+        num_views: Clips of each sample in `probabilities`.
+
+    Raises:
+        ValueError: Not one sample could be decoded.
+    """
+    readable = np.isfinite(probabilities).all(axis=1) & np.isfinite(centre_probabilities).all(axis=1)
+    num_unreadable = int((~readable).sum())
+    if num_unreadable == len(samples):
+        raise ValueError(f"{index.name}: none of the {len(samples)} samples could be scored; run tools/check_shards.py")
+    samples, probabilities = samples[readable], probabilities[readable]
+    centre_probabilities = centre_probabilities[readable]
+    videos, first, video_of = np.unique(index.sources[samples], return_index=True, return_inverse=True)
+    num_samples = np.bincount(video_of)  # [V]
+    sums = np.zeros((len(videos), probabilities.shape[1]), np.float64)
+    np.add.at(sums, video_of, probabilities)
+    return VideoScores(
+        classes=list(index.classes),
+        keys=[index.key(row) for row in samples[first]],
+        videos=[index.source(row) for row in samples[first]],
+        labels=index.labels[samples[first]].astype(np.int64),
+        probabilities=(sums / num_samples[:, None]).astype(np.float32),
+        clip_labels=index.labels[samples].astype(np.int64),
+        clip_predicted=centre_probabilities.argmax(axis=1),
+        clips_per_video=int(num_samples.max()) * num_views,
+        num_unreadable=num_unreadable,
+    )
+
+
+def views_per_sample(index: ShardIndex, samples: np.ndarray, *, num_clips: int) -> int:
+    """Clips of each sample so that a video gets about `num_clips`; of ten segments, one clip each will do."""
+    most_segments = int(np.unique(index.sources[samples], return_counts=True)[1].max())
+    return max(1, num_clips // most_segments)
+
+
+def evaluate(
+    model: nn.Module,
+    index: ShardIndex,
+    samples: np.ndarray,
+    clip: ClipSpec,
+    *,
+    num_clips: int,
+    global_batch_size: int,
+    ranks: Ranks,
+    mean: float = 128.0,
+    std: float = 1.0,
+    num_threads: int = 2,
+    interrupted: Callable[[], bool] | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> VideoScores | None:
+    """Score `samples` on all ranks together; every rank gets the same result. A collective.
+
+    clip@1 is always of one centre clip, so `num_clips` above 1 makes a second pass over the videos. The model
+    is left in eval mode.
+
+    Args:
+        samples: Rows of the index, int64 [S].
+        num_clips: Uniformly spaced clips of a video whose softmax is averaged.
+        interrupted: Asked once a batch on every rank, and must give all ranks the same answer.
+        on_batch: Told (batches done, batches in all).
+
+    Returns:
+        None when interrupted.
+    """
+    samples = np.sort(samples)
+    num_views = views_per_sample(index, samples, num_clips=num_clips)
+    passes = (1, num_views) if num_views > 1 else (1,)
+    plans = [EvalPlan(index, samples, clip, global_batch_size=global_batch_size, num_views=views) for views in passes]
+    total, done = sum(plan.num_steps for plan in plans), 0
+    model.eval()
+    means = []
+    for plan in plans:
+        scores = ViewScores(samples, num_views=plan.num_views, num_classes=len(index.classes))
+        loader = ClipLoader(
+            index, plan, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device,
+            num_threads=num_threads, mean=mean, std=std,
+        )  # fmt: skip
+        with loader, torch.no_grad():
+            for batch in loader:
+                if interrupted is not None and interrupted():
+                    return None
+                with autocast(ranks.device):
+                    logits = model(batch.clips)  # [N, K]
+                scores.add(logits, samples=batch.samples, weights=batch.weights)
+                done += 1
+                if on_batch is not None:
+                    on_batch(done, total)
+        means.append(scores.reduce(ranks))
+    return combine(index, samples, probabilities=means[-1], centre_probabilities=means[0], num_views=num_views)

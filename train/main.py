@@ -1,0 +1,294 @@
+"""The trainer: shards and a preset in, checkpoints and metrics out. Reads top to bottom."""
+
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # started by path: look in the checkout, not in train/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import click
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.loader import Batch, ClipLoader, LoaderError
+from pipeline.plan import TrainPlan
+from pipeline.shard import ShardIndex, open_index
+from train.checkpoint import check_same_run, data_identity, load_weights, save_checkpoint
+from train.config import TrainConfig, to_dict
+from train.evaluation.video_level import VideoScores, evaluate
+from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Throughput, TrainingError, bad_loss_message
+from train.models import build_model
+from train.optim import build_optimizer, lr_at, set_lr
+from train.options import EPILOG, configure, find_state, train_options
+from train.precision import autocast, channels_last, freeze_batch_norm
+from train.presets import NEEDS_WEIGHTS
+from train.progress import TrainProgress
+from train.ranks import Ranks, from_torchrun, process_group
+from train.report import last_lines, result, write_config
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before they take the machine away
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how a run happens; nothing here decides what it computes."""
+
+    ranks: Ranks
+    out: Path
+    num_threads: int
+    compile_model: bool
+    say: Callable[[str], None]  # prints a line, on rank 0 only
+    console: Console | None  # None: this rank shows no progress
+
+
+class Run:
+    """One training run as this rank sees it."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        index: ShardIndex,
+        here: Setting,
+        *,
+        state: dict[str, Any] | None = None,
+        weights: Path | None = None,
+    ) -> None:
+        """`state` is the checkpoint to go on from, `weights` that of another run to start from."""
+        self.config, self.index, self.here, self.ranks = config, index, here, here.ranks
+        device = self.ranks.device
+        self.stop_asked = False
+        self.handlers = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
+        torch.manual_seed(config.seed)
+        self.model = channels_last(build_model(config.model, num_classes=len(index.classes))).to(device)
+        if weights is not None and state is None:
+            fc_kept = load_weights(self.model, weights, classes=index.classes)
+            here.say(f"weights from {weights}, {'fc included' if fc_kept else 'new fc'}")
+        self.optimizer = build_optimizer(self.model, config.optim, fused=device.type == "cuda")
+        self.test_samples = index.samples_of(config.split, "test")
+        self.plan = TrainPlan(
+            index,
+            index.samples_of(config.split, "train"),
+            config.clip,
+            global_batch_size=config.global_batch_size,
+            seed=config.seed,
+            flip=config.flip,
+            shuffle_window=config.shuffle_window,
+        )
+        self.loader = ClipLoader(
+            index,
+            self.plan,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            device=device,
+            num_threads=here.num_threads,
+            mean=config.mean,
+            std=config.std,
+        )
+        self.step, self.best_accuracy = 0, -1.0  # updates done; best clip@1 so far
+        if state is not None:
+            self.step, self.best_accuracy = state["step"], state["best_accuracy"]
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.loader.load_state_dict(state["loader"])
+            torch.set_rng_state(state["rng"])
+        if here.compile_model:
+            self.model.compile()  # in place, so the names of weights stay
+        self.net: nn.Module = self.model
+        if self.ranks.world_size > 1:  # no broadcast of BN statistics: each rank has its own, rank 0's count
+            self.net = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+        self.outcomes, self.meter = OutcomeQueue(self.ranks), Throughput()
+        self.losses: list[float] = []  # since the last line of the log
+        self.log = MetricsLog(here.out, start=self.step) if self.ranks.is_main else None
+        self.progress = TrainProgress(total=config.steps, start=self.step, console=here.console, say=here.say)
+
+    def train(self) -> bool:
+        """Train to the last step; False when a signal stopped it earlier. Both ways latest.pt is written."""
+        config, stop = self.config, False
+        batches = iter(self.loader)
+        while self.step < config.steps and not stop:
+            outcomes = self.update(next(batches))
+            at_end = self.step == config.steps
+            eval_due = is_due(self.step, config.eval_every) and not at_end
+            save_due, keep_due = is_due(self.step, config.save_every), is_due(self.step, config.keep_every)
+            stop = any(outcome.stop for outcome in outcomes)  # all ranks read the same sum, so they agree
+            if at_end or eval_due or save_due or keep_due or stop:
+                outcomes += self.outcomes.drain()  # sync: the loss must be finite before anything is saved
+            for outcome in outcomes:
+                self.record(outcome)
+            with self.meter.pause():
+                if eval_due and not stop:
+                    stop = self.score(num_clips=1, event="eval") is None
+                if at_end or save_due or stop:
+                    self.save("latest.pt")
+                if keep_due:
+                    self.save(f"step-{self.step}.pt")
+        return not stop
+
+    def update(self, batch: Batch) -> list[StepOutcome]:
+        """One step of SGD; returns the outcomes that have become known by now."""
+        smoothing = self.config.label_smoothing
+        self.model.train()
+        if self.config.freeze_bn:
+            freeze_batch_norm(self.model)
+        set_lr(self.optimizer, self.lr_of(self.step))
+        with autocast(self.ranks.device):
+            logits = self.net(batch.clips)  # [N, K]
+        losses = F.cross_entropy(logits.float(), batch.labels, reduction="none", label_smoothing=smoothing)  # [N]
+        # DDP averages gradients over ranks; scaled so, that is the gradient of the global mean.
+        loss = (losses * batch.weights).sum() * (self.ranks.world_size / batch.num_real_global)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # collective: DDP averages gradients meanwhile
+        self.optimizer.step()
+        self.step += 1
+        return self.outcomes.push(
+            self.step, loss=loss, stop=self.stop_asked, samples=batch.samples, losses=losses
+        )  # collective
+
+    def record(self, outcome: StepOutcome) -> None:
+        """Check a step whose loss has become known, and write it down when a line is due."""
+        if not math.isfinite(outcome.loss):
+            bad = outcome.samples[~outcome.losses.isfinite().cpu().numpy()]  # sync, once
+            keys = self.ranks.gather([self.index.key(row) for row in bad])  # collective, once
+            raise TrainingError(bad_loss_message(outcome, keys=[key for part in keys for key in part]))
+        if self.log is None:
+            return
+        self.losses.append(outcome.loss)
+        if outcome.step % self.config.log_every:
+            return
+        batch_size, loss = self.config.global_batch_size, sum(self.losses) / len(self.losses)
+        speed = self.meter.read(len(self.losses) * batch_size, data_wait_s=self.loader.data_wait_s)
+        self.losses.clear()
+        self.log.write(
+            "train",
+            step=outcome.step,
+            epoch=(outcome.step - 1) * batch_size // self.plan.samples_per_epoch,
+            loss=loss,
+            lr=self.lr_of(outcome.step - 1),
+            num_replaced=self.loader.num_replaced,
+            **speed,
+        )
+        self.progress.update(outcome.step, loss=loss, **speed)
+
+    def score(self, *, num_clips: int, event: str) -> VideoScores | None:
+        """Accuracy of rank 0's model on the test side; keeps the best as best.pt. None when asked to stop."""
+        self.ranks.broadcast_buffers(self.model)  # collective
+        scores = evaluate(
+            self.model,
+            self.index,
+            self.test_samples,
+            self.config.clip,
+            num_clips=num_clips,
+            global_batch_size=self.config.global_batch_size,
+            ranks=self.ranks,
+            mean=self.config.mean,
+            std=self.config.std,
+            num_threads=self.here.num_threads,
+            interrupted=lambda: self.ranks.any(self.stop_asked),  # collective, once a batch
+        )
+        if scores is None:
+            return None
+        if self.log is not None:
+            self.log.write(event, step=self.step, **scores.summary())
+            self.progress.message(f"step {self.step}  clip@1 {scores.clip_at_1:.1%}  (chance {scores.chance:.1%})")
+        # Chosen by the test side, as these sets have no validation side: report latest.pt's accuracy.
+        if scores.clip_at_1 > self.best_accuracy:
+            self.best_accuracy = scores.clip_at_1
+            self.save("best.pt")
+        return scores
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint, on rank 0."""
+        if self.ranks.is_main:
+            state = {
+                "step": self.step,
+                "best_accuracy": self.best_accuracy,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "loader": self.loader.state_dict(),
+                "rng": torch.get_rng_state(),
+                "config": to_dict(self.config),
+                "data": data_identity(self.index),
+                "classes": list(self.index.classes),
+            }
+            save_checkpoint(self.here.out / name, state)
+
+    def lr_of(self, step: int) -> float:
+        """Base learning rate of the update after `step` updates."""
+        return lr_at(step, self.config.schedule, lr=self.config.optim.lr, num_steps=self.config.steps)
+
+    def close(self) -> None:
+        """Stop the loader, finish the logs, give the signals back."""
+        self.loader.close()
+        self.progress.close()
+        if self.log is not None:
+            self.log.close()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def _ask_to_stop(self, *_: Any) -> None:
+        self.stop_asked = True
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something done every so many steps is due; never for 0."""
+    return every > 0 and step % every == 0
+
+
+@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@train_options
+def main(
+    *,
+    data: Path,
+    preset: str,
+    out: Path,
+    resume: str,
+    init_from: Path | None,
+    num_threads: int,
+    device: str,
+    compile_model: bool | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a 3D convnet on shards. Options left out keep the preset's value."""
+    who = ""
+    try:
+        ranks = from_torchrun(device)
+        who = "" if ranks.is_main else f"rank {ranks.rank}: "
+        say = partial(click.echo, err=as_json) if ranks.is_main else lambda line: None
+        console = Console(stderr=as_json) if ranks.is_main else None
+        index = open_index(data)
+        config = configure(preset, index, world_size=ranks.world_size, **options)
+        state = find_state(resume, out, say=say)
+        if state is not None:
+            check_same_run(state, config, index=index, say=say)
+        elif preset in NEEDS_WEIGHTS and init_from is None:
+            raise click.UsageError(f"--preset {preset}: starts from trained weights; add --init-from CHECKPOINT")
+        compile_model = ranks.device.type == "cuda" if compile_model is None else compile_model
+        here = Setting(ranks, out, num_threads, compile_model, say, console)
+        with process_group(ranks):
+            if ranks.is_main:
+                write_config(out / "config.json", config, preset=preset, index=index, ranks=ranks)
+            with closing(Run(config, index, here, state=state, weights=init_from)) as run:
+                scores = run.score(num_clips=config.eval_clips, event="final") if run.train() else None
+    except (ValueError, OSError, LoaderError) as error:
+        raise click.ClickException(f"{who}{error}") from None
+    for line in last_lines(out, scores, step=run.step, steps=config.steps):
+        say(line)
+    if as_json and ranks.is_main:
+        click.echo(json.dumps(result(out, scores, step=run.step, best_accuracy=run.best_accuracy)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""What a model costs: parameters, and multiply-adds of one clip."""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trained numbers; BN's running statistics are not among them."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_multiply_adds(model: nn.Module, *, clip_shape: tuple[int, int, int, int]) -> int:
+    """Multiply-adds of convolutions, shortcuts included, and fully connected layers for a clip (3, T, H, W).
+
+    The model is not run: build it under `torch.device("meta")` and counting takes milliseconds.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *clip_shape, device=device))
+    model.train(was_training)
+    return counter.get_total_flops() // 2  # the counter takes a multiply-add for two operations

@@ -1,0 +1,114 @@
+"""The trainer's command line: its options, and what becomes of them before a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.shard import ShardIndex
+from train.checkpoint import load_checkpoint, load_latest
+from train.config import TrainConfig, override
+from train.models import MODELS
+from train.presets import PRESETS
+
+EPILOG = """\b
+Examples:
+  python train/main.py --data shards/ucf101 --preset tiny --out runs/tiny
+  torchrun --nproc-per-node 8 train/main.py --data shards/sports1m --preset sports1m --out runs/s1m
+  python train/main.py --data shards/hmdb51 --split 2 --preset finetune-hmdb51 --out runs/hmdb51-2 \\
+      --init-from runs/s1m/latest.pt
+\b
+SIGTERM and SIGUSR1 finish the step, save and exit 0; --resume auto then goes on as if nothing had happened.
+A signal to one process stops all of a run. torchrun passes SIGTERM on to them, but itself ends with exit code 1.
+Exit codes: 0 done or stopped by such a signal, 1 failure, 2 wrong usage.
+"""
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+# fmt: off
+OPTIONS = [
+    click.option("--data", required=True, type=FOLDER, help="Folder of shards."),
+    click.option("--preset", required=True, type=click.Choice(list(PRESETS)), help="Recipe."),
+    click.option("--out", required=True, type=NEW_FOLDER, help="Folder of the run."),
+    click.option("--steps", type=int, help="Updates of the whole run. A cosine ends there; breakpoints of a "
+                 "step schedule, and the warm-up, stay where the preset has them."),
+    click.option("--resume", default="never", help="auto (from OUT if it has one), never, or a checkpoint."),
+    click.option("--init-from", type=FILE,
+                 help="Start from this checkpoint's weights; new fc unless the classes are the same."),
+    click.option("--split", help="Split of the dataset.  [default: 1, else its first]"),
+    click.option("--batch-size", "global_batch_size", type=int,
+                 help="GLOBAL: clips of an update, all processes together."),
+    click.option("--lr", type=float, help="Base learning rate; nothing rescales it with the batch size."),
+    click.option("--seed", type=int, help="Of the initial weights and of the order of clips."),
+    click.option("--model", type=click.Choice(list(MODELS)), help="Network."),
+    click.option("--num-frames", type=int, help="Frames of a clip."),
+    click.option("--frame-stride", type=int, help="Source frames from one taken frame to the next."),
+    click.option("--crop-size", type=int, help="Height and width of a clip, pixels."),
+    click.option("--resize", type=int, help="Height of a frame before the crop, pixels."),
+    click.option("--flip/--no-flip", default=None, show_default=False, help="Mirror half of the clips."),
+    click.option("--freeze-bn", is_flag=True, default=None, show_default=False,
+                 help="BN uses its running statistics and leaves them alone."),
+    click.option("--shuffle-window", type=int, help="Shuffle within so many shards only, for slow disks."),
+    click.option("--eval-every", type=int, help="Steps between evaluations; 0: only at the end."),
+    click.option("--eval-clips", type=int, help="Clips a video in the evaluation at the end."),
+    click.option("--save-every", type=int, help="Steps between writes of latest.pt."),
+    click.option("--keep-every", type=int, help="Steps between step-N.pt files that stay; 0: none."),
+    click.option("--log-every", type=int, help="Steps between lines of metrics.jsonl."),
+    click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process."),
+    click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]),
+                 help="auto takes a GPU if there is one."),
+    click.option("--compile/--no-compile", "compile_model", default=None, show_default=False,
+                 help="torch.compile.  [default: on a GPU]"),
+    click.option("--json", "as_json", is_flag=True, help="The result as JSON; other lines go to stderr."),
+]
+# fmt: on
+
+
+def train_options(command: Callable) -> Callable:
+    """All options of the trainer, in the order of its help."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def find_state(resume: str, out: Path, *, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The state of the checkpoint that --resume asks for; None to start at step 0."""
+    if resume == "never":
+        if any(out.glob("*.pt")):
+            raise click.UsageError(f"--out: {out} already holds a run; add --resume auto to go on, or choose another")
+        return None
+    if resume != "auto":
+        if not Path(resume).is_file():
+            raise click.UsageError(f"--resume: {resume} is no file; choose auto, never or a .pt file")
+        return load_checkpoint(Path(resume))
+    found = load_latest(out, say=say)
+    say(
+        f"going on from {found[0]} at step {found[1]['step']}"
+        if found
+        else f"{out} holds no checkpoint; starting at step 0"
+    )
+    return found[1] if found else None
+
+
+def configure(preset: str, index: ShardIndex, *, world_size: int, split: str | None, **options: Any) -> TrainConfig:
+    """The preset with the command line's changes, checked against the dataset and the ranks.
+
+    Raises:
+        click.UsageError: Something does not fit; says what and the way out.
+    """
+    split = split or ("1" if "1" in index.split_names else index.split_names[0])
+    try:
+        for subset in ("train", "test"):
+            index.samples_of(split, subset)
+        config = override(PRESETS[preset], split=split, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if config.global_batch_size % world_size:
+        raise click.UsageError(
+            f"--batch-size: {config.global_batch_size} clips cannot be shared by {world_size} processes; "
+            f"choose a multiple of {world_size}"
+        )
+    return config

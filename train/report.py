@@ -1,0 +1,70 @@
+"""What a run leaves for people: config.json at its start, the last lines and the JSON result at its end."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pipeline
+from pipeline.shard import ShardIndex
+from train.checkpoint import data_identity
+from train.config import TrainConfig, to_dict
+from train.evaluation.video_level import VideoScores
+from train.ranks import Ranks
+
+
+def write_config(path: Path, config: TrainConfig, *, preset: str, index: ShardIndex, ranks: Ranks) -> None:
+    """config.json: what the run was asked to do, and with what."""
+    on_gpu = ranks.device.type == "cuda"
+    about = {
+        "preset": preset,
+        "config": to_dict(config),
+        "data": data_identity(index) | {"classes": index.classes},
+        "world_size": ranks.world_size,
+        "device": torch.cuda.get_device_name(ranks.device) if on_gpu else "cpu",
+        "versions": {
+            "res3d-video": pipeline.__version__,
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "python": platform.python_version(),
+        },
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def accuracy_lines(scores: VideoScores) -> list[str]:
+    """Accuracies with the chance level beside them, aligned."""
+    views, num_videos = scores.clips_per_video, len(scores.videos)
+    lines = [
+        f"clip@1      {scores.clip_at_1:6.1%}   one centre clip; chance is {scores.chance:.1%}",
+        f"video@1     {scores.video_at_1:6.1%}   {views} clips each of {num_videos} videos",
+        f"video@5     {scores.video_at_5:6.1%}",
+    ]
+    if scores.num_unreadable:
+        lines.append(f"unreadable  {scores.num_unreadable} samples, left out; see tools/check_shards.py")
+    return lines
+
+
+def last_lines(out: Path, scores: VideoScores | None, *, step: int, steps: int) -> list[str]:
+    """How a run ended and where its files are; `scores` is None when a signal stopped it."""
+    stopped = f"stopped by a signal at step {step} of {steps} and saved; --resume auto goes on from there"
+    return [
+        *(accuracy_lines(scores) if scores is not None else [stopped]),
+        f"checkpoint  {out / 'latest.pt'}",
+        f"logs        {out / 'metrics.jsonl'}, tensorboard --logdir {out / 'tensorboard'}",
+    ]
+
+
+def result(out: Path, scores: VideoScores | None, *, step: int, best_accuracy: float) -> dict[str, Any]:
+    """What --json prints."""
+    return {
+        "out": str(out),
+        "checkpoint": str(out / "latest.pt"),
+        "step": step,
+        "finished": scores is not None,
+        "best_clip_at_1": best_accuracy if best_accuracy >= 0 else None,
+        **(scores.summary() if scores is not None else {}),
+    }
