@@ -47,3 +47,25 @@ def numbered_listing(raw: Path) -> Listing:
 def build_numbered(raw: Path, out: Path, **settings: object) -> ShardIndex:
     build_shards(numbered_listing(raw), out, BuildSettings(**settings), workers=2)
     return open_index(out)
+
+
+@pytest.fixture(scope="session")
+def ucf_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A UCF101 of six numbered videos in two classes, with the official lists' form: CRLF, labels from 1."""
+    raw = tmp_path_factory.mktemp("ucf") / "ucf101"
+    lists = raw / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_bytes(b"1 ApplyEyeMakeup\r\n2 HandstandPushups\r\n")
+    train, test = [], []
+    for label, (name, spelt) in enumerate([("ApplyEyeMakeup",) * 2, ("HandstandPushups", "HandStandPushups")], start=1):
+        folder = raw / "UCF-101" / name
+        folder.mkdir(parents=True)
+        for group in (1, 2, 3):
+            video = f"v_{spelt}_g{group:02d}_c01.avi"
+            write_numbered_video(folder / video, 20 + group, vcodec="mpeg4")
+            (test if group == 3 else train).append(f"{name}/{video}" + ("" if group == 3 else f" {label}"))
+    test.append("HandstandPushups/v_HandStandPushups_g09_c01.avi")  # named, but not there
+    for split in (1, 2, 3):
+        (lists / f"trainlist0{split}.txt").write_bytes("".join(f"{line}\r\n" for line in train).encode())
+        (lists / f"testlist0{split}.txt").write_bytes("".join(f"{line}\r\n" for line in test).encode())
+    return raw

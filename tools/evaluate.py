@@ -1,11 +1,16 @@
 """Score a checkpoint on videos: clip@1, video@1, video@5, every class."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 if not __package__:  # started by path: look in the checkout, not in tools/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+# Threads that wait must sleep: spinning ones take the cores from decoding, and on two busy cores training falls to a
+# tenth of its speed (docs/decisions/0004-threads-that-wait-sleep.md). Read by OpenMP when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import click
 import numpy as np

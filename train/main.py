@@ -1,6 +1,7 @@
 """The trainer: shards and a preset in, checkpoints and metrics out. Reads top to bottom."""
 
 import json
+import os
 import math
 import signal
 import sys
@@ -13,6 +14,10 @@ from typing import Any
 
 if not __package__:  # started by path: look in the checkout, not in train/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+# Threads that wait must sleep: spinning ones take the cores from decoding, and on two busy cores training falls to a
+# tenth of its speed (docs/decisions/0004-threads-that-wait-sleep.md). Read by OpenMP when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import click
 import torch

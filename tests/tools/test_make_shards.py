@@ -8,34 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.shard import open_index
-from tests.numbered import write_numbered_video
 from tools import check_shards, make_shards
 
 
 def run(command: object, *words: object) -> Result:
     return CliRunner().invoke(command, [str(word) for word in words])
-
-
-@pytest.fixture(scope="session")
-def ucf_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A UCF101 of six numbered videos in two classes, with the official lists' form: CRLF, labels from 1."""
-    raw = tmp_path_factory.mktemp("ucf") / "ucf101"
-    lists = raw / "ucfTrainTestlist"
-    lists.mkdir(parents=True)
-    (lists / "classInd.txt").write_bytes(b"1 ApplyEyeMakeup\r\n2 HandstandPushups\r\n")
-    train, test = [], []
-    for label, (name, spelt) in enumerate([("ApplyEyeMakeup",) * 2, ("HandstandPushups", "HandStandPushups")], start=1):
-        folder = raw / "UCF-101" / name
-        folder.mkdir(parents=True)
-        for group in (1, 2, 3):
-            video = f"v_{spelt}_g{group:02d}_c01.avi"
-            write_numbered_video(folder / video, 20 + group, vcodec="mpeg4")
-            (test if group == 3 else train).append(f"{name}/{video}" + ("" if group == 3 else f" {label}"))
-    test.append("HandstandPushups/v_HandStandPushups_g09_c01.avi")  # named, but not there
-    for split in (1, 2, 3):
-        (lists / f"trainlist0{split}.txt").write_bytes("".join(f"{line}\r\n" for line in train).encode())
-        (lists / f"testlist0{split}.txt").write_bytes("".join(f"{line}\r\n" for line in test).encode())
-    return raw
 
 
 def test_ucf101_is_stored_once_with_its_splits_as_columns(ucf_raw: Path, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ class VideoScores:
 
     @property
     def chance(self) -> float:
-        """Expected top-1 accuracy of a uniform guess among the classes that occur; a part of UCF101 has few of its 101."""
+        """Top-1 accuracy of a uniform guess among the classes that occur; part of UCF101 has few of its 101."""
         return 1 / len(np.unique(self.labels))
 
     @cached_property

@@ -1,0 +1,84 @@
+"""Data flows left to right, imports point right to left; and other promises about the tree."""
+
+import ast
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PACKAGES = {"pipeline": {"pipeline"}, "train": {"train", "pipeline"}, "tools": {"tools", "train", "pipeline"}}
+MODULES = sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
+COMMANDS = sorted(
+    p for p in [*(CHECKOUT / "tools").glob("*.py"), CHECKOUT / "train/main.py"] if "def main(" in p.read_text()
+)
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_imports_point_from_right_to_left(path: Path) -> None:
+    allowed = PACKAGES[dotted(path).split(".")[0]]
+    ours = {name.split(".")[0] for name in imports_of(path)} & set(PACKAGES)
+    assert ours <= allowed
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_the_examples_in_docstrings_are_true(path: Path) -> None:
+    assert doctest.testmod(importlib.import_module(dotted(path))).failed == 0
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p not in COMMANDS], ids=dotted)
+def test_libraries_do_not_print_exit_or_read_the_environment(path: Path) -> None:
+    if dotted(path) in ("tools.terminal",):  # how commands talk
+        return
+    called = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+    assert not called & {"print", "sys.exit", "exit", "click.echo"}
+    if dotted(path) != "train.ranks":
+        assert "os.environ" not in path.read_text()
+        assert "os.getenv" not in path.read_text()
+
+
+def test_no_module_is_named_like_a_standard_one() -> None:
+    assert not {path.stem for path in MODULES} & set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=dotted)
+def test_every_command_starts_by_path_and_as_a_module_and_has_examples(path: Path, tmp_path: Path) -> None:
+    by_path = subprocess.run([sys.executable, path, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    as_module = subprocess.run(
+        [sys.executable, "-m", dotted(path), "--help"], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert by_path.stdout.splitlines()[1:] == as_module.stdout.splitlines()[1:]
+    assert "Examples:" in by_path.stdout
+
+
+def test_every_console_command_of_setup_cfg_exists() -> None:
+    entries = re.findall(r"^    res3d-[\w-]+ = ([\w.]+):(\w+)$", (CHECKOUT / "setup.cfg").read_text(), re.MULTILINE)
+    assert {module for module, _ in entries} == {dotted(path) for path in COMMANDS}
+    assert all(callable(getattr(importlib.import_module(module), name)) for module, name in entries)
+
+
+def test_the_trainer_can_be_read_in_one_sitting() -> None:
+    assert len((CHECKOUT / "train/main.py").read_text().splitlines()) < 300
+
+
+def test_no_media_is_committed() -> None:
+    files = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True).stdout.split("\n")
+    assert not [f for f in files if re.search(r"\.(avi|mp4|mkv|webm|mov|mpg|jpg|tar|npy|pt)$", f)]
