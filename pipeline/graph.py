@@ -18,6 +18,7 @@ class GraphSpec:
 
     Attributes:
         num_slots: S, strips a clip may need (`filmstrip.max_slots`).
+        whole_strips: Decode whole strips; else only the tiles and, where nothing is resized, the columns of the crop.
         stored_size: Pixels that `clip.resize` scales from.
         gpu: CUDA device, or None for the CPU.
         mean, std: Per channel, RGB; clips come as (value - mean) / std.
@@ -27,16 +28,12 @@ class GraphSpec:
     clip: ClipSpec
     layout: StripLayout
     num_slots: int
+    whole_strips: bool
     stored_size: int
     gpu: int | None
     num_threads: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-    @property
-    def crops_while_decoding(self) -> bool:
-        """A CPU decodes only the tiles and columns that the crop needs, at twice the speed; nvJPEG whole pictures."""
-        return self.gpu is None
 
     @property
     def resizes(self) -> bool:
@@ -54,7 +51,7 @@ def build_graph(spec: GraphSpec, source: Callable[[], tuple[list[Any], ...]]) ->
     """
     pipe = Pipeline(spec.batch_size, spec.num_threads, spec.gpu, prefetch_queue_depth=2)
     with pipe:
-        width = 3 if spec.crops_while_decoding else 1  # a slot is a JPEG and, to decode a part of it, two corners
+        width = 1 if spec.whole_strips else 3  # a slot is a JPEG and, to decode a part of it, two corners
         columns = fn.external_source(source, num_outputs=width * spec.num_slots + 4, batch=True)
         slots = [columns[width * s : width * (s + 1)] for s in range(spec.num_slots)]
         order, flip, *window = columns[width * spec.num_slots :]  # the window is two corners, or two crop positions
@@ -98,7 +95,7 @@ def decode(jpeg: Any, start: Any = None, end: Any = None, *, device: str) -> Any
 
 def cuts_columns(spec: GraphSpec) -> bool:
     """Whether decoding leaves just the crop's columns; a resize needs their neighbours too."""
-    return spec.crops_while_decoding and not spec.resizes
+    return not spec.whole_strips and not spec.resizes
 
 
 def graph_inputs(
@@ -128,7 +125,7 @@ def graph_inputs(
         first, last = clips.first_tile[:, s] * layout.tile_height, clips.last_tile[:, s] * layout.tile_height
         x_first, x_last = (x, x + crop) if cuts_columns(spec) else (zeros, zeros + layout.tile_width)
         columns.append(pictures)
-        if spec.crops_while_decoding:
+        if not spec.whole_strips:
             columns += [_rows(np.int32, first, x_first), _rows(np.int32, last, x_last)]
     columns += [list(clips.order.astype(np.int32)), list(flip.astype(np.int32))]
     if spec.resizes:

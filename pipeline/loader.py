@@ -1,5 +1,6 @@
 """ClipLoader: iterate batches of clips, on a GPU or a CPU, and go on exactly where a state says."""
 
+import itertools
 import queue
 import threading
 import time
@@ -9,22 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import simplejpeg
 import torch
 from torch import Tensor
 
-from pipeline.clip import frame_indices, num_starts
-from pipeline.filmstrip import ClipStrips, blank_tile, clip_strips, max_slots
 from pipeline.graph import GraphSpec, build_graph, graph_inputs
-from pipeline.plan import Plan, PlannedClips, crop_room, rank_rows
-from pipeline.shard import ShardIndex, StripReader
+from pipeline.plan import Plan, rank_rows
+from pipeline.shard import ShardIndex
+from pipeline.step_reader import LoaderError, ReadStep, StepReader
 
-MAX_REPLACEMENTS = 100  # bad samples in a row before the loader says that the data is broken
+__all__ = ["Batch", "ClipLoader", "LoaderError"]
+
+STEPS_UNDERWAY = 4  # more than DALI prefetches; where to look for the picture that it failed on
 QUEUE_POLL_S = 0.2
-
-
-class LoaderError(RuntimeError):
-    """The loader cannot go on; the message is one line."""
 
 
 @dataclass
@@ -50,17 +47,6 @@ class Batch:
     num_real_global: int
 
 
-@dataclass
-class _Prepared:
-    """A step ready to be decoded: its clips after replacement, the graph's inputs."""
-
-    step: int
-    clips: PlannedClips
-    strips: np.ndarray  # int64 [N, S], strips of the index; -1 for a blank
-    inputs: tuple[list[Any], ...]
-    num_real_global: int
-
-
 class ClipLoader:
     """Batches of a plan, prepared ahead in a thread of its own.
 
@@ -74,6 +60,9 @@ class ClipLoader:
         num_threads: DALI's CPU threads.
         prefetch: Batches that wait ready at most.
         mean, std: One value, or three (RGB). The paper subtracts 128 and does not scale (section 3).
+
+        whole_strips: Decode whole strips and cut afterwards. The default does so on a GPU: nvJPEG wants whole pictures,
+            while a CPU decodes just the tiles and columns of the crop in half the time.
 
     Raises:
         ValueError: The ranks cannot share the global batch.
@@ -98,25 +87,27 @@ class ClipLoader:
         prefetch: int = 2,
         mean: float | tuple[float, ...] = 128.0,
         std: float | tuple[float, ...] = 1.0,
+        whole_strips: bool | None = None,
     ) -> None:
         self._index, self._plan = index, plan
-        self._rows = rank_rows(plan.global_batch_size, rank=rank, world_size=world_size)
-        self.batch_size = self._rows.stop - self._rows.start
+        rows = rank_rows(plan.global_batch_size, rank=rank, world_size=world_size)
+        self.batch_size = rows.stop - rows.start
         self.device = torch.device(device)
+        on_gpu = self.device.type == "cuda"
+        whole_strips = on_gpu if whole_strips is None else whole_strips
+        self._reader = StepReader(index, plan, rows=rows, whole_strips=whole_strips)
         self._graph = GraphSpec(
             batch_size=self.batch_size,
             clip=plan.spec,
             layout=index.layout,
-            num_slots=max_slots(plan.stored_spec, index.layout),
+            num_slots=self._reader.num_slots,
+            whole_strips=whole_strips,
             stored_size=index.size,
-            gpu=None if self.device.type == "cpu" else (self.device.index or 0),
+            gpu=(self.device.index or 0) if on_gpu else None,
             num_threads=num_threads,
             mean=per_channel(mean),
             std=per_channel(std),
         )
-        self._reader = StripReader(index)
-        self._blank = np.frombuffer(blank_tile(index.layout), np.uint8)
-        self._bad: set[int] = set()
         self._prefetch = prefetch
         self._step = 0
         self._thread: threading.Thread | None = None
@@ -128,7 +119,7 @@ class ClipLoader:
     @property
     def bad_samples(self) -> list[str]:
         """Keys of the samples found damaged so far."""
-        return [self._index.key(sample) for sample in sorted(self._bad)]
+        return [self._index.key(sample) for sample in sorted(self._reader.bad)]
 
     def __iter__(self) -> Iterator[Batch]:
         num_steps = self._plan.num_steps
@@ -142,9 +133,7 @@ class ClipLoader:
                 self.close()
                 raise item
             batch, done, replaced = item
-            if (
-                done is not None
-            ):  # the copy was made on the loader's stream; the trainer's waits for it, the host does not
+            if done is not None:  # the trainer's stream waits for the copy on the loader's; the host does not
                 stream = torch.cuda.current_stream(self.device)
                 stream.wait_event(done)
                 for tensor in (batch.clips, batch.labels, batch.weights):
@@ -229,7 +218,10 @@ class ClipLoader:
                     return
                 except RuntimeError as error:  # DALI's word for anything; the pipeline is dead after it
                     failed = error
-                if not self._find_undecodable(step):
+                last = step + STEPS_UNDERWAY
+                if self._plan.num_steps is not None:
+                    last = min(last, self._plan.num_steps)
+                if not self._reader.find_undecodable(range(step, last)):
                     raise LoaderError(
                         f"step {step}: DALI failed on pictures that decode: {_last_line(failed)}"
                     ) from failed
@@ -238,12 +230,16 @@ class ClipLoader:
 
     def _decode_from(self, step: int) -> Iterator[tuple[Batch, Any, int]]:
         """Batches from `step` on, each with the CUDA event that says it is whole, and its number of replacements."""
-        underway: deque[_Prepared] = deque()
-        steps = iter(range(step, self._plan.num_steps) if self._plan.num_steps is not None else _count_from(step))
+        underway: deque[ReadStep] = deque()
+        steps = itertools.count(step) if self._plan.num_steps is None else iter(range(step, self._plan.num_steps))
 
         def feed() -> tuple[list[Any], ...]:
-            underway.append(self._prepare(next(steps)))  # StopIteration ends the pipeline too
-            return underway[-1].inputs
+            read = self._reader.read(next(steps))  # StopIteration ends the pipeline too
+            underway.append(read)
+            clips, content = read.clips, self._index.content[read.clips.sample]
+            return graph_inputs(
+                self._graph, read.jpegs, read.located, top=clips.top, left=clips.left, flip=clips.flip, content=content
+            )
 
         pipe = build_graph(self._graph, feed)
         stream = torch.cuda.Stream(self.device) if self._graph.gpu is not None else None
@@ -254,10 +250,9 @@ class ClipLoader:
                 return
             yield self._batch(underway.popleft(), output, stream)
 
-    def _batch(self, prepared: _Prepared, output: Any, stream: Any) -> tuple[Batch, Any, int]:
-        clips = prepared.clips
-        labels = torch.from_numpy(self._index.labels[clips.sample].astype(np.int64))
-        weights = torch.from_numpy(clips.weight)
+    def _batch(self, read: ReadStep, output: Any, stream: Any) -> tuple[Batch, Any, int]:
+        labels = torch.from_numpy(self._index.labels[read.clips.sample].astype(np.int64))
+        weights = torch.from_numpy(read.clips.weight)
         done = None
         if stream is None:
             pictures = torch.from_numpy(np.array(output.as_tensor()))  # a copy: DALI writes over its own
@@ -271,118 +266,13 @@ class ClipLoader:
             clips=pictures.permute(0, 4, 1, 2, 3),  # [N, T, H, W, 3] seen as [N, 3, T, H, W]
             labels=labels,
             weights=weights,
-            samples=clips.sample,
-            starts=clips.start * self._index.frame_step,
-            views=clips.view,
-            step=prepared.step,
-            num_real_global=prepared.num_real_global,
+            samples=read.clips.sample,
+            starts=read.clips.start * self._index.frame_step,
+            views=read.clips.view,
+            step=read.step,
+            num_real_global=read.num_real_global,
         )
-        planned = self._plan.batch(prepared.step)[self._rows]
-        replaced = int(((planned.sample != clips.sample) | (planned.weight != clips.weight)).sum())
-        return batch, done, replaced
-
-    def _prepare(self, step: int) -> _Prepared:
-        """Read and check the strips of a step; put good samples in the place of bad ones."""
-        planned = self._plan.batch(step)
-        clips = PlannedClips(**{name: value.copy() for name, value in vars(planned[self._rows]).items()})
-        located = self._locate(clips)
-        strips = self._strip_numbers(clips, located)
-        jpegs = [[self._blank] * len(clips) for _ in range(self._graph.num_slots)]
-        for n in range(len(clips)):
-            read = self._read(int(clips.sample[n]), strips[n])
-            attempt = 0
-            while read is None:
-                attempt += 1
-                self._replace(clips, n, attempt)
-                one = self._locate(clips[n : n + 1])
-                for name, value in vars(located).items():
-                    value[n] = getattr(one, name)[0]
-                if clips.weight[n] == 0:  # nothing may take its place: blank pictures, counted for nothing
-                    located.strips[n], located.first_tile[n], located.last_tile[n], located.order[n] = (
-                        -1,
-                        0,
-                        1,
-                        0,
-                    )
-                strips[n] = self._strip_numbers(
-                    clips[n : n + 1], ClipStrips(*(v[n : n + 1] for v in vars(located).values()))
-                )
-                read = self._read(int(clips.sample[n]), strips[n])
-            for slot, jpeg in enumerate(read):
-                jpegs[slot][n] = jpeg
-        inputs = graph_inputs(
-            self._graph,
-            jpegs,
-            located,
-            top=clips.top,
-            left=clips.left,
-            flip=clips.flip,
-            content=self._index.content[clips.sample],
-        )
-        return _Prepared(step, clips, strips, inputs, int(planned.weight.sum()))
-
-    def _locate(self, clips: PlannedClips) -> ClipStrips:
-        """Strips, tiles and order of some clips."""
-        frames = frame_indices(clips.start, self._plan.stored_spec, video_frames=self._index.num_frames[clips.sample])
-        return clip_strips(
-            frames,
-            self._index.layout,
-            num_slots=self._graph.num_slots,
-            whole_strips=not self._graph.crops_while_decoding,
-        )
-
-    def _strip_numbers(self, clips: PlannedClips, located: ClipStrips) -> np.ndarray:
-        """Strips of the sample to strips of the index; -1 stays -1."""
-        first = self._index.first_strip[clips.sample][:, None]
-        return np.where(located.strips >= 0, first + located.strips, -1)
-
-    def _read(self, sample: int, strips: np.ndarray) -> list[np.ndarray] | None:
-        """A clip's pictures; None when the sample is damaged."""
-        if sample in self._bad and np.any(strips >= 0):
-            return None
-        read = [self._blank if strip < 0 else self._reader.read(int(strip)) for strip in strips]
-        if any(jpeg is None for jpeg in read):
-            self._bad.add(sample)
-            return None
-        return read  # type: ignore[return-value]  # no None is left in it
-
-    def _replace(self, clips: PlannedClips, n: int, attempt: int) -> None:
-        """Put the plan's next sample in the place of a bad one, or take the clip's weight away."""
-        if attempt > MAX_REPLACEMENTS:
-            raise LoaderError(
-                f"{self._index.data_dir}: {MAX_REPLACEMENTS} samples in a row are damaged; run tools/check_shards.py"
-            )
-        sample = self._plan.replacement(int(clips.position[n]), attempt)
-        if sample is None:
-            clips.weight[n] = 0
-            return
-        clips.sample[n] = sample
-        clips.start[n] %= num_starts(self._plan.stored_spec, video_frames=self._index.num_frames[sample])
-        down, sideways = crop_room(
-            self._index.content[sample : sample + 1], self._plan.spec, stored_size=self._index.size
-        )
-        clips.top[n] %= down[0]
-        clips.left[n] %= sideways[0]
-
-    def _find_undecodable(self, step: int) -> bool:
-        """Mark the samples of `step` and the steps underway whose strips do not decode; True when there are any."""
-        before = len(self._bad)
-        ahead = 4  # more than DALI's own prefetch
-        last = step + ahead if self._plan.num_steps is None else min(step + ahead, self._plan.num_steps)
-        for s in range(step, last):
-            prepared = self._prepare(s)
-            for sample, strips in zip(prepared.clips.sample, prepared.strips, strict=True):
-                if any(not self._decodes(int(strip)) for strip in strips if strip >= 0):
-                    self._bad.add(int(sample))
-        return len(self._bad) > before
-
-    def _decodes(self, strip: int) -> bool:
-        jpeg, layout = self._reader.read(strip), self._index.layout
-        try:
-            picture = simplejpeg.decode_jpeg(jpeg)
-        except ValueError:
-            return False
-        return picture.shape == (layout.strip_height, layout.tile_width, 3)
+        return batch, done, read.num_replaced
 
 
 def per_channel(value: float | tuple[float, ...]) -> tuple[float, ...]:
@@ -395,12 +285,6 @@ def per_channel(value: float | tuple[float, ...]) -> tuple[float, ...]:
     if len(values) != 3:
         raise ValueError(f"mean and std: {len(values)} values for 3 channels; give one or three")
     return values
-
-
-def _count_from(step: int) -> Iterator[int]:
-    while True:
-        yield step
-        step += 1
 
 
 def _last_line(error: BaseException | None) -> str:

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from pipeline.clip import ClipSpec, frame_indices, num_starts
-from pipeline.graph import GraphSpec
 from pipeline.loader import Batch, ClipLoader, LoaderError
 from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, stored_clip
 from pipeline.reference import reference_clips
@@ -94,12 +93,9 @@ def test_every_start_gives_exactly_the_frames_asked_for(
 
 
 @pytest.mark.parametrize("spec", [ClipSpec(), ClipSpec(8, 3), ClipSpec(4, 8, 56, 64)], ids=str)
-def test_decoding_whole_strips_as_a_gpu_does_gives_the_same_clips(
-    numbered: ShardIndex, spec: ClipSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(GraphSpec, "crops_while_decoding", False)
+def test_decoding_whole_strips_as_a_gpu_does_gives_the_same_clips(numbered: ShardIndex, spec: ClipSpec) -> None:
     plan = TrainPlan(numbered, np.arange(numbered.num_samples), spec, global_batch_size=22, seed=0)
-    with ClipLoader(numbered, plan) as loader:
+    with ClipLoader(numbered, plan, whole_strips=True) as loader:
         batch = next(iter(loader))
     reference = reference_clips(numbered, plan.batch(0), spec)
     assert np.abs(batch.clips.numpy() - reference).max() <= (0.51 if spec.resize else 0)

@@ -1,0 +1,156 @@
+"""The bytes of a step: which strips its clips need, read and checked, with good samples in the place of bad ones."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import simplejpeg
+
+from pipeline.clip import frame_indices, num_starts
+from pipeline.filmstrip import ClipStrips, blank_tile, clip_strips, max_slots
+from pipeline.plan import Plan, PlannedClips, crop_room
+from pipeline.shard import ShardIndex, StripReader
+
+MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken
+
+
+class LoaderError(RuntimeError):
+    """The loader cannot go on; the message is one line."""
+
+
+@dataclass(frozen=True)
+class ReadStep:
+    """One rank's clips of a step, ready to be decoded.
+
+    Attributes:
+        clips: After replacement, N of them.
+        located: Their strips and tiles within their samples.
+        strips: int64 [N, S], strips of the index; -1 for a blank.
+        jpegs: S lists of N pictures, uint8 [bytes] each, read in place.
+        num_replaced: Clips that are not the plan's because a sample is damaged.
+        num_real_global: Clips of weight 1 that the plan has for this step, over all ranks.
+    """
+
+    step: int
+    clips: PlannedClips
+    located: ClipStrips
+    strips: np.ndarray
+    jpegs: list[list[np.ndarray]]
+    num_replaced: int
+    num_real_global: int
+
+
+class StepReader:
+    """Reads one rank's share of a plan's steps.
+
+    Args:
+        rows: This rank's rows of each global batch.
+        whole_strips: Name all tiles of a strip, for decoders that cannot decode a part.
+
+    Attributes:
+        bad: Rows of the index found damaged so far.
+        num_slots: S, strips that a clip may need.
+    """
+
+    def __init__(self, index: ShardIndex, plan: Plan, *, rows: slice, whole_strips: bool) -> None:
+        self.bad: set[int] = set()
+        self.num_slots = max_slots(plan.stored_spec, index.layout)
+        self._index, self._plan, self._rows, self._whole_strips = index, plan, rows, whole_strips
+        self._strips = StripReader(index)
+        self._blank = np.frombuffer(blank_tile(index.layout), np.uint8)
+
+    def read(self, step: int) -> ReadStep:
+        """Read a step; a sample whose bytes fail their checksum is replaced, and remembered as bad.
+
+        Raises:
+            LoaderError: A hundred samples in a row are bad.
+        """
+        planned = self._plan.batch(step)
+        clips = PlannedClips(**{name: value.copy() for name, value in vars(planned[self._rows]).items()})
+        attempts, blank = np.zeros(len(clips), int), np.zeros(len(clips), bool)
+        while True:
+            located = self._locate(clips, blank)
+            first = self._index.first_strip[clips.sample][:, None]
+            strips = np.where(located.strips >= 0, first + located.strips, -1)  # [N, S]
+            pictures = [self._pictures(int(s), own) for s, own in zip(clips.sample, strips, strict=True)]
+            damaged = [n for n, own in enumerate(pictures) if own is None]
+            if not damaged:
+                break
+            for n in damaged:
+                attempts[n] += 1
+                blank[n] = not self._replace(clips, n, attempt=int(attempts[n]))
+        jpegs = [list(slot) for slot in zip(*(own for own in pictures if own), strict=True)]
+        return ReadStep(
+            step,
+            clips,
+            located,
+            strips,
+            jpegs,
+            num_replaced=int((attempts > 0).sum()),
+            num_real_global=int(planned.weight.sum()),
+        )
+
+    def find_undecodable(self, steps: range) -> bool:
+        """Mark the samples of some steps that are not pictures of the right size; True when there are any new ones."""
+        before = len(self.bad)
+        for step in steps:
+            read = self.read(step)
+            for sample, strips in zip(read.clips.sample, read.strips, strict=True):
+                if any(not self._decodes(int(strip)) for strip in strips if strip >= 0):
+                    self.bad.add(int(sample))
+        return len(self.bad) > before
+
+    def _locate(self, clips: PlannedClips, blank: np.ndarray) -> ClipStrips:
+        """Strips, tiles and order of some clips; `blank` ones need none."""
+        frames = frame_indices(clips.start, self._plan.stored_spec, video_frames=self._index.num_frames[clips.sample])
+        located = clip_strips(frames, self._index.layout, num_slots=self.num_slots, whole_strips=self._whole_strips)
+        if not blank.any():
+            return located
+        hidden = blank[:, None]
+        return replace(
+            located,
+            strips=np.where(hidden, -1, located.strips),
+            first_tile=np.where(hidden, 0, located.first_tile),
+            last_tile=np.where(hidden, 1, located.last_tile),
+            order=np.where(hidden, 0, located.order),
+        )
+
+    def _pictures(self, sample: int, strips: np.ndarray) -> list[np.ndarray] | None:
+        """A clip's picture for each slot; None when the sample is damaged."""
+        needed = strips >= 0
+        if needed.any() and sample in self.bad:
+            return None
+        pictures = []
+        for strip, is_needed in zip(strips, needed, strict=True):
+            picture = self._strips.read(int(strip)) if is_needed else self._blank
+            if picture is None:
+                self.bad.add(sample)
+                return None
+            pictures.append(picture)
+        return pictures
+
+    def _replace(self, clips: PlannedClips, n: int, *, attempt: int) -> bool:
+        """Put the plan's next sample in the place of a bad one; False, and no weight, where nothing may stand in."""
+        if attempt > MAX_REPLACEMENTS:
+            raise LoaderError(
+                f"{self._index.data_dir}: {MAX_REPLACEMENTS} samples in a row are damaged; run tools/check_shards.py"
+            )
+        sample = self._plan.replacement(int(clips.position[n]), attempt)
+        if sample is None:
+            clips.weight[n] = 0
+            return False
+        clips.sample[n] = sample
+        # The draw stays; it is folded into what the other sample has room for.
+        clips.start[n] %= num_starts(self._plan.stored_spec, video_frames=self._index.num_frames[sample])
+        content = self._index.content[sample : sample + 1]
+        down, sideways = crop_room(content, self._plan.spec, stored_size=self._index.size)
+        clips.top[n] %= down[0]
+        clips.left[n] %= sideways[0]
+        return True
+
+    def _decodes(self, strip: int) -> bool:
+        layout = self._index.layout
+        try:
+            picture = simplejpeg.decode_jpeg(self._strips.read(strip))
+        except ValueError:
+            return False
+        return picture.shape == (layout.strip_height, layout.tile_width, 3)
