@@ -51,13 +51,13 @@ PRESETS: dict[str, TrainConfig] = {
         global_batch_size=24,  # as UCF101
         eval_every=1_000,  # ours
     ),
-    # For two CPU cores and small sets: the same network, a quarter as wide, on a quarter of the pixels.
+    # For two CPU cores and small sets: half the blocks, a quarter as wide, on a quarter of the pixels.
     "tiny": TrainConfig(
-        model=ModelConfig("res3d18", width=16),  # ours
+        model=ModelConfig("res3d10", width=16),  # ours
         clip=ClipSpec(num_frames=8, frame_stride=2, crop_size=56, resize=64),  # the paper's smallest resolution
-        optim=OptimConfig(lr=0.02),  # ours
+        optim=OptimConfig(lr=0.05),  # ours; at 0.02 and depth 18 Weizmann stays at half the accuracy
         schedule=ScheduleConfig("cosine", warmup_steps=20),  # ours
-        steps=600,  # ours
+        steps=1_000,  # ours
         global_batch_size=16,  # ours
         eval_every=100,  # ours
         save_every=100,  # ours
