@@ -1,5 +1,7 @@
 """ffmpeg graphs: a source video becomes planar frames of one stored size."""
 
+import contextlib
+import fcntl
 import math
 import shutil
 import subprocess
@@ -20,6 +22,7 @@ from pipeline.filmstrip import MCU, Planes
 # does not antialias; a network trained on these frames sees slightly cleaner ones.
 SCALE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+bitexact"
 DECODE_TIMEOUT_S = 3600.0
+PIPE_BYTES = 1 << 20  # of frames under way from ffmpeg; the kernel's 64 KiB are two frames
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ class FrameReader:
             watchdog.start()
             try:
                 assert process.stdout
+                with contextlib.suppress(OSError):  # the kernel may allow a user only so much; it is for speed alone
+                    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
                 while raw := process.stdout.read(source_frames * frame_bytes):
                     num_whole = len(raw) // frame_bytes  # a killed ffmpeg may leave part of a frame
                     frames = np.frombuffer(raw, np.uint8, num_whole * frame_bytes).reshape(num_whole, frame_bytes)

@@ -1,8 +1,8 @@
 """The trainer: shards and a preset in, checkpoints and metrics out. Reads top to bottom."""
 
 import json
-import os
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable
