@@ -15,6 +15,7 @@ import torch
 from pipeline.shard import ShardIndex
 from tests.train.conftest import CHECKOUT, Trainer, command_line, read_metrics, run_program
 from train.checkpoint import load_checkpoint
+from train.presets import PRESETS
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
@@ -116,7 +117,7 @@ def test_a_changed_learning_rate_is_allowed_and_said(run_main: Trainer, tmp_path
     run_main(tmp_path, "--steps", "1")
     result = run_main(tmp_path, "--steps", "2", "--resume", "auto", "--lr", "0.5")
     assert result.exit_code == 0
-    assert "resume: optim.lr is now 0.5, was 0.02" in result.stdout
+    assert f"resume: optim.lr is now 0.5, was {PRESETS['tiny'].optim.lr}" in result.stdout
 
 
 @pytest.mark.parametrize(
