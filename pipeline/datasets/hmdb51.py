@@ -3,10 +3,16 @@
 import re
 from pathlib import Path
 
-from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, group_warnings
-from pipeline.datasets.official import ClassFiles, list_folder_of, list_lines, video_folder_of
+from pipeline.datasets.listing import DatasetError, Listing
+from pipeline.datasets.official import (
+    SPLIT_NAMES,
+    ClassFiles,
+    list_folder_of,
+    list_lines,
+    listing_of,
+    video_folder_of,
+)
 
-SPLIT_NAMES = ["1", "2", "3"]
 NUM_CLASSES = 51
 LIST_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "splits", ".")
 VIDEO_FOLDERS = ("hmdb51_org", "hmdb51", "HMDB51", "videos", ".")
@@ -45,26 +51,18 @@ def list_hmdb51(raw: Path) -> Listing:
                 subsets.setdefault((class_name, file), [""] * len(SPLIT_NAMES))[position] = subset
 
     files = ClassFiles(video_folder_of(raw, candidates=VIDEO_FOLDERS, classes=classes, wanted=WANTED))
-    labels = {class_name: label for label, class_name in enumerate(classes)}
-    records, missing = [], []
-    for (class_name, file), words in sorted(subsets.items()):
-        path = files.find(class_name, file)
-        if path is None:
-            missing.append(f"{class_name}/{file}")
-            continue
-        group = f"{class_name}/{source_video(file, class_name=class_name)}"
-        source = path.relative_to(raw).as_posix()
-        records.append(VideoRecord(path, source, class_name, labels[class_name], group, tuple(words)))
-    if not records:
-        raise DatasetError(f"{raw}: none of the {len(subsets)} listed clips is there; {WANTED}")
-
-    records.sort(key=lambda record: record.source)
-    used = {record.path for record in records}
-    warnings = group_warnings(records, SPLIT_NAMES)
+    listing = listing_of(
+        "hmdb51",
+        raw,
+        subsets,
+        files=files,
+        labels={class_name: label for label, class_name in enumerate(classes)},
+        group_of=lambda class_name, file: source_video(file, class_name=class_name),
+        wanted=WANTED,
+    )
     if len(classes) != NUM_CLASSES:
-        warnings.insert(0, f"{lists.name} lists {len(classes)} classes; the official lists have {NUM_CLASSES}")
-    unlisted = [path.relative_to(raw).as_posix() for path in files.paths() if path not in used]
-    return Listing("hmdb51", classes, list(SPLIT_NAMES), records, missing, unlisted, warnings)
+        listing.warnings.insert(0, f"{lists.name} lists {len(classes)} classes; the official lists have {NUM_CLASSES}")
+    return listing
 
 
 def read_split(path: Path) -> dict[str, str]:

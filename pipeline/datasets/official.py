@@ -1,10 +1,12 @@
 """What the adapters of published lists share: find the folders, read the lists, match names with files."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.datasets.listing import DatasetError, is_video_name
+from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, group_warnings, is_video_name
+
+SPLIT_NAMES = ["1", "2", "3"]  # of UCF101 and of HMDB51
 
 
 def list_lines(path: Path) -> list[tuple[int, str]]:
@@ -87,3 +89,41 @@ class ClassFiles:
     def paths(self) -> list[Path]:
         """All videos found, in a fixed order."""
         return sorted(self._exact.values())
+
+
+def listing_of(
+    name: str,
+    raw: Path,
+    subsets: Mapping[tuple[str, str], Sequence[str]],
+    *,
+    files: ClassFiles,
+    labels: Mapping[str, int],
+    group_of: Callable[[str, str], str],
+    wanted: str,
+) -> Listing:
+    """Match what the lists name with what is on disk.
+
+    Args:
+        subsets: For each (class, file name) of the lists "train", "test" or "" in each split.
+        labels: Every class of the dataset with its label, in label order.
+        group_of: Group of a (class, file name) within its class.
+
+    Raises:
+        DatasetError: Nothing of the lists is on disk.
+    """
+    records, missing = [], []
+    for (class_name, file), words in sorted(subsets.items()):
+        path = files.find(class_name, file)
+        if path is None:
+            missing.append(f"{class_name}/{file}")
+            continue
+        group = f"{class_name}/{group_of(class_name, file)}"
+        source = path.relative_to(raw).as_posix()
+        records.append(VideoRecord(path, source, class_name, labels[class_name], group, tuple(words)))
+    if not records:
+        raise DatasetError(f"{raw}: none of the {len(subsets)} listed clips is there; {wanted}")
+    records.sort(key=lambda record: record.source)
+    used = {record.path for record in records}
+    unlisted = [path.relative_to(raw).as_posix() for path in files.paths() if path not in used]
+    warnings = group_warnings(records, SPLIT_NAMES)
+    return Listing(name, list(labels), list(SPLIT_NAMES), records, missing, unlisted, warnings)

@@ -4,10 +4,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, group_warnings
-from pipeline.datasets.official import ClassFiles, list_folder_of, list_lines, video_folder_of
+from pipeline.datasets.listing import DatasetError, Listing
+from pipeline.datasets.official import (
+    SPLIT_NAMES,
+    ClassFiles,
+    list_folder_of,
+    list_lines,
+    listing_of,
+    video_folder_of,
+)
 
-SPLIT_NAMES = ["1", "2", "3"]
 NUM_CLASSES = 101
 LIST_FOLDERS = ("ucfTrainTestlist", "UCF-101/ucfTrainTestlist", ".")
 VIDEO_FOLDERS = ("UCF-101", "UCF101", "ucf101", "videos", ".")
@@ -33,11 +39,12 @@ def list_ucf101(raw: Path) -> Listing:
     raw = Path(raw)
     lists = list_folder_of(raw, candidates=LIST_FOLDERS, probe="classInd.txt", wanted=WANTED)
     labels = read_classes(lists / "classInd.txt")
-    subsets: dict[str, list[str]] = {}
+    subsets: dict[tuple[str, str], list[str]] = {}
     for position, split in enumerate(SPLIT_NAMES):
         for subset in ("train", "test"):
             for name in read_split(lists / f"{subset}list0{split}.txt", labels=labels):
-                words = subsets.setdefault(name, [""] * len(SPLIT_NAMES))
+                class_name, file = name.split("/")
+                words = subsets.setdefault((class_name, file), [""] * len(SPLIT_NAMES))
                 if words[position]:
                     raise DatasetError(
                         f"{lists}: {name} is in {words[position]} and in {subset} of split {split}; "
@@ -46,26 +53,12 @@ def list_ucf101(raw: Path) -> Listing:
                 words[position] = subset
 
     files = ClassFiles(video_folder_of(raw, candidates=VIDEO_FOLDERS, classes=labels, wanted=WANTED))
-    records, missing = [], []
-    for name, words in sorted(subsets.items()):
-        class_name, file = name.split("/")
-        path = files.find(class_name, file)
-        if path is None:
-            missing.append(name)
-            continue
-        group = f"{class_name}/{group_of(file)}"
-        source = path.relative_to(raw).as_posix()
-        records.append(VideoRecord(path, source, class_name, labels[class_name], group, tuple(words)))
-    if not records:
-        raise DatasetError(f"{raw}: none of the {len(subsets)} listed clips is there; {WANTED}")
-
-    records.sort(key=lambda record: record.source)
-    used = {record.path for record in records}
-    warnings = group_warnings(records, SPLIT_NAMES)
+    listing = listing_of(
+        "ucf101", raw, subsets, files=files, labels=labels, group_of=lambda _, file: str(group_of(file)), wanted=WANTED
+    )
     if len(labels) != NUM_CLASSES:
-        warnings.insert(0, f"classInd.txt lists {len(labels)} classes; the official one lists {NUM_CLASSES}")
-    unlisted = [path.relative_to(raw).as_posix() for path in files.paths() if path not in used]
-    return Listing("ucf101", list(labels), list(SPLIT_NAMES), records, missing, unlisted, warnings)
+        listing.warnings.insert(0, f"classInd.txt lists {len(labels)} classes; the official one lists {NUM_CLASSES}")
+    return listing
 
 
 def read_classes(path: Path) -> dict[str, int]:
