@@ -1,4 +1,4 @@
-# make demo   make a small labelled set of videos, shard it, train on it, evaluate; about ten minutes on two cores
+# make demo   make a small labelled set of videos, shard it, train on it, evaluate; about six minutes on two cores
 # make test   the whole test suite, eight minutes on two cores; make test TESTS='-m "not slow" tests' leaves out the slow part
 # make check  format, lint, types and tests: everything that a change must pass
 # Each of them first makes .venv with the versions of constraints.txt. A GPU is used where there is one.
