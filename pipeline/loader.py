@@ -216,6 +216,8 @@ class ClipLoader:
                         if stop.is_set():
                             return
                     return
+                except LoaderError:
+                    raise  # the reader's own last word; no picture to look for
                 except RuntimeError as error:  # DALI's word for anything; the pipeline is dead after it
                     failed = error
                 last = step + STEPS_UNDERWAY
