@@ -18,10 +18,36 @@ from pipeline.plan import Plan, rank_rows
 from pipeline.shard import ShardIndex
 from pipeline.step_reader import LoaderError, ReadStep, StepReader
 
-__all__ = ["Batch", "ClipLoader", "LoaderError"]
+__all__ = ["Batch", "ClipLoader", "LoaderError", "LoaderSettings"]
 
 STEPS_UNDERWAY = 4  # more than DALI prefetches; where to look for the picture that it failed on
 QUEUE_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How a loader works; nothing here changes what it delivers. `tools/bench_loader.py --autotune` finds the best.
+
+    Attributes:
+        num_threads: DALI's CPU threads.
+        prefetch: Batches that wait ready at most.
+        queue_depth: Batches that DALI works on at a time.
+        hw_decoder_load: Share of the pictures for a GPU's JPEG engines; its cores take the rest. A CPU ignores it.
+        read_ahead: Steps whose bytes the system is asked to fetch from disk before they are needed; 0 for none.
+    """
+
+    num_threads: int = 2
+    prefetch: int = 2
+    queue_depth: int = 2
+    hw_decoder_load: float = 0.65
+    read_ahead: int = 4
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_threads", 1), ("prefetch", 1), ("queue_depth", 1), ("read_ahead", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)} is not possible; choose at least {least}")
+        if not 0 <= self.hw_decoder_load <= 1:
+            raise ValueError(f"hw_decoder_load: {self.hw_decoder_load} is not possible; choose 0 to 1")
 
 
 @dataclass
@@ -57,8 +83,7 @@ class ClipLoader:
     Args:
         rank, world_size: This process's place; it gets rows [rank × N, (rank + 1) × N) of each global batch.
         device: "cpu", or a CUDA device, where decoding then happens too.
-        num_threads: DALI's CPU threads.
-        prefetch: Batches that wait ready at most.
+        settings: How it works; none of it changes what it delivers.
         mean, std: One value, or three (RGB). The paper subtracts 128 and does not scale (section 3).
 
         whole_strips: Decode whole strips and cut afterwards. The default does so on a GPU: nvJPEG wants whole pictures,
@@ -83,13 +108,13 @@ class ClipLoader:
         rank: int = 0,
         world_size: int = 1,
         device: str | torch.device = "cpu",
-        num_threads: int = 2,
-        prefetch: int = 2,
+        settings: LoaderSettings | None = None,
         mean: float | tuple[float, ...] = 128.0,
         std: float | tuple[float, ...] = 1.0,
         whole_strips: bool | None = None,
     ) -> None:
         self._index, self._plan = index, plan
+        self.settings = settings or LoaderSettings()
         rows = rank_rows(plan.global_batch_size, rank=rank, world_size=world_size)
         self.batch_size = rows.stop - rows.start
         self.device = torch.device(device)
@@ -104,11 +129,10 @@ class ClipLoader:
             whole_strips=whole_strips,
             stored_size=index.size,
             gpu=(self.device.index or 0) if on_gpu else None,
-            num_threads=num_threads,
+            num_threads=self.settings.num_threads,
             mean=per_channel(mean),
             std=per_channel(std),
         )
-        self._prefetch = prefetch
         self._step = 0
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -190,7 +214,7 @@ class ClipLoader:
 
     def _start(self) -> None:
         self._stop = threading.Event()
-        self._ready = queue.Queue(maxsize=self._prefetch)
+        self._ready = queue.Queue(maxsize=self.settings.prefetch)
         self._thread = threading.Thread(
             target=self._produce, args=(self._step, self._stop, self._ready), name="clip-loader", daemon=True
         )

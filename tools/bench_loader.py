@@ -21,21 +21,9 @@ import torch
 from pipeline.clip import ClipSpec
 from pipeline.loader import LoaderError
 from pipeline.shard import ShardIndex, open_index
-from tools.bench_measure import (
-    BenchError,
-    MeasuredProcess,
-    Measurement,
-    Memory,
-    Order,
-    Spread,
-    load_psutil,
-    machine,
-    machine_lines,
-    pick_cores,
-    slope,
-    table,
-)
-from tools.bench_peers import (
+from tools.bench.machine import machine, machine_lines, table
+from tools.bench.measure import BenchError, Measurement, Memory, Order, Spread, load_psutil, slope
+from tools.bench.peers import (
     WAYS,
     Contest,
     ReadCost,
@@ -46,6 +34,7 @@ from tools.bench_peers import (
     make_copies,
     pyav_cost,
 )
+from tools.bench.process import MeasuredProcess, pick_cores
 from tools.terminal import Failed, progress
 
 OURS = "filmstrips"

@@ -27,17 +27,9 @@ from pipeline.datasets import Listing, VideoRecord
 from pipeline.datasets.listing import is_video_name
 from pipeline.shard import ShardError
 from pipeline.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, stretched
-from tools.bench_measure import (
-    BenchError,
-    ProcessTree,
-    Spread,
-    load_psutil,
-    machine,
-    machine_lines,
-    pick_cores,
-    pinned,
-    table,
-)
+from tools.bench.machine import machine, machine_lines, table
+from tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil
+from tools.bench.process import pick_cores, pinned
 from tools.terminal import Failed, progress
 
 OURS = "make_shards"

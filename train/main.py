@@ -26,7 +26,7 @@ from rich.console import Console
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.loader import Batch, ClipLoader, LoaderError
+from pipeline.loader import Batch, ClipLoader, LoaderError, LoaderSettings
 from pipeline.plan import TrainPlan
 from pipeline.shard import ShardIndex, open_index
 from train.checkpoint import check_same_run, data_identity, load_weights, save_checkpoint
@@ -96,7 +96,7 @@ class Run:
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             device=device,
-            num_threads=here.num_threads,
+            settings=LoaderSettings(num_threads=here.num_threads),
             mean=config.mean,
             std=config.std,
         )

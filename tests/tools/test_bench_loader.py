@@ -14,10 +14,11 @@ from pipeline.clip import ClipSpec, frame_indices
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardIndex
 from tests.numbered import read_numbers, write_video
-from tools import bench_peers
+from tools.bench import peers as bench_peers
+from tools.bench.measure import BenchError, Memory, Order, Spread, Way, slope
+from tools.bench.peers import GOP, Contest
+from tools.bench.process import MeasuredProcess
 from tools.bench_loader import main
-from tools.bench_measure import BenchError, MeasuredProcess, Memory, Order, Spread, Way, slope
-from tools.bench_peers import GOP, Contest
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.clip import ClipSpec
-from pipeline.loader import ClipLoader
+from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import EvalPlan
 from pipeline.shard import ShardIndex
 from train.precision import autocast
@@ -239,7 +239,7 @@ def evaluate(
         scores = ViewScores(samples, num_views=plan.num_views, num_classes=len(index.classes))
         loader = ClipLoader(
             index, plan, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device,
-            num_threads=num_threads, mean=mean, std=std,
+            settings=LoaderSettings(num_threads=num_threads), mean=mean, std=std,
         )  # fmt: skip
         with loader, torch.no_grad():
             for batch in loader:

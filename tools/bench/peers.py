@@ -22,12 +22,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.clip import ClipSpec, frame_indices
 from pipeline.filmstrip import clip_strips, max_slots
-from pipeline.loader import ClipLoader
+from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import PlannedClips, TrainPlan
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardIndex, open_index
 from pipeline.transcode import ffmpeg_exe
-from tools.bench_measure import BenchError
+from tools.bench.measure import BenchError
 
 GOP, CRF, FPS = 8, 20, 25
 MEAN = 128.0  # of the paper, section 3
@@ -66,7 +66,9 @@ class Contest:
 def filmstrips(contest: Contest) -> Iterator[Iterator[Tensor]]:
     """Our loader."""
     plan = contest.plan()
-    with ClipLoader(plan.index, plan, device=contest.device, num_threads=contest.num_threads, mean=MEAN) as loader:
+    with ClipLoader(
+        plan.index, plan, device=contest.device, settings=LoaderSettings(num_threads=contest.num_threads), mean=MEAN
+    ) as loader:
         yield (batch.clips for batch in loader)
 
 

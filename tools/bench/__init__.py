@@ -1,0 +1,1 @@
+"""What the bench commands share: ways to read clips, measuring them, saying what was found."""

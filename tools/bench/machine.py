@@ -1,0 +1,52 @@
+"""What a benchmark's page needs beside its numbers: hardware, versions, tables."""
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """Hardware, system and versions, as a benchmark's page needs them."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "num_cpus": os.cpu_count(),
+        "num_cpus_allowed": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+        "versions": versions,
+    }
+
+
+def machine_lines(facts: dict[str, Any]) -> list[str]:
+    """`machine` for people."""
+    hardware = f"{facts['cpu']}, {facts['num_cpus_allowed']} of {facts['num_cpus']} CPUs, {facts['system']}"
+    if "gpu" in facts:
+        hardware = f"{facts['gpu']}; {hardware}"
+    return [hardware, ", ".join(f"{name} {number}" for name, number in facts["versions"].items())]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right.
+
+    >>> table(["way", "clips/s"], [["a", "9"], ["long", "10"]])
+    ['way   clips/s', 'a           9', 'long       10']
+    """
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, *rows]
+    ]

@@ -1,0 +1,166 @@
+"""Taking batches as fast as they come: speed, cores, memory. Knows nothing of clips: a batch is what has a length."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MEMORY_EVERY_S = 0.5
+WARMING_SHARE = 0.5  # of the work; buffers and caches still grow there, so slopes leave it out
+
+Way = Callable[[Any], AbstractContextManager[Iterator[Any]]]
+
+
+class BenchError(RuntimeError):
+    """A benchmark cannot go on; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and range of some repeats."""
+
+    median: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        """
+        >>> str(Spread.of([211.4, 190, 226]))
+        '211 [190..226]'
+        """
+        return f"{self.median:.0f} [{self.min:.0f}..{self.max:.0f}]"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of a process and its children at one moment.
+
+    Attributes:
+        done: Clips (or whatever is counted) delivered so far.
+        rss: Resident bytes. Counts the pages of memory-mapped files that were read, which the system may take back.
+        own: Resident bytes that are no file's and not shared: what a leak would add to.
+    """
+
+    done: int
+    rss: int
+    own: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement of a way."""
+
+    num_clips: int
+    wall_s: float
+    cpu_s: float
+    memory: tuple[Memory, ...]
+
+    @property
+    def clips_per_s(self) -> float:
+        return self.num_clips / self.wall_s
+
+    @property
+    def cores(self) -> float:
+        """Cores kept busy, on average."""
+        return self.cpu_s / self.wall_s
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to measure next: a number of batches, or at least so many seconds."""
+
+    num_batches: int | None
+    seconds: float | None
+    warmup_batches: int
+
+
+class ProcessTree:
+    """CPU time and memory of this process and the children that it has now."""
+
+    def __init__(self) -> None:
+        psutil = load_psutil()
+        self._gone = psutil.NoSuchProcess
+        me = psutil.Process()
+        self._processes = [me, *me.children(recursive=True)]
+
+    def cpu_s(self) -> float:
+        """User and system time since the processes began, seconds."""
+        times = [p.cpu_times() for p in self._processes]
+        return sum(t.user + t.system for t in times)
+
+    def memory(self, done: int) -> Memory:
+        """Memory now; a child that has ended counts nothing."""
+        rss = own = 0
+        for process in self._processes:
+            try:
+                info = process.memory_info()
+            except self._gone:
+                continue
+            rss += info.rss
+            own += info.rss - getattr(info, "shared", 0)
+        return Memory(done, rss, own)
+
+
+def load_psutil() -> Any:
+    """The psutil module.
+
+    Raises:
+        BenchError: It is not installed.
+    """
+    try:
+        import psutil  # type: ignore[import-untyped]
+    except ImportError:
+        raise BenchError('psutil is not installed; pip install "res3d-video[bench]"') from None
+    return psutil
+
+
+def measure(batches: Iterator[Any], order: Order, *, done: int, finish: Callable[[], None]) -> Measurement:
+    """Take batches as fast as they come; nothing else is done with them.
+
+    Args:
+        done: Clips delivered by earlier measurements.
+        finish: Waits until what was delivered is really there (a GPU works on after the call).
+    """
+    for _ in range(order.warmup_batches):
+        done += len(next(batches))
+    finish()
+    tree = ProcessTree()
+    memory, sampled = [tree.memory(done)], time.perf_counter()
+    num_clips = num_batches = 0
+    cpu_before, started = tree.cpu_s(), time.perf_counter()
+    while True:
+        num_clips += len(next(batches))
+        num_batches += 1
+        now = time.perf_counter()
+        enough = num_batches >= order.num_batches if order.num_batches else now - started >= (order.seconds or 0)
+        if enough:
+            break
+        if now - sampled >= MEMORY_EVERY_S:
+            memory.append(tree.memory(done + num_clips))
+            sampled = now
+    finish()
+    wall_s, cpu_s = time.perf_counter() - started, tree.cpu_s() - cpu_before
+    return Measurement(num_clips, wall_s, cpu_s, (*memory, tree.memory(done + num_clips)))
+
+
+def slope(memory: Sequence[Memory], *, what: str = "own") -> float:
+    """Growth in bytes for each thing delivered, by least squares, over the second half; 0 with too few samples.
+
+    >>> slope([Memory(done, 0, 1000 + 3 * done) for done in range(0, 100, 10)])
+    3.0
+    """
+    if not memory:
+        return 0.0
+    warm = memory[0].done + WARMING_SHARE * (memory[-1].done - memory[0].done)
+    done = np.array([m.done for m in memory if m.done >= warm], float)
+    used = np.array([getattr(m, what) for m in memory if m.done >= warm], float)
+    apart = done - done.mean()
+    return round(float((apart * used).sum() / (apart**2).sum()), 6) if apart.any() else 0.0
