@@ -21,6 +21,8 @@ class GraphSpec:
         whole_strips: Decode whole strips; else only the tiles and, where nothing is resized, the columns of the crop.
         stored_size: Pixels that `clip.resize` scales from.
         gpu: CUDA device, or None for the CPU.
+        queue_depth: Batches worked on at a time.
+        hw_decoder_load: Share of the pictures for a GPU's JPEG engines.
         mean, std: Per channel, RGB; clips come as (value - mean) / std.
     """
 
@@ -32,6 +34,8 @@ class GraphSpec:
     stored_size: int
     gpu: int | None
     num_threads: int
+    queue_depth: int
+    hw_decoder_load: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -47,18 +51,17 @@ def build_graph(spec: GraphSpec, source: Callable[[], tuple[list[Any], ...]]) ->
     Half precision on a GPU, float32 on a CPU. A batch of FHWC viewed as NCTHW *is* channels_last_3d: no copy.
 
     Args:
-        source: Called for each batch; returns the inputs, or raises StopIteration at the end.
+        source: Called for each batch; returns the inputs, or raises StopIteration at the end. Inputs are read in place:
+            the caller holds them until that batch is there.
     """
-    pipe = Pipeline(spec.batch_size, spec.num_threads, spec.gpu, prefetch_queue_depth=2)
+    pipe = Pipeline(spec.batch_size, spec.num_threads, spec.gpu, prefetch_queue_depth=spec.queue_depth)
     with pipe:
         width = 1 if spec.whole_strips else 3  # a slot is a JPEG and, to decode a part of it, two corners
-        columns = fn.external_source(source, num_outputs=width * spec.num_slots + 4, batch=True)
+        columns = fn.external_source(source, num_outputs=width * spec.num_slots + 4, batch=True, no_copy=True)
         slots = [columns[width * s : width * (s + 1)] for s in range(spec.num_slots)]
         order, flip, *window = columns[width * spec.num_slots :]  # the window is two corners, or two crop positions
 
-        strips = [
-            decode(*slot, device="cpu" if spec.gpu is None else "mixed") for slot in slots
-        ]  # S × HWC [tiles × tile_height, W, 3]
+        strips = [decode(spec, *slot) for slot in slots]  # S × HWC [tiles × tile_height, W, 3]
         frames = strips[0] if len(strips) == 1 else fn.cat(*strips, axis=0)
         tile = [spec.layout.tile_height, spec.clip.crop_size if cuts_columns(spec) else spec.layout.tile_width, 3]
         frames = fn.reshape(frames, shape=[-1, *tile], layout="FHWC")  # all tiles decoded
@@ -84,13 +87,14 @@ def build_graph(spec: GraphSpec, source: Callable[[], tuple[list[Any], ...]]) ->
     return pipe
 
 
-def decode(jpeg: Any, start: Any = None, end: Any = None, *, device: str) -> Any:
+def decode(spec: GraphSpec, jpeg: Any, start: Any = None, end: Any = None) -> Any:
     """One slot's strip, or the part of it between two corners; HWC uint8 RGB."""
-    if start is not None:
-        return fn.decoders.image_slice(
-            jpeg, device=device, start=start, end=end, axes=[0, 1], output_type=DALIImageType.RGB
-        )
-    return fn.decoders.image(jpeg, device=device, output_type=DALIImageType.RGB)
+    how: dict[str, Any] = {"device": "cpu", "output_type": DALIImageType.RGB}
+    if spec.gpu is not None:
+        how |= {"device": "mixed", "hw_decoder_load": spec.hw_decoder_load}
+    if start is None:
+        return fn.decoders.image(jpeg, **how)
+    return fn.decoders.image_slice(jpeg, start=start, end=end, axes=[0, 1], **how)
 
 
 def cuts_columns(spec: GraphSpec) -> bool:
@@ -108,7 +112,7 @@ def graph_inputs(
     flip: np.ndarray,
     content: np.ndarray,
 ) -> tuple[list[Any], ...]:
-    """The columns that the graph reads, for N clips.
+    """The columns that the graph reads, for N clips: lists of N pictures, and arrays whose first axis is N.
 
     Args:
         jpegs: S lists of N pictures, uint8 [bytes].
@@ -126,16 +130,16 @@ def graph_inputs(
         x_first, x_last = (x, x + crop) if cuts_columns(spec) else (zeros, zeros + layout.tile_width)
         columns.append(pictures)
         if not spec.whole_strips:
-            columns += [_rows(np.int32, first, x_first), _rows(np.int32, last, x_last)]
-    columns += [list(clips.order.astype(np.int32)), list(flip.astype(np.int32))]
+            columns += [corners(first, x_first, np.int32), corners(last, x_last, np.int32)]
+    columns += [clips.order.astype(np.int32), flip.astype(np.int32)]
     if spec.resizes:
-        return (*columns, _rows(np.float32, y, x), _rows(np.float32, y + crop / scale, x + crop / scale))
+        return (*columns, corners(y, x, np.float32), corners(y + crop / scale, x + crop / scale, np.float32))
     # crop_mirror_normalize wants the corner as a part of the room there is
     crop_y = y / max(layout.tile_height - crop, 1)
     crop_x = zeros if cuts_columns(spec) else x / max(layout.tile_width - crop, 1)
-    return (*columns, list(crop_y.astype(np.float32)), list(crop_x.astype(np.float32)))
+    return (*columns, crop_y.astype(np.float32), crop_x.astype(np.float32))
 
 
-def _rows(dtype: type, *columns: np.ndarray) -> list[np.ndarray]:
-    """Columns [N] to N small arrays, one a clip."""
-    return list(np.stack(columns, axis=1).astype(dtype))
+def corners(y: np.ndarray, x: np.ndarray, dtype: type) -> np.ndarray:
+    """Two columns [N] as N points [N, 2], in one piece of memory."""
+    return np.ascontiguousarray(np.stack([y, x], axis=1), dtype)

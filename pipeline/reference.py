@@ -5,8 +5,9 @@ import simplejpeg
 
 from pipeline.clip import ClipSpec, frame_indices
 from pipeline.filmstrip import locate
+from pipeline.mapped_tars import StripReader
 from pipeline.plan import PlannedClips, stored_clip
-from pipeline.shard import ShardIndex, StripReader
+from pipeline.shard import ShardIndex
 
 
 def reference_clips(
@@ -41,7 +42,7 @@ def decode_sample(index: ShardIndex, sample: int) -> np.ndarray:
     layout, reader = index.layout, StripReader(index)
     strips = []
     for strip in range(int(index.first_strip[sample]), int(index.first_strip[sample + 1])):
-        jpeg = reader.read(strip)
+        jpeg = reader.read_one(strip)
         if jpeg is None:
             raise ValueError(f"{index.key(sample)}: strip {strip} fails its checksum")
         strips.append(

@@ -1,4 +1,4 @@
-"""The shard format as it is read: dataset.json, the memory-mapped index, and the bytes of a strip.
+"""The shard format as it is read: dataset.json and the memory-mapped index; mapped_tars.py reads the strips.
 
 A dataset folder holds
     NAME-000000.tar, NAME-000000.idx   WebDataset tars (USTAR) and DALI's index of each
@@ -8,9 +8,6 @@ A dataset folder holds
 """
 
 import json
-import mmap
-import zlib
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -195,39 +192,3 @@ def open_index(data_dir: Path) -> ShardIndex:
     if not lengths_fit:
         raise ShardError(f"{data_dir}/index: its arrays do not fit dataset.json; build the shards again")
     return index
-
-
-class StripReader:
-    """The bytes of strips, read in place from memory-mapped tars.
-
-    A bounded number of tars is mapped at a time, for a process may not hold thousands of them open.
-    """
-
-    def __init__(self, index: ShardIndex, *, max_open_tars: int = 256) -> None:
-        self._index = index
-        self._max_open_tars = max_open_tars
-        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
-
-    def read(self, strip: int) -> np.ndarray | None:
-        """The JPEG of a strip of the index, uint8 [size]; None when its bytes are missing or fail their crc32."""
-        index = self._index
-        tar = self._map(int(index.strip_tar[strip]))
-        offset, size = int(index.strip_offset[strip]), int(index.strip_size[strip])
-        if tar is None or not 0 <= offset <= len(tar) - size:
-            return None
-        data = tar[offset : offset + size]
-        return data if zlib.crc32(data.data) == int(index.strip_crc32[strip]) else None
-
-    def _map(self, number: int) -> np.ndarray | None:
-        if number in self._maps:
-            self._maps.move_to_end(number)
-            return self._maps[number]
-        try:
-            with open(self._index.data_dir / self._index.tars[number], "rb") as file:
-                mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        except (OSError, ValueError):
-            return None  # a missing or empty tar: its samples are replaced and counted like damaged ones
-        self._maps[number] = mapped
-        if len(self._maps) > self._max_open_tars:
-            self._maps.popitem(last=False)
-        return mapped

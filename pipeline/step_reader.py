@@ -1,20 +1,37 @@
 """The bytes of a step: which strips its clips need, read and checked, with good samples in the place of bad ones."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import simplejpeg
 
 from pipeline.clip import frame_indices, num_starts
 from pipeline.filmstrip import ClipStrips, blank_tile, clip_strips, max_slots
+from pipeline.mapped_tars import StripReader
 from pipeline.plan import Plan, PlannedClips, crop_room
-from pipeline.shard import ShardIndex, StripReader
+from pipeline.shard import ShardIndex
 
 MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken
 
 
 class LoaderError(RuntimeError):
     """The loader cannot go on; the message is one line."""
+
+
+@dataclass(frozen=True)
+class ReadWork:
+    """What some clips cost to read: pictures given to the decoder, frames that it decodes of them, and their bytes."""
+
+    num_clips: int = 0
+    num_pictures: int = 0
+    num_frames_decoded: int = 0
+    num_bytes: int = 0
+
+    def __add__(self, other: "ReadWork") -> "ReadWork":
+        return ReadWork(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: "ReadWork") -> "ReadWork":
+        return ReadWork(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -25,7 +42,7 @@ class ReadStep:
         clips: After replacement, N of them.
         located: Their strips and tiles within their samples.
         strips: int64 [N, S], strips of the index; -1 for a blank.
-        jpegs: S lists of N pictures, uint8 [bytes] each, read in place.
+        jpegs: S lists of N pictures, uint8 [bytes] each, views of the mapped tars.
         num_replaced: Clips that are not the plan's because a sample is damaged.
         num_real_global: Clips of weight 1 that the plan has for this step, over all ranks.
     """
@@ -37,6 +54,7 @@ class ReadStep:
     jpegs: list[list[np.ndarray]]
     num_replaced: int
     num_real_global: int
+    work: ReadWork
 
 
 class StepReader:
@@ -57,6 +75,16 @@ class StepReader:
         self._index, self._plan, self._rows, self._whole_strips = index, plan, rows, whole_strips
         self._strips = StripReader(index)
         self._blank = np.frombuffer(blank_tile(index.layout), np.uint8)
+        self._planned: dict[int, tuple[PlannedClips, int]] = {}  # fetched, not yet read
+
+    def fetch(self, step: int) -> None:
+        """Have the bytes of a step brought from disk while others are decoded; does not wait."""
+        if self._plan.num_steps is not None and step >= self._plan.num_steps:
+            return
+        planned = self._clips(step)
+        self._planned[step] = planned
+        strips = self._strips_of(planned[0], self._locate(planned[0], np.zeros(len(planned[0]), bool)))
+        self._strips.fetch(strips[strips >= 0])
 
     def read(self, step: int) -> ReadStep:
         """Read a step; a sample whose bytes fail their checksum is replaced, and remembered as bad.
@@ -64,30 +92,27 @@ class StepReader:
         Raises:
             LoaderError: A hundred samples in a row are bad.
         """
-        planned = self._plan.batch(step)
-        clips = PlannedClips(**{name: value.copy() for name, value in vars(planned[self._rows]).items()})
+        clips, num_real_global = self._planned.pop(step) if step in self._planned else self._clips(step)
         attempts, blank = np.zeros(len(clips), int), np.zeros(len(clips), bool)
         while True:
+            self._replace_bad(clips, attempts, blank)
             located = self._locate(clips, blank)
-            first = self._index.first_strip[clips.sample][:, None]
-            strips = np.where(located.strips >= 0, first + located.strips, -1)  # [N, S]
-            pictures = [self._pictures(int(s), own) for s, own in zip(clips.sample, strips, strict=True)]
-            damaged = [n for n, own in enumerate(pictures) if own is None]
+            strips = self._strips_of(clips, located)
+            used = strips >= 0  # [N, S]
+            found = iter(self._strips.read(strips[used]))  # clip by clip, slot by slot
+            pictures = [[next(found) if need else self._blank for need in needs] for needs in used.tolist()]
+            damaged = [n for n, own in enumerate(pictures) if any(picture is None for picture in own)]
             if not damaged:
                 break
-            for n in damaged:
-                attempts[n] += 1
-                blank[n] = not self._replace(clips, n, attempt=int(attempts[n]))
-        jpegs = [list(slot) for slot in zip(*(own for own in pictures if own), strict=True)]
-        return ReadStep(
-            step,
-            clips,
-            located,
-            strips,
-            jpegs,
-            num_replaced=int((attempts > 0).sum()),
-            num_real_global=int(planned.weight.sum()),
+            self.bad.update(clips.sample[damaged].tolist())
+        work = ReadWork(
+            num_clips=len(clips),
+            num_pictures=int(used.sum()),
+            num_frames_decoded=int((located.last_tile - located.first_tile)[used].sum()),
+            num_bytes=int(self._index.strip_size[strips[used]].sum()),
         )
+        jpegs = [list(slot) for slot in zip(*pictures, strict=True)]
+        return ReadStep(step, clips, located, strips, jpegs, int((attempts > 0).sum()), num_real_global, work)
 
     def find_undecodable(self, steps: range) -> bool:
         """Mark the samples of some steps that are not pictures of the right size; True when there are any new ones."""
@@ -98,6 +123,12 @@ class StepReader:
                 if any(not self._decodes(int(strip)) for strip in strips if strip >= 0):
                     self.bad.add(int(sample))
         return len(self.bad) > before
+
+    def _clips(self, step: int) -> tuple[PlannedClips, int]:
+        """This rank's clips of a step, in arrays of their own, and the step's clips of weight 1 over all ranks."""
+        planned = self._plan.batch(step)
+        clips = PlannedClips(**{name: value.copy() for name, value in vars(planned[self._rows]).items()})
+        return clips, int(planned.weight.sum())
 
     def _locate(self, clips: PlannedClips, blank: np.ndarray) -> ClipStrips:
         """Strips, tiles and order of some clips; `blank` ones need none."""
@@ -114,19 +145,19 @@ class StepReader:
             order=np.where(hidden, 0, located.order),
         )
 
-    def _pictures(self, sample: int, strips: np.ndarray) -> list[np.ndarray] | None:
-        """A clip's picture for each slot; None when the sample is damaged."""
-        needed = strips >= 0
-        if needed.any() and sample in self.bad:
-            return None
-        pictures = []
-        for strip, is_needed in zip(strips, needed, strict=True):
-            picture = self._strips.read(int(strip)) if is_needed else self._blank
-            if picture is None:
-                self.bad.add(sample)
-                return None
-            pictures.append(picture)
-        return pictures
+    def _strips_of(self, clips: PlannedClips, located: ClipStrips) -> np.ndarray:
+        """Strips of the index: int64 [N, S], -1 for a blank."""
+        first = self._index.first_strip[clips.sample][:, None]
+        return np.where(located.strips >= 0, first + located.strips, -1)
+
+    def _replace_bad(self, clips: PlannedClips, attempts: np.ndarray, blank: np.ndarray) -> None:
+        """Put good samples in the place of those known as bad; a clip that nothing may stand in for becomes blank."""
+        if not self.bad:
+            return
+        for n in np.flatnonzero(np.isin(clips.sample, list(self.bad)) & ~blank).tolist():
+            while not blank[n] and int(clips.sample[n]) in self.bad:
+                attempts[n] += 1
+                blank[n] = not self._replace(clips, n, attempt=int(attempts[n]))
 
     def _replace(self, clips: PlannedClips, n: int, *, attempt: int) -> bool:
         """Put the plan's next sample in the place of a bad one; False, and no weight, where nothing may stand in."""
@@ -150,7 +181,7 @@ class StepReader:
     def _decodes(self, strip: int) -> bool:
         layout = self._index.layout
         try:
-            picture = simplejpeg.decode_jpeg(self._strips.read(strip))
+            picture = simplejpeg.decode_jpeg(self._strips.read_one(strip))
         except ValueError:
             return False
         return picture.shape == (layout.strip_height, layout.tile_width, 3)

@@ -10,7 +10,8 @@ import numpy as np
 import simplejpeg
 
 from pipeline.filmstrip import num_strips
-from pipeline.shard import SUBSETS, ShardIndex, StripReader, open_index
+from pipeline.mapped_tars import StripReader
+from pipeline.shard import SUBSETS, ShardIndex, open_index
 from pipeline.shard_writer import dali_index, sha256_of, tar_components
 
 
@@ -124,7 +125,7 @@ def _strip_faults(index: ShardIndex, samples: np.ndarray, tar: str, *, decode: b
     reader, layout = StripReader(index), index.layout
 
     def fault(strip: int) -> str | None:
-        jpeg = reader.read(strip)
+        jpeg = reader.read_one(strip)
         if jpeg is None:
             return "fails its crc32"
         if decode:

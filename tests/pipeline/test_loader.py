@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pipeline.clip import ClipSpec, frame_indices, num_starts
-from pipeline.loader import Batch, ClipLoader, LoaderError
+from pipeline.filmstrip import locate
+from pipeline.loader import Batch, ClipLoader, LoaderError, LoaderSettings
 from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, stored_clip
 from pipeline.reference import reference_clips
 from pipeline.shard import ShardIndex, open_index
@@ -191,6 +192,84 @@ def test_a_batch_is_what_the_plan_says_in_channels_last_memory(numbered: ShardIn
     assert np.allclose(batch.clips.numpy(), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LoaderSettings(num_threads=1, prefetch=1, queue_depth=1, read_ahead=0),
+        LoaderSettings(num_threads=4, prefetch=5, queue_depth=3, read_ahead=9, hw_decoder_load=0.0),
+    ],
+    ids=["least", "more"],
+)
+@pytest.mark.parametrize("device", DEVICES)
+def test_settings_change_nothing_that_is_delivered(numbered: ShardIndex, settings: LoaderSettings, device: str) -> None:
+    with ClipLoader(numbered, train_plan(numbered)) as plain:
+        expected = take(plain, 5)
+    with ClipLoader(numbered, train_plan(numbered), settings=settings, device=device) as loader:
+        for want, got in zip(expected, loader, strict=False):
+            assert np.array_equal(got.samples, want.samples)
+            assert torch.equal(got.labels.cpu(), want.labels)
+            assert (got.clips.float().cpu() - want.clips).abs().mean() <= GREY_LEVELS[device]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [("num_threads", 0, "at least 1"), ("read_ahead", -1, "at least 0"), ("hw_decoder_load", 1.5, "0 to 1")],
+)
+def test_a_setting_that_cannot_be_is_named(setting: str, value: float, said: str) -> None:
+    with pytest.raises(ValueError, match=rf"{setting}: {value} is not possible; choose {said}"):
+        LoaderSettings(**{setting: value})
+
+
+@pytest.mark.parametrize("whole_strips", [False, True])
+def test_the_work_is_that_of_the_batches_handed_out(numbered: ShardIndex, whole_strips: bool) -> None:
+    """At stride 2 a clip of 4 frames lies in one strip or two; a part of them is decoded, or all eight tiles."""
+    plan = train_plan(numbered)
+    with ClipLoader(numbered, plan, whole_strips=whole_strips) as loader:
+        batches = take(loader, 3)
+        work = loader.work
+    frames = bytes_read = pictures = 0
+    for batch in batches:
+        wanted = frame_indices(batch.starts, plan.spec, video_frames=numbered.num_frames[batch.samples])
+        strips, _ = locate(wanted, numbered.layout)
+        for sample, own in zip(batch.samples, strips, strict=True):
+            used = np.unique(own) + numbered.first_strip[sample]
+            pictures += len(used)
+            bytes_read += int(numbered.strip_size[used].sum())
+        frames += len(np.unique(batch.samples[:, None] * 10_000 + wanted))
+    assert (work.num_clips, work.num_pictures, work.num_bytes) == (36, pictures, bytes_read)
+    if whole_strips:
+        assert work.num_frames_decoded == 8 * pictures
+    else:
+        assert frames <= work.num_frames_decoded <= 36 * 4, "no tile between those wanted is left out at stride 2"
+
+
+def test_a_batch_keeps_its_pixels_however_many_follow(numbered: ShardIndex) -> None:
+    """The clips are DALI's own memory; nothing writes there while somebody holds them."""
+    with ClipLoader(numbered, train_plan(numbered)) as loader:
+        held = take(loader, 12)
+    for batch in held[::3]:
+        expected = reference_clips(numbered, train_plan(numbered).batch(batch.step), ClipSpec(4, 2))
+        assert np.array_equal(batch.clips.numpy(), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_lent_memory_is_not_written_before_a_slow_consumer_has_read_it(numbered: ShardIndex) -> None:
+    """The GPU is kept busy with matrix products, so that every batch is read long after later ones were decoded."""
+    busy = torch.rand(4096, 4096, device="cuda")
+    plan = train_plan(numbered)
+    with ClipLoader(numbered, plan, device="cuda") as loader:
+        found = []
+        for batch in itertools.islice(loader, 40):
+            for _ in range(30):
+                busy = (busy @ busy).sigmoid()
+            found.append((batch.step, batch.clips.float().sum(dim=(1, 2, 3, 4))))
+    with ClipLoader(numbered, plan, device="cuda") as loader:
+        for (_, sums), batch in zip(found, loader, strict=False):
+            torch.cuda.synchronize()
+            assert torch.equal(sums, batch.clips.float().sum(dim=(1, 2, 3, 4)))
+
+
 def test_ranks_together_read_what_one_rank_reads(numbered: ShardIndex) -> None:
     with ClipLoader(numbered, train_plan(numbered)) as loader:
         whole = take(loader, 3)
@@ -332,7 +411,7 @@ def test_closing_ends_the_thread_in_any_state(numbered: ShardIndex) -> None:
     unused.close()
     loader = ClipLoader(numbered, train_plan(numbered))
     next(iter(loader))
-    thread = loader._thread
+    thread = loader._producer._thread
     loader.close()
     assert thread is not None
     assert not thread.is_alive()

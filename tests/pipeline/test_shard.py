@@ -12,7 +12,7 @@ from nvidia.dali import Pipeline, fn
 from wds2idx import IndexCreator
 
 from pipeline.reference import decode_sample
-from pipeline.shard import ShardError, ShardIndex, StripReader, open_index
+from pipeline.shard import ShardError, ShardIndex, open_index
 from pipeline.shard_writer import Sample, TarShard, write_atomically
 
 
@@ -61,34 +61,6 @@ def test_tars_are_ustar_with_short_names_and_no_time(numbered: ShardIndex) -> No
                 assert member.name.partition(".")[0].isdigit()
         header = (numbered.data_dir / tar).read_bytes()[257:265]
         assert header == b"ustar\x0000"
-
-
-def test_the_reader_gives_a_strip_s_bytes_and_refuses_a_changed_one(numbered: ShardIndex, tmp_path: Path) -> None:
-    copy = copy_of(numbered, tmp_path)
-    reader = StripReader(copy)
-    jpeg = reader.read(5)
-    assert jpeg is not None
-    assert jpeg[:2].tobytes() == b"\xff\xd8"
-    assert len(jpeg) == copy.strip_size[5]
-
-    tar, offset = tmp_path / "data" / copy.tars[copy.strip_tar[5]], int(copy.strip_offset[5])
-    content = bytearray(tar.read_bytes())
-    content[offset + 100] ^= 1
-    tar.write_bytes(content)
-    assert StripReader(copy).read(5) is None
-    assert StripReader(copy).read(6) is not None
-    tar.write_bytes(content[:offset])
-    assert StripReader(copy).read(5) is None, "bytes past the end of a cut tar"
-    tar.unlink()
-    assert StripReader(copy).read(5) is None
-
-
-def test_the_reader_keeps_few_tars_open(numbered: ShardIndex) -> None:
-    reader = StripReader(numbered, max_open_tars=1)
-    for _ in range(2):
-        for strip in (0, len(numbered.strip_tar) - 1):
-            assert reader.read(strip) is not None
-            assert len(reader._maps) == 1
 
 
 def copy_of(index: ShardIndex, tmp_path: Path) -> ShardIndex:
