@@ -35,6 +35,15 @@ class ReadWork:
 
 
 @dataclass(frozen=True)
+class PlannedStep:
+    """One rank's clips of a step as the plan has them; `num_real_global` as in `ReadStep`."""
+
+    clips: PlannedClips
+    located: ClipStrips
+    num_real_global: int
+
+
+@dataclass(frozen=True)
 class ReadStep:
     """One rank's clips of a step, ready to be decoded.
 
@@ -75,15 +84,14 @@ class StepReader:
         self._index, self._plan, self._rows, self._whole_strips = index, plan, rows, whole_strips
         self._strips = StripReader(index)
         self._blank = np.frombuffer(blank_tile(index.layout), np.uint8)
-        self._planned: dict[int, tuple[PlannedClips, int]] = {}  # fetched, not yet read
+        self._fetched: dict[int, PlannedStep] = {}  # not yet read
 
     def fetch(self, step: int) -> None:
         """Have the bytes of a step brought from disk while others are decoded; does not wait."""
         if self._plan.num_steps is not None and step >= self._plan.num_steps:
             return
-        planned = self._clips(step)
-        self._planned[step] = planned
-        strips = self._strips_of(planned[0], self._locate(planned[0], np.zeros(len(planned[0]), bool)))
+        self._fetched[step] = planned = self._planned(step)
+        strips = self._strips_of(planned.clips, planned.located)
         self._strips.fetch(strips[strips >= 0])
 
     def read(self, step: int) -> ReadStep:
@@ -92,11 +100,12 @@ class StepReader:
         Raises:
             LoaderError: A hundred samples in a row are bad.
         """
-        clips, num_real_global = self._planned.pop(step) if step in self._planned else self._clips(step)
+        planned = self._fetched.pop(step) if step in self._fetched else self._planned(step)
+        clips, located = planned.clips, planned.located
         attempts, blank = np.zeros(len(clips), int), np.zeros(len(clips), bool)
         while True:
-            self._replace_bad(clips, attempts, blank)
-            located = self._locate(clips, blank)
+            if self._replace_bad(clips, attempts, blank):
+                located = self._locate(clips, blank)
             strips = self._strips_of(clips, located)
             used = strips >= 0  # [N, S]
             found = iter(self._strips.read(strips[used]))  # clip by clip, slot by slot
@@ -112,7 +121,8 @@ class StepReader:
             num_bytes=int(self._index.strip_size[strips[used]].sum()),
         )
         jpegs = [list(slot) for slot in zip(*pictures, strict=True)]
-        return ReadStep(step, clips, located, strips, jpegs, int((attempts > 0).sum()), num_real_global, work)
+        num_replaced = int((attempts > 0).sum())
+        return ReadStep(step, clips, located, strips, jpegs, num_replaced, planned.num_real_global, work)
 
     def find_undecodable(self, steps: range) -> bool:
         """Mark the samples of some steps that are not pictures of the right size; True when there are any new ones."""
@@ -124,11 +134,12 @@ class StepReader:
                     self.bad.add(int(sample))
         return len(self.bad) > before
 
-    def _clips(self, step: int) -> tuple[PlannedClips, int]:
-        """This rank's clips of a step, in arrays of their own, and the step's clips of weight 1 over all ranks."""
+    def _planned(self, step: int) -> PlannedStep:
+        """This rank's clips of a step, in arrays of their own."""
         planned = self._plan.batch(step)
         clips = PlannedClips(**{name: value.copy() for name, value in vars(planned[self._rows]).items()})
-        return clips, int(planned.weight.sum())
+        located = self._locate(clips, np.zeros(len(clips), bool))
+        return PlannedStep(clips, located, num_real_global=int(planned.weight.sum()))
 
     def _locate(self, clips: PlannedClips, blank: np.ndarray) -> ClipStrips:
         """Strips, tiles and order of some clips; `blank` ones need none."""
@@ -150,14 +161,20 @@ class StepReader:
         first = self._index.first_strip[clips.sample][:, None]
         return np.where(located.strips >= 0, first + located.strips, -1)
 
-    def _replace_bad(self, clips: PlannedClips, attempts: np.ndarray, blank: np.ndarray) -> None:
-        """Put good samples in the place of those known as bad; a clip that nothing may stand in for becomes blank."""
+    def _replace_bad(self, clips: PlannedClips, attempts: np.ndarray, blank: np.ndarray) -> bool:
+        """Put good samples in the place of those known as bad; a clip that nothing may stand in for becomes blank.
+
+        Returns:
+            Whether there was any.
+        """
         if not self.bad:
-            return
-        for n in np.flatnonzero(np.isin(clips.sample, list(self.bad)) & ~blank).tolist():
+            return False
+        known = np.flatnonzero(np.isin(clips.sample, list(self.bad)) & ~blank).tolist()
+        for n in known:
             while not blank[n] and int(clips.sample[n]) in self.bad:
                 attempts[n] += 1
                 blank[n] = not self._replace(clips, n, attempt=int(attempts[n]))
+        return bool(known)
 
     def _replace(self, clips: PlannedClips, n: int, *, attempt: int) -> bool:
         """Put the plan's next sample in the place of a bad one; False, and no weight, where nothing may stand in."""
