@@ -16,7 +16,7 @@ import click
 import numpy as np
 import torch
 
-from pipeline.loader import LoaderError
+from pipeline.loader import LoaderError, LoaderSettings
 from pipeline.shard import ShardIndex, open_index
 from tools.terminal import Failed, progress
 from train.checkpoint import load_checkpoint
@@ -76,7 +76,7 @@ def main(
                 samples,
                 clips=clips,
                 global_batch_size=batch_size or 16 * ranks.world_size,
-                num_threads=num_threads,
+                settings=LoaderSettings(num_threads=num_threads),
                 ranks=ranks,
             )
     except (ValueError, OSError, LoaderError) as error:
@@ -100,7 +100,7 @@ def score(
     *,
     clips: int,
     global_batch_size: int,
-    num_threads: int,
+    settings: LoaderSettings,
     ranks: Ranks,
 ) -> VideoScores:
     """Build the checkpoint's network and score `samples` with it."""
@@ -118,7 +118,7 @@ def score(
             ranks=ranks,
             mean=config.mean,
             std=config.std,
-            num_threads=num_threads,
+            settings=settings,
             on_batch=lambda done, total: tell(done, total, "batches"),
         )
     assert scores is not None  # nothing interrupts it

@@ -1,5 +1,6 @@
 """The trainer: shards and a preset in, checkpoints and metrics out. Reads top to bottom."""
 
+import gc
 import json
 import math
 import os
@@ -21,10 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import click
 import torch
-import torch.nn.functional as F
 from rich.console import Console
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.loader import Batch, ClipLoader, LoaderError, LoaderSettings
 from pipeline.plan import TrainPlan
@@ -34,13 +32,13 @@ from train.config import TrainConfig, to_dict
 from train.evaluation.video_level import VideoScores, evaluate
 from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Throughput, TrainingError, bad_loss_message
 from train.models import build_model
-from train.optim import build_optimizer, lr_at, set_lr
-from train.options import EPILOG, configure, find_state, train_options
-from train.precision import autocast, channels_last, freeze_batch_norm
+from train.optim import build_optimizer, lr_at
+from train.options import EPILOG, configure, execution, find_state, train_options
 from train.presets import NEEDS_WEIGHTS
 from train.progress import TrainProgress
 from train.ranks import Ranks, from_torchrun, process_group
 from train.report import last_lines, result, write_config
+from train.step import StepOptions, TrainStep
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before they take the machine away
 
@@ -51,8 +49,8 @@ class Setting:
 
     ranks: Ranks
     out: Path
-    num_threads: int
-    compile_model: bool
+    loader: LoaderSettings
+    step: StepOptions
     say: Callable[[str], None]  # prints a line, on rank 0 only
     console: Console | None  # None: this rank shows no progress
 
@@ -75,7 +73,7 @@ class Run:
         self.stop_asked = False
         self.handlers = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
         torch.manual_seed(config.seed)
-        self.model = channels_last(build_model(config.model, num_classes=len(index.classes))).to(device)
+        self.model = build_model(config.model, num_classes=len(index.classes)).to(device)
         if weights is not None and state is None:
             fc_kept = load_weights(self.model, weights, classes=index.classes)
             here.say(f"weights from {weights}, {'fc included' if fc_kept else 'new fc'}")
@@ -96,7 +94,7 @@ class Run:
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             device=device,
-            settings=LoaderSettings(num_threads=here.num_threads),
+            settings=here.loader,
             mean=config.mean,
             std=config.std,
         )
@@ -107,12 +105,14 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.loader.load_state_dict(state["loader"])
             torch.set_rng_state(state["rng"])
-        if here.compile_model:
-            self.model.compile()  # in place, so the names of weights stay
-        self.net: nn.Module = self.model
-        if self.ranks.world_size > 1:  # no broadcast of BN statistics: each rank has its own, rank 0's count
-            self.net = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
-
+        self.train_step = TrainStep(
+            self.model,
+            self.optimizer,
+            ranks=self.ranks,
+            options=here.step,
+            label_smoothing=config.label_smoothing,
+            freeze_bn=config.freeze_bn,
+        )
         self.outcomes, self.meter = OutcomeQueue(self.ranks), Throughput()
         self.losses: list[float] = []  # since the last line of the log
         self.log = MetricsLog(here.out, start=self.step) if self.ranks.is_main else None
@@ -121,9 +121,12 @@ class Run:
     def train(self) -> bool:
         """Train to the last step; False when a signal stopped it earlier. Both ways latest.pt is written."""
         config, stop = self.config, False
-        batches = iter(self.loader)
+        batches, first = iter(self.loader), self.step + 1
         while self.step < config.steps and not stop:
             outcomes = self.update(next(batches))
+            if self.step == first:
+                gc.collect()
+                gc.freeze()  # what stays for the whole run is not searched for garbage again; it would stop the steps
             at_end = self.step == config.steps
             eval_due = is_due(self.step, config.eval_every) and not at_end
             save_due, keep_due = is_due(self.step, config.save_every), is_due(self.step, config.keep_every)
@@ -143,19 +146,13 @@ class Run:
 
     def update(self, batch: Batch) -> list[StepOutcome]:
         """One step of SGD; returns the outcomes that have become known by now."""
-        smoothing = self.config.label_smoothing
-        self.model.train()
-        if self.config.freeze_bn:
-            freeze_batch_norm(self.model)
-        set_lr(self.optimizer, self.lr_of(self.step))
-        with autocast(self.ranks.device):
-            logits = self.net(batch.clips)  # [N, K]
-        losses = F.cross_entropy(logits.float(), batch.labels, reduction="none", label_smoothing=smoothing)  # [N]
-        # DDP averages gradients over ranks; scaled so, that is the gradient of the global mean.
-        loss = (losses * batch.weights).sum() * (self.ranks.world_size / batch.num_real_global)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # collective: DDP averages gradients meanwhile
-        self.optimizer.step()
+        loss, losses = self.train_step(
+            batch.clips,
+            batch.labels,
+            batch.weights,
+            num_real_global=batch.num_real_global,
+            lr=self.lr_of(self.step),
+        )
         self.step += 1
         return self.outcomes.push(
             self.step, loss=loss, stop=self.stop_asked, samples=batch.samples, losses=losses
@@ -188,7 +185,7 @@ class Run:
 
     def score(self, *, num_clips: int, event: str) -> VideoScores | None:
         """Accuracy of rank 0's model on the test side; keeps the best as best.pt. None when asked to stop."""
-        self.ranks.broadcast_buffers(self.model)  # collective
+        self.ranks.broadcast(self.model.buffers())  # collective; each rank has its own BN statistics
         scores = evaluate(
             self.model,
             self.index,
@@ -199,7 +196,7 @@ class Run:
             ranks=self.ranks,
             mean=self.config.mean,
             std=self.config.std,
-            num_threads=self.here.num_threads,
+            settings=self.here.loader,
             interrupted=lambda: self.ranks.any(self.stop_asked),  # collective, once a batch
         )
         if scores is None:
@@ -235,6 +232,7 @@ class Run:
 
     def close(self) -> None:
         """Stop the loader, finish the logs, give the signals back."""
+        gc.unfreeze()
         self.loader.close()
         self.progress.close()
         if self.log is not None:
@@ -260,9 +258,7 @@ def main(
     out: Path,
     resume: str,
     init_from: Path | None,
-    num_threads: int,
     device: str,
-    compile_model: bool | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -274,18 +270,20 @@ def main(
         say = partial(click.echo, err=as_json) if ranks.is_main else lambda line: None
         console = Console(stderr=as_json) if ranks.is_main else None
         index = open_index(data)
+        loader, step = execution(options, ranks.device)
         config = configure(preset, index, world_size=ranks.world_size, **options)
         state = find_state(resume, out, say=say)
         if state is not None:
             check_same_run(state, config, index=index, say=say)
         elif preset in NEEDS_WEIGHTS and init_from is None:
             raise click.UsageError(f"--preset {preset}: starts from trained weights; add --init-from CHECKPOINT")
-        compile_model = ranks.device.type == "cuda" if compile_model is None else compile_model
-        here = Setting(ranks, out, num_threads, compile_model, say, console)
+        here = Setting(ranks, out, loader, step, say, console)
         with process_group(ranks):
             if ranks.is_main:
-                write_config(out / "config.json", config, preset=preset, index=index, ranks=ranks)
-            with closing(Run(config, index, here, state=state, weights=init_from)) as run:
+                write_config(
+                    out / "config.json", config, preset=preset, index=index, ranks=ranks, loader=loader, step=step
+                )
+            with closing(Run(config, index, here, state=state, weights=init_from)) as run, run.train_step.on_stream():
                 scores = run.score(num_clips=config.eval_clips, event="final") if run.train() else None
     except (ValueError, OSError, LoaderError) as error:
         raise click.ClickException(f"{who}{error}") from None

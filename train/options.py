@@ -1,16 +1,20 @@
 """The trainer's command line: its options, and what becomes of them before a run."""
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
+from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
 from train.checkpoint import load_checkpoint, load_latest
 from train.config import TrainConfig, override
 from train.models import MODELS
 from train.presets import PRESETS
+from train.step import StepOptions, default_options
 
 EPILOG = """\b
 Examples:
@@ -24,6 +28,7 @@ A signal to one process stops all of a run. torchrun passes SIGTERM on to them, 
 Exit codes: 0 done or stopped by such a signal, 1 failure, 2 wrong usage.
 """
 
+LOADER = LoaderSettings()
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -57,11 +62,23 @@ OPTIONS = [
     click.option("--save-every", type=int, help="Steps between writes of latest.pt."),
     click.option("--keep-every", type=int, help="Steps between step-N.pt files that stay; 0: none."),
     click.option("--log-every", type=int, help="Steps between lines of metrics.jsonl."),
-    click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process."),
+    click.option("--num-threads", default=LOADER.num_threads, type=int, help="Decoding threads a process."),
+    click.option("--prefetch", default=LOADER.prefetch, type=int, help="Batches that wait ready at most."),
+    click.option("--queue-depth", default=LOADER.queue_depth, type=int, help="Batches being decoded at a time."),
+    click.option("--hw-decoder-load", default=LOADER.hw_decoder_load, type=float,
+                 help="Share of the pictures for a GPU's JPEG engines, 0 to 1."),
+    click.option("--read-ahead", default=LOADER.read_ahead, type=int,
+                 help="Steps whose bytes are asked from disk before they are needed."),
     click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]),
                  help="auto takes a GPU if there is one."),
-    click.option("--compile/--no-compile", "compile_model", default=None, show_default=False,
+    click.option("--compile/--no-compile", default=None, show_default=False,
                  help="torch.compile.  [default: on a GPU]"),
+    click.option("--cuda-graph/--no-cuda-graph", default=None, show_default=False,
+                 help="Forward and backward pass replayed as one CUDA graph.  [default: on a GPU]"),
+    click.option("--space-to-depth/--no-space-to-depth", default=None, show_default=False,
+                 help="The first convolution on 2x2 blocks of pixels.  [default: on a GPU]"),
+    click.option("--high-priority/--no-high-priority", default=None, show_default=False,
+                 help="The model's kernels go before the loader's.  [default: on a GPU]"),
     click.option("--json", "as_json", is_flag=True, help="The result as JSON; other lines go to stderr."),
 ]
 # fmt: on
@@ -72,6 +89,23 @@ def train_options(command: Callable) -> Callable:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def execution(options: dict[str, Any], device: torch.device) -> tuple[LoaderSettings, StepOptions]:
+    """Take the options that say how, not what, out of the command's; the device decides those left out.
+
+    Raises:
+        click.UsageError: A value is not possible; says which and what is.
+    """
+    loader = {name: options.pop(name) for name in (field.name for field in fields(LoaderSettings)) if name in options}
+    step = {name: options.pop(name) for name in (field.name for field in fields(StepOptions)) if name in options}
+    given = {name: value for name, value in step.items() if value is not None}
+    try:
+        settings, chosen = LoaderSettings(**loader), replace(default_options(device), **given)
+        chosen.check(device)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return settings, chosen
 
 
 def find_state(resume: str, out: Path, *, say: Callable[[str], None]) -> dict[str, Any] | None:

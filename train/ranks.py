@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,26 @@ class Ranks:
         dist.all_gather_object(values, value)  # collective
         return values
 
-    def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give all ranks rank 0's BN running statistics; each has collected its own. A collective."""
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give all ranks rank 0's values, in place; a collective."""
         if self.world_size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)  # collective, a few KB each
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), src=0)  # collective, one a tensor
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Give every parameter the mean of all ranks' gradients, in place; a collective.
+
+        What DDP does, but after the backward pass and not during it: a CUDA graph cannot hold DDP's hooks. Every
+        rank must have gradients of the same parameters.
+        """
+        if self.world_size == 1:
+            return
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([grad.flatten() for grad in grads])  # copy
+        dist.all_reduce(flat)  # collective, 4 bytes a parameter
+        flat /= self.world_size
+        for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+            grad.copy_(mean.view_as(grad))
 
 
 def from_torchrun(device: str = "auto") -> Ranks:

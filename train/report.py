@@ -2,21 +2,33 @@
 
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import pipeline
+from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
 from train.checkpoint import data_identity
 from train.config import TrainConfig, to_dict
 from train.evaluation.video_level import VideoScores
 from train.ranks import Ranks
+from train.step import StepOptions
 
 
-def write_config(path: Path, config: TrainConfig, *, preset: str, index: ShardIndex, ranks: Ranks) -> None:
-    """config.json: what the run was asked to do, and with what."""
+def write_config(
+    path: Path,
+    config: TrainConfig,
+    *,
+    preset: str,
+    index: ShardIndex,
+    ranks: Ranks,
+    loader: LoaderSettings,
+    step: StepOptions,
+) -> None:
+    """config.json: what the run was asked to do, how, and with what."""
     on_gpu = ranks.device.type == "cuda"
     about = {
         "preset": preset,
@@ -24,6 +36,8 @@ def write_config(path: Path, config: TrainConfig, *, preset: str, index: ShardIn
         "data": data_identity(index) | {"classes": index.classes},
         "world_size": ranks.world_size,
         "device": torch.cuda.get_device_name(ranks.device) if on_gpu else "cpu",
+        "loader": asdict(loader),
+        "step": asdict(step),
         "versions": {
             "res3d-video": pipeline.__version__,
             "torch": torch.__version__,

@@ -1,5 +1,6 @@
 """The trainer's command from outside: files, resuming, signals, ranks, errors."""
 
+import gc
 import json
 import os
 import shutil
@@ -12,9 +13,10 @@ import psutil
 import pytest
 import torch
 
+import train.main
 from pipeline.shard import ShardIndex
 from tests.train.conftest import CHECKOUT, Trainer, command_line, read_metrics, run_program
-from train.checkpoint import load_checkpoint
+from train.checkpoint import load_checkpoint, save_checkpoint
 from train.presets import PRESETS
 
 
@@ -59,6 +61,37 @@ def test_stopping_half_way_and_going_on_equals_not_stopping(run_main: Trainer, t
     losses = [line["loss"] for line in read_metrics(whole, "train")]
     assert [line["loss"] for line in read_metrics(rest, "train")] == losses[10:]
     assert len(set(losses)) == 20
+
+
+def test_how_a_run_is_executed_is_written_down_and_changes_no_more_than_rounding(
+    run_main: Trainer, tmp_path: Path
+) -> None:
+    run_main(tmp_path / "plain", "--steps", "3")
+    result = run_main(tmp_path / "other", "--steps", "3", "--space-to-depth", "--prefetch", "3", "--read-ahead", "0")
+    assert result.exit_code == 0, result.output
+    plain, other = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("plain", "other"))
+    assert plain["config"] == other["config"]
+    assert (plain["step"]["space_to_depth"], other["step"]["space_to_depth"]) == (False, True)
+    assert (other["loader"]["prefetch"], other["loader"]["read_ahead"], other["loader"]["num_threads"]) == (3, 0, 1)
+    losses = [[line["loss"] for line in read_metrics(tmp_path / name, "train")] for name in ("plain", "other")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    expected, found = (weights_of(tmp_path / name / "latest.pt") for name in ("plain", "other"))
+    assert {name: value.shape for name, value in found.items()} == {name: v.shape for name, v in expected.items()}
+
+
+def test_what_lives_as_long_as_the_run_is_searched_for_garbage_once(
+    run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = []
+
+    def save(path: Path, state: dict) -> None:
+        frozen.append(gc.get_freeze_count())
+        save_checkpoint(path, state)
+
+    monkeypatch.setattr(train.main, "save_checkpoint", save)
+    run_main(tmp_path, "--steps", "2")
+    assert min(frozen) > 10_000  # modules and all
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_damaged_latest_falls_back_and_the_log_has_every_step_once(run_main: Trainer, tmp_path: Path) -> None:
@@ -128,6 +161,9 @@ def test_a_changed_learning_rate_is_allowed_and_said(run_main: Trainer, tmp_path
         (["--resume", "nowhere.pt"], "nowhere.pt is no file; choose auto, never or a .pt file"),
         (["--model", "res2d18"], "num_frames: 4, but res2d18 takes one frame; use 1"),
         (["--preset", "huge"], "huge"),
+        (["--prefetch", "0"], "prefetch: 0 is not possible; choose at least 1"),
+        (["--hw-decoder-load", "1.5"], "hw_decoder_load: 1.5 is not possible; choose 0 to 1"),
+        (["--cuda-graph"], "cuda-graph: cpu has none; choose a GPU or --no-cuda-graph"),
     ],
 )
 def test_wrong_usage_exits_2(run_main: Trainer, tmp_path: Path, options: list[str], message: str) -> None:

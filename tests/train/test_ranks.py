@@ -1,8 +1,16 @@
 """A process's place by torchrun's variables."""
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch.nn.parallel import DistributedDataParallel
 
+from train.models import ModelConfig, build_model
+from train.precision import channels_last
 from train.ranks import Ranks, from_torchrun
 
 
@@ -29,3 +37,30 @@ def test_alone_every_collective_gives_back_what_it_got() -> None:
     ranks = Ranks()
     assert ranks.sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
     assert (ranks.any(True), ranks.any(False), ranks.gather("x")) == (True, False, ["x"])
+
+
+def compare_with_ddp(rank: int, rendezvous: Path) -> None:
+    """One of two processes: the same batch through DDP, and alone with `average_gradients`."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    ranks = Ranks(rank, rank, 2)
+    torch.manual_seed(rank)  # other weights and other clips on each rank
+    model = channels_last(build_model(ModelConfig("res3d10", width=4), num_classes=3))
+    ranks.broadcast(model.parameters())
+    clips = torch.randn(2, 3, 4, 16, 16)
+    with_ddp = DistributedDataParallel(copy.deepcopy(model), broadcast_buffers=False)
+    with_ddp(clips).square().sum().backward()
+    model(clips).square().sum().backward()
+    own = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    ranks.average_gradients(model.parameters())
+    expected = dict(with_ddp.module.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+        assert torch.allclose(parameter.grad, expected[name].grad, rtol=1e-5, atol=1e-6), name
+    assert not torch.allclose(model.head.weight.grad, own["head.weight"])
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_gradients_averaged_after_the_pass_are_those_of_ddp(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(compare_with_ddp, (tmp_path / "rendezvous",), nprocs=2)

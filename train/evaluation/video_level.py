@@ -210,7 +210,7 @@ def evaluate(
     ranks: Ranks,
     mean: float = 128.0,
     std: float = 1.0,
-    num_threads: int = 2,
+    settings: LoaderSettings | None = None,
     interrupted: Callable[[], bool] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> VideoScores | None:
@@ -222,6 +222,7 @@ def evaluate(
     Args:
         samples: Rows of the index, int64 [S].
         num_clips: Uniformly spaced clips of a video whose softmax is averaged.
+        settings: Of the loaders.
         interrupted: Asked once a batch on every rank, and must give all ranks the same answer.
         on_batch: Told (batches done, batches in all).
 
@@ -239,7 +240,7 @@ def evaluate(
         scores = ViewScores(samples, num_views=plan.num_views, num_classes=len(index.classes))
         loader = ClipLoader(
             index, plan, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device,
-            settings=LoaderSettings(num_threads=num_threads), mean=mean, std=std,
+            settings=settings, mean=mean, std=std,
         )  # fmt: skip
         with loader, torch.no_grad():
             for batch in loader:

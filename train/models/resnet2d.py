@@ -5,6 +5,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from train.models.resnet3d import BLOCKS, Stride, init_weights, make_stages
+from train.models.stem import StemConv2d
 
 STRIDES: tuple[Stride, ...] = ((1, 1), (2, 2), (2, 2), (2, 2))
 
@@ -25,7 +26,7 @@ class ResNet2d(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(
             OrderedDict(
-                conv=nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
+                conv=StemConv2d(width),
                 bn=nn.BatchNorm2d(width, momentum=bn_momentum),
                 relu=nn.ReLU(),
             )

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from train.models.stem import StemConv3d
+
 # Basic blocks in conv2_x … conv5_x. 18 and 34 are Table 2; 10, 16 and 26 are further depths that it tries
 # without printing block counts: 10 and 16 are from the authors' later code, 26 is arithmetic.
 BLOCKS = {10: (1, 1, 1, 1), 16: (2, 2, 2, 1), 18: (2, 2, 2, 2), 26: (3, 3, 3, 3), 34: (3, 4, 6, 3)}
@@ -129,7 +131,7 @@ class ResNet3d(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(
             OrderedDict(
-                conv=nn.Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
+                conv=StemConv3d(width),
                 bn=nn.BatchNorm3d(width, momentum=bn_momentum),
                 relu=nn.ReLU(),
             )

@@ -1,0 +1,118 @@
+"""The stem on blocks of pixels against the stem on pixels: the same numbers, the same weights in a checkpoint."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.models import ModelConfig, build_model
+from train.models.stem import StemConv2d, StemConv3d, fold_pixels, use_space_to_depth
+from train.precision import channels_last
+
+CHANNELS = pytest.mark.parametrize("channels", [12, 16])
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """Largest difference, of the largest expected value."""
+    found, expected = found.detach(), expected.detach()
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def with_gradients(stem: nn.Module, pixels: Tensor, *, channels: int | None) -> list[Tensor]:
+    """Output, gradient of the weight, gradient of the input, for a gradient of the output that is not uniform."""
+    use_space_to_depth(stem, channels=channels)
+    pixels = pixels.detach().requires_grad_()
+    output = stem(pixels)
+    output_gradient = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
+    return [output, *torch.autograd.grad(output, [stem.weight, pixels], output_gradient)]
+
+
+@CHANNELS
+@pytest.mark.parametrize("num_frames", [1, 8, 16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (23, 32), (24, 31), (23, 31)])
+def test_clips_have_the_same_output_and_gradients_in_float64(
+    channels: int, num_frames: int, layout: torch.memory_format, height: int, width: int
+) -> None:
+    torch.manual_seed(0)
+    stem = StemConv3d(8).double()
+    clips = torch.randn(2, 3, num_frames, height, width, dtype=torch.float64).contiguous(memory_format=layout)
+    expected = with_gradients(stem, clips, channels=None)
+    for found, plain in zip(with_gradients(stem, clips, channels=channels), expected, strict=True):
+        assert found.shape == plain.shape
+        assert relative(found, plain) < 1e-10
+
+
+@CHANNELS
+def test_frames_of_every_small_size_have_the_same_output_and_gradients(channels: int) -> None:
+    torch.manual_seed(0)
+    stem = StemConv2d(4).double()
+    for height in range(1, 13):
+        for width in range(1, 13):
+            frames = torch.randn(1, 3, height, width, dtype=torch.float64)
+            expected = with_gradients(stem, frames, channels=None)
+            for found, plain in zip(with_gradients(stem, frames, channels=channels), expected, strict=True):
+                assert found.shape == plain.shape
+                assert relative(found, plain) < 1e-10, (height, width)
+
+
+@CHANNELS
+def test_in_float32_they_differ_by_rounding_alone(channels: int) -> None:
+    torch.manual_seed(0)
+    stem, clips = StemConv3d(16), 128 * torch.randn(2, 3, 8, 56, 56)
+    expected = with_gradients(stem, clips, channels=None)
+    for found, plain in zip(with_gradients(stem, clips, channels=channels), expected, strict=True):
+        assert relative(found, plain) < 1e-5
+
+
+@CHANNELS
+def test_blocks_are_channels_last_whatever_the_clips_are(channels: int) -> None:
+    clips = torch.randn(2, 3, 4, 9, 10)
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        blocks = fold_pixels(clips.contiguous(memory_format=layout), channels=channels)
+        assert blocks.shape == (2, channels, 4, 5 + 3, 5 + 3)
+        assert blocks.is_contiguous(memory_format=torch.channels_last_3d)
+    assert fold_pixels(clips[:, :, 0], channels=channels).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_channel_is_a_colour_at_a_place_of_the_block_and_the_fourth_colour_is_zero() -> None:
+    frames = torch.arange(1.0, 13).reshape(1, 3, 2, 2)  # colour c at (y, x) is 4c + 2y + x + 1
+    (block,) = fold_pixels(frames, channels=16)[:, :, 2, 2]
+    assert block.reshape(2, 2, 4).tolist() == [[[1, 5, 9, 0], [2, 6, 10, 0]], [[3, 7, 11, 0], [4, 8, 12, 0]]]
+
+
+@CHANNELS
+@pytest.mark.parametrize(("name", "num_frames"), [("res3d10", 8), ("res2d18", 1)])
+def test_a_whole_model_has_the_same_logits_and_gradients(channels: int, name: str, num_frames: int) -> None:
+    torch.manual_seed(0)
+    model = channels_last(build_model(ModelConfig(name, width=2), num_classes=5)).double().train()
+    clips, labels = torch.randn(3, 3, num_frames, 24, 24, dtype=torch.float64), torch.tensor([0, 3, 4])
+
+    def run() -> list[Tensor]:
+        logits = model(clips)
+        return [logits, *torch.autograd.grad(F.cross_entropy(logits, labels), list(model.parameters()))]
+
+    expected = run()
+    assert use_space_to_depth(model, channels=channels)
+    for found, plain in zip(run(), expected, strict=True):
+        assert relative(found, plain) < 1e-10
+
+
+@CHANNELS
+def test_weights_keep_their_names_shapes_and_values(channels: int) -> None:
+    model = build_model(ModelConfig("res3d10", width=4), num_classes=5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert before["stem.conv.weight"].shape == (4, 3, 3, 7, 7)
+    use_space_to_depth(model, channels=channels)
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model.load_state_dict(before)
+
+
+def test_other_numbers_of_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match="8 channels are not possible; choose 12 or 16"):
+        use_space_to_depth(StemConv3d(4), channels=8)
+
+
+def test_a_model_without_such_a_stem_is_told_apart() -> None:
+    assert not use_space_to_depth(nn.Conv3d(3, 4, 3), channels=16)

@@ -1,0 +1,275 @@
+"""The training step: one update as it is written in a textbook, however it is executed."""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partialmethod
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import train.step
+from train.models import ModelConfig, build_model
+from train.optim import OptimConfig, build_optimizer, set_lr
+from train.precision import channels_last, freeze_batch_norm
+from train.ranks import Ranks
+from train.step import WARMUP_STEPS, StepLoss, StepOptions, TrainStep, default_options
+
+CPU = torch.device("cpu")
+NUM_CLASSES = 5
+LR = 0.01
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are slower on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def batches(count: int, *, size: int = 4, device: torch.device = CPU) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Clips as the loader gives them, labels, and weights of which the last is 0."""
+    generator = torch.Generator().manual_seed(1)
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    for _ in range(count):
+        clips = 60 * torch.randn(size, 4, 32, 32, 3, generator=generator)
+        labels = torch.randint(NUM_CLASSES, (size,), generator=generator)
+        weights = torch.tensor([1.0] * (size - 1) + [0.0])
+        yield clips.to(device, dtype).permute(0, 4, 1, 2, 3), labels.to(device), weights.to(device)
+
+
+def new_step(options: StepOptions | None = None, *, device: torch.device = CPU, **settings: object) -> TrainStep:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig("res3d10", width=8), num_classes=NUM_CLASSES).to(device)
+    optimizer = build_optimizer(model, OptimConfig(), fused=device.type == "cuda")
+    return TrainStep(model, optimizer, ranks=Ranks(device=device), options=options, **settings)
+
+
+def run(step: TrainStep, count: int) -> list[StepLoss]:
+    """So many steps; what each returned, looked at after the last."""
+    device = step.ranks.device
+    with step.on_stream():
+        return [step(*batch, num_real_global=3, lr=LR) for batch in batches(count, device=device)]
+
+
+def assert_close(
+    step: TrainStep, other: TrainStep, found: list[StepLoss], expected: list[StepLoss], rtol: float
+) -> None:
+    """The same losses and weights, within a share of the largest."""
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a.losses, b.losses, rtol=rtol, atol=rtol)
+        assert torch.allclose(a.loss, b.loss, rtol=rtol, atol=rtol)
+    theirs = other.model.state_dict()
+    for name, value in step.model.state_dict().items():
+        assert (value - theirs[name]).abs().max() <= rtol * theirs[name].abs().max(), name
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1}, {"freeze_bn": True}], ids=str)
+def test_a_step_is_the_textbooks_to_the_last_bit(settings: dict) -> None:
+    step = new_step(StepOptions(), **settings)
+    model = channels_last(copy.deepcopy(step.model))
+    optimizer = build_optimizer(model, OptimConfig(), fused=False)
+    found = run(step, 3)
+    for (clips, labels, weights), (loss, losses) in zip(batches(3), found, strict=True):
+        model.train()
+        if settings.get("freeze_bn"):
+            freeze_batch_norm(model)
+        set_lr(optimizer, LR)
+        smoothing = settings.get("label_smoothing", 0.0)
+        expected = F.cross_entropy(model(clips), labels, reduction="none", label_smoothing=smoothing)
+        mean = (expected * weights).sum() / 3
+        optimizer.zero_grad()
+        mean.backward()
+        optimizer.step()
+        assert torch.equal(losses, expected)
+        assert torch.allclose(loss, mean)
+        assert not any(tensor.requires_grad for tensor in (loss, losses))
+    assert all(torch.equal(value, step.model.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        StepOptions(space_to_depth=True, folded_channels=12),
+        StepOptions(space_to_depth=True, folded_channels=16),
+        StepOptions(channels_last=False),
+        StepOptions(channels_last=False, space_to_depth=True),
+    ],
+    ids=str,
+)
+def test_how_a_step_is_executed_changes_it_by_rounding_alone(options: StepOptions) -> None:
+    plain, other = new_step(StepOptions()), new_step(options)
+    assert_close(other, plain, run(other, 5), run(plain, 5), rtol=1e-3)  # rounding grows from step to step
+
+
+def test_a_compiled_step_changes_it_by_rounding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = partialmethod(nn.Module.compile, backend="aot_eager")  # all but the code generator, which takes a minute
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    plain, other = new_step(StepOptions()), new_step(StepOptions(compile=True, space_to_depth=True))
+    assert_close(other, plain, run(other, 3), run(plain, 3), rtol=1e-3)
+
+
+def test_a_clip_of_weight_0_changes_no_gradient() -> None:
+    frozen = [new_step(StepOptions(), freeze_bn=True) for _ in range(2)]  # BN would mix the clips
+    ((clips, labels, weights),) = batches(1)
+    for step, last in zip(frozen, (clips[3:], -clips[3:]), strict=True):
+        step(torch.cat([clips[:3], last]), labels, weights, num_real_global=3, lr=LR)
+    first, second = (step.model.state_dict() for step in frozen)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("option", ["cuda_graph", "high_priority"])
+def test_what_a_cpu_does_not_have_is_refused_with_the_way_out(option: str) -> None:
+    flag = option.replace("_", "-")
+    with pytest.raises(ValueError, match=f"^{flag}: cpu has none; choose a GPU or --no-{flag}$"):
+        new_step(StepOptions(**{option: True}))
+
+
+def test_every_device_can_do_its_own_defaults() -> None:
+    for device in (CPU, torch.device("cuda")):
+        default_options(device).check(device)
+
+
+def test_a_model_that_cannot_be_compiled_is_one_line_with_the_way_out() -> None:
+    step = new_step(StepOptions())
+
+    def broken(*_: object) -> Callable:
+        raise RuntimeError("no compiler\n\na trace")
+
+    step.model.compile(backend=broken)
+    step.options = replace(step.options, compile=True)
+    with pytest.raises(ValueError, match=r"^compile: .*no compiler; use --no-compile$"):
+        run(step, 1)
+
+
+class RecordedOnCpu:
+    """A stand-in for `record_graph`: every replay writes gradients and losses into the memory of the recording."""
+
+    def __init__(self, step: TrainStep) -> None:
+        self.step, self.num_recorded, self.num_replayed = step, 0, 0
+
+    def __call__(self, work: Callable[[], None], stream: None) -> Callable[[], None]:
+        parameters = list(self.step.model.parameters())
+        assert all(parameter.grad is None for parameter in parameters)
+        state = copy.deepcopy(self.step.model.state_dict())
+        work()
+        self.step.model.load_state_dict(state)  # recording does nothing
+        self.num_recorded += 1
+        gradients, found = [parameter.grad for parameter in parameters], self.step._found
+
+        def replay() -> None:
+            for parameter in parameters:
+                parameter.grad = None
+            work()
+            for parameter, memory in zip(parameters, gradients, strict=True):
+                memory.copy_(parameter.grad)
+                parameter.grad = memory
+            for memory, value in zip(found, self.step._found, strict=True):
+                memory.copy_(value)
+            self.step._found = found
+            self.num_replayed += 1
+
+        return replay
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[TrainStep, RecordedOnCpu]:
+    """A step that records, with the stand-in."""
+    step = new_step(StepOptions())
+    step.options = replace(step.options, cuda_graph=True)
+    recorder = RecordedOnCpu(step)
+    monkeypatch.setattr(train.step, "record_graph", recorder)
+    return step, recorder
+
+
+def test_a_recorded_step_goes_on_from_the_eager_ones_and_gives_their_numbers(
+    recorded: tuple[TrainStep, RecordedOnCpu],
+) -> None:
+    step, recorder = recorded
+    plain = new_step(StepOptions())
+    found, expected = run(step, WARMUP_STEPS + 4), run(plain, WARMUP_STEPS + 4)
+    assert (recorder.num_recorded, recorder.num_replayed) == (1, 4)
+    assert_close(step, plain, found, expected, rtol=1e-6)
+
+
+def test_a_batch_of_another_shape_does_not_fit_the_recorded_step(recorded: tuple[TrainStep, RecordedOnCpu]) -> None:
+    step, _ = recorded
+    run(step, 1)
+    (other,) = batches(1, size=2)
+    with pytest.raises(ValueError, match=r"clips: \[2, 3, 4, 32, 32\] torch.float32, but .*\[4, 3, 4, 32, 32\]"):
+        step(*other, num_real_global=2, lr=LR)
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("high_priority", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_cuda_graph_gives_the_numbers_of_the_eager_steps(high_priority: bool, compiled: bool) -> None:
+    options = StepOptions(compile=compiled, space_to_depth=True)
+    plain = new_step(options, device=torch.device("cuda"), freeze_bn=True)
+    options = replace(options, cuda_graph=True, high_priority=high_priority)
+    graphed = new_step(options, device=torch.device("cuda"), freeze_bn=True)
+    found, expected = run(graphed, WARMUP_STEPS + 5), run(plain, WARMUP_STEPS + 5)
+    assert graphed._replay is not None
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a.losses, b.losses, rtol=0.05, atol=0.05)  # bfloat16
+    assert len({float(a.loss) for a in found}) == len(found)
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_replays_write_gradients_and_add_to_nothing() -> None:
+    step = new_step(StepOptions(cuda_graph=True), device=torch.device("cuda"), freeze_bn=True)
+    (batch,) = batches(1, device=torch.device("cuda"))
+    with step.on_stream():
+        for _ in range(WARMUP_STEPS + 1):
+            step(*batch, num_real_global=3, lr=0.0)  # nothing moves, so every gradient is the same
+        first = [parameter.grad.clone() for parameter in step.model.parameters()]
+        for _ in range(3):
+            step(*batch, num_real_global=3, lr=0.0)
+        for parameter, gradient in zip(step.model.parameters(), first, strict=True):
+            assert torch.allclose(parameter.grad, gradient, rtol=1e-2, atol=1e-2 * float(gradient.abs().max()))
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_recording_minds_no_allocation_of_another_thread() -> None:
+    step = new_step(StepOptions(cuda_graph=True), device=torch.device("cuda"))
+    stop, failed = threading.Event(), []
+
+    def allocate() -> None:
+        side = torch.cuda.Stream()
+        try:
+            while not stop.is_set():
+                with torch.cuda.stream(side):
+                    torch.empty(1 << 20).pin_memory().to("cuda", non_blocking=True).clone()
+                side.synchronize()
+                torch.cuda.empty_cache()
+        except RuntimeError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=allocate)
+    thread.start()
+    try:
+        found = run(step, WARMUP_STEPS + 5)
+    finally:
+        stop.set()
+        thread.join()
+    assert not failed
+    assert all(bool(loss.losses.isfinite().all()) for loss in found)
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_what_cannot_be_recorded_is_one_line_with_the_way_out() -> None:
+    def work() -> None:
+        torch.zeros(1, device="cuda").item()  # a sync
+
+    with pytest.raises(ValueError, match=r"^cuda-graph: recording failed \(.*\); use --no-cuda-graph$"):
+        train.step.record_graph(work, torch.cuda.Stream())
