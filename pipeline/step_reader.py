@@ -20,12 +20,29 @@ class LoaderError(RuntimeError):
 
 @dataclass(frozen=True)
 class ReadWork:
-    """What some clips cost to read: pictures given to the decoder, frames that it decodes of them, and their bytes."""
+    """What some clips cost to read.
+
+    Attributes:
+        num_frames: Delivered.
+        num_pictures: Given to the decoder: strips, or frames of a video.
+        num_frames_decoded: Frames, or tiles, decoded to get them.
+        num_bytes: Compressed, of those pictures.
+    """
 
     num_clips: int = 0
+    num_frames: int = 0
     num_pictures: int = 0
     num_frames_decoded: int = 0
     num_bytes: int = 0
+
+    @property
+    def decoded_to_used(self) -> float:
+        """Frames decoded for each one delivered."""
+        return self.num_frames_decoded / self.num_frames
+
+    @property
+    def bytes_per_clip(self) -> float:
+        return self.num_bytes / self.num_clips
 
     def __add__(self, other: "ReadWork") -> "ReadWork":
         return ReadWork(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -116,6 +133,7 @@ class StepReader:
             self.bad.update(clips.sample[damaged].tolist())
         work = ReadWork(
             num_clips=len(clips),
+            num_frames=located.order.size,
             num_pictures=int(used.sum()),
             num_frames_decoded=int((located.last_tile - located.first_tile)[used].sum()),
             num_bytes=int(self._index.strip_size[strips[used]].sum()),

@@ -19,6 +19,7 @@ SHORT = " --steps 2 --batch-size 4 --eval-every 0 --eval-clips 1"
 ADDED = {
     "torchrun train/main.py": SHORT,
     "python train/main.py": SHORT,
+    "python tools/bench_loader.py": " --batches 1 --repeats 1 --batch-size 2",
     "make test": " TESTS=tests/pipeline/test_clip.py",
 }
 ADDED["make demo"] = " DEMO_VIDEOS=4 DEMO_STEPS=2"

@@ -1,406 +1,184 @@
-"""Measure the loader alone, beside PyAV reading H.264 copies of the same segments: speed, cores, memory."""
+"""Does the GPU ever wait for video? Loader alone, synthetic step and real step take turns; a table and one sentence."""
 
+import dataclasses
+import gc
 import json
 import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 if not __package__:  # started by path: look in the checkout, not in tools/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+# Threads that wait must sleep: spinning ones take the cores from decoding, and on two busy cores training falls to a
+# tenth of its speed (docs/decisions/0004-threads-that-wait-sleep.md). Read by OpenMP when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import click
-import numpy as np
 import torch
 
-from pipeline.clip import ClipSpec
 from pipeline.loader import LoaderError
 from pipeline.shard import ShardIndex, open_index
+from tools.bench.autotune import TUNING_HEADER, Tuning, autotune, measure_loader
+from tools.bench.chart import draw, load_matplotlib
+from tools.bench.compare import Comparison, compare
+from tools.bench.contest import Contest
+from tools.bench.copies import copies_folder
 from tools.bench.machine import machine, machine_lines, table
-from tools.bench.measure import BenchError, Measurement, Memory, Order, Spread, load_psutil, slope
-from tools.bench.peers import (
-    WAYS,
-    Contest,
-    ReadCost,
-    check_peer,
-    copies_folder,
-    filmstrip_cost,
-    filmstrips,
-    make_copies,
-    pyav_cost,
-)
-from tools.bench.process import MeasuredProcess, pick_cores
+from tools.bench.measure import BenchError, Order, Spread, load_psutil
+from tools.bench.options import EPILOG, all_options, settings_of
+from tools.bench.peers import peers_named
+from tools.bench.report import console, page, summary
+from tools.bench.results import Result, lane_numbers
+from tools.bench.run import MEAN, Settings, run
 from tools.terminal import Failed, progress
 
-OURS = "filmstrips"
-TARGET_RATIO = 1.5  # to PyAV, for 8×112×112 clips on two CPU cores
-WARMUP_BATCHES = 8  # more than wait ready in any way's queues
-TRIALS = 2  # of each of PyAV's ways, before the faster one is taken
-COST_STEPS = 4
-DEFAULT_CLIPS = {"cpu": 1024, "cuda": 65536}  # two to five seconds a measurement
-DEFAULT_SEGMENTS = 256
-
-EPILOG = """\b
-Examples:
-  python tools/bench_loader.py --data shards/ucf101
-  python tools/bench_loader.py --data shards/ucf101 --vs none --memory-minutes 30
-  python tools/bench_loader.py --data shards/ucf101 --peer-cache /tmp/copies --repeats 9 --json bench.json
-\b
-The two ways take turns and read the same planned clips (random start, crop and flip), each in a process of its own,
-pinned to the same CPUs when the device is the CPU. PyAV opens an H.264 copy (GOP 8, no B-frames) for each clip; its
-clips are compared with the loader's first. It runs with threads and with torch's DataLoader; the faster one counts.
-Files are read from the page cache after the first time, in both. RSS counts the memory-mapped shards that were read;
-own memory counts no file. Slopes are those of the second half
-of the clips, for buffers fill up first: a verdict on memory needs --memory-minutes.
-"""
+TUNING_SECONDS, TUNING_REPEATS = 1.0, 3
+PEER_WARMUP_BATCHES = 8  # more than wait ready in any way's queues
+PACKAGES = ("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "av", "torchcodec", "webdataset", "numpy")
 
 
-@dataclass
-class Lane:
-    """A way and everything measured of it."""
-
-    name: str
-    cost: ReadCost
-    measurements: list[Measurement] = field(default_factory=list)
-
-    @property
-    def clips_per_s(self) -> Spread:
-        return Spread.of([m.clips_per_s for m in self.measurements])
-
-    @property
-    def cores(self) -> Spread:
-        return Spread.of([m.cores for m in self.measurements])
-
-    @property
-    def memory(self) -> list[Memory]:
-        """Over all measurements; the way's process lives as long."""
-        return [sample for m in self.measurements for sample in m.memory]
-
-    def summary(self) -> dict[str, Any]:
-        """For --json."""
-        memory = self.memory
-        return {
-            "clips_per_s": asdict(self.clips_per_s),
-            "cores": asdict(self.cores),
-            "decoded_to_used": self.cost.decoded_to_used,
-            "bytes_per_clip": self.cost.bytes_per_clip,
-            "bytes_per_s": self.cost.bytes_per_clip * self.clips_per_s.median,
-            "rss_start": memory[0].rss,
-            "rss_end": memory[-1].rss,
-            "own_start": memory[0].own,
-            "own_end": memory[-1].own,
-            "rss_bytes_per_1000_clips": 1000 * slope(memory, what="rss"),
-            "own_bytes_per_1000_clips": 1000 * slope(memory),
-            "measurements": [asdict(m) | {"clips_per_s": m.clips_per_s, "cores": m.cores} for m in self.measurements],
-        }
-
-
-@click.command(epilog=EPILOG)
-@click.option(
-    "--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of shards."
-)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--clips", type=click.IntRange(min=1), help="A measurement.  [default: 1024 on cpu, 65536 on cuda]")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="A measurement, instead of --clips.")
-@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--frames", default=8, show_default=True, help="Frames of a clip.")
-@click.option("--frame-stride", default=2, show_default=True, help="Source frames from one frame to the next.")
-@click.option("--crop-size", default=112, show_default=True)
-@click.option("--resize", type=int, help="Scale to this height before the crop.  [default: as stored]")
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Read this many segments.  [default: 256, all with --vs none]"
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of segments and clips.")
-@click.option("--num-threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of the loader.")
-@click.option(
-    "--cores",
-    type=click.IntRange(min=1),
-    help="CPUs each way is pinned to.  [default: --num-threads on cpu, all on cuda]",
-)
-@click.option("--device", default="cpu", show_default=True, help="Of the loader: cpu, cuda or cuda:N.")
-@click.option("--vs", type=click.Choice(["pyav", "none"]), default="pyav", show_default=True, help="The peer.")
-@click.option("--peer-cache", type=click.Path(path_type=Path), help="Keep H.264 copies here.  [default: not kept]")
-@click.option(
-    "--memory-minutes",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Then run the loader alone for so long and watch its memory.",
-)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all numbers here.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@all_options
 def main(
     *,
-    data: Path,
-    batch_size: int,
-    clips: int | None,
-    seconds: float | None,
-    repeats: int,
-    frames: int,
-    frame_stride: int,
-    crop_size: int,
-    resize: int | None,
-    limit: int | None,
-    seed: int,
-    num_threads: int,
-    cores: int | None,
-    device: str,
     vs: str,
     peer_cache: Path | None,
-    memory_minutes: float | None,
     json_path: Path | None,
+    markdown_path: Path | None,
+    chart_path: Path | None,
+    autotune_first: bool,
     quiet: bool,
+    data: Path,
+    **options: Any,
 ) -> None:
-    """Measure the loader alone, and PyAV's random access beside it."""
-    if clips and seconds:
-        raise click.UsageError("--clips and --seconds are both given; choose one")
-    kind = device_kind(device)
-    try:
-        spec = ClipSpec(frames, frame_stride, crop_size, resize)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    """Measure the loader alone, the training step on ready clips and on real ones, and say who waits for whom."""
     try:
         load_psutil()
+        if chart_path is not None:
+            load_matplotlib()
+        if vs != "none":
+            peers_named(vs)  # a name that does not exist fails here
         index = open_index(data)
-        pinned_to = pick_cores(cores or num_threads) if cores or kind == "cpu" else None
-        order = Order(
-            num_batches=None if seconds else -(-(clips or DEFAULT_CLIPS[kind]) // batch_size),
-            seconds=seconds,
-            warmup_batches=WARMUP_BATCHES,
-        )
-        with ExitStack() as stack:
-            contest = Contest(
-                data_dir=data,
-                samples=pick_segments(index, limit or (DEFAULT_SEGMENTS if vs != "none" else None), seed=seed),
-                spec=spec,
-                batch_size=batch_size,
-                seed=seed,
-                device=device,
-                num_threads=num_threads,
-                copies=copies_folder(
-                    peer_cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-peer-"))), index
-                ),
-                num_workers=len(pinned_to or os.sched_getaffinity(0)),
-            )
-            contest.plan()  # a crop that does not fit fails here
-            result = run(
-                contest, index, order, vs=vs, repeats=repeats, cores=pinned_to, soak=memory_minutes, quiet=quiet
-            )
+        settings = settings_of(index, with_peers=vs != "none", **options)
+        settings.plan(index)  # a crop that does not fit fails here
+        tuning = tune(settings, index, quiet=quiet) if autotune_first else None
+        if tuning is not None:
+            settings = dataclasses.replace(settings, loader=tuning.best.settings)
+            click.echo("\n".join([*table(TUNING_HEADER, tuning.rows()), "", f"best here: {tuning.flags}", ""]))
+        result = run(settings, index, quiet=quiet)
+        facts, heading = machine_facts(settings, result), describe(settings)
+        click.echo("\n".join([heading, *machine_lines(facts), *console(result)]))
+        peers = None if vs == "none" else run_peers(settings, index, names=vs, cache=peer_cache, quiet=quiet)
+        if peers:
+            click.echo("\n".join([*peers.table(), peers.sentence()]))
+        if json_path is not None:
+            found = about(settings, index, facts) | summary(result)
+            found |= {"peers": peers and peers.summary(), "tuning": tuning and tuning.summary()}
+            write(json_path, json.dumps(found, indent=1))
+        if settings.profile_dir is not None:
+            click.echo(f"wrote {settings.profile_dir / 'kernels.md'}, and a trace of each step beside it")
+        if markdown_path is not None:
+            below = ["", *peers.markdown(), "", f"**{peers.sentence()}**"] if peers else []
+            write(markdown_path, "\n".join([heading, "", *page(result), *below]))
+        if chart_path is not None:
+            draw_chart(chart_path, heading, result, peers)
+    except torch.OutOfMemoryError:
+        raise Failed("the GPU's memory is too small; choose a smaller --batch-size") from None
     except (BenchError, LoaderError, ValueError, OSError) as error:
         raise Failed(str(error)) from None
     except KeyboardInterrupt:
         raise Failed("interrupted") from None
-    facts = machine("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "av", "numpy")
-    if kind == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
-    for line in report(result, contest, facts=facts, cores=pinned_to):
-        click.echo(line)
-    if json_path is not None:
-        write_json(json_path, result, contest, facts=facts, cores=pinned_to)
-        click.echo(f"all numbers: {json_path}")
 
 
-@dataclass
-class Result:
-    """What a run found.
-
-    Attributes:
-        trials: Clips/s of each of PyAV's ways, by which the faster was chosen.
-        psnr: The lowest of PyAV's clips against the loader's, dB.
-        soak: The loader alone, for --memory-minutes.
-    """
-
-    ours: Lane
-    peer: Lane | None = None
-    trials: dict[str, Spread] = field(default_factory=dict)
-    psnr: float | None = None
-    soak: Measurement | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        """Of the medians."""
-        return self.ours.clips_per_s.median / self.peer.clips_per_s.median if self.peer else None
+def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:
+    """The loader's best settings on this machine, found with the loader alone."""
+    measure = partial(
+        measure_loader,
+        settings.plan(index),
+        device=str(settings.device),
+        mean=MEAN,
+        seconds=TUNING_SECONDS,
+        repeats=TUNING_REPEATS,
+    )
+    on_gpu = settings.device.type == "cuda"
+    with progress("autotune", quiet=quiet) as tell:
+        return autotune(measure, settings.loader, on_gpu=on_gpu, num_cpus=settings.num_cpus, report=tell)
 
 
-def run(
-    contest: Contest,
-    index: ShardIndex,
-    order: Order,
-    *,
-    vs: str,
-    repeats: int,
-    cores: list[int] | None,
-    soak: float | None,
-    quiet: bool,
-) -> Result:
-    """Make the copies, check the peer, choose its faster way, take turns, watch memory.
-
-    Args:
-        soak: Minutes.
-    """
-    result = Result(Lane(OURS, filmstrip_cost(contest, range(COST_STEPS))))
-    if vs != "none":
-        with progress("H.264 copies", quiet=quiet) as tell:
-            make_copies(
-                index,
-                contest.samples.tolist(),
-                contest.copies,
-                workers=contest.num_workers,
-                report=lambda done, total: tell(done, total, "segments"),
-            )
-        result.psnr = check_peer(contest)
-
-    with ExitStack() as stack:
-
-        def start(name: str, way: Callable, *, cuda: str | None = None) -> MeasuredProcess:
-            return stack.enter_context(MeasuredProcess(name, way, contest, cores=cores, cuda=cuda))
-
-        loader = start(OURS, filmstrips, cuda=None if contest.device == "cpu" else contest.device)
-        peers = [start(name, way) for name, way in WAYS.items()] if vs != "none" else []
-        for process in (loader, *peers):
-            process.wait_ready()
-        if peers:
-            peer, result.trials = choose(peers, order, quiet=quiet)
-            result.peer = Lane(peer.name, pyav_cost(contest, range(COST_STEPS)))
-        with progress("taking turns", quiet=quiet) as tell:
-            for repeat in range(repeats):
-                turns = [(loader, result.ours)]
-                if result.peer:
-                    turns.append((peer, result.peer))
-                for process, lane in turns if repeat % 2 == 0 else turns[::-1]:
-                    lane.measurements.append(process.measure(order))
-                last = [f"{lane.name} {lane.measurements[-1].clips_per_s:.0f} clips/s" for _, lane in turns]
-                tell(repeat + 1, repeats, ", ".join(last))
-        if soak:
-            with progress("watching memory", quiet=quiet) as tell:
-                result.soak = loader.measure(replace(order, num_batches=None, seconds=60 * soak))
-                tell(1, 1, f"{soak:g} minutes")
-    return result
-
-
-def choose(peers: list[MeasuredProcess], order: Order, *, quiet: bool) -> tuple[MeasuredProcess, dict[str, Spread]]:
-    """The faster of some peers; the others are closed.
-
-    Returns:
-        The peer, and clips/s of each.
-    """
-    found: dict[str, list[float]] = {peer.name: [] for peer in peers}
-    with progress("PyAV's ways", quiet=quiet) as tell:
-        for trial in range(TRIALS):
-            for peer in peers:
-                found[peer.name].append(peer.measure(order).clips_per_s)
-            tell(trial + 1, TRIALS, ", ".join(f"{name} {rates[-1]:.0f} clips/s" for name, rates in found.items()))
-    best = max(peers, key=lambda peer: Spread.of(found[peer.name]).median)
-    for peer in peers:
-        if peer is not best:
-            peer.close()
-    return best, {name: Spread.of(rates) for name, rates in found.items()}
-
-
-def pick_segments(index: ShardIndex, limit: int | None, *, seed: int) -> np.ndarray:
-    """Some rows of the index, drawn from all of it: int64, ascending."""
-    rows = np.random.default_rng(seed).permutation(index.num_samples)[:limit]
-    return np.sort(rows)
-
-
-def device_kind(device: str) -> str:
-    """ "cpu" or "cuda", when it is there; anything else is wrong usage."""
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in DEFAULT_CLIPS:
-        raise click.UsageError(f"device: {device!r} is not possible; choose cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError(f"device: {device} is not there; choose cpu")
-    return kind
-
-
-def report(result: Result, contest: Contest, *, facts: dict[str, Any], cores: list[int] | None) -> list[str]:
-    """Everything for people; the verdict comes last."""
-    spec = contest.spec
-    lines = [
-        f"{spec.num_frames}×{spec.crop_size}×{spec.crop_size} clips at stride {spec.frame_stride}, batches of "
-        f"{contest.batch_size}, {len(contest.samples)} segments, loader on {contest.device}, "
-        + (f"each way on CPUs {', '.join(map(str, cores))}" if cores else "not pinned"),
-        *machine_lines(facts),
-    ]
-    if result.peer:
-        trials = ", ".join(f"{name} {spread}" for name, spread in result.trials.items())
-        lines.append(f"PyAV's ways, clips/s: {trials}; its clips match the loader's (worst {result.psnr:.1f} dB)")
-    header = ["", "clips/s", "cores", "decoded/used", "MB/s", "RSS, MB", "own, MB", "own, MB/1000 clips"]
-    rows = [lane_row(lane) for lane in (result.ours, result.peer) if lane]
-    lines += ["", *table(header, rows), ""]
-    if result.soak:
-        memory = result.soak.memory
-        lines.append(
-            f"memory of {OURS} over {result.soak.wall_s / 60:.1f} minutes, {result.soak.num_clips} clips: "
-            f"RSS {megabytes(memory, 'rss')} MB, own {megabytes(memory, 'own')} MB, "
-            f"{1000 * slope(memory) / 1e6:+.3f} MB/1000 clips"
+def run_peers(settings: Settings, index: ShardIndex, *, names: str, cache: Path | None, quiet: bool) -> Comparison:
+    """The loader and others on H.264 copies of the same segments, each in a process of its own."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if settings.device.type == "cuda":  # the lanes are done; the peers' processes may want their memory
+        gc.collect()
+        torch.cuda.empty_cache()
+    with tempfile.TemporaryDirectory(prefix="bench-peers-") as scratch:
+        contest = Contest(
+            data_dir=settings.data,
+            samples=settings.samples,
+            spec=settings.clip,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            device=str(settings.device),
+            loader=settings.loader,
+            copies=copies_folder(cache or Path(scratch), index),
+            num_workers=len(cpus),
         )
-    lines.append(verdict(result))
-    return lines
+        order = Order(settings.batches, settings.seconds, warmup_batches=PEER_WARMUP_BATCHES)
+        pinned_to = cpus if settings.device.type == "cpu" else None
+        return compare(contest, index, order, names=names, repeats=settings.repeats, cores=pinned_to, quiet=quiet)
 
 
-def lane_row(lane: Lane) -> list[str]:
-    """A way's line of the table."""
-    memory = lane.memory
-    return [
-        lane.name,
-        str(lane.clips_per_s),
-        f"{lane.cores.median:.2f}",
-        f"{lane.cost.decoded_to_used:.2f}",
-        f"{lane.cost.bytes_per_clip * lane.clips_per_s.median / 1e6:.1f}",
-        megabytes(memory, "rss"),
-        megabytes(memory, "own"),
-        f"{1000 * slope(memory) / 1e6:+.3f}",
-    ]
+def machine_facts(settings: Settings, result: Result) -> dict[str, Any]:
+    """Hardware and versions."""
+    facts = machine(*PACKAGES)
+    if result.on_gpu:
+        facts["gpu"] = torch.cuda.get_device_name(settings.device)
+        facts["versions"] |= {"CUDA": torch.version.cuda, "driver": result.gpu_driver}
+    return facts
 
 
-def megabytes(memory: list[Memory] | tuple[Memory, ...], what: str) -> str:
-    """From the first sample to the last."""
-    return f"{getattr(memory[0], what) / 1e6:.0f} -> {getattr(memory[-1], what) / 1e6:.0f}"
-
-
-def verdict(result: Result) -> str:
-    """One sentence."""
-    ours = f"{OURS} deliver {result.ours.clips_per_s.median:.0f} clips/s"
-    if not (result.peer and result.ratio):
-        return f"{ours} with {result.ours.cores.median:.1f} cores"
-    held = "at least" if result.ratio >= TARGET_RATIO else "NOT at least"
+def describe(settings: Settings) -> str:
+    """What was measured, in a line."""
+    clip, model = settings.clip, settings.model
+    step = "loader only" if settings.step is None else f"{model.name} of width {model.width}"
     return (
-        f"{ours}, {result.ratio:.2f} times the {result.peer.clips_per_s.median:.0f} of {result.peer.name}: "
-        f"{held} {TARGET_RATIO} times"
+        f"{clip.num_frames}×{clip.crop_size}×{clip.crop_size} clips at stride {clip.frame_stride}, batches of "
+        f"{settings.batch_size}, {len(settings.samples)} segments, {step}, on {settings.device}"
     )
 
 
-def write_json(path: Path, result: Result, contest: Contest, *, facts: dict[str, Any], cores: list[int] | None) -> None:
-    """All numbers; bytes and seconds."""
-    about = {
+def about(settings: Settings, index: ShardIndex, facts: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, for machines."""
+    chosen = dataclasses.asdict(settings)
+    chosen["num_segments"] = len(chosen.pop("samples"))
+    chosen |= {name: str(value) for name, value in chosen.items() if isinstance(value, Path | torch.device)}
+    return {
         "command": shlex.join(["bench_loader.py", *sys.argv[1:]]),
         "machine": facts,
-        "data": str(contest.data_dir),
-        "num_segments": len(contest.samples),
-        "clip": asdict(contest.spec),
-        "batch_size": contest.batch_size,
-        "device": contest.device,
-        "num_threads": contest.num_threads,
-        "cores": cores,
+        "dataset": {"name": index.name, "fingerprint": index.fingerprint},
+        "settings": chosen,
     }
-    found = {
-        OURS: result.ours.summary(),
-        "peer": result.peer and {"name": result.peer.name, **result.peer.summary()},
-        "trials": {name: asdict(spread) for name, spread in result.trials.items()},
-        "psnr_db": result.psnr,
-        "ratio": result.ratio,
-        "soak": result.soak and asdict(result.soak) | {"own_bytes_per_1000_clips": 1000 * slope(result.soak.memory)},
-        "verdict": verdict(result),
-    }
+
+
+def draw_chart(path: Path, heading: str, result: Result, peers: Comparison | None) -> None:
+    """The bars of the lanes, and of the peers that ran."""
+    ours = {lane: lane_numbers(result.turns_of(lane), result.spec)["clips_per_s"] for lane in result.lanes}
+    saturation = f"saturation {result.saturation.median:.3f}" if result.saturation else "the loader alone"
+    others = {name: rate for name, rate in peers.lanes.items() if isinstance(rate, Spread)} if peers else {}
+    draw(path, f"{saturation}\n{heading}", ours, others)
+    click.echo(f"wrote {path}")
+
+
+def write(path: Path, text: str) -> None:
+    """A file and its folder; says where it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")
+    click.echo(f"wrote {path}")
 
 
 if __name__ == "__main__":

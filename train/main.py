@@ -270,7 +270,7 @@ def main(
         say = partial(click.echo, err=as_json) if ranks.is_main else lambda line: None
         console = Console(stderr=as_json) if ranks.is_main else None
         index = open_index(data)
-        loader, step = execution(options, ranks.device)
+        loader, step = execution(options, ranks)
         config = configure(preset, index, world_size=ranks.world_size, **options)
         state = find_state(resume, out, say=say)
         if state is not None:

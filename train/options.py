@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
@@ -14,6 +13,7 @@ from train.checkpoint import load_checkpoint, load_latest
 from train.config import TrainConfig, override
 from train.models import MODELS
 from train.presets import PRESETS
+from train.ranks import Ranks
 from train.step import StepOptions, default_options
 
 EPILOG = """\b
@@ -74,7 +74,7 @@ OPTIONS = [
     click.option("--compile/--no-compile", default=None, show_default=False,
                  help="torch.compile.  [default: on a GPU]"),
     click.option("--cuda-graph/--no-cuda-graph", default=None, show_default=False,
-                 help="Forward and backward pass replayed as one CUDA graph.  [default: on a GPU]"),
+                 help="Forward and backward pass replayed as one CUDA graph.  [default: on a GPU alone]"),
     click.option("--space-to-depth/--no-space-to-depth", default=None, show_default=False,
                  help="The first convolution on 2x2 blocks of pixels.  [default: on a GPU]"),
     click.option("--high-priority/--no-high-priority", default=None, show_default=False,
@@ -91,7 +91,7 @@ def train_options(command: Callable) -> Callable:
     return command
 
 
-def execution(options: dict[str, Any], device: torch.device) -> tuple[LoaderSettings, StepOptions]:
+def execution(options: dict[str, Any], ranks: Ranks) -> tuple[LoaderSettings, StepOptions]:
     """Take the options that say how, not what, out of the command's; the device decides those left out.
 
     Raises:
@@ -101,8 +101,8 @@ def execution(options: dict[str, Any], device: torch.device) -> tuple[LoaderSett
     step = {name: options.pop(name) for name in (field.name for field in fields(StepOptions)) if name in options}
     given = {name: value for name, value in step.items() if value is not None}
     try:
-        settings, chosen = LoaderSettings(**loader), replace(default_options(device), **given)
-        chosen.check(device)
+        settings, chosen = LoaderSettings(**loader), replace(default_options(ranks), **given)
+        chosen.check(ranks.device)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     return settings, chosen

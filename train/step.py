@@ -53,11 +53,20 @@ class StepOptions:
                 raise ValueError(f"{flag}: {device} has none; choose a GPU or --no-{flag}")
 
 
-def default_options(device: torch.device) -> StepOptions:
-    """What is fastest on such a device as far as we know (docs/decisions/0005-the-compute-core.md)."""
-    if device.type != "cuda":
+def default_options(ranks: Ranks) -> StepOptions:
+    """What is fastest there as far as we know (docs/decisions/0005-the-compute-core.md).
+
+    Several ranks keep DDP, which averages gradients while others are computed; a graph would do it afterwards.
+    """
+    if ranks.device.type != "cuda":
         return StepOptions(folded_channels=12)
-    return StepOptions(compile=True, cuda_graph=True, space_to_depth=True, high_priority=True, cudnn_benchmark=True)
+    return StepOptions(
+        compile=True,
+        cuda_graph=ranks.world_size == 1,
+        space_to_depth=True,
+        high_priority=True,
+        cudnn_benchmark=True,
+    )
 
 
 class StepLoss(NamedTuple):
@@ -107,7 +116,7 @@ class TrainStep:
         bfloat16: bool = True,
     ) -> None:
         self.model, self.optimizer, self.ranks = model, optimizer, ranks
-        self.options = options = options or default_options(ranks.device)
+        self.options = options = options or default_options(ranks)
         self.label_smoothing, self.freeze_bn, self.bfloat16 = label_smoothing, freeze_bn, bfloat16
         options.check(ranks.device)
         if options.channels_last:

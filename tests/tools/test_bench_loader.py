@@ -1,179 +1,266 @@
-"""tools/bench_loader.py: both ways read the same frames; tables and files say what was measured."""
+"""tools/bench_loader.py: lanes alternate in one process; tables, files and the verdict say what was measured."""
 
 import json
-import os
+import shutil
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
-from pipeline.clip import ClipSpec, frame_indices
-from pipeline.reference import decode_sample
+from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
-from tests.numbered import read_numbers, write_video
-from tools.bench import peers as bench_peers
-from tools.bench.measure import BenchError, Memory, Order, Spread, Way, slope
-from tools.bench.peers import GOP, Contest
-from tools.bench.process import MeasuredProcess
+from tools import bench_loader
+from tools.bench import run as bench_run
+from tools.bench.compare import Comparison, Lane
+from tools.bench.contest import Contest
+from tools.bench.lanes import LOADER, REAL, SYNTHETIC
+from tools.bench.measure import Measurement, Memory, Order, Spread
+from tools.bench.options import pick_segments, settings_of
+from tools.bench.report import console
+from tools.bench.run import Settings
+from tools.bench.turns import turns_of
 from tools.bench_loader import main
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
 
-
-def contest_of(index: ShardIndex, copies: Path, *, spec: ClipSpec | None = None) -> Contest:
-    return Contest(
-        data_dir=index.data_dir,
-        samples=np.arange(index.num_samples),
-        spec=spec or ClipSpec(),
-        batch_size=16,
-        seed=0,
-        device="cpu",
-        num_threads=1,
-        copies=copies,
-        num_workers=1,
-    )
+SMALL = ["--frames", "4", "--crop-size", "56", "--resize", "64", "--batch-size", "2", "--width", "2", "--batches", "2"]
 
 
-@pytest.fixture(scope="module")
-def copies(numbered: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """H.264 copies of all numbered segments."""
-    folder = tmp_path_factory.mktemp("copies")
-    bench_peers.make_copies(numbered, range(numbered.num_samples), folder, workers=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def benched(numbered: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, dict]:
-    """One whole benchmark: what it prints and what it writes."""
-    path = tmp_path_factory.mktemp("bench") / "found" / "bench.json"
-    options = ["--batch-size", "2", "--clips", "3", "--repeats", "3", "--num-threads", "1", "--limit", "5"]
-    result = bench(numbered.data_dir, *options, "--memory-minutes", "0.001", "--json", str(path))
-    assert result.exit_code == 0, result.output
-    return result, json.loads(path.read_text())
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Torch's threads, which spin in these processes, and other work on few cores would hold one another up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def bench(data: Path, *options: str) -> Result:
     return CliRunner().invoke(main, ["--data", str(data), *options], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("spec", [ClipSpec(), ClipSpec(8, 3), ClipSpec(4, 8, 56, 64)], ids=str)
-@pytest.mark.parametrize("way", [bench_peers.filmstrips, bench_peers.pyav_threads])
-def test_every_way_delivers_the_planned_frames_crops_and_flips(
-    numbered: ShardIndex, copies: Path, spec: ClipSpec, way: Way
-) -> None:
-    contest = contest_of(numbered, copies, spec=spec)
-    scale = (spec.resize or 128) / 128
-    with way(contest) as batches:
-        for step in range(2):
-            planned, clips = contest.plan().batch(step), next(batches)
-            assert clips.shape == (16, 3, spec.num_frames, spec.crop_size, spec.crop_size)
-            wanted = frame_indices(planned.start, spec, video_frames=numbered.num_frames[planned.sample])
-            shown = [
-                read_numbers(clip, left=left / scale, scale=scale, flip=flip)
-                for clip, left, flip in zip(clips.numpy(), planned.left, planned.flip, strict=True)
-            ]
-            assert shown == wanted.tolist()
+def settings_from(index: ShardIndex, *options: str, **changes: object) -> Settings:
+    """The settings of a command line."""
+    words = main.make_context("bench_loader", ["--data", str(index.data_dir), *options]).params
+    for name in ("data", "vs", "peer_cache", "json_path", "markdown_path", "chart_path", "quiet"):
+        del words[name]
+    return replace(settings_of(index, with_peers=False, **words), **changes)  # type: ignore[arg-type]
 
 
-def test_the_dataloader_delivers_what_the_threads_do(numbered: ShardIndex, copies: Path) -> None:
-    contest = contest_of(numbered, copies)
-    with bench_peers.pyav_threads(contest) as threads, bench_peers.pyav_dataloader(contest) as processes:
-        for _ in range(3):
-            assert np.array_equal(next(threads).numpy(), next(processes).numpy())
+@pytest.fixture(scope="module")
+def benched(numbered: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, dict, Path]:
+    """One whole benchmark: what it prints, its JSON, and the folder of its files."""
+    folder = tmp_path_factory.mktemp("bench") / "found"
+    files = ["--json", str(folder / "bench.json"), "--markdown", str(folder / "bench.md")]
+    result = bench(numbered.data_dir, *SMALL, "--device", "cpu", "--repeats", "3", *files)
+    assert result.exit_code == 0, result.output
+    return result, json.loads((folder / "bench.json").read_text()), folder
 
 
-def test_pyav_decodes_from_the_keyframe_to_the_last_frame(numbered: ShardIndex, copies: Path) -> None:
-    sample = int(np.flatnonzero(numbered.num_frames == 64)[0])
-    path = bench_peers.copy_path(copies, numbered, sample)
-    for start in range(64 - 15):
-        wanted = frame_indices(start, ClipSpec(), video_frames=64)
-        frames, num_decoded, num_bytes = bench_peers.read_frames(path, wanted, width=176, height=128)
-        assert num_decoded == wanted[-1] - start // GOP * GOP + 1
-        assert 0 < num_bytes < path.stat().st_size
-        clip = frames.transpose(3, 0, 1, 2).astype(np.float32) - 128
-        assert read_numbers(clip) == wanted.tolist()
+def test_the_lanes_alternate_in_rotated_order_and_have_as_many_turns(benched: tuple[Result, dict, Path]) -> None:
+    turns = benched[1]["turns"]
+    assert [(turn["repeat"], turn["lane"]) for turn in turns] == turns_of([LOADER, SYNTHETIC, REAL], repeats=3)
+    assert all((turn["num_steps"], turn["num_clips"]) == (2, 4) for turn in turns)
+    clips_before = [turn["memory"][0]["done"] for turn in turns]
+    assert clips_before == sorted(clips_before)
 
 
-def test_our_cost_counts_the_tiles_and_the_bytes_that_are_read(numbered: ShardIndex, copies: Path) -> None:
-    cost = bench_peers.filmstrip_cost(contest_of(numbered, copies), range(2))
-    assert (cost.num_clips, cost.num_frames) == (32, 32 * 8)
-    assert cost.num_decoded <= cost.num_frames  # never more at stride 2; less where the last frame is repeated
-    assert 0 < cost.num_bytes <= 2 * 32 * numbered.strip_size.max()
-
-
-def test_copies_of_other_pictures_are_found_out(numbered: ShardIndex, tmp_path: Path) -> None:
-    for sample in range(numbered.num_samples):
-        negative = 255 - decode_sample(numbered, sample)
-        path = bench_peers.copy_path(tmp_path, numbered, sample)
-        write_video(path, negative, fps=25, vcodec="libx264", preset="ultrafast", bf=0, pix_fmt="yuv420p")
-    with pytest.raises(BenchError, match=r"PyAV's clips are not the loader's \(PSNR .* dB"):
-        bench_peers.check_peer(contest_of(numbered, tmp_path))
-
-
-def test_a_copy_that_exists_is_not_made_again(numbered: ShardIndex, copies: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in copies.iterdir()}
-    bench_peers.make_copies(numbered, range(numbered.num_samples), copies, workers=1)
-    assert {path: path.stat().st_mtime_ns for path in copies.iterdir()} == before
-    assert len(before) == numbered.num_samples
-
-
-@pytest.mark.slow
-def test_the_ratio_is_that_of_the_medians(benched: tuple[Result, dict]) -> None:
+def test_the_numbers_are_those_of_the_turns(benched: tuple[Result, dict, Path]) -> None:
     found = benched[1]
-    medians = []
-    for lane in (found["filmstrips"], found["peer"]):
-        rates = [m["num_clips"] / m["wall_s"] for m in lane["measurements"]]
-        assert len(rates) == 3
-        assert lane["clips_per_s"] == {"median": sorted(rates)[1], "min": min(rates), "max": max(rates)}
-        medians.append(sorted(rates)[1])
-    assert found["ratio"] == medians[0] / medians[1]
+    rates = {
+        lane: [t["num_clips"] / t["wall_s"] for t in found["turns"] if t["lane"] == lane] for lane in found["lanes"]
+    }
+    for lane, own in rates.items():
+        assert found["lanes"][lane]["clips_per_s"] == {"median": median(own), "min": min(own), "max": max(own)}
+    by_repeat = {(t["lane"], t["repeat"]): t["num_clips"] / t["wall_s"] for t in found["turns"]}
+    ratios = [by_repeat[REAL, repeat] / by_repeat[SYNTHETIC, repeat] for repeat in range(3)]
+    assert found["saturation"] == {"median": median(ratios), "min": min(ratios), "max": max(ratios)}
+    assert found["figures"]["saturation"] == median(ratios)
 
 
-@pytest.mark.slow
-def test_both_ways_are_measured_on_as_many_clips_and_cores(benched: tuple[Result, dict]) -> None:
-    found = benched[1]
-    for lane in (found["filmstrips"], found["peer"]):
-        assert [m["num_clips"] for m in lane["measurements"]] == [4, 4, 4]  # 3, in whole batches of 2
-        assert lane["cores"]["median"] == sorted(m["cpu_s"] / m["wall_s"] for m in lane["measurements"])[1]
-        assert lane["own_start"] > 0 < lane["own_end"] <= lane["rss_end"]
-    assert len(found["cores"]) == 1
-    assert set(found["trials"]) == {"pyav threads", "pyav DataLoader"}
-    assert found["peer"]["name"] == max(found["trials"], key=lambda name: found["trials"][name]["median"])
+def test_the_loaders_lanes_read_and_the_synthetic_one_does_not(benched: tuple[Result, dict, Path]) -> None:
+    for turn in benched[1]["turns"]:
+        reads = turn["lane"] != SYNTHETIC
+        assert turn["work"]["num_clips"] == (4 if reads else 0)
+        assert (turn["work"]["num_bytes"] > 0) is reads
+        assert (turn["data_wait_s"] > 0) is reads
 
 
-@pytest.mark.slow
-def test_the_report_is_a_table_and_ends_with_the_verdict(benched: tuple[Result, dict]) -> None:
-    result, found = benched
+def test_batches_taken_follow_one_another_over_all_turns(benched: tuple[Result, dict, Path]) -> None:
+    loader = benched[1]["settings"]["loader"]
+    warm_up = loader["prefetch"] + loader["queue_depth"] + 2
+    taken = [turn["plan_steps"] for turn in benched[1]["turns"] if turn["plan_steps"]]
+    assert taken == [[(2 + warm_up) * i + warm_up, (2 + warm_up) * (i + 1)] for i in range(6)]
+
+
+def test_the_report_is_a_table_and_ends_with_the_verdict(benched: tuple[Result, dict, Path]) -> None:
+    result, found, folder = benched
     lines = [line for line in result.stdout.splitlines() if line]
-    (header,) = [line for line in lines if line.lstrip().startswith("clips/s")]
-    ours, peer = lines[lines.index(header) + 1 :][:2]
-    assert ours.startswith("filmstrips ")
-    assert peer.startswith(found["peer"]["name"])
-    assert len(ours) == len(peer) == len(header)
-    assert any(line.startswith("memory of filmstrips over ") for line in lines)
-    assert lines[-2] == found["verdict"]
-    assert f"{found['ratio']:.2f} times" in found["verdict"]
-    assert ("NOT" in found["verdict"]) == (found["ratio"] < 1.5)
+    assert lines[0] == ("4×56×56 clips at stride 2, batches of 2, 11 segments, res3d10 of width 2, on cpu")
+    (header,) = [i for i, line in enumerate(lines) if line.lstrip().startswith("clips/s")]
+    assert [line.split("  ")[0] for line in lines[header + 1 : header + 4]] == [LOADER, SYNTHETIC, REAL]
+    assert found["verdict"] in lines
+    assert found["verdict"].startswith("training waits for clips ")
+    assert "GPU" not in found["verdict"]
+    page = (folder / "bench.md").read_text()
+    assert page.startswith(lines[0])
+    assert page.endswith(f"**{found['verdict']}**\n")
+
+
+def test_the_json_says_what_was_measured(benched: tuple[Result, dict, Path], numbered: ShardIndex) -> None:
+    found = benched[1]
+    assert found["dataset"] == {"name": "numbered", "fingerprint": numbered.fingerprint}
+    assert found["settings"]["model"]["width"] == 2
+    assert found["settings"]["step"]["channels_last"] is True
+    assert found["settings"]["num_segments"] == 11
+    assert found["machine"]["versions"]["torch"] == torch.__version__ or torch.__version__.startswith(
+        found["machine"]["versions"]["torch"]
+    )
+    assert found["command"].startswith("bench_loader.py ")
+    assert found["peers"] is None
+
+
+def test_a_soak_watches_the_real_step_in_windows(numbered: ShardIndex) -> None:
+    options = [*SMALL, "--device", "cpu", "--repeats", "1", "--soak-minutes", "0.005"]
+    settings = settings_from(numbered, *options, soak_window_s=0.05)
+    result = bench_run.run(settings, numbered, quiet=True)
+    assert result.soak_lane == REAL
+    assert len(result.soak) == 6
+    for before, window in pairwise(result.soak):
+        assert window.end_s >= before.end_s + 0.05
+        rate = (window.num_clips - before.num_clips) / (window.end_s - before.end_s)
+        assert window.clips_per_s == pytest.approx(rate)
+    assert result.soak[0].use.own > 0
+    assert result.soak[0].use.gpu_reserved is None
+    assert any(line.startswith("soak, real step: 0.0 minutes, ") for line in console(result))
+
+
+def test_the_loader_alone_needs_no_step(numbered: ShardIndex, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="charts need matplotlib")
+    files = ["--chart", str(tmp_path / "bench.png"), "--json", str(tmp_path / "bench.json")]
+    result = bench(numbered.data_dir, *SMALL, "--loader-only", "--repeats", "2", "--limit", "5", "--quiet", *files)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert list(found["lanes"]) == [LOADER]
+    assert (found["saturation"], found["settings"]["step"], found["settings"]["num_segments"]) == (None, None, 5)
+    assert found["verdict"].startswith("the loader alone delivers ")
+    assert (tmp_path / "bench.png").stat().st_size > 5000
+
+
+def test_cold_shards_are_read_from_disk(numbered: ShardIndex, tmp_path: Path) -> None:
+    data, path = tmp_path / "shards", tmp_path / "bench.json"
+    shutil.copytree(numbered.data_dir, data)
+    result = bench(data, *SMALL, "--device", "cpu", "--repeats", "2", "--cold", "--json", str(path))
+    if "stay in the page cache" in result.stderr:
+        pytest.skip(f"{tmp_path}: its file system keeps files in memory")
+    assert result.exit_code == 0, result.output
+    turns = json.loads(path.read_text())["turns"]
+    assert [turn["lane"] for turn in turns if turn["disk_bytes"] is None] == []
+    first = [turn["plan_steps"][0] for turn in turns if turn["plan_steps"]]
+    assert first == sorted(set(first))  # the plan goes on in the loaders that are opened anew
+
+
+def test_peers_are_printed_written_and_drawn_beside_ours(
+    numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    measured = Measurement(num_clips=10, wall_s=1.0, cpu_s=1.0, memory=(Memory(0, 1, 1), Memory(10, 1, 1)))
+    ours, theirs = (
+        Lane(name, setting="2 threads", tuned="", cost=None, turns=[measured])
+        for name in ("filmstrips", "PyAV threads")
+    )
+
+    def compare(contest: Contest, index: ShardIndex, order: Order, **options: object) -> Comparison:
+        asked.append((contest, order, options))
+        return Comparison(ours, [theirs], absent={"DALI video": "no GPU"})
+
+    monkeypatch.setattr(bench_loader, "compare", compare)
+    drawn: list = []
+    monkeypatch.setattr(bench_loader, "draw", lambda *words: drawn.append(words))
+    files = [
+        "--json",
+        str(tmp_path / "b.json"),
+        "--markdown",
+        str(tmp_path / "b.md"),
+        "--chart",
+        str(tmp_path / "b.png"),
+    ]
+    result = bench(
+        numbered.data_dir, *SMALL, "--device", "cpu", "--repeats", "1", "--loader-only", "--vs", "PyAV threads", *files
+    )
+    assert result.exit_code == 0, result.output
+    ((contest, order, options),) = asked
+    assert (contest.batch_size, contest.spec.num_frames, order.num_batches, options["names"]) == (
+        2,
+        4,
+        2,
+        "PyAV threads",
+    )
+    sentence = Comparison(ours, [theirs], absent={"DALI video": "no GPU"}).sentence()
+    assert sentence in result.stdout.splitlines()
+    assert json.loads((tmp_path / "b.json").read_text())["peers"]["ratio"] == 1.0
+    assert (tmp_path / "b.md").read_text().endswith(f"**{sentence}**\n")
+    assert drawn[0][3] == {"PyAV threads": Spread(10.0, 10.0, 10.0)}
+
+
+def test_options_reach_the_loader_and_the_step(numbered: ShardIndex) -> None:
+    words = [
+        "--num-threads",
+        "3",
+        "--prefetch",
+        "4",
+        "--queue-depth",
+        "5",
+        "--hw-decoder-load",
+        "0.5",
+        "--read-ahead",
+        "0",
+    ]
+    settings = settings_from(numbered, *words, "--device", "cpu", "--compile", "--space-to-depth", "--seconds", "7")
+    assert settings.loader == LoaderSettings(3, 4, 5, 0.5, 0)
+    assert settings.step is not None
+    assert (settings.step.compile, settings.step.space_to_depth, settings.step.cuda_graph) == (True, True, False)
+    assert (settings.seconds, settings.batches) == (7.0, None)
+    assert (settings.model.name, settings.model.width, settings.batch_size) == ("res3d10", 16, 16)
+
+
+def test_segments_are_drawn_from_everywhere_and_in_order(numbered: ShardIndex) -> None:
+    some = pick_segments(numbered, 4, seed=1)
+    assert some.tolist() == sorted(set(some.tolist()))
+    assert len(some) == 4
+    assert pick_segments(numbered, None, seed=1).tolist() == list(range(numbered.num_samples))
+    assert set(np.concatenate([pick_segments(numbered, 4, seed=seed) for seed in range(20)])) == set(
+        range(numbered.num_samples)
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--clips", "8", "--seconds", "1"], 2, "--clips and --seconds are both given; choose one"),
-        (["--device", "tpu"], 2, "device: 'tpu' is not possible; choose cpu, cuda or cuda:N"),
+        (["--batches", "8", "--seconds", "1"], 2, "--seconds and --batches are both given; choose one"),
+        (["--device", "tpu"], 2, "device: 'tpu' is not possible; choose auto, cpu, cuda or cuda:N"),
+        (["--device", "cuda:99"], 2, "device: cuda:99 is not there; choose cpu"),
         (["--frame-stride", "0"], 2, "frame_stride: 0 is not possible"),
+        (["--prefetch", "0"], 2, "prefetch: 0 is not possible; choose at least 1"),
+        (["--width", "0"], 2, "width: 0 is not possible"),
+        (["--device", "cpu", "--cuda-graph"], 1, "--no-cuda-graph"),
         (["--crop-size", "300"], 1, "crop_size: 300 does not fit a picture of 128 pixels"),
-        (["--cores", "4096"], 1, "cores: 4096 are not there; choose at most"),
+        (["--vs", "nobody"], 1, "peer 'nobody' does not exist; choose all"),
     ],
 )
 def test_errors_are_one_line_that_names_the_way_out(
     numbered: ShardIndex, options: list[str], code: int, message: str
 ) -> None:
     result = bench(numbered.data_dir, *options)
-    assert result.exit_code == code
+    assert result.exit_code == code, result.output
     assert message in result.stderr.splitlines()[-1]
 
 
@@ -184,33 +271,29 @@ def test_a_folder_without_shards_is_one_line(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_without_psutil_the_error_says_what_to_install(numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "psutil", None)
-    result = bench(numbered.data_dir)
+@pytest.mark.parametrize(("package", "options"), [("psutil", []), ("matplotlib", ["--chart", "bench.png"])])
+def test_without_a_package_the_error_says_what_to_install(
+    numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch, package: str, options: list[str]
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    result = bench(numbered.data_dir, *options)
     assert result.exit_code == 1
-    assert result.stderr == 'error: psutil is not installed; pip install "res3d-video[bench]"\n'
+    assert result.stderr == f'error: {package} is not installed; pip install "res3d-video[bench]"\n'
 
 
-def test_a_way_that_fails_is_one_line_with_its_name() -> None:
-    order = Order(num_batches=3, seconds=None, warmup_batches=2)
-    with MeasuredProcess("broken", nullcontext, [0]) as process:  # a list is no iterator
-        process.wait_ready()
-        with pytest.raises(BenchError, match="^broken: TypeError: 'list' object is not an iterator$"):
-            process.measure(order)
-
-
-def test_a_process_that_dies_is_one_line_with_its_exit_code() -> None:
-    expected = pytest.raises(BenchError, match="^dead: its process ended with exit code 3$")
-    with MeasuredProcess("dead", os._exit, 3) as process, expected:  # type: ignore[arg-type]
-        process.wait_ready()
-
-
-def test_slope_is_the_growth_over_the_second_half() -> None:
-    steady = [Memory(done, rss=0, own=500 + 2 * done) for done in range(50, 101, 10)]
-    assert slope([Memory(0, 0, 0), Memory(40, 0, 9999), *steady]) == 2
-    assert slope(steady, what="rss") == 0
-    assert slope(steady[:1]) == 0
-
-
-def test_a_spread_prints_its_median_and_range() -> None:
-    assert str(Spread.of([3.2, 100, 41])) == "41 [3..100]"
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_on_a_gpu_the_verdict_speaks_of_it(numbered: ShardIndex, tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    options = ["--device", "cuda", "--batch-size", "16", "--width", "16", "--repeats", "2", "--seconds", "2"]
+    result = bench(numbered.data_dir, *options, "--soak-minutes", "0.1", "--json", str(path))
+    assert result.exit_code == 0, result.output
+    found = json.loads(path.read_text())
+    assert found["verdict"].startswith("the GPU waits ")
+    assert 0 < found["saturation"]["median"] < 1.5
+    assert found["lanes"][SYNTHETIC]["sm"] > 0
+    assert found["lanes"][REAL]["gpu_memory"] > 0
+    assert found["soak"]["windows"][0]["use"]["gpu_reserved"] > 0
+    assert found["machine"]["versions"]["CUDA"] == torch.version.cuda

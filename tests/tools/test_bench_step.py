@@ -9,23 +9,13 @@ import torch
 from click.testing import CliRunner, Result
 
 from pipeline.clip import ClipSpec
+from tools.bench.gains import Found
+from tools.bench.ladder import PLAIN, Way, ladder, removals, ways_of
 from tools.bench.measure import BenchError
-from tools.bench_step import (
-    PLAIN,
-    Found,
-    Lane,
-    Turn,
-    Way,
-    Workload,
-    ladder,
-    main,
-    measure,
-    random_batches,
-    removals,
-    step_process,
-    ways_of,
-)
+from tools.bench.steps import Lane, StepProcess, Turn, Workload, measure, random_batches
+from tools.bench_step import main
 from train.models import ModelConfig
+from train.ranks import Ranks
 from train.step import StepOptions, default_options
 
 SMALL = Workload(ModelConfig("res3d10", width=4), ClipSpec(2, 1, 16), batch_size=2, device="cpu")
@@ -39,7 +29,7 @@ def bench(*options: str) -> Result:
 def test_everything_on_a_gpu_is_what_the_trainer_does_there() -> None:
     rungs, _ = ways_of("cuda")
     last = list(rungs.values())[-1]
-    assert last == Way(default_options(torch.device("cuda")), bfloat16=True, fused=True)
+    assert last == Way(default_options(Ranks(device=torch.device("cuda"))), bfloat16=True, fused=True)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
@@ -117,7 +107,7 @@ def test_a_way_that_fails_is_a_line_and_the_others_go_on() -> None:
 
 
 def test_a_process_that_dies_is_one_line() -> None:
-    with step_process(SMALL) as process:
+    with StepProcess(SMALL) as process:
         process._process.kill()
         with pytest.raises(BenchError, match="its process ended with exit code -9"):
             process.turn(PLAIN, 1)

@@ -133,7 +133,7 @@ def test_what_a_cpu_does_not_have_is_refused_with_the_way_out(option: str) -> No
 
 def test_every_device_can_do_its_own_defaults() -> None:
     for device in (CPU, torch.device("cuda")):
-        default_options(device).check(device)
+        default_options(Ranks(device=device)).check(device)
 
 
 def test_a_model_that_cannot_be_compiled_is_one_line_with_the_way_out() -> None:

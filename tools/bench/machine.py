@@ -50,3 +50,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in [header, *rows]
     ]
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table for a page: the first column to the left, the others to the right.
+
+    >>> markdown(["", "clips/s"], [["x|y", "565"]])
+    ['| | clips/s |', '|---|---:|', '| x\\\\|y | 565 |']
+    """
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in cells]
+    return [lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]]

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,11 +90,15 @@ class ProcessTree:
         self._gone = psutil.NoSuchProcess
         me = psutil.Process()
         self._processes = [me, *me.children(recursive=True)]
+        self._cpu_s: dict[int, float] = {}
 
     def cpu_s(self) -> float:
-        """User and system time since the processes began, seconds."""
-        times = [p.cpu_times() for p in self._processes]
-        return sum(t.user + t.system for t in times)
+        """User and system time since the processes began, seconds; a child that has ended keeps what it had."""
+        for process in self._processes:
+            with suppress(self._gone):
+                times = process.cpu_times()
+                self._cpu_s[process.pid] = times.user + times.system
+        return sum(self._cpu_s.values())
 
     def memory(self, done: int) -> Memory:
         """Memory now; a child that has ended counts nothing."""

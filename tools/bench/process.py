@@ -1,4 +1,4 @@
-"""A way to read clips in a process of its own, which lives for the whole benchmark.
+"""Processes of their own; above all one for a way to read clips, which lives for the whole benchmark.
 
 So CPU time and memory are its alone, and between measurements it stands still.
 """
@@ -6,51 +6,53 @@ So CPU time and memory are its alone, and between measurements it stands still.
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Self
 
 from tools.bench.measure import BenchError, Measurement, Order, Way, measure
 
 CLOSE_TIMEOUT_S = 10.0
 
 
-class MeasuredProcess:
-    """A way in a process of its own: opened once, measured as often as one likes.
+class Child:
+    """A process that answers one request after another.
 
     Args:
-        way: Opens with `setup` and gives endless batches; importable by name.
-        cores: CPUs that it may run on; None leaves them as they are.
-        cuda: CUDA device to wait for at the end of a measurement.
+        name: Begins its error messages; "" for none.
+        serve: Runs there with the process's end of a connection and `args`; importable by name.
     """
 
-    def __init__(
-        self, name: str, way: Way, setup: Any, *, cores: Sequence[int] | None = None, cuda: str | None = None
-    ) -> None:
+    def __init__(self, name: str, serve: Callable[..., None], *args: Any, daemon: bool = False) -> None:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, way, setup, cores, cuda), name=name)
+        self._process = context.Process(target=serve, args=(theirs, *args), name=name or None, daemon=daemon)
         self._process.start()
         theirs.close()
 
-    def wait_ready(self) -> None:
-        """Block until the way is open.
+    def ask(self, request: Any) -> Any:
+        """Send a request and wait for its answer.
 
         Raises:
-            BenchError: It could not be opened.
+            BenchError: It is the answer, or the process died.
         """
-        self._receive()
+        with suppress(OSError):  # it may be gone already, which `receive` says
+            self._connection.send(request)
+        return self.receive()
 
-    def measure(self, order: Order) -> Measurement:
-        """One measurement.
-
-        Raises:
-            BenchError: The way failed, or its process died.
-        """
-        self._connection.send(order)
-        return self._receive()
+    def receive(self) -> Any:
+        """Wait for something that the process says of itself; raises as `ask`."""
+        prefix = f"{self.name}: " if self.name else ""
+        try:
+            answer = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise BenchError(f"{prefix}its process ended with exit code {self._process.exitcode}") from None
+        if isinstance(answer, BenchError):
+            raise BenchError(f"{prefix}{answer}")
+        return answer
 
     def close(self) -> None:
         """End the process; kills it when it does not listen."""
@@ -62,21 +64,42 @@ class MeasuredProcess:
             self._process.terminate()
             self._process.join()
 
-    def __enter__(self) -> "MeasuredProcess":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _receive(self) -> Any:
-        try:
-            answer = self._connection.recv()
-        except EOFError:
-            self._process.join()
-            raise BenchError(f"{self.name}: its process ended with exit code {self._process.exitcode}") from None
-        if isinstance(answer, BenchError):
-            raise BenchError(f"{self.name}: {answer}")
-        return answer
+
+class MeasuredProcess(Child):
+    """A way in a process of its own: opened once, measured as often as one likes.
+
+    Args:
+        way: Opens with `setup` and gives endless batches; importable by name.
+        cores: CPUs that it may run on; None leaves them as they are.
+        cuda: CUDA device to wait for at the end of a measurement.
+    """
+
+    def __init__(
+        self, name: str, way: Way, setup: Any, *, cores: Sequence[int] | None = None, cuda: str | None = None
+    ) -> None:
+        super().__init__(name, _serve, way, setup, cores, cuda)
+
+    def wait_ready(self) -> None:
+        """Block until the way is open.
+
+        Raises:
+            BenchError: It could not be opened.
+        """
+        self.receive()
+
+    def measure(self, order: Order) -> Measurement:
+        """One measurement.
+
+        Raises:
+            BenchError: The way failed, or its process died.
+        """
+        return self.ask(order)
 
 
 def _serve(connection: Connection, way: Way, setup: Any, cores: Sequence[int] | None, cuda: str | None) -> None:

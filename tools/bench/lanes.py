@@ -1,0 +1,191 @@
+"""Loader alone, synthetic step and real step in one process: each can take turns, and says what a turn cost."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.loader import Batch, ClipLoader
+from tools.bench.gpu import GpuMeter, GpuUse
+from tools.bench.measure import Order, ProcessTree
+from tools.bench.pages import bytes_from_disk
+from tools.bench.threads import seconds_by_group, thread_seconds
+from tools.bench.turns import Turn, enough, settle
+from train.metrics import OutcomeQueue
+from train.ranks import Ranks
+from train.step import TrainStep
+
+LOADER, SYNTHETIC, REAL = "loader alone", "synthetic step", "real step"
+NUM_INPUTS = 3  # sets of random pixels, so that no step finds its own in a cache
+LR = 1e-3
+SYNTHETIC_WARMUP = 2  # steps; nothing waits ready that would flatter it
+
+
+class Lanes:
+    """What takes turns. The loader stands still, its queues full, while it is not its turn.
+
+    Args:
+        open_loader: Makes the loader; called again by `reopen_loader`.
+        step: The training step; None leaves only the loader alone.
+        inputs: Batches for the synthetic step, from `random_inputs`.
+        meter: Of the GPU, if there is one.
+    """
+
+    def __init__(
+        self,
+        open_loader: Callable[[], ClipLoader],
+        step: TrainStep | None,
+        *,
+        inputs: list[Batch],
+        ranks: Ranks,
+        meter: GpuMeter | None = None,
+    ) -> None:
+        self._open_loader, self._step, self._inputs = open_loader, step, inputs
+        self._device, self._meter = ranks.device, meter
+        self._outcomes = OutcomeQueue(ranks)
+        self.loader = open_loader()
+        self._batches: Iterator[Batch] = iter(self.loader)
+        self._taken: list[int] = []  # steps of the plan, in this turn
+        self._num_steps = self.num_clips = 0  # of all turns, warming up included
+        self.run: dict[str, Callable[[], int]] = {LOADER: self.take_batch}
+        if step is not None:
+            self.run |= {SYNTHETIC: self.synthetic_step, REAL: self.real_step}
+
+    @property
+    def warmup_batches(self) -> int:
+        """More than wait ready when a turn begins: handed over, in the thread's hand, in DALI's queue, one more."""
+        return self.loader.settings.prefetch + self.loader.settings.queue_depth + 2
+
+    def take_batch(self) -> int:
+        """The loader alone: the number of clips of a batch."""
+        return len(self._next_batch().labels)
+
+    def synthetic_step(self) -> int:
+        """A training step on clips that lie ready."""
+        return self._train(self._inputs[self._num_steps % len(self._inputs)])
+
+    def real_step(self) -> int:
+        """A training step on the loader's next batch."""
+        return self._train(self._next_batch())
+
+    def finish(self) -> None:
+        """Wait until everything asked for so far is done."""
+        self._outcomes.drain()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def stream(self) -> AbstractContextManager:
+        """Makes the stream of the step the current one, as the trainer does."""
+        return nullcontext() if self._step is None else self._step.on_stream()
+
+    def reopen_loader(self) -> None:
+        """A new loader that goes on where the old one was; it maps no shard before its first batch is asked for."""
+        self.finish()
+        state = self.loader.state_dict()
+        self.loader.close()
+        self.loader = self._open_loader()
+        self.loader.load_state_dict(state)
+        self._batches = iter(self.loader)
+        gc.collect()  # the old one, and with it its mappings
+
+    def close(self) -> None:
+        """Stop the loader."""
+        self.loader.close()
+
+    def take_turn(self, lane: str, order: Order, *, repeat: int) -> Turn:
+        """One turn: settle, warm up, measure."""
+        self.finish()
+        run, busy_before = self.run[lane], settle()
+        self.finish()  # the loader may have queued work on the GPU until then
+        with self.stream():
+            for _ in range(order.warmup_batches if lane != SYNTHETIC else SYNTHETIC_WARMUP):
+                self.num_clips += run()
+            self.finish()
+            return self._measure(lane, run, order, repeat=repeat, busy_before=busy_before)
+
+    def _measure(self, lane: str, run: Callable[[], int], order: Order, *, repeat: int, busy_before: float) -> Turn:
+        tree, clips_before = ProcessTree(), self.num_clips
+        memory_before = tree.memory(self.num_clips)
+        self._taken.clear()
+        num_steps = 0
+        with self._watch_gpu() as samples:
+            work, waited, disk, threads = self.loader.work, self.loader.data_wait_s, bytes_from_disk(), thread_seconds()
+            cpu, started = tree.cpu_s(), time.perf_counter()
+            while True:
+                self.num_clips += run()
+                num_steps += 1
+                if enough(order, num_steps, time.perf_counter() - started):
+                    break
+            self.finish()
+            wall_s, cpu_s = time.perf_counter() - started, tree.cpu_s() - cpu
+            thread_s = seconds_by_group(threads, thread_seconds())
+        disk_now = bytes_from_disk()
+        return Turn(
+            lane=lane,
+            repeat=repeat,
+            num_steps=num_steps,
+            num_clips=self.num_clips - clips_before,
+            wall_s=wall_s,
+            cpu_s=cpu_s,
+            data_wait_s=self.loader.data_wait_s - waited,
+            plan_steps=(self._taken[0], self._taken[-1] + 1) if self._taken else None,
+            work=self.loader.work - work,
+            disk_bytes=None if disk is None or disk_now is None else disk_now - disk,
+            thread_s=thread_s,
+            gpu=GpuUse.of(samples) if self._meter else None,
+            memory=(memory_before, tree.memory(self.num_clips)),
+            busy_before=busy_before,
+        )
+
+    def _watch_gpu(self) -> AbstractContextManager[list[dict[str, float]]]:
+        return nullcontext([]) if self._meter is None else self._meter.watch()
+
+    def _next_batch(self) -> Batch:
+        batch = next(self._batches)
+        self._taken.append(batch.step)
+        return batch
+
+    def _train(self, batch: Batch) -> int:
+        """One step, its loss handed over as the trainer does, so that the host waits where the trainer's waits."""
+        assert self._step is not None
+        share = self._step(batch.clips, batch.labels, batch.weights, num_real_global=batch.num_real_global, lr=LR)
+        self._num_steps += 1
+        self._outcomes.push(self._num_steps, loss=share.loss, stop=False, samples=batch.samples, losses=share.losses)
+        return len(batch.labels)
+
+
+def random_inputs(
+    shape: tuple[int, int, int, int, int], *, num_classes: int, mean: float, device: torch.device, seed: int
+) -> list[Batch]:
+    """Batches like the loader's, of random pixels and labels.
+
+    Args:
+        shape: N C T H W.
+
+    Returns:
+        Clips [N, 3, T, H, W] channels_last_3d, float16 on a GPU and float32 on a CPU.
+    """
+    random, (num_clips, channels, frames, height, width) = torch.Generator().manual_seed(seed), shape
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+
+    def pixels() -> Tensor:
+        drawn = torch.randint(0, 256, (num_clips, frames, height, width, channels), generator=random, dtype=torch.uint8)
+        return drawn.to(device).to(dtype).sub_(mean).permute(0, 4, 1, 2, 3)
+
+    return [
+        Batch(
+            clips=pixels(),
+            labels=torch.randint(0, num_classes, (num_clips,), generator=random).to(device),
+            weights=torch.ones(num_clips, device=device),
+            samples=np.zeros(num_clips, np.int64),
+            starts=np.zeros(num_clips, np.int64),
+            views=np.zeros(num_clips, np.int64),
+            step=number,
+            num_real_global=num_clips,
+        )
+        for number in range(NUM_INPUTS)
+    ]

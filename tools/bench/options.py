@@ -1,0 +1,169 @@
+"""bench_loader's command line: its options, and what becomes of them on this device."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from pipeline.clip import ClipSpec
+from pipeline.loader import LoaderSettings
+from pipeline.shard import ShardIndex
+from tools.bench.run import Settings
+from train.models import MODELS, ModelConfig
+from train.ranks import Ranks
+from train.step import default_options
+
+DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets a net that it can train
+    "cuda": {"model": "res3d18", "width": 64, "batch_size": 256, "seconds": 10.0},
+    "cpu": {"model": "res3d10", "width": 16, "batch_size": 16, "seconds": 5.0},
+}
+PEER_SEGMENTS = 256  # H.264 copies of more take long to make
+
+EPILOG = """\b
+Examples:
+  python tools/bench_loader.py --data shards/ucf101
+  python tools/bench_loader.py --data shards/ucf101 --batch-size 64 --json bench.json --chart bench.png
+  python tools/bench_loader.py --data shards/ucf101 --soak-minutes 10
+  python tools/bench_loader.py --data shards/ucf101 --loader-only --vs all
+  python tools/bench_loader.py --data shards/ucf101 --autotune --profile profile
+\b
+loader alone    takes batches and does nothing with them
+synthetic step  the trainer's step on random pixels that lie ready
+real step       the same step on the loader's batches: random starts, crops and flips
+All three run in this process and take turns in rotated order; the loader stands still when it is not its turn.
+Saturation is the real step's speed as a share of the synthetic step's, turn against turn. After the first epoch
+files are in the page cache; --cold drops them before each turn that reads. Peers (--vs) read H.264 copies of the same
+segments, each in a process of its own.
+"""
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+LOADER_DEFAULTS = LoaderSettings()
+
+# fmt: off
+OPTIONS = [
+    click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+                 help="Folder of shards."),
+    click.option("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N."),
+    click.option("--loader-only", is_flag=True, show_default=False, help="Leave out the training steps."),
+    click.option("--model", type=click.Choice(list(MODELS)), help="Network.  [default: res3d18; on a CPU res3d10]"),
+    click.option("--width", type=int, help="Of the network.  [default: 64; on a CPU 16]"),
+    click.option("--batch-size", type=click.IntRange(1), help="Clips of a step.  [default: 256; on a CPU 16]"),
+    click.option("--frames", default=8, help="Frames of a clip."),
+    click.option("--frame-stride", default=2, help="Source frames from one frame to the next."),
+    click.option("--crop-size", default=112, help="Height and width of a clip, pixels."),
+    click.option("--resize", type=int, help="Height of a frame before the crop.  [default: as stored]"),
+    click.option("--num-threads", default=LOADER_DEFAULTS.num_threads, help="DALI's CPU threads."),
+    click.option("--prefetch", default=LOADER_DEFAULTS.prefetch, help="Batches that wait ready."),
+    click.option("--queue-depth", default=LOADER_DEFAULTS.queue_depth, help="Batches that DALI works on at a time."),
+    click.option("--hw-decoder-load", default=LOADER_DEFAULTS.hw_decoder_load,
+                 help="Share of the pictures for a GPU's JPEG engines."),
+    click.option("--read-ahead", default=LOADER_DEFAULTS.read_ahead, help="Steps fetched from disk ahead."),
+    click.option("--compile/--no-compile", default=None, help="torch.compile.  [default: as the trainer]"),
+    click.option("--cuda-graph/--no-cuda-graph", default=None, help="Replay the step.  [default: as the trainer]"),
+    click.option("--space-to-depth/--no-space-to-depth", default=None,
+                 help="The stem on blocks of 2×2 pixels.  [default: as the trainer]"),
+    click.option("--high-priority/--no-high-priority", default=None,
+                 help="The step's CUDA stream goes first.  [default: as the trainer]"),
+    click.option("--repeats", default=5, type=click.IntRange(1), help="Turns of each lane."),
+    click.option("--seconds", type=click.FloatRange(min=0, min_open=True),
+                 help="A turn, after warming up.  [default: 10; on a CPU 5]"),
+    click.option("--batches", type=click.IntRange(1), help="A turn, instead of --seconds."),
+    click.option("--limit", type=click.IntRange(1), help="Use so many segments.  [default: all; 256 with --vs]"),
+    click.option("--seed", default=0, type=click.IntRange(0), help="Of segments, clips and weights."),
+    click.option("--cold", is_flag=True, show_default=False, help="Drop the shards from the page cache before turns."),
+    click.option("--autotune", "autotune_first", is_flag=True, show_default=False,
+                 help="First find the loader's settings for this machine; prints them as flags."),
+    click.option("--profile", "profile_dir", type=click.Path(file_okay=False, path_type=Path),
+                 help="Write traces of the step with and without loader here, and a table of kernels."),
+    click.option("--soak-minutes", default=0.0, type=click.FloatRange(0),
+                 help="Then go on so long and watch rate and memory."),
+    click.option("--vs", default="none", help="Peers to run beside the loader: all, none, or names with commas."),
+    click.option("--peer-cache", type=click.Path(path_type=Path), help="Keep H.264 copies here."),
+    click.option("--json", "json_path", type=FILE, help="Write all numbers here."),
+    click.option("--markdown", "markdown_path", type=FILE, help="Write the table here."),
+    click.option("--chart", "chart_path", type=FILE, help="Draw a PNG here."),
+    click.option("--quiet", is_flag=True, show_default=False, help="No progress."),
+]
+# fmt: on
+
+
+def all_options(command: Callable) -> Callable:
+    """In the order of the help."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def settings_of(index: ShardIndex, *, with_peers: bool, **options: Any) -> Settings:
+    """The command line with this device's defaults.
+
+    Raises:
+        click.UsageError: A value is not possible.
+    """
+    if options["profile_dir"] and options["loader_only"]:
+        raise click.UsageError("--profile is of the training steps; leave --loader-only out")
+    if options["seconds"] and options["batches"]:
+        raise click.UsageError("--seconds and --batches are both given; choose one")
+    device = pick_device(options["device"])
+    given = {name: options[name] for name in DEFAULTS["cpu"] if options[name] is not None}
+    wanted = DEFAULTS[device.type] | given
+    limit = options["limit"] or (PEER_SEGMENTS if with_peers else None)
+    defaults = default_options(Ranks(device=device))
+    try:
+        step = dataclasses.replace(defaults, **switches(options, defaults))
+        return Settings(
+            data=index.data_dir,
+            samples=pick_segments(index, limit, seed=options["seed"]),
+            clip=ClipSpec(options["frames"], options["frame_stride"], options["crop_size"], options["resize"]),
+            batch_size=wanted["batch_size"],
+            model=ModelConfig(wanted["model"], wanted["width"]),
+            loader=LoaderSettings(**switches(options, LOADER_DEFAULTS)),
+            step=None if options["loader_only"] else step,
+            device=device,
+            num_cpus=len(os.sched_getaffinity(0)),
+            repeats=options["repeats"],
+            seconds=None if options["batches"] else wanted["seconds"],
+            batches=options["batches"],
+            seed=options["seed"],
+            cold=options["cold"],
+            soak_minutes=options["soak_minutes"],
+            profile_dir=options["profile_dir"],
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def switches(options: dict[str, Any], of: Any) -> dict[str, Any]:
+    """The options that are fields of a dataclass, and were given."""
+    names = [f.name for f in dataclasses.fields(of)]
+    return {name: options[name] for name in names if options.get(name) is not None}
+
+
+def pick_segments(index: ShardIndex, limit: int | None, *, seed: int) -> np.ndarray:
+    """Some rows of the index, drawn from all of it: int64, ascending."""
+    rows = np.random.default_rng(seed).permutation(index.num_samples)[:limit]
+    return np.sort(rows)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device, when it is there; anything else is wrong usage."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in DEFAULTS:
+        raise click.UsageError(f"device: {name!r} is not possible; choose auto, cpu, cuda or cuda:N")
+    if device.type == "cpu":
+        return device
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise click.UsageError(f"device: {name} is not there; choose cpu")
+    device = torch.device("cuda", device.index or 0)
+    torch.cuda.set_device(device)
+    return device

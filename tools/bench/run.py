@@ -1,0 +1,212 @@
+"""One run of the benchmark: open the loader and the step, let the lanes take turns, then soak."""
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.clip import ClipSpec
+from pipeline.loader import ClipLoader, LoaderSettings
+from pipeline.plan import TrainPlan
+from pipeline.shard import ShardIndex
+from tools.bench.gpu import GpuMeter, gpu_uuid
+from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes, random_inputs
+from tools.bench.measure import BenchError, Order, ProcessTree
+from tools.bench.pages import drop, resident_share
+from tools.bench.profiling import profile_page, profile_steps
+from tools.bench.results import Result
+from tools.bench.soak import WINDOW_S, Use, Window, soak
+from tools.bench.turns import turns_of
+from tools.terminal import progress
+from train.models import ModelConfig, build_model
+from train.optim import OptimConfig, build_optimizer
+from train.ranks import Ranks
+from train.step import StepOptions, TrainStep
+
+MEAN = 128.0  # of the paper, section 3
+FIRST_STEPS = {"cpu": 2, "cuda": 12}  # compiling, choosing algorithms and capturing happen in them
+PROFILED_STEPS = {"cpu": 3, "cuda": 20}
+STAYS_CACHED = 0.1  # of the shards; with more in memory after dropping, no disk is measured
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+        samples: int64 [n], rows of the index.
+        step: How the training step is executed; None measures the loader alone.
+        seconds, batches: Of a turn; one of them.
+        cold: Read from disk: the shards leave the page cache before each turn that reads them.
+        soak_minutes: 0 for none.
+        profile_dir: For traces and a table of kernels; None for none.
+        soak_window_s: Of the soak's windows.
+    """
+
+    data: Path
+    samples: np.ndarray
+    clip: ClipSpec
+    batch_size: int
+    model: ModelConfig
+    loader: LoaderSettings
+    step: StepOptions | None
+    device: torch.device
+    num_cpus: int
+    repeats: int
+    seconds: float | None
+    batches: int | None
+    seed: int
+    cold: bool = False
+    soak_minutes: float = 0.0
+    soak_window_s: float = WINDOW_S
+    profile_dir: Path | None = None
+
+    def plan(self, index: ShardIndex) -> TrainPlan:
+        """Random starts, crops and flips, without end."""
+        return TrainPlan(index, self.samples, self.clip, global_batch_size=self.batch_size, seed=self.seed)
+
+
+def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
+    """Measure.
+
+    Raises:
+        BenchError: The shards do not leave the page cache, or a package is missing.
+        ValueError: A setting does not fit the data, or the step cannot be executed so.
+    """
+    device, on_gpu = settings.device, settings.device.type == "cuda"
+    tars = [settings.data / tar for tar in index.tars]
+    meter = GpuMeter(gpu_uuid(device)) if on_gpu else None
+    result = Result(
+        settings.clip,
+        settings.batch_size,
+        on_gpu,
+        settings.num_cpus,
+        settings.loader.num_threads,
+        resident=resident_share(tars),
+    )
+    ranks, plan = Ranks(device=device), settings.plan(index)
+    open_loader = partial(ClipLoader, index, plan, device=device, settings=settings.loader, mean=MEAN)
+    lanes = Lanes(
+        open_loader,
+        train_step(settings, ranks, num_classes=len(index.classes)),
+        inputs=synthetic_inputs(settings, num_classes=len(index.classes)),
+        ranks=ranks,
+        meter=meter,
+    )
+    order = Order(settings.batches, settings.seconds, warmup_batches=lanes.warmup_batches)
+    with contextlib.closing(lanes), first_steps(lanes, FIRST_STEPS[device.type]):
+        turns = turns_of(list(lanes.run), repeats=settings.repeats)
+        with progress("taking turns", quiet=quiet) as tell:
+            for repeat, lane in turns:
+                if settings.cold and lane != SYNTHETIC:
+                    lanes.reopen_loader()  # what is mapped cannot be dropped
+                    drop_all(tars)
+                result.turns.append(lanes.take_turn(lane, order, repeat=repeat))
+                tell(len(result.turns), len(turns), f"{lane} {result.turns[-1].clips_per_s:.0f} clips/s")
+        if settings.profile_dir is not None:
+            write_profiles(lanes, settings.profile_dir, device=device)
+        if settings.soak_minutes:
+            result.soak_lane = REAL if settings.step is not None else LOADER
+            result.soak = watch(lanes, result.soak_lane, settings, meter=meter, quiet=quiet)
+    if meter is not None:
+        result.gpu_missing, result.gpu_driver = meter.missing, meter.driver
+    return result
+
+
+def train_step(settings: Settings, ranks: Ranks, *, num_classes: int) -> TrainStep | None:
+    """The trainer's step on a fresh network; None when none is wanted."""
+    if settings.step is None:
+        return None
+    torch.manual_seed(settings.seed)
+    model = build_model(settings.model, num_classes=num_classes).to(ranks.device)
+    optimizer = build_optimizer(model, OptimConfig(), fused=ranks.device.type == "cuda")
+    return TrainStep(model, optimizer, ranks=ranks, options=settings.step)
+
+
+def synthetic_inputs(settings: Settings, *, num_classes: int) -> list:
+    """What the synthetic step trains on; nothing for the loader alone."""
+    if settings.step is None:
+        return []
+    size = settings.clip.crop_size
+    shape = (settings.batch_size, 3, settings.clip.num_frames, size, size)
+    return random_inputs(shape, num_classes=num_classes, mean=MEAN, device=settings.device, seed=settings.seed)
+
+
+def write_profiles(lanes: Lanes, folder: Path, *, device: torch.device) -> None:
+    """Traces of the step without loader and with it, and the page that compares their kernels."""
+    with lanes.stream():
+        found = [
+            profile_steps(
+                lane,
+                lanes.run[lane],
+                num_steps=PROFILED_STEPS[device.type],
+                device=device,
+                trace=folder / f"{lane.replace(' ', '-')}.json",
+            )
+            for lane in (SYNTHETIC, REAL)
+        ]
+    (folder / "kernels.md").write_text("\n".join(profile_page(*found)) + "\n", encoding="utf-8")
+
+
+def watch(lanes: Lanes, lane: str, settings: Settings, *, meter: GpuMeter | None, quiet: bool) -> list[Window]:
+    """The soak: one lane without end, warmed up as a turn is."""
+
+    def use() -> Use:
+        own = ProcessTree().memory(0).own
+        if meter is None:
+            return Use(own)
+        used = meter.sample().get("memory_used")
+        return Use(own, torch.cuda.memory_reserved(settings.device), None if used is None else int(used))
+
+    with progress("soak", quiet=quiet) as tell, lanes.stream():
+        for _ in range(lanes.warmup_batches):
+            lanes.run[lane]()
+        lanes.finish()
+        total = max(1, round(60 * settings.soak_minutes / settings.soak_window_s))
+        return soak(
+            lanes.run[lane],
+            num_windows=total,
+            finish=lanes.finish,
+            use=use,
+            window_s=settings.soak_window_s,
+            report=lambda windows: tell(len(windows), total, f"{windows[-1].clips_per_s:.0f} clips/s"),
+        )
+
+
+def drop_all(tars: list[Path]) -> None:
+    """Take the shards out of the page cache.
+
+    Raises:
+        BenchError: They do not leave it.
+    """
+    drop(tars)
+    share = resident_share(tars)
+    if share is not None and share > STAYS_CACHED:
+        raise BenchError(
+            f"--cold: {share:.0%} of the shards stay in the page cache (a file system in memory, or another process "
+            "reads them); leave --cold out"
+        )
+
+
+@contextlib.contextmanager
+def first_steps(lanes: Lanes, number: int) -> Iterator[None]:
+    """Take some steps to set everything up; then, as the trainer does, leave that out of garbage collections.
+
+    A collection through all of it would stop a step for tens of milliseconds.
+    """
+    if SYNTHETIC in lanes.run:
+        with lanes.stream():
+            for _ in range(number):
+                lanes.synthetic_step()
+    lanes.finish()
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
