@@ -25,13 +25,13 @@ from pipeline.loader import LoaderError
 from pipeline.shard import ShardIndex, open_index
 from tools.bench.autotune import TUNING_HEADER, Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
-from tools.bench.compare import Comparison, compare
-from tools.bench.contest import Contest
-from tools.bench.copies import copies_folder
 from tools.bench.machine import machine, machine_lines, table
 from tools.bench.measure import BenchError, Order, Spread, load_psutil
 from tools.bench.options import EPILOG, all_options, settings_of
-from tools.bench.peers import peers_named
+from tools.bench.peers.compare import Comparison, compare
+from tools.bench.peers.contest import Contest
+from tools.bench.peers.copies import copies_folder
+from tools.bench.peers.table import peers_named
 from tools.bench.report import console, page, summary
 from tools.bench.results import Result, lane_numbers
 from tools.bench.run import MEAN, Settings, run
@@ -167,7 +167,7 @@ def about(settings: Settings, index: ShardIndex, facts: dict[str, Any]) -> dict[
 
 def draw_chart(path: Path, heading: str, result: Result, peers: Comparison | None) -> None:
     """The bars of the lanes, and of the peers that ran."""
-    ours = {lane: lane_numbers(result.turns_of(lane), result.spec)["clips_per_s"] for lane in result.lanes}
+    ours = {lane: lane_numbers(result.turns_of(lane))["clips_per_s"] for lane in result.lanes}
     saturation = f"saturation {result.saturation.median:.3f}" if result.saturation else "the loader alone"
     others = {name: rate for name, rate in peers.lanes.items() if isinstance(rate, Spread)} if peers else {}
     draw(path, f"{saturation}\n{heading}", ours, others)

@@ -18,11 +18,11 @@ from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
 from tools import bench_loader
 from tools.bench import run as bench_run
-from tools.bench.compare import Comparison, Lane
-from tools.bench.contest import Contest
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC
 from tools.bench.measure import Measurement, Memory, Order, Spread
 from tools.bench.options import pick_segments, settings_of
+from tools.bench.peers.compare import Comparison, Lane
+from tools.bench.peers.contest import Contest
 from tools.bench.report import console
 from tools.bench.run import Settings
 from tools.bench.turns import turns_of
@@ -49,7 +49,8 @@ def bench(data: Path, *options: str) -> Result:
 def settings_from(index: ShardIndex, *options: str, **changes: object) -> Settings:
     """The settings of a command line."""
     words = main.make_context("bench_loader", ["--data", str(index.data_dir), *options]).params
-    for name in ("data", "vs", "peer_cache", "json_path", "markdown_path", "chart_path", "quiet"):
+    own = ("data", "vs", "peer_cache", "json_path", "markdown_path", "chart_path", "autotune_first", "quiet")
+    for name in own:
         del words[name]
     return replace(settings_of(index, with_peers=False, **words), **changes)  # type: ignore[arg-type]
 
@@ -155,6 +156,39 @@ def test_the_loader_alone_needs_no_step(numbered: ShardIndex, tmp_path: Path) ->
     assert (tmp_path / "bench.png").stat().st_size > 5000
 
 
+def test_autotune_comes_first_and_the_run_uses_what_it_picked(
+    numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a made-up machine that likes a queue of 3 and is indifferent to threads, whose fewest it takes."""
+
+    def measured(plan: object, settings: LoaderSettings, **_: object) -> tuple[float, float]:
+        return 100.0 - 20 * abs(settings.queue_depth - 3), float(settings.num_threads)
+
+    monkeypatch.setattr(bench_loader, "measure_loader", measured)
+    path = tmp_path / "bench.json"
+    options = ["--device", "cpu", "--loader-only", "--repeats", "1", "--autotune", "--json", str(path)]
+    result = bench(numbered.data_dir, *SMALL, *options)
+    assert result.exit_code == 0, result.output
+    flags = "--num-threads 1 --queue-depth 3 --prefetch 2 --hw-decoder-load 0.65 --read-ahead 4"
+    assert f"best here: {flags}" in result.stdout.splitlines()
+    found = json.loads(path.read_text())
+    assert found["tuning"]["flags"] == flags
+    assert found["settings"]["loader"]["queue_depth"] == 3
+    assert settings_from(numbered, *flags.split()).loader == LoaderSettings(num_threads=1, queue_depth=3)
+
+
+def test_a_profile_compares_the_step_with_and_without_loader(numbered: ShardIndex, tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--repeats", "1", "--profile", str(tmp_path / "profile")]
+    result = bench(numbered.data_dir, *SMALL, *options)
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "profile" / "kernels.md").read_text()
+    assert "| synthetic step | " in page
+    assert "| real step | " in page
+    assert "convolution" in page
+    for name in ("synthetic-step", "real-step"):
+        assert json.loads((tmp_path / "profile" / f"{name}.json").read_text())["traceEvents"]
+
+
 def test_cold_shards_are_read_from_disk(numbered: ShardIndex, tmp_path: Path) -> None:
     data, path = tmp_path / "shards", tmp_path / "bench.json"
     shutil.copytree(numbered.data_dir, data)
@@ -245,13 +279,14 @@ def test_segments_are_drawn_from_everywhere_and_in_order(numbered: ShardIndex) -
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
+        (["--loader-only", "--profile", "p"], 2, "--profile is of the training steps; leave --loader-only out"),
         (["--batches", "8", "--seconds", "1"], 2, "--seconds and --batches are both given; choose one"),
         (["--device", "tpu"], 2, "device: 'tpu' is not possible; choose auto, cpu, cuda or cuda:N"),
         (["--device", "cuda:99"], 2, "device: cuda:99 is not there; choose cpu"),
         (["--frame-stride", "0"], 2, "frame_stride: 0 is not possible"),
         (["--prefetch", "0"], 2, "prefetch: 0 is not possible; choose at least 1"),
         (["--width", "0"], 2, "width: 0 is not possible"),
-        (["--device", "cpu", "--cuda-graph"], 1, "--no-cuda-graph"),
+        (["--device", "cpu", "--cuda-graph"], 2, "--no-cuda-graph"),
         (["--crop-size", "300"], 1, "crop_size: 300 does not fit a picture of 128 pixels"),
         (["--vs", "nobody"], 1, "peer 'nobody' does not exist; choose all"),
     ],

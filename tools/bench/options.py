@@ -116,6 +116,7 @@ def settings_of(index: ShardIndex, *, with_peers: bool, **options: Any) -> Setti
     defaults = default_options(Ranks(device=device))
     try:
         step = dataclasses.replace(defaults, **switches(options, defaults))
+        step.check(device)
         return Settings(
             data=index.data_dir,
             samples=pick_segments(index, limit, seed=options["seed"]),

@@ -53,7 +53,7 @@ SHOWN: dict[str, Callable[[Any], str]] = {  # how a cell is written; others are 
 
 def cells(result: Result) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table; a column that no lane has a number for is left out."""
-    numbers = {lane: lane_numbers(result.turns_of(lane), result.spec) for lane in result.lanes}
+    numbers = {lane: lane_numbers(result.turns_of(lane)) for lane in result.lanes}
     columns = [name for name in HEADERS if any(lane[name] is not None for lane in numbers.values())]
     rows = [
         [lane, *("–" if own[name] is None else SHOWN.get(name, "{:.0f}".format)(own[name]) for name in columns)]
@@ -113,7 +113,7 @@ def summary(result: Result) -> dict[str, Any]:
         "lanes": {
             lane: {
                 name: asdict(value) if isinstance(value, Spread) else value
-                for name, value in lane_numbers(result.turns_of(lane), result.spec).items()
+                for name, value in lane_numbers(result.turns_of(lane)).items()
             }
             | {"thread_cores": thread_cores(result.turns_of(lane))}
             for lane in result.lanes

@@ -60,7 +60,7 @@ class Result:
         return [sample for turn in self.turns for sample in turn.memory]
 
 
-def lane_numbers(turns: Sequence[Turn], spec: ClipSpec) -> dict[str, Any]:
+def lane_numbers(turns: Sequence[Turn]) -> dict[str, Any]:
     """Medians and spreads of one lane's turns; what was not measured or means nothing there is None."""
     loads = turns[0].plan_steps is not None
     clips_per_s = Spread.of([turn.clips_per_s for turn in turns])
@@ -97,7 +97,7 @@ def thread_cores(turns: Sequence[Turn]) -> dict[str, float]:
 
 def figures(result: Result) -> Figures:
     """What the verdict needs."""
-    numbers = {lane: lane_numbers(result.turns_of(lane), result.spec) for lane in result.lanes}
+    numbers = {lane: lane_numbers(result.turns_of(lane)) for lane in result.lanes}
     loader, threads = numbers[LOADER], thread_cores(result.turns_of(LOADER))
     real, synthetic = numbers.get(REAL), numbers.get(SYNTHETIC)
     busy = {

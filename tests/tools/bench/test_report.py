@@ -58,7 +58,7 @@ def test_saturation_is_the_median_of_ratios_within_a_repeat(result: Result) -> N
 
 
 def test_a_lanes_numbers_are_medians_of_its_turns(result: Result) -> None:
-    numbers = lane_numbers(result.turns_of(REAL), result.spec)
+    numbers = lane_numbers(result.turns_of(REAL))
     assert numbers["clips_per_s"] == Spread(320 / 12, 16.0, 32.0)
     assert numbers["ms_per_step"] == Spread(1200.0, 1000.0, 2000.0)
     assert numbers["cores"] == Spread(2.0, 2.0, 2.0)
@@ -70,7 +70,7 @@ def test_a_lanes_numbers_are_medians_of_its_turns(result: Result) -> None:
 
 
 def test_waiting_means_nothing_for_the_loader_alone_and_reading_nothing_for_ready_clips(result: Result) -> None:
-    alone, ready = (lane_numbers(result.turns_of(lane), result.spec) for lane in (LOADER, SYNTHETIC))
+    alone, ready = (lane_numbers(result.turns_of(lane)) for lane in (LOADER, SYNTHETIC))
     assert alone["data_wait"] is None
     assert alone["pictures_per_s"] is not None
     assert {name: ready[name] for name in ("data_wait", "pictures_per_s", "decoded_to_used", "bytes_per_s")} == {

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tools.bench.clip_readers import ClipReader
-from tools.bench.contest import MEAN, Contest
+from tools.bench.peers.clip_readers import ClipReader
+from tools.bench.peers.contest import MEAN, Contest
 
 BATCHES_AHEAD = 2  # of all threads together, and of each worker of a DataLoader: torch's default
 

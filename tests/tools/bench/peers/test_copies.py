@@ -1,4 +1,4 @@
-"""tools/bench/copies.py: H.264 copies as files and as one tar that WebDataset and DALI read."""
+"""tools/bench/peers/copies.py: H.264 copies as files and as one tar that WebDataset and DALI read."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ import webdataset
 from pipeline.shard import ShardIndex
 from pipeline.shard_writer import tar_components
 from tests.numbered import read_numbers
-from tools.bench.copies import FRAMES_PART, GOP, copy_path, make_copies, make_tar, tar_path
+from tools.bench.peers.copies import FRAMES_PART, GOP, copy_path, make_copies, make_tar, tar_path
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from functools import partial
 
 from pipeline.shard import choices
 from pipeline.step_reader import ReadWork
-from tools.bench.clip_readers import (
+from tools.bench.measure import Way
+from tools.bench.peers.clip_readers import (
     ClipReader,
     pyav_clip,
     pyav_cost,
@@ -14,10 +15,9 @@ from tools.bench.clip_readers import (
     torchcodec_cuda_clip,
     torchcodec_missing,
 )
-from tools.bench.contest import Contest
-from tools.bench.measure import Way
-from tools.bench.pools import in_dataloader, in_threads
-from tools.bench.streams import dali_video, webdataset_cost, webdataset_pyav
+from tools.bench.peers.contest import Contest
+from tools.bench.peers.pools import in_dataloader, in_threads
+from tools.bench.peers.streams import dali_video, webdataset_cost, webdataset_pyav
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""tools/bench/compare.py: peers are checked, tuned and measured in turns; one that fails is a line, never the end."""
+"""Peers are checked, tuned and measured in turns; one that fails is a line, never the end."""
 
 import json
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from pipeline.reference import decode_sample
 from pipeline.shard import ShardIndex
 from pipeline.step_reader import ReadWork
 from tests.numbered import write_video
-from tools.bench import compare as module
-from tools.bench.compare import Comparison, Lane, compare, fastest, one_line, warmed, worst_psnr
-from tools.bench.contest import Contest
-from tools.bench.copies import copy_path
 from tools.bench.measure import BenchError, Measurement, Memory, Order, Spread
-from tools.bench.peers import PEERS, Peer
+from tools.bench.peers import compare as module
+from tools.bench.peers.compare import Comparison, Lane, compare, fastest, one_line, warmed, worst_psnr
+from tools.bench.peers.contest import Contest
+from tools.bench.peers.copies import copy_path
+from tools.bench.peers.table import PEERS, Peer
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
 

@@ -24,10 +24,10 @@ from pipeline.clip import frame_indices, num_starts
 from pipeline.plan import crop_room
 from pipeline.shard import open_index
 from pipeline.step_reader import ReadWork
-from tools.bench.clip_readers import read_frames
-from tools.bench.contest import MEAN, Contest, content_scale
-from tools.bench.copies import FRAMES_PART, tar_path
-from tools.bench.pools import batches_of
+from tools.bench.peers.clip_readers import read_frames
+from tools.bench.peers.contest import MEAN, Contest, content_scale
+from tools.bench.peers.copies import FRAMES_PART, tar_path
+from tools.bench.peers.pools import batches_of
 
 SHUFFLE_BUFFER = 256  # compressed samples, some 50 kB each, of each worker; DALI's default is 1024
 

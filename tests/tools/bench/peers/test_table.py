@@ -16,12 +16,12 @@ from pipeline.reference import decode_sample
 from pipeline.shard import ShardIndex
 from pipeline.step_reader import ReadWork
 from tests.numbered import BAND_LEFT, read_numbers, write_video
-from tools.bench.clip_readers import pyav_pictures, torchcodec_missing
-from tools.bench.contest import Contest, filmstrip_cost, filmstrips
-from tools.bench.copies import GOP, copy_path, make_copies, make_tar, tar_path
 from tools.bench.measure import Way
-from tools.bench.peers import PEERS, peers_named
-from tools.bench.streams import ClipDrawer, webdataset_cost
+from tools.bench.peers.clip_readers import pyav_pictures, torchcodec_missing
+from tools.bench.peers.contest import Contest, filmstrip_cost, filmstrips
+from tools.bench.peers.copies import GOP, copy_path, make_copies, make_tar, tar_path
+from tools.bench.peers.streams import ClipDrawer, webdataset_cost
+from tools.bench.peers.table import PEERS, peers_named
 
 no_torchcodec = pytest.mark.skipif(torchcodec_missing() is not None, reason=str(torchcodec_missing()))
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]

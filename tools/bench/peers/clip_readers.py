@@ -16,9 +16,9 @@ from torch import Tensor
 from pipeline.clip import frame_indices
 from pipeline.plan import PlannedClips, TrainPlan
 from pipeline.step_reader import ReadWork
-from tools.bench.contest import Contest, content_scale
-from tools.bench.copies import FPS, copy_path
 from tools.bench.measure import BenchError
+from tools.bench.peers.contest import Contest, content_scale
+from tools.bench.peers.copies import FPS, copy_path
 
 ClipReader = Callable[[Contest, TrainPlan, PlannedClips, int], Tensor]
 

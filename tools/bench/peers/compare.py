@@ -10,12 +10,12 @@ import numpy as np
 
 from pipeline.shard import ShardIndex
 from pipeline.step_reader import ReadWork
-from tools.bench.contest import MEAN, OURS, Contest, filmstrip_cost, filmstrips
-from tools.bench.copies import CRF, GOP, make_copies, make_tar
 from tools.bench.machine import markdown, table
 from tools.bench.measure import BenchError, Measurement, Order, ProcessTree, Spread
-from tools.bench.peers import Peer, peers_named, worker_choices
-from tools.bench.pools import BATCHES_AHEAD
+from tools.bench.peers.contest import MEAN, OURS, Contest, filmstrip_cost, filmstrips
+from tools.bench.peers.copies import CRF, GOP, make_copies, make_tar
+from tools.bench.peers.pools import BATCHES_AHEAD
+from tools.bench.peers.table import Peer, peers_named, worker_choices
 from tools.bench.process import MeasuredProcess
 from tools.bench.turns import turns_of
 from tools.terminal import progress

@@ -1,0 +1,1 @@
+"""Other ways to read the same clips, and our loader beside them."""
