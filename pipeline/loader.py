@@ -17,7 +17,9 @@ from pipeline.producer import LoaderSettings, Made, Producer
 from pipeline.shard import ShardIndex
 from pipeline.step_reader import LoaderError, ReadWork, StepReader
 
-__all__ = ["Batch", "ClipLoader", "LoaderError", "LoaderSettings"]
+MEAN = 128.0  # what the paper subtracts from pixels, which it does not scale (section 3)
+
+__all__ = ["MEAN", "Batch", "ClipLoader", "LoaderError", "LoaderSettings"]
 
 
 @dataclass
@@ -80,7 +82,7 @@ class ClipLoader:
         world_size: int = 1,
         device: str | torch.device = "cpu",
         settings: LoaderSettings | None = None,
-        mean: float | tuple[float, ...] = 128.0,
+        mean: float | tuple[float, ...] = MEAN,
         std: float | tuple[float, ...] = 1.0,
         whole_strips: bool | None = None,
     ) -> None:
@@ -174,11 +176,6 @@ class ClipLoader:
         if self._producer is not None:
             self._producer.close()
             self._producer = None
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it prepares nothing, for as many batches as may wait are ready."""
-        return self._producer is None or self._producer.is_idle()
 
     def __enter__(self) -> "ClipLoader":
         return self

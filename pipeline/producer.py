@@ -84,10 +84,6 @@ class Producer:
             raise item
         return item
 
-    def is_idle(self) -> bool:
-        """Whether as many batches wait ready as may."""
-        return self._ready.full()
-
     def close(self) -> None:
         """End the thread, whatever it does."""
         self._stop.set()

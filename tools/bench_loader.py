@@ -21,11 +21,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import torch
 
-from pipeline.loader import LoaderError
+from pipeline.loader import MEAN, LoaderError
 from pipeline.shard import ShardIndex, open_index
 from tools.bench.autotune import TUNING_HEADER, Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
-from tools.bench.machine import machine, machine_lines, table
+from tools.bench.machine import machine, machine_lines, table, write
 from tools.bench.measure import BenchError, Order, Spread, load_psutil
 from tools.bench.options import EPILOG, all_options, settings_of
 from tools.bench.peers.compare import Comparison, compare
@@ -34,7 +34,7 @@ from tools.bench.peers.copies import copies_folder
 from tools.bench.peers.table import peers_named
 from tools.bench.report import console, page, summary
 from tools.bench.results import Result, lane_numbers
-from tools.bench.run import MEAN, Settings, run
+from tools.bench.run import Settings, run
 from tools.terminal import Failed, progress
 
 TUNING_SECONDS, TUNING_REPEATS = 1.0, 3
@@ -79,12 +79,12 @@ def main(
         if json_path is not None:
             found = about(settings, index, facts) | summary(result)
             found |= {"peers": peers and peers.summary(), "tuning": tuning and tuning.summary()}
-            write(json_path, json.dumps(found, indent=1))
+            save(json_path, json.dumps(found, indent=1))
         if settings.profile_dir is not None:
             click.echo(f"wrote {settings.profile_dir / 'kernels.md'}, and a trace of each step beside it")
         if markdown_path is not None:
             below = ["", *peers.markdown(), "", f"**{peers.sentence()}**"] if peers else []
-            write(markdown_path, "\n".join([heading, "", *page(result), *below]))
+            save(markdown_path, "\n".join([heading, "", *page(result), *below]))
         if chart_path is not None:
             draw_chart(chart_path, heading, result, peers)
     except torch.OutOfMemoryError:
@@ -174,10 +174,9 @@ def draw_chart(path: Path, heading: str, result: Result, peers: Comparison | Non
     click.echo(f"wrote {path}")
 
 
-def write(path: Path, text: str) -> None:
-    """A file and its folder; says where it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+def save(path: Path, text: str) -> None:
+    """Write a file and say where it is."""
+    write(path, text)
     click.echo(f"wrote {path}")
 
 

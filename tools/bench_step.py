@@ -20,7 +20,7 @@ import torch
 from pipeline.clip import ClipSpec
 from tools.bench.gains import Found
 from tools.bench.ladder import PLAIN, removals, ways_of
-from tools.bench.machine import machine, machine_lines, markdown, table
+from tools.bench.machine import machine, machine_lines, markdown, table, write
 from tools.bench.options import pick_device
 from tools.bench.steps import Workload, measure
 from tools.terminal import Failed, progress
@@ -117,11 +117,6 @@ def main(
             write(markdown_path, "\n".join([*page, "", *found.sentences()]))
     except OSError as error:
         raise Failed(str(error)) from None
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

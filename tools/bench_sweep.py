@@ -20,7 +20,7 @@ from pipeline.build import BuildSettings, build_shards
 from pipeline.loader import LoaderError, LoaderSettings
 from pipeline.shard import ShardError, open_index
 from tools.bench.chart import load_matplotlib
-from tools.bench.machine import machine, machine_lines, markdown, table
+from tools.bench.machine import machine, machine_lines, markdown, table, write
 from tools.bench.measure import BenchError, Spread, load_psutil
 from tools.bench.options import pick_device, pick_segments
 from tools.bench.panels import draw_panels
@@ -169,11 +169,10 @@ def main(
     for line in ["", *table(HEADER, rows), *failures]:
         click.echo(line)
     if markdown_path is not None:
-        markdown_path.parent.mkdir(parents=True, exist_ok=True)
         command = shlex.join(["bench_sweep.py", *sys.argv[1:]])
         page = [heading, "", *machine_lines(facts), "", f"    {command}", "", *markdown(HEADER, rows)]
         page += ["", *(f"- {failure}" for failure in failures)] if failures else []
-        markdown_path.write_text("\n".join(page) + "\n", encoding="utf-8")
+        write(markdown_path, "\n".join(page))
     try:
         if chart_path is not None:
             draw_panels(chart_path, heading.partition(":")[0], panels(plan, journal), base=heading.partition(": ")[2])

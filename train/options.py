@@ -34,6 +34,23 @@ NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 # fmt: off
+EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
+    click.option("--num-threads", default=LOADER.num_threads, type=int, help="Decoding threads a process."),
+    click.option("--prefetch", default=LOADER.prefetch, type=int, help="Batches that wait ready at most."),
+    click.option("--queue-depth", default=LOADER.queue_depth, type=int, help="Batches being decoded at a time."),
+    click.option("--hw-decoder-load", default=LOADER.hw_decoder_load, type=float,
+                 help="Share of the pictures for a GPU's JPEG engines, 0 to 1."),
+    click.option("--read-ahead", default=LOADER.read_ahead, type=int,
+                 help="Steps whose bytes are asked from disk before they are needed."),
+    click.option("--compile/--no-compile", default=None, show_default=False,
+                 help="torch.compile.  [default: on a GPU]"),
+    click.option("--cuda-graph/--no-cuda-graph", default=None, show_default=False,
+                 help="Forward and backward pass replayed as one CUDA graph.  [default: on a GPU alone]"),
+    click.option("--space-to-depth/--no-space-to-depth", default=None, show_default=False,
+                 help="The first convolution on 2x2 blocks of pixels.  [default: on a GPU]"),
+    click.option("--high-priority/--no-high-priority", default=None, show_default=False,
+                 help="The model's kernels go before the loader's.  [default: on a GPU]"),
+]
 OPTIONS = [
     click.option("--data", required=True, type=FOLDER, help="Folder of shards."),
     click.option("--preset", required=True, type=click.Choice(list(PRESETS)), help="Recipe."),
@@ -62,23 +79,9 @@ OPTIONS = [
     click.option("--save-every", type=int, help="Steps between writes of latest.pt."),
     click.option("--keep-every", type=int, help="Steps between step-N.pt files that stay; 0: none."),
     click.option("--log-every", type=int, help="Steps between lines of metrics.jsonl."),
-    click.option("--num-threads", default=LOADER.num_threads, type=int, help="Decoding threads a process."),
-    click.option("--prefetch", default=LOADER.prefetch, type=int, help="Batches that wait ready at most."),
-    click.option("--queue-depth", default=LOADER.queue_depth, type=int, help="Batches being decoded at a time."),
-    click.option("--hw-decoder-load", default=LOADER.hw_decoder_load, type=float,
-                 help="Share of the pictures for a GPU's JPEG engines, 0 to 1."),
-    click.option("--read-ahead", default=LOADER.read_ahead, type=int,
-                 help="Steps whose bytes are asked from disk before they are needed."),
     click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]),
                  help="auto takes a GPU if there is one."),
-    click.option("--compile/--no-compile", default=None, show_default=False,
-                 help="torch.compile.  [default: on a GPU]"),
-    click.option("--cuda-graph/--no-cuda-graph", default=None, show_default=False,
-                 help="Forward and backward pass replayed as one CUDA graph.  [default: on a GPU alone]"),
-    click.option("--space-to-depth/--no-space-to-depth", default=None, show_default=False,
-                 help="The first convolution on 2x2 blocks of pixels.  [default: on a GPU]"),
-    click.option("--high-priority/--no-high-priority", default=None, show_default=False,
-                 help="The model's kernels go before the loader's.  [default: on a GPU]"),
+    *EXECUTION_OPTIONS,
     click.option("--json", "as_json", is_flag=True, help="The result as JSON; other lines go to stderr."),
 ]
 # fmt: on

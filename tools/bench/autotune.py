@@ -1,6 +1,5 @@
 """Finding the loader's settings on the machine at hand: one setting after another, the cheapest of the fastest."""
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 
 from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
-from tools.bench.measure import ProcessTree, Spread
+from tools.bench.measure import Order, Spread, measure
 
 NEAR = 0.97  # of the best rate: within it fewer cores, and then less memory, decide
 WARMUP_BATCHES = 8
@@ -78,7 +77,7 @@ def pick(points: Iterable[Point]) -> Point:
 
 
 def autotune(
-    measure: Callable[[LoaderSettings], tuple[float, float]],
+    rate_of: Callable[[LoaderSettings], tuple[float, float]],
     start: LoaderSettings,
     *,
     on_gpu: bool,
@@ -88,7 +87,7 @@ def autotune(
     """Vary threads, the JPEG engines' share, queue depth, and threads once more; each time go on from the best.
 
     Args:
-        measure: Clips/s and host cores of some settings.
+        rate_of: Clips/s and host cores of some settings.
         on_gpu: Whether the JPEG engines' share means anything.
         num_cpus: More threads than that are not tried.
     """
@@ -106,7 +105,7 @@ def autotune(
         for change in changes:
             settings = replace(best, **change)
             if settings not in found:
-                found[settings] = Point(settings, *measure(settings))
+                found[settings] = Point(settings, *rate_of(settings))
             tried.append(found[settings])
             done += 1
             report(done, total, f"{change} {found[settings].clips_per_s:.0f} clips/s")
@@ -118,18 +117,16 @@ def measure_loader(
     plan: TrainPlan, settings: LoaderSettings, *, device: str, mean: float, seconds: float, repeats: int
 ) -> tuple[float, float]:
     """Clips/s and host cores of the loader alone: medians of some turns on one loader, after its queues have filled."""
-    tree, rates, cores = ProcessTree(), [], []
+    order = Order(None, seconds, warmup_batches=WARMUP_BATCHES + settings.prefetch + settings.queue_depth)
     with ClipLoader(plan.index, plan, device=device, settings=settings, mean=mean) as loader:
-        batches = iter(loader)
-        for _ in range(WARMUP_BATCHES + settings.prefetch + settings.queue_depth):
-            next(batches)
-        for _ in range(repeats):
-            num_clips, started, cpu_s = 0, time.perf_counter(), tree.cpu_s()
-            while time.perf_counter() - started < seconds:
-                num_clips += len(next(batches).clips)
+        labels = (batch.labels for batch in loader)
+
+        def finish() -> None:
             if loader.device.type == "cuda":
                 torch.cuda.synchronize(loader.device)  # sync: the clips counted must be there
-            wall_s = time.perf_counter() - started
-            rates.append(num_clips / wall_s)
-            cores.append((tree.cpu_s() - cpu_s) / wall_s)
-    return Spread.of(rates).median, Spread.of(cores).median
+
+        turns = []
+        for _ in range(repeats):
+            turns.append(measure(labels, order, done=0, finish=finish))
+            order = replace(order, warmup_batches=0)
+    return Spread.of([turn.clips_per_s for turn in turns]).median, Spread.of([turn.cores for turn in turns]).median

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.loader import Batch, ClipLoader
+from pipeline.loader import Batch, ClipLoader, LoaderSettings
 from tools.bench.gpu import GpuMeter, GpuUse
-from tools.bench.measure import Order, ProcessTree
+from tools.bench.measure import Order, ProcessTree, enough
 from tools.bench.pages import bytes_from_disk
 from tools.bench.threads import seconds_by_group, thread_seconds
-from tools.bench.turns import Turn, enough, settle
+from tools.bench.turns import Turn, settle
 from train.metrics import OutcomeQueue
 from train.ranks import Ranks
 from train.step import TrainStep
@@ -57,8 +57,8 @@ class Lanes:
 
     @property
     def warmup_batches(self) -> int:
-        """More than wait ready when a turn begins: handed over, in the thread's hand, in DALI's queue, one more."""
-        return self.loader.settings.prefetch + self.loader.settings.queue_depth + 2
+        """Of the lanes that read."""
+        return warmup_batches(self.loader.settings)
 
     def take_batch(self) -> int:
         """The loader alone: the number of clips of a batch."""
@@ -156,6 +156,15 @@ class Lanes:
         self._num_steps += 1
         self._outcomes.push(self._num_steps, loss=share.loss, stop=False, samples=batch.samples, losses=share.losses)
         return len(batch.labels)
+
+
+def warmup_batches(settings: LoaderSettings) -> int:
+    """More than wait ready when a turn begins: handed over, in the thread's hand, in DALI's queue, one more.
+
+    >>> warmup_batches(LoaderSettings(prefetch=2, queue_depth=3))
+    7
+    """
+    return settings.prefetch + settings.queue_depth + 2
 
 
 def random_inputs(

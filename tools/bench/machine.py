@@ -61,3 +61,9 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     cells = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
     lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in cells]
     return [lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]]
+
+
+def write(path: Path, text: str) -> None:
+    """A file of text, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -82,6 +82,16 @@ class Order:
     warmup_batches: int
 
 
+def enough(order: Order, num_batches: int, elapsed_s: float) -> bool:
+    """Whether what was ordered is done.
+
+    >>> order = Order(num_batches=None, seconds=2.0, warmup_batches=0)
+    >>> [enough(order, 7, seconds) for seconds in (1.9, 2.0)]
+    [False, True]
+    """
+    return num_batches >= order.num_batches if order.num_batches else elapsed_s >= (order.seconds or 0)
+
+
 class ProcessTree:
     """CPU time and memory of this process and the children that it has now."""
 
@@ -111,6 +121,25 @@ class ProcessTree:
             rss += info.rss
             own += info.rss - getattr(info, "shared", 0)
         return Memory(done, rss, own)
+
+
+def wait_until_idle(cpu_s: Callable[[], float], *, cores: float, window_s: float, timeout_s: float) -> float:
+    """Wait until something keeps fewer than so many cores busy, or for so long.
+
+    Args:
+        cpu_s: Its CPU time so far, seconds.
+        window_s: Over which it is watched at a time.
+
+    Returns:
+        Cores still busy in the last window.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        before, started = cpu_s(), time.perf_counter()
+        time.sleep(window_s)
+        busy = (cpu_s() - before) / (time.perf_counter() - started)
+        if busy < cores or time.monotonic() > deadline:
+            return busy
 
 
 def load_psutil() -> Any:
@@ -144,8 +173,7 @@ def measure(batches: Iterator[Any], order: Order, *, done: int, finish: Callable
         num_clips += len(next(batches))
         num_batches += 1
         now = time.perf_counter()
-        enough = num_batches >= order.num_batches if order.num_batches else now - started >= (order.seconds or 0)
-        if enough:
+        if enough(order, num_batches, now - started):
             break
         if now - sampled >= MEMORY_EVERY_S:
             memory.append(tree.memory(done + num_clips))
@@ -166,5 +194,14 @@ def slope(memory: Sequence[Memory], *, what: str = "own") -> float:
     warm = memory[0].done + WARMING_SHARE * (memory[-1].done - memory[0].done)
     done = np.array([m.done for m in memory if m.done >= warm], float)
     used = np.array([getattr(m, what) for m in memory if m.done >= warm], float)
-    apart = done - done.mean()
-    return round(float((apart * used).sum() / (apart**2).sum()), 6) if apart.any() else 0.0
+    return round(fitted_slope(done, used), 6)
+
+
+def fitted_slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Slope of the least-squares line; 0 where x does not change.
+
+    >>> fitted_slope(np.array([0.0, 1.0, 2.0]), np.array([5.0, 7.0, 9.0]))
+    2.0
+    """
+    apart = x - x.mean()
+    return float((apart * y).sum() / (apart**2).sum()) if apart.any() else 0.0

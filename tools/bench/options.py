@@ -1,6 +1,5 @@
 """bench_loader's command line: its options, and what becomes of them on this device."""
 
-import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,11 @@ import numpy as np
 import torch
 
 from pipeline.clip import ClipSpec
-from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
 from tools.bench.run import Settings
 from train.models import MODELS, ModelConfig
+from train.options import EXECUTION_OPTIONS, execution
 from train.ranks import Ranks
-from train.step import default_options
 
 DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets a net that it can train
     "cuda": {"model": "res3d18", "width": 64, "batch_size": 256, "seconds": 10.0},
@@ -42,7 +40,6 @@ segments, each in a process of its own.
 """
 
 FILE = click.Path(dir_okay=False, path_type=Path)
-LOADER_DEFAULTS = LoaderSettings()
 
 # fmt: off
 OPTIONS = [
@@ -57,18 +54,7 @@ OPTIONS = [
     click.option("--frame-stride", default=2, help="Source frames from one frame to the next."),
     click.option("--crop-size", default=112, help="Height and width of a clip, pixels."),
     click.option("--resize", type=int, help="Height of a frame before the crop.  [default: as stored]"),
-    click.option("--num-threads", default=LOADER_DEFAULTS.num_threads, help="DALI's CPU threads."),
-    click.option("--prefetch", default=LOADER_DEFAULTS.prefetch, help="Batches that wait ready."),
-    click.option("--queue-depth", default=LOADER_DEFAULTS.queue_depth, help="Batches that DALI works on at a time."),
-    click.option("--hw-decoder-load", default=LOADER_DEFAULTS.hw_decoder_load,
-                 help="Share of the pictures for a GPU's JPEG engines."),
-    click.option("--read-ahead", default=LOADER_DEFAULTS.read_ahead, help="Steps fetched from disk ahead."),
-    click.option("--compile/--no-compile", default=None, help="torch.compile.  [default: as the trainer]"),
-    click.option("--cuda-graph/--no-cuda-graph", default=None, help="Replay the step.  [default: as the trainer]"),
-    click.option("--space-to-depth/--no-space-to-depth", default=None,
-                 help="The stem on blocks of 2×2 pixels.  [default: as the trainer]"),
-    click.option("--high-priority/--no-high-priority", default=None,
-                 help="The step's CUDA stream goes first.  [default: as the trainer]"),
+    *EXECUTION_OPTIONS,
     click.option("--repeats", default=5, type=click.IntRange(1), help="Turns of each lane."),
     click.option("--seconds", type=click.FloatRange(min=0, min_open=True),
                  help="A turn, after warming up.  [default: 10; on a CPU 5]"),
@@ -113,17 +99,15 @@ def settings_of(index: ShardIndex, *, with_peers: bool, **options: Any) -> Setti
     given = {name: options[name] for name in DEFAULTS["cpu"] if options[name] is not None}
     wanted = DEFAULTS[device.type] | given
     limit = options["limit"] or (PEER_SEGMENTS if with_peers else None)
-    defaults = default_options(Ranks(device=device))
+    loader, step = execution(options, Ranks(device=device))
     try:
-        step = dataclasses.replace(defaults, **switches(options, defaults))
-        step.check(device)
         return Settings(
             data=index.data_dir,
             samples=pick_segments(index, limit, seed=options["seed"]),
             clip=ClipSpec(options["frames"], options["frame_stride"], options["crop_size"], options["resize"]),
             batch_size=wanted["batch_size"],
             model=ModelConfig(wanted["model"], wanted["width"]),
-            loader=LoaderSettings(**switches(options, LOADER_DEFAULTS)),
+            loader=loader,
             step=None if options["loader_only"] else step,
             device=device,
             num_cpus=len(os.sched_getaffinity(0)),
@@ -137,12 +121,6 @@ def settings_of(index: ShardIndex, *, with_peers: bool, **options: Any) -> Setti
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-
-
-def switches(options: dict[str, Any], of: Any) -> dict[str, Any]:
-    """The options that are fields of a dataclass, and were given."""
-    names = [f.name for f in dataclasses.fields(of)]
-    return {name: options[name] for name in names if options.get(name) is not None}
 
 
 def pick_segments(index: ShardIndex, limit: int | None, *, seed: int) -> np.ndarray:

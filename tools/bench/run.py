@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from pipeline.clip import ClipSpec
-from pipeline.loader import ClipLoader, LoaderSettings
+from pipeline.loader import MEAN, ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
 from pipeline.shard import ShardIndex
 from tools.bench.gpu import GpuMeter, gpu_uuid
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes, random_inputs
+from tools.bench.machine import write
 from tools.bench.measure import BenchError, Order, ProcessTree
 from tools.bench.pages import drop, resident_share
 from tools.bench.profiling import profile_page, profile_steps
@@ -28,7 +29,6 @@ from train.optim import OptimConfig, build_optimizer
 from train.ranks import Ranks
 from train.step import StepOptions, TrainStep
 
-MEAN = 128.0  # of the paper, section 3
 FIRST_STEPS = {"cpu": 2, "cuda": 12}  # compiling, choosing algorithms and capturing happen in them
 PROFILED_STEPS = {"cpu": 3, "cuda": 20}
 STAYS_CACHED = 0.1  # of the shards; with more in memory after dropping, no disk is measured
@@ -150,7 +150,7 @@ def write_profiles(lanes: Lanes, folder: Path, *, device: torch.device) -> None:
             )
             for lane in (SYNTHETIC, REAL)
         ]
-    (folder / "kernels.md").write_text("\n".join(profile_page(*found)) + "\n", encoding="utf-8")
+    write(folder / "kernels.md", "\n".join(profile_page(*found)))
 
 
 def watch(lanes: Lanes, lane: str, settings: Settings, *, meter: GpuMeter | None, quiet: bool) -> list[Window]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tools.bench.measure import fitted_slope
+
 WINDOW_S, SAMPLE_EVERY_S = 10.0, 0.5
 MAX_DRIFT = 0.03  # of the rate
 MAX_GROWTH = 0.01  # of the memory, over the second half
@@ -176,13 +178,3 @@ def growth(windows: Sequence[Window], name: str) -> Growth:
     per_s = fitted_slope(ends, used)
     share = per_s * (ends[-1] - ends[0]) / used.mean() if used.any() else 0.0
     return Growth(60 * per_s, 1000 * fitted_slope(clips, used), float(share))
-
-
-def fitted_slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Slope of the least-squares line; 0 where x does not change.
-
-    >>> fitted_slope(np.array([0.0, 1.0, 2.0]), np.array([5.0, 7.0, 9.0]))
-    2.0
-    """
-    apart = x - x.mean()
-    return float((apart * y).sum() / (apart**2).sum()) if apart.any() else 0.0

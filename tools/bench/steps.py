@@ -1,15 +1,18 @@
 """Training steps on random clips, executed in different ways that take turns."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 import torch
+from torch import Tensor
 
 from pipeline.clip import ClipSpec
+from pipeline.loader import MEAN
 from tools.bench.ladder import Way
+from tools.bench.lanes import LR, random_inputs
 from tools.bench.measure import BenchError, Spread
 from tools.bench.process import Child
 from train.models import ModelConfig, build_model
@@ -18,8 +21,6 @@ from train.ranks import Ranks
 from train.step import WARMUP_STEPS, TrainStep
 
 NUM_CLASSES = 101
-NUM_BATCHES = 3  # in turn, so that no step finds the clips of the last one in a cache
-LR = 1e-3
 STEPS_BEFORE = {"cpu": 1, "cuda": WARMUP_STEPS + 2}  # of a turn: a graph is recorded, memory and clocks settle
 MAX_COMPILED = 64  # ways; torch.compile would silently give up on the ninth
 
@@ -70,7 +71,7 @@ class Steps:
 
     def __init__(self, workload: Workload) -> None:
         self.workload, self.device = workload, torch.device(workload.device)
-        self.batches = list(random_batches(workload))
+        self.batches = random_batches(workload)
         self.steps: dict[Way, TrainStep] = {}
 
     def turn(self, way: Way, num_steps: int) -> Turn:
@@ -117,24 +118,20 @@ class Steps:
 
     def _run(self, step: TrainStep, num_steps: int) -> None:
         for i in range(num_steps):
-            step(*self.batches[i % NUM_BATCHES], num_real_global=self.workload.batch_size, lr=LR)
+            step(*self.batches[i % len(self.batches)], num_real_global=self.workload.batch_size, lr=LR)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
-def random_batches(workload: Workload) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def random_batches(workload: Workload) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Clips, labels and weights as the loader gives them: channels-last, float16 on a GPU, float32 on a CPU."""
-    device, clip = torch.device(workload.device), workload.clip
-    generator = torch.Generator(device).manual_seed(0)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    shape = (workload.batch_size, clip.num_frames, clip.crop_size, clip.crop_size, 3)
-    for _ in range(NUM_BATCHES):
-        pixels = torch.randint(256, shape, generator=generator, device=device, dtype=torch.uint8)
-        clips = pixels.to(dtype).sub_(128).permute(0, 4, 1, 2, 3)  # [N, 3, T, H, W]
-        labels = torch.randint(NUM_CLASSES, (workload.batch_size,), generator=generator, device=device)
-        yield clips, labels, torch.ones(workload.batch_size, device=device)
+    clip = workload.clip
+    shape = (workload.batch_size, 3, clip.num_frames, clip.crop_size, clip.crop_size)
+    device = torch.device(workload.device)
+    inputs = random_inputs(shape, num_classes=NUM_CLASSES, mean=MEAN, device=device, seed=0)
+    return [(batch.clips, batch.labels, batch.weights) for batch in inputs]
 
 
 def serve(connection: Connection, workload: Workload) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.clip import ClipSpec
-from pipeline.loader import ClipLoader
+from pipeline.loader import MEAN, ClipLoader
 from pipeline.shard import open_index
 from pipeline.shard_writer import write_atomically
+from tools.bench.lanes import LR, warmup_batches
 from tools.bench.measure import BenchError, Measurement, Order, Spread
 from tools.bench.process import MeasuredProcess
-from tools.bench.run import FIRST_STEPS, MEAN, Settings, train_step
+from tools.bench.run import FIRST_STEPS, Settings, train_step
 from train.ranks import Ranks
 
 FACTORS = {
@@ -25,7 +26,6 @@ FACTORS = {
     "num_threads": "DALI threads",
 }
 LEAST_BATCHES = 3  # of a turn
-LR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def measure_point(point: Point, settings: Settings, *, clips: int) -> Found:
     order = Order(
         num_batches=max(LEAST_BATCHES, -(-clips // point.batch_size)),
         seconds=None,
-        warmup_batches=settings.loader.prefetch + settings.loader.queue_depth + 2,  # more than wait ready
+        warmup_batches=warmup_batches(settings.loader),
     )
     try:
         with MeasuredProcess(point.key, way, settings, cuda=str(settings.device) if on_gpu else None) as process:

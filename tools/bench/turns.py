@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.step_reader import ReadWork
 from tools.bench.gpu import GpuUse
-from tools.bench.measure import Memory, Order
+from tools.bench.measure import Memory, wait_until_idle
 
 IDLE_CORES, IDLE_WINDOW_S, IDLE_TIMEOUT_S = 0.1, 0.03, 5.0
 
@@ -62,16 +62,6 @@ class Turn:
         return self.data_wait_s / self.wall_s
 
 
-def enough(order: Order, num_steps: int, elapsed_s: float) -> bool:
-    """Whether a turn is over.
-
-    >>> order = Order(num_batches=None, seconds=2.0, warmup_batches=0)
-    >>> [enough(order, 7, seconds) for seconds in (1.9, 2.0)]
-    [False, True]
-    """
-    return num_steps >= order.num_batches if order.num_batches else elapsed_s >= (order.seconds or 0)
-
-
 def turns_of(lanes: list[str], *, repeats: int) -> list[tuple[int, str]]:
     """(repeat, lane) in the order of the turns: every repeat begins one lane further on, so none is always first.
 
@@ -87,10 +77,4 @@ def settle() -> float:
     Returns:
         Cores still busy after five seconds of waiting, or what little is left before.
     """
-    deadline = time.monotonic() + IDLE_TIMEOUT_S
-    while True:
-        cpu, started = time.process_time(), time.perf_counter()
-        time.sleep(IDLE_WINDOW_S)
-        busy = (time.process_time() - cpu) / (time.perf_counter() - started)
-        if busy < IDLE_CORES or time.monotonic() > deadline:
-            return busy
+    return wait_until_idle(time.process_time, cores=IDLE_CORES, window_s=IDLE_WINDOW_S, timeout_s=IDLE_TIMEOUT_S)

@@ -1,6 +1,5 @@
 """Our loader and its peers take turns on the same clips: copies are made, peers checked and tuned, then measured."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -8,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.loader import MEAN
 from pipeline.shard import ShardIndex
 from pipeline.step_reader import ReadWork
 from tools.bench.machine import markdown, table
-from tools.bench.measure import BenchError, Measurement, Order, ProcessTree, Spread
-from tools.bench.peers.contest import MEAN, OURS, Contest, filmstrip_cost, filmstrips
+from tools.bench.measure import BenchError, Measurement, Order, ProcessTree, Spread, wait_until_idle
+from tools.bench.peers.contest import OURS, Contest, filmstrip_cost, filmstrips
 from tools.bench.peers.copies import CRF, GOP, make_copies, make_tar
 from tools.bench.peers.pools import BATCHES_AHEAD
 from tools.bench.peers.table import Peer, peers_named, worker_choices
@@ -345,13 +345,7 @@ def fastest(trials: dict[int, Spread]) -> int:
 
 def stand_still() -> None:
     """Wait until no way works ahead any more, for its queues would fill up at the next one's expense."""
-    deadline = time.monotonic() + IDLE_TIMEOUT_S
-    while time.monotonic() < deadline:
-        tree = ProcessTree()
-        before, started = tree.cpu_s(), time.perf_counter()
-        time.sleep(IDLE_WINDOW_S)
-        if tree.cpu_s() - before < IDLE_CORES * (time.perf_counter() - started):
-            return
+    wait_until_idle(ProcessTree().cpu_s, cores=IDLE_CORES, window_s=IDLE_WINDOW_S, timeout_s=IDLE_TIMEOUT_S)
 
 
 def one_line(error: Exception) -> str:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from pipeline.clip import ClipSpec
-from pipeline.loader import ClipLoader, LoaderSettings
+from pipeline.loader import MEAN, ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
 from pipeline.shard import ShardIndex, open_index
 from pipeline.step_reader import ReadWork, StepReader
 
 OURS = "filmstrips"
-MEAN = 128.0  # of the paper, section 3
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pipeline.loader import MEAN
 from tools.bench.peers.clip_readers import ClipReader
-from tools.bench.peers.contest import MEAN, Contest
+from tools.bench.peers.contest import Contest
 
 BATCHES_AHEAD = 2  # of all threads together, and of each worker of a DataLoader: torch's default
 

@@ -21,11 +21,12 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from pipeline.clip import frame_indices, num_starts
+from pipeline.loader import MEAN
 from pipeline.plan import crop_room
 from pipeline.shard import open_index
 from pipeline.step_reader import ReadWork
 from tools.bench.peers.clip_readers import read_frames
-from tools.bench.peers.contest import MEAN, Contest, content_scale
+from tools.bench.peers.contest import Contest, content_scale
 from tools.bench.peers.copies import FRAMES_PART, tar_path
 from tools.bench.peers.pools import batches_of
 
