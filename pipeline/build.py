@@ -27,8 +27,10 @@ from pipeline.failure import VideoFailure
 from pipeline.filmstrip import StripLayout, encode_strips, num_strips
 from pipeline.probe import VideoFacts, count_frames, probe
 from pipeline.shard import ShardError
-from pipeline.shard_writer import Sample, TarShard, sha256_of, to_json, write_atomically, write_index
+from pipeline.shard_writer import Sample, TarShard, sha256_of, strip_files, to_json, write_atomically, write_index
 from pipeline.transcode import FrameReader, Geometry, centred, ffmpeg_version, fitted, stretched
+
+PART_VERSION = 2  # of what parts/*.json holds; tars whose part is of another one are made anew
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -254,7 +256,7 @@ def _convert(
         "group": record.group,
         "subsets": list(record.subsets),
     }
-    return Sample(f"{number:08d}", strips, {**about, **meta})
+    return Sample(f"{number:08d}", *strip_files(strips), {**about, **meta})
 
 
 def _geometry(facts: VideoFacts, settings: BuildSettings, canvas: tuple[int, int] | None) -> Geometry:
@@ -337,7 +339,7 @@ def _fingerprint(
             state = []
         files.append([record.source, record.label, record.group, record.subsets, state])
     made_by = [head[k] for k in ("name", "codec", "settings")] + [head["tools"][k] for k in ("ffmpeg", "simplejpeg")]
-    return hashlib.sha256(to_json([made_by, canvas, first, files])).hexdigest()
+    return hashlib.sha256(to_json([PART_VERSION, made_by, canvas, first, files])).hexdigest()
 
 
 def _finished_part(out_dir: Path, name: str, inputs: str) -> dict[str, Any] | None:

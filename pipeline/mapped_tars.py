@@ -1,4 +1,4 @@
-"""The bytes of strips, read in place from memory-mapped tars: no copy, every one checked, fetched from disk ahead."""
+"""The bytes of pictures, read in place from memory-mapped tars: no copy, every one checked, fetched from disk ahead."""
 
 import mmap
 from collections import OrderedDict
@@ -21,27 +21,27 @@ class MappedTar:
     content: np.ndarray
 
 
-class StripReader:
-    """Reads strips of an index, many at a time."""
+class PictureReader:
+    """Reads pictures of an index, strips or packets, many at a time."""
 
     def __init__(self, index: ShardIndex, *, max_mapped_tars: int = MAX_MAPPED_TARS) -> None:
         self._index = index
         self._max_mapped_tars = max_mapped_tars
         self._tars: OrderedDict[int, MappedTar] = OrderedDict()
 
-    def read(self, strips: np.ndarray) -> list[np.ndarray | None]:
-        """JPEGs of some strips of the index.
+    def read(self, pictures: np.ndarray) -> list[np.ndarray | None]:
+        """Bytes of some pictures of the index.
 
         Args:
-            strips: int64 [M].
+            pictures: int64 [M].
 
         Returns:
-            M arrays, uint8 [bytes], views of the mapped tars that stay valid as long as they are held; None for a strip
+            M arrays, uint8 [bytes], views of the mapped tars that stay valid as long as they are held; None for one
             whose bytes are missing or fail their crc32.
         """
         found: list[np.ndarray | None] = []
-        tars, offsets, sizes = self._places(strips)
-        expected = self._index.strip_crc32[strips].tolist()
+        tars, offsets, sizes = self._places(pictures)
+        expected = self._index.pictures.crc32[pictures].tolist()
         for tar, offset, size, crc32 in zip(tars, offsets, sizes, expected, strict=True):
             mapped = self._tar(tar)
             if mapped is None or not 0 <= offset <= len(mapped.content) - size:
@@ -51,13 +51,13 @@ class StripReader:
             found.append(data if isal_zlib.crc32(data) == crc32 else None)
         return found
 
-    def read_one(self, strip: int) -> np.ndarray | None:
-        """`read` for a single strip."""
-        return self.read(np.array([strip]))[0]
+    def read_one(self, picture: int) -> np.ndarray | None:
+        """`read` for a single picture."""
+        return self.read(np.array([picture]))[0]
 
-    def fetch(self, strips: np.ndarray) -> None:
-        """Ask the system to bring some strips from disk, in the order in which they lie there, and do not wait."""
-        tars, offsets, sizes = self._places(strips)
+    def fetch(self, pictures: np.ndarray) -> None:
+        """Ask the system to bring some pictures from disk, in the order in which they lie there, and do not wait."""
+        tars, offsets, sizes = self._places(pictures)
         for tar, offset, size in sorted(zip(tars, offsets, sizes, strict=True)):
             mapped = self._tar(tar)
             if mapped is None or not 0 <= offset <= len(mapped.content) - size:
@@ -65,10 +65,10 @@ class StripReader:
             first = offset - offset % mmap.PAGESIZE
             mapped.mapping.madvise(mmap.MADV_WILLNEED, first, offset + size - first)
 
-    def _places(self, strips: np.ndarray) -> tuple[list[int], list[int], list[int]]:
-        """Tar, offset and size of some strips."""
-        index = self._index
-        return index.strip_tar[strips].tolist(), index.strip_offset[strips].tolist(), index.strip_size[strips].tolist()
+    def _places(self, pictures: np.ndarray) -> tuple[list[int], list[int], list[int]]:
+        """Tar, offset and size of some pictures."""
+        where = self._index.pictures
+        return where.tar[pictures].tolist(), where.offset[pictures].tolist(), where.size[pictures].tolist()
 
     def _tar(self, number: int) -> MappedTar | None:
         """A tar; None when it is missing or empty, so that its samples are replaced and counted like damaged ones."""

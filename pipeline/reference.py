@@ -5,7 +5,7 @@ import simplejpeg
 
 from pipeline.clip import ClipSpec, frame_indices
 from pipeline.filmstrip import locate
-from pipeline.mapped_tars import StripReader
+from pipeline.mapped_tars import PictureReader
 from pipeline.plan import PlannedClips, stored_clip
 from pipeline.shard import ShardIndex
 
@@ -39,9 +39,9 @@ def reference_clips(
 
 def decode_sample(index: ShardIndex, sample: int) -> np.ndarray:
     """Every stored frame of a sample, in order: uint8 FHWC [F, tile_height, tile_width, 3], RGB."""
-    layout, reader = index.layout, StripReader(index)
+    layout, reader = index.layout, PictureReader(index)
     strips = []
-    for strip in range(int(index.first_strip[sample]), int(index.first_strip[sample + 1])):
+    for strip in range(int(index.pictures.first[sample]), int(index.pictures.first[sample + 1])):
         jpeg = reader.read_one(strip)
         if jpeg is None:
             raise ValueError(f"{index.key(sample)}: strip {strip} fails its checksum")

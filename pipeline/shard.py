@@ -1,4 +1,4 @@
-"""The shard format as it is read: dataset.json and the memory-mapped index; mapped_tars.py reads the strips.
+"""The shard format as it is read: dataset.json and the memory-mapped index; mapped_tars.py reads the pictures.
 
 A dataset folder holds
     NAME-000000.tar, NAME-000000.idx   WebDataset tars (USTAR) and DALI's index of each
@@ -19,12 +19,35 @@ from pipeline.filmstrip import StripLayout
 
 FORMAT_VERSION = 1
 SUBSETS = {"train": 1, "test": 2}  # in the split column; 0 is "not used"
-SAMPLE_ARRAYS = ("key", "source", "group", "label", "num_frames", "content", "split", "first_strip")
-STRIP_ARRAYS = ("strip_tar", "strip_offset", "strip_size", "strip_crc32")
+SAMPLE_ARRAYS = ("key", "source", "group", "label", "num_frames", "content", "split")
+PICTURE_ARRAYS = ("tar", "offset", "size", "crc32")
+PICTURE_NAMES = {"filmstrip": "strip", "h264": "packet"}  # codec -> what a picture is; index files begin with it
 
 
 class ShardError(ValueError):
     """A dataset folder that cannot be used, in one line."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the compressed pictures of a dataset lie: strips, or packets of H.264, one a frame. Arrays, memory-mapped.
+
+    Attributes:
+        first: int64 [num_samples + 1]; sample i has the pictures first[i] … first[i + 1] - 1.
+        tar, offset, size, crc32: int32, int64, int32, uint32 [num_pictures]; in which tar a picture lies, where, bytes,
+            and its checksum.
+        keyframe: bool [num_pictures]; None for strips, which need no other.
+    """
+
+    first: np.ndarray
+    tar: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    crc32: np.ndarray
+    keyframe: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.tar)
 
 
 @dataclass(frozen=True)
@@ -37,9 +60,7 @@ class ShardIndex:
         num_frames: int32 [num_samples], stored frames; source frames too unless `frame_step` is 2.
         content: int16 [num_samples, 4], left, top, width and height of the picture in its tile, pixels.
         subsets: int8 [num_samples, num_splits], 1 train, 2 test, 0 not used.
-        first_strip: int64 [num_samples + 1]; sample i has the strips first_strip[i] … first_strip[i + 1] - 1.
-        strip_tar, strip_offset, strip_size, strip_crc32: int32, int64, int32, uint32 [num_strips]; where a strip's
-            JPEG lies in which tar, bytes, and its checksum.
+        pictures: What the tars hold of every sample.
     """
 
     data_dir: Path
@@ -51,11 +72,7 @@ class ShardIndex:
     num_frames: np.ndarray
     content: np.ndarray
     subsets: np.ndarray
-    first_strip: np.ndarray
-    strip_tar: np.ndarray
-    strip_offset: np.ndarray
-    strip_size: np.ndarray
-    strip_crc32: np.ndarray
+    pictures: Pictures
 
     @property
     def name(self) -> str:
@@ -74,6 +91,11 @@ class ShardIndex:
         return len(self.labels)
 
     @property
+    def codec(self) -> str:
+        """How frames are stored: "filmstrip" or "h264"."""
+        return self.info["codec"]["name"]
+
+    @property
     def size(self) -> int:
         """Content height in pixels as stored; with --keep-aspect, the short side."""
         return self.info["codec"]["size"]
@@ -88,14 +110,20 @@ class ShardIndex:
         """Changes when any byte of any tar does."""
         return self.info["fingerprint"]
 
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """Height and width of a stored frame, pixels; the content lies inside it."""
+        return self.info["codec"]["tile_height"], self.info["codec"]["tile_width"]
+
     @cached_property
     def layout(self) -> StripLayout:
+        """Of filmstrips."""
         codec = self.info["codec"]
         return StripLayout(codec["tile_height"], codec["tile_width"], codec["strip_frames"], codec["phase_stride"])
 
     @property
     def tars(self) -> list[str]:
-        """File names of the tars; `strip_tar` counts along this list."""
+        """File names of the tars; `pictures.tar` counts along this list."""
         return [shard["tar"] for shard in self.info["shards"]]
 
     def key(self, sample: int) -> str:
@@ -108,7 +136,7 @@ class ShardIndex:
 
     def tar_of(self, samples: np.ndarray) -> np.ndarray:
         """Which tar holds each sample; a sample never spans two."""
-        return self.strip_tar[self.first_strip[samples]]
+        return self.pictures.tar[self.pictures.first[samples]]
 
     def samples_of(self, split: str, subset: str) -> np.ndarray:
         """Rows of one side of a split: int64 [n], ascending.
@@ -159,36 +187,42 @@ def open_index(data_dir: Path) -> ShardIndex:
             f"{path}: format version {info.get('format_version')}, this program reads {FORMAT_VERSION}; "
             "build the shards again"
         )
-    arrays = {}
-    for name in SAMPLE_ARRAYS + STRIP_ARRAYS:
+    if info["codec"]["name"] not in PICTURE_NAMES:
+        raise ShardError(f"{path}: codec {info['codec']['name']!r} is unknown; install a newer version of this program")
+
+    def array(name: str) -> np.ndarray:
         file = Path(data_dir) / "index" / f"{name}.npy"
         try:
-            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+            return np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise ShardError(f"{file}: cannot be read ({error}); build the shards again") from None
-    index = ShardIndex(
-        Path(data_dir),
-        info,
-        keys=arrays["key"],
-        sources=arrays["source"],
-        groups=arrays["group"],
-        labels=arrays["label"],
-        num_frames=arrays["num_frames"],
-        content=arrays["content"],
-        subsets=arrays["split"],
-        first_strip=arrays["first_strip"],
-        strip_tar=arrays["strip_tar"],
-        strip_offset=arrays["strip_offset"],
-        strip_size=arrays["strip_size"],
-        strip_crc32=arrays["strip_crc32"],
+
+    picture = PICTURE_NAMES[info["codec"]["name"]]
+    samples = {name: array(name) for name in SAMPLE_ARRAYS}
+    pictures = Pictures(
+        first=array(f"first_{picture}"),
+        **{name: array(f"{picture}_{name}") for name in PICTURE_ARRAYS},
+        keyframe=array(f"{picture}_keyframe") if picture == "packet" else None,
     )
-    num_samples, num_strips = info["num_samples"], info["num_strips"]
+    num_samples, num_pictures = info["num_samples"], info[f"num_{picture}s"]
+    of_pictures = [value for name, value in vars(pictures).items() if name != "first" and value is not None]
     lengths_fit = (
-        all(len(arrays[name]) == num_samples for name in SAMPLE_ARRAYS if name != "first_strip")
-        and len(index.first_strip) == num_samples + 1
-        and all(len(arrays[name]) == num_strips for name in STRIP_ARRAYS)
-        and (num_samples == 0 or (int(index.first_strip[0]), int(index.first_strip[-1])) == (0, num_strips))
+        all(len(value) == num_samples for value in samples.values())
+        and len(pictures.first) == num_samples + 1
+        and all(len(value) == num_pictures for value in of_pictures)
+        and (num_samples == 0 or (int(pictures.first[0]), int(pictures.first[-1])) == (0, num_pictures))
     )
     if not lengths_fit:
         raise ShardError(f"{data_dir}/index: its arrays do not fit dataset.json; build the shards again")
-    return index
+    return ShardIndex(
+        Path(data_dir),
+        info,
+        keys=samples["key"],
+        sources=samples["source"],
+        groups=samples["group"],
+        labels=samples["label"],
+        num_frames=samples["num_frames"],
+        content=samples["content"],
+        subsets=samples["split"],
+        pictures=pictures,
+    )

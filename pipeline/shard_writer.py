@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import webdataset
 
-from pipeline.shard import FORMAT_VERSION, SUBSETS
+from pipeline.shard import FORMAT_VERSION, PICTURE_NAMES, SUBSETS
 
 
 def write_atomically(path: Path, data: bytes) -> bool:
@@ -42,12 +42,44 @@ def to_json(value: Any) -> bytes:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """One picture of a segment: in which of its files it lies, where, bytes; a packet of H.264 may be a keyframe."""
+
+    file: str
+    offset: int
+    size: int
+    crc32: int
+    keyframe: bool | None = None
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One segment, ready to be stored. `meta` becomes key.json."""
+    """One segment, ready to be stored.
+
+    Attributes:
+        files: What follows the key and a dot in the name of each file -> its content; key.json is made of `meta`.
+        pictures: In the order of the index.
+    """
 
     key: str
-    strips: list[bytes]
+    files: dict[str, bytes]
+    pictures: list[Stored]
     meta: dict[str, Any]
+
+
+def strip_files(strips: list[bytes]) -> tuple[dict[str, bytes], list[Stored]]:
+    """Files and pictures of a segment of filmstrips: 000.jpg, 001.jpg, …, a strip a file."""
+    files = {strip_file(i, len(strips)): strip for i, strip in enumerate(strips)}
+    return files, [Stored(name, 0, len(strip), zlib.crc32(strip)) for name, strip in files.items()]
+
+
+def strip_file(strip: int, num_strips: int) -> str:
+    """What the file of a strip is called after its key.
+
+    >>> strip_file(7, 12), strip_file(7, 1001)
+    ('007.jpg', '0007.jpg')
+    """
+    return f"{strip:0{max(3, len(str(num_strips - 1)))}d}.jpg"
 
 
 class TarShard(AbstractContextManager):
@@ -59,7 +91,7 @@ class TarShard(AbstractContextManager):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._temporary = path.with_name(f".{path.name}.tmp")
-        self._samples: list[dict[str, Any]] = []
+        self._samples: list[Sample] = []
 
     def __enter__(self) -> "TarShard":
         self._file = open(self._temporary, "wb")
@@ -68,16 +100,12 @@ class TarShard(AbstractContextManager):
         return self
 
     def add(self, sample: Sample) -> None:
-        """Append one sample: key.000.jpg, key.001.jpg, …, key.json."""
+        """Append one sample: its files, then key.json."""
         if "." in sample.key or len(sample.key) > 60:
             raise ValueError(f"key {sample.key!r}: must be at most 60 characters without a dot")
-        digits = max(3, len(str(len(sample.strips) - 1)))
-        parts: dict[str, Any] = {f"{i:0{digits}d}.jpg": jpeg for i, jpeg in enumerate(sample.strips)}
-        parts["json"] = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode()
-        self._tar.write({"__key__": sample.key, **parts})
-        self._samples.append(
-            {"key": sample.key, **sample.meta, "strips": [[len(s), zlib.crc32(s)] for s in sample.strips]}
-        )
+        about = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode()
+        self._tar.write({"__key__": sample.key, **sample.files, "json": about})
+        self._samples.append(sample)
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         try:
@@ -95,13 +123,7 @@ class TarShard(AbstractContextManager):
             return
         components = tar_components(self._temporary)
         write_atomically(self.path.with_suffix(".idx"), dali_index(components))
-        offsets = {name: offset for name, offset, _ in components}
-        for sample in self._samples:
-            digits = max(3, len(str(len(sample["strips"]) - 1)))
-            sample["strips"] = [
-                [offsets[f"{sample['key']}.{i:0{digits}d}.jpg"], size, crc32]
-                for i, (size, crc32) in enumerate(sample["strips"])
-            ]
+        self._offsets = {name: offset for name, offset, _ in components}
         self._sha256 = sha256_of(self._temporary)
         self._temporary.replace(self.path)
 
@@ -111,8 +133,17 @@ class TarShard(AbstractContextManager):
             "tar": self.path.name,
             "num_bytes": self.path.stat().st_size,
             "sha256": self._sha256,
-            "samples": self._samples,
+            "samples": [self._entry(sample) for sample in self._samples],
         }
+
+    def _entry(self, sample: Sample) -> dict[str, Any]:
+        """What parts/*.json says; a picture is its offset in the tar, size, crc32 and, for a packet, keyframe."""
+        pictures = [
+            [self._offsets[f"{sample.key}.{p.file}"] + p.offset, p.size, p.crc32]
+            + ([] if p.keyframe is None else [int(p.keyframe)])
+            for p in sample.pictures
+        ]
+        return {"key": sample.key, **sample.meta, "pictures": pictures}
 
 
 def sha256_of(path: Path) -> str:
@@ -155,10 +186,11 @@ def write_index(
     """
     parts = [part for part in parts if part["samples"]]
     samples = [sample for part in parts for sample in part["samples"]]
-    strips = np.array(
-        [(tar, *strip) for tar, part in enumerate(parts) for s in part["samples"] for strip in s["strips"]],
-        np.int64,
-    ).reshape(-1, 4)
+    picture = PICTURE_NAMES[head["codec"]["name"]]
+    rows = [(tar, *stored) for tar, part in enumerate(parts) for s in part["samples"] for stored in s["pictures"]]
+    columns = ["tar", "offset", "size", "crc32", *(["keyframe"] if picture == "packet" else [])]
+    pictures = np.array(rows, np.int64).reshape(-1, len(columns))
+    types = {"tar": np.int32, "offset": np.int64, "size": np.int32, "crc32": np.uint32, "keyframe": bool}
     split = np.array([[SUBSETS.get(name, 0) for name in s["subsets"]] for s in samples], np.int8)
     arrays = {
         "key": np.array([s["key"].encode() for s in samples], "S"),
@@ -168,11 +200,8 @@ def write_index(
         "num_frames": np.array([s["num_frames_stored"] for s in samples], np.int32),
         "content": np.array([s["content"] for s in samples], np.int16).reshape(-1, 4),
         "split": split.reshape(len(samples), len(head["split_names"])),
-        "first_strip": np.cumsum([0, *(len(s["strips"]) for s in samples)], dtype=np.int64),
-        "strip_tar": strips[:, 0].astype(np.int32),
-        "strip_offset": strips[:, 1],
-        "strip_size": strips[:, 2].astype(np.int32),
-        "strip_crc32": strips[:, 3].astype(np.uint32),
+        f"first_{picture}": np.cumsum([0, *(len(s["pictures"]) for s in samples)], dtype=np.int64),
+        **{f"{picture}_{name}": pictures[:, i].astype(types[name]) for i, name in enumerate(columns)},
     }
     changed = sum(
         write_atomically(out_dir / "index" / f"{name}.npy", npy_bytes(array)) for name, array in arrays.items()
@@ -187,7 +216,7 @@ def write_index(
         "format_version": FORMAT_VERSION,
         **head,
         "num_samples": len(samples),
-        "num_strips": len(strips),
+        f"num_{picture}s": len(pictures),
         "num_frames": int(arrays["num_frames"].sum()),
         "num_quarantined": sum(line["stage"] != "missing" for line in quarantine),
         "num_missing": sum(line["stage"] == "missing" for line in quarantine),

@@ -7,7 +7,7 @@ import simplejpeg
 
 from pipeline.clip import frame_indices, num_starts
 from pipeline.filmstrip import ClipStrips, blank_tile, clip_strips, max_slots
-from pipeline.mapped_tars import StripReader
+from pipeline.mapped_tars import PictureReader
 from pipeline.plan import Plan, PlannedClips, crop_room
 from pipeline.shard import ShardIndex
 
@@ -99,7 +99,7 @@ class StepReader:
         self.bad: set[int] = set()
         self.num_slots = max_slots(plan.stored_spec, index.layout)
         self._index, self._plan, self._rows, self._whole_strips = index, plan, rows, whole_strips
-        self._strips = StripReader(index)
+        self._strips = PictureReader(index)
         self._blank = np.frombuffer(blank_tile(index.layout), np.uint8)
         self._fetched: dict[int, PlannedStep] = {}  # not yet read
 
@@ -136,7 +136,7 @@ class StepReader:
             num_frames=located.order.size,
             num_pictures=int(used.sum()),
             num_frames_decoded=int((located.last_tile - located.first_tile)[used].sum()),
-            num_bytes=int(self._index.strip_size[strips[used]].sum()),
+            num_bytes=int(self._index.pictures.size[strips[used]].sum()),
         )
         jpegs = [list(slot) for slot in zip(*pictures, strict=True)]
         num_replaced = int((attempts > 0).sum())
@@ -176,7 +176,7 @@ class StepReader:
 
     def _strips_of(self, clips: PlannedClips, located: ClipStrips) -> np.ndarray:
         """Strips of the index: int64 [N, S], -1 for a blank."""
-        first = self._index.first_strip[clips.sample][:, None]
+        first = self._index.pictures.first[clips.sample][:, None]
         return np.where(located.strips >= 0, first + located.strips, -1)
 
     def _replace_bad(self, clips: PlannedClips, attempts: np.ndarray, blank: np.ndarray) -> bool:

@@ -10,9 +10,9 @@ import numpy as np
 import simplejpeg
 
 from pipeline.filmstrip import num_strips
-from pipeline.mapped_tars import StripReader
+from pipeline.mapped_tars import PictureReader
 from pipeline.shard import SUBSETS, ShardIndex, open_index
-from pipeline.shard_writer import dali_index, sha256_of, tar_components
+from pipeline.shard_writer import dali_index, sha256_of, strip_file, tar_components
 
 
 def verify(
@@ -56,7 +56,7 @@ def _count_faults(index: ShardIndex) -> Iterator[str]:
                 yield f"dataset.json: split {split} is said to have {said} {subset} samples, the index has {count}"
     if info["num_frames"] != int(index.num_frames.sum()):
         yield f"dataset.json: num_frames is {info['num_frames']}, the index adds up to {int(index.num_frames.sum())}"
-    strips = np.diff(index.first_strip)
+    strips = np.diff(index.pictures.first)
     wrong = [s for s in range(index.num_samples) if strips[s] != num_strips(int(index.num_frames[s]), index.layout)]
     for sample in wrong[:10]:
         yield f"{index.key(sample)}: {index.num_frames[sample]} frames cannot lie in {strips[sample]} strips"
@@ -102,11 +102,10 @@ def _tar_faults(index: ShardIndex, number: int, shard: dict, *, decode: bool) ->
 
 def _member_faults(index: ShardIndex, sample: int, found: dict, file, tar: str) -> Iterator[str]:
     """One sample's members in the tar against the index."""
-    key, first, last = index.key(sample), int(index.first_strip[sample]), int(index.first_strip[sample + 1])
-    digits = max(3, len(str(last - first - 1)))
+    key, first, last = index.key(sample), int(index.pictures.first[sample]), int(index.pictures.first[sample + 1])
     for strip in range(first, last):
-        name = f"{key}.{strip - first:0{digits}d}.jpg"
-        if found.get(name) != (index.strip_offset[strip], index.strip_size[strip]):
+        name = f"{key}.{strip_file(strip - first, last - first)}"
+        if found.get(name) != (index.pictures.offset[strip], index.pictures.size[strip]):
             yield f"{tar}: {name} is not where the index says"
     try:
         offset, size = found[f"{key}.json"]
@@ -122,7 +121,7 @@ def _member_faults(index: ShardIndex, sample: int, found: dict, file, tar: str) 
 
 def _strip_faults(index: ShardIndex, samples: np.ndarray, tar: str, *, decode: bool) -> list[str]:
     """Strips of one tar that fail their crc32 or, with `decode`, are not a picture of the right size."""
-    reader, layout = StripReader(index), index.layout
+    reader, layout = PictureReader(index), index.layout
 
     def fault(strip: int) -> str | None:
         jpeg = reader.read_one(strip)
@@ -137,11 +136,11 @@ def _strip_faults(index: ShardIndex, samples: np.ndarray, tar: str, *, decode: b
                 return f"is {shape[1]}×{shape[0]}, not {layout.tile_width}×{layout.strip_height}"
         return None
 
-    owners = [(int(s), strip) for s in samples for strip in range(index.first_strip[s], index.first_strip[s + 1])]
+    owners = [(int(s), strip) for s in samples for strip in range(index.pictures.first[s], index.pictures.first[s + 1])]
     with ThreadPoolExecutor(os.cpu_count() if decode else 1) as pool:
         found = zip(owners, pool.map(fault, (strip for _, strip in owners)), strict=True)
         return [
-            f"{tar}: strip {strip - index.first_strip[sample]} of {index.key(sample)} {what}"
+            f"{tar}: strip {strip - index.pictures.first[sample]} of {index.key(sample)} {what}"
             for (sample, strip), what in found
             if what
         ]

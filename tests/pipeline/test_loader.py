@@ -232,9 +232,9 @@ def test_the_work_is_that_of_the_batches_handed_out(numbered: ShardIndex, whole_
         wanted = frame_indices(batch.starts, plan.spec, video_frames=numbered.num_frames[batch.samples])
         strips, _ = locate(wanted, numbered.layout)
         for sample, own in zip(batch.samples, strips, strict=True):
-            used = np.unique(own) + numbered.first_strip[sample]
+            used = np.unique(own) + numbered.pictures.first[sample]
             pictures += len(used)
-            bytes_read += int(numbered.strip_size[used].sum())
+            bytes_read += int(numbered.pictures.size[used].sum())
         frames += len(np.unique(batch.samples[:, None] * 10_000 + wanted))
     assert (work.num_clips, work.num_pictures, work.num_bytes) == (36, pictures, bytes_read)
     if whole_strips:
@@ -336,9 +336,9 @@ def damaged_copy(index: ShardIndex, folder: Path, sample: int, *, fix_checksum: 
     """A copy in which every strip of a sample is overwritten; with `fix_checksum` only decoding can tell."""
     shutil.copytree(index.data_dir, folder)
     checksums = np.load(folder / "index/strip_crc32.npy")
-    for strip in range(int(index.first_strip[sample]), int(index.first_strip[sample + 1])):
-        path, offset = folder / index.tars[index.strip_tar[strip]], int(index.strip_offset[strip])
-        size = int(index.strip_size[strip])
+    for strip in range(int(index.pictures.first[sample]), int(index.pictures.first[sample + 1])):
+        path, offset = folder / index.tars[index.pictures.tar[strip]], int(index.pictures.offset[strip])
+        size = int(index.pictures.size[strip])
         content = bytearray(path.read_bytes())
         content[offset : offset + size] = bytes(size)
         path.write_bytes(content)

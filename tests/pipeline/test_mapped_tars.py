@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.mapped_tars import StripReader
+from pipeline.mapped_tars import PictureReader
 from pipeline.shard import ShardIndex, open_index
 
 
@@ -17,17 +17,17 @@ def copy(numbered: ShardIndex, tmp_path: Path) -> ShardIndex:
 
 
 def test_strips_are_the_tars_own_bytes_in_the_order_asked_for(numbered: ShardIndex) -> None:
-    strips = np.random.default_rng(0).permutation(len(numbered.strip_tar)).repeat(2)
-    for strip, data in zip(strips, StripReader(numbered).read(strips), strict=True):
-        content = (numbered.data_dir / numbered.tars[numbered.strip_tar[strip]]).read_bytes()
-        offset = int(numbered.strip_offset[strip])
+    strips = np.random.default_rng(0).permutation(len(numbered.pictures.tar)).repeat(2)
+    for strip, data in zip(strips, PictureReader(numbered).read(strips), strict=True):
+        content = (numbered.data_dir / numbered.tars[numbered.pictures.tar[strip]]).read_bytes()
+        offset = int(numbered.pictures.offset[strip])
         assert data is not None
-        assert data.tobytes() == content[offset : offset + int(numbered.strip_size[strip])]
+        assert data.tobytes() == content[offset : offset + int(numbered.pictures.size[strip])]
         assert data[:2].tobytes() == b"\xff\xd8"
 
 
 def test_nothing_is_copied(numbered: ShardIndex) -> None:
-    reader = StripReader(numbered)
+    reader = PictureReader(numbered)
     first, again = reader.read(np.array([3, 3]))
     assert first is not None
     assert again is not None
@@ -36,26 +36,26 @@ def test_nothing_is_copied(numbered: ShardIndex) -> None:
 
 
 def test_a_changed_byte_fails_that_strip_alone(copy: ShardIndex) -> None:
-    tar, offset = copy.data_dir / copy.tars[copy.strip_tar[5]], int(copy.strip_offset[5])
+    tar, offset = copy.data_dir / copy.tars[copy.pictures.tar[5]], int(copy.pictures.offset[5])
     content = bytearray(tar.read_bytes())
     content[offset + 100] ^= 1
     tar.write_bytes(content)
-    found = StripReader(copy).read(np.arange(4, 7))
+    found = PictureReader(copy).read(np.arange(4, 7))
     assert [data is None for data in found] == [False, True, False]
 
 
 def test_bytes_past_the_end_of_a_cut_tar_are_none_and_so_is_a_missing_tar(copy: ShardIndex) -> None:
-    tar, offset = copy.data_dir / copy.tars[copy.strip_tar[5]], int(copy.strip_offset[5])
+    tar, offset = copy.data_dir / copy.tars[copy.pictures.tar[5]], int(copy.pictures.offset[5])
     tar.write_bytes(tar.read_bytes()[:offset])
-    assert StripReader(copy).read_one(5) is None
-    assert StripReader(copy).read_one(4) is not None
+    assert PictureReader(copy).read_one(5) is None
+    assert PictureReader(copy).read_one(4) is not None
     tar.unlink()
-    assert StripReader(copy).read_one(5) is None
+    assert PictureReader(copy).read_one(5) is None
 
 
 def test_bytes_outlive_the_mapping_of_a_tar_that_gave_way_to_another(numbered: ShardIndex) -> None:
-    reader, last = StripReader(numbered, max_mapped_tars=1), len(numbered.strip_tar) - 1
-    assert numbered.strip_tar[0] != numbered.strip_tar[last]
+    reader, last = PictureReader(numbered, max_mapped_tars=1), len(numbered.pictures.tar) - 1
+    assert numbered.pictures.tar[0] != numbered.pictures.tar[last]
     held = reader.read_one(0)
     assert held is not None
     before = held.tobytes()
@@ -66,10 +66,10 @@ def test_bytes_outlive_the_mapping_of_a_tar_that_gave_way_to_another(numbered: S
 
 
 def test_fetching_changes_nothing_that_is_read_and_forgives_missing_tars(copy: ShardIndex) -> None:
-    strips = np.arange(len(copy.strip_tar))
-    reader = StripReader(copy)
+    strips = np.arange(len(copy.pictures.tar))
+    reader = PictureReader(copy)
     reader.fetch(strips)
-    expected = StripReader(copy).read(strips)
+    expected = PictureReader(copy).read(strips)
     assert all(np.array_equal(a, b) for a, b in zip(reader.read(strips), expected, strict=True))
     (copy.data_dir / copy.tars[0]).unlink()
-    StripReader(copy).fetch(strips)
+    PictureReader(copy).fetch(strips)

@@ -13,7 +13,7 @@ from wds2idx import IndexCreator
 
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardError, ShardIndex, open_index
-from pipeline.shard_writer import Sample, TarShard, write_atomically
+from pipeline.shard_writer import Sample, TarShard, strip_files, write_atomically
 
 
 def test_webdataset_reads_the_tars_with_no_code_of_ours(numbered: ShardIndex) -> None:
@@ -69,7 +69,7 @@ def copy_of(index: ShardIndex, tmp_path: Path) -> ShardIndex:
 
 
 def test_arrays_are_mapped_not_read(numbered: ShardIndex) -> None:
-    assert all(isinstance(a, np.memmap) for a in (numbered.labels, numbered.strip_offset, numbered.keys))
+    assert all(isinstance(a, np.memmap) for a in (numbered.labels, numbered.pictures.offset, numbered.keys))
 
 
 def test_a_split_or_subset_that_does_not_exist_is_named(numbered: ShardIndex) -> None:
@@ -110,20 +110,20 @@ def edit(folder: Path, **changes: object) -> None:
 def test_a_tar_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     with pytest.raises(KeyError), TarShard(path) as tar:
-        tar.add(Sample("00000000", [b"x"], {"label": 0}))
+        tar.add(Sample("00000000", *strip_files([b"x"]), {"label": 0}))
         raise KeyError("the disk is full")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_key_with_a_dot_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"clip\.0"), TarShard(tmp_path / "a.tar") as tar:
-        tar.add(Sample("clip.0", [b"x"], {}))
+        tar.add(Sample("clip.0", *strip_files([b"x"]), {}))
 
 
 def test_a_long_segment_keeps_its_strips_in_order(tmp_path: Path) -> None:
     with TarShard(tmp_path / "a.tar") as tar:
-        tar.add(Sample("00000000", [str(i).encode() for i in range(1200)], {"label": 0}))
-    strips = tar.summary()["samples"][0]["strips"]
+        tar.add(Sample("00000000", *strip_files([str(i).encode() for i in range(1200)]), {"label": 0}))
+    strips = tar.summary()["samples"][0]["pictures"]
     assert [offset for offset, _, _ in strips] == sorted(offset for offset, _, _ in strips)
     content = (tmp_path / "a.tar").read_bytes()
     assert [content[o : o + s].decode() for o, s, _ in strips] == [str(i) for i in range(1200)]

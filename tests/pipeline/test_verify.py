@@ -53,7 +53,7 @@ def put(key: object, value: object) -> Callable:
 TAR = "numbered-000001.tar"
 DAMAGE = {
     "a flipped bit": (
-        lambda d, i: overwrite(d / TAR, int(i.strip_offset[first(i)]) + 99, b"\0\0\0"),
+        lambda d, i: overwrite(d / TAR, int(i.pictures.offset[first(i)]) + 99, b"\0\0\0"),
         "fails its crc32",
     ),
     "a cut tar": (lambda d, i: (d / TAR).write_bytes((d / TAR).read_bytes()[:-4000]), f"{TAR}: .* bytes, dataset.json"),
@@ -86,7 +86,7 @@ DAMAGE = {
 
 def first(index: ShardIndex) -> int:
     """First strip of the second tar."""
-    return int(np.flatnonzero(index.strip_tar == 1)[0])
+    return int(np.flatnonzero(index.pictures.tar == 1)[0])
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -101,7 +101,7 @@ def test_damage_is_found_and_named(numbered: ShardIndex, copy: Path, name: str) 
 
 def test_a_picture_that_does_not_decode_is_found_only_by_decoding(numbered: ShardIndex, copy: Path) -> None:
     strip = first(numbered)
-    offset, size = int(numbered.strip_offset[strip]), int(numbered.strip_size[strip])
+    offset, size = int(numbered.pictures.offset[strip]), int(numbered.pictures.size[strip])
     overwrite(copy / TAR, offset, bytes(size))
     edit_array(copy, "strip_crc32", put(strip, zlib.crc32(bytes(size))))
     digest = hashlib.sha256((copy / TAR).read_bytes()).hexdigest()

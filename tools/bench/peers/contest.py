@@ -57,7 +57,7 @@ class Contest:
     def picture_size(self, index: ShardIndex) -> tuple[int, int]:
         """Height and width, pixels, of a whole picture, resized as the plan says."""
         scale = content_scale(self.spec, index)
-        return round(index.layout.tile_height * scale), round(index.layout.tile_width * scale)
+        return round(index.tile_size[0] * scale), round(index.tile_size[1] * scale)
 
 
 def content_scale(spec: ClipSpec, index: ShardIndex) -> float:

@@ -129,7 +129,7 @@ def test_our_cost_counts_the_tiles_and_the_bytes_that_are_read(numbered: ShardIn
     cost = filmstrip_cost(contest_of(numbered, copies), range(2))
     assert (cost.num_clips, cost.num_frames) == (32, 32 * 8)
     assert cost.num_frames_decoded <= cost.num_frames  # never more at stride 2; less where the last frame is repeated
-    assert 0 < cost.num_bytes <= 2 * 32 * numbered.strip_size.max()
+    assert 0 < cost.num_bytes <= 2 * 32 * numbered.pictures.size.max()
 
 
 def test_webdataset_shows_clips_of_consecutive_stride_drawn_anew(numbered: ShardIndex, copies: Path) -> None:
