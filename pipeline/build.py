@@ -12,70 +12,28 @@ import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import av
 import numpy as np
-import simplejpeg
 import webdataset
 
 import pipeline
+from pipeline.build_settings import BuildSettings
 from pipeline.datasets import Listing, VideoRecord
+from pipeline.encoding import Segment
 from pipeline.failure import VideoFailure
-from pipeline.filmstrip import StripLayout, encode_strips, num_strips
 from pipeline.probe import VideoFacts, count_frames, probe
 from pipeline.shard import ShardError
-from pipeline.shard_writer import Sample, TarShard, sha256_of, strip_files, to_json, write_atomically, write_index
+from pipeline.shard_writer import Sample, TarShard, sha256_of, to_json, write_atomically, write_index
 from pipeline.transcode import FrameReader, Geometry, centred, ffmpeg_version, fitted, stretched
 
 PART_VERSION = 2  # of what parts/*.json holds; tars whose part is of another one are made anew
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """Everything that decides the bytes of the shards, but for the videos.
-
-    Attributes:
-        size: Stored content height in pixels; with `keep_aspect` the short side.
-        quality: JPEG quality, 1…100; docs/benchmarks/shards.md has bytes and PSNR of each.
-        drop_odd: Store every second source frame only: half the bytes, even strides only.
-        fps: Resample to this rate; None keeps the source's frames as they are.
-        keep_aspect: Short side `size`, aspect ratio kept, centred in one tile that holds the widest and highest.
-        samples_per_shard: Videos in one tar.
-        seed: Of the order in which videos go into tars; classes are mixed so that one tar resembles the whole.
-    """
-
-    size: int = 128
-    quality: int = 85
-    drop_odd: bool = False
-    fps: float | None = None
-    keep_aspect: bool = False
-    samples_per_shard: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 16 <= self.size <= 1024:
-            raise ValueError(f"size: {self.size} is not possible; choose 16 to 1024, the paper uses 64, 128 and 256")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality: {self.quality} is not possible; choose 1 to 100")
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            raise ValueError(f"fps: {self.fps} is not possible; choose more than 0 and at most 1000")
-        if self.samples_per_shard < 1:
-            raise ValueError(f"samples_per_shard: {self.samples_per_shard} is not possible; choose at least 1")
-
-    @property
-    def frame_step(self) -> int:
-        """Source frames from one stored frame to the next."""
-        return 2 if self.drop_odd else 1
-
-    def layout(self, geometry: Geometry) -> StripLayout:
-        """With odd frames dropped only phase 0 is left, and its frames follow one another."""
-        return StripLayout(geometry.tile_height, geometry.tile_width, phase_stride=1 if self.drop_odd else 2)
 
 
 @dataclass(frozen=True)
@@ -202,19 +160,24 @@ def shuffled(records: list[VideoRecord], *, seed: int) -> list[VideoRecord]:
 
 def transcode(
     path: Path, geometry: Geometry, settings: BuildSettings, *, facts: VideoFacts
-) -> tuple[list[bytes], dict[str, Any]]:
-    """One video to its strips, and what key.json says about its frames.
+) -> tuple[Segment, dict[str, Any]]:
+    """One video to its files and pictures, and what key.json says about its frames.
 
     Raises:
         VideoFailure: No frame can be decoded.
     """
-    layout = settings.layout(geometry)
+    encoding, fps = settings.encoding(geometry), settings.fps or facts.fps
     reader = FrameReader(
-        path, geometry, block_frames=layout.block_frames, frame_step=settings.frame_step, fps=settings.fps
+        path,
+        geometry,
+        block_frames=encoding.block_frames,
+        frame_step=settings.frame_step,
+        fps=settings.fps,
+        full_range=encoding.full_range,
     )
-    strips = list(encode_strips(reader, layout, top=geometry.top, left=geometry.left, quality=settings.quality))
+    files, pictures = encoding.encode(reader, geometry, fps=fps / settings.frame_step)
     num_stored = -(-reader.num_frames // settings.frame_step)
-    assert len(strips) == num_strips(num_stored, layout)
+    assert len(pictures) == encoding.num_pictures(num_stored)
     warnings = [*facts.notes, *reader.warnings]
     claimed = facts.num_frames_header
     if claimed is not None and claimed != reader.num_frames and not settings.fps:
@@ -222,11 +185,11 @@ def transcode(
         warnings.append(f"header states {claimed} frames, {reader.num_frames} decode")
         if counted != reader.num_frames:
             warnings.append(f"PyAV decodes {counted} frames, ffmpeg {reader.num_frames}")
-    return strips, {
+    return (files, pictures), {
         "num_frames": reader.num_frames,
         "num_frames_stored": num_stored,
         "num_frames_header": claimed,
-        "fps": round(settings.fps or facts.fps, 6),
+        "fps": round(fps, 6),
         "content": [geometry.left, geometry.top, geometry.content_width, geometry.content_height],
         "segment_start": 0,
         "warnings": warnings,
@@ -246,7 +209,7 @@ def _convert(
             raise VideoFailure("probe", broken[record.source])
         facts = probe(record.path)
         geometry = _geometry(facts, settings, canvas)
-        strips, meta = transcode(record.path, geometry, settings, facts=facts)
+        segment, meta = transcode(record.path, geometry, settings, facts=facts)
     except VideoFailure as failure:
         return {"source": record.source, "stage": failure.stage, "reason": failure.reason}
     about = {
@@ -256,7 +219,7 @@ def _convert(
         "group": record.group,
         "subsets": list(record.subsets),
     }
-    return Sample(f"{number:08d}", *strip_files(strips), {**about, **meta})
+    return Sample(f"{number:08d}", *segment, {**about, **meta})
 
 
 def _geometry(facts: VideoFacts, settings: BuildSettings, canvas: tuple[int, int] | None) -> Geometry:
@@ -295,22 +258,21 @@ def _canvas(
 def _head(listing: Listing, settings: BuildSettings, canvas: tuple[int, int] | None) -> dict[str, Any]:
     """What dataset.json says about how the shards were made."""
     geometry = stretched(settings.size) if canvas is None else centred(canvas, canvas)
-    layout = settings.layout(geometry)
+    try:
+        encoding = settings.encoding(geometry)
+    except ValueError as error:
+        raise ShardError(f"{listing.name}: {error}") from None
     return {
         "name": listing.name,
         "classes": listing.classes,
         "split_names": listing.split_names,
         "codec": {
-            "name": "filmstrip",
+            "name": settings.codec,
             "size": settings.size,
-            "tile_width": layout.tile_width,
-            "tile_height": layout.tile_height,
-            "strip_frames": layout.strip_frames,
-            "phase_stride": layout.phase_stride,
             "frame_step": settings.frame_step,
-            "quality": settings.quality,
+            **encoding.describe(),
         },
-        "settings": asdict(settings),
+        "settings": settings.describe(),
         "fps_policy": f"resampled to {settings.fps} frames/s"
         if settings.fps
         else "the source's frames, none dropped or doubled",
@@ -318,7 +280,7 @@ def _head(listing: Listing, settings: BuildSettings, canvas: tuple[int, int] | N
             "res3d-video": pipeline.__version__,
             "ffmpeg": ffmpeg_version(),
             "av": av.__version__,
-            "simplejpeg": simplejpeg.__version__,
+            **encoding.tools(),
             "webdataset": webdataset.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
@@ -338,7 +300,8 @@ def _fingerprint(
         except OSError:
             state = []
         files.append([record.source, record.label, record.group, record.subsets, state])
-    made_by = [head[k] for k in ("name", "codec", "settings")] + [head["tools"][k] for k in ("ffmpeg", "simplejpeg")]
+    encoders = ("av", "libavcodec") if head["codec"]["name"] == "h264" else ("simplejpeg",)
+    made_by = [head[k] for k in ("name", "codec", "settings")] + [head["tools"][k] for k in ("ffmpeg", *encoders)]
     return hashlib.sha256(to_json([PART_VERSION, made_by, canvas, first, files])).hexdigest()
 
 
@@ -367,6 +330,8 @@ def _refuse_other_settings(out_dir: Path, head: dict[str, Any]) -> None:
             {k for k in head["settings"] if made.get("settings", {}).get(k) != head["settings"][k]}
             | ({"name"} if made.get("name") != head["name"] else set())
         )
+        if made.get("codec", {}).get("name") != head["codec"]["name"]:
+            differing = ["codec"]
         raise ShardError(
             f"{out_dir}: holds shards made with another {', '.join(differing)}; choose another --out or remove it"
         )

@@ -5,7 +5,7 @@ class VideoFailure(Exception):
     """This video cannot become a sample.
 
     Attributes:
-        stage: Where it failed: "missing", "probe", "decode" or "count".
+        stage: Where it failed: "missing", "probe", "decode", "encode" or "count".
         reason: One line for a person.
     """
 

@@ -96,14 +96,36 @@ class ClipStrips:
     last_tile: np.ndarray
     order: np.ndarray
 
+    @property
+    def num_frames_decoded(self) -> int:
+        """Tiles decoded, but for the blank ones."""
+        return int((self.last_tile - self.first_tile)[self.strips >= 0].sum())
 
-def clip_strips(frames: np.ndarray, layout: StripLayout, *, num_slots: int, whole_strips: bool = False) -> ClipStrips:
+    def pictures(self, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The strips as rows of an index, clip by clip, and the clip that each belongs to: int64 [M] both.
+
+        Args:
+            first: int64 [N], row of the first strip of each clip's segment.
+        """
+        owner, slot = np.nonzero(self.strips >= 0)
+        return first[owner] + self.strips[owner, slot], owner
+
+
+def clip_strips(
+    frames: np.ndarray,
+    layout: StripLayout,
+    *,
+    num_slots: int,
+    whole_strips: bool = False,
+    blank: np.ndarray | None = None,
+) -> ClipStrips:
     """Which strips, and which of their tiles, N clips need.
 
     Args:
         frames: int64 [N, T], frame numbers, never decreasing along T (`clip.frame_indices`).
         num_slots: S; `max_slots` says how many suffice.
         whole_strips: Decode every tile of a strip. A GPU decodes whole pictures; a CPU saves time on a part.
+        blank: bool [N], clips that need none; all their frames are the first slot's blank picture.
 
     >>> clip = clip_strips(np.array([[6, 8, 10, 12, 14, 16, 18, 20]]), StripLayout(128, 176), num_slots=2)
     >>> clip.strips.tolist(), clip.first_tile.tolist(), clip.last_tile.tolist(), clip.order.tolist()
@@ -134,7 +156,10 @@ def clip_strips(frames: np.ndarray, layout: StripLayout, *, num_slots: int, whol
             last_tile[used, s] = np.where(here, tile, -1).max(axis=1)[used] + 1
     joined = np.cumsum(last_tile - first_tile, axis=1) - (last_tile - first_tile)  # tiles before each slot
     offset = np.take_along_axis(joined - first_tile, slot, axis=1)
-    return ClipStrips(strips, first_tile, last_tile, offset + tile)
+    order = offset + tile
+    if blank is not None:
+        strips[blank], first_tile[blank], last_tile[blank], order[blank] = -1, 0, 1, 0
+    return ClipStrips(strips, first_tile, last_tile, order)
 
 
 def max_slots(spec: ClipSpec, layout: StripLayout) -> int:
@@ -156,7 +181,7 @@ def max_slots(spec: ClipSpec, layout: StripLayout) -> int:
 
 @dataclass(frozen=True)
 class Planes:
-    """Some frames as planar full-range YCbCr 4:2:0, uint8: y [F, H, W]; u and v [F, ⌈H/2⌉, ⌈W/2⌉]."""
+    """Some frames as planar YCbCr 4:2:0, uint8, full range for JPEG: y [F, H, W]; u and v [F, ⌈H/2⌉, ⌈W/2⌉]."""
 
     y: np.ndarray
     u: np.ndarray
@@ -197,6 +222,14 @@ def encode_strips(
             own = strip_contents(phase, layout, num_frames=len(block))
             stacked = (plane[own].reshape(-1, plane.shape[2]) for plane in (y, u, v))
             yield simplejpeg.encode_jpeg_yuv_planes(*stacked, quality=quality)
+
+
+def is_strip(jpeg: np.ndarray, layout: StripLayout) -> bool:
+    """Whether some bytes, uint8 [bytes], are a picture of the right size."""
+    try:
+        return simplejpeg.decode_jpeg(jpeg).shape == (layout.strip_height, layout.tile_width, 3)
+    except ValueError:
+        return False
 
 
 def blank_tile(layout: StripLayout) -> bytes:

@@ -1,6 +1,6 @@
 """The DALI graph: strips of JPEG bytes in, normalised clips out; the same operators on a GPU and on a CPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,19 +72,16 @@ def build_graph(spec: GraphSpec, source: Callable[[], tuple[list[Any], ...]]) ->
             position: dict[str, Any] = {}
         else:
             position = {"crop_pos_y": window[0], "crop_pos_x": window[1]}
-        clips = fn.crop_mirror_normalize(
-            frames,
-            crop=size,
-            **position,
-            mirror=flip,
-            mean=list(spec.mean),
-            std=list(spec.std),
-            dtype=DALIDataType.FLOAT if spec.gpu is None else DALIDataType.FLOAT16,
-            output_layout="FHWC",
-        )
-        pipe.set_outputs(clips)
+        cut = {"crop": size, **position, "mirror": flip}
+        pipe.set_outputs(normalise(frames, mean=spec.mean, std=spec.std, gpu=spec.gpu, **cut))
     pipe.build()
     return pipe
+
+
+def normalise(frames: Any, *, mean: tuple[float, ...], std: tuple[float, ...], gpu: int | None, **cut: Any) -> Any:
+    """(value - mean) / std, half precision on a GPU and float32 on a CPU; `cut` crops and mirrors in the same pass."""
+    dtype = DALIDataType.FLOAT if gpu is None else DALIDataType.FLOAT16
+    return fn.crop_mirror_normalize(frames, mean=list(mean), std=list(std), dtype=dtype, output_layout="FHWC", **cut)
 
 
 def decode(spec: GraphSpec, jpeg: Any, start: Any = None, end: Any = None) -> Any:
@@ -104,7 +101,8 @@ def cuts_columns(spec: GraphSpec) -> bool:
 
 def graph_inputs(
     spec: GraphSpec,
-    jpegs: list[list[np.ndarray]],
+    jpegs: Iterable[np.ndarray],
+    blank: np.ndarray,
     clips: ClipStrips,
     *,
     top: np.ndarray,
@@ -115,7 +113,8 @@ def graph_inputs(
     """The columns that the graph reads, for N clips: lists of N pictures, and arrays whose first axis is N.
 
     Args:
-        jpegs: S lists of N pictures, uint8 [bytes].
+        jpegs: The strips of all clips, clip by clip, uint8 [bytes] each.
+        blank: A picture of one tile, for slots that a clip does not use.
         top, left: int [N], corner of the crop in the content, pixels after resizing.
         content: int [N, 4], left, top, width and height of the content in its tile, stored pixels.
     """
@@ -124,11 +123,14 @@ def graph_inputs(
     y, x = content[:, 1] + top / scale, content[:, 0] + left / scale  # the crop's corner in its tile, stored pixels
     zeros = np.zeros(len(y), np.float32)
 
+    found = iter(jpegs)
+    used = (clips.strips >= 0).tolist()
+    pictures_of_clips = [[next(found) if uses else blank for uses in slots] for slots in used]
     columns: list[Any] = []
-    for s, pictures in enumerate(jpegs):
+    for s, pictures in enumerate(zip(*pictures_of_clips, strict=True)):
         first, last = clips.first_tile[:, s] * layout.tile_height, clips.last_tile[:, s] * layout.tile_height
         x_first, x_last = (x, x + crop) if cuts_columns(spec) else (zeros, zeros + layout.tile_width)
-        columns.append(pictures)
+        columns.append(list(pictures))
         if not spec.whole_strips:
             columns += [corners(first, x_first, np.int32), corners(last, x_last, np.int32)]
     columns += [clips.order.astype(np.int32), flip.astype(np.int32)]

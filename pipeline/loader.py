@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.graph import GraphSpec
+from pipeline.decoding import open_decoding
 from pipeline.handover import Lender
 from pipeline.plan import Plan, rank_rows
-from pipeline.producer import LoaderSettings, Made, Producer
+from pipeline.producer import Made, Producer
+from pipeline.settings import LoaderSettings
 from pipeline.shard import ShardIndex
 from pipeline.step_reader import LoaderError, ReadWork, StepReader
 
@@ -94,19 +95,16 @@ class ClipLoader:
         on_gpu = self.device.type == "cuda"
         whole_strips = on_gpu if whole_strips is None else whole_strips
         self._reader = StepReader(index, plan, rows=rows, whole_strips=whole_strips)
-        self._graph = GraphSpec(
+        self._gpu = (self.device.index or 0) if on_gpu else None
+        self._decoding = open_decoding(
+            index,
+            plan,
             batch_size=self.batch_size,
-            clip=plan.spec,
-            layout=index.layout,
-            num_slots=self._reader.num_slots,
-            whole_strips=whole_strips,
-            stored_size=index.size,
-            gpu=(self.device.index or 0) if on_gpu else None,
-            num_threads=self.settings.num_threads,
-            queue_depth=self.settings.queue_depth,
-            hw_decoder_load=self.settings.hw_decoder_load,
+            gpu=self._gpu,
+            settings=self.settings,
             mean=per_channel(mean),
             std=per_channel(std),
+            whole_strips=whole_strips,
         )
         self._step = 0
         self._producer: Producer | None = None
@@ -128,7 +126,8 @@ class ClipLoader:
                     self._index,
                     self._plan,
                     self._reader,
-                    self._graph,
+                    self._decoding,
+                    gpu=self._gpu,
                     settings=self.settings,
                     first_step=self._step,
                 )
@@ -193,6 +192,7 @@ class ClipLoader:
             self._lender.lend(made, stream)
         with torch.cuda.device(self.device) if made.ready is not None else nullcontext():
             clips = torch.from_dlpack(made.clips)  # no copy: DALI's dynamic executor does not write there again
+        clips = clips.view(-1, self._plan.spec.num_frames, *clips.shape[-3:])[: self.batch_size]  # streams into clips
         return Batch(
             clips=clips.permute(0, 4, 1, 2, 3),  # [N, T, H, W, 3] seen as [N, 3, T, H, W]
             labels=made.labels,

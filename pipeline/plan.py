@@ -56,6 +56,7 @@ class Plan(Protocol):
     spec: ClipSpec
     stored_spec: ClipSpec
     global_batch_size: int
+    start_step: int
 
     @property
     def num_steps(self) -> int | None:
@@ -141,6 +142,7 @@ class TrainPlan:
         flip: Mirror half of the clips.
         shuffle_window: None shuffles all samples; W shuffles the tars and then the samples within each W of them, for
             disks that read better in sequence.
+        start_step: Clips begin at multiples of so many stored frames; the GOP's size begins all at keyframes.
     """
 
     num_steps = None
@@ -155,9 +157,12 @@ class TrainPlan:
         seed: int,
         flip: bool = True,
         shuffle_window: int | None = None,
+        start_step: int = 1,
     ) -> None:
         if not len(samples):
             raise ValueError(f"{index.name}: no sample to train on; choose another split")
+        if start_step < 1:
+            raise ValueError(f"start_step: {start_step} is not possible; choose at least 1 frame")
         if global_batch_size < 1:
             raise ValueError(f"global_batch_size: {global_batch_size} is not possible; choose at least 1")
         if not 0 <= seed < 2**63:
@@ -169,6 +174,7 @@ class TrainPlan:
         self.global_batch_size = global_batch_size
         self._samples = np.asarray(samples, np.int64)
         self._seed, self._flip, self._shuffle_window = seed, flip, shuffle_window
+        self.start_step = start_step
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
         crop_room(index.content[self._samples], spec, stored_size=index.size)  # fails here, not in mid-epoch
 
@@ -182,6 +188,7 @@ class TrainPlan:
         return (
             f"train {self.index.fingerprint} samples={len(self._samples)} {self.spec} seed={self._seed} "
             f"flip={self._flip} window={self._shuffle_window}"
+            + (f" start_step={self.start_step}" if self.start_step > 1 else "")
         )
 
     def batch(self, step: int) -> PlannedClips:
@@ -195,7 +202,7 @@ class TrainPlan:
         return PlannedClips(
             position=position,
             sample=sample,
-            start=below(words[:, 0], starts),
+            start=below(words[:, 0], -(-starts // self.start_step)) * self.start_step,
             view=np.zeros_like(position),
             top=below(words[:, 1], down),
             left=below(words[:, 2], sideways),
@@ -266,6 +273,8 @@ def window_order(tar: np.ndarray, *, window: int, random: np.random.Generator) -
 
 class EvalPlan:
     """Every sample once, as `num_views` evenly spaced, centre-cropped clips; the last batch is padded with weight 0."""
+
+    start_step = 1
 
     def __init__(
         self,

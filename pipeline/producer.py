@@ -12,43 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.graph import GraphSpec, build_graph, graph_inputs
+from pipeline.decoding import Decoding
 from pipeline.plan import Plan
+from pipeline.settings import LoaderSettings
 from pipeline.shard import ShardIndex
 from pipeline.step_reader import LoaderError, ReadStep, StepReader
+from pipeline.video_decode import UndecodableError
 
 QUEUE_POLL_S = 0.2
 
 
-@dataclass(frozen=True)
-class LoaderSettings:
-    """How a loader works; nothing here changes what it delivers. `tools/bench_loader.py --autotune` finds the best.
-
-    Attributes:
-        num_threads: DALI's CPU threads.
-        prefetch: Batches that wait ready at most.
-        queue_depth: Batches that DALI works on at a time.
-        hw_decoder_load: Share of the pictures for a GPU's JPEG engines; its cores take the rest. A CPU ignores it.
-        read_ahead: Steps whose bytes the system is asked to fetch from disk before they are needed; 0 for none.
-    """
-
-    num_threads: int = 2
-    prefetch: int = 2
-    queue_depth: int = 2
-    hw_decoder_load: float = 0.65
-    read_ahead: int = 4
-
-    def __post_init__(self) -> None:
-        for name, least in (("num_threads", 1), ("prefetch", 1), ("queue_depth", 1), ("read_ahead", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)} is not possible; choose at least {least}")
-        if not 0 <= self.hw_decoder_load <= 1:
-            raise ValueError(f"hw_decoder_load: {self.hw_decoder_load} is not possible; choose 0 to 1")
-
-
 @dataclass
 class Made:
-    """A batch as it waits in the queue: DALI's tensor [N, T, H, W, 3], and what must live as long as it is read."""
+    """A batch as it waits in the queue: DALI's tensor, N × T frames HWC, and what must live as long as it is read."""
 
     read: ReadStep
     clips: Any
@@ -66,12 +42,14 @@ class Producer:
         index: ShardIndex,
         plan: Plan,
         reader: StepReader,
-        graph: GraphSpec,
+        decoding: Decoding,
         *,
+        gpu: int | None,
         settings: LoaderSettings,
         first_step: int,
     ) -> None:
-        self._index, self._plan, self._reader, self._graph, self._settings = index, plan, reader, graph, settings
+        self._index, self._plan, self._reader = index, plan, reader
+        self._decoding, self._gpu, self._settings = decoding, gpu, settings
         self._stop = threading.Event()
         self._ready: queue.Queue[Made | BaseException] = queue.Queue(maxsize=settings.prefetch)
         self._thread = threading.Thread(target=self._run, args=(first_step,), name="clip-loader", daemon=True)
@@ -125,38 +103,26 @@ class Producer:
         Raises:
             LoaderError: All pictures that it may have been decoding are in order.
         """
-        last = step + self._settings.queue_depth + 2  # DALI was at most that far ahead
+        last = step + (self._settings.queue_depth + 2) * self._decoding.num_pipelines  # DALI was at most that far ahead
         if self._plan.num_steps is not None:
             last = min(last, self._plan.num_steps)
-        if not self._reader.find_undecodable(range(step, last)):
+        if not self._reader.find_undecodable(range(step, last), decodes=self._decoding.decodes):
             raise LoaderError(f"step {step}: DALI failed on pictures that decode: {last_line(error)}") from error
 
     def _decode_from(self, first: int) -> Iterator[Made]:
-        """Batches from a step on."""
-        underway: deque[tuple[ReadStep, Any]] = deque()  # with the inputs, which DALI reads in place
-        steps = itertools.count(first) if self._plan.num_steps is None else iter(range(first, self._plan.num_steps))
-
-        def feed() -> tuple[Any, ...]:
-            step = next(steps)  # StopIteration ends the pipeline too
-            self._fetch_ahead(step, first=first)
-            read = self._reader.read(step)
-            clips, content = read.clips, self._index.content[read.clips.sample]
-            inputs = graph_inputs(
-                self._graph, read.jpegs, read.located, top=clips.top, left=clips.left, flip=clips.flip, content=content
-            )
-            underway.append((read, inputs))
-            return inputs
-
-        pipe = build_graph(self._graph, feed)
-        stream = torch.cuda.Stream(self._graph.gpu) if self._graph.gpu is not None else None
-        while True:
+        """Batches from a step on; the pipelines take turns."""
+        lanes = [
+            Lane(self._plan, self._reader, self._decoding, first + i, self._settings)
+            for i in range(self._decoding.num_pipelines)
+        ]
+        stream = torch.cuda.Stream(self._gpu) if self._gpu is not None else None
+        for lane in itertools.cycle(lanes):
             try:
-                (output,) = pipe.run(stream)  # with a stream, the host does not wait for the GPU
+                read, inputs, clips = lane.take(stream)
             except StopIteration:
                 return
-            read, inputs = underway.popleft()
             labels = torch.from_numpy(self._index.labels[read.clips.sample].astype(np.int64))
-            made = Made(read, output.as_tensor(), labels, torch.from_numpy(read.clips.weight), inputs)
+            made = Made(read, clips, labels, torch.from_numpy(read.clips.weight), inputs)
             if stream is not None:
                 with torch.cuda.stream(stream):
                     made.labels = made.labels.pin_memory().to(stream.device, non_blocking=True)
@@ -164,11 +130,57 @@ class Producer:
                     made.ready = stream.record_event()
             yield made
 
-    def _fetch_ahead(self, step: int, *, first: int) -> None:
-        """Before a step is read, ask the disk for the one that is `read_ahead` later; at first, for all up to it."""
-        ahead = self._settings.read_ahead
-        for later in range(step + 1 if step == first else step + max(ahead, 1), step + ahead + 1):
-            self._reader.fetch(later)
+
+class Lane:
+    """One DALI pipeline and its share of the steps: from `first` on, every so many as there are pipelines.
+
+    It is at work from the beginning, so that the lanes of a loader work all the time, not only in their turn.
+    """
+
+    def __init__(
+        self, plan: Plan, reader: StepReader, decoding: Decoding, first: int, settings: LoaderSettings
+    ) -> None:
+        self._reader, self._decoding = reader, decoding
+        self._first, self._stride, self._ahead = first, decoding.num_pipelines, settings.read_ahead
+        last = plan.num_steps
+        self._steps = itertools.count(first, self._stride) if last is None else iter(range(first, last, self._stride))
+        self._underway: deque[tuple[ReadStep, Any]] = deque()  # with the inputs, which DALI reads in place
+        self._pipe = decoding.build(self._feed)
+        self._pipe.schedule_run()  # the first time, as many batches as the queue is deep
+        self._scheduled = True
+
+    def take(self, stream: Any) -> tuple[ReadStep, Any, Any]:
+        """The lane's next batch: what was read, the inputs made of it, DALI's tensor; StopIteration at the end.
+
+        Args:
+            stream: CUDA stream that the tensor is ready on, so that the host does not wait for the GPU.
+        """
+        if not self._scheduled:
+            self._pipe.schedule_run()
+        self._scheduled = False
+        (output,) = self._pipe.outputs(stream)
+        return *self._underway.popleft(), output.as_tensor()
+
+    def _feed(self) -> tuple[Any, ...]:
+        """The inputs of the lane's next step; StopIteration ends the pipeline too."""
+        step = next(self._steps)
+        self._fetch_ahead(step)
+        while True:
+            read = self._reader.read(step)
+            try:
+                inputs = self._decoding.inputs(read)
+            except UndecodableError as error:
+                self._reader.bad.update(read.clips.sample[error.streams].tolist())
+                continue  # with other samples in the place of these
+            self._underway.append((read, inputs))
+            return inputs
+
+    def _fetch_ahead(self, step: int) -> None:
+        """Before a step is read, ask the disk for one that is `read_ahead` later; at first, for all up to it."""
+        furthest = step + -(-self._ahead // self._stride) * self._stride
+        for later in range(step + self._stride if step == self._first else furthest, furthest + 1, self._stride):
+            if later > step:
+                self._reader.fetch(later)
 
 
 def last_line(error: BaseException) -> str:

@@ -115,6 +115,11 @@ class ShardIndex:
         """Height and width of a stored frame, pixels; the content lies inside it."""
         return self.info["codec"]["tile_height"], self.info["codec"]["tile_width"]
 
+    @property
+    def gop_size(self) -> int:
+        """Of H.264: frames from one keyframe to the next."""
+        return self.info["codec"]["gop_size"]
+
     @cached_property
     def layout(self) -> StripLayout:
         """Of filmstrips."""

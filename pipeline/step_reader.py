@@ -1,16 +1,20 @@
-"""The bytes of a step: which strips its clips need, read and checked, with good samples in the place of bad ones."""
+"""The bytes of a step: which pictures its clips need, read and checked, with good samples in the place of bad ones."""
 
-from dataclasses import dataclass, fields, replace
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
-import simplejpeg
 
 from pipeline.clip import frame_indices, num_starts
-from pipeline.filmstrip import ClipStrips, blank_tile, clip_strips, max_slots
+from pipeline.filmstrip import ClipStrips, clip_strips, max_slots
 from pipeline.mapped_tars import PictureReader
+from pipeline.packets import ClipPackets, clip_packets
 from pipeline.plan import Plan, PlannedClips, crop_room
 from pipeline.shard import ShardIndex
 
+Located = ClipStrips | ClipPackets
 MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken
 
 
@@ -24,7 +28,7 @@ class ReadWork:
 
     Attributes:
         num_frames: Delivered.
-        num_pictures: Given to the decoder: strips, or frames of a video.
+        num_pictures: Given to the decoder: strips, or packets of a video.
         num_frames_decoded: Frames, or tiles, decoded to get them.
         num_bytes: Compressed, of those pictures.
     """
@@ -56,7 +60,7 @@ class PlannedStep:
     """One rank's clips of a step as the plan has them; `num_real_global` as in `ReadStep`."""
 
     clips: PlannedClips
-    located: ClipStrips
+    located: Located
     num_real_global: int
 
 
@@ -66,21 +70,26 @@ class ReadStep:
 
     Attributes:
         clips: After replacement, N of them.
-        located: Their strips and tiles within their samples.
-        strips: int64 [N, S], strips of the index; -1 for a blank.
-        jpegs: S lists of N pictures, uint8 [bytes] each, views of the mapped tars.
+        located: Their pictures within their samples, and their frames within those.
+        owner: int64 [M], the clip that each picture belongs to, rising.
+        data: M pictures, uint8 [bytes] each, views of the mapped tars.
         num_replaced: Clips that are not the plan's because a sample is damaged.
         num_real_global: Clips of weight 1 that the plan has for this step, over all ranks.
     """
 
     step: int
     clips: PlannedClips
-    located: ClipStrips
-    strips: np.ndarray
-    jpegs: list[list[np.ndarray]]
+    located: Located
+    owner: np.ndarray
+    data: list[np.ndarray]
     num_replaced: int
     num_real_global: int
     work: ReadWork
+
+    def data_of_clips(self) -> list[list[np.ndarray]]:
+        """The pictures of each of the N clips."""
+        ends = np.searchsorted(self.owner, np.arange(len(self.clips) + 1))
+        return [self.data[a:b] for a, b in itertools.pairwise(ends)]
 
 
 class StepReader:
@@ -92,24 +101,28 @@ class StepReader:
 
     Attributes:
         bad: Rows of the index found damaged so far.
-        num_slots: S, strips that a clip may need.
     """
 
     def __init__(self, index: ShardIndex, plan: Plan, *, rows: slice, whole_strips: bool) -> None:
         self.bad: set[int] = set()
-        self.num_slots = max_slots(plan.stored_spec, index.layout)
-        self._index, self._plan, self._rows, self._whole_strips = index, plan, rows, whole_strips
-        self._strips = PictureReader(index)
-        self._blank = np.frombuffer(blank_tile(index.layout), np.uint8)
+        self._index, self._plan, self._rows = index, plan, rows
+        self._pictures = PictureReader(index)
         self._fetched: dict[int, PlannedStep] = {}  # not yet read
+        self._locate_frames: Callable[..., Located]
+        if index.codec == "h264":
+            self._locate_frames = partial(clip_packets, gop_size=index.gop_size)
+        else:
+            num_slots = max_slots(plan.stored_spec, index.layout)
+            self._locate_frames = partial(
+                clip_strips, layout=index.layout, num_slots=num_slots, whole_strips=whole_strips
+            )
 
     def fetch(self, step: int) -> None:
         """Have the bytes of a step brought from disk while others are decoded; does not wait."""
         if self._plan.num_steps is not None and step >= self._plan.num_steps:
             return
         self._fetched[step] = planned = self._planned(step)
-        strips = self._strips_of(planned.clips, planned.located)
-        self._strips.fetch(strips[strips >= 0])
+        self._pictures.fetch(self._pictures_of(planned.clips, planned.located)[0])
 
     def read(self, step: int) -> ReadStep:
         """Read a step; a sample whose bytes fail their checksum is replaced, and remembered as bad.
@@ -123,33 +136,35 @@ class StepReader:
         while True:
             if self._replace_bad(clips, attempts, blank):
                 located = self._locate(clips, blank)
-            strips = self._strips_of(clips, located)
-            used = strips >= 0  # [N, S]
-            found = iter(self._strips.read(strips[used]))  # clip by clip, slot by slot
-            pictures = [[next(found) if need else self._blank for need in needs] for needs in used.tolist()]
-            damaged = [n for n, own in enumerate(pictures) if any(picture is None for picture in own)]
-            if not damaged:
+            pictures, owner = self._pictures_of(clips, located)
+            found = self._pictures.read(pictures)
+            data = [picture for picture in found if picture is not None]
+            if len(data) == len(found):
                 break
+            damaged = owner[[picture is None for picture in found]]
             self.bad.update(clips.sample[damaged].tolist())
         work = ReadWork(
             num_clips=len(clips),
             num_frames=located.order.size,
-            num_pictures=int(used.sum()),
-            num_frames_decoded=int((located.last_tile - located.first_tile)[used].sum()),
-            num_bytes=int(self._index.pictures.size[strips[used]].sum()),
+            num_pictures=len(pictures),
+            num_frames_decoded=located.num_frames_decoded,
+            num_bytes=int(self._index.pictures.size[pictures].sum()),
         )
-        jpegs = [list(slot) for slot in zip(*pictures, strict=True)]
         num_replaced = int((attempts > 0).sum())
-        return ReadStep(step, clips, located, strips, jpegs, num_replaced, planned.num_real_global, work)
+        return ReadStep(step, clips, located, owner, data, num_replaced, planned.num_real_global, work)
 
-    def find_undecodable(self, steps: range) -> bool:
-        """Mark the samples of some steps that are not pictures of the right size; True when there are any new ones."""
+    def find_undecodable(self, steps: Iterable[int], *, decodes: Callable[[list[np.ndarray]], bool]) -> bool:
+        """Mark the samples of some steps that are not pictures; True when there are any new ones.
+
+        Args:
+            decodes: Whether the pictures of a clip do.
+        """
         before = len(self.bad)
         for step in steps:
             read = self.read(step)
-            for sample, strips in zip(read.clips.sample, read.strips, strict=True):
-                if any(not self._decodes(int(strip)) for strip in strips if strip >= 0):
-                    self.bad.add(int(sample))
+            for sample, data in zip(read.clips.sample.tolist(), read.data_of_clips(), strict=True):
+                if data and not decodes(data):
+                    self.bad.add(sample)
         return len(self.bad) > before
 
     def _planned(self, step: int) -> PlannedStep:
@@ -159,25 +174,14 @@ class StepReader:
         located = self._locate(clips, np.zeros(len(clips), bool))
         return PlannedStep(clips, located, num_real_global=int(planned.weight.sum()))
 
-    def _locate(self, clips: PlannedClips, blank: np.ndarray) -> ClipStrips:
-        """Strips, tiles and order of some clips; `blank` ones need none."""
+    def _locate(self, clips: PlannedClips, blank: np.ndarray) -> Located:
+        """Where the frames of some clips are; `blank` ones need none."""
         frames = frame_indices(clips.start, self._plan.stored_spec, video_frames=self._index.num_frames[clips.sample])
-        located = clip_strips(frames, self._index.layout, num_slots=self.num_slots, whole_strips=self._whole_strips)
-        if not blank.any():
-            return located
-        hidden = blank[:, None]
-        return replace(
-            located,
-            strips=np.where(hidden, -1, located.strips),
-            first_tile=np.where(hidden, 0, located.first_tile),
-            last_tile=np.where(hidden, 1, located.last_tile),
-            order=np.where(hidden, 0, located.order),
-        )
+        return self._locate_frames(frames, blank=blank)
 
-    def _strips_of(self, clips: PlannedClips, located: ClipStrips) -> np.ndarray:
-        """Strips of the index: int64 [N, S], -1 for a blank."""
-        first = self._index.pictures.first[clips.sample][:, None]
-        return np.where(located.strips >= 0, first + located.strips, -1)
+    def _pictures_of(self, clips: PlannedClips, located: Located) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the index's pictures, and the clip that each belongs to: int64 [M] both."""
+        return located.pictures(self._index.pictures.first[clips.sample])
 
     def _replace_bad(self, clips: PlannedClips, attempts: np.ndarray, blank: np.ndarray) -> bool:
         """Put good samples in the place of those known as bad; a clip that nothing may stand in for becomes blank.
@@ -206,17 +210,10 @@ class StepReader:
             return False
         clips.sample[n] = sample
         # The draw stays; it is folded into what the other sample has room for.
-        clips.start[n] %= num_starts(self._plan.stored_spec, video_frames=self._index.num_frames[sample])
+        start = int(clips.start[n] % num_starts(self._plan.stored_spec, video_frames=self._index.num_frames[sample]))
+        clips.start[n] = start - start % self._plan.start_step
         content = self._index.content[sample : sample + 1]
         down, sideways = crop_room(content, self._plan.spec, stored_size=self._index.size)
         clips.top[n] %= down[0]
         clips.left[n] %= sideways[0]
         return True
-
-    def _decodes(self, strip: int) -> bool:
-        layout = self._index.layout
-        try:
-            picture = simplejpeg.decode_jpeg(self._strips.read_one(strip))
-        except ValueError:
-            return False
-        return picture.shape == (layout.strip_height, layout.tile_width, 3)

@@ -83,7 +83,8 @@ class FrameReader:
     """Decode a video and scale it, in blocks of frames; ffmpeg does both, in a process of its own.
 
     Frames come as the decoder gives them: none is dropped or doubled to keep a rate, unless `fps` asks for one.
-    Rotation is applied, alpha is dropped, every depth becomes 8 bits, every colour matrix full-range BT.601 (JPEG's).
+    Rotation is applied, alpha is dropped, every depth becomes 8 bits, every colour matrix BT.601: of full
+    range as in JPEG, or of limited range as in video.
 
     Attributes:
         num_frames: Frames read so far; the decoded count once iteration is over.
@@ -98,9 +99,10 @@ class FrameReader:
         block_frames: int,
         frame_step: int = 1,
         fps: float | None = None,
+        full_range: bool = True,
     ) -> None:
         self.path, self.geometry, self.block_frames = path, geometry, block_frames
-        self.frame_step, self.fps = frame_step, fps
+        self.frame_step, self.fps, self.full_range = frame_step, fps, full_range
         self.num_frames = 0
         self.warnings: list[str] = []
 
@@ -115,7 +117,7 @@ class FrameReader:
             self.geometry.content_width,
             self.geometry.content_height,
             flags=SCALE_FLAGS,
-            out_range="full",
+            out_range="full" if self.full_range else "limited",
             out_color_matrix="bt601",
         ).filter("format", "yuv420p")
         output = film.output("pipe:1", format="rawvideo", fps_mode="passthrough", threads=1)

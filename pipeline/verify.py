@@ -1,18 +1,16 @@
 """Is a dataset folder whole? Checksums, index against tars, counts, and on request every picture."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import simplejpeg
 
-from pipeline.filmstrip import num_strips
-from pipeline.mapped_tars import PictureReader
 from pipeline.shard import SUBSETS, ShardIndex, open_index
-from pipeline.shard_writer import dali_index, sha256_of, strip_file, tar_components
+from pipeline.shard_writer import dali_index, sha256_of, tar_components
+from pipeline.verify_pictures import PictureCheck, StripCheck
+from pipeline.verify_video import VideoCheck
 
 
 def verify(
@@ -21,7 +19,7 @@ def verify(
     """Check a dataset folder from end to end.
 
     Args:
-        decode: Decode every strip, and check its size, besides its crc32.
+        decode: Decode every picture, and check its size, besides its crc32.
         report: Called with (tars checked, tars).
 
     Returns:
@@ -31,15 +29,16 @@ def verify(
         ShardError: dataset.json or the index cannot be opened at all.
     """
     index = open_index(data_dir)
-    faults = [*_count_faults(index), *_stray_files(index)]
+    check: PictureCheck = VideoCheck(index) if index.codec == "h264" else StripCheck(index)
+    faults = [*_count_faults(index), *check.dataset_faults(), *_stray_files(index)]
     for number, shard in enumerate(index.info["shards"]):
-        faults += _tar_faults(index, number, shard, decode=decode)
+        faults += _tar_faults(index, check, number, shard, decode=decode)
         report(number + 1, len(index.tars))
     return index, faults
 
 
 def _count_faults(index: ShardIndex) -> Iterator[str]:
-    """dataset.json against the arrays: classes, splits, frames, strips."""
+    """dataset.json against the arrays: classes, splits, frames, keys."""
     info = index.info
     if index.num_samples and not 0 <= index.labels.min() <= index.labels.max() < len(index.classes):
         yield f"index/label.npy: labels reach {index.labels.max()}, there are {len(index.classes)} classes"
@@ -56,10 +55,6 @@ def _count_faults(index: ShardIndex) -> Iterator[str]:
                 yield f"dataset.json: split {split} is said to have {said} {subset} samples, the index has {count}"
     if info["num_frames"] != int(index.num_frames.sum()):
         yield f"dataset.json: num_frames is {info['num_frames']}, the index adds up to {int(index.num_frames.sum())}"
-    strips = np.diff(index.pictures.first)
-    wrong = [s for s in range(index.num_samples) if strips[s] != num_strips(int(index.num_frames[s]), index.layout)]
-    for sample in wrong[:10]:
-        yield f"{index.key(sample)}: {index.num_frames[sample]} frames cannot lie in {strips[sample]} strips"
     if len(np.unique(index.keys)) != index.num_samples:
         yield "index/key.npy: keys are not unique"
 
@@ -70,8 +65,8 @@ def _stray_files(index: ShardIndex) -> Iterator[str]:
             yield f"{path.name}: not named in dataset.json"
 
 
-def _tar_faults(index: ShardIndex, number: int, shard: dict, *, decode: bool) -> Iterator[str]:
-    """One tar: size, sha256, DALI's index, the offsets of our index, crc32 of every strip, key.json."""
+def _tar_faults(index: ShardIndex, check: PictureCheck, number: int, shard: dict, *, decode: bool) -> Iterator[str]:
+    """One tar: size, sha256, DALI's index, the offsets of our index, crc32 of every picture, key.json."""
     tar = index.data_dir / shard["tar"]
     if not tar.is_file():
         yield f"{tar.name}: missing"
@@ -96,51 +91,21 @@ def _tar_faults(index: ShardIndex, number: int, shard: dict, *, decode: bool) ->
         found = {name: (offset, size) for name, offset, size in components}
         with open(tar, "rb") as file:
             for sample in samples:
-                yield from _member_faults(index, int(sample), found, file, tar.name)
-    yield from _strip_faults(index, samples, tar.name, decode=decode)
+                faults = [*check.file_faults(int(sample), found, file), *_meta_faults(index, int(sample), found, file)]
+                yield from (f"{tar.name}: {fault}" for fault in faults)
+    yield from (f"{tar.name}: {fault}" for fault in check.picture_faults(samples, decode=decode))
 
 
-def _member_faults(index: ShardIndex, sample: int, found: dict, file, tar: str) -> Iterator[str]:
-    """One sample's members in the tar against the index."""
-    key, first, last = index.key(sample), int(index.pictures.first[sample]), int(index.pictures.first[sample + 1])
-    for strip in range(first, last):
-        name = f"{key}.{strip_file(strip - first, last - first)}"
-        if found.get(name) != (index.pictures.offset[strip], index.pictures.size[strip]):
-            yield f"{tar}: {name} is not where the index says"
+def _meta_faults(index: ShardIndex, sample: int, found: dict[str, tuple[int, int]], file: BinaryIO) -> Iterator[str]:
+    """One sample's key.json against the index."""
+    key = index.key(sample)
     try:
         offset, size = found[f"{key}.json"]
         file.seek(offset)
         meta = json.loads(file.read(size))
         told = (meta["label"], meta["num_frames_stored"], meta["source"])
     except (KeyError, ValueError):
-        yield f"{tar}: {key}.json is missing or not JSON"
+        yield f"{key}.json is missing or not JSON"
         return
     if told != (index.labels[sample], index.num_frames[sample], index.source(sample)):
-        yield f"{tar}: {key}.json and the index tell different things"
-
-
-def _strip_faults(index: ShardIndex, samples: np.ndarray, tar: str, *, decode: bool) -> list[str]:
-    """Strips of one tar that fail their crc32 or, with `decode`, are not a picture of the right size."""
-    reader, layout = PictureReader(index), index.layout
-
-    def fault(strip: int) -> str | None:
-        jpeg = reader.read_one(strip)
-        if jpeg is None:
-            return "fails its crc32"
-        if decode:
-            try:
-                shape = simplejpeg.decode_jpeg(jpeg).shape
-            except ValueError as error:
-                return f"does not decode ({error})"
-            if shape != (layout.strip_height, layout.tile_width, 3):
-                return f"is {shape[1]}×{shape[0]}, not {layout.tile_width}×{layout.strip_height}"
-        return None
-
-    owners = [(int(s), strip) for s in samples for strip in range(index.pictures.first[s], index.pictures.first[s + 1])]
-    with ThreadPoolExecutor(os.cpu_count() if decode else 1) as pool:
-        found = zip(owners, pool.map(fault, (strip for _, strip in owners)), strict=True)
-        return [
-            f"{tar}: strip {strip - index.pictures.first[sample]} of {index.key(sample)} {what}"
-            for (sample, strip), what in found
-            if what
-        ]
+        yield f"{key}.json and the index tell different things"

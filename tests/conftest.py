@@ -39,6 +39,18 @@ def numbered(numbered_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Sh
     return build_numbered(numbered_raw, tmp_path_factory.mktemp("shards"), samples_per_shard=4)
 
 
+@pytest.fixture(scope="session")
+def numbered_h264(numbered_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    """The same videos in H.264, a keyframe every eight frames."""
+    return build_numbered(numbered_raw, tmp_path_factory.mktemp("h264"), samples_per_shard=4, codec="h264")
+
+
+@pytest.fixture(params=["numbered", "numbered_h264"])
+def shards(request: pytest.FixtureRequest) -> ShardIndex:
+    """The numbered videos in each codec, for what does not depend on it."""
+    return request.getfixturevalue(request.param)
+
+
 def numbered_listing(raw: Path) -> Listing:
     """The numbered videos; the one of a single frame is the test side."""
     return list_folder(raw, name="numbered", group_pattern=r"^(g\d+)_", test_groups=("g00",))

@@ -24,10 +24,10 @@ Exit code 0: whole. 1: damaged, with one line for each fault. 2: wrong usage.
 
 @click.command(epilog=EPILOG)
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--decode", is_flag=True, help="Decode every strip too; takes longer.")
+@click.option("--decode", is_flag=True, help="Decode every picture too; takes longer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 def main(data: Path, *, decode: bool, as_json: bool) -> None:
-    """Verify the shards in DATA: checksums, index against tars, class and split counts."""
+    """Verify the shards in DATA: checksums, index against tars, class and split counts, H.264 headers and packets."""
     try:
         with progress(f"checking {data}") as tell:
             index, faults = verify(data, decode=decode, report=lambda done, total: tell(done, total, "shards"))

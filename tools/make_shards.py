@@ -13,10 +13,12 @@ if not __package__:  # started by path: look in the checkout, not in tools/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import click
+from click.core import ParameterSource
 
-from pipeline.build import BuildProgress, BuildSettings, build_shards
+from pipeline.build import BuildProgress, build_shards
+from pipeline.build_settings import OWN_SETTINGS, BuildSettings
 from pipeline.datasets import DATASETS, DatasetError, Listing
-from pipeline.shard import ShardError, choices
+from pipeline.shard import PICTURE_NAMES, ShardError, choices
 from tools.terminal import Failed, progress
 
 EPILOG = """\b
@@ -24,6 +26,7 @@ Examples:
   python tools/make_shards.py ucf101                          # data/ucf101 -> shards/ucf101
   python tools/make_shards.py hmdb51 --raw /data/hmdb51 --workers 16
   python tools/make_shards.py folder --raw my_videos --out shards/mine --test-fraction 0.2
+  python tools/make_shards.py ucf101 --codec h264 --out shards/ucf101-h264   # a quarter of the bytes
 \b
 A build that was interrupted goes on when the same command is run again; a finished one is left as it is.
 Videos that cannot be read do not stop it: they are listed in quarantine.jsonl with a reason.
@@ -50,7 +53,26 @@ def shard_options(command: Callable) -> Callable:
             click.option("--limit", type=click.IntRange(min=1), help="Take only this many videos, for a try-out."),
             click.option("--split", help="Store only the videos that this split uses.  [default: all]"),
             click.option("--size", default=default.size, show_default=True, help="Stored height: 64, 128, 256, …"),
-            click.option("--quality", default=default.quality, show_default=True, help="JPEG quality, 1 to 100."),
+            click.option(
+                "--codec",
+                type=click.Choice(list(PICTURE_NAMES)),
+                default=default.codec,
+                show_default=True,
+                help="Eight frames a JPEG, fast to read, or H.264, small.",
+            ),
+            click.option(
+                "--quality", default=default.quality, show_default=True, help="Of filmstrips: JPEG quality, 1 to 100."
+            ),
+            click.option(
+                "--gop",
+                "gop_size",
+                default=default.gop_size,
+                show_default=True,
+                help="Of H.264: frames from one keyframe to the next.",
+            ),
+            click.option(
+                "--crf", default=default.crf, show_default=True, help="Of H.264: x264's quality, 1 (best) to 51."
+            ),
             click.option(
                 "--drop-odd",
                 is_flag=True,
@@ -64,7 +86,6 @@ def shard_options(command: Callable) -> Callable:
             ),
             click.option("--samples-per-shard", default=default.samples_per_shard, show_default=True),
             click.option("--seed", default=default.seed, show_default=True, help="Of the order of videos in the tars."),
-            click.option("--codec", type=click.Choice(["filmstrip"]), default="filmstrip", show_default=True),
             click.option("--quiet", is_flag=True, help="Errors only."),
             click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
         ]
@@ -130,13 +151,13 @@ def run(
     workers: int,
     limit: int | None,
     split: str | None,
-    codec: str,
     quiet: bool,
     as_json: bool,
     listing_options: dict[str, Any] | None = None,
     **settings: Any,
 ) -> None:
     """List, build, say what came of it."""
+    refuse_options_of_other_codecs(settings["codec"])
     try:
         listing = DATASETS[dataset](raw or Path("data") / dataset, **(listing_options or {}))
         listing = only_split(listing, split)
@@ -182,6 +203,16 @@ def run(
             )
     if not result.num_samples:
         raise Failed(f"{out}: not one video could be read; see {out / 'quarantine.jsonl'}")
+
+
+def refuse_options_of_other_codecs(codec: str) -> None:
+    """An option that was typed and would not matter is a mistake; one left at its default is not."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = option.name or ""
+        owner = next((owner for owner, names in OWN_SETTINGS.items() if name in names - {"codec"}), codec)
+        if owner != codec and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} is of --codec {owner}, not of {codec}; leave it out")
 
 
 def only_split(listing: Listing, split: str | None) -> Listing:

@@ -19,6 +19,8 @@ class TrainConfig:
         split: Name of the dataset's split.
         flip: Mirror half of the training clips.
         shuffle_window: Shuffle within a window of so many shards instead of the whole dataset.
+        snap_to_keyframe: Training clips begin at keyframes of H.264 shards, so that no frame is decoded in vain before
+            them; there are fewer different clips.
         mean, std: Clips are (pixel - mean) / std, pixels 0…255. The paper: 128, not scaled.
         label_smoothing: Probability spread over all classes.
         freeze_bn: BN uses its running statistics and leaves them alone; its scale and shift still train.
@@ -39,6 +41,7 @@ class TrainConfig:
     split: str = "1"
     flip: bool = True
     shuffle_window: int | None = None
+    snap_to_keyframe: bool = False
     mean: float = 128.0
     std: float = 1.0
     label_smoothing: float = 0.0
@@ -74,7 +77,18 @@ PARTS = {
 }
 
 # A resumed run must agree on these, or it would silently be another experiment.
-FIXED = ("model", "clip", "global_batch_size", "split", "flip", "shuffle_window", "mean", "std", "seed")
+FIXED = (
+    "model",
+    "clip",
+    "global_batch_size",
+    "split",
+    "flip",
+    "shuffle_window",
+    "snap_to_keyframe",
+    "mean",
+    "std",
+    "seed",
+)
 
 
 def override(config: TrainConfig, **values: Any) -> TrainConfig:

@@ -87,6 +87,7 @@ class Run:
             seed=config.seed,
             flip=config.flip,
             shuffle_window=config.shuffle_window,
+            start_step=index.gop_size if config.snap_to_keyframe else 1,
         )
         self.loader = ClipLoader(
             index,
@@ -179,6 +180,7 @@ class Run:
             loss=loss,
             lr=self.lr_of(outcome.step - 1),
             num_replaced=self.loader.num_replaced,
+            decode_waste=self.loader.work.decoded_to_used,
             **speed,
         )
         self.progress.update(outcome.step, loss=loss, **speed)

@@ -38,6 +38,8 @@ EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
     click.option("--num-threads", default=LOADER.num_threads, type=int, help="Decoding threads a process."),
     click.option("--prefetch", default=LOADER.prefetch, type=int, help="Batches that wait ready at most."),
     click.option("--queue-depth", default=LOADER.queue_depth, type=int, help="Batches being decoded at a time."),
+    click.option("--num-pipelines", type=int,
+                 help="DALI pipelines that take turns.  [default: 7 for H.264 on a GPU, else 1]"),
     click.option("--hw-decoder-load", default=LOADER.hw_decoder_load, type=float,
                  help="Share of the pictures for a GPU's JPEG engines, 0 to 1."),
     click.option("--read-ahead", default=LOADER.read_ahead, type=int,
@@ -74,6 +76,8 @@ OPTIONS = [
     click.option("--freeze-bn", is_flag=True, default=None, show_default=False,
                  help="BN uses its running statistics and leaves them alone."),
     click.option("--shuffle-window", type=int, help="Shuffle within so many shards only, for slow disks."),
+    click.option("--snap-to-keyframe", is_flag=True, default=None, show_default=False,
+                 help="Clips begin at keyframes: less to decode, fewer different clips. H.264 shards only."),
     click.option("--eval-every", type=int, help="Steps between evaluations; 0: only at the end."),
     click.option("--eval-clips", type=int, help="Clips a video in the evaluation at the end."),
     click.option("--save-every", type=int, help="Steps between writes of latest.pt."),
@@ -143,6 +147,8 @@ def configure(preset: str, index: ShardIndex, *, world_size: int, split: str | N
         config = override(PRESETS[preset], split=split, **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if config.snap_to_keyframe and index.codec != "h264":
+        raise click.UsageError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
     if config.global_batch_size % world_size:
         raise click.UsageError(
             f"--batch-size: {config.global_batch_size} clips cannot be shared by {world_size} processes; "

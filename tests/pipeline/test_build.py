@@ -5,15 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from pipeline.build import BuildSettings, build_shards, shuffled
 from pipeline.datasets import Listing, list_folder
+from pipeline.h264 import EncodePolicy
+from pipeline.h264_check import avcc_faults, blank_faults
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardError, ShardIndex, open_index
+from pipeline.verify import verify
 from tests.conftest import NUMBERED_LENGTHS, build_numbered, numbered_listing
 from tests.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 
@@ -35,32 +41,58 @@ def stored_numbers(index: ShardIndex, sample: int) -> list[int]:
     return [number_of(read_bits(frame, scale=width / 171, grey=128)) for frame in frames]
 
 
-def test_every_frame_of_every_video_is_stored_in_its_place(numbered: ShardIndex) -> None:
-    assert sorted(numbered.num_frames) == sorted(NUMBERED_LENGTHS)
-    for sample in range(numbered.num_samples):
-        assert stored_numbers(numbered, sample) == list(range(numbered.num_frames[sample]))
+def test_every_frame_of_every_video_is_stored_in_its_place(shards: ShardIndex) -> None:
+    assert sorted(shards.num_frames) == sorted(NUMBERED_LENGTHS)
+    for sample in range(shards.num_samples):
+        assert stored_numbers(shards, sample) == list(range(shards.num_frames[sample]))
 
 
-def test_the_index_says_what_the_videos_are(numbered: ShardIndex) -> None:
-    assert numbered.classes == ["even", "odd"]
-    assert len(numbered.tars) == 3
-    for sample in range(numbered.num_samples):
-        source = numbered.source(sample)
-        assert numbered.classes[numbered.labels[sample]] == source.split("/")[0]
-        assert source.endswith(f"_{numbered.num_frames[sample]}.mp4")
-    assert len({numbered.key(s) for s in range(numbered.num_samples)}) == numbered.num_samples
-    assert [numbered.source(s) for s in numbered.samples_of("1", "test")] == ["even/g00_1.mp4"]
-    assert len(numbered.samples_of("1", "train")) == len(NUMBERED_LENGTHS) - 1
+def test_the_index_says_what_the_videos_are(shards: ShardIndex) -> None:
+    assert shards.classes == ["even", "odd"]
+    assert len(shards.tars) == 3
+    for sample in range(shards.num_samples):
+        source = shards.source(sample)
+        assert shards.classes[shards.labels[sample]] == source.split("/")[0]
+        assert source.endswith(f"_{shards.num_frames[sample]}.mp4")
+    assert len({shards.key(s) for s in range(shards.num_samples)}) == shards.num_samples
+    assert [shards.source(s) for s in shards.samples_of("1", "test")] == ["even/g00_1.mp4"]
+    assert len(shards.samples_of("1", "train")) == len(NUMBERED_LENGTHS) - 1
 
 
-def test_stored_pixels_are_close_to_the_source(tmp_path: Path) -> None:
-    """A smooth picture, 34 dB or better at the default quality: a JPEG's loss, no shift, the right colours."""
+def test_dataset_json_says_how_frames_are_stored(numbered: ShardIndex, numbered_h264: ShardIndex) -> None:
+    common = {"size": 128, "tile_width": 176, "tile_height": 128, "frame_step": 1}
+    assert numbered.info["codec"] == common | {
+        "name": "filmstrip",
+        "strip_frames": 8,
+        "phase_stride": 2,
+        "quality": 85,
+    }
+    codec = dict(numbered_h264.info["codec"])
+    avcc, blank = bytes.fromhex(codec.pop("avcc")), bytes.fromhex(codec.pop("blank"))
+    assert codec == common | {"name": "h264", "gop_size": 8, "crf": 20, "preset": "veryfast"}
+    assert (
+        list(avcc_faults(avcc, EncodePolicy(176, 128))) == list(blank_faults(blank, avcc, EncodePolicy(176, 128))) == []
+    )
+
+
+def test_settings_of_the_other_codec_are_left_out(numbered: ShardIndex, numbered_h264: ShardIndex) -> None:
+    """A folder of filmstrips from before there was H.264 has these very settings, and is kept when built again."""
+    common = {"size", "drop_odd", "fps", "keep_aspect", "samples_per_shard", "seed"}
+    assert set(numbered.info["settings"]) == common | {"quality"}
+    assert set(numbered_h264.info["settings"]) == common | {"codec", "gop_size", "crf"}
+    assert "libavcodec" not in numbered.info["tools"]
+    assert "simplejpeg" not in numbered_h264.info["tools"]
+
+
+@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
+def test_stored_pixels_are_close_to_the_source(tmp_path: Path, codec: str) -> None:
+    """A smooth picture, 34 dB or better at the default quality: a codec's loss, no shift, the right colours."""
     y, x = np.mgrid[0:240, 0:320]
     picture = np.stack([128 + 80 * np.sin(x / 37), 128 + 80 * np.cos(y / 29), 128 + 60 * np.sin((x + y) / 51)], axis=2)
     (tmp_path / "raw/one").mkdir(parents=True)
     frames = np.repeat(picture.astype(np.uint8)[None], 3, axis=0)
     write_video(tmp_path / "raw/one/a.mp4", frames, vcodec="libx264rgb", crf=0)
-    index = build_numbered_like(tmp_path)
+    index = build_numbered_like(tmp_path, codec=codec)
     stored = decode_sample(index, 0)[0, :, :171].astype(float)
     rows, columns = (np.arange(128) + 0.5) * 240 / 128 - 0.5, (np.arange(171) + 0.5) * 320 / 171 - 0.5
     down = np.stack([[np.interp(rows, np.arange(240), picture[:, j, c]) for j in range(320)] for c in range(3)])
@@ -75,19 +107,20 @@ def build_numbered_like(tmp_path: Path, **settings: object) -> ShardIndex:
     return open_index(tmp_path / "out")
 
 
-def test_building_again_rewrites_nothing(numbered_raw: Path, tmp_path: Path) -> None:
-    build_numbered(numbered_raw, tmp_path, samples_per_shard=4)
+@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
+def test_building_again_rewrites_nothing(numbered_raw: Path, tmp_path: Path, codec: str) -> None:
+    build_numbered(numbered_raw, tmp_path, samples_per_shard=4, codec=codec)
     before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.rglob("*") if p.name != ".lock"}
     listing = numbered_listing(numbered_raw)
-    result = build_shards(listing, tmp_path, BuildSettings(samples_per_shard=4), workers=2)
+    result = build_shards(listing, tmp_path, BuildSettings(samples_per_shard=4, codec=codec), workers=2)
     assert (result.num_shards_written, result.num_shards_kept, result.num_files_changed) == (0, 3, 0)
     assert {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.rglob("*") if p.name != ".lock"} == before
 
 
-def test_the_number_of_workers_changes_no_byte(numbered: ShardIndex, numbered_raw: Path, tmp_path: Path) -> None:
+def test_the_number_of_workers_changes_no_byte(shards: ShardIndex, numbered_raw: Path, tmp_path: Path) -> None:
     listing = numbered_listing(numbered_raw)
-    build_shards(listing, tmp_path, BuildSettings(samples_per_shard=4), workers=1)
-    assert contents(tmp_path) == contents(numbered.data_dir)
+    build_shards(listing, tmp_path, BuildSettings(samples_per_shard=4, codec=shards.codec), workers=1)
+    assert contents(tmp_path) == contents(shards.data_dir)
 
 
 def test_a_killed_build_goes_on_to_the_same_bytes(numbered: ShardIndex, numbered_raw: Path, tmp_path: Path) -> None:
@@ -142,6 +175,8 @@ def test_shards_of_other_settings_are_not_overwritten(numbered: ShardIndex, numb
     before = contents(numbered.data_dir)
     with pytest.raises(ShardError, match="holds shards made with another quality; choose another --out"):
         build_numbered(numbered_raw, numbered.data_dir, samples_per_shard=4, quality=50)
+    with pytest.raises(ShardError, match="holds shards made with another codec; choose another --out"):
+        build_numbered(numbered_raw, numbered.data_dir, samples_per_shard=4, codec="h264")
     assert contents(numbered.data_dir) == before
 
 
@@ -182,35 +217,65 @@ def test_a_folder_of_nothing_but_failures_is_an_empty_dataset_not_a_crash(tmp_pa
     assert (index.num_samples, index.tars, list(index.data_dir.glob("*.tar"))) == (0, [], [])
 
 
-def test_with_odd_frames_dropped_half_the_frames_are_stored(numbered_raw: Path, tmp_path: Path) -> None:
-    index = build_numbered(numbered_raw, tmp_path, drop_odd=True)
+@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
+def test_with_odd_frames_dropped_half_the_frames_are_stored(numbered_raw: Path, tmp_path: Path, codec: str) -> None:
+    index = build_numbered(numbered_raw, tmp_path, drop_odd=True, codec=codec)
     assert index.frame_step == 2
     for sample in range(index.num_samples):
         num_source = int(index.source(sample).rsplit("_", 1)[1].split(".")[0])
         assert stored_numbers(index, sample) == list(range(0, num_source, 2))
 
 
+def test_without_odd_frames_a_file_lasts_as_long_as_with_them(numbered_raw: Path, tmp_path: Path) -> None:
+    index = build_numbered(numbered_raw, tmp_path, drop_odd=True, codec="h264")
+    with tarfile.open(tmp_path / index.tars[0]) as tar:
+        for sample in range(index.num_samples):
+            file = tar.extractfile(f"{index.key(sample)}.mp4")
+            with av.open(file) as video:
+                assert video.streams.video[0].average_rate == Fraction(25, 2)
+
+
+@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
 @pytest.mark.parametrize("size", [64, 256])
-def test_other_sizes_of_the_paper_are_stored(numbered_raw: Path, tmp_path: Path, size: int) -> None:
-    index = build_numbered(numbered_raw, tmp_path, size=size)
+def test_other_sizes_of_the_paper_are_stored(numbered_raw: Path, tmp_path: Path, size: int, codec: str) -> None:
+    index = build_numbered(numbered_raw, tmp_path, size=size, codec=codec)
     sample = int(np.argmax(index.num_frames == 40))
     assert stored_numbers(index, sample) == list(range(40))
     assert index.content[sample, 3] == size
 
 
-def test_kept_aspect_centres_every_picture_in_one_tile(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
+def test_kept_aspect_centres_every_picture_in_one_tile(tmp_path: Path, codec: str) -> None:
     folder = tmp_path / "raw" / "one"
     folder.mkdir(parents=True)
     for name, (width, height) in {"wide": (480, 240), "high": (240, 320), "square": (240, 240)}.items():
         write_numbered_video(folder / f"{name}.mp4", 9, width=width, height=height)
     (folder / "broken.mp4").write_bytes(b"")
-    index = build_numbered_like(tmp_path, keep_aspect=True)
-    assert (index.layout.tile_width, index.layout.tile_height) == (256, 176)
+    index = build_numbered_like(tmp_path, keep_aspect=True, codec=codec)
+    assert index.tile_size == (176, 256)
     sizes = {Path(index.source(s)).stem: tuple(index.content[s, 2:]) for s in range(index.num_samples)}
     assert sizes == {"wide": (256, 128), "high": (128, 171), "square": (128, 128)}
     for sample in range(index.num_samples):
         assert stored_numbers(index, sample) == list(range(9))
     assert index.info["num_quarantined"] == 1
+
+
+def test_odd_sizes_and_varying_rates_become_h264_by_the_same_policy(tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "one"
+    folder.mkdir(parents=True)
+    write_numbered_video(folder / "odd.mp4", 20, width=321, height=241, pix_fmt="yuv444p")
+    write_numbered_video(folder / "vfr.mkv", 20, vf="setpts='if(lt(N,10),N,10+(N-10)*4)/25/TB'", fps_mode="vfr")
+    index = build_numbered_like(tmp_path, codec="h264", gop_size=4)
+    for sample in range(2):
+        assert stored_numbers(index, sample) == list(range(20))
+    assert verify(tmp_path / "out", decode=True)[1] == []
+
+
+def test_a_video_too_wide_for_h264_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "raw/one").mkdir(parents=True)
+    write_numbered_video(tmp_path / "raw/one/a.mp4", 2, width=1024, height=16, pix_fmt="yuv444p")
+    with pytest.raises(ShardError, match="raw: size: frames of 8192×128 cannot be H.264"):
+        build_numbered_like(tmp_path, keep_aspect=True, codec="h264")
 
 
 def test_two_builds_cannot_write_to_one_folder(numbered_raw: Path, tmp_path: Path) -> None:
@@ -231,7 +296,16 @@ def test_the_order_of_videos_depends_on_names_and_seed_alone(numbered_raw: Path)
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [({"size": 4}, "size: 4"), ({"quality": 0}, "quality: 0"), ({"fps": -1.0}, "fps: -1.0")],
+    [
+        ({"size": 4}, "size: 4"),
+        ({"quality": 0}, "quality: 0"),
+        ({"fps": -1.0}, "fps: -1.0"),
+        ({"codec": "av1"}, "codec: 'av1' is unknown; choose filmstrip or h264"),
+        ({"codec": "h264", "gop_size": 1}, "gop_size: 1"),
+        ({"codec": "h264", "crf": 0}, "crf: 0"),
+        ({"codec": "h264", "size": 16}, "size: frames of 32×16"),
+        ({"codec": "h264", "size": 32, "keep_aspect": True}, "size: frames of 32×32"),
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):

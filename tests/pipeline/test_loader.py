@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,61 +11,15 @@ import torch
 
 from pipeline.clip import ClipSpec, frame_indices, num_starts
 from pipeline.filmstrip import locate
-from pipeline.loader import Batch, ClipLoader, LoaderError, LoaderSettings
-from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, stored_clip
+from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
+from pipeline.plan import EvalPlan, TrainPlan
 from pipeline.reference import reference_clips
 from pipeline.shard import ShardIndex, open_index
+from tests.clips import DEVICES, GridPlan, damaged_copy, same, sample_of_length, shown, take, train_plan
 from tests.conftest import build_numbered
 from tests.numbered import read_numbers
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-        ],
-    ),
-]
-GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # nvJPEG's chroma upsampling and IDCT differ from libjpeg-turbo's
-
-
-class GridPlan:
-    """A plan of clips that a test names: (sample, start, top, left, flip)."""
-
-    def __init__(self, index: ShardIndex, spec: ClipSpec, clips: list[tuple], *, batch_size: int) -> None:
-        self.index, self.spec = index, spec
-        self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
-        self.global_batch_size = batch_size
-        self.num_steps = -(-len(clips) // batch_size)
-        self.identity = "grid"
-        self._clips = clips + clips[-1:] * (self.num_steps * batch_size - len(clips))
-
-    def batch(self, step: int) -> PlannedClips:
-        rows = self._clips[step * self.global_batch_size : (step + 1) * self.global_batch_size]
-        sample, start, top, left, flip = (np.array(column) for column in zip(*rows, strict=True))
-        count = np.arange(len(rows))
-        return PlannedClips(
-            count, sample, start, 0 * count, top, left, flip.astype(bool), np.ones(len(rows), np.float32)
-        )
-
-    def replacement(self, position: int, attempt: int) -> None:
-        return None
-
-
-def sample_of_length(index: ShardIndex, num_frames: int) -> int:
-    return int(np.flatnonzero(index.num_frames == num_frames)[0])
-
-
-def shown(batch: Batch, plan: GridPlan, step: int) -> list[list[int]]:
-    """The frame numbers that a batch's pixels show."""
-    planned, scale = plan.batch(step), (plan.spec.resize or 128) / 128
-    clips = batch.clips.float().cpu().numpy()
-    return [
-        read_numbers(clip, left=left / scale, scale=scale, flip=flip)
-        for clip, left, flip in zip(clips, planned.left.tolist(), planned.flip.tolist(), strict=True)
-    ]
+GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # a GPU's IDCT and chroma upsampling differ from libjpeg-turbo's and swscale's
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -103,10 +56,10 @@ def test_decoding_whole_strips_as_a_gpu_does_gives_the_same_clips(numbered: Shar
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_mirrored_clip_reads_as_reversed_bits(numbered: ShardIndex, device: str) -> None:
-    sample = sample_of_length(numbered, 64)
+def test_a_mirrored_clip_reads_as_reversed_bits(shards: ShardIndex, device: str) -> None:
+    sample = sample_of_length(shards, 64)
     grid = [(sample, 21, 0, 29, flip) for flip in (0, 1)]
-    with ClipLoader(numbered, GridPlan(numbered, ClipSpec(), grid, batch_size=2), device=device) as loader:
+    with ClipLoader(shards, GridPlan(shards, ClipSpec(), grid, batch_size=2), device=device) as loader:
         plain, mirrored = next(iter(loader)).clips.float().cpu()
     assert torch.equal(plain.flip(-1), mirrored)
     # The band is symmetric in the centre crop but for one column, so the mirror image spells the bits backwards.
@@ -163,31 +116,17 @@ def test_shards_without_odd_frames_give_the_same_even_frames(numbered_raw: Path,
         assert numbers == [min(int(batch.starts[n]) + 4 * i, last) for i in range(8)]
 
 
-def train_plan(index: ShardIndex, *, global_batch_size: int = 12, seed: int = 0) -> TrainPlan:
-    return TrainPlan(
-        index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=global_batch_size, seed=seed
-    )
-
-
-def take(loader: ClipLoader, count: int) -> list[Batch]:
-    return list(itertools.islice(loader, count))
-
-
-def same(a: Batch, b: Batch) -> bool:
-    return torch.equal(a.clips, b.clips) and torch.equal(a.labels, b.labels) and np.array_equal(a.samples, b.samples)
-
-
-def test_a_batch_is_what_the_plan_says_in_channels_last_memory(numbered: ShardIndex) -> None:
-    plan = train_plan(numbered)
-    with ClipLoader(numbered, plan, mean=(100.0, 110.0, 120.0), std=2.0) as loader:
+def test_a_batch_is_what_the_plan_says_in_channels_last_memory(shards: ShardIndex) -> None:
+    plan = train_plan(shards)
+    with ClipLoader(shards, plan, mean=(100.0, 110.0, 120.0), std=2.0) as loader:
         batch = next(iter(loader))
     assert batch.clips.shape == (12, 3, 4, 112, 112)
     assert batch.clips.dtype == torch.float32
     assert batch.clips.is_contiguous(memory_format=torch.channels_last_3d)
     assert np.array_equal(batch.samples, plan.batch(0).sample)
-    assert batch.labels.tolist() == numbered.labels[batch.samples].tolist()
+    assert batch.labels.tolist() == shards.labels[batch.samples].tolist()
     assert (batch.step, batch.num_real_global) == (0, 12)
-    plain = reference_clips(numbered, plan.batch(0), plan.spec, mean=0.0)
+    plain = reference_clips(shards, plan.batch(0), plan.spec, mean=0.0)
     expected = (plain - np.array([100, 110, 120]).reshape(1, 3, 1, 1, 1)) / 2
     assert np.allclose(batch.clips.numpy(), expected, atol=1e-4)
 
@@ -201,10 +140,10 @@ def test_a_batch_is_what_the_plan_says_in_channels_last_memory(numbered: ShardIn
     ids=["least", "more"],
 )
 @pytest.mark.parametrize("device", DEVICES)
-def test_settings_change_nothing_that_is_delivered(numbered: ShardIndex, settings: LoaderSettings, device: str) -> None:
-    with ClipLoader(numbered, train_plan(numbered)) as plain:
+def test_settings_change_nothing_that_is_delivered(shards: ShardIndex, settings: LoaderSettings, device: str) -> None:
+    with ClipLoader(shards, train_plan(shards)) as plain:
         expected = take(plain, 5)
-    with ClipLoader(numbered, train_plan(numbered), settings=settings, device=device) as loader:
+    with ClipLoader(shards, train_plan(shards), settings=settings, device=device) as loader:
         for want, got in zip(expected, loader, strict=False):
             assert np.array_equal(got.samples, want.samples)
             assert torch.equal(got.labels.cpu(), want.labels)
@@ -243,64 +182,64 @@ def test_the_work_is_that_of_the_batches_handed_out(numbered: ShardIndex, whole_
         assert frames <= work.num_frames_decoded <= 36 * 4, "no tile between those wanted is left out at stride 2"
 
 
-def test_a_batch_keeps_its_pixels_however_many_follow(numbered: ShardIndex) -> None:
+def test_a_batch_keeps_its_pixels_however_many_follow(shards: ShardIndex) -> None:
     """The clips are DALI's own memory; nothing writes there while somebody holds them."""
-    with ClipLoader(numbered, train_plan(numbered)) as loader:
+    with ClipLoader(shards, train_plan(shards)) as loader:
         held = take(loader, 12)
     for batch in held[::3]:
-        expected = reference_clips(numbered, train_plan(numbered).batch(batch.step), ClipSpec(4, 2))
+        expected = reference_clips(shards, train_plan(shards).batch(batch.step), ClipSpec(4, 2))
         assert np.array_equal(batch.clips.numpy(), expected)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_lent_memory_is_not_written_before_a_slow_consumer_has_read_it(numbered: ShardIndex) -> None:
+def test_lent_memory_is_not_written_before_a_slow_consumer_has_read_it(shards: ShardIndex) -> None:
     """The GPU is kept busy with matrix products, so that every batch is read long after later ones were decoded."""
     busy = torch.rand(4096, 4096, device="cuda")
-    plan = train_plan(numbered)
-    with ClipLoader(numbered, plan, device="cuda") as loader:
+    plan = train_plan(shards)
+    with ClipLoader(shards, plan, device="cuda") as loader:
         found = []
         for batch in itertools.islice(loader, 40):
             for _ in range(30):
                 busy = (busy @ busy).sigmoid()
             found.append((batch.step, batch.clips.float().sum(dim=(1, 2, 3, 4))))
-    with ClipLoader(numbered, plan, device="cuda") as loader:
+    with ClipLoader(shards, plan, device="cuda") as loader:
         for (_, sums), batch in zip(found, loader, strict=False):
             torch.cuda.synchronize()
             assert torch.equal(sums, batch.clips.float().sum(dim=(1, 2, 3, 4)))
 
 
-def test_ranks_together_read_what_one_rank_reads(numbered: ShardIndex) -> None:
-    with ClipLoader(numbered, train_plan(numbered)) as loader:
+def test_ranks_together_read_what_one_rank_reads(shards: ShardIndex) -> None:
+    with ClipLoader(shards, train_plan(shards)) as loader:
         whole = take(loader, 3)
     parts = []
     for rank in range(3):
-        with ClipLoader(numbered, train_plan(numbered), rank=rank, world_size=3) as loader:
+        with ClipLoader(shards, train_plan(shards), rank=rank, world_size=3) as loader:
             parts.append(take(loader, 3))
     for step, batch in enumerate(whole):
         assert torch.equal(batch.clips, torch.cat([parts[rank][step].clips for rank in range(3)]))
         assert torch.equal(batch.labels, torch.cat([parts[rank][step].labels for rank in range(3)]))
 
 
-def test_stopping_and_going_on_equals_not_stopping(numbered: ShardIndex) -> None:
-    with ClipLoader(numbered, train_plan(numbered)) as loader:
+def test_stopping_and_going_on_equals_not_stopping(shards: ShardIndex) -> None:
+    with ClipLoader(shards, train_plan(shards)) as loader:
         undisturbed = take(loader, 6)
-    with ClipLoader(numbered, train_plan(numbered)) as loader:
+    with ClipLoader(shards, train_plan(shards)) as loader:
         take(loader, 3)
         state = loader.state_dict()
-    with ClipLoader(numbered, train_plan(numbered)) as loader:
+    with ClipLoader(shards, train_plan(shards)) as loader:
         loader.load_state_dict(state)
         assert all(same(a, b) for a, b in zip(take(loader, 3), undisturbed[3:], strict=True))
     halves = []
     for rank in range(2):  # with another world size, the same global batches
-        with ClipLoader(numbered, train_plan(numbered), rank=rank, world_size=2) as loader:
+        with ClipLoader(shards, train_plan(shards), rank=rank, world_size=2) as loader:
             loader.load_state_dict(state)
             halves.append(next(iter(loader)))
     assert torch.equal(torch.cat([half.clips for half in halves]), undisturbed[3].clips)
 
 
-def test_a_loader_that_was_used_can_be_set_back(numbered: ShardIndex) -> None:
-    with ClipLoader(numbered, train_plan(numbered)) as loader:
+def test_a_loader_that_was_used_can_be_set_back(shards: ShardIndex) -> None:
+    with ClipLoader(shards, train_plan(shards)) as loader:
         state = loader.state_dict()
         first = take(loader, 2)
         loader.load_state_dict(state)
@@ -320,40 +259,21 @@ def test_a_state_of_another_plan_is_refused(numbered: ShardIndex) -> None:
     assert six.state_dict()["position"] == 12
 
 
-def test_an_evaluation_ends_and_can_be_run_again(numbered: ShardIndex) -> None:
-    plan = EvalPlan(numbered, np.arange(5), ClipSpec(4, 2), global_batch_size=4, num_views=3)
-    with ClipLoader(numbered, plan) as loader:
+def test_an_evaluation_ends_and_can_be_run_again(shards: ShardIndex) -> None:
+    plan = EvalPlan(shards, np.arange(5), ClipSpec(4, 2), global_batch_size=4, num_views=3)
+    with ClipLoader(shards, plan) as loader:
         first, second = list(loader), list(loader)
     assert [b.num_real_global for b in first] == [4, 4, 4, 3]
     assert sum(float(b.weights.sum()) for b in first) == 15
     assert all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
-# Damage----
-
-
-def damaged_copy(index: ShardIndex, folder: Path, sample: int, *, fix_checksum: bool) -> ShardIndex:
-    """A copy in which every strip of a sample is overwritten; with `fix_checksum` only decoding can tell."""
-    shutil.copytree(index.data_dir, folder)
-    checksums = np.load(folder / "index/strip_crc32.npy")
-    for strip in range(int(index.pictures.first[sample]), int(index.pictures.first[sample + 1])):
-        path, offset = folder / index.tars[index.pictures.tar[strip]], int(index.pictures.offset[strip])
-        size = int(index.pictures.size[strip])
-        content = bytearray(path.read_bytes())
-        content[offset : offset + size] = bytes(size)
-        path.write_bytes(content)
-        if fix_checksum:
-            checksums[strip] = zlib.crc32(bytes(size))
-    np.save(folder / "index/strip_crc32.npy", checksums)
-    return open_index(folder)
-
-
 @pytest.mark.parametrize("fix_checksum", [False, True], ids=["checksum", "decode"])
 def test_a_bad_sample_is_replaced_by_the_plan_s_next_on_every_rank_and_counted(
-    numbered: ShardIndex, tmp_path: Path, fix_checksum: bool
+    shards: ShardIndex, tmp_path: Path, fix_checksum: bool
 ) -> None:
-    bad = sample_of_length(numbered, 64)
-    index = damaged_copy(numbered, tmp_path / "data", bad, fix_checksum=fix_checksum)
+    bad = sample_of_length(shards, 64)
+    index = damaged_copy(shards, tmp_path / "data", bad, fix_checksum=fix_checksum)
     plan = train_plan(index)
     with ClipLoader(index, plan) as loader:
         batches = take(loader, 4)
@@ -375,10 +295,10 @@ def test_a_bad_sample_is_replaced_by_the_plan_s_next_on_every_rank_and_counted(
 
 @pytest.mark.parametrize("fix_checksum", [False, True], ids=["checksum", "decode"])
 def test_a_bad_test_video_gets_no_weight_and_no_stand_in(
-    numbered: ShardIndex, tmp_path: Path, fix_checksum: bool
+    shards: ShardIndex, tmp_path: Path, fix_checksum: bool
 ) -> None:
-    bad = sample_of_length(numbered, 40)
-    index = damaged_copy(numbered, tmp_path / "data", bad, fix_checksum=fix_checksum)
+    bad = sample_of_length(shards, 40)
+    index = damaged_copy(shards, tmp_path / "data", bad, fix_checksum=fix_checksum)
     plan = EvalPlan(index, np.arange(index.num_samples), ClipSpec(4, 2), global_batch_size=4)
     with ClipLoader(index, plan) as loader:
         batches = list(loader)
@@ -387,8 +307,8 @@ def test_a_bad_test_video_gets_no_weight_and_no_stand_in(
     assert scored == [s for s in range(index.num_samples) if s != bad]
 
 
-def test_data_that_is_damaged_throughout_ends_with_a_way_out(numbered: ShardIndex, tmp_path: Path) -> None:
-    shutil.copytree(numbered.data_dir, tmp_path / "data")
+def test_data_that_is_damaged_throughout_ends_with_a_way_out(shards: ShardIndex, tmp_path: Path) -> None:
+    shutil.copytree(shards.data_dir, tmp_path / "data")
     for tar in (tmp_path / "data").glob("*.tar"):
         tar.write_bytes(bytes(tar.stat().st_size))
     index = open_index(tmp_path / "data")
@@ -399,17 +319,17 @@ def test_data_that_is_damaged_throughout_ends_with_a_way_out(numbered: ShardInde
         next(iter(loader))
 
 
-def test_an_error_that_is_not_the_data_s_reaches_the_caller(numbered: ShardIndex) -> None:
-    plan = train_plan(numbered)
+def test_an_error_that_is_not_the_data_s_reaches_the_caller(shards: ShardIndex) -> None:
+    plan = train_plan(shards)
     plan.batch = lambda step: SimpleNamespace()  # type: ignore[method-assign, assignment]
-    with ClipLoader(numbered, plan) as loader, pytest.raises(TypeError):
+    with ClipLoader(shards, plan) as loader, pytest.raises(TypeError):
         next(iter(loader))
 
 
-def test_closing_ends_the_thread_in_any_state(numbered: ShardIndex) -> None:
-    unused = ClipLoader(numbered, train_plan(numbered))
+def test_closing_ends_the_thread_in_any_state(shards: ShardIndex) -> None:
+    unused = ClipLoader(shards, train_plan(shards))
     unused.close()
-    loader = ClipLoader(numbered, train_plan(numbered))
+    loader = ClipLoader(shards, train_plan(shards))
     next(iter(loader))
     thread = loader._producer._thread
     loader.close()

@@ -8,8 +8,10 @@ import pytest
 from pipeline.build import BuildSettings, build_shards, transcode
 from pipeline.datasets import list_hmdb51, list_ucf101
 from pipeline.failure import VideoFailure
+from pipeline.h264 import EncodePolicy
+from pipeline.h264_check import policy_faults
 from pipeline.probe import probe
-from pipeline.shard import open_index
+from pipeline.reference import decode_sample
 from pipeline.transcode import stretched
 from pipeline.verify import verify
 
@@ -21,10 +23,13 @@ def facts(shared_data: Path) -> dict[str, dict]:
     return {fact["path"]: fact for fact in json.loads((shared_data / "facts.json").read_text())}
 
 
-def test_ucf101_every_frame_count_is_the_decoded_one(shared_data: Path, facts: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
+def test_ucf101_every_frame_count_is_the_decoded_one(
+    shared_data: Path, facts: dict, tmp_path: Path, codec: str
+) -> None:
     listing = list_ucf101(shared_data / "ucf101")
-    result = build_shards(listing, tmp_path, BuildSettings(), workers=2)
-    index, faults = verify(tmp_path)
+    result = build_shards(listing, tmp_path, BuildSettings(codec=codec), workers=2)
+    index, faults = verify(tmp_path, decode=codec == "h264")
     assert faults == []
     assert (result.num_samples, result.num_quarantined, result.num_missing) == (243, 0, 13320 - 243)
     assert [(c["train"], c["test"]) for c in index.info["splits"].values()] == [(176, 67), (173, 70), (175, 68)]
@@ -32,30 +37,39 @@ def test_ucf101_every_frame_count_is_the_decoded_one(shared_data: Path, facts: d
         assert index.num_frames[sample] == facts[f"ucf101/{index.source(sample)}"]["decoded_frames"]
 
 
+@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
 def test_hmdb51_packed_b_frames_decode_to_one_frame_fewer_than_the_header_says(
-    shared_data: Path, facts: dict, tmp_path: Path
+    shared_data: Path, facts: dict, tmp_path: Path, codec: str
 ) -> None:
-    build_shards(list_hmdb51(shared_data / "hmdb51"), tmp_path, BuildSettings(), workers=2)
-    index = open_index(tmp_path)
+    build_shards(list_hmdb51(shared_data / "hmdb51"), tmp_path, BuildSettings(codec=codec), workers=2)
+    index, faults = verify(tmp_path, decode=True)
+    assert faults == []
     assert index.num_samples == 9
     assert index.info["splits"]["1"] == {"train": 6, "test": 2}
     for sample in range(9):
         fact = facts[f"hmdb51/{index.source(sample)}"]
         assert index.num_frames[sample] == fact["decoded_frames"] == fact["header_frames"] - 1
+        assert len(decode_sample(index, sample)) == fact["decoded_frames"]
 
 
-def test_every_odd_video_becomes_all_of_its_frames(shared_data: Path, facts: dict) -> None:
+@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
+def test_every_odd_video_becomes_all_of_its_frames(shared_data: Path, facts: dict, codec: str) -> None:
     """Odd sizes, 8 to 12 bits, 4:4:4, HDR, rotation, one frame, late start, discarded keyframes, every codec."""
-    wrong = []
+    settings, wrong = BuildSettings(size=64, codec=codec), []
     for path, fact in facts.items():
         if not path.startswith(("edge/", "kinetics/")):
             continue
         source = shared_data / path
         try:
-            _, meta = transcode(source, stretched(64), BuildSettings(size=64), facts=probe(source))
+            (files, _), meta = transcode(source, stretched(64), settings, facts=probe(source))
         except VideoFailure as failure:
             wrong.append(f"{path}: {failure.reason}")
             continue
         if meta["num_frames"] != fact["decoded_frames"]:
             wrong.append(f"{path}: {meta['num_frames']} frames, not {fact['decoded_frames']}")
+        if codec == "h264":
+            policy = EncodePolicy(96, 64)
+            wrong += [
+                f"{path}: {fault}" for fault in policy_faults(files["mp4"], policy, num_frames=meta["num_frames"])
+            ]
     assert not wrong, "\n".join(wrong)

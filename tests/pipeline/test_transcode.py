@@ -125,6 +125,15 @@ def test_every_second_frame_can_be_read_alone(tmp_path: Path) -> None:
     assert reader.num_frames == 41, "source frames are counted, not the stored ones"
 
 
+def test_limited_range_holds_black_and_white_between_16_and_235(tmp_path: Path) -> None:
+    frames = np.stack([np.full((96, 128, 3), grey, np.uint8) for grey in (0, 128, 255)])
+    write_video(tmp_path / "a.mp4", frames, vcodec="libx264rgb", crf=0)
+    for full_range, expected in ((True, [0, 128, 255]), (False, [16, 126, 235])):
+        _, planes = read(tmp_path / "a.mp4", full_range=full_range)
+        assert np.abs(planes.y.reshape(3, -1).mean(axis=1) - expected).max() <= 1
+        assert np.abs(planes.u.astype(int) - 128).max() <= 1
+
+
 def test_a_cut_off_file_gives_the_frames_before_the_damage_and_a_warning(tmp_path: Path) -> None:
     write_numbered_video(tmp_path / "a.avi", 60, vcodec="mpeg4")
     whole = (tmp_path / "a.avi").read_bytes()

@@ -76,6 +76,29 @@ def test_every_setting_reaches_dataset_json(ucf_raw: Path, tmp_path: Path) -> No
     assert np.all(open_index(tmp_path).num_frames <= 10)
 
 
+def test_h264_shards_are_made_and_checked_by_the_same_commands(ucf_raw: Path, tmp_path: Path) -> None:
+    words = "--codec h264 --gop 4 --crf 23 --seed 5 --workers 1"
+    result = run(make_shards.main, "ucf101", "--raw", ucf_raw, "--out", tmp_path, *words.split())
+    assert result.exit_code == 0, result.output
+    assert "6 samples in 1 shards" in result.output
+    info = json.loads((tmp_path / "dataset.json").read_text())
+    assert (info["codec"]["name"], info["codec"]["gop_size"], info["codec"]["crf"]) == ("h264", 4, 23)
+    assert info["settings"] == {
+        "size": 128,
+        "codec": "h264",
+        "gop_size": 4,
+        "crf": 23,
+        "drop_odd": False,
+        "fps": None,
+        "keep_aspect": False,
+        "samples_per_shard": 64,
+        "seed": 5,
+    }
+    checked = run(check_shards.main, tmp_path, "--decode")
+    assert checked.exit_code == 0, checked.output
+    assert "6 samples of 2 classes in 1 shards: whole" in checked.output
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -83,6 +106,11 @@ def test_every_setting_reaches_dataset_json(ucf_raw: Path, tmp_path: Path) -> No
         (["ucf101", "--split", "4"], "ucf101: split 4 does not exist; choose 1, 2 or 3"),
         (["ucf101", "--size", "7"], "size: 7 is not possible"),
         (["folder", "--raw", "{raw}/UCF-101", "--group-pattern", "("], "group_pattern"),
+        (["ucf101", "--codec", "h264", "--quality", "85"], "--quality is of --codec filmstrip, not of h264; leave it"),
+        (["ucf101", "--gop", "8"], "--gop is of --codec h264, not of filmstrip; leave it out"),
+        (["ucf101", "--crf", "20"], "--crf is of --codec h264, not of filmstrip; leave it out"),
+        (["ucf101", "--codec", "h264", "--gop", "1"], "gop_size: 1 is not possible; choose 2 to 250"),
+        (["ucf101", "--codec", "av1"], "'av1' is not one of 'filmstrip', 'h264'"),
         (["ucf101", "--workers", "0"], "0 is not in the range"),
         (["imagenet"], "No such command 'imagenet'"),
     ],

@@ -42,7 +42,7 @@ def moving_square(*, step: int, top: int, num_frames: int = 20) -> np.ndarray:
     return frames
 
 
-def build_squares(root: Path, *, classes: dict[str, int], num_groups: int = 6) -> ShardIndex:
+def build_squares(root: Path, *, classes: dict[str, int], num_groups: int = 6, codec: str = "filmstrip") -> ShardIndex:
     """Shards of a video a class and group; the last third of the groups is the test side."""
     for name, step in classes.items():
         (root / "raw" / name).mkdir(parents=True)
@@ -52,7 +52,7 @@ def build_squares(root: Path, *, classes: dict[str, int], num_groups: int = 6) -
     first_test = num_groups - max(num_groups // 3, 1)
     test_groups = tuple(f"g{group}" for group in range(first_test, num_groups))
     listing = list_folder(root / "raw", name="squares", group_pattern=r"^(g\d)", test_groups=test_groups)
-    build_shards(listing, root / "shards", BuildSettings(size=32), workers=1)
+    build_shards(listing, root / "shards", BuildSettings(size=32, codec=codec), workers=1)
     return open_index(root / "shards")
 
 
@@ -60,6 +60,12 @@ def build_squares(root: Path, *, classes: dict[str, int], num_groups: int = 6) -
 def squares(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
     """Two classes: squares that move left and squares that move right."""
     return build_squares(tmp_path_factory.mktemp("squares"), classes={"left": -3, "right": 3})
+
+
+@pytest.fixture(scope="session")
+def squares_h264(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    """The same in H.264."""
+    return build_squares(tmp_path_factory.mktemp("h264"), classes={"left": -3, "right": 3}, codec="h264")
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,27 @@ def test_stopping_half_way_and_going_on_equals_not_stopping(run_main: Trainer, t
     assert len(set(losses)) == 20
 
 
+def test_training_on_h264_from_keyframes_goes_on_as_if_it_had_not_stopped(
+    run_main: Trainer, squares_h264: ShardIndex, tmp_path: Path
+) -> None:
+    whole, rest = tmp_path / "whole", tmp_path / "rest"
+    options = ["--steps", "6", "--snap-to-keyframe", "--frame-stride", "1"]
+    result = run_main(whole, *options, "--keep-every", "3", data=squares_h264.data_dir)
+    assert result.exit_code == 0, result.output
+    assert run_main(rest, *options, "--resume", str(whole / "step-3.pt"), data=squares_h264.data_dir).exit_code == 0
+    assert same(weights_of(rest / "latest.pt"), weights_of(whole / "latest.pt"))
+    assert {line["decode_waste"] for line in read_metrics(whole, "train")} == {1.0}, "four frames from a keyframe on"
+    free = tmp_path / "free"
+    run_main(free, "--steps", "6", "--frame-stride", "1", data=squares_h264.data_dir)
+    assert read_metrics(free, "train")[-1]["decode_waste"] > 1
+
+
+def test_filmstrips_have_no_keyframes_to_begin_at(run_main: Trainer, tmp_path: Path) -> None:
+    result = run_main(tmp_path, "--steps", "1", "--snap-to-keyframe")
+    assert result.exit_code == 2
+    assert "holds filmstrips, which have none; leave it out" in result.output
+
+
 def test_how_a_run_is_executed_is_written_down_and_changes_no_more_than_rounding(
     run_main: Trainer, tmp_path: Path
 ) -> None:

@@ -1,0 +1,244 @@
+"""The headers of H.264 as they lie in MP4 (ISO/IEC 14496-10 and -15): decoder configuration, SPS, slices. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+NON_IDR, IDR, SEI, SPS = 1, 5, 6, 7  # nal_unit_type, table 7-1
+NAL_NAMES = {NON_IDR: "slice", IDR: "IDR slice", SEI: "SEI", SPS: "SPS", 8: "PPS", 9: "access unit delimiter"}
+# Profiles whose SPS speaks of chroma, depth and scaling lists (7.3.2.1.1).
+HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
+EXTENDED_SAR = 255
+
+
+@dataclass(frozen=True)
+class Sps:
+    """What a sequence parameter set says, as far as a decoder's memory, the picture and its colours hang on it.
+
+    Attributes:
+        profile, level: profile_idc and level_idc: 100 is High, 11 is level 1.1.
+        width, height: Of the coded picture, pixels, before cropping.
+        crop: Left, right, top and bottom, in the units of the SPS; all zero when the whole picture is shown.
+        full_range: None when the SPS does not say.
+        colour: Primaries, transfer and matrix as numbers of table E-3 to E-5; None when the SPS does not say.
+        max_num_reorder_frames, max_dec_frame_buffering: None without bitstream restrictions.
+    """
+
+    profile: int
+    level: int
+    chroma_format: int
+    bit_depth: int
+    pic_order_cnt_type: int
+    max_num_ref_frames: int
+    width: int
+    height: int
+    frame_mbs_only: bool
+    crop: tuple[int, int, int, int]
+    full_range: bool | None = None
+    colour: tuple[int, int, int] | None = None
+    max_num_reorder_frames: int | None = None
+    max_dec_frame_buffering: int | None = None
+
+
+@dataclass(frozen=True)
+class DecoderConfiguration:
+    """An AVCDecoderConfigurationRecord, what lies in the box avcC: bytes of a NAL's length, the SPS and PPS NALs."""
+
+    length_bytes: int
+    sps: tuple[bytes, ...]
+    pps: tuple[bytes, ...]
+
+
+class BitReader:
+    """Bits of a NAL from the highest down, without the bytes that keep start codes out of it."""
+
+    def __init__(self, nal: bytes) -> None:
+        payload = nal[1:].replace(b"\0\0\3", b"\0\0")
+        self._bits = "".join(f"{byte:08b}" for byte in payload)
+        self._at = 0
+
+    def u(self, count: int) -> int:
+        """An unsigned number of `count` bits."""
+        if self._at + count > len(self._bits):
+            raise ValueError("ends in the middle")
+        self._at += count
+        return int(self._bits[self._at - count : self._at], 2) if count else 0
+
+    def ue(self) -> int:
+        """An unsigned exp-Golomb number (9.1): n zeros, a one, n bits.
+
+        >>> reader = BitReader(bytes([0, 0b1_010_011_0, 0b0100_0000]))
+        >>> [reader.ue() for _ in range(4)]
+        [0, 1, 2, 3]
+        """
+        one = self._bits.find("1", self._at)
+        if one < 0:
+            raise ValueError("ends in the middle")
+        zeros, self._at = one - self._at, one
+        return self.u(zeros + 1) - 1
+
+    def se(self) -> int:
+        """A signed exp-Golomb number: 0, 1, -1, 2, -2, …"""
+        number = self.ue()
+        return (number + 1) // 2 if number % 2 else -number // 2
+
+
+def parse_avcc(avcc: bytes) -> DecoderConfiguration:
+    """Read an avcC.
+
+    Raises:
+        ValueError: It is not one, or ends in the middle.
+    """
+    try:
+        if avcc[0] != 1:
+            raise ValueError(f"its version is {avcc[0]}, not 1")
+        length_bytes, at = (avcc[4] & 3) + 1, 6
+        sps, at = _sets(avcc, at, count=avcc[5] & 31)
+        pps, at = _sets(avcc, at + 1, count=avcc[at])
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"avcC cannot be read ({error})") from None
+    return DecoderConfiguration(length_bytes, sps, pps)
+
+
+def _sets(avcc: bytes, at: int, *, count: int) -> tuple[tuple[bytes, ...], int]:
+    """Parameter sets, each behind a length of two bytes, and the place after them."""
+    found = []
+    for _ in range(count):
+        size = int.from_bytes(avcc[at : at + 2], "big")
+        found.append(avcc[at + 2 : at + 2 + size])
+        if not size or len(found[-1]) < size:
+            raise ValueError("ends in the middle")
+        at += 2 + size
+    return tuple(found), at
+
+
+def parse_sps(nal: bytes) -> Sps:
+    """Read an SPS (7.3.2.1.1 and E.1.1).
+
+    Args:
+        nal: With its header byte, without length or start code.
+
+    Raises:
+        ValueError: It is not one, or ends in the middle.
+    """
+    if not nal or nal[0] & 31 != SPS:
+        raise ValueError("SPS cannot be read (it is a NAL of another type)")
+    reader = BitReader(nal)
+    try:
+        return _parse_sps(reader)
+    except ValueError as error:
+        raise ValueError(f"SPS cannot be read ({error})") from None
+
+
+def _parse_sps(reader: BitReader) -> Sps:
+    profile, _, level = reader.u(8), reader.u(8), reader.u(8)
+    reader.ue()  # seq_parameter_set_id
+    chroma_format, bit_depth = 1, 8
+    if profile in HIGH_PROFILES:
+        chroma_format = reader.ue()
+        if chroma_format == 3:
+            reader.u(1)
+        bit_depth = 8 + max(reader.ue(), reader.ue())
+        reader.u(1)
+        if reader.u(1):
+            for size in [16] * 6 + [64] * (6 if chroma_format == 3 else 2):
+                _skip_scaling_list(reader, size)
+    reader.ue()  # log2_max_frame_num
+    pic_order_cnt_type = reader.ue()
+    if pic_order_cnt_type == 0:
+        reader.ue()
+    elif pic_order_cnt_type == 1:
+        reader.u(1), reader.se(), reader.se()
+        for _ in range(reader.ue()):
+            reader.se()
+    max_num_ref_frames = reader.ue()
+    reader.u(1)  # gaps_in_frame_num_value_allowed
+    width, height = 16 * (reader.ue() + 1), 16 * (reader.ue() + 1)
+    frame_mbs_only = bool(reader.u(1))
+    if not frame_mbs_only:
+        reader.u(1)
+        height *= 2
+    reader.u(1)  # direct_8x8_inference
+    crop = (reader.ue(), reader.ue(), reader.ue(), reader.ue()) if reader.u(1) else (0, 0, 0, 0)
+    return Sps(
+        profile,
+        level,
+        chroma_format,
+        bit_depth,
+        pic_order_cnt_type,
+        max_num_ref_frames,
+        width,
+        height,
+        frame_mbs_only,
+        crop,
+        *(_parse_vui(reader) if reader.u(1) else ()),
+    )
+
+
+def _skip_scaling_list(reader: BitReader, size: int) -> None:
+    if not reader.u(1):
+        return
+    last = following = 8
+    for _ in range(size):
+        if following:
+            following = (last + reader.se()) % 256
+        last = following or last
+
+
+def _parse_vui(reader: BitReader) -> tuple[bool | None, tuple[int, int, int] | None, int | None, int | None]:
+    """Range, colour, reordered frames and frames in the decoder's memory."""
+    full_range, colour, reorder, buffering = None, None, None, None
+    if reader.u(1) and reader.u(8) == EXTENDED_SAR:
+        reader.u(32)
+    if reader.u(1):
+        reader.u(1)  # overscan
+    if reader.u(1):
+        reader.u(3)  # video_format
+        full_range = bool(reader.u(1))
+        if reader.u(1):
+            colour = (reader.u(8), reader.u(8), reader.u(8))
+    if reader.u(1):
+        reader.ue(), reader.ue()  # chroma sample location
+    if reader.u(1):
+        reader.u(65)  # timing: units in a tick, ticks in a second, whether the rate is fixed
+    hrd = [_skip_hrd(reader) for _ in range(2)]
+    if any(hrd):
+        reader.u(1)  # low_delay_hrd
+    reader.u(1)  # pic_struct_present
+    if reader.u(1):
+        reader.u(1), reader.ue(), reader.ue(), reader.ue(), reader.ue()
+        reorder, buffering = reader.ue(), reader.ue()
+    return full_range, colour, reorder, buffering
+
+
+def _skip_hrd(reader: BitReader) -> bool:
+    """Pass over a hypothetical decoder's buffer (E.1.2); whether there was one."""
+    if not reader.u(1):
+        return False
+    count = reader.ue() + 1
+    reader.u(8)
+    for _ in range(count):
+        reader.ue(), reader.ue(), reader.u(1)
+    reader.u(20)
+    return True
+
+
+def nals(packet: bytes) -> Iterator[bytes]:
+    """The NALs of a packet, each behind its length of four bytes.
+
+    Raises:
+        ValueError: The lengths do not add up.
+    """
+    at = 0
+    while at < len(packet):
+        size = int.from_bytes(packet[at : at + 4], "big")
+        if not size or at + 4 + size > len(packet):
+            raise ValueError("its NAL lengths do not add up to its size")
+        yield packet[at + 4 : at + 4 + size]
+        at += 4 + size
+
+
+def slice_is_b(nal: bytes) -> bool:
+    """Whether a slice takes from later frames as well: slice_type 1 or 6 (7.4.3)."""
+    reader = BitReader(nal[:16])  # two numbers at its very begin
+    reader.ue()  # first_mb_in_slice
+    return reader.ue() % 5 == 1

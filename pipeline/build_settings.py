@@ -1,0 +1,81 @@
+"""What a build can be told: everything that decides the bytes of the shards, but for the videos."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.encoding import Encoding, StripEncoding, VideoEncoding
+from pipeline.filmstrip import StripLayout
+from pipeline.h264 import EncodePolicy
+from pipeline.shard import PICTURE_NAMES, choices
+from pipeline.transcode import Geometry, centred, stretched
+
+OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """Everything that decides the bytes of the shards, but for the videos.
+
+    Attributes:
+        size: Stored content height in pixels; with `keep_aspect` the short side.
+        codec: "filmstrip", eight frames in a JPEG, or "h264".
+        quality: Of filmstrips: JPEG quality, 1…100; docs/benchmarks/shards.md has bytes and PSNR of each.
+        gop_size: Of H.264: frames from one keyframe to the next; fewer are faster to read and larger.
+        crf: Of H.264: x264's quality, 1 the best and 51 the worst.
+        drop_odd: Store every second source frame only: half the bytes, even strides only.
+        fps: Resample to this rate; None keeps the source's frames as they are.
+        keep_aspect: Short side `size`, aspect ratio kept, centred in one tile that holds the widest and highest.
+        samples_per_shard: Videos in one tar.
+        seed: Of the order in which videos go into tars; classes are mixed so that one tar resembles the whole.
+    """
+
+    size: int = 128
+    codec: str = "filmstrip"
+    quality: int = 85
+    gop_size: int = 8
+    crf: int = 20
+    drop_odd: bool = False
+    fps: float | None = None
+    keep_aspect: bool = False
+    samples_per_shard: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.size <= 1024:
+            raise ValueError(f"size: {self.size} is not possible; choose 16 to 1024, the paper uses 64, 128 and 256")
+        if self.codec not in PICTURE_NAMES:
+            raise ValueError(f"codec: {self.codec!r} is unknown; choose {choices(list(PICTURE_NAMES))}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality: {self.quality} is not possible; choose 1 to 100")
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise ValueError(f"fps: {self.fps} is not possible; choose more than 0 and at most 1000")
+        if self.samples_per_shard < 1:
+            raise ValueError(f"samples_per_shard: {self.samples_per_shard} is not possible; choose at least 1")
+        self.encoding(self.narrowest)  # refuses what the codec cannot do, before any work
+
+    @property
+    def frame_step(self) -> int:
+        """Source frames from one stored frame to the next."""
+        return 2 if self.drop_odd else 1
+
+    @property
+    def narrowest(self) -> Geometry:
+        """The smallest tile that these settings can give; videos can only widen it, with `keep_aspect`."""
+        return centred((self.size, self.size), (self.size, self.size)) if self.keep_aspect else stretched(self.size)
+
+    def encoding(self, geometry: Geometry) -> Encoding:
+        """How segments are encoded in tiles of this size.
+
+        Raises:
+            ValueError: The codec cannot do that.
+        """
+        if self.codec == "h264":
+            return VideoEncoding(EncodePolicy(geometry.tile_width, geometry.tile_height, self.gop_size, self.crf))
+        # With odd frames dropped only phase 0 is left, and its frames follow one another.
+        layout = StripLayout(geometry.tile_height, geometry.tile_width, phase_stride=1 if self.drop_odd else 2)
+        return StripEncoding(layout, self.quality)
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that matter to the codec, for dataset.json."""
+        others = set().union(*(names for codec, names in OWN_SETTINGS.items() if codec != self.codec))
+        return {name: value for name, value in asdict(self).items() if name not in others}

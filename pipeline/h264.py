@@ -1,0 +1,176 @@
+"""The H.264 codec: a segment as one MP4, made so that the packets of many clips can be joined to one stream.
+
+That asks for a policy (`EncodePolicy`): keyframes at fixed places, nothing that reaches over them, one slice a packet,
+and parameter sets that are the same bytes in every segment of a dataset. `h264_check.py` tells whether a file keeps to
+it.
+"""
+
+import io
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import av
+import numpy as np
+
+from pipeline.failure import VideoFailure
+from pipeline.filmstrip import Planes, place
+from pipeline.shard_writer import Stored
+
+FILE = "mp4"  # what follows the key and a dot in the tar
+NOMINAL_FPS = 25  # what x264 is told of every video, so that the SPS is the same; also where a source says nothing
+MAX_FPS = 10_000  # what claims more is wrong, and would not fit MP4's clock
+LIMITED_RANGE, SMPTE170M = 1, 6  # AVCOL_RANGE_MPEG; BT.601's number as primaries, transfer and matrix
+MIN_REF_FRAMES = 2  # with one picture of memory DALI refuses a stream (CUDA_ERROR_INVALID_VALUE)
+
+
+@dataclass(frozen=True)
+class EncodePolicy:
+    """How a dataset's segments are encoded: yuv420p, limited range, BT.601, no B-frames, closed GOPs of one length.
+
+    Attributes:
+        width, height: Of a frame, pixels, multiples of 16 so that nothing is cropped.
+        gop_size: Frames from one keyframe to the next.
+        crf: x264's quality, 1 the best and 51 the worst; docs/benchmarks/shards.md has bytes and PSNR of some.
+        preset: x264's.
+    """
+
+    width: int
+    height: int
+    gop_size: int = 8
+    crf: int = 20
+    preset: str = "veryfast"  # a third of medium's time for half a dB less at the same crf
+
+    def __post_init__(self) -> None:
+        fits = 48 <= self.width <= 4096 and 16 <= self.height <= 4096  # what NVDEC decodes
+        if not fits or self.width % 16 or self.height % 16:
+            raise ValueError(
+                f"size: frames of {self.width}×{self.height} cannot be H.264; choose one that gives multiples of 16 "
+                "from 48×16 to 4096×4096"
+            )
+        if not 2 <= self.gop_size <= 250:
+            raise ValueError(f"gop_size: {self.gop_size} is not possible; choose 2 to 250, for clips best 4 to 16")
+        if not 1 <= self.crf <= 51:  # 0 would be lossless, which is another profile
+            raise ValueError(f"crf: {self.crf} is not possible; choose 1 to 51")
+
+    @property
+    def x264_params(self) -> str:
+        """What x264 is told beyond preset and crf."""
+        return (
+            f"keyint={self.gop_size}:min-keyint={self.gop_size}:scenecut=0:open-gop=0:bframes=0:ref={MIN_REF_FRAMES}:"
+            "rc-lookahead=0:force-cfr=1"
+        )
+
+
+def encode_segment(
+    blocks: Iterable[Planes], policy: EncodePolicy, *, top: int = 0, left: int = 0, fps: float
+) -> tuple[bytes, list[Stored]]:
+    """Encode a segment, block by block, to one MP4; the same frames give the same bytes.
+
+    Args:
+        blocks: Planes of limited range, any number of frames each.
+        top, left: Even; where the content lies in its tile.
+        fps: Rate at which a player shows it; 0 where nobody knows.
+
+    Returns:
+        The file, and where each frame's packet lies in it.
+
+    Raises:
+        VideoFailure: The encoder gave other parameter sets than for the rest of the dataset.
+    """
+    mp4 = _encode(blocks, policy, top=top, left=left, rate=exact_rate(fps))
+    avcc, packets = read_packets(mp4)
+    if avcc != decoder_configuration(policy)[0]:
+        raise VideoFailure("encode", "x264 gave it parameter sets of its own; its packets cannot be joined to others")
+    return mp4, packets
+
+
+@lru_cache
+def decoder_configuration(policy: EncodePolicy) -> tuple[bytes, bytes]:
+    """What all segments of a policy share: the avcC, and a grey keyframe's packet."""
+    grey = np.full((1, policy.height, policy.width), 128, np.uint8)
+    chroma = grey[:, ::2, ::2]
+    mp4 = _encode([Planes(grey, chroma, chroma)], policy, top=0, left=0, rate=Fraction(NOMINAL_FPS))
+    avcc, (packet,) = read_packets(mp4)
+    return avcc, mp4[packet.offset : packet.offset + packet.size]
+
+
+def read_packets(mp4: bytes) -> tuple[bytes, list[Stored]]:
+    """The avcC of an MP4 and where its packets lie, as a demuxer finds them."""
+    with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
+        stream = container.streams.video[0]
+        packets = []
+        for packet in container.demux(stream):
+            if packet.size:  # the last one is empty
+                assert packet.pos is not None
+                crc32 = zlib.crc32(mp4[packet.pos : packet.pos + packet.size])
+                packets.append(Stored(FILE, packet.pos, packet.size, crc32, packet.is_keyframe))
+        return stream.codec_context.extradata or b"", packets
+
+
+def exact_rate(fps: float) -> Fraction:
+    """Frames per second as a fraction, 25 where the source says nothing sensible.
+
+    >>> exact_rate(30000 / 1001), exact_rate(12.5), exact_rate(0)
+    (Fraction(30000, 1001), Fraction(25, 2), Fraction(25, 1))
+    """
+    rate = Fraction(fps).limit_denominator(100_000) if 0 < fps <= MAX_FPS else Fraction(0)
+    return rate or Fraction(NOMINAL_FPS)
+
+
+def _encode(blocks: Iterable[Planes], policy: EncodePolicy, *, top: int, left: int, rate: Fraction) -> bytes:
+    """The MP4; `rate` decides its timestamps alone, not a byte of a packet."""
+    options = {
+        "movflags": "+faststart",  # what the file says of its packets comes before them
+        "fflags": "+bitexact",  # no date and no version in it
+        "video_track_timescale": str(rate.numerator),
+    }
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:  # the muxer reads back what it wrote, to move it
+        with av.open(file.name, "w", format="mp4", options=options) as container:
+            stream = container.add_stream("libx264", rate=NOMINAL_FPS)
+            _configure(stream.codec_context, policy)
+            stream.time_base = 1 / rate
+            container.start_encoding()
+            # x264 writes all its options into the first packet, 600 bytes that no decoder needs.
+            without_sei = av.BitStreamFilterContext("filter_units=remove_types=6", stream)
+
+            def mux(packets: list[av.Packet]) -> None:
+                for packet in (kept for given in packets for kept in without_sei.filter(given)):
+                    packet.stream, packet.time_base, packet.duration = stream, 1 / rate, 1
+                    container.mux(packet)
+
+            for number, frame in enumerate(_frames(blocks, policy, top=top, left=left)):
+                frame.pts, frame.time_base = number, Fraction(1, NOMINAL_FPS)
+                mux(stream.encode(frame))
+            mux(stream.encode(None))
+        return file.read()
+
+
+def _configure(context: av.VideoCodecContext, policy: EncodePolicy) -> None:
+    context.width, context.height, context.pix_fmt = policy.width, policy.height, "yuv420p"
+    context.time_base = Fraction(1, NOMINAL_FPS)
+    context.sample_aspect_ratio = Fraction(1)
+    context.color_range = LIMITED_RANGE
+    context.color_primaries = context.color_trc = context.colorspace = SMPTE170M
+    context.thread_count = 1  # with more, the bytes would hang on their number; videos are encoded side by side instead
+    context.options = {"preset": policy.preset, "crf": str(policy.crf), "x264-params": policy.x264_params}
+
+
+def _frames(blocks: Iterable[Planes], policy: EncodePolicy, *, top: int, left: int) -> Iterator[av.VideoFrame]:
+    """Frames in their tiles, as the encoder takes them."""
+    height, width = policy.height, policy.width
+    for block in blocks:
+        y = place(block.y, top=top, left=left, height=height, width=width)
+        u, v = (
+            place(plane, top=top // 2, left=left // 2, height=height // 2, width=width // 2)
+            for plane in (block.u, block.v)
+        )
+        for number in range(len(block)):
+            frame = av.VideoFrame(width, height, "yuv420p")
+            for plane, tile in zip(frame.planes, (y[number], u[number], v[number]), strict=True):
+                rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+                rows[: tile.shape[0], : tile.shape[1]] = tile
+            yield frame

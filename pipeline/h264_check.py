@@ -1,0 +1,187 @@
+"""Does a stored MP4 keep to the policy of its dataset, and does it decode? Each fault is one line."""
+
+import io
+import struct
+from collections.abc import Iterator, Sequence
+
+import av
+
+from pipeline.avc import IDR, NAL_NAMES, NON_IDR, Sps, nals, parse_avcc, parse_sps, slice_is_b
+from pipeline.h264 import MIN_REF_FRAMES, SMPTE170M, EncodePolicy
+from pipeline.video_decode import open_decoder
+
+HIGH_PROFILE = 100
+BOX_HEADER = 8  # bytes: size and four letters
+
+
+def policy_faults(
+    mp4: bytes, policy: EncodePolicy, *, avcc: bytes | None = None, num_frames: int | None = None
+) -> Iterator[str]:
+    """What about an MP4 would break reading it as part of its dataset; nothing when it keeps to the policy.
+
+    Args:
+        avcc: The dataset's, which the file's must equal; None to look into the file's own with `avcc_faults`.
+        num_frames: Frames that it should have; None where nobody knows.
+    """
+    try:
+        yield from _box_faults(mp4)
+        with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
+            if [stream.type for stream in container.streams] != ["video"]:
+                yield f"holds {len(container.streams)} streams, not one of video"
+                return
+            stream = container.streams.video[0]
+            if stream.codec_context.name != "h264":
+                yield f"holds {stream.codec_context.name}, not h264"
+                return
+            found = stream.codec_context.extradata or b""
+            if avcc is None:
+                yield from avcc_faults(found, policy)
+            elif found != avcc:
+                yield "its avcC is not the one in dataset.json, so it was encoded with other settings"
+            if (stream.width, stream.height) != (policy.width, policy.height):
+                yield f"is {stream.width}×{stream.height}, not {policy.width}×{policy.height}"
+            packets = [packet for packet in container.demux(stream) if packet.size]
+    except (av.FFmpegError, ValueError) as error:
+        yield f"cannot be read as MP4 ({_first_line(error)})"
+        return
+    if num_frames is not None and len(packets) != num_frames:
+        yield f"holds {len(packets)} packets, not {num_frames}"
+    yield from _time_faults(packets)
+    yield from _packet_faults(packets, policy)
+
+
+def avcc_faults(avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
+    """What about a decoder configuration is against the policy."""
+    try:
+        configuration = parse_avcc(avcc)
+        if configuration.length_bytes != 4:
+            yield f"avcC: NAL lengths of {configuration.length_bytes} bytes, not 4"
+        if (len(configuration.sps), len(configuration.pps)) != (1, 1):
+            yield f"avcC: {len(configuration.sps)} SPS and {len(configuration.pps)} PPS, not one of each"
+            return
+        yield from (f"SPS: {fault}" for fault in _sps_faults(parse_sps(configuration.sps[0]), policy))
+    except ValueError as error:
+        yield str(error)
+
+
+def blank_faults(blank: bytes, avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
+    """What is wrong with a dataset's grey keyframe."""
+    try:
+        if [nal[0] & 31 for nal in nals(blank)] != [IDR]:
+            yield "is not one IDR slice behind its length of four bytes"
+            return
+    except ValueError as error:
+        yield str(error)
+        return
+    yield from decode_faults([blank], avcc, policy)
+
+
+def decode_faults(packets: Sequence[bytes], avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
+    """The first packet that is not one whole frame of the right size; those after it hang on it."""
+    decoder, wanted = open_decoder(avcc), f"{policy.width}×{policy.height} yuv420p"
+    for number, packet in enumerate(packets):
+        try:
+            frames = decoder.decode(av.Packet(packet))
+        except (av.FFmpegError, ValueError) as error:
+            yield f"packet {number} does not decode ({_first_line(error)})"
+            return
+        if len(frames) != 1 or frames[0].is_corrupt:
+            yield f"packet {number} does not give one whole frame"
+            return
+        if (found := f"{frames[0].width}×{frames[0].height} {frames[0].format.name}") != wanted:
+            yield f"packet {number} is {found}, not {wanted}"
+            return
+
+
+def _sps_faults(sps: Sps, policy: EncodePolicy) -> Iterator[str]:
+    wanted: tuple[tuple[str, object, object], ...] = (
+        ("profile_idc", sps.profile, HIGH_PROFILE),
+        ("chroma_format_idc", sps.chroma_format, 1),
+        ("bit depth", sps.bit_depth, 8),
+        ("coded size", (sps.width, sps.height), (policy.width, policy.height)),
+        ("cropping", sps.crop, (0, 0, 0, 0)),
+        ("frame_mbs_only_flag", sps.frame_mbs_only, True),
+        ("pic_order_cnt_type", sps.pic_order_cnt_type, 2),  # frames are shown in the order in which they are decoded
+        ("video_full_range_flag", sps.full_range, False),
+        ("colour primaries, transfer and matrix", sps.colour, (SMPTE170M,) * 3),
+        ("max_num_reorder_frames", sps.max_num_reorder_frames or 0, 0),
+    )
+    for name, found, policy_s in wanted:
+        if found != policy_s:
+            yield f"{name} is {found}, not {policy_s}"
+    for name, count in (
+        ("max_num_ref_frames", sps.max_num_ref_frames),
+        ("max_dec_frame_buffering", sps.max_dec_frame_buffering),
+    ):
+        if count is not None and count < MIN_REF_FRAMES:
+            yield f"{name} is {count}, less than {MIN_REF_FRAMES}"
+
+
+def _box_faults(mp4: bytes) -> Iterator[str]:
+    """Order of the boxes at the top of the file."""
+    kinds, at = [], 0
+    while at < len(mp4):
+        if at + BOX_HEADER > len(mp4):
+            raise ValueError("ends in the middle of a box")
+        size, kind = struct.unpack_from(">I4s", mp4, at)
+        if size < BOX_HEADER or at + size > len(mp4):
+            raise ValueError(f"its box {kind!r} says that it has {size} bytes, {len(mp4) - at} are there")
+        kinds.append(kind)
+        at += size
+    if kinds.count(b"moov") != 1 or kinds.count(b"mdat") != 1:
+        yield f"has {kinds.count(b'moov')} moov and {kinds.count(b'mdat')} mdat boxes, not one of each"
+    elif kinds.index(b"moov") > kinds.index(b"mdat"):
+        yield "its moov box lies behind mdat; a player must read it to the end first"
+
+
+def _time_faults(packets: list[av.Packet]) -> Iterator[str]:
+    """Timestamps: a constant rate from 0 on, shown in the order in which they are stored."""
+    reordered = [i for i, packet in enumerate(packets) if packet.pts != packet.dts]
+    if reordered:
+        yield f"packet {reordered[0]} is not shown when it is decoded{and_more(reordered)}"
+        return
+    times = [packet.pts or 0 for packet in packets]
+    step = times[1] - times[0] if len(times) > 1 else 1
+    uneven = [i for i, time in enumerate(times) if time != i * step]
+    if uneven:
+        yield f"packet {uneven[0]} does not keep the constant rate{and_more(uneven)}"
+
+
+def _packet_faults(packets: list[av.Packet], policy: EncodePolicy) -> Iterator[str]:
+    """What lies in the packets, and where; a rule that several break is one fault."""
+    broken: dict[str, list[int]] = {}
+    end = packets[0].pos if packets else None
+    for number, packet in enumerate(packets):
+        key = number % policy.gop_size == 0
+        if packet.pos != end:
+            broken.setdefault("does not begin where the one before it ends", []).append(number)
+        end = (packet.pos or 0) + packet.size
+        if packet.is_keyframe != key:
+            rule = f"is {'no' if key else 'a'} keyframe, with GOPs of {policy.gop_size}"
+            broken.setdefault(rule, []).append(number)
+        for rule in _nal_faults(bytes(packet), IDR if key else NON_IDR):
+            broken.setdefault(rule, []).append(number)
+    for rule, numbers in broken.items():
+        yield f"packet {numbers[0]} {rule}{and_more(numbers)}"
+
+
+def _nal_faults(packet: bytes, wanted: int) -> Iterator[str]:
+    """One packet against "exactly one slice NAL"."""
+    try:
+        found = list(nals(packet))
+        if [nal[0] & 31 for nal in found] != [wanted]:
+            kinds = ", ".join(NAL_NAMES.get(nal[0] & 31, f"NAL of type {nal[0] & 31}") for nal in found)
+            yield f"holds {kinds}, not one {NAL_NAMES[wanted]}"
+        elif slice_is_b(found[0]):
+            yield "is a B-frame"
+    except ValueError as error:
+        yield f"cannot be read ({error})"
+
+
+def and_more(numbers: Sequence[int]) -> str:
+    """What follows the first of several that share a fault."""
+    return f" (and {len(numbers) - 1} more)" if len(numbers) > 1 else ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

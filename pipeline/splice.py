@@ -1,0 +1,91 @@
+"""Packets of many clips in one light MP4: what a hardware decoder reads as if it were one video.
+
+To open a stream costs NVDEC milliseconds, so clips are joined. An elementary stream would be simpler, but it has no
+timestamps, and DALI looks for keyframes behind lengths of four bytes, not behind start codes
+(docs/decisions/0008-h264.md). So this writes the few boxes of ISO/IEC 14496-12 and -15 that a demuxer needs: packets
+keep the bytes that they have in the shard, every one has its place, its time and its keyframe flag.
+"""
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+TICKS_PER_S = 25  # frame i is shown at tick i; nobody looks at the clock
+MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)  # of a picture that is not turned
+
+
+class Splicer:
+    """Joins packets that share one decoder configuration.
+
+    Args:
+        avcc: The AVCDecoderConfigurationRecord: profile, level, SPS and PPS.
+        height, width: Of every frame, pixels.
+    """
+
+    def __init__(self, avcc: bytes, *, height: int, width: int) -> None:
+        self._size = (width, height)
+        entry = struct.pack(">6xH16xHHII4xH32xHh", 1, width, height, 72 << 16, 72 << 16, 1, 24, -1) + box(b"avcC", avcc)
+        self._stsd = full_box(b"stsd", struct.pack(">I", 1), box(b"avc1", entry))
+        self._ftyp = box(b"ftyp", b"isom", struct.pack(">I", 512), b"isomavc1")
+
+    def splice(self, packets: Sequence[np.ndarray], keyframes: np.ndarray) -> np.ndarray:
+        """An MP4 of some packets, in their order, a frame each.
+
+        Args:
+            packets: uint8 [bytes] each: the length of a NAL in four bytes, and the NAL.
+            keyframes: bool [M], which of them need no other; the first must be one.
+
+        Returns:
+            uint8 [bytes].
+        """
+        if not keyframes[0]:
+            raise ValueError("keyframes: the first packet must be one; begin at a keyframe")
+        sizes = np.fromiter((len(packet) for packet in packets), ">u4", len(packets))
+        moov_size = len(self._moov(sizes, keyframes, first_byte=0))
+        first_byte = len(self._ftyp) + moov_size + 8
+        head = self._ftyp + self._moov(sizes, keyframes, first_byte=first_byte)
+        head += struct.pack(">I4s", int(sizes.sum()) + 8, b"mdat")
+        return np.concatenate([np.frombuffer(head, np.uint8), *packets])
+
+    def _moov(self, sizes: np.ndarray, keyframes: np.ndarray, *, first_byte: int) -> bytes:
+        """All that is to be known about the packets, whose first byte lies at `first_byte` of the file."""
+        count, (width, height) = len(sizes), self._size
+        sync = (np.flatnonzero(keyframes) + 1).astype(">u4")  # frames are counted from 1
+        table = box(
+            b"stbl",
+            self._stsd,
+            full_box(b"stts", struct.pack(">3I", 1, count, 1)),  # every frame lasts one tick
+            full_box(b"stss", struct.pack(">I", len(sync)), sync.tobytes()),
+            full_box(b"stsc", struct.pack(">4I", 1, 1, count, 1)),  # all packets in one chunk …
+            full_box(b"stsz", struct.pack(">2I", 0, count), sizes.tobytes()),
+            full_box(b"stco", struct.pack(">2I", 1, first_byte)),  # … which begins here
+        )
+        here = full_box(b"dref", struct.pack(">I", 1), full_box(b"url ", flags=1))  # the bytes are in this file
+        media = box(
+            b"mdia",
+            full_box(b"mdhd", struct.pack(">4I2H", 0, 0, TICKS_PER_S, count, 0x55C4, 0)),
+            full_box(b"hdlr", struct.pack(">I4s12x", 0, b"vide"), b"\0"),
+            box(b"minf", full_box(b"vmhd", bytes(8), flags=1), box(b"dinf", here), table),
+        )
+        track = (
+            struct.pack(">5I8x4H", 0, 0, 1, 0, count, 0, 0, 0, 0)
+            + MATRIX
+            + struct.pack(">2I", width << 16, height << 16)
+        )
+        movie = struct.pack(">4IIH10x", 0, 0, TICKS_PER_S, count, 0x10000, 0x100) + MATRIX + struct.pack(">24xI", 2)
+        return box(b"moov", full_box(b"mvhd", movie), box(b"trak", full_box(b"tkhd", track, flags=7), media))
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    """A box: its size, its four letters, its content.
+
+    >>> box(b"free", b"ab")
+    b'\\x00\\x00\\x00\\nfreeab'
+    """
+    return struct.pack(">I4s", 8 + sum(map(len, content)), kind) + b"".join(content)
+
+
+def full_box(kind: bytes, *content: bytes, flags: int = 0) -> bytes:
+    """A box of version 0 with flags."""
+    return box(kind, struct.pack(">I", flags), *content)

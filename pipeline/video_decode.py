@@ -1,0 +1,104 @@
+"""Decoding packets of H.264 on a CPU: PyAV, a decoder a thread."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+
+class UndecodableError(ValueError):
+    """Packets that pass their checksum and are not video of the dataset's kind.
+
+    Attributes:
+        streams: Which of the streams they were in.
+    """
+
+    def __init__(self, message: str, *, streams: Sequence[int]) -> None:
+        super().__init__(message)
+        self.streams = streams
+
+
+class SoftwareDecoder:
+    """Does on a CPU what `fn.decoders.video(stream, frames=…)` does on a GPU.
+
+    Args:
+        avcc: The AVCDecoderConfigurationRecord of the packets.
+        height, width: Of every frame, pixels.
+        num_threads: Streams decoded at a time.
+    """
+
+    def __init__(self, avcc: bytes, *, height: int, width: int, num_threads: int) -> None:
+        self._avcc, self._height, self._width = avcc, height, width
+        self._mine = threading.local()
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="h264")
+
+    def decode(self, streams: Sequence[Sequence[np.ndarray]], frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Some frames of each of S streams.
+
+        Args:
+            streams: Packets, uint8 [bytes] each; the first of a stream is a keyframe.
+            frames: int [U] each, frames wanted of each stream, rising.
+
+        Returns:
+            S arrays, uint8 RGB FHWC [U, height, width, 3].
+
+        Raises:
+            UndecodableError: Names every stream that does not decode.
+        """
+        done = list(self._pool.map(self._try, streams, frames))
+        failed = [s for s, result in enumerate(done) if isinstance(result, str)]
+        if failed:
+            raise UndecodableError(str(done[failed[0]]), streams=failed)
+        return [result for result in done if not isinstance(result, str)]
+
+    def _try(self, packets: Sequence[np.ndarray], frames: np.ndarray) -> np.ndarray | str:
+        """One stream's frames, or why there are none."""
+        try:
+            return self._decode(packets, frames)
+        except (av.FFmpegError, ValueError) as error:
+            del self._mine.decoder  # it may still hold frames of the broken stream
+            return f"H.264 does not decode ({str(error).splitlines()[0]})"
+
+    def _decode(self, packets: Sequence[np.ndarray], frames: np.ndarray) -> np.ndarray:
+        decoder = self._decoder()
+        taken = np.empty((len(frames), self._height, self._width, 3), np.uint8)
+        places = dict(zip(frames.tolist(), range(len(frames)), strict=True))
+        for number, packet in enumerate(packets):
+            shown = decoder.decode(av.Packet(packet))  # type: ignore[arg-type]  # any buffer; no B-frames: a frame at once
+            if len(shown) != 1 or (shown[0].height, shown[0].width) != (self._height, self._width):
+                raise ValueError(f"packet {number} is not one frame of {self._width}×{self._height}")
+            if number in places:  # the others are there for these to hang on, and stay YUV
+                taken[places[number]] = self._rgb(shown[0])
+        return taken
+
+    def _decoder(self) -> av.VideoCodecContext:
+        """This thread's; it goes from stream to stream, for each begins with a keyframe that clears it."""
+        if not hasattr(self._mine, "decoder"):
+            self._mine.decoder = open_decoder(self._avcc)
+            self._mine.reformatter = VideoReformatter()
+        return self._mine.decoder
+
+    def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        return to_rgb(frame, self._mine.reformatter)
+
+
+def open_decoder(avcc: bytes) -> av.VideoCodecContext:
+    """A decoder of one thread that gives each frame with its packet, and reports what is broken."""
+    decoder = av.CodecContext.create("h264", "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    decoder.extradata = avcc
+    decoder.thread_count = 1
+    decoder.flags |= av.codec.context.Flags.low_delay
+    decoder.options = {"err_detect": "explode"}
+    return decoder
+
+
+def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+    """A frame as uint8 RGB HWC [height, width, 3], a view of memory that lives as long as it is held."""
+    # One thread: by default every conversion starts several, and a clip costs twice as much.
+    plane = reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)
+    return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)

@@ -1,0 +1,97 @@
+"""Plans of clips that a test names, what a batch's pixels show, and shards with a damaged sample."""
+
+import itertools
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.clip import ClipSpec
+from pipeline.loader import Batch, ClipLoader
+from pipeline.plan import PlannedClips, TrainPlan, stored_clip
+from pipeline.shard import PICTURE_NAMES, ShardIndex, open_index
+from tests.numbered import read_numbers
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+        ],
+    ),
+]
+
+
+class GridPlan:
+    """A plan of clips that a test names: (sample, start, top, left, flip)."""
+
+    start_step = 1
+
+    def __init__(self, index: ShardIndex, spec: ClipSpec, clips: list[tuple], *, batch_size: int) -> None:
+        self.index, self.spec = index, spec
+        self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
+        self.global_batch_size = batch_size
+        self.num_steps = -(-len(clips) // batch_size)
+        self.identity = "grid"
+        self._clips = clips + clips[-1:] * (self.num_steps * batch_size - len(clips))
+
+    def batch(self, step: int) -> PlannedClips:
+        rows = self._clips[step * self.global_batch_size : (step + 1) * self.global_batch_size]
+        sample, start, top, left, flip = (np.array(column) for column in zip(*rows, strict=True))
+        count = np.arange(len(rows))
+        return PlannedClips(
+            count, sample, start, 0 * count, top, left, flip.astype(bool), np.ones(len(rows), np.float32)
+        )
+
+    def replacement(self, position: int, attempt: int) -> None:
+        return None
+
+
+def sample_of_length(index: ShardIndex, num_frames: int) -> int:
+    return int(np.flatnonzero(index.num_frames == num_frames)[0])
+
+
+def shown(batch: Batch, plan: GridPlan, step: int) -> list[list[int]]:
+    """The frame numbers that a batch's pixels show."""
+    planned, scale = plan.batch(step), (plan.spec.resize or 128) / 128
+    clips = batch.clips.float().cpu().numpy()
+    return [
+        read_numbers(clip, left=left / scale, scale=scale, flip=flip)
+        for clip, left, flip in zip(clips, planned.left.tolist(), planned.flip.tolist(), strict=True)
+    ]
+
+
+def train_plan(index: ShardIndex, *, global_batch_size: int = 12, seed: int = 0) -> TrainPlan:
+    return TrainPlan(
+        index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=global_batch_size, seed=seed
+    )
+
+
+def take(loader: ClipLoader, count: int) -> list[Batch]:
+    return list(itertools.islice(loader, count))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.clips, b.clips) and torch.equal(a.labels, b.labels) and np.array_equal(a.samples, b.samples)
+
+
+def damaged_copy(index: ShardIndex, folder: Path, sample: int, *, fix_checksum: bool) -> ShardIndex:
+    """A copy in which every picture of a sample is overwritten; with `fix_checksum` only decoding can tell."""
+    shutil.copytree(index.data_dir, folder)
+    crc32_file = folder / f"index/{PICTURE_NAMES[index.codec]}_crc32.npy"
+    checksums = np.load(crc32_file)
+    for picture in range(int(index.pictures.first[sample]), int(index.pictures.first[sample + 1])):
+        path, offset = folder / index.tars[index.pictures.tar[picture]], int(index.pictures.offset[picture])
+        size = int(index.pictures.size[picture])
+        content = bytearray(path.read_bytes())
+        content[offset : offset + size] = bytes(size)
+        path.write_bytes(content)
+        if fix_checksum:
+            checksums[picture] = zlib.crc32(bytes(size))
+    np.save(crc32_file, checksums)
+    return open_index(folder)

@@ -1,0 +1,162 @@
+"""Every way to break the policy of H.264 shards is found and named."""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.filmstrip import Planes
+from pipeline.h264 import EncodePolicy, decoder_configuration, encode_segment, read_packets
+from pipeline.h264_check import avcc_faults, blank_faults, decode_faults, policy_faults
+from pipeline.transcode import ffmpeg_exe
+from tests.numbered import write_video
+
+WIDTH, HEIGHT = 96, 64
+POLICY = EncodePolicy(WIDTH, HEIGHT)
+KEPT = "keyint=8:min-keyint=8:scenecut=0:open-gop=0:bframes=0:ref=2:colorprim=smpte170m:transfer=smpte170m"
+KEPT += ":colormatrix=smpte170m:range=tv"
+
+
+@dataclass(frozen=True)
+class Broken(EncodePolicy):
+    """The policy but for some of x264's parameters."""
+
+    more: str = ""
+
+    @property
+    def x264_params(self) -> str:
+        return f"{super().x264_params}:{self.more}"
+
+
+def picture(number: int) -> np.ndarray:
+    """Something that moves, and another scene from frame 13 on: uint8 [height, width]."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    wave = np.sin((x + 2 * number) / 5) if number < 13 else np.cos((y * x + 3 * number) / 40)
+    return (128 + 90 * wave).astype(np.uint8)
+
+
+def segment(policy: EncodePolicy, *, num_frames: int = 20) -> bytes:
+    y = np.stack([picture(i) for i in range(num_frames)])
+    chroma = np.full((num_frames, HEIGHT // 2, WIDTH // 2), 128, np.uint8)
+    return encode_segment([Planes(y, chroma, chroma)], policy, fps=25)[0]
+
+
+def by_ffmpeg(folder: Path, **options: object) -> bytes:
+    """The same pictures as any program would store them; faststart, a GOP of 8 and two references."""
+    frames = np.stack([np.repeat(picture(i)[..., None], 3, axis=2) for i in range(20)])
+    if "crop" in options:
+        frames = frames[:, : -int(str(options.pop("crop")))]
+    told = {"vcodec": "libx264", "preset": "veryfast", "pix_fmt": "yuv420p", "movflags": "+faststart"}
+    told |= {"x264-params": KEPT} if options.get("vcodec") is None else {}
+    write_video(folder / "a.mp4", frames, **(told | options))
+    return (folder / "a.mp4").read_bytes()
+
+
+ENCODED = {
+    "B-frames": ("bframes=2:b-adapt=0", r"packet \d+ is not shown when it is decoded \(and \d+ more\)"),
+    "B-slices": ("bframes=2:b-adapt=0", r"packet \d+ is a B-frame"),
+    "reordering": ("bframes=2:b-adapt=0", "SPS: pic_order_cnt_type is 0, not 2"),
+    "open GOPs": ("bframes=2:open-gop=1", "packet 8 holds slice, not one IDR slice|packet 8 is no keyframe"),
+    "scene cuts": ("scenecut=40:min-keyint=1", r"packet \d+ is a keyframe, with GOPs of 8"),
+    "no more keyframes": ("keyint=infinite", r"packet 8 is no keyframe, with GOPs of 8 \(and 1 more\)"),
+    "one reference": ("ref=1", "SPS: max_num_ref_frames is 1, less than 2"),
+    "keyframes only": ("keyint=1:min-keyint=1", r"SPS: max_num_ref_frames is 0, less than 2"),
+    "two slices": ("slices=2", r"packet 0 holds IDR slice, IDR slice, not one IDR slice"),
+    "delimiters": ("aud=1", "packet 0 holds access unit delimiter, IDR slice, not one IDR slice"),
+    "interlacing": ("interlaced=1", "SPS: frame_mbs_only_flag is False, not True"),
+    "in-band sets": ("repeat-headers=1", "packet 0 holds SPS, PPS, IDR slice"),
+    "another profile": ("8x8dct=0", "SPS: profile_idc is 77, not 100"),
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_an_encoder_that_was_told_otherwise_is_found_out(name: str) -> None:
+    more, said = ENCODED[name]
+    faults = list(policy_faults(segment(Broken(WIDTH, HEIGHT, more=more)), POLICY))
+    assert any(re.match(said, fault) for fault in faults), faults
+    assert all("\n" not in fault for fault in faults)
+
+
+def test_a_file_that_keeps_to_the_policy_has_no_faults() -> None:
+    assert list(policy_faults(segment(POLICY), POLICY, num_frames=20)) == []
+    avcc = decoder_configuration(POLICY)[0]
+    assert list(policy_faults(segment(POLICY), POLICY, avcc=avcc, num_frames=20)) == []
+
+
+OTHER_FILES = {
+    "SEI": ({}, r"packet 0 holds SEI, IDR slice, not one IDR slice"),
+    "moov at the end": ({"movflags": "0"}, "its moov box lies behind mdat"),
+    "fragments": ({"movflags": "+frag_keyframe+empty_moov"}, "has 1 moov and 3 mdat boxes"),
+    "another codec": ({"vcodec": "mpeg4"}, "holds mpeg4, not h264"),
+    "full range": ({"color_range": "pc"}, "SPS: video_full_range_flag is True"),
+    "other colours": ({"x264-params": KEPT.replace("smpte170m", "bt709")}, r"SPS: colour .* is \(1, 1, 1\), not"),
+    "no subsampling": ({"pix_fmt": "yuv444p"}, "SPS: chroma_format_idc is 3, not 1"),
+    "ten bits": ({"pix_fmt": "yuv420p10le"}, "SPS: bit depth is 10, not 8"),
+    "cropping": ({"crop": 4}, r"SPS: cropping is \(0, 0, 0, 2\)"),
+    "another height": ({"crop": 16}, r"is 96×48, not 96×64"),
+    "a varying rate": ({"vf": "setpts='N+gte(N,9)*3'", "fps_mode": "vfr"}, r"packet 9 does not keep the constant rate"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_a_file_made_by_another_program_is_found_out(tmp_path: Path, name: str) -> None:
+    options, said = OTHER_FILES[name]
+    faults = list(policy_faults(by_ffmpeg(tmp_path, **options), POLICY))
+    assert any(re.match(said, fault) for fault in faults), faults
+
+
+def test_a_second_stream_is_found_out(tmp_path: Path) -> None:
+    (tmp_path / "one.mp4").write_bytes(segment(POLICY))
+    command = [ffmpeg_exe(), "-v", "error", "-i", tmp_path / "one.mp4", "-map", "0", "-map", "0", "-c", "copy"]
+    subprocess.run([*command, "-movflags", "+faststart", tmp_path / "two.mp4"], check=True)
+    assert "holds 2 streams, not one of video" in list(policy_faults((tmp_path / "two.mp4").read_bytes(), POLICY))
+
+
+def test_other_settings_and_other_lengths_are_found_out() -> None:
+    mp4, avcc = segment(EncodePolicy(WIDTH, HEIGHT, crf=30)), decoder_configuration(POLICY)[0]
+    assert list(policy_faults(mp4, POLICY, avcc=avcc, num_frames=21)) == [
+        "its avcC is not the one in dataset.json, so it was encoded with other settings",
+        "holds 20 packets, not 21",
+    ]
+    faults = list(policy_faults(segment(EncodePolicy(WIDTH, HEIGHT, gop_size=16)), POLICY))
+    assert "packet 8 is no keyframe, with GOPs of 8" in faults
+
+
+@pytest.mark.parametrize("length", [0, 5, 30, 200, 2000, -1])
+def test_a_file_that_is_cut_cannot_be_read(length: int) -> None:
+    faults = list(policy_faults(segment(POLICY)[:length], POLICY))
+    assert any("cannot be read as MP4" in fault for fault in faults), faults
+
+
+def test_a_configuration_that_cannot_be_read_is_one_fault() -> None:
+    avcc = decoder_configuration(POLICY)[0]
+    assert list(avcc_faults(avcc, POLICY)) == []
+    assert list(avcc_faults(b"", POLICY)) == ["avcC cannot be read (index out of range)"]
+    assert list(avcc_faults(avcc[:4] + b"\xfd" + avcc[5:], POLICY)) == ["avcC: NAL lengths of 2 bytes, not 4"]
+    assert list(avcc_faults(avcc[:5] + b"\xe0" + avcc[6:], POLICY))
+    (fault,) = avcc_faults(avcc, EncodePolicy(WIDTH, HEIGHT + 16))
+    assert fault == "SPS: coded size is (96, 64), not (96, 80)"
+
+
+def test_packets_that_do_not_decode_are_found_at_the_first() -> None:
+    mp4, avcc = segment(POLICY), decoder_configuration(POLICY)[0]
+    packets = [mp4[p.offset : p.offset + p.size] for p in read_packets(mp4)[1]]
+    assert list(decode_faults(packets, avcc, POLICY)) == []
+    assert list(decode_faults(packets[8:], avcc, POLICY)) == [], "a keyframe needs nothing before it"
+    spoilt = [*packets[:9], packets[9][:5] + bytes(len(packets[9]) - 5), *packets[10:]]
+    assert [f[:24] for f in decode_faults(spoilt, avcc, POLICY)] == ["packet 9 does not decode"]
+    assert list(decode_faults(packets[1:], avcc, POLICY)) == ["packet 0 does not give one whole frame"]
+    assert list(decode_faults(packets, avcc, EncodePolicy(WIDTH, 80))) == [
+        "packet 0 is 96×64 yuv420p, not 96×80 yuv420p"
+    ]
+
+
+def test_a_blank_packet_is_a_keyframe_that_decodes() -> None:
+    avcc, blank = decoder_configuration(POLICY)
+    assert list(blank_faults(blank, avcc, POLICY)) == []
+    assert list(blank_faults(b"", avcc, POLICY)) == ["is not one IDR slice behind its length of four bytes"]
+    assert list(blank_faults(blank[:-1], avcc, POLICY)) == ["its NAL lengths do not add up to its size"]
+    assert list(blank_faults(blank[:5] + bytes(len(blank) - 5), avcc, POLICY))

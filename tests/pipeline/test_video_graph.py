@@ -1,0 +1,82 @@
+"""The graph that NVDEC feeds, on a decoder that DALI has on a CPU too: clips in streams, cropped and flipped."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+from nvidia.dali import Pipeline, fn
+
+from pipeline.clip import ClipSpec, frame_indices
+from pipeline.packets import clip_packets, join
+from pipeline.video_graph import VideoGraphSpec, clips_of, crop_matrices, decode_frames, video_graph_inputs
+from tests.numbered import numbered_frame, read_numbers
+
+
+def mjpeg_video(numbers: list[int]) -> np.ndarray:
+    """A video that DALI decodes on a CPU; its frames show numbers in the stored picture's size."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mov") as container:
+        stream = container.add_stream("mjpeg", rate=25, options={"q": "2"})
+        stream.width, stream.height, stream.pix_fmt = 176, 128, "yuvj420p"
+        for number in numbers:
+            picture = np.full((128, 176, 3), 90, np.uint8)
+            picture[:, :171] = numbered_frame(number, height=128, width=171)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def spec_of(clip: ClipSpec, *, batch_size: int, clips_per_stream: int) -> VideoGraphSpec:
+    return VideoGraphSpec(
+        batch_size=batch_size,
+        clips_per_stream=clips_per_stream,
+        clip=clip,
+        tile_height=128,
+        tile_width=176,
+        stored_size=128,
+        gpu=0,  # for the inputs that a GPU gets; the pipeline below runs on the CPU
+        num_threads=2,
+        queue_depth=1,
+        mean=(128.0,) * 3,
+        std=(1.0,) * 3,
+    )
+
+
+@pytest.mark.parametrize("resize", [None, 64, 256])
+@pytest.mark.parametrize("clips_per_stream", [1, 2, 3, 5])
+def test_clips_joined_in_streams_come_out_whole_cropped_and_flipped(clips_per_stream: int, resize: int | None) -> None:
+    crop = {None: 112, 64: 56, 256: 224}[resize]
+    clip, scale = ClipSpec(4, 2, crop, resize), (resize or 128) / 128
+    starts, lengths = np.array([3, 0, 17, 8, 30]), np.array([40, 1, 24, 3 + 8, 40])
+    frames = frame_indices(starts, clip, video_frames=lengths)
+    located = clip_packets(frames, gop_size=8)
+    spec = spec_of(clip, batch_size=5, clips_per_stream=clips_per_stream)
+    streams = join(located, clips_per_stream=clips_per_stream)
+    packets = np.split(located.packets, np.cumsum(located.count)[:-1])
+    videos = [mjpeg_video(np.concatenate(packets[s.clips]).tolist()) for s in streams]
+    room = round(171 * scale) - crop, round(128 * scale) - crop
+    left, top = np.array([0, room[0], 5, 11, room[0] // 2]), np.array([0, room[1], 3, 1, room[1] // 2])
+    flip = np.array([False, True, False, True, True])
+    content = np.tile([0, 0, 171, 128], (5, 1))
+    inputs = video_graph_inputs(spec, streams, videos, top=top, left=left, flip=flip, content=content)
+
+    pipe = Pipeline(spec.num_streams, 2, None)
+    with pipe:
+        video, wanted, order, matrices = fn.external_source(lambda: inputs, num_outputs=4, batch=True)
+        shown = clips_of(spec, decode_frames(video, wanted, device="cpu"), order=order, matrices=matrices)
+        pipe.set_outputs(shown)
+    pipe.build()
+    (output,) = pipe.run()
+    clips = np.stack([np.array(o) for o in output]).reshape(-1, 4, crop, crop, 3)[:5].astype(np.float32)
+    for n in range(5):
+        numbers = read_numbers(clips[n].transpose(3, 0, 1, 2), left=left[n] / scale, scale=scale, flip=bool(flip[n]))
+        assert numbers == frames[n].tolist()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_crop_matrix_moves_whole_pixels(flip: bool) -> None:
+    (matrix,) = crop_matrices(x=np.array([37.0]), y=np.array([9.0]), flip=np.array([flip]), crop=112)
+    for x, y in ((0, 0), (111, 111), (50, 3)):
+        place = matrix @ [x + 0.5, y + 0.5, 1]  # of the pixel's centre
+        assert place.tolist() == [37 + (111 - x if flip else x) + 0.5, 9 + y + 0.5]

@@ -1,0 +1,200 @@
+"""The loader on H.264 shards: exact frames from every start, in streams of one clip or many, and no packet too many."""
+
+import io
+import itertools
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.clip import ClipSpec, frame_indices, num_starts
+from pipeline.decoding import is_keyframe
+from pipeline.loader import ClipLoader, LoaderSettings
+from pipeline.packets import clip_packets, join
+from pipeline.plan import EvalPlan, TrainPlan
+from pipeline.reference import reference_clips
+from pipeline.shard import ShardError, ShardIndex
+from pipeline.splice import Splicer
+from pipeline.step_reader import StepReader
+from tests.clips import DEVICES, GridPlan, damaged_copy, sample_of_length, shown, take, train_plan
+from tests.conftest import build_numbered
+from tests.numbered import number_of, read_bits
+
+GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # DALI upsamples chroma linearly, swscale takes the nearest
+
+
+@pytest.fixture(scope="module", params=[4, 8, 16], ids=lambda gop: f"gop{gop}")
+def any_gop(request: pytest.FixtureRequest, numbered_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    out = tmp_path_factory.mktemp(f"gop{request.param}")
+    return build_numbered(numbered_raw, out, codec="h264", gop_size=request.param)
+
+
+def grid_of(index: ShardIndex, spec: ClipSpec) -> list[tuple]:
+    """All starts of segments of 1, 7, 17 and 40 frames, and a spread of a long one."""
+    return [
+        (sample, start, start % 17, (7 * start) % 60, start % 2)
+        for length, step in ((1, 1), (7, 1), (17, 1), (40, 1), (505, 37))
+        for sample in [sample_of_length(index, length)]
+        for start in range(0, int(num_starts(spec, video_frames=length)), step)
+    ]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("num_frames", [4, 8])
+@pytest.mark.parametrize("frame_stride", [1, 2, 4, 8, 32])
+def test_every_start_gives_exactly_the_frames_asked_for(
+    any_gop: ShardIndex, num_frames: int, frame_stride: int, device: str
+) -> None:
+    """Read back from the pixels. On a GPU a batch is two streams of eight clips, short and blank ones among them."""
+    spec = ClipSpec(num_frames, frame_stride)
+    plan = GridPlan(any_gop, spec, grid_of(any_gop, spec), batch_size=16)
+    with ClipLoader(any_gop, plan, device=device) as loader:
+        for step, batch in enumerate(loader):
+            planned = plan.batch(step)
+            expected = frame_indices(planned.start, spec, video_frames=any_gop.num_frames[planned.sample])
+            assert shown(batch, plan, step) == expected.tolist()
+            difference = np.abs(batch.clips.float().cpu().numpy() - reference_clips(any_gop, planned, spec)).mean()
+            assert difference <= GREY_LEVELS[device]
+        assert step == plan.num_steps - 1
+
+
+@pytest.mark.parametrize("frame_stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("clips_per_stream", [1, 2, 5, 16])
+def test_a_spliced_stream_holds_the_frames_of_all_its_clips(
+    any_gop: ShardIndex, frame_stride: int, clips_per_stream: int
+) -> None:
+    """What NVDEC is given, decoded from end to end by another decoder: the very frames that the graph will pick."""
+    spec = ClipSpec(4, frame_stride)
+    plan = GridPlan(any_gop, spec, grid_of(any_gop, spec), batch_size=16)
+    reader = StepReader(any_gop, plan, rows=slice(0, 16), whole_strips=False)
+    height, width = any_gop.tile_size
+    splicer = Splicer(bytes.fromhex(any_gop.info["codec"]["avcc"]), height=height, width=width)
+    for step in range(plan.num_steps):
+        read = reader.read(step)
+        planned, packets = plan.batch(step), read.data_of_clips()
+        frames = frame_indices(planned.start, spec, video_frames=any_gop.num_frames[planned.sample])
+        for stream in join(read.located, clips_per_stream=clips_per_stream):
+            joined = [packet for own in packets[stream.clips] for packet in own]
+            video = splicer.splice(joined, np.array([is_keyframe(packet) for packet in joined]))
+            with av.open(io.BytesIO(video.tobytes()), "r", format="mp4") as container:
+                decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            assert len(decoded) == len(joined)
+            numbers = [number_of(read_bits(decoded[frame].astype(float) - 128)) for frame in stream.frames]
+            wanted = frames[stream.clips]
+            assert [numbers[place] for place in stream.order[: wanted.size]] == wanted.ravel().tolist()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("num_pipelines", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 5, 7])
+def test_batches_of_any_size_and_any_number_of_pipelines_are_the_same_clips(
+    numbered_h264: ShardIndex, num_pipelines: int, batch_size: int, device: str
+) -> None:
+    """The last stream of a batch may hold fewer clips than the others; the last batch ends every pipeline."""
+    plan = EvalPlan(numbered_h264, np.arange(10), ClipSpec(4, 2), global_batch_size=batch_size, num_views=2)
+    settings = LoaderSettings(num_threads=3, num_pipelines=num_pipelines, queue_depth=2, read_ahead=3)
+    with ClipLoader(numbered_h264, plan, device=device, settings=settings) as loader:
+        steps = []
+        for batch in loader:
+            steps.append(batch.step)
+            reference = reference_clips(numbered_h264, plan.batch(batch.step), plan.spec)
+            assert batch.clips.shape == reference.shape
+            assert np.abs(batch.clips.float().cpu().numpy() - reference).mean() <= GREY_LEVELS[device]
+        assert steps == list(range(plan.num_steps))
+        assert not loader._reader._fetched, "everything that was fetched ahead was read"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("spec", [ClipSpec(crop_size=56, resize=64), ClipSpec(crop_size=224, resize=256)], ids=str)
+def test_stored_frames_are_scaled_to_the_crop_s_size(numbered_h264: ShardIndex, spec: ClipSpec, device: str) -> None:
+    sample = sample_of_length(numbered_h264, 64)
+    room = spec.resize * 171 // 128 - spec.crop_size
+    grid = [(sample, start, start % 8, left, start % 2) for start in range(0, 50, 7) for left in (0, room // 2, room)]
+    plan = GridPlan(numbered_h264, spec, grid, batch_size=8)
+    with ClipLoader(numbered_h264, plan, device=device) as loader:
+        for step, batch in enumerate(loader):
+            planned = plan.batch(step)
+            assert shown(batch, plan, step) == frame_indices(planned.start, spec, video_frames=64).tolist()
+            reference = reference_clips(numbered_h264, planned, spec)
+            assert np.abs(batch.clips.float().cpu().numpy() - reference).max() <= 0.51 + 20 * (device == "cuda")
+
+
+@pytest.mark.parametrize("settings", [{"keep_aspect": True}, {"size": 256}], ids=str)
+def test_other_tiles_work_too(numbered_raw: Path, tmp_path: Path, settings: dict) -> None:
+    index = build_numbered(numbered_raw, tmp_path, codec="h264", **settings)
+    plan = TrainPlan(index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=8, seed=0)
+    with ClipLoader(index, plan) as loader:
+        assert np.array_equal(next(iter(loader)).clips.numpy(), reference_clips(index, plan.batch(0), plan.spec))
+
+
+def test_shards_without_odd_frames_give_the_same_even_frames(numbered_raw: Path, tmp_path: Path) -> None:
+    index = build_numbered(numbered_raw, tmp_path, codec="h264", drop_odd=True)
+    sample, spec = sample_of_length(index, 32), ClipSpec(8, 4)  # 64 frames, every second one stored
+    plan = GridPlan(index, spec, [(sample, start, 0, 0, 0) for start in range(18)], batch_size=6)
+    with ClipLoader(index, plan) as loader:
+        for step, batch in enumerate(loader):
+            expected = [[2 * start + 4 * i for i in range(8)] for start in plan.batch(step).start]
+            assert shown(batch, plan, step) == expected
+
+
+def test_the_work_counts_packets_and_what_is_decoded_in_vain(numbered_h264: ShardIndex) -> None:
+    plan = train_plan(numbered_h264)
+    with ClipLoader(numbered_h264, plan) as loader:
+        batches = take(loader, 3)
+        work = loader.work
+    packets = size = 0
+    for batch in batches:
+        frames = frame_indices(batch.starts, plan.spec, video_frames=numbered_h264.num_frames[batch.samples])
+        rows, _ = clip_packets(frames, gop_size=8).pictures(numbered_h264.pictures.first[batch.samples])
+        packets, size = packets + len(rows), size + int(numbered_h264.pictures.size[rows].sum())
+    assert (work.num_clips, work.num_frames) == (36, 36 * 4)
+    assert work.num_frames_decoded == work.num_pictures == packets
+    assert work.num_bytes == size
+    assert work.decoded_to_used == packets / (36 * 4) > 1
+
+
+def test_clips_that_begin_at_keyframes_waste_less(numbered_h264: ShardIndex) -> None:
+    waste = {}
+    for start_step in (1, numbered_h264.gop_size):
+        samples = numbered_h264.samples_of("1", "train")
+        plan = TrainPlan(numbered_h264, samples, ClipSpec(8, 1), global_batch_size=20, seed=0, start_step=start_step)
+        with ClipLoader(numbered_h264, plan) as loader:
+            for batch in itertools.islice(loader, 5):
+                assert np.all(batch.starts % start_step == 0)
+                assert np.array_equal(
+                    batch.clips.numpy(), reference_clips(numbered_h264, plan.batch(batch.step), plan.spec)
+                )
+            waste[start_step] = loader.work.decoded_to_used
+    assert waste[numbered_h264.gop_size] <= 1 < waste[1], "a segment shorter than the clip repeats its last frame"
+
+
+def test_stand_ins_begin_at_keyframes_too(numbered_h264: ShardIndex, tmp_path: Path) -> None:
+    bad = sample_of_length(numbered_h264, 505)
+    index = damaged_copy(numbered_h264, tmp_path / "data", bad, fix_checksum=False)
+    samples = index.samples_of("1", "train")
+    plan = TrainPlan(index, samples, ClipSpec(4, 2), global_batch_size=20, seed=0, start_step=8)
+    with ClipLoader(index, plan) as loader:
+        batches = take(loader, 4)
+        assert loader.num_replaced > 0
+    assert all(np.all(batch.starts % 8 == 0) for batch in batches)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_of_nothing_but_bad_test_videos_is_blank(numbered_h264: ShardIndex, tmp_path: Path, device: str) -> None:
+    bad = sample_of_length(numbered_h264, 40)
+    index = damaged_copy(numbered_h264, tmp_path / "data", bad, fix_checksum=False)
+    plan = EvalPlan(index, np.array([bad]), ClipSpec(4, 2), global_batch_size=3, num_views=3)
+    with ClipLoader(index, plan, device=device) as loader:
+        (batch,) = list(loader)
+    assert batch.weights.tolist() == [0, 0, 0]
+    assert np.abs(batch.clips.float().cpu().numpy()).max() <= 3, "the grey picture"
+
+
+@pytest.mark.parametrize("name", ["avcc", "blank"])
+def test_a_damaged_decoder_configuration_is_named(numbered_h264: ShardIndex, tmp_path: Path, name: str) -> None:
+    index = damaged_copy(numbered_h264, tmp_path / "data", 0, fix_checksum=False)
+    codec = index.info["codec"]
+    codec[name] = codec[name][:12] + "00" * (len(codec[name]) // 2 - 6)
+    with pytest.raises(ShardError, match=r"dataset.json: its grey picture does not decode; build the shards again"):
+        ClipLoader(index, train_plan(index))
