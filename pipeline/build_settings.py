@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.encoding import Encoding, StripEncoding, VideoEncoding
 from pipeline.filmstrip import StripLayout
-from pipeline.h264 import EncodePolicy
+from pipeline.h264.encode import EncodePolicy
 from pipeline.shard import PICTURE_NAMES, choices
 from pipeline.transcode import Geometry, centred, stretched
 

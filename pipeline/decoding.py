@@ -8,14 +8,14 @@ from nvidia.dali import Pipeline
 
 from pipeline.filmstrip import ClipStrips, blank_tile, is_strip, max_slots
 from pipeline.graph import GraphSpec, build_graph, graph_inputs
-from pipeline.packets import ClipPackets, join
+from pipeline.h264.decode import SoftwareDecoder, UndecodableError
+from pipeline.h264.graph import VideoGraphSpec, build_video_graph, video_graph_inputs
+from pipeline.h264.packets import ClipPackets, join
+from pipeline.h264.splice import Splicer
 from pipeline.plan import Plan
 from pipeline.settings import LoaderSettings
 from pipeline.shard import ShardError, ShardIndex
-from pipeline.splice import Splicer
 from pipeline.step_reader import ReadStep
-from pipeline.video_decode import SoftwareDecoder, UndecodableError
-from pipeline.video_graph import VideoGraphSpec, build_video_graph, video_graph_inputs
 
 NVDEC_PIPELINES = 7  # an H100 has seven decoders; what more pipelines or fewer give is in docs/benchmarks/gpu.md
 
@@ -127,6 +127,15 @@ def is_keyframe(packet: np.ndarray) -> bool:
     return bool(packet[4] & 31 == 5)
 
 
+def num_pipelines(settings: LoaderSettings, *, codec: str, on_gpu: bool) -> int:
+    """DALI pipelines that a loader has for shards of a codec.
+
+    >>> num_pipelines(LoaderSettings(), codec="h264", on_gpu=True)
+    7
+    """
+    return settings.num_pipelines or (NVDEC_PIPELINES if codec == "h264" and on_gpu else 1)
+
+
 def open_decoding(
     index: ShardIndex,
     plan: Plan,
@@ -154,13 +163,12 @@ def open_decoding(
         "mean": mean,
         "std": std,
     }
+    count = num_pipelines(settings, codec=index.codec, on_gpu=gpu is not None)
     if index.codec == "h264":
         # NVDEC pays for opening a stream, so there are as few as threads to decode them; PyAV does not.
         per_stream = 1 if gpu is None else -(-batch_size // min(settings.num_threads, batch_size))
         spec = VideoGraphSpec(clips_per_stream=per_stream, tile_height=height, tile_width=width, **common)
-        return VideoDecoding(
-            index, spec, num_pipelines=settings.num_pipelines or (1 if gpu is None else NVDEC_PIPELINES)
-        )
+        return VideoDecoding(index, spec, num_pipelines=count)
     strips = GraphSpec(
         layout=index.layout,
         num_slots=max_slots(plan.stored_spec, index.layout),
@@ -168,4 +176,4 @@ def open_decoding(
         hw_decoder_load=settings.hw_decoder_load,
         **common,
     )
-    return StripDecoding(index, strips, num_pipelines=settings.num_pipelines or 1)
+    return StripDecoding(index, strips, num_pipelines=count)

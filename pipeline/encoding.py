@@ -8,7 +8,7 @@ import av
 import simplejpeg
 
 from pipeline.filmstrip import Planes, StripLayout, encode_strips, num_strips
-from pipeline.h264 import FILE, EncodePolicy, decoder_configuration, encode_segment
+from pipeline.h264.encode import FILE, EncodePolicy, decoder_configuration, encode_segment
 from pipeline.shard_writer import Stored, strip_files
 from pipeline.transcode import Geometry
 

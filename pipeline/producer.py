@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from pipeline.decoding import Decoding
+from pipeline.h264.decode import UndecodableError
 from pipeline.plan import Plan
 from pipeline.settings import LoaderSettings
 from pipeline.shard import ShardIndex
 from pipeline.step_reader import LoaderError, ReadStep, StepReader
-from pipeline.video_decode import UndecodableError
 
 QUEUE_POLL_S = 0.2
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from pipeline.clip import frame_indices, num_starts
 from pipeline.filmstrip import ClipStrips, clip_strips, max_slots
+from pipeline.h264.packets import ClipPackets, clip_packets
 from pipeline.mapped_tars import PictureReader
-from pipeline.packets import ClipPackets, clip_packets
 from pipeline.plan import Plan, PlannedClips, crop_room
 from pipeline.shard import ShardIndex
 

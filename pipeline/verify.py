@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from pipeline.checking import PictureCheck, StripCheck
+from pipeline.h264.verify import VideoCheck
 from pipeline.shard import SUBSETS, ShardIndex, open_index
 from pipeline.shard_writer import dali_index, sha256_of, tar_components
-from pipeline.verify_pictures import PictureCheck, StripCheck
-from pipeline.verify_video import VideoCheck
 
 
 def verify(

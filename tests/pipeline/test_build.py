@@ -15,8 +15,8 @@ import pytest
 
 from pipeline.build import BuildSettings, build_shards, shuffled
 from pipeline.datasets import Listing, list_folder
-from pipeline.h264 import EncodePolicy
-from pipeline.h264_check import avcc_faults, blank_faults
+from pipeline.h264.check import avcc_faults, blank_faults
+from pipeline.h264.encode import EncodePolicy
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardError, ShardIndex, open_index
 from pipeline.verify import verify

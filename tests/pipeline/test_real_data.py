@@ -8,8 +8,8 @@ import pytest
 from pipeline.build import BuildSettings, build_shards, transcode
 from pipeline.datasets import list_hmdb51, list_ucf101
 from pipeline.failure import VideoFailure
-from pipeline.h264 import EncodePolicy
-from pipeline.h264_check import policy_faults
+from pipeline.h264.check import policy_faults
+from pipeline.h264.encode import EncodePolicy
 from pipeline.probe import probe
 from pipeline.reference import decode_sample
 from pipeline.transcode import stretched

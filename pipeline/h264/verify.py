@@ -7,11 +7,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipeline.h264 import FILE, EncodePolicy, read_packets
-from pipeline.h264_check import and_more, avcc_faults, blank_faults, decode_faults, policy_faults
+from pipeline.checking import Found
+from pipeline.h264.check import and_more, avcc_faults, blank_faults, decode_faults, policy_faults
+from pipeline.h264.encode import FILE, EncodePolicy, read_packets
 from pipeline.mapped_tars import PictureReader
 from pipeline.shard import ShardError, ShardIndex
-from pipeline.verify_pictures import Found
 
 
 class VideoCheck:

@@ -10,12 +10,12 @@ import pytest
 
 from pipeline.clip import ClipSpec, frame_indices, num_starts
 from pipeline.decoding import is_keyframe
+from pipeline.h264.packets import clip_packets, join
+from pipeline.h264.splice import Splicer
 from pipeline.loader import ClipLoader, LoaderSettings
-from pipeline.packets import clip_packets, join
 from pipeline.plan import EvalPlan, TrainPlan
 from pipeline.reference import reference_clips
 from pipeline.shard import ShardError, ShardIndex
-from pipeline.splice import Splicer
 from pipeline.step_reader import StepReader
 from tests.clips import DEVICES, GridPlan, damaged_copy, sample_of_length, shown, take, train_plan
 from tests.conftest import build_numbered

@@ -1,7 +1,7 @@
 """The H.264 codec: a segment as one MP4, made so that the packets of many clips can be joined to one stream.
 
 That asks for a policy (`EncodePolicy`): keyframes at fixed places, nothing that reaches over them, one slice a packet,
-and parameter sets that are the same bytes in every segment of a dataset. `h264_check.py` tells whether a file keeps to
+and parameter sets that are the same bytes in every segment of a dataset. `check.py` tells whether a file keeps to
 it.
 """
 

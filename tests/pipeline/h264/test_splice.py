@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn
 
+from pipeline.h264.splice import Splicer
 from pipeline.mapped_tars import PictureReader
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardIndex
-from pipeline.splice import Splicer
 
 # (length of the segment, first packet, packets): a whole GOP and more, a keyframe alone, twice the same keyframe
 PIECES = [(64, 0, 13), (40, 8, 3), (1, 0, 1), (17, 16, 1), (17, 16, 1), (120, 104, 16), (505, 496, 9)]

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import av
 
-from pipeline.avc import IDR, NAL_NAMES, NON_IDR, Sps, nals, parse_avcc, parse_sps, slice_is_b
-from pipeline.h264 import MIN_REF_FRAMES, SMPTE170M, EncodePolicy
-from pipeline.video_decode import open_decoder
+from pipeline.h264.avc import IDR, NAL_NAMES, NON_IDR, Sps, nals, parse_avcc, parse_sps, slice_is_b
+from pipeline.h264.decode import open_decoder
+from pipeline.h264.encode import MIN_REF_FRAMES, SMPTE170M, EncodePolicy
 
 HIGH_PROFILE = 100
 BOX_HEADER = 8  # bytes: size and four letters

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.filmstrip import Planes
-from pipeline.h264 import EncodePolicy, decoder_configuration, encode_segment, read_packets
-from pipeline.h264_check import avcc_faults, blank_faults, decode_faults, policy_faults
+from pipeline.h264.check import avcc_faults, blank_faults, decode_faults, policy_faults
+from pipeline.h264.encode import EncodePolicy, decoder_configuration, encode_segment, read_packets
 from pipeline.transcode import ffmpeg_exe
 from tests.numbered import write_video
 

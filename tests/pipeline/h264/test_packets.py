@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.clip import ClipSpec, frame_indices, num_starts
-from pipeline.packets import ClipPackets, clip_packets, join
+from pipeline.h264.packets import ClipPackets, clip_packets, join
 
 SPECS = [ClipSpec(t, stride) for t, stride in itertools.product((1, 2, 4, 8), (1, 2, 3, 4, 8, 16, 32))]
 

@@ -1,7 +1,7 @@
 """The DALI graph of H.264: streams of many clips in, normalised clips out; the same operators on a GPU and on a CPU.
 
 On a GPU the input is compressed and NVDEC decodes it. DALI decodes no H.264 on a CPU: there PyAV does that first step
-(`video_decode.SoftwareDecoder`), and the graph begins with frames.
+(`decode.SoftwareDecoder`), and the graph begins with frames.
 """
 
 import math
@@ -15,7 +15,7 @@ from nvidia.dali.types import DALIInterpType
 
 from pipeline.clip import ClipSpec
 from pipeline.graph import normalise
-from pipeline.packets import Stream
+from pipeline.h264.packets import Stream
 
 
 @dataclass(frozen=True)

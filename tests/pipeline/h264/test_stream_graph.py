@@ -8,8 +8,8 @@ import pytest
 from nvidia.dali import Pipeline, fn
 
 from pipeline.clip import ClipSpec, frame_indices
-from pipeline.packets import clip_packets, join
-from pipeline.video_graph import VideoGraphSpec, clips_of, crop_matrices, decode_frames, video_graph_inputs
+from pipeline.h264.graph import VideoGraphSpec, clips_of, crop_matrices, decode_frames, video_graph_inputs
+from pipeline.h264.packets import clip_packets, join
 from tests.numbered import numbered_frame, read_numbers
 
 

@@ -12,19 +12,19 @@ import av
 import numpy as np
 import pytest
 
-import pipeline.h264
-from pipeline.avc import parse_avcc, parse_sps
+import pipeline.h264.encode
 from pipeline.build import BuildSettings, transcode
 from pipeline.failure import VideoFailure
 from pipeline.filmstrip import Planes
-from pipeline.h264 import EncodePolicy, decoder_configuration, encode_segment, exact_rate
-from pipeline.h264_check import blank_faults, policy_faults
+from pipeline.h264.avc import parse_avcc, parse_sps
+from pipeline.h264.check import blank_faults, policy_faults
+from pipeline.h264.encode import EncodePolicy, decoder_configuration, encode_segment, exact_rate
 from pipeline.probe import probe
 from pipeline.shard import ShardIndex
 from pipeline.transcode import centred, ffmpeg_exe, fitted, stretched
 from tests.numbered import number_of, numbered_frame, read_bits, write_numbered_video
 
-SHARDS_README = Path(__file__).resolve().parents[2] / "shards/README.md"
+SHARDS_README = Path(__file__).resolve().parents[3] / "shards/README.md"
 POLICY = EncodePolicy(176, 128)
 
 
@@ -199,7 +199,7 @@ def test_what_all_segments_share_is_itself_in_order() -> None:
 
 
 def test_a_segment_with_parameter_sets_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.h264, "decoder_configuration", lambda policy: (b"another", b""))
+    monkeypatch.setattr(pipeline.h264.encode, "decoder_configuration", lambda policy: (b"another", b""))
     with pytest.raises(VideoFailure, match="cannot be joined") as failure:
         encode(3)
     assert failure.value.stage == "encode"
