@@ -55,18 +55,8 @@ class StripDecoding:
         return build_graph(self._spec, source)
 
     def inputs(self, read: ReadStep) -> tuple[Any, ...]:
-        clips, located = read.clips, read.located
-        assert isinstance(located, ClipStrips)
-        return graph_inputs(
-            self._spec,
-            read.data,
-            self._blank,
-            located,
-            top=clips.top,
-            left=clips.left,
-            flip=clips.flip,
-            content=self._index.content[clips.sample],
-        )
+        assert isinstance(read.located, ClipStrips)
+        return graph_inputs(self._spec, read.data, self._blank, read.located, **crops_of(read, self._index))
 
     def decodes(self, data: list[np.ndarray]) -> bool:
         return all(is_strip(jpeg, self._index.layout) for jpeg in data)
@@ -90,29 +80,15 @@ class VideoDecoding:
         return build_video_graph(self._spec, source)
 
     def inputs(self, read: ReadStep) -> tuple[Any, ...]:
-        clips, located = read.clips, read.located
-        assert isinstance(located, ClipPackets)
-        streams = join(located, clips_per_stream=self._spec.clips_per_stream)
+        assert isinstance(read.located, ClipPackets)
+        streams = join(read.located, clips_per_stream=self._spec.clips_per_stream)
         packets = [own or [self._blank] for own in read.data_of_clips()]
         joined = [[packet for own in packets[stream.clips] for packet in own] for stream in streams]
         if self._spec.gpu is None:
             contents = self._software.decode(joined, [stream.frames for stream in streams])
         else:
-            keyframes = np.array([is_keyframe(packet) for stream in joined for packet in stream])
-            ends = np.cumsum([len(stream) for stream in joined])[:-1]
-            contents = [
-                self._splicer.splice(stream, keys)
-                for stream, keys in zip(joined, np.split(keyframes, ends), strict=True)
-            ]
-        return video_graph_inputs(
-            self._spec,
-            streams,
-            contents,
-            top=clips.top,
-            left=clips.left,
-            flip=clips.flip,
-            content=self._index.content[clips.sample],
-        )
+            contents = [self._splicer.splice(packets) for packets in joined]
+        return video_graph_inputs(self._spec, streams, contents, **crops_of(read, self._index))
 
     def decodes(self, data: list[np.ndarray]) -> bool:
         try:
@@ -122,9 +98,10 @@ class VideoDecoding:
         return True
 
 
-def is_keyframe(packet: np.ndarray) -> bool:
-    """Whether a packet, a length of four bytes and a NAL, holds an IDR slice (NAL type 5)."""
-    return bool(packet[4] & 31 == 5)
+def crops_of(read: ReadStep, index: ShardIndex) -> dict[str, np.ndarray]:
+    """What part of the picture each of N clips shows, as both graphs take it."""
+    clips = read.clips
+    return {"top": clips.top, "left": clips.left, "flip": clips.flip, "content": index.content[clips.sample]}
 
 
 def num_pipelines(settings: LoaderSettings, *, codec: str, on_gpu: bool) -> int:

@@ -190,6 +190,12 @@ class Planes:
     def __len__(self) -> int:
         return len(self.y)
 
+    def in_tiles(self, *, top: int, left: int, height: int, width: int) -> "Planes":
+        """The frames laid into tiles of height×width at (top, left), all even, with their edges replicated."""
+        half = {"top": top // 2, "left": left // 2, "height": height // 2, "width": width // 2}
+        y = place(self.y, top=top, left=left, height=height, width=width)
+        return Planes(y, place(self.u, **half), place(self.v, **half))
+
 
 def place(plane: np.ndarray, *, top: int, left: int, height: int, width: int) -> np.ndarray:
     """Lay frames [F, h, w] into tiles [F, height, width] at (top, left) and replicate their edges outwards."""
@@ -211,16 +217,11 @@ def encode_strips(
         top, left: Even; where the content lies in its tile.
         quality: JPEG quality, 1…100.
     """
-    height, width = layout.tile_height, layout.tile_width
     for block in blocks:
-        y = place(block.y, top=top, left=left, height=height, width=width)
-        u, v = (
-            place(plane, top=top // 2, left=left // 2, height=height // 2, width=width // 2)
-            for plane in (block.u, block.v)
-        )
+        tiles = block.in_tiles(top=top, left=left, height=layout.tile_height, width=layout.tile_width)
         for phase in range(min(layout.phase_stride, len(block))):
             own = strip_contents(phase, layout, num_frames=len(block))
-            stacked = (plane[own].reshape(-1, plane.shape[2]) for plane in (y, u, v))
+            stacked = (plane[own].reshape(-1, plane.shape[2]) for plane in (tiles.y, tiles.u, tiles.v))
             yield simplejpeg.encode_jpeg_yuv_planes(*stacked, quality=quality)
 
 

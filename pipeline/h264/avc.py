@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+NAL_TYPE = 31  # the bits of a NAL's first byte that are its type
 NON_IDR, IDR, SEI, SPS = 1, 5, 6, 7  # nal_unit_type, table 7-1
 NAL_NAMES = {NON_IDR: "slice", IDR: "IDR slice", SEI: "SEI", SPS: "SPS", 8: "PPS", 9: "access unit delimiter"}
 # Profiles whose SPS speaks of chroma, depth and scaling lists (7.3.2.1.1).
@@ -120,7 +121,7 @@ def parse_sps(nal: bytes) -> Sps:
     Raises:
         ValueError: It is not one, or ends in the middle.
     """
-    if not nal or nal[0] & 31 != SPS:
+    if not nal or nal[0] & NAL_TYPE != SPS:
         raise ValueError("SPS cannot be read (it is a NAL of another type)")
     reader = BitReader(nal)
     try:

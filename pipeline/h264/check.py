@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import av
 
-from pipeline.h264.avc import IDR, NAL_NAMES, NON_IDR, Sps, nals, parse_avcc, parse_sps, slice_is_b
+from pipeline.h264.avc import IDR, NAL_NAMES, NAL_TYPE, NON_IDR, Sps, nals, parse_avcc, parse_sps, slice_is_b
 from pipeline.h264.decode import open_decoder
 from pipeline.h264.encode import MIN_REF_FRAMES, SMPTE170M, EncodePolicy
 
@@ -67,7 +67,7 @@ def avcc_faults(avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
 def blank_faults(blank: bytes, avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
     """What is wrong with a dataset's grey keyframe."""
     try:
-        if [nal[0] & 31 for nal in nals(blank)] != [IDR]:
+        if [nal[0] & NAL_TYPE for nal in nals(blank)] != [IDR]:
             yield "is not one IDR slice behind its length of four bytes"
             return
     except ValueError as error:
@@ -169,8 +169,8 @@ def _nal_faults(packet: bytes, wanted: int) -> Iterator[str]:
     """One packet against "exactly one slice NAL"."""
     try:
         found = list(nals(packet))
-        if [nal[0] & 31 for nal in found] != [wanted]:
-            kinds = ", ".join(NAL_NAMES.get(nal[0] & 31, f"NAL of type {nal[0] & 31}") for nal in found)
+        if [nal[0] & NAL_TYPE for nal in found] != [wanted]:
+            kinds = ", ".join(NAL_NAMES.get(nal[0] & NAL_TYPE, f"NAL of type {nal[0] & NAL_TYPE}") for nal in found)
             yield f"holds {kinds}, not one {NAL_NAMES[wanted]}"
         elif slice_is_b(found[0]):
             yield "is a B-frame"

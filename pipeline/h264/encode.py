@@ -17,7 +17,7 @@ import av
 import numpy as np
 
 from pipeline.failure import VideoFailure
-from pipeline.filmstrip import Planes, place
+from pipeline.filmstrip import Planes
 from pipeline.shard_writer import Stored
 
 FILE = "mp4"  # what follows the key and a dot in the tar
@@ -161,16 +161,11 @@ def _configure(context: av.VideoCodecContext, policy: EncodePolicy) -> None:
 
 def _frames(blocks: Iterable[Planes], policy: EncodePolicy, *, top: int, left: int) -> Iterator[av.VideoFrame]:
     """Frames in their tiles, as the encoder takes them."""
-    height, width = policy.height, policy.width
     for block in blocks:
-        y = place(block.y, top=top, left=left, height=height, width=width)
-        u, v = (
-            place(plane, top=top // 2, left=left // 2, height=height // 2, width=width // 2)
-            for plane in (block.u, block.v)
-        )
-        for number in range(len(block)):
-            frame = av.VideoFrame(width, height, "yuv420p")
-            for plane, tile in zip(frame.planes, (y[number], u[number], v[number]), strict=True):
+        tiles = block.in_tiles(top=top, left=left, height=policy.height, width=policy.width)
+        for y, u, v in zip(tiles.y, tiles.u, tiles.v, strict=True):
+            frame = av.VideoFrame(policy.width, policy.height, "yuv420p")
+            for plane, tile in zip(frame.planes, (y, u, v), strict=True):
                 rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
                 rows[: tile.shape[0], : tile.shape[1]] = tile
             yield frame

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.h264.avc import IDR, NAL_TYPE
+
 TICKS_PER_S = 25  # frame i is shown at tick i; nobody looks at the clock
 MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)  # of a picture that is not turned
 
@@ -29,18 +31,18 @@ class Splicer:
         self._stsd = full_box(b"stsd", struct.pack(">I", 1), box(b"avc1", entry))
         self._ftyp = box(b"ftyp", b"isom", struct.pack(">I", 512), b"isomavc1")
 
-    def splice(self, packets: Sequence[np.ndarray], keyframes: np.ndarray) -> np.ndarray:
+    def splice(self, packets: Sequence[np.ndarray]) -> np.ndarray:
         """An MP4 of some packets, in their order, a frame each.
 
         Args:
-            packets: uint8 [bytes] each: the length of a NAL in four bytes, and the NAL.
-            keyframes: bool [M], which of them need no other; the first must be one.
+            packets: uint8 [bytes] each: the length of a NAL in four bytes, and the NAL. The first is a keyframe.
 
         Returns:
             uint8 [bytes].
         """
+        keyframes = np.fromiter((packet[4] & NAL_TYPE == IDR for packet in packets), bool, len(packets))
         if not keyframes[0]:
-            raise ValueError("keyframes: the first packet must be one; begin at a keyframe")
+            raise ValueError("packets: the first is not a keyframe; begin at one")
         sizes = np.fromiter((len(packet) for packet in packets), ">u4", len(packets))
         moov_size = len(self._moov(sizes, keyframes, first_byte=0))
         first_byte = len(self._ftyp) + moov_size + 8

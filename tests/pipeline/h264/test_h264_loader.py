@@ -2,6 +2,10 @@
 
 import io
 import itertools
+import os
+import shutil
+import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -9,13 +13,12 @@ import numpy as np
 import pytest
 
 from pipeline.clip import ClipSpec, frame_indices, num_starts
-from pipeline.decoding import is_keyframe
 from pipeline.h264.packets import clip_packets, join
 from pipeline.h264.splice import Splicer
 from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import EvalPlan, TrainPlan
-from pipeline.reference import reference_clips
-from pipeline.shard import ShardError, ShardIndex
+from pipeline.reference import decode_sample, reference_clips
+from pipeline.shard import ShardError, ShardIndex, open_index
 from pipeline.step_reader import StepReader
 from tests.clips import DEVICES, GridPlan, damaged_copy, sample_of_length, shown, take, train_plan
 from tests.conftest import build_numbered
@@ -76,7 +79,7 @@ def test_a_spliced_stream_holds_the_frames_of_all_its_clips(
         frames = frame_indices(planned.start, spec, video_frames=any_gop.num_frames[planned.sample])
         for stream in join(read.located, clips_per_stream=clips_per_stream):
             joined = [packet for own in packets[stream.clips] for packet in own]
-            video = splicer.splice(joined, np.array([is_keyframe(packet) for packet in joined]))
+            video = splicer.splice(joined)
             with av.open(io.BytesIO(video.tobytes()), "r", format="mp4") as container:
                 decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
             assert len(decoded) == len(joined)
@@ -198,3 +201,54 @@ def test_a_damaged_decoder_configuration_is_named(numbered_h264: ShardIndex, tmp
     codec[name] = codec[name][:12] + "00" * (len(codec[name]) // 2 - 6)
     with pytest.raises(ShardError, match=r"dataset.json: its grey picture does not decode; build the shards again"):
         ClipLoader(index, train_plan(index))
+
+
+def with_packets_of_other_settings(index: ShardIndex, folder: Path, sample: int) -> ShardIndex:
+    """A copy in which a sample's packets are whole, pass their checksums and were made for other parameter sets."""
+    shutil.copytree(index.data_dir, folder)
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 176, 128, "yuv420p", Fraction(1, 25)
+    encoder.options = {"profile": "baseline", "preset": "ultrafast", "crf": "45", "x264-params": "annexb=0:keyint=8"}
+    encoder.thread_count = 1
+    frames = decode_sample(index, sample)
+    made = [p for f in frames for p in encoder.encode(av.VideoFrame.from_ndarray(f, format="rgb24"))] + encoder.encode()
+    where = index.pictures
+    sizes, crc32 = np.array(where.size), np.array(where.crc32)
+    rows = range(int(where.first[sample]), int(where.first[sample + 1]))
+    tar = folder / index.tars[where.tar[rows.start]]
+    content = bytearray(tar.read_bytes())
+    for row, packet in zip(rows, map(bytes, made), strict=True):
+        packet = packet[: where.size[row]]  # it must fit; a cut one is as wrong
+        content[where.offset[row] : where.offset[row] + len(packet)] = packet
+        sizes[row], crc32[row] = len(packet), zlib.crc32(packet)
+    tar.write_bytes(content)
+    np.save(folder / "index/packet_size.npy", sizes)
+    np.save(folder / "index/packet_crc32.npy", crc32)
+    return open_index(folder)
+
+
+def test_packets_of_other_parameter_sets_are_survived_and_counted(numbered_h264: ShardIndex, tmp_path: Path) -> None:
+    bad = sample_of_length(numbered_h264, 64)
+    index = with_packets_of_other_settings(numbered_h264, tmp_path / "data", bad)
+    plan = train_plan(index)
+    with ClipLoader(index, plan) as loader:
+        batches = take(loader, 4)
+        assert loader.bad_samples == [index.key(bad)]
+        assert loader.num_replaced == sum(int((plan.batch(s).sample == bad).sum()) for s in range(4)) > 0
+    assert all(bad not in batch.samples for batch in batches)
+
+
+def test_a_truncated_tar_costs_the_samples_behind_the_cut_and_no_others(
+    numbered_h264: ShardIndex, tmp_path: Path
+) -> None:
+    shutil.copytree(numbered_h264.data_dir, tmp_path / "data")
+    index = open_index(tmp_path / "data")
+    tar, first = index.data_dir / index.tars[0], index.pictures.first
+    cut = int(index.pictures.offset[first[2]]) + 100  # in the third sample of the first tar
+    os.truncate(tar, cut)
+    whole = [s for s in range(index.num_samples) if index.tar_of(np.array([s]))[0] > 0 or s < 2]
+    plan = EvalPlan(index, np.arange(index.num_samples), ClipSpec(4, 2), global_batch_size=4)
+    with ClipLoader(index, plan) as loader:
+        scored = [s for b in loader for s, w in zip(b.samples.tolist(), b.weights.tolist(), strict=True) if w]
+        assert loader.num_replaced == index.num_samples - len(whole) == 2
+    assert scored == whole
