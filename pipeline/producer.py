@@ -116,19 +116,25 @@ class Producer:
             for i in range(self._decoding.num_pipelines)
         ]
         stream = torch.cuda.Stream(self._gpu) if self._gpu is not None else None
-        for lane in itertools.cycle(lanes):
-            try:
-                read, inputs, clips = lane.take(stream)
-            except StopIteration:
-                return
-            labels = torch.from_numpy(self._index.labels[read.clips.sample].astype(np.int64))
-            made = Made(read, clips, labels, torch.from_numpy(read.clips.weight), inputs)
-            if stream is not None:
-                with torch.cuda.stream(stream):
-                    made.labels = made.labels.pin_memory().to(stream.device, non_blocking=True)
-                    made.weights = made.weights.pin_memory().to(stream.device, non_blocking=True)
-                    made.ready = stream.record_event()
-            yield made
+        try:
+            for lane in itertools.cycle(lanes):
+                yield self._made(*lane.take(stream), stream)
+        except StopIteration:
+            return
+        finally:
+            for lane in lanes:
+                lane.close()
+
+    def _made(self, read: ReadStep, inputs: Any, clips: Any, stream: Any) -> Made:
+        """A batch with its labels and weights, which go to the GPU on the loader's stream."""
+        labels = torch.from_numpy(self._index.labels[read.clips.sample].astype(np.int64))
+        made = Made(read, clips, labels, torch.from_numpy(read.clips.weight), inputs)
+        if stream is not None:
+            with torch.cuda.stream(stream):
+                made.labels = made.labels.pin_memory().to(stream.device, non_blocking=True)
+                made.weights = made.weights.pin_memory().to(stream.device, non_blocking=True)
+                made.ready = stream.record_event()
+        return made
 
 
 class Lane:
@@ -145,7 +151,7 @@ class Lane:
         last = plan.num_steps
         self._steps = itertools.count(first, self._stride) if last is None else iter(range(first, last, self._stride))
         self._underway: deque[tuple[ReadStep, Any]] = deque()  # with the inputs, which DALI reads in place
-        self._pipe = decoding.build(self._feed)
+        self._pipe: Any = decoding.build(self._feed)
         self._pipe.schedule_run()  # the first time, as many batches as the queue is deep
         self._scheduled = True
 
@@ -160,6 +166,11 @@ class Lane:
         self._scheduled = False
         (output,) = self._pipe.outputs(stream)
         return *self._underway.popleft(), output.as_tensor()
+
+    def close(self) -> None:
+        """End the pipeline now. It knows this lane and the lane knows it, so Python would leave it to the collector,
+        which may run in a process forked meanwhile; there DALI waits for threads that a fork does not copy."""
+        self._pipe = None
 
     def _feed(self) -> tuple[Any, ...]:
         """The inputs of the lane's next step; StopIteration ends the pipeline too."""

@@ -23,11 +23,12 @@ import torch
 
 from pipeline.loader import MEAN, LoaderError
 from pipeline.shard import ShardIndex, open_index
-from tools.bench.autotune import TUNING_HEADER, Tuning, autotune, measure_loader
+from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
 from tools.bench.machine import machine, machine_lines, table, write
 from tools.bench.measure import BenchError, Order, Spread, load_psutil
 from tools.bench.options import EPILOG, all_options, settings_of
+from tools.bench.ours import NAMES
 from tools.bench.peers.compare import Comparison, compare
 from tools.bench.peers.contest import Contest
 from tools.bench.peers.copies import copies_folder
@@ -69,9 +70,9 @@ def main(
         tuning = tune(settings, index, quiet=quiet) if autotune_first else None
         if tuning is not None:
             settings = dataclasses.replace(settings, loader=tuning.best.settings)
-            click.echo("\n".join([*table(TUNING_HEADER, tuning.rows()), "", f"best here: {tuning.flags}", ""]))
+            click.echo("\n".join([*table(tuning.header(), tuning.rows()), "", f"best here: {tuning.flags}", ""]))
         result = run(settings, index, quiet=quiet)
-        facts, heading = machine_facts(settings, result), describe(settings)
+        facts, heading = machine_facts(settings, result), describe(settings, index)
         click.echo("\n".join([heading, *machine_lines(facts), *console(result)]))
         peers = None if vs == "none" else run_peers(settings, index, names=vs, cache=peer_cache, quiet=quiet)
         if peers:
@@ -107,11 +108,13 @@ def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:
     )
     on_gpu = settings.device.type == "cuda"
     with progress("autotune", quiet=quiet) as tell:
-        return autotune(measure, settings.loader, on_gpu=on_gpu, num_cpus=settings.num_cpus, report=tell)
+        return autotune(
+            measure, settings.loader, codec=index.codec, on_gpu=on_gpu, num_cpus=settings.num_cpus, report=tell
+        )
 
 
 def run_peers(settings: Settings, index: ShardIndex, *, names: str, cache: Path | None, quiet: bool) -> Comparison:
-    """The loader and others on H.264 copies of the same segments, each in a process of its own."""
+    """The loader and others on H.264 files of the same segments, each in a process of its own."""
     cpus = sorted(os.sched_getaffinity(0))
     if settings.device.type == "cuda":  # the lanes are done; the peers' processes may want their memory
         gc.collect()
@@ -127,6 +130,7 @@ def run_peers(settings: Settings, index: ShardIndex, *, names: str, cache: Path 
             loader=settings.loader,
             copies=copies_folder(cache or Path(scratch), index),
             num_workers=len(cpus),
+            start_step=settings.start_step,
         )
         order = Order(settings.batches, settings.seconds, warmup_batches=PEER_WARMUP_BATCHES)
         pinned_to = cpus if settings.device.type == "cpu" else None
@@ -142,12 +146,15 @@ def machine_facts(settings: Settings, result: Result) -> dict[str, Any]:
     return facts
 
 
-def describe(settings: Settings) -> str:
+def describe(settings: Settings, index: ShardIndex) -> str:
     """What was measured, in a line."""
     clip, model = settings.clip, settings.model
     step = "loader only" if settings.step is None else f"{model.name} of width {model.width}"
+    stored = NAMES[index.codec] + (f" of GOP {index.gop_size}" if index.codec == "h264" else "")
+    snapped = ", begun at keyframes" if settings.start_step > 1 else ""
     return (
-        f"{clip.num_frames}×{clip.crop_size}×{clip.crop_size} clips at stride {clip.frame_stride}, batches of "
+        f"{clip.num_frames}×{clip.crop_size}×{clip.crop_size} clips at stride {clip.frame_stride}{snapped}, out of "
+        f"{stored}, batches of "
         f"{settings.batch_size}, {len(settings.samples)} segments, {step}, on {settings.device}"
     )
 
@@ -160,7 +167,7 @@ def about(settings: Settings, index: ShardIndex, facts: dict[str, Any]) -> dict[
     return {
         "command": shlex.join(["bench_loader.py", *sys.argv[1:]]),
         "machine": facts,
-        "dataset": {"name": index.name, "fingerprint": index.fingerprint},
+        "dataset": {"name": index.name, "fingerprint": index.fingerprint, "codec": index.info["codec"]},
         "settings": chosen,
     }
 

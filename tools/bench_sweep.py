@@ -13,16 +13,19 @@ from typing import Any
 if not __package__:  # started by path: look in the checkout, not in tools/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+# Threads that wait must sleep (docs/decisions/0004-threads-that-wait-sleep.md). Read by OpenMP when torch is loaded,
+# in the processes that this one starts too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import click
 import torch
 
-from pipeline.build import BuildSettings, build_shards
 from pipeline.loader import LoaderError, LoaderSettings
 from pipeline.shard import ShardError, open_index
 from tools.bench.chart import load_matplotlib
 from tools.bench.machine import machine, machine_lines, markdown, table, write
 from tools.bench.measure import BenchError, Spread, load_psutil
-from tools.bench.options import pick_device, pick_segments
+from tools.bench.options import FILE, FOLDER, Numbers, pick_device, pick_segments
 from tools.bench.panels import draw_panels
 from tools.bench.run import Settings
 from tools.bench.sweep import (
@@ -35,6 +38,7 @@ from tools.bench.sweep import (
     note_of,
     points_of,
     row_of,
+    try_build,
 )
 from tools.bench_shards import list_videos
 from tools.terminal import Failed, progress
@@ -65,23 +69,6 @@ The crop is 7/8 of the stored size. With --json every finished point is kept, an
 """
 
 
-class Numbers(click.ParamType):
-    """Numbers with commas, rising, each once."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(sorted({int(number) for number in value.split(",")}))
-        except ValueError:
-            numbers = (0,)
-        if numbers[0] < 1:
-            self.fail(f"{value!r} is not possible; choose numbers from 1 on, with commas", param, ctx)
-        return numbers
-
-
 @dataclass(frozen=True)
 class Plan:
     """What to sweep.
@@ -100,8 +87,7 @@ class Plan:
     clips: int
 
 
-NUMBERS, FILE = Numbers(), click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+NUMBERS = Numbers()
 
 
 @click.command(epilog=EPILOG)
@@ -162,22 +148,19 @@ def main(
                 click.echo("stored size: left out; give --raw, from which shards of each size can be built")
             journal = Journal(json_path, about(plan, facts, source=data or raw), resume=resume)
             rows, failures = sweep(plan, journal, quiet=quiet)
+        for line in ["", *table(HEADER, rows), *failures]:
+            click.echo(line)
+        if markdown_path is not None:
+            command = shlex.join(["bench_sweep.py", *sys.argv[1:]])
+            page = [heading, "", *machine_lines(facts), "", f"    {command}", "", *markdown(HEADER, rows)]
+            page += ["", *(f"- {failure}" for failure in failures)] if failures else []
+            write(markdown_path, "\n".join(page))
+        if chart_path is not None:
+            draw_panels(chart_path, heading.partition(":")[0], panels(plan, journal), base=heading.partition(": ")[2])
     except (BenchError, LoaderError, ShardError, ValueError, OSError) as error:
         raise Failed(str(error)) from None
     except KeyboardInterrupt:
         raise Failed("interrupted; with --json and --resume it can go on") from None
-    for line in ["", *table(HEADER, rows), *failures]:
-        click.echo(line)
-    if markdown_path is not None:
-        command = shlex.join(["bench_sweep.py", *sys.argv[1:]])
-        page = [heading, "", *machine_lines(facts), "", f"    {command}", "", *markdown(HEADER, rows)]
-        page += ["", *(f"- {failure}" for failure in failures)] if failures else []
-        write(markdown_path, "\n".join(page))
-    try:
-        if chart_path is not None:
-            draw_panels(chart_path, heading.partition(":")[0], panels(plan, journal), base=heading.partition(": ")[2])
-    except BenchError as error:
-        raise Failed(str(error)) from None
 
 
 @contextmanager
@@ -199,12 +182,7 @@ def shards_by_size(
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-sweep-")))
         wanted = sorted({BASE_SIZE, *sizes})
         for done, size in enumerate(wanted, start=1):
-            out = folder / f"size-{size}-videos-{len(listing.records)}"
-            try:
-                build_shards(listing, out, BuildSettings(size=size), workers=len(os.sched_getaffinity(0)))
-                found[size] = out
-            except (ShardError, ValueError) as error:
-                found[size] = str(error)
+            found[size] = try_build(listing, folder / f"size-{size}-videos-{len(listing.records)}", size=size)
             tell(done, len(wanted), f"{size} pixels")
         yield found
 

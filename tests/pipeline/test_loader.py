@@ -1,15 +1,20 @@
 """The loader: the frames asked for, exactly, on one rank or many, after a stop, and in spite of damage."""
 
+import gc
 import itertools
 import shutil
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import Pipeline
 
 from pipeline.clip import ClipSpec, frame_indices, num_starts
+from pipeline.decoding import Decoding
 from pipeline.filmstrip import locate
 from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
 from pipeline.plan import EvalPlan, TrainPlan
@@ -324,6 +329,32 @@ def test_an_error_that_is_not_the_data_s_reaches_the_caller(shards: ShardIndex) 
     plan.batch = lambda step: SimpleNamespace()  # type: ignore[method-assign, assignment]
     with ClipLoader(shards, plan) as loader, pytest.raises(TypeError):
         next(iter(loader))
+
+
+@pytest.mark.parametrize("taken", [1, 4])
+def test_closing_ends_the_pipelines_and_leaves_none_to_the_garbage_collector(
+    shards: ShardIndex, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    """One that is left may be collected in a forked process, as torch's DataLoader makes them, and hang it."""
+    built = []
+
+    def build(self: Decoding, source: Callable) -> Pipeline:
+        pipe = build_once(self, source)
+        built.append(weakref.ref(pipe))
+        return pipe
+
+    loader = ClipLoader(shards, train_plan(shards), settings=LoaderSettings(num_pipelines=2))
+    build_once = type(loader._decoding).build
+    monkeypatch.setattr(type(loader._decoding), "build", build)
+    gc.collect()
+    gc.disable()
+    try:
+        with loader:
+            take(loader, taken)
+        assert len(built) == 2
+        assert [pipe() for pipe in built] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_closing_ends_the_thread_in_any_state(shards: ShardIndex) -> None:

@@ -21,10 +21,12 @@ from tools.bench import run as bench_run
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC
 from tools.bench.measure import Measurement, Memory, Order, Spread
 from tools.bench.options import pick_segments, settings_of
+from tools.bench.ours import loader_cost
 from tools.bench.peers.compare import Comparison, Lane
 from tools.bench.peers.contest import Contest
 from tools.bench.report import console
 from tools.bench.run import Settings
+from tools.bench.threads import H264_DECODERS
 from tools.bench.turns import turns_of
 from tools.bench_loader import main
 
@@ -104,7 +106,9 @@ def test_batches_taken_follow_one_another_over_all_turns(benched: tuple[Result, 
 def test_the_report_is_a_table_and_ends_with_the_verdict(benched: tuple[Result, dict, Path]) -> None:
     result, found, folder = benched
     lines = [line for line in result.stdout.splitlines() if line]
-    assert lines[0] == ("4×56×56 clips at stride 2, batches of 2, 11 segments, res3d10 of width 2, on cpu")
+    assert lines[0] == (
+        "4×56×56 clips at stride 2, out of filmstrips, batches of 2, 11 segments, res3d10 of width 2, on cpu"
+    )
     (header,) = [i for i, line in enumerate(lines) if line.lstrip().startswith("clips/s")]
     assert [line.split("  ")[0] for line in lines[header + 1 : header + 4]] == [LOADER, SYNTHETIC, REAL]
     assert found["verdict"] in lines
@@ -117,7 +121,8 @@ def test_the_report_is_a_table_and_ends_with_the_verdict(benched: tuple[Result, 
 
 def test_the_json_says_what_was_measured(benched: tuple[Result, dict, Path], numbered: ShardIndex) -> None:
     found = benched[1]
-    assert found["dataset"] == {"name": "numbered", "fingerprint": numbered.fingerprint}
+    codec = numbered.info["codec"]
+    assert found["dataset"] == {"name": "numbered", "fingerprint": numbered.fingerprint, "codec": codec}
     assert found["settings"]["model"]["width"] == 2
     assert found["settings"]["step"]["channels_last"] is True
     assert found["settings"]["num_segments"] == 11
@@ -259,11 +264,40 @@ def test_options_reach_the_loader_and_the_step(numbered: ShardIndex) -> None:
         "0",
     ]
     settings = settings_from(numbered, *words, "--device", "cpu", "--compile", "--space-to-depth", "--seconds", "7")
-    assert settings.loader == LoaderSettings(3, 4, 5, 0.5, 0)
+    assert settings.loader == LoaderSettings(3, 4, 5, hw_decoder_load=0.5, read_ahead=0)
     assert settings.step is not None
     assert (settings.step.compile, settings.step.space_to_depth, settings.step.cuda_graph) == (True, True, False)
     assert (settings.seconds, settings.batches) == (7.0, None)
     assert (settings.model.name, settings.model.width, settings.batch_size) == ("res3d10", 16, 16)
+
+
+def test_clips_of_h264_begin_at_keyframes_when_asked_to(numbered: ShardIndex, numbered_h264: ShardIndex) -> None:
+    settings = settings_from(numbered_h264, "--snap-to-keyframe", "--batch-size", "64")
+    starts = settings.plan(numbered_h264).batch(0).start
+    assert set((starts % numbered_h264.gop_size).tolist()) == {0}
+    assert len(set(starts.tolist())) > 8
+    free = settings_from(numbered_h264, "--batch-size", "64").plan(numbered_h264).batch(0).start
+    assert len(set((free % numbered_h264.gop_size).tolist())) > 4
+    result = bench(numbered.data_dir, "--snap-to-keyframe")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].endswith("holds filmstrips, which have none; leave it out")
+
+
+def test_h264_shards_are_measured_and_every_decoded_frame_is_counted(numbered_h264: ShardIndex, tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    options = ["--device", "cpu", "--loader-only", "--batch-size", "8", "--batches", "3", "--repeats", "1"]
+    result = bench(numbered_h264.data_dir, *options, "--json", str(path))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("8×112×112 clips at stride 2, out of h264 of GOP 8, batches of 8, 11 segments, ")
+    found = json.loads(path.read_text())
+    (turn,) = found["turns"]
+    plan = settings_from(numbered_h264, *options).plan(numbered_h264)
+    work = loader_cost(plan, on_gpu=False, steps=range(*turn["plan_steps"]))
+    assert turn["work"]["num_frames_decoded"] == work.num_frames_decoded
+    assert found["lanes"][LOADER]["decoded_to_used"] == work.decoded_to_used > 1.3
+    assert f"{work.decoded_to_used:.2f}" in result.stdout
+    assert turn["thread_s"][H264_DECODERS] > 0
+    assert found["dataset"]["codec"]["gop_size"] == 8
 
 
 def test_segments_are_drawn_from_everywhere_and_in_order(numbered: ShardIndex) -> None:

@@ -131,6 +131,20 @@ def test_a_point_that_fails_is_a_line_and_the_rest_is_drawn(
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
 
 
+@pytest.mark.parametrize("option", ["--markdown", "--chart", "--json"])
+def test_a_file_that_cannot_be_written_is_one_line(
+    numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(bench_sweep, "measure", fake_measure([]))
+    (tmp_path / "file").write_text("no folder")
+    options = ("--data", str(numbered.data_dir), *SMALL, "--batch-sizes", "1", "--frames", "8", "--quiet")
+    result = sweep(*options, option, str(tmp_path / "file" / "found"))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: [Errno ")
+    assert str(tmp_path / "file") in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_size_without_shards_is_a_line(numbered_raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Point] = []
     real = bench_sweep.measure

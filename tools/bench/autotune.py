@@ -9,12 +9,20 @@ import torch
 from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
 from tools.bench.measure import Order, Spread, measure
+from tools.bench.ours import warmup_batches
 
 NEAR = 0.97  # of the best rate: within it fewer cores, and then less memory, decide
-WARMUP_BATCHES = 8
+WARMUP_BATCHES = 8  # over those that wait ready
 THREADS = (1, 2, 3, 4, 6, 8, 12, 16)
 QUEUE_DEPTHS = (1, 2, 3, 4)
 HW_DECODER_LOADS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
+PIPELINES = (1, 2, 4, 7)  # an H100 has seven video engines
+
+# What a codec alone has: field of LoaderSettings -> its name for people, and what is tried of it on a GPU.
+OF_CODEC: dict[str, tuple[str, str, tuple[float, ...]]] = {
+    "filmstrip": ("hw_decoder_load", "JPEG engines' share", HW_DECODER_LOADS),
+    "h264": ("num_pipelines", "pipelines", PIPELINES),
+}
 
 
 @dataclass(frozen=True)
@@ -28,23 +36,26 @@ class Point:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was tried, in order, and what was picked."""
+    """What was tried on shards of a codec, in order, and what was picked."""
 
     best: Point
     points: tuple[Point, ...]
+    codec: str
 
     @property
     def flags(self) -> str:
         """The picked settings as the trainer and bench_loader take them."""
-        s = self.best.settings
-        return (
-            f"--num-threads {s.num_threads} --queue-depth {s.queue_depth} --prefetch {s.prefetch} "
-            f"--hw-decoder-load {s.hw_decoder_load:g} --read-ahead {s.read_ahead}"
-        )
+        names = ("num_threads", "queue_depth", "prefetch", OF_CODEC[self.codec][0], "read_ahead")
+        values = {name: getattr(self.best.settings, name) for name in names}
+        return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in values.items() if value is not None)
 
     def summary(self) -> dict[str, Any]:
         """For --json."""
         return {"best": asdict(self.best), "flags": self.flags, "points": [asdict(point) for point in self.points]}
+
+    def header(self) -> list[str]:
+        """Of the table."""
+        return ["", "DALI threads", "queue depth", OF_CODEC[self.codec][1], "clips/s", "cores"]
 
     def rows(self) -> list[list[str]]:
         """A line a point, the picked one marked."""
@@ -53,7 +64,7 @@ class Tuning:
                 "picked" if point is self.best else "",
                 str(point.settings.num_threads),
                 str(point.settings.queue_depth),
-                f"{point.settings.hw_decoder_load:g}",
+                number_or_dash(getattr(point.settings, OF_CODEC[self.codec][0])),
                 f"{point.clips_per_s:.0f}",
                 f"{point.cores:.2f}",
             ]
@@ -61,7 +72,9 @@ class Tuning:
         ]
 
 
-TUNING_HEADER = ["", "DALI threads", "queue depth", "JPEG engines' share", "clips/s", "cores"]
+def number_or_dash(value: float | None) -> str:
+    """A setting for people; a dash where the loader chooses."""
+    return "–" if value is None else f"{value:g}"
 
 
 def pick(points: Iterable[Point]) -> Point:
@@ -80,21 +93,24 @@ def autotune(
     rate_of: Callable[[LoaderSettings], tuple[float, float]],
     start: LoaderSettings,
     *,
+    codec: str,
     on_gpu: bool,
     num_cpus: int,
     report: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> Tuning:
-    """Vary threads, the JPEG engines' share, queue depth, and threads once more; each time go on from the best.
+    """Vary threads, what the codec alone has, queue depth, and threads once more; each time go on from the best.
 
     Args:
         rate_of: Clips/s and host cores of some settings.
-        on_gpu: Whether the JPEG engines' share means anything.
+        codec: Of the shards: the JPEG engines' share is tried for filmstrips, the number of pipelines for h264.
+        on_gpu: Whether either means anything.
         num_cpus: More threads than that are not tried.
     """
     threads = [{"num_threads": n} for n in THREADS if n <= max(num_cpus, 2)]
     rounds: list[list[dict[str, Any]]] = [threads]
     if on_gpu:
-        rounds.append([{"hw_decoder_load": share} for share in HW_DECODER_LOADS])
+        name, _, choices = OF_CODEC[codec]
+        rounds.append([{name: choice} for choice in choices])
     rounds += [[{"queue_depth": depth} for depth in QUEUE_DEPTHS], threads]
     total, done = sum(map(len, rounds)), 0
 
@@ -110,14 +126,15 @@ def autotune(
             done += 1
             report(done, total, f"{change} {found[settings].clips_per_s:.0f} clips/s")
         best = pick(tried).settings
-    return Tuning(found[best], tuple(found.values()))
+    return Tuning(found[best], tuple(found.values()), codec)
 
 
 def measure_loader(
     plan: TrainPlan, settings: LoaderSettings, *, device: str, mean: float, seconds: float, repeats: int
 ) -> tuple[float, float]:
     """Clips/s and host cores of the loader alone: medians of some turns on one loader, after its queues have filled."""
-    order = Order(None, seconds, warmup_batches=WARMUP_BATCHES + settings.prefetch + settings.queue_depth)
+    ready = warmup_batches(settings, codec=plan.index.codec, on_gpu=torch.device(device).type == "cuda")
+    order = Order(None, seconds, warmup_batches=WARMUP_BATCHES + ready)
     with ClipLoader(plan.index, plan, device=device, settings=settings, mean=mean) as loader:
         labels = (batch.labels for batch in loader)
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.loader import Batch, ClipLoader, LoaderSettings
+from pipeline.loader import Batch, ClipLoader
 from tools.bench.gpu import GpuMeter, GpuUse
 from tools.bench.measure import Order, ProcessTree, enough
+from tools.bench.ours import warmup_batches
 from tools.bench.pages import bytes_from_disk
 from tools.bench.threads import seconds_by_group, thread_seconds
 from tools.bench.turns import Turn, settle
@@ -32,6 +33,7 @@ class Lanes:
         open_loader: Makes the loader; called again by `reopen_loader`.
         step: The training step; None leaves only the loader alone.
         inputs: Batches for the synthetic step, from `random_inputs`.
+        codec: Of the loader's shards.
         meter: Of the GPU, if there is one.
     """
 
@@ -42,10 +44,11 @@ class Lanes:
         *,
         inputs: list[Batch],
         ranks: Ranks,
+        codec: str = "filmstrip",
         meter: GpuMeter | None = None,
     ) -> None:
         self._open_loader, self._step, self._inputs = open_loader, step, inputs
-        self._device, self._meter = ranks.device, meter
+        self._device, self._codec, self._meter = ranks.device, codec, meter
         self._outcomes = OutcomeQueue(ranks)
         self.loader = open_loader()
         self._batches: Iterator[Batch] = iter(self.loader)
@@ -58,7 +61,7 @@ class Lanes:
     @property
     def warmup_batches(self) -> int:
         """Of the lanes that read."""
-        return warmup_batches(self.loader.settings)
+        return warmup_batches(self.loader.settings, codec=self._codec, on_gpu=self._device.type == "cuda")
 
     def take_batch(self) -> int:
         """The loader alone: the number of clips of a batch."""
@@ -156,15 +159,6 @@ class Lanes:
         self._num_steps += 1
         self._outcomes.push(self._num_steps, loss=share.loss, stop=False, samples=batch.samples, losses=share.losses)
         return len(batch.labels)
-
-
-def warmup_batches(settings: LoaderSettings) -> int:
-    """More than wait ready when a turn begins: handed over, in the thread's hand, in DALI's queue, one more.
-
-    >>> warmup_batches(LoaderSettings(prefetch=2, queue_depth=3))
-    7
-    """
-    return settings.prefetch + settings.queue_depth + 2
 
 
 def random_inputs(

@@ -35,16 +35,34 @@ synthetic step  the trainer's step on random pixels that lie ready
 real step       the same step on the loader's batches: random starts, crops and flips
 All three run in this process and take turns in rotated order; the loader stands still when it is not its turn.
 Saturation is the real step's speed as a share of the synthetic step's, turn against turn. After the first epoch
-files are in the page cache; --cold drops them before each turn that reads. Peers (--vs) read H.264 copies of the same
-segments, each in a process of its own.
+files are in the page cache; --cold drops them before each turn that reads. Peers (--vs), each in a process of its own,
+read the stored mp4 files of h264 shards as they are, or H.264 copies of the segments of filmstrips.
 """
 
 FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+class Numbers(click.ParamType):
+    """Numbers with commas, rising, each once."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(sorted({int(number) for number in value.split(",")}))
+        except ValueError:
+            numbers = (0,)
+        if numbers[0] < 1:
+            self.fail(f"{value!r} is not possible; choose numbers from 1 on, with commas", param, ctx)
+        return numbers
+
 
 # fmt: off
 OPTIONS = [
-    click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
-                 help="Folder of shards."),
+    click.option("--data", required=True, type=FOLDER, help="Folder of shards."),
     click.option("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N."),
     click.option("--loader-only", is_flag=True, show_default=False, help="Leave out the training steps."),
     click.option("--model", type=click.Choice(list(MODELS)), help="Network.  [default: res3d18; on a CPU res3d10]"),
@@ -60,6 +78,8 @@ OPTIONS = [
                  help="A turn, after warming up.  [default: 10; on a CPU 5]"),
     click.option("--batches", type=click.IntRange(1), help="A turn, instead of --seconds."),
     click.option("--limit", type=click.IntRange(1), help="Use so many segments.  [default: all; 256 with --vs]"),
+    click.option("--snap-to-keyframe", is_flag=True, show_default=False,
+                 help="Clips of h264 shards begin at keyframes, as the trainer's do with this flag."),
     click.option("--seed", default=0, type=click.IntRange(0), help="Of segments, clips and weights."),
     click.option("--cold", is_flag=True, show_default=False, help="Drop the shards from the page cache before turns."),
     click.option("--autotune", "autotune_first", is_flag=True, show_default=False,
@@ -69,7 +89,7 @@ OPTIONS = [
     click.option("--soak-minutes", default=0.0, type=click.FloatRange(0),
                  help="Then go on so long and watch rate and memory."),
     click.option("--vs", default="none", help="Peers to run beside the loader: all, none, or names with commas."),
-    click.option("--peer-cache", type=click.Path(path_type=Path), help="Keep H.264 copies here."),
+    click.option("--peer-cache", type=click.Path(path_type=Path), help="Keep the peers' H.264 files here."),
     click.option("--json", "json_path", type=FILE, help="Write all numbers here."),
     click.option("--markdown", "markdown_path", type=FILE, help="Write the table here."),
     click.option("--chart", "chart_path", type=FILE, help="Draw a PNG here."),
@@ -118,9 +138,23 @@ def settings_of(index: ShardIndex, *, with_peers: bool, **options: Any) -> Setti
             cold=options["cold"],
             soak_minutes=options["soak_minutes"],
             profile_dir=options["profile_dir"],
+            start_step=start_step_of(index, snapped=options["snap_to_keyframe"]),
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def start_step_of(index: ShardIndex, *, snapped: bool) -> int:
+    """Stored frames from one possible start of a clip to the next.
+
+    Raises:
+        ValueError: Clips cannot begin at keyframes of filmstrips.
+    """
+    if not snapped:
+        return 1
+    if index.codec != "h264":
+        raise ValueError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
+    return index.gop_size
 
 
 def pick_segments(index: ShardIndex, limit: int | None, *, seed: int) -> np.ndarray:

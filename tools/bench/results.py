@@ -10,7 +10,7 @@ from pipeline.step_reader import ReadWork
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC
 from tools.bench.measure import Memory, Spread
 from tools.bench.soak import Window
-from tools.bench.threads import DALI_WORKERS, LOADER_THREAD
+from tools.bench.threads import DALI_WORKERS, H264_DECODERS, LOADER_THREAD
 from tools.bench.turns import Turn
 from tools.bench.verdict import Figures
 
@@ -20,7 +20,9 @@ class Result:
     """Everything that was measured.
 
     Attributes:
+        num_threads: Of all DALI pipelines together.
         resident: Share of the shards in the page cache before the first turn; None where unknown.
+        gop_size: Of h264 shards; None for filmstrips.
         soak_lane, soak: What ran for --soak-minutes, and its windows.
         gpu_missing: Readings that NVML does not give here, and why.
         gpu_driver: Its version.
@@ -32,6 +34,7 @@ class Result:
     num_cpus: int
     num_threads: int
     resident: float | None = None
+    gop_size: int | None = None
     turns: list[Turn] = field(default_factory=list)
     soak_lane: str = ""
     soak: list[Window] = field(default_factory=list)
@@ -102,14 +105,17 @@ def figures(result: Result) -> Figures:
     real, synthetic = numbers.get(REAL), numbers.get(SYNTHETIC)
     busy = {
         "JPEG engines": loader["jpeg"] and loader["jpeg"] / 100,
+        "video engines": loader["dec"] and loader["dec"] / 100,
         "GPU kernels": loader["sm"] and loader["sm"] / 100,
         "host cores": loader["cores"].median / result.num_cpus,
         "DALI threads": threads.get(DALI_WORKERS, 0.0) / result.num_threads,
+        "H.264 decoders": threads[H264_DECODERS] / result.num_threads if H264_DECODERS in threads else None,
         "the loader's own thread": threads.get(LOADER_THREAD, 0.0),
     }
     disk, read = loader["disk_bytes_per_s"], loader["bytes_per_s"]
     return Figures(
         on_gpu=result.on_gpu,
+        gop_size=result.gop_size,
         standard_clip=result.spec == ClipSpec(8, 2, 112),
         batch_size=result.batch_size,
         num_repeats=len(result.turns_of(LOADER)),

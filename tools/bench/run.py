@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.clip import ClipSpec
+from pipeline.decoding import num_pipelines
 from pipeline.loader import MEAN, ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
 from pipeline.shard import ShardIndex
@@ -46,6 +47,7 @@ class Settings:
         soak_minutes: 0 for none.
         profile_dir: For traces and a table of kernels; None for none.
         soak_window_s: Of the soak's windows.
+        start_step: Clips begin at multiples of so many stored frames; the GOP's size snaps them to keyframes.
     """
 
     data: Path
@@ -65,10 +67,18 @@ class Settings:
     soak_minutes: float = 0.0
     soak_window_s: float = WINDOW_S
     profile_dir: Path | None = None
+    start_step: int = 1
 
     def plan(self, index: ShardIndex) -> TrainPlan:
         """Random starts, crops and flips, without end."""
-        return TrainPlan(index, self.samples, self.clip, global_batch_size=self.batch_size, seed=self.seed)
+        return TrainPlan(
+            index,
+            self.samples,
+            self.clip,
+            global_batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=self.start_step,
+        )
 
 
 def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
@@ -86,8 +96,9 @@ def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
         settings.batch_size,
         on_gpu,
         settings.num_cpus,
-        settings.loader.num_threads,
+        settings.loader.num_threads * num_pipelines(settings.loader, codec=index.codec, on_gpu=on_gpu),
         resident=resident_share(tars),
+        gop_size=index.gop_size if index.codec == "h264" else None,
     )
     ranks, plan = Ranks(device=device), settings.plan(index)
     open_loader = partial(ClipLoader, index, plan, device=device, settings=settings.loader, mean=MEAN)
@@ -96,6 +107,7 @@ def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
         train_step(settings, ranks, num_classes=len(index.classes)),
         inputs=synthetic_inputs(settings, num_classes=len(index.classes)),
         ranks=ranks,
+        codec=index.codec,
         meter=meter,
     )
     order = Order(settings.batches, settings.seconds, warmup_batches=lanes.warmup_batches)

@@ -1,20 +1,24 @@
 """How cost grows: one factor at a time changes around a base point, and each point is measured in its own process."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from pipeline.build import BuildSettings, build_shards
 from pipeline.clip import ClipSpec
+from pipeline.datasets import Listing
 from pipeline.loader import MEAN, ClipLoader
-from pipeline.shard import open_index
+from pipeline.shard import ShardError, open_index
 from pipeline.shard_writer import write_atomically
-from tools.bench.lanes import LR, warmup_batches
-from tools.bench.measure import BenchError, Measurement, Order, Spread
+from tools.bench.lanes import LR
+from tools.bench.measure import BenchError, Measurement, Order, Spread, Way
+from tools.bench.ours import loader_clips, warmup_batches
 from tools.bench.process import MeasuredProcess
 from tools.bench.run import FIRST_STEPS, Settings, train_step
 from train.ranks import Ranks
@@ -62,6 +66,7 @@ class Found:
 
     Attributes:
         own_bytes: The most memory of its own that the process held; the files that it has mapped do not count.
+        facts: What else is known of it, by name.
     """
 
     clips_per_s: Spread | None = None
@@ -70,6 +75,7 @@ class Found:
     own_bytes: int = 0
     turns: tuple[dict[str, float], ...] = ()
     failed: str | None = None
+    facts: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, point: Point, turns: Sequence[Measurement]) -> "Found":
@@ -98,13 +104,21 @@ def points_of(base: Point, values: Mapping[str, Sequence[int]]) -> list[tuple[st
     return [(factor, replace(base, **{factor: value})) for factor in FACTORS for value in values.get(factor, ())]
 
 
+def try_build(listing: Listing, out: Path, **settings: Any) -> Path | str:
+    """Shards of a listing by `BuildSettings`, on all CPUs: their folder, or why there are none."""
+    try:
+        build_shards(listing, out, BuildSettings(**settings), workers=len(os.sched_getaffinity(0)))
+    except (ShardError, ValueError) as error:
+        return str(error)
+    return out
+
+
 @contextmanager
 def loader_alone(settings: Settings) -> Iterator[Iterator[Tensor]]:
     """The loader's batches of clips, without end."""
-    index = open_index(settings.data)
-    plan = settings.plan(index)
-    with ClipLoader(index, plan, device=settings.device, settings=settings.loader, mean=MEAN) as loader:
-        yield (batch.clips for batch in loader)
+    plan = settings.plan(open_index(settings.data))
+    with loader_clips(plan, device=settings.device, settings=settings.loader) as batches:
+        yield batches
 
 
 @contextmanager
@@ -125,27 +139,29 @@ def real_step(settings: Settings) -> Iterator[Iterator[Tensor]]:
         yield trained(loader)
 
 
-def measure_point(point: Point, settings: Settings, *, clips: int) -> Found:
+def measure_point(point: Point, settings: Settings, *, clips: int, way: Way | None = None) -> Found:
     """Turns of `settings.repeats` in a process of their own; a failure is noted, for the next point may fit.
 
     Args:
         settings: Of this point.
         clips: Of a turn, at least; it has three batches or more.
+        way: Opens with `settings`; None is the training step on the loader's clips, or the loader alone without one.
     """
     on_gpu = settings.device.type == "cuda"
-    way, first = (loader_alone, 0) if settings.step is None else (real_step, FIRST_STEPS[settings.device.type])
-    order = Order(
-        num_batches=max(LEAST_BATCHES, -(-clips // point.batch_size)),
-        seconds=None,
-        warmup_batches=warmup_batches(settings.loader),
-    )
+    way = way or (loader_alone if settings.step is None else real_step)
+    first = 0 if settings.step is None else FIRST_STEPS[settings.device.type]
     try:
+        order = Order(
+            num_batches=max(LEAST_BATCHES, -(-clips // point.batch_size)),
+            seconds=None,
+            warmup_batches=warmup_batches(settings.loader, codec=open_index(settings.data).codec, on_gpu=on_gpu),
+        )
         with MeasuredProcess(point.key, way, settings, cuda=str(settings.device) if on_gpu else None) as process:
             process.wait_ready()
             if first:
                 process.measure(replace(order, num_batches=first, warmup_batches=0))
             return Found.of(point, [process.measure(order) for _ in range(settings.repeats)])
-    except BenchError as error:
+    except (BenchError, ShardError) as error:
         return Found(failed=str(error).removeprefix(f"{point.key}: "))
 
 
@@ -183,9 +199,13 @@ class Journal:
     def add(self, point: Point, found: Found) -> None:
         """Keep a point; the file is whole at any moment."""
         self.found[point.key] = found
+        self.conclude()
+
+    def conclude(self, **said: Any) -> None:
+        """Write the file, with what follows from the points beside them."""
         if self._path is not None:
             points = {key: asdict(found) for key, found in self.found.items()}
-            content = {"about": self._about, "points": points}
+            content = {"about": self._about, "points": points, **said}
             write_atomically(self._path, (json.dumps(content, indent=1) + "\n").encode())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 TASKS = Path("/proc/self/task")
 DALI_WORKERS, DALI_OTHERS, UNNAMED = "DALI threads", "DALI's executors", "other threads"
+H264_DECODERS = "H.264 decoders"  # PyAV's, on a CPU: a pool of Python's threads
 LOADER_THREAD = "clip-loader"  # the thread of a ClipLoader; Python's name for it
 
 
@@ -24,9 +25,18 @@ def thread_seconds() -> dict[int, tuple[str, float]]:
         except OSError:  # it has ended
             continue
         name, fields = stat[stat.index("(") + 1 : stat.rindex(")")], stat[stat.rindex(")") + 2 :].split()
-        group = python.get(number) or thread_group(name)
+        group = pool_of(python[number]) if number in python else thread_group(name)
         found[number] = (group, (int(fields[11]) + int(fields[12])) / ticks)  # utime, stime: proc(5) fields 14, 15
     return found
+
+
+def pool_of(name: str) -> str:
+    """The group of a Python thread: its name, unless it is one of a pool of decoders.
+
+    >>> pool_of("clip-loader"), pool_of("h264_1")
+    ('clip-loader', 'H.264 decoders')
+    """
+    return H264_DECODERS if re.fullmatch(r"h264_\d+", name) else name
 
 
 def thread_group(name: str) -> str:

@@ -7,7 +7,7 @@ from pipeline.clip import ClipSpec
 from pipeline.loader import LoaderSettings
 from pipeline.plan import TrainPlan
 from pipeline.shard import ShardIndex
-from tools.bench.autotune import HW_DECODER_LOADS, QUEUE_DEPTHS, Point, autotune, measure_loader, pick
+from tools.bench.autotune import HW_DECODER_LOADS, PIPELINES, QUEUE_DEPTHS, Point, autotune, measure_loader, pick
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
 
@@ -19,7 +19,7 @@ def made_up(settings: LoaderSettings) -> tuple[float, float]:
 
 
 def test_the_best_of_a_made_up_machine_is_found() -> None:
-    tuning = autotune(made_up, LoaderSettings(), on_gpu=True, num_cpus=16)
+    tuning = autotune(made_up, LoaderSettings(), codec="filmstrip", on_gpu=True, num_cpus=16)
     best = tuning.best.settings
     assert (best.num_threads, best.hw_decoder_load, best.queue_depth) == (6, 0.5, 2)
     assert tuning.flags == "--num-threads 6 --queue-depth 2 --prefetch 2 --hw-decoder-load 0.5 --read-ahead 4"
@@ -34,7 +34,12 @@ def test_nothing_is_measured_twice_and_progress_ends_at_its_total() -> None:
         return made_up(settings)
 
     tuning = autotune(
-        measure, LoaderSettings(), on_gpu=True, num_cpus=16, report=lambda done, total, note: told.append((done, total))
+        measure,
+        LoaderSettings(),
+        codec="filmstrip",
+        on_gpu=True,
+        num_cpus=16,
+        report=lambda done, total, note: told.append((done, total)),
     )
     assert len(measured) == len(set(measured)) == len(tuning.points)
     assert {s.queue_depth for s in measured} == set(QUEUE_DEPTHS)
@@ -43,9 +48,30 @@ def test_nothing_is_measured_twice_and_progress_ends_at_its_total() -> None:
 
 
 def test_a_cpu_has_no_jpeg_engines_and_no_more_threads_than_cores() -> None:
-    tuning = autotune(made_up, LoaderSettings(), on_gpu=False, num_cpus=4)
+    tuning = autotune(made_up, LoaderSettings(), codec="filmstrip", on_gpu=False, num_cpus=4)
     assert {point.settings.hw_decoder_load for point in tuning.points} == {LoaderSettings().hw_decoder_load}
     assert {point.settings.num_threads for point in tuning.points} == {1, 2, 3, 4}
+
+
+def test_h264_on_a_gpu_is_tried_with_several_pipelines_and_filmstrips_are_not() -> None:
+    """On a made-up machine that likes four pipelines."""
+
+    def measured(settings: LoaderSettings) -> tuple[float, float]:
+        return 1000.0 - 100 * abs((settings.num_pipelines or 7) - 4), 1.0
+
+    start = LoaderSettings()
+    tuning = autotune(measured, start, codec="h264", on_gpu=True, num_cpus=16)
+    assert {point.settings.num_pipelines for point in tuning.points} == {None, *PIPELINES}
+    assert {point.settings.hw_decoder_load for point in tuning.points} == {start.hw_decoder_load}
+    assert tuning.flags == "--num-threads 1 --queue-depth 1 --prefetch 2 --num-pipelines 4 --read-ahead 4"
+    assert tuning.header()[3] == "pipelines"
+    assert [row[3] for row in tuning.rows() if row[0] == "picked"] == ["4"]
+    assert tuning.rows()[0][3] == "–"
+
+    on_cpu = autotune(measured, start, codec="h264", on_gpu=False, num_cpus=2)
+    assert on_cpu.flags == "--num-threads 1 --queue-depth 1 --prefetch 2 --read-ahead 4"
+    strips = autotune(made_up, start, codec="filmstrip", on_gpu=True, num_cpus=16)
+    assert {point.settings.num_pipelines for point in strips.points} == {None}
 
 
 def test_within_three_percent_fewer_cores_decide() -> None:
@@ -57,7 +83,7 @@ def test_within_three_percent_fewer_cores_decide() -> None:
 
 
 def test_the_table_marks_the_picked_settings() -> None:
-    rows = autotune(made_up, LoaderSettings(), on_gpu=False, num_cpus=2).rows()
+    rows = autotune(made_up, LoaderSettings(), codec="filmstrip", on_gpu=False, num_cpus=2).rows()
     assert [row[0] for row in rows].count("picked") == 1
 
 

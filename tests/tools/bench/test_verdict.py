@@ -118,6 +118,14 @@ def test_the_targets_of_a_gpu(changes: dict, holds: list[bool]) -> None:
     assert [target.holds for target in targets(replace(GPU, **changes))] == holds
 
 
+def test_h264_is_asked_for_a_rate_of_its_own_at_its_default_gop() -> None:
+    h264 = replace(GPU, gop_size=8, loader=2_400.0)
+    (target,) = targets(h264)
+    assert target.line() == "holds: loader alone 2400 clips/s out of h264 of GOP 8, at least 2400"
+    assert [target.holds for target in targets(replace(h264, loader=2_399.0))] == [False]
+    assert targets(replace(h264, gop_size=4)) == targets(replace(h264, standard_clip=False)) == []
+
+
 def test_the_target_of_two_cpus_speaks_of_the_loader_only() -> None:
     assert [target.holds for target in targets(CPU)] == [True]
     assert [target.holds for target in targets(replace(CPU, loader=199.0))] == [False]

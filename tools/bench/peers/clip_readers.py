@@ -1,4 +1,4 @@
-"""How a peer reads one planned clip from the H.264 copy of its segment, a library a function.
+"""How a peer reads one planned clip from the H.264 file of its segment, a library a function.
 
 Every reader takes (contest, plan, clips, n) and gives clip `n` of the planned ones, cropped and flipped: uint8
 [T, H, W, 3] RGB. It opens the file for every clip, for a real dataset has more files than can be kept open.
@@ -18,7 +18,7 @@ from pipeline.plan import PlannedClips, TrainPlan
 from pipeline.step_reader import ReadWork
 from tools.bench.measure import BenchError
 from tools.bench.peers.contest import Contest, content_scale
-from tools.bench.peers.copies import FPS, copy_path
+from tools.bench.peers.copies import copy_path
 
 ClipReader = Callable[[Contest, TrainPlan, PlannedClips, int], Tensor]
 
@@ -40,7 +40,7 @@ def torchcodec_cuda_clip(contest: Contest, plan: TrainPlan, clips: PlannedClips,
 
 
 def place_of(contest: Contest, plan: TrainPlan, clips: PlannedClips, n: int) -> tuple[Path, np.ndarray]:
-    """The copy that clip `n` is in, and the frames of it: int64 [T], never decreasing."""
+    """The file that clip `n` is in, and the frames of it: int64 [T], never decreasing."""
     index, sample = plan.index, int(clips.sample[n])
     wanted = frame_indices(int(clips.start[n]), plan.stored_spec, video_frames=int(index.num_frames[sample]))
     return copy_path(contest.copies, index, sample), wanted
@@ -87,8 +87,8 @@ def read_frames(container: Any, wanted: np.ndarray, *, width: int, height: int) 
     num_decoded = num_bytes = 0
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1
-    ticks = 1 / (FPS * stream.time_base)  # of the container's clock to a frame
-    container.seek(int(wanted[0] * ticks), stream=stream)
+    ticks = 1 / (stream.average_rate * stream.time_base)  # of the container's clock to a frame; the rate is constant
+    container.seek(round(int(wanted[0]) * ticks), stream=stream)
     for packet in container.demux(stream):
         num_bytes += packet.size
         for frame in packet.decode():
@@ -117,7 +117,7 @@ def pyav_cost(contest: Contest, steps: range) -> ReadWork:
 def torchcodec_pictures(contest: Contest, plan: TrainPlan, clips: PlannedClips, n: int, *, device: str) -> Tensor:
     """Whole pictures of clip `n`, resized if the plan says so: uint8 [T, height, width, 3] on `device`.
 
-    The copies have a constant frame rate, so seek_mode "approximate" gives the frames of "exact" and does not scan the
+    The files have a constant frame rate, so seek_mode "approximate" gives the frames of "exact" and does not scan the
     file first; docs/decisions/0007-fair-peers.md has the difference.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Our loader and its peers take turns on the same clips: copies are made, peers checked and tuned, then measured."""
+"""Our loader and its peers take turns on the same clips: files are made, peers checked and tuned, then measured."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,8 +12,9 @@ from pipeline.shard import ShardIndex
 from pipeline.step_reader import ReadWork
 from tools.bench.machine import markdown, table
 from tools.bench.measure import BenchError, Measurement, Order, ProcessTree, Spread, wait_until_idle
-from tools.bench.peers.contest import OURS, Contest, filmstrip_cost, filmstrips
-from tools.bench.peers.copies import CRF, GOP, make_copies, make_tar
+from tools.bench.ours import NAMES
+from tools.bench.peers.contest import Contest, our_cost, our_loader, our_warmup
+from tools.bench.peers.copies import copies_note, make_copies, make_tar
 from tools.bench.peers.pools import BATCHES_AHEAD
 from tools.bench.peers.table import Peer, peers_named, worker_choices
 from tools.bench.process import MeasuredProcess
@@ -21,6 +22,7 @@ from tools.bench.turns import turns_of
 from tools.terminal import progress
 
 MIN_PSNR_DB = 25.0  # two lossy codecs apart; another frame of a moving scene is below it
+LEAST_ERROR = 1e-9  # squared, for pixels that are the very same
 COST_STEPS = 4
 TRIALS, TRIAL_SECONDS = 2, 3.0  # of each number of workers, before the fastest is taken
 IDLE_CORES, IDLE_WINDOW_S, IDLE_TIMEOUT_S = 0.05, 0.1, 15.0
@@ -78,6 +80,7 @@ class Comparison:
         absent: Peer -> why it has no number.
         trials: Peer -> number of workers -> clips/s, by which the number was chosen.
         psnr: Peer -> the lowest PSNR of its clips against ours, dB; only peers that follow the plan.
+        read: What the peers read, for people.
     """
 
     ours: Lane
@@ -85,6 +88,7 @@ class Comparison:
     absent: dict[str, str] = field(default_factory=dict)
     trials: dict[str, dict[int, Spread]] = field(default_factory=dict)
     psnr: dict[str, float] = field(default_factory=dict)
+    read: str = ""
 
     @property
     def lanes(self) -> dict[str, Spread | str]:
@@ -126,13 +130,13 @@ class Comparison:
             f"{name}: " + ", ".join(f"{workers} workers {spread} clips/s" for workers, spread in found.items())
             for name, found in self.trials.items()
         )
-        checks = ", ".join(f"{name} {psnr:.1f} dB" for name, psnr in self.psnr.items())
+        checks = ", ".join(f"{name} {psnr_text(psnr)}" for name, psnr in self.psnr.items())
         return [
             *(f"{name} did not run: {reason}" for name, reason in self.absent.items()),
             *(f"{lane.name}: {lane.tuned}" for lane in [self.ours, *self.peers]),
             *(f"trials of {line}" for line in trials),
             *([f"the same frames and crops as ours, lowest PSNR of the first batch: {checks}"] if checks else []),
-            f"peers read H.264 copies (GOP {GOP}, CRF {CRF}, no B-frames); files are in the page cache",
+            *([self.read] if self.read else []),
         ]
 
     def table(self) -> list[str]:
@@ -154,6 +158,7 @@ class Comparison:
                 for name, found in self.trials.items()
             },
             "psnr_db": self.psnr,
+            "read": self.read,
             "fastest_peer": self.fastest and self.fastest.name,
             "ratio": self.ratio,
             "sentence": self.sentence(),
@@ -161,7 +166,7 @@ class Comparison:
 
     def sentence(self) -> str:
         """The verdict."""
-        said = f"{self.ours.name} deliver {self.ours.clips_per_s.median:.0f} clips/s"
+        said = f"our loader takes {self.ours.clips_per_s.median:.0f} clips/s out of {self.ours.name}"
         if self.fastest and self.ratio:
             others = f", the fastest of {len(self.peers)} peers" if len(self.peers) > 1 else ""
             said += f", {self.ratio:.2f} times the {self.fastest.clips_per_s.median:.0f} of {self.fastest.name}{others}"
@@ -181,7 +186,7 @@ def compare(
     cores: Sequence[int] | None,
     quiet: bool,
 ) -> Comparison:
-    """Make the copies, check and tune each peer, then take turns in rotated order, each way in a process of its own.
+    """Make the peers' files, check and tune each peer, then take turns in rotated order, each in its own process.
 
     A peer that is missing, reads other clips than ours or fails on the way becomes a line of the result.
 
@@ -190,12 +195,13 @@ def compare(
         cores: CPUs that every way is pinned to; None leaves them as they are.
 
     Raises:
-        BenchError: Our own loader fails, or the copies cannot be made.
+        BenchError: Our own loader fails, or the files cannot be made.
         ValueError: There is no such peer.
     """
     wanted, num_cpus = peers_named(names), len(cores) if cores else contest.num_workers
-    threads, cost = contest.loader.num_threads, filmstrip_cost(contest, range(COST_STEPS))
-    found = Comparison(Lane(OURS, f"{threads} threads", str(contest.loader), cost))
+    threads, cost = contest.loader.num_threads, our_cost(contest, range(COST_STEPS))
+    ours = Lane(NAMES[index.codec], f"{threads} threads", str(contest.loader), cost)
+    found = Comparison(ours, read=copies_note(index))
     found.absent = {peer.name: reason for peer in wanted if (reason := peer.missing(contest))}
     present = [peer for peer in wanted if peer.name not in found.absent]
     if present:
@@ -209,8 +215,8 @@ def compare(
 
 
 def prepare(contest: Contest, index: ShardIndex, *, num_cpus: int, quiet: bool) -> None:
-    """The H.264 copies and the tar of them."""
-    with progress("H.264 copies", quiet=quiet) as tell:
+    """The H.264 files and the tar of them."""
+    with progress("H.264 files", quiet=quiet) as tell:
         make_copies(
             index,
             contest.samples.tolist(),
@@ -248,11 +254,19 @@ def worst_psnr(peer: Peer, contest: Contest) -> float:
     assert peer.read
     plan = contest.plan()
     planned = plan.batch(0)
-    with filmstrips(contest) as batches:
+    with our_loader(contest) as batches:
         ours = next(batches).float().cpu().numpy().transpose(0, 2, 3, 4, 1) + MEAN  # [N, T, H, W, 3]
     theirs = np.stack([peer.read(contest, plan, planned, n).cpu().numpy() for n in range(len(planned))])
     errors = ((ours - theirs) ** 2).mean(axis=(1, 2, 3, 4))
-    return float(10 * np.log10(255**2 / max(*errors, 1e-9)))
+    return float(10 * np.log10(255**2 / max(*errors, LEAST_ERROR)))
+
+
+def psnr_text(psnr: float) -> str:
+    """
+    >>> psnr_text(31.26), psnr_text(10 * np.log10(255**2 / LEAST_ERROR))
+    ('31.3 dB', 'every pixel the same')
+    """
+    return "every pixel the same" if psnr >= 10 * np.log10(255**2 / LEAST_ERROR) else f"{psnr:.1f} dB"
 
 
 def tune(
@@ -290,8 +304,9 @@ def take_turns(
     """Measure our loader and the tuned peers; `found` gets their lanes, or why a peer has none."""
     with ExitStack() as stack:
         gpu = contest.device if contest.on_gpu else None
-        ours = stack.enter_context(MeasuredProcess(OURS, filmstrips, contest, cores=cores, cuda=gpu))
-        lanes, processes, orders = {OURS: found.ours}, {OURS: ours}, {OURS: order}
+        own, warmup = found.ours.name, max(order.warmup_batches, our_warmup(contest))
+        ours = stack.enter_context(MeasuredProcess(own, our_loader, contest, cores=cores, cuda=gpu))
+        lanes, processes, orders = {own: found.ours}, {own: ours}, {own: replace(order, warmup_batches=warmup)}
         for peer in peers:
             workers = fastest(found.trials[peer.name])
             cost = peer.cost(contest, range(COST_STEPS)) if peer.cost else None
@@ -309,7 +324,7 @@ def take_turns(
                 with noting_failure(name, found):
                     lanes[name].turns.append(processes[name].measure(orders[name]))
                     tell(repeat + 1, repeats, f"{name} {lanes[name].turns[-1].clips_per_s:.0f} clips/s")
-        found.peers = [lane for name, lane in lanes.items() if name != OURS and name not in found.absent]
+        found.peers = [lane for name, lane in lanes.items() if name != own and name not in found.absent]
 
 
 @contextmanager
@@ -318,7 +333,7 @@ def noting_failure(name: str, found: Comparison) -> Iterator[None]:
     try:
         yield
     except BenchError as error:
-        if name == OURS:
+        if name == found.ours.name:
             raise
         found.absent[name] = str(error).removeprefix(f"{name}: ")
 

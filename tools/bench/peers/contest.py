@@ -1,4 +1,4 @@
-"""What the ways of one benchmark read, and our own way: planned clips out of filmstrips."""
+"""What the ways of one benchmark read, and our own way: planned clips out of shards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from pipeline.clip import ClipSpec
-from pipeline.loader import MEAN, ClipLoader, LoaderSettings
+from pipeline.loader import LoaderSettings
 from pipeline.plan import TrainPlan
 from pipeline.shard import ShardIndex, open_index
-from pipeline.step_reader import ReadWork, StepReader
-
-OURS = "filmstrips"
+from pipeline.step_reader import ReadWork
+from tools.bench.ours import loader_clips, loader_cost, warmup_batches
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,9 @@ class Contest:
         samples: int64 [n], rows of the index.
         device: Where the clips are wanted: "cpu", or a CUDA device.
         loader: How our loader works.
-        copies: Folder of the H.264 copies, for the peers.
+        copies: Folder of the H.264 files, for the peers.
         num_workers: Threads or processes of a peer.
+        start_step: Clips begin at multiples of so many stored frames.
     """
 
     data_dir: Path
@@ -39,6 +39,7 @@ class Contest:
     loader: LoaderSettings
     copies: Path
     num_workers: int
+    start_step: int = 1
 
     @property
     def on_gpu(self) -> bool:
@@ -47,7 +48,14 @@ class Contest:
     def plan(self) -> TrainPlan:
         """Random starts, crops and flips, without end."""
         index = open_index(self.data_dir)
-        return TrainPlan(index, self.samples, self.spec, global_batch_size=self.batch_size, seed=self.seed)
+        return TrainPlan(
+            index,
+            self.samples,
+            self.spec,
+            global_batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=self.start_step,
+        )
 
     def batch_shape(self) -> tuple[int, ...]:
         """[N, T, H, W, 3]."""
@@ -66,15 +74,17 @@ def content_scale(spec: ClipSpec, index: ShardIndex) -> float:
 
 
 @contextmanager
-def filmstrips(contest: Contest) -> Iterator[Iterator[Tensor]]:
+def our_loader(contest: Contest) -> Iterator[Iterator[Tensor]]:
     """Our loader: batches [N, 3, T, H, W] without end."""
-    plan = contest.plan()
-    with ClipLoader(plan.index, plan, device=contest.device, settings=contest.loader, mean=MEAN) as loader:
-        yield (batch.clips for batch in loader)
+    with loader_clips(contest.plan(), device=contest.device, settings=contest.loader) as batches:
+        yield batches
 
 
-def filmstrip_cost(contest: Contest, steps: range) -> ReadWork:
-    """What our loader reads and decodes for some steps, tiles counted as frames."""
-    plan = contest.plan()
-    reader = StepReader(plan.index, plan, rows=slice(0, contest.batch_size), whole_strips=contest.on_gpu)
-    return sum((reader.read(step).work for step in steps), ReadWork())
+def our_cost(contest: Contest, steps: range) -> ReadWork:
+    """What our loader reads and decodes for some steps."""
+    return loader_cost(contest.plan(), on_gpu=contest.on_gpu, steps=steps)
+
+
+def our_warmup(contest: Contest) -> int:
+    """More batches than wait ready in our loader."""
+    return warmup_batches(contest.loader, codec=open_index(contest.data_dir).codec, on_gpu=contest.on_gpu)

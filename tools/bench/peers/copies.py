@@ -1,4 +1,7 @@
-"""H.264 copies of stored segments, for peers to read: files, and one WebDataset tar of the same files."""
+"""H.264 files of stored segments, for peers to read, and one WebDataset tar of the same files.
+
+Shards of the codec h264 have them already; of filmstrips, copies are encoded.
+"""
 
 import hashlib
 import json
@@ -18,17 +21,26 @@ from pipeline.shard_writer import dali_index, tar_components
 from pipeline.transcode import ffmpeg_exe
 from tools.bench.measure import BenchError
 
-GOP, CRF, FPS = 8, 20, 25
+GOP, CRF, FPS = 8, 20, 25  # of encoded copies; stored files keep theirs
 FRAMES_PART = "frames"  # int32 number of frames, raw: what DALI can read without parsing JSON
 
 
 def copies_folder(cache: Path, index: ShardIndex) -> Path:
-    """Where the copies of these very shards lie in a cache of many."""
-    return cache / f"{index.name}-{index.fingerprint[:12]}-gop{GOP}-crf{CRF}"
+    """Where the files of these very shards lie in a cache of many."""
+    made = "as-stored" if index.codec == "h264" else f"gop{GOP}-crf{CRF}"
+    return cache / f"{index.name}-{index.fingerprint[:12]}-{made}"
+
+
+def copies_note(index: ShardIndex) -> str:
+    """What peers read, for people."""
+    if index.codec != "h264":
+        return f"peers read H.264 copies (GOP {GOP}, CRF {CRF}, no B-frames); files are in the page cache"
+    made = f"GOP {index.gop_size}, CRF {index.info['codec']['crf']}, no B-frames"
+    return f"peers read the bytes that ours reads, the mp4 files in the tars ({made}); all is in the page cache"
 
 
 def copy_path(copies: Path, index: ShardIndex, sample: int) -> Path:
-    """The H.264 copy of a sample."""
+    """The H.264 file of a sample."""
     return copies / f"{index.key(sample)}.mp4"
 
 
@@ -45,19 +57,61 @@ def make_copies(
     workers: int,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Encode the H.264 copies that are not there yet: GOP 8, closed, no B-frames, yuv420p, as large as a tile.
+    """Make the files that are not there yet: out of shards of h264 as they are, else encoded.
+
+    Encoded copies have GOP 8, closed, no B-frames, yuv420p, and are as large as a tile.
 
     Raises:
-        BenchError: A sample is damaged, or ffmpeg does not encode.
+        BenchError: A sample or a tar is damaged, or ffmpeg does not encode.
     """
     copies.mkdir(parents=True, exist_ok=True)
     absent = [int(sample) for sample in samples if not copy_path(copies, index, int(sample)).is_file()]
+    places = stored_places(index, absent) if index.codec == "h264" else None
+
+    def make(sample: int) -> None:
+        if places is None:
+            make_copy(index, sample, copies)
+        else:
+            take_out(places[sample], copy_path(copies, index, sample))
+
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for done, _ in enumerate(pool.map(lambda sample: make_copy(index, sample, copies), absent), start=1):
+            for done, _ in enumerate(pool.map(make, absent), start=1):
                 report(done, len(absent))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def stored_places(index: ShardIndex, samples: Sequence[int]) -> dict[int, tuple[Path, int, int]]:
+    """Where the mp4 of each sample of h264 shards lies: its tar, offset and size, bytes.
+
+    Raises:
+        BenchError: A tar cannot be read, or lacks one of the files.
+    """
+    rows = np.asarray(samples, np.int64)
+    tar_of, found = index.tar_of(rows), dict[int, tuple[Path, int, int]]()
+    for number in np.unique(tar_of):
+        tar = index.data_dir / index.tars[number]
+        try:
+            places = {name: (offset, size) for name, offset, size in tar_components(tar)}
+            found |= {sample: (tar, *places[f"{index.key(sample)}.mp4"]) for sample in rows[tar_of == number].tolist()}
+        except (OSError, KeyError, tarfile.TarError) as error:
+            raise BenchError(f"{tar}: {error}; run tools/check_shards.py {index.data_dir}") from None
+    return found
+
+
+def take_out(place: tuple[Path, int, int], path: Path) -> None:
+    """Write one file of a tar, byte for byte; it appears under its name when it is whole."""
+    tar, offset, size = place
+    with open(tar, "rb") as file:
+        file.seek(offset)
+        content = file.read(size)
+    unfinished = unfinished_path(path)
+    try:
+        unfinished.write_bytes(content)
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def make_copy(index: ShardIndex, sample: int, copies: Path) -> None:

@@ -61,7 +61,7 @@ class DrawnBatches(IterableDataset[Tensor]):
 
 
 class ClipDrawer:
-    """Makes a random clip, uint8 [T, H, W, 3], of a sample of the tar of copies; counts what it cost.
+    """Makes a random clip, uint8 [T, H, W, 3], of a sample of the tar of H.264 files; counts what it cost.
 
     Args:
         seed: Of starts, crops and flips.
@@ -71,7 +71,7 @@ class ClipDrawer:
         index = open_index(contest.data_dir)
         self._spec, self._scale, self._size = contest.plan().stored_spec, content_scale(contest.spec, index), index.size
         self._height, self._width = contest.picture_size(index)
-        self._random = np.random.default_rng(seed)
+        self._random, self._start_step = np.random.default_rng(seed), contest.start_step
         self.cost = ReadWork()
 
     def __call__(self, sample: dict[str, Any]) -> np.ndarray:
@@ -79,8 +79,9 @@ class ClipDrawer:
         content = np.array([facts["content"]])
         down, sideways = (int(places[0]) for places in crop_room(content, spec, stored_size=self._size))
         num_frames = facts["num_frames"]
-        start = self._random.integers(int(num_starts(spec, video_frames=num_frames)))
-        wanted = frame_indices(int(start), spec, video_frames=num_frames)
+        places = -(-int(num_starts(spec, video_frames=num_frames)) // self._start_step)
+        start = int(self._random.integers(places)) * self._start_step
+        wanted = frame_indices(start, spec, video_frames=num_frames)
         with av.open(io.BytesIO(sample["mp4"]), format="mp4") as container:
             frames, num_decoded, _ = read_frames(container, wanted, width=self._width, height=self._height)
         self.cost += ReadWork(1, len(frames), num_decoded, num_decoded, len(sample["mp4"]))  # a tar is read whole
@@ -132,7 +133,8 @@ def dali_video_pipeline(contest: Contest) -> Any:
         )
         video, num_frames = reader
         starts = math.max(fn.reshape(num_frames, shape=[]) - (spec.span - 1), 1)  # possible first frames
-        drawn = math.floor(fn.random.uniform(range=[0.0, 1.0]) * starts)
+        places = (starts + (contest.start_step - 1)) // contest.start_step
+        drawn = math.floor(fn.random.uniform(range=[0.0, 1.0]) * places) * contest.start_step
         frames: Any = fn.decoders.video(
             video,
             device="mixed" if contest.on_gpu else "cpu",

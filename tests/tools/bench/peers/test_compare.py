@@ -19,8 +19,8 @@ from pipeline.step_reader import ReadWork
 from tests.numbered import write_video
 from tools.bench.measure import BenchError, Measurement, Memory, Order, Spread
 from tools.bench.peers import compare as module
-from tools.bench.peers.compare import Comparison, Lane, compare, fastest, one_line, warmed, worst_psnr
-from tools.bench.peers.contest import Contest
+from tools.bench.peers.compare import COST_STEPS, Comparison, Lane, compare, fastest, one_line, warmed, worst_psnr
+from tools.bench.peers.contest import Contest, our_cost
 from tools.bench.peers.copies import copy_path
 from tools.bench.peers.table import PEERS, Peer
 
@@ -59,6 +59,7 @@ def comparison() -> Comparison:
         absent={"gone": "it is not installed; install it"},
         trials={"fast": {2: Spread(150, 140, 160), 3: Spread(190, 180, 200)}},
         psnr={"fast": 31.26},
+        read="peers read copies",
     )
 
 
@@ -74,10 +75,10 @@ def test_the_ratio_is_that_of_the_medians_over_the_fastest_peer(comparison: Comp
 
 def test_the_sentence_names_the_fastest_peer_and_those_without_a_number(comparison: Comparison) -> None:
     assert comparison.sentence() == (
-        "filmstrips deliver 300 clips/s, 1.50 times the 200 of fast, the fastest of 2 peers; "
+        "our loader takes 300 clips/s out of filmstrips, 1.50 times the 200 of fast, the fastest of 2 peers; "
         "gone did not run: it is not installed; install it"
     )
-    assert Comparison(comparison.ours).sentence() == "filmstrips deliver 300 clips/s"
+    assert Comparison(comparison.ours).sentence() == "our loader takes 300 clips/s out of filmstrips"
     assert Comparison(comparison.ours).ratio is None
 
 
@@ -96,6 +97,7 @@ def test_the_table_goes_from_the_fastest_peer_to_the_missing_one(comparison: Com
         "fast: as it is",
         "trials of fast: 2 workers 150 [140..160] clips/s, 3 workers 190 [180..200] clips/s",
         "the same frames and crops as ours, lowest PSNR of the first batch: fast 31.3 dB",
+        "peers read copies",
     ):
         assert f"- {said}" in page
         assert said in comparison.table()
@@ -108,6 +110,7 @@ def test_the_summary_is_json_with_every_turn(comparison: Comparison) -> None:
     assert found["peers"]["fast"]["decoded_to_used"] is None
     assert (found["fastest_peer"], found["ratio"]) == ("fast", 1.5)
     assert found["did_not_run"] == comparison.absent
+    assert found["read"] == "peers read copies"
     assert found["trials"]["fast"]["3"] == {"median": 190, "min": 180, "max": 200}
 
 
@@ -178,6 +181,15 @@ def test_peers_that_cannot_be_opened_or_break_are_lines_and_the_others_go_on(
     for ran in (found.ours, found.peers[0]):
         assert [turn.num_clips for turn in ran.turns] == [8, 8, 8]
     assert found.psnr["PyAV threads"] > 25
+
+
+def test_our_lane_and_the_verdict_are_named_after_the_codec(numbered_h264: ShardIndex, tmp_path: Path) -> None:
+    contest = contest_of(numbered_h264, tmp_path)
+    found = compare(contest, numbered_h264, ORDER, names="DALI video", repeats=1, cores=None, quiet=True)
+    assert found.ours.name == "h264"
+    assert f"our loader takes {found.ours.clips_per_s.median:.0f} clips/s out of h264; " in found.sentence()
+    assert found.rows()[0][5] == f"{our_cost(contest, range(COST_STEPS)).decoded_to_used:.2f}"
+    assert "the mp4 files in the tars (GOP 8, CRF 20, no B-frames)" in found.notes()[-1]
 
 
 def test_a_name_that_is_no_peers_ends_the_comparison_at_once(numbered: ShardIndex, tmp_path: Path) -> None:

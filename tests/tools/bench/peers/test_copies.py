@@ -1,6 +1,7 @@
-"""tools/bench/peers/copies.py: H.264 copies as files and as one tar that WebDataset and DALI read."""
+"""tools/bench/peers/copies.py: H.264 files, encoded or taken out of shards, and a tar that WebDataset and DALI read."""
 
 import json
+import shutil
 from pathlib import Path
 
 import av
@@ -8,10 +9,20 @@ import numpy as np
 import pytest
 import webdataset
 
-from pipeline.shard import ShardIndex
+from pipeline.shard import ShardIndex, open_index
 from pipeline.shard_writer import tar_components
 from tests.numbered import read_numbers
-from tools.bench.peers.copies import FRAMES_PART, GOP, copy_path, make_copies, make_tar, tar_path
+from tools.bench.measure import BenchError
+from tools.bench.peers.copies import (
+    FRAMES_PART,
+    GOP,
+    copies_folder,
+    copies_note,
+    copy_path,
+    make_copies,
+    make_tar,
+    tar_path,
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +91,36 @@ def test_a_tar_that_cannot_be_finished_is_not_there(numbered: ShardIndex, tmp_pa
         make_tar(numbered, np.array([0]), tmp_path)  # no copies yet
     assert list(tmp_path.glob("*.tar")) == []
     assert list(tmp_path.glob(".*")) == []
+
+
+def test_out_of_h264_shards_the_very_files_are_taken(numbered_h264: ShardIndex, tmp_path: Path) -> None:
+    samples = np.array([1, 4, 5, 10])  # of three tars
+    make_copies(numbered_h264, samples.tolist(), tmp_path, workers=2)
+    tars = [str(path) for path in sorted(numbered_h264.data_dir.glob("*.tar"))]
+    stored = {s["__key__"]: s["mp4"] for s in webdataset.WebDataset(tars, shardshuffle=False)}
+    wanted = [numbered_h264.key(sample) for sample in samples.tolist()]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {f"{k}.mp4": stored[k] for k in wanted}
+    found = webdataset.WebDataset(str(make_tar(numbered_h264, samples, tmp_path)), shardshuffle=False)
+    assert [(sample["__key__"], sample["mp4"]) for sample in found] == [(key, stored[key]) for key in wanted]
+
+
+def test_what_peers_read_is_said(numbered: ShardIndex, numbered_h264: ShardIndex, tmp_path: Path) -> None:
+    assert copies_note(numbered) == "peers read H.264 copies (GOP 8, CRF 20, no B-frames); files are in the page cache"
+    assert copies_note(numbered_h264).startswith(
+        "peers read the bytes that ours reads, the mp4 files in the tars (GOP 8"
+    )
+    folders = [copies_folder(tmp_path, index).name for index in (numbered, numbered_h264)]
+    assert [folder.split("-", 2)[2] for folder in folders] == ["gop8-crf20", "as-stored"]
+
+
+def test_a_tar_that_is_gone_or_no_tar_is_one_line(numbered_h264: ShardIndex, tmp_path: Path) -> None:
+    data = tmp_path / "shards"
+    shutil.copytree(numbered_h264.data_dir, data)
+    index, tar = open_index(data), data / numbered_h264.tars[0]
+    tar.write_bytes(b"no tar")
+    with pytest.raises(BenchError, match=r"numbered-000000\.tar: .*; run tools/check_shards\.py"):
+        make_copies(index, [0], tmp_path / "copies", workers=1)
+    tar.unlink()
+    with pytest.raises(BenchError, match=r"numbered-000000\.tar: .*No such file.*; run tools/check_shards\.py"):
+        make_copies(index, [0], tmp_path / "copies", workers=1)
+    assert list((tmp_path / "copies").iterdir()) == []

@@ -1,7 +1,9 @@
 """The peers of the loader: those that follow the plan show its very frames, the others plausible ones."""
 
+import gc
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +17,12 @@ from pipeline.loader import LoaderSettings
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardIndex
 from pipeline.step_reader import ReadWork
-from tests.numbered import BAND_LEFT, read_numbers, write_video
+from tests.conftest import build_numbered
+from tests.numbered import BAND_LEFT, read_numbers, write_numbered_video, write_video
 from tools.bench.measure import Way
 from tools.bench.peers.clip_readers import pyav_pictures, torchcodec_missing
-from tools.bench.peers.contest import Contest, filmstrip_cost, filmstrips
+from tools.bench.peers.compare import worst_psnr
+from tools.bench.peers.contest import Contest, our_cost, our_loader
 from tools.bench.peers.copies import GOP, copy_path, make_copies, make_tar, tar_path
 from tools.bench.peers.streams import ClipDrawer, webdataset_cost
 from tools.bench.peers.table import PEERS, peers_named
@@ -26,6 +30,12 @@ from tools.bench.peers.table import PEERS, peers_named
 no_torchcodec = pytest.mark.skipif(torchcodec_missing() is not None, reason=str(torchcodec_missing()))
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 STRIDE = ClipSpec().frame_stride
+
+
+@pytest.fixture(autouse=True)
+def _no_pipeline_left() -> None:
+    """A DALI pipeline that is garbage when a DataLoader forks is ended in the child, and waits there for ever."""
+    gc.collect()
 
 
 def contest_of(index: ShardIndex, copies: Path, *, spec: ClipSpec | None = None, device: str = "cpu") -> Contest:
@@ -42,16 +52,28 @@ def contest_of(index: ShardIndex, copies: Path, *, spec: ClipSpec | None = None,
     )
 
 
-@pytest.fixture(scope="module")
-def copies(numbered: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """H.264 copies of all numbered segments, and the tar of them."""
-    folder = tmp_path_factory.mktemp("copies")
-    make_copies(numbered, range(numbered.num_samples), folder, workers=2)
-    make_tar(numbered, np.arange(numbered.num_samples), folder)
+def copies_of(index: ShardIndex, folder: Path) -> Path:
+    """H.264 files of all segments, and the tar of them."""
+    make_copies(index, range(index.num_samples), folder, workers=2)
+    make_tar(index, np.arange(index.num_samples), folder)
     return folder
 
 
-def shows_a_clip_of(clip: np.ndarray, lengths: set[int], *, stride: int = STRIDE) -> bool:
+@pytest.fixture(scope="module")
+def copies(numbered: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Encoded from filmstrips."""
+    return copies_of(numbered, tmp_path_factory.mktemp("copies"))
+
+
+@pytest.fixture(scope="module")
+def stored_copies(numbered_h264: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Taken out of shards of h264."""
+    return copies_of(numbered_h264, tmp_path_factory.mktemp("stored"))
+
+
+def shows_a_clip_of(
+    clip: np.ndarray, lengths: set[int], *, stride: int = STRIDE, starts: Collection[int] = range(512)
+) -> bool:
     """Whether a clip CTHW, cropped and flipped who knows how, is one of a video with one of these numbers of frames."""
     bars = np.abs(clip.mean(axis=(0, 1))[clip.shape[2] // 4 : -clip.shape[2] // 4].mean(axis=0)) > 40  # [W], not grey
     readings = []
@@ -60,14 +82,16 @@ def shows_a_clip_of(clip: np.ndarray, lengths: set[int], *, stride: int = STRIDE
         readings.append(read_numbers(columns, left=left))
     spec = ClipSpec(clip.shape[1], stride)
     return any(
-        numbers[0] < length and numbers == frame_indices(numbers[0], spec, video_frames=length).tolist()
+        numbers[0] < length
+        and numbers[0] in starts
+        and numbers == frame_indices(numbers[0], spec, video_frames=length).tolist()
         for numbers in readings
         for length in lengths
     )
 
 
 WAYS = [
-    pytest.param(filmstrips, "cpu", id="filmstrips"),
+    pytest.param(our_loader, "cpu", id="ours"),
     pytest.param(PEERS["PyAV threads"].way, "cpu", id="PyAV"),
     pytest.param(PEERS["torchcodec threads"].way, "cpu", id="torchcodec", marks=no_torchcodec),
     pytest.param(PEERS["torchcodec CUDA"].way, "cuda", id="torchcodec CUDA", marks=[*gpu, no_torchcodec]),
@@ -76,17 +100,20 @@ WAYS = [
 
 @pytest.mark.parametrize("spec", [ClipSpec(), ClipSpec(8, 3), ClipSpec(4, 8, 56, 64)], ids=str)
 @pytest.mark.parametrize(("way", "device"), WAYS)
+@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
 def test_every_way_delivers_the_planned_frames_crops_and_flips(
-    numbered: ShardIndex, copies: Path, spec: ClipSpec, way: Way, device: str
+    request: pytest.FixtureRequest, codec: str, spec: ClipSpec, way: Way, device: str
 ) -> None:
-    contest = contest_of(numbered, copies, spec=spec, device=device)
+    names = {"filmstrip": ("numbered", "copies"), "h264": ("numbered_h264", "stored_copies")}[codec]
+    index, folder = (request.getfixturevalue(name) for name in names)
+    contest = contest_of(index, folder, spec=spec, device=device)
     scale = (spec.resize or 128) / 128
     with way(contest) as batches:
         for step in range(2):
             planned, clips = contest.plan().batch(step), next(batches)
             assert clips.shape == (16, 3, spec.num_frames, spec.crop_size, spec.crop_size)
             assert clips.device.type == device
-            wanted = frame_indices(planned.start, spec, video_frames=numbered.num_frames[planned.sample])
+            wanted = frame_indices(planned.start, spec, video_frames=index.num_frames[planned.sample])
             shown = [
                 read_numbers(clip, left=left / scale, scale=scale, flip=flip)
                 for clip, left, flip in zip(clips.float().cpu().numpy(), planned.left, planned.flip, strict=True)
@@ -126,10 +153,44 @@ def test_pyav_decodes_from_the_keyframe_to_the_last_frame(numbered: ShardIndex, 
 
 
 def test_our_cost_counts_the_tiles_and_the_bytes_that_are_read(numbered: ShardIndex, copies: Path) -> None:
-    cost = filmstrip_cost(contest_of(numbered, copies), range(2))
+    cost = our_cost(contest_of(numbered, copies), range(2))
     assert (cost.num_clips, cost.num_frames) == (32, 32 * 8)
     assert cost.num_frames_decoded <= cost.num_frames  # never more at stride 2; less where the last frame is repeated
     assert 0 < cost.num_bytes <= 2 * 32 * numbered.pictures.size.max()
+
+
+@pytest.mark.parametrize("name", ["PyAV threads", pytest.param("torchcodec threads", marks=no_torchcodec)])
+def test_of_h264_shards_a_peer_decodes_our_very_pixels(
+    numbered_h264: ShardIndex, stored_copies: Path, name: str
+) -> None:
+    assert worst_psnr(PEERS[name], contest_of(numbered_h264, stored_copies)) > 60
+
+
+@pytest.mark.parametrize("fps", [10, 30000 / 1001, 50])
+def test_frames_are_found_in_stored_files_of_any_rate(tmp_path: Path, fps: float) -> None:
+    (tmp_path / "raw" / "a").mkdir(parents=True)
+    write_numbered_video(tmp_path / "raw" / "a" / "g00_a.mp4", 300, fps=fps)
+    index = build_numbered(tmp_path / "raw", tmp_path / "shards", codec="h264")
+    contest = replace(contest_of(index, copies_of(index, tmp_path / "copies")), batch_size=32)
+    plan = contest.plan()
+    clips = plan.batch(0)
+    for n in range(len(clips)):
+        pictures, num_decoded, _ = pyav_pictures(contest, plan, clips, n)
+        start = int(clips.start[n])
+        shown = read_numbers(pictures.transpose(3, 0, 1, 2).astype(np.float32) - 128)
+        assert shown == list(range(start, start + 16, 2))
+        assert num_decoded == start % 8 + 15
+
+
+def test_snapped_to_keyframes_all_ways_begin_there(numbered_h264: ShardIndex, stored_copies: Path) -> None:
+    contest = replace(contest_of(numbered_h264, stored_copies), start_step=8)
+    assert set((contest.plan().batch(0).start % 8).tolist()) == {0}
+    draw, lengths = ClipDrawer(contest, seed=1), set(numbered_h264.num_frames.tolist())
+    tar = str(tar_path(stored_copies, contest.samples))
+    clips = [
+        draw(s).transpose(3, 0, 1, 2).astype(np.float32) - 128 for s in webdataset.WebDataset(tar, shardshuffle=False)
+    ]
+    assert all(shows_a_clip_of(clip, lengths, starts=range(0, 512, 8)) for clip in clips)
 
 
 def test_webdataset_shows_clips_of_consecutive_stride_drawn_anew(numbered: ShardIndex, copies: Path) -> None:
@@ -175,19 +236,23 @@ def test_webdataset_costs_whole_files(numbered: ShardIndex, copies: Path) -> Non
     assert cost.num_frames_decoded >= cost.num_frames * 0.5
 
 
-def test_dali_video_shows_clips_of_consecutive_stride_drawn_anew(numbered: ShardIndex, tmp_path: Path) -> None:
+@pytest.mark.parametrize("start_step", [1, 8])
+def test_dali_video_shows_clips_of_consecutive_stride_drawn_anew(
+    numbered: ShardIndex, tmp_path: Path, start_step: int
+) -> None:
     samples = np.flatnonzero(numbered.num_frames >= 15)
     for sample in samples.tolist():  # in MJPEG, which DALI decodes on a CPU too
         path = copy_path(tmp_path, numbered, sample)
         write_video(path, decode_sample(numbered, sample), vcodec="mjpeg", pix_fmt="yuvj420p", **{"q:v": 2})
     make_tar(numbered, samples, tmp_path)
-    contest = replace(contest_of(numbered, tmp_path), samples=samples)
+    contest = replace(contest_of(numbered, tmp_path), samples=samples, start_step=start_step)
     with PEERS["DALI video"].way(contest) as batches:
         clips = torch.cat([next(batches).clone() for _ in range(3)])
     assert clips.shape == (48, 3, 8, 112, 112)
     assert clips.dtype == torch.float32
     assert -128 <= clips.min() < -80 < 80 < clips.max() <= 128
-    assert all(shows_a_clip_of(clip, set(numbered.num_frames[samples].tolist())) for clip in clips.numpy())
+    lengths, starts = set(numbered.num_frames[samples].tolist()), range(0, 512, start_step)
+    assert all(shows_a_clip_of(clip, lengths, starts=starts) for clip in clips.numpy())
     assert len({tuple(clip[0, 0, 56, ::4].tolist()) for clip in clips}) > 24
 
 
