@@ -14,7 +14,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGES = {"pipeline": {"pipeline"}, "train": {"train", "pipeline"}, "tools": {"tools", "train", "pipeline"}}
 MODULES = sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
 COMMANDS = sorted(
-    p for p in [*(CHECKOUT / "tools").glob("*.py"), CHECKOUT / "train/main.py"] if "def main(" in p.read_text()
+    p
+    for p in [*(CHECKOUT / "tools").glob("*.py"), CHECKOUT / "train/main.py", CHECKOUT / "train/models/__main__.py"]
+    if "def main(" in p.read_text()
 )
 
 

@@ -21,6 +21,7 @@ from pipeline.shard import ShardIndex, open_index
 from tools.terminal import Failed, progress
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig, from_dict
+from train.evaluation.confusion import accuracies_by_name, class_table
 from train.evaluation.video_level import VideoScores, evaluate
 from train.models import build_model
 from train.precision import channels_last
@@ -84,7 +85,7 @@ def main(
     if not ranks.is_main:
         return
     click.echo(f"{checkpoint} (step {state['step']}) on {index.name}, split {split}, {subset}")
-    for line in accuracy_lines(scores) + class_table(scores):
+    for line in accuracy_lines(scores) + class_table(scores.classes, scores.confusion):
         click.echo(line)
     if json_path is not None:
         about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": split}
@@ -146,31 +147,12 @@ def check_classes(classes: list[str], index: ShardIndex, *, checkpoint: Path) ->
         )
 
 
-def class_table(scores: VideoScores) -> list[str]:
-    """video@1 of every class that has videos, and what it is taken for most often, aligned."""
-    width = max(len(name) for name in scores.classes)
-    lines = ["", f"{'class':<{width}}  videos  video@1  most often taken for"]
-    for k, name in enumerate(scores.classes):
-        counts = scores.confusion[k].copy()
-        num_videos = int(counts.sum())
-        if not num_videos:
-            continue
-        counts[k] = 0
-        other = f"{scores.classes[int(counts.argmax())]} ({counts.max()})" if counts.any() else ""
-        lines.append(f"{name:<{width}}  {num_videos:6}  {scores.class_accuracy[k]:7.1%}  {other}".rstrip())
-    return lines
-
-
 def write_json(path: Path, scores: VideoScores, *, about: dict) -> None:
     """Everything about an evaluation: accuracies, classes, confusion matrix, a prediction for each video."""
-    accuracy = {
-        name: None if np.isnan(value) else float(value)
-        for name, value in zip(scores.classes, scores.class_accuracy, strict=True)
-    }
     result = {
         **about,
         **scores.summary(),
-        "class_accuracy": accuracy,
+        "class_accuracy": accuracies_by_name(scores.classes, scores.confusion),
         "confusion": scores.confusion.tolist(),  # row: class, column: predicted
         "predictions": scores.predictions(),
         "torch": torch.__version__,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.clip import ClipSpec
-from train.models import ONE_FRAME_MODELS, ModelConfig
+from train.models import MODELS, ModelConfig, check_clip
 from train.optim import OptimConfig, ScheduleConfig
 
 
@@ -57,8 +57,7 @@ class TrainConfig:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)} is not possible; choose at least {least}")
-        if self.model.name in ONE_FRAME_MODELS and self.clip.num_frames != 1:
-            raise ValueError(f"num_frames: {self.clip.num_frames}, but {self.model.name} takes one frame; use 1")
+        check_clip(self.model.name, num_frames=self.clip.num_frames, crop_size=self.clip.crop_size)
 
 
 LEAST = {"steps": 1, "global_batch_size": 1, "seed": 0, "eval_every": 0, "eval_clips": 1, "save_every": 1,
@@ -69,6 +68,7 @@ NESTED = {"model": ModelConfig, "clip": ClipSpec, "optim": OptimConfig, "schedul
 # Options of the command that set a field of a nested dataclass: option -> (part, field).
 PARTS = {
     "model": ("model", "name"),
+    "width": ("model", "width"),
     "num_frames": ("clip", "num_frames"),
     "frame_stride": ("clip", "frame_stride"),
     "crop_size": ("clip", "crop_size"),
@@ -94,6 +94,8 @@ FIXED = (
 def override(config: TrainConfig, **values: Any) -> TrainConfig:
     """The configuration with some fields replaced; None leaves a field as it is.
 
+    Another model comes with its own width, unless the configuration had a width of its own.
+
     Args:
         values: Fields of TrainConfig, or keys of PARTS.
 
@@ -101,6 +103,8 @@ def override(config: TrainConfig, **values: Any) -> TrainConfig:
         ValueError: A value is not possible; says which and what is.
     """
     changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    if changes.get("model") in MODELS and config.model.width == MODELS[config.model.name].width:
+        changes.setdefault("width", MODELS[changes["model"]].width)
     for option, (part, name) in PARTS.items():
         if option in changes:
             value = changes.pop(option)
@@ -109,6 +113,32 @@ def override(config: TrainConfig, **values: Any) -> TrainConfig:
         if f"{part}." in changes:
             changes[part] = dataclasses.replace(getattr(config, part), **changes.pop(f"{part}."))
     return dataclasses.replace(config, **changes)
+
+
+def scaled_to_steps(config: TrainConfig, num_steps: int) -> TrainConfig:
+    """The same recipe in fewer or more steps: breakpoints and warm-up keep their place in the run.
+
+    >>> shorter = scaled_to_steps(TrainConfig(), 900)
+    >>> shorter.steps, shorter.schedule.decay_every
+    (900, 200)
+    """
+    part = num_steps / config.steps
+    schedule = dataclasses.replace(
+        config.schedule,
+        decay_every=max(round(config.schedule.decay_every * part), 1),
+        warmup_steps=round(config.schedule.warmup_steps * part),
+    )
+    return dataclasses.replace(config, steps=num_steps, schedule=schedule)
+
+
+def scaled_lr(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
+    """The recipe's learning rate times as many as the global batch is larger than the recipe's (linear scaling).
+
+    >>> scaled_lr(TrainConfig(global_batch_size=80), TrainConfig(global_batch_size=20)).optim.lr
+    0.04
+    """
+    lr = recipe.optim.lr * config.global_batch_size / recipe.global_batch_size
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=lr))
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:

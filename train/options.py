@@ -10,7 +10,7 @@ import click
 from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
 from train.checkpoint import load_checkpoint, load_latest
-from train.config import TrainConfig, override
+from train.config import TrainConfig, override, scaled_lr, scaled_to_steps
 from train.models import MODELS
 from train.presets import PRESETS
 from train.ranks import Ranks
@@ -59,6 +59,8 @@ OPTIONS = [
     click.option("--out", required=True, type=NEW_FOLDER, help="Folder of the run."),
     click.option("--steps", type=int, help="Updates of the whole run. A cosine ends there; breakpoints of a "
                  "step schedule, and the warm-up, stay where the preset has them."),
+    click.option("--scale-to-steps", type=click.IntRange(1),
+                 help="Updates of the whole run, and the schedule keeps its shape: breakpoints and warm-up scale."),
     click.option("--resume", default="never", help="auto (from OUT if it has one), never, or a checkpoint."),
     click.option("--init-from", type=FILE,
                  help="Start from this checkpoint's weights; new fc unless the classes are the same."),
@@ -66,8 +68,11 @@ OPTIONS = [
     click.option("--batch-size", "global_batch_size", type=int,
                  help="GLOBAL: clips of an update, all processes together."),
     click.option("--lr", type=float, help="Base learning rate; nothing rescales it with the batch size."),
+    click.option("--scale-lr", is_flag=True,
+                 help="Multiply the preset's rate by as much as the global batch is larger than the preset's."),
     click.option("--seed", type=int, help="Of the initial weights and of the order of clips."),
-    click.option("--model", type=click.Choice(list(MODELS)), help="Network."),
+    click.option("--model", type=click.Choice(list(MODELS)), help="Network; python -m train.models lists them."),
+    click.option("--width", type=int, help="Channels of its first stage; the later ones have 2, 4, 8 times as many."),
     click.option("--num-frames", type=int, help="Frames of a clip."),
     click.option("--frame-stride", type=int, help="Source frames from one taken frame to the next."),
     click.option("--crop-size", type=int, help="Height and width of a clip, pixels."),
@@ -134,17 +139,34 @@ def find_state(resume: str, out: Path, *, say: Callable[[str], None]) -> dict[st
     return found[1] if found else None
 
 
-def configure(preset: str, index: ShardIndex, *, world_size: int, split: str | None, **options: Any) -> TrainConfig:
+def configure(
+    preset: str,
+    index: ShardIndex,
+    *,
+    world_size: int,
+    split: str | None,
+    scale_to_steps: int | None = None,
+    scale_lr: bool = False,
+    **options: Any,
+) -> TrainConfig:
     """The preset with the command line's changes, checked against the dataset and the ranks.
 
     Raises:
         click.UsageError: Something does not fit; says what and the way out.
     """
+    for scaled, name in ((scale_to_steps, "steps"), (scale_lr, "lr")):
+        if scaled and options.get(name) is not None:
+            flag = "--scale-to-steps" if name == "steps" else "--scale-lr"
+            raise click.UsageError(f"--{name} and {flag} both decide the same; leave one of them out")
     split = split or ("1" if "1" in index.split_names else index.split_names[0])
     try:
         for subset in ("train", "test"):
             index.samples_of(split, subset)
         config = override(PRESETS[preset], split=split, **options)
+        if scale_to_steps:
+            config = scaled_to_steps(config, scale_to_steps)
+        if scale_lr:
+            config = scaled_lr(config, PRESETS[preset])
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if config.snap_to_keyframe and index.codec != "h264":

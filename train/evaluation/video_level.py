@@ -13,6 +13,7 @@ from pipeline.clip import ClipSpec
 from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import EvalPlan
 from pipeline.shard import ShardIndex
+from train.evaluation.confusion import class_accuracy, confusion_matrix
 from train.precision import autocast
 from train.ranks import Ranks
 
@@ -113,15 +114,12 @@ class VideoScores:
     @cached_property
     def confusion(self) -> np.ndarray:
         """Videos by class (row) and predicted class (column), int64 [K, K]."""
-        counts = np.zeros((len(self.classes),) * 2, np.int64)
-        np.add.at(counts, (self.labels, self.ranking[:, 0]), 1)
-        return counts
+        return confusion_matrix(self.labels, self.ranking[:, 0], num_classes=len(self.classes))
 
     @property
     def class_accuracy(self) -> np.ndarray:
         """video@1 of each class, float64 [K]; NaN for a class without videos."""
-        num_videos = self.confusion.sum(axis=1)
-        return np.where(num_videos > 0, self.confusion.diagonal() / np.maximum(num_videos, 1), np.nan)
+        return class_accuracy(self.confusion)
 
     def summary(self) -> dict[str, Any]:
         """The numbers of the last lines of a run; accuracies 0…1."""

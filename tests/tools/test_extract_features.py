@@ -1,0 +1,143 @@
+"""tools/extract_features.py: from a checkpoint to a file, with a kill in between, on two processes; then the SVM."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.shard import ShardIndex
+from tests.train.conftest import CHECKOUT, SMALL, build_squares, run_program
+from tools.extract_features import main
+from tools.linear_svm import main as svm_main
+from train.main import main as train_main
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    return build_squares(tmp_path_factory.mktemp("squares"), classes={"left": -3, "right": 3})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run of two steps."""
+    out = tmp_path_factory.mktemp("run")
+    command = ["--data", str(squares.data_dir), "--out", str(out), *SMALL, "--steps", "2", "--eval-clips", "1"]
+    result = CliRunner().invoke(train_main, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return out / "latest.pt"
+
+
+def arguments(checkpoint: Path, squares: ShardIndex, out: Path, *options: str) -> list[str]:
+    """Later options win."""
+    common = ["--device", "cpu", "--num-threads", "1", "--batch-size", "4", "--layers", "res5,pool5", "--clips", "3"]
+    return ["--checkpoint", str(checkpoint), "--data", str(squares.data_dir), "--out", str(out), *common, *options]
+
+
+def extract(checkpoint: Path, squares: ShardIndex, out: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, arguments(checkpoint, squares, out, *options), catch_exceptions=False)
+
+
+def test_from_a_checkpoint_to_the_accuracy_of_an_svm(squares: ShardIndex, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "features.npz"
+    result = extract(checkpoint, squares, out, "--json", str(tmp_path / "features.json"))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "videos      12 of squares, up to 3 clips each",
+        "rows        12, one a video",
+        "layers      res5 of 512 dimensions, pool5 of 128 dimensions; float32",
+        f"features    {out}",
+    ]
+    summary = json.loads((tmp_path / "features.json").read_text())
+    assert (summary["num_rows"], summary["num_dims"]) == (12, {"res5": 512, "pool5": 128})
+    command = ["--features", str(out), "--layer", "res5", "--json", str(tmp_path / "svm.json")]
+    scored = CliRunner().invoke(svm_main, command, catch_exceptions=False)
+    assert scored.exit_code == 0, scored.output
+    found = json.loads((tmp_path / "svm.json").read_text())
+    assert (found["splits"]["1"]["num_train"], found["splits"]["1"]["num_test"]) == (8, 4)
+    assert found["video_at_1"] >= 0.5
+
+
+def test_a_finished_file_is_not_made_again(squares: ShardIndex, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "features.npz"
+    extract(checkpoint, squares, out, "--clips", "1")
+    before = out.stat().st_mtime_ns
+    again = extract(checkpoint, squares, out, "--clips", "1")
+    assert (again.exit_code, again.stdout) == (0, f"features    {out} is there already, made in the same way\n")
+    assert out.stat().st_mtime_ns == before
+    refused = extract(checkpoint, squares, out, "--clips", "2")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(f"error: num_clips: {out} was made with 1, this run has 2; choose another --out")
+
+
+def test_the_two_sides_of_a_split_together_are_the_whole(squares: ShardIndex, checkpoint: Path, tmp_path: Path) -> None:
+    accuracy = []
+    for subsets in (["all"], ["train", "test"]):
+        files = []
+        for subset in subsets:
+            out = tmp_path / f"{subset}.npz"
+            assert extract(checkpoint, squares, out, "--subset", subset, "--layers", "pool5").exit_code == 0
+            files += ["--features", str(out)]
+        command = [*files, "--layer", "pool5", "--c", "1", "--json", str(tmp_path / "svm.json")]
+        assert CliRunner().invoke(svm_main, command).exit_code == 0
+        accuracy.append(json.loads((tmp_path / "svm.json").read_text())["splits"])
+    assert accuracy[0] == accuracy[1]
+    alone = CliRunner().invoke(svm_main, ["--features", str(tmp_path / "train.npz"), "--layer", "pool5"])
+    assert alone.exit_code == 1
+    assert "split 1: the files lack 4 of its videos; extract them with --subset all" in alone.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--split", "7", "--subset", "test"], 2, "squares: split 7 does not exist; choose 1"),
+        (["--split", "1"], 2, "--split: 1 says nothing about all videos; add --subset train or test"),
+        (["--layers", ""], 2, "layers: none is not possible"),
+        (["--layers", "fc9"], 1, "error: layers: fc9 does not exist; this model has"),
+        (["--out", "features.txt"], 2, "--out: features.txt must end in .npz"),
+        (["--checkpoint", "nowhere.pt"], 1, "nowhere.pt does not exist"),
+    ],
+)
+def test_errors_name_the_value(
+    squares: ShardIndex, checkpoint: Path, tmp_path: Path, options: list[str], code: int, message: str
+) -> None:
+    result = extract(checkpoint, squares, tmp_path / "f.npz", *options)
+    assert result.exit_code == code
+    assert message in result.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_after_a_kill_of_one_and_find_what_one_finds(
+    squares: ShardIndex, checkpoint: Path, tmp_path: Path
+) -> None:
+    small_parts = ("--videos-per-part", "1", "--batch-size", "1", "--clips", "20")
+    out, one = tmp_path / "two.npz", tmp_path / "one.npz"
+    command = ["tools/extract_features.py", *arguments(checkpoint, squares, out, *small_parts)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *command], cwd=CHECKOUT, env=environment, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "two.npz.parts/000000.npz").exists() and process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not out.exists()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = run_program([*torchrun, *command])
+    assert done.returncode == 0, done.stderr
+    (num_batches,) = re.findall(r"extracting: (\d+)/\1 batches", done.stderr)
+    assert int(num_batches) < 6 * 20  # six parts are rank 0's, the first of which was there
+    assert extract(checkpoint, squares, one, *small_parts).exit_code == 0
+    ours, theirs = np.load(one), np.load(out)
+    assert sorted(ours) == sorted(theirs)
+    for name in ours:
+        if name.startswith("layer/"):  # the number of threads differs, and with it the rounding
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(ours[name], theirs[name])

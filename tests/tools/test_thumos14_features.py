@@ -1,0 +1,97 @@
+"""tools/thumos14.py from a checkpoint to mAP: windows, their features, detections, the score."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.shard import ShardIndex
+from tests.train.conftest import SMALL, build_squares
+from tools.thumos14 import main
+from train.evaluation.features.rows import read_rows
+from train.evaluation.thumos14.windows import read_windows
+from train.main import main as train_main
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    return build_squares(tmp_path_factory.mktemp("squares"), classes={"left": -3, "right": 3}, num_groups=3)
+
+
+@pytest.fixture(scope="module")
+def folder(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of one step, and windows of all videos, which have 20 frames; the first 16 frames are a dive."""
+    folder = tmp_path_factory.mktemp("run")
+    command = ["--data", squares.data_dir, "--out", folder, *SMALL, "--steps", 1, "--eval-clips", 1]
+    result = CliRunner().invoke(train_main, [str(word) for word in command], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    names = sorted(Path(squares.source(row)).stem for row in range(squares.num_samples))
+    (folder / "videos.txt").write_text("".join(f"{name} 20 10\n" for name in names))
+    (folder / "lists").mkdir()
+    (folder / "lists" / "Diving_val.txt").write_text("".join(f"{name} 0 1.6\n" for name in names[:3]))
+    (folder / "lists" / "Diving_test.txt").write_text("".join(f"{name} 0 1.6\n" for name in names))
+    result = run("windows", "--videos", folder / "videos.txt", "--out", folder / "w.jsonl")
+    assert "12 windows of 6 videos" in result.stdout
+    return folder
+
+
+def run(*words: object) -> Result:
+    result = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+    assert "Traceback" not in result.output
+    return result
+
+
+def features(squares: ShardIndex, folder: Path, out: Path, *options: object) -> Result:
+    words = ["--checkpoint", folder / "latest.pt", "--data", squares.data_dir, "--windows", folder / "w.jsonl"]
+    return run("features", *words, "--device", "cpu", "--num-threads", 1, "--batch-size", 5, "--out", out, *options)
+
+
+def test_from_a_checkpoint_to_mean_average_precision(squares: ShardIndex, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is in the extra `features`")
+    result = features(squares, folder, tmp_path / "f.npz")
+    assert result.exit_code == 0, result.output
+    assert f"pool5 of 12 windows: {tmp_path / 'f.npz'}" in result.stdout
+    names, values = read_rows(tmp_path / "f.npz", layers=["pool5"])
+    assert names == read_windows(folder / "w.jsonl").keys
+    assert values["pool5"].shape == (12, 128)
+    # The two windows of a video, 0…16 and 4…20, have IoU 1 and 0.6 with its dive; three videos have none.
+    training = ["--train-windows", folder / "w.jsonl", "--train-features", tmp_path / "f.npz"]
+    words = ["--windows", folder / "w.jsonl", "--features", tmp_path / "f.npz", "--annotations", folder / "lists"]
+    result = run("detect", *words, *training, "--out", tmp_path / "d.txt")
+    assert result.exit_code == 0, result.output
+    assert "detections of 1 classes in 12 windows" in result.stdout
+    words = ["--detections", tmp_path / "d.txt", "--annotations", folder / "lists", "--json", tmp_path / "r.json"]
+    result = run("evaluate", *words)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["mean_average_precision"][:5] == [1.0] * 5  # both windows have IoU 0.6 and more with the dive
+
+
+def test_windows_without_features_are_counted_and_named(squares: ShardIndex, folder: Path, tmp_path: Path) -> None:
+    keys = read_windows(folder / "w.jsonl").keys
+    scores = np.random.default_rng(0).random((11, 1))
+    np.savez(tmp_path / "s.npz", keys=np.array(keys[1:]), classes=["Diving"], scores=scores)
+    words = ["--windows", folder / "w.jsonl", "--scores", tmp_path / "s.npz", "--out", tmp_path / "d.txt"]
+    result = run("detect", *words)
+    assert result.exit_code == 0, result.output
+    assert "note: nothing for 1 of 12 windows, such as g0_left/000000-000016" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--layer", "fc6"], 1, "fc6 does not exist"),
+        (["--batch-size", 0], 2, "--batch-size"),
+        (["--windows", "{}/videos.txt"], 1, "videos.txt, line 1: not a window; make the file with thumos14.py windows"),
+        (["--checkpoint", "{}/videos.txt"], 1, "videos.txt cannot be read"),
+    ],
+)
+def test_errors_are_one_line_that_names_the_value(
+    squares: ShardIndex, folder: Path, tmp_path: Path, options: list, code: int, message: str
+) -> None:
+    words = [str(option).format(folder) for option in options]
+    result = features(squares, folder, tmp_path / "f.npz", *words)
+    assert result.exit_code == code, result.output
+    assert message in result.stderr

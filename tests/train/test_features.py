@@ -1,0 +1,163 @@
+"""Feature files: written, merged, read back; files that do not belong together."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from train.evaluation.features.files import (
+    FeatureError,
+    Features,
+    average_videos,
+    load_features,
+    merge_features,
+    read_about,
+    read_dims,
+    save_features,
+)
+
+DATA = {
+    "name": "ucf",
+    "fingerprint": "1f3a9c55",
+    "classes": ["left", "right"],
+    "split_names": ["1", "2"],
+    "num_videos": {"1": {"train": 2, "test": 2}, "2": {"train": 2, "test": 2}},
+}
+ABOUT: dict[str, Any] = {
+    "format": 1,
+    "checkpoint": {"fingerprint": "0a1b2c3d", "step": 2, "data": {"name": "sports1m"}, "split": "1"},
+    "data": DATA,
+    "clip": {"num_frames": 8},
+    "mean": 128.0,
+    "std": 1.0,
+    "compute": "float32",
+    "per_clip": False,
+    "layers": ["res5b", "pool5"],
+}
+
+
+def features_of(*videos: str, first: float = 0.0, **about: Any) -> Features:
+    """A row a name; split 1 trains on the even rows and tests on the odd ones, split 2 the other way around."""
+    rows = np.arange(len(videos))
+    return Features(
+        about=ABOUT | about,
+        keys=np.array([f"{video}.0" for video in videos]),
+        sources=np.array(videos),
+        groups=np.array(["g1"] * len(videos)),
+        labels=rows % 2,
+        subsets=np.stack([1 + rows % 2, 2 - rows % 2], axis=1).astype(np.int8),
+        num_clips=np.ones(len(videos), np.int64),
+        starts=10 * rows,
+        unreadable=np.array([], np.str_),
+        layers={
+            "res5b": first + np.arange(3.0 * len(videos), dtype=np.float32).reshape(-1, 3),
+            "pool5": first - np.arange(2.0 * len(videos), dtype=np.float32).reshape(-1, 2),
+        },
+    )
+
+
+def same(a: Features, b: Features) -> None:
+    assert a.about == b.about
+    for field in dataclasses.fields(a):
+        if field.name not in ("about", "layers"):
+            np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name))
+    for name in a.layers:
+        np.testing.assert_array_equal(a.layers[name], b.layers[name])
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    written = features_of("a", "bé", "c", "d")
+    save_features(tmp_path / "f.npz", written)
+    same(load_features([tmp_path / "f.npz"], ["res5b", "pool5"]), written)
+    assert (read_dims(tmp_path / "f.npz", "res5b"), read_dims(tmp_path / "f.npz", "pool5")) == (3, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npz"]
+
+
+def test_numpy_alone_reads_a_file(tmp_path: Path) -> None:
+    save_features(tmp_path / "f.npz", features_of("a", "b"))
+    arrays = np.load(tmp_path / "f.npz")
+    assert arrays["keys"].tolist() == ["a.0", "b.0"]
+    assert arrays["layer/pool5"].tolist() == [[0, -1], [-2, -3]]
+
+
+def test_merged_parts_are_the_whole(tmp_path: Path) -> None:
+    save_features(tmp_path / "1.npz", features_of("a", "b"))
+    save_features(tmp_path / "2.npz", features_of())  # all of it unreadable
+    save_features(tmp_path / "3.npz", features_of("a longer name", first=5))
+    parts = [tmp_path / f"{n}.npz" for n in (1, 2, 3)]
+    assert merge_features(parts, tmp_path / "whole.npz") == 3
+    whole = load_features([tmp_path / "whole.npz"], ["res5b", "pool5"])
+    assert whole.sources.tolist() == ["a", "b", "a longer name"]
+    assert whole.layers["res5b"].tolist() == [[0, 1, 2], [3, 4, 5], [5, 6, 7]]
+    assert whole.layers["pool5"].tolist() == [[0, -1], [-2, -3], [5, 4]]
+    same(whole, load_features([tmp_path / "1.npz", tmp_path / "3.npz"], ["res5b", "pool5"]))
+
+
+def test_a_dataset_of_which_nothing_decodes_is_an_error(tmp_path: Path) -> None:
+    save_features(tmp_path / "1.npz", dataclasses.replace(features_of(), unreadable=np.array(["a", "b"])))
+    with pytest.raises(FeatureError, match="ucf: none of its 2 videos could be decoded; run tools/check_shards.py"):
+        merge_features([tmp_path / "1.npz"], tmp_path / "whole.npz")
+    assert not (tmp_path / "whole.npz").exists()
+
+
+def test_clips_are_averaged_over_their_video_in_the_order_of_first_clips(tmp_path: Path) -> None:
+    clips = features_of("z", "z", "a", "z", per_clip=True)
+    videos = average_videos(clips)
+    assert videos.sources.tolist() == ["z", "a"]
+    assert videos.num_clips.tolist() == [3, 1]
+    assert videos.labels.tolist() == clips.labels[[0, 2]].tolist()
+    # rows of z: (0, 1, 2), (3, 4, 5), (9, 10, 11)
+    assert videos.layers["res5b"].tolist() == [[4, 5, 6], [6, 7, 8]]
+    save_features(tmp_path / "clips.npz", clips)
+    assert load_features([tmp_path / "clips.npz"], ["res5b"]).layers["res5b"].tolist() == [[4, 5, 6], [6, 7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"checkpoint": {"fingerprint": "ffff"}}, "one.npz and .*two.npz differ in checkpoint; extract both"),
+        ({"clip": {"num_frames": 16}, "compute": "bfloat16"}, "differ in clip, compute"),
+        ({}, "b is in two of the files; give each video once"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, other: dict, message: str) -> None:
+    save_features(tmp_path / "one.npz", features_of("a", "b"))
+    save_features(tmp_path / "two.npz", features_of("b", "c", **other))
+    with pytest.raises(FeatureError, match=message):
+        load_features([tmp_path / "one.npz", tmp_path / "two.npz"], ["pool5"])
+
+
+def test_errors_of_a_file_name_it_and_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "f.npz"
+    with pytest.raises(FeatureError, match="f.npz does not exist; make it with tools/extract_features.py"):
+        read_about(path)
+    save_features(path, features_of("a"))
+    with pytest.raises(FeatureError, match="f.npz has no fc6; choose res5b, pool5"):
+        load_features([path], ["fc6"])
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"no zip at all", whole[:200] + b"\0\0\0\0" + whole[204:]):
+        path.write_bytes(damaged)
+        with pytest.raises(FeatureError, match="f.npz cannot be read"):
+            load_features([path], ["pool5"])
+    np.savez(path, x=np.zeros(3))
+    with pytest.raises(FeatureError, match="f.npz has no array 'about'"):
+        read_about(path)
+    save_features(path, features_of("a", format=2))
+    with pytest.raises(FeatureError, match="has format 2, this version reads 1"):
+        read_about(path)
+
+
+def test_missing_videos_of_a_split_are_counted() -> None:
+    features = features_of("a", "b", "c", "d")
+    assert [features.num_missing(split) for split in ("1", "2")] == [0, 0]
+    assert features.select(np.array([0, 1, 2])).num_missing("1") == 1
+
+
+def test_test_videos_that_the_network_was_trained_on_are_counted() -> None:
+    of_ucf = ABOUT["checkpoint"] | {"data": {"name": "ucf"}}
+    features = features_of("a", "b", "c", "d", checkpoint=of_ucf)
+    # trained on split 1's even rows, which are the test side of split 2
+    assert (features.num_test_seen("1"), features.num_test_seen("2")) == (0, 2)
+    assert features_of("a", "b", "c", "d").num_test_seen("2") == 0  # from another dataset

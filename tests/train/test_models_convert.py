@@ -1,0 +1,196 @@
+"""Imported weights: our networks against others' forward passes, written here from others' names of weights."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train.models import ModelConfig, build_model
+from train.models.convert import from_caffe, from_torchvision
+
+WIDTH, CLASSES = 4, 3
+SPACE, TIME = (0, 1, 1), (1, 0, 0)
+
+
+class TorchvisionForward:
+    """torchvision's VideoResNet on a state dict with its names; the first run makes the weights it asks for.
+
+    Layers, strides and names as in torchvision 0.28, torchvision/models/video/resnet.py.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.state, self.random = name, {}, torch.Generator().manual_seed(0)
+
+    def weight(self, name: str, *shape: int, low: float = -0.3, high: float = 0.3) -> Tensor:
+        if name not in self.state:
+            self.state[name] = torch.rand(shape, generator=self.random) * (high - low) + low
+        return self.state[name]
+
+    def conv(self, name: str, x: Tensor, channels: int, kernel: tuple, stride: tuple, pad: tuple) -> Tensor:
+        return F.conv3d(x, self.weight(f"{name}.weight", channels, x.shape[1], *kernel), stride=stride, padding=pad)
+
+    def bn(self, name: str, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        mean, variance = (
+            self.weight(f"{name}.running_mean", channels),
+            self.weight(f"{name}.running_var", channels, low=1),
+        )
+        self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
+        scale, shift = self.weight(f"{name}.weight", channels, low=0.5, high=2), self.weight(f"{name}.bias", channels)
+        return F.batch_norm(x, mean, variance, scale, shift, eps=1e-5)
+
+    def convolution(self, name: str, x: Tensor, channels: int, *, middle: int, stride: int, flat: bool) -> Tensor:
+        if self.name == "r2plus1d_18":
+            x = self.conv(f"{name}.0", x, middle, (1, 3, 3), (1, stride, stride), SPACE)
+            x = F.relu(self.bn(f"{name}.1", x))
+            return self.conv(f"{name}.3", x, channels, (3, 1, 1), (stride, 1, 1), TIME)
+        if flat:
+            return self.conv(name, x, channels, (1, 3, 3), (1, stride, stride), SPACE)
+        return self.conv(name, x, channels, (3, 3, 3), (stride,) * 3, (1, 1, 1))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.name == "r2plus1d_18":
+            x = self.conv("stem.0", x, 45 * WIDTH // 64, (1, 7, 7), (1, 2, 2), (0, 3, 3))
+            x = self.conv("stem.3", F.relu(self.bn("stem.1", x)), WIDTH, (3, 1, 1), (1, 1, 1), TIME)
+            x = F.relu(self.bn("stem.4", x))
+        else:
+            x = F.relu(self.bn("stem.1", self.conv("stem.0", x, WIDTH, (3, 7, 7), (1, 2, 2), (1, 3, 3))))
+        for layer in (1, 2, 3, 4):
+            flat = self.name == "mc3_18" and layer > 1
+            for block in (0, 1):
+                name, before, after = f"layer{layer}.{block}", x.shape[1], WIDTH * 2 ** (layer - 1)
+                stride = 2 if layer > 1 and block == 0 else 1
+                kind = {"middle": before * after * 27 // (before * 9 + 3 * after), "flat": flat}
+                y = self.convolution(f"{name}.conv1.0", x, after, stride=stride, **kind)
+                y = self.convolution(f"{name}.conv2.0", F.relu(self.bn(f"{name}.conv1.1", y)), after, stride=1, **kind)
+                y = self.bn(f"{name}.conv2.1", y)
+                if stride == 2:
+                    down = (1, 2, 2) if flat else (2, 2, 2)
+                    x = self.conv(f"{name}.downsample.0", x, after, (1, 1, 1), down, (0, 0, 0))
+                    x = self.bn(f"{name}.downsample.1", x)
+                x = F.relu(y + x)
+        return F.linear(
+            x.mean((2, 3, 4)), self.weight("fc.weight", CLASSES, 8 * WIDTH), self.weight("fc.bias", CLASSES)
+        )
+
+
+class CaffeForward:
+    """The authors' Res3D of depth 18 on blobs with its names (C3D v1.1, feature extraction's network file)."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, np.ndarray] = {}
+        self.random = np.random.default_rng(0)
+
+    def blob(self, name: str, *shape: int, low: float = -0.3, high: float = 0.3) -> Tensor:
+        if name not in self.blobs:
+            self.blobs[name] = self.random.uniform(low, high, shape).astype(np.float32)
+        return torch.from_numpy(self.blobs[name])
+
+    def layer(self, name: str, x: Tensor, channels: int, *, size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+        """Convolution3D, BatchNorm and Scale; sizes and strides are (depth, height and width)."""
+        (depth, side), (temporal, spatial) = size, stride
+        weight = self.blob(f"{name}.0", channels, x.shape[1], depth, side, side)
+        pad = (depth // 2, side // 2, side // 2)
+        x = F.conv3d(x, weight, stride=(temporal, spatial, spatial), padding=pad)
+        end = "_conv1" if name == "conv1" else name.removeprefix("res")
+        factor = self.blob(f"bn{end}.2", 1, low=500, high=900)  # of caffe's sums that are not divided yet
+        mean = self.blob(f"bn{end}.0", channels, low=-99, high=99) / factor
+        variance = self.blob(f"bn{end}.1", channels, low=900, high=1800) / factor
+        x = (x - mean.view(-1, 1, 1, 1)) / (variance.view(-1, 1, 1, 1) + 1e-5).sqrt()
+        scale, shift = self.blob(f"scale{end}.0", channels, low=0.5, high=2), self.blob(f"scale{end}.1", channels)
+        return x * scale.view(-1, 1, 1, 1) + shift.view(-1, 1, 1, 1)
+
+    def __call__(self, bgr: Tensor) -> Tensor:
+        x = F.relu(self.layer("conv1", bgr, WIDTH, size=(3, 7), stride=(1, 2)))
+        for stage in (2, 3, 4, 5):
+            channels, stride = WIDTH * 2 ** (stage - 2), 1 if stage == 2 else 2
+            for block in "ab":
+                name, step = f"res{stage}{block}_branch", stride if block == "a" else 1
+                y = F.relu(self.layer(f"{name}2a", x, channels, size=(3, 3), stride=(step, step)))
+                y = self.layer(f"{name}2b", y, channels, size=(3, 3), stride=(1, 1))
+                shortcut = self.layer(f"{name}1", x, channels, size=(1, 1), stride=(step, step)) if block == "a" else x
+                x = F.relu(shortcut + y)
+        return F.linear(x.mean((2, 3, 4)), self.blob("fc8.0", CLASSES, 8 * WIDTH), self.blob("fc8.1", CLASSES))
+
+
+def ours(name: str, *, width: int = WIDTH) -> torch.nn.Module:
+    return build_model(ModelConfig(name, width=width), num_classes=CLASSES).eval()
+
+
+def logits(model: Callable, clips: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(clips)
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
+def test_weights_of_torchvision_give_torchvisions_logits(name: str) -> None:
+    theirs, model, clips = TorchvisionForward(name), ours(name), torch.randn(2, 3, 8, 32, 32)
+    expected = logits(theirs, clips)
+    model.load_state_dict(from_torchvision(theirs.state, model=model))
+    torch.testing.assert_close(logits(model, clips), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert model.stem.bn.num_batches_tracked == 7
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
+def test_weights_of_torchvision_as_installed_give_its_logits(name: str) -> None:
+    try:
+        from torchvision.models import video
+    except (ImportError, RuntimeError) as error:  # a build for another torch raises RuntimeError
+        pytest.skip(f"torchvision does not work here: {error}")
+    theirs = getattr(video, name)(num_classes=CLASSES).eval()
+    model, clips = ours(name, width=64), torch.randn(1, 3, 4, 32, 32)
+    model.load_state_dict(from_torchvision(theirs.state_dict(), model=model))
+    torch.testing.assert_close(logits(model, clips), logits(theirs, clips), rtol=1e-4, atol=1e-4)
+
+
+def test_blobs_of_the_authors_res3d_give_its_logits_on_frames_in_opencvs_order_of_colours() -> None:
+    theirs, model, clips = CaffeForward(), ours("res3d18"), torch.randn(2, 3, 8, 32, 32)
+    expected = logits(theirs, clips.flip(1))
+    model.load_state_dict(from_caffe(theirs.blobs, model=model))
+    torch.testing.assert_close(logits(model, clips), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_batch_norm_that_saw_nothing_has_a_factor_of_zero_and_statistics_of_zero() -> None:
+    theirs, model = CaffeForward(), ours("res3d18")
+    logits(theirs, torch.zeros(1, 3, 8, 16, 16))
+    theirs.blobs["bn_conv1.2"][:] = 0
+    assert not from_caffe(theirs.blobs, model=model)["stem.bn.running_var"].any()
+
+
+def test_blobs_of_the_authors_c3d_find_their_places() -> None:
+    model, random = ours("c3d"), np.random.default_rng(0)
+    shapes = {"conv1a": (4, 3), "conv2a": (8, 4), "conv3a": (16, 8), "conv3b": (16, 16), "conv4a": (32, 16)}
+    shapes |= {name: (32, 32) for name in ("conv4b", "conv5a", "conv5b")}
+    blobs = {f"{name}.0": random.normal(size=(*shape, 3, 3, 3)) for name, shape in shapes.items()}
+    blobs |= {f"{name}.1": random.normal(size=(1, 1, 1, shape[0])) for name, shape in shapes.items()}  # as caffe had it
+    for name, shape in {"fc6-1": (256, 512), "fc7-1": (256, 256), "fc8-1": (3, 256)}.items():
+        blobs |= {f"{name}.0": random.normal(size=(1, 1, *shape)), f"{name}.1": random.normal(size=(1, 1, 1, shape[0]))}
+    model.load_state_dict(from_caffe(blobs, model=model))
+    weights = model.state_dict()
+    assert torch.equal(weights["convs.conv1a.conv.weight"][:, 0], torch.tensor(blobs["conv1a.0"][:, 2]).float())
+    assert torch.equal(weights["convs.conv4b.conv.bias"], torch.tensor(blobs["conv4b.1"][0, 0, 0]).float())
+    assert torch.equal(weights["fc7.fc.weight"], torch.tensor(blobs["fc7-1.0"][0, 0]).float())
+    assert torch.equal(weights["head.bias"], torch.tensor(blobs["fc8-1.1"][0, 0, 0]).float())
+
+
+def test_a_weight_that_is_missing_left_over_or_of_another_shape_is_named() -> None:
+    theirs, model = TorchvisionForward("r3d_18"), ours("r3d_18")
+    logits(theirs, torch.zeros(1, 3, 8, 16, 16))
+    state = theirs.state
+    with pytest.raises(ValueError, match=r"layer2\.0\.downsample\.0\.weight is missing"):
+        from_torchvision({k: v for k, v in state.items() if k != "layer2.0.downsample.0.weight"}, model=model)
+    with pytest.raises(ValueError, match=r"layer9\.weight has no place in this ResNet3d"):
+        from_torchvision(state | {"layer9.weight": torch.zeros(1)}, model=model)
+    with pytest.raises(ValueError, match=r"fc\.bias is \[5\], the model has \[3\] there; choose the model, width and"):
+        from_torchvision(state | {"fc.bias": torch.zeros(5)}, model=model)
+    with pytest.raises(ValueError, match=r"layer1\.0\.downsample\.0\.weight is missing"):  # Res3D projects there
+        from_torchvision(state, model=ours("res3d18"))
+    with pytest.raises(ValueError, match=r"convs\.conv1a\.conv\.weight has no name in torchvision"):
+        from_torchvision(state, model=ours("c3d"))
+    with pytest.raises(ValueError, match=r"has no name in the authors' caffe networks"):
+        from_caffe({}, model=ours("r2plus1d18"))
+    with pytest.raises(ValueError, match=r"conv1\.0 is missing"):
+        from_caffe({}, model=ours("res3d18"))

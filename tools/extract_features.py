@@ -1,0 +1,166 @@
+"""Features of videos: layers of a checkpoint's network, averaged over each video's clips, as one .npz."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+if not __package__:  # started by path: look in the checkout, not in tools/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+# Threads that wait must sleep (docs/decisions/0004-threads-that-wait-sleep.md). Read by OpenMP when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import click
+import numpy as np
+
+from pipeline.loader import LoaderError, LoaderSettings
+from pipeline.shard import ShardIndex, open_index
+from tools.terminal import Failed, progress
+from train.checkpoint import load_checkpoint
+from train.config import from_dict
+from train.evaluation.features.extraction import Extraction, ExtractOptions
+from train.evaluation.features.files import read_about, read_array, read_dims
+from train.evaluation.features.parts import DTYPES
+from train.ranks import from_torchrun, process_group
+
+EPILOG = """\b
+Examples:
+  python tools/extract_features.py --checkpoint runs/s1m/latest.pt --data shards/ucf101 --out features/ucf101.npz
+  torchrun --nproc-per-node 8 tools/extract_features.py --checkpoint runs/s1m/latest.pt --data shards/ucf101 \\
+    --layers pool5 --per-clip --dtype float16 --out features/ucf101-clips.npz
+\b
+Layers: res2a … res5b (blocks), res2 … res5 (a stage's last block), pool5, prob; C3D: conv1a … conv5b, pool1 … pool5,
+fc6, fc7, prob. The network and the clips are the checkpoint's; its classes need not be the dataset's.
+After a kill the same command goes on: finished videos lie in parts in the folder FILE.npz.parts until all are there.
+The file is the same for any number of processes.
+"""
+
+
+@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run.")
+@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Shards.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .npz to write.")
+@click.option("--layers", default="res5b,pool5", help="Names, with commas between.")
+@click.option(
+    "--subset", default="all", type=click.Choice(["all", "train", "test"]),
+    help="A side of --split, or every video of the dataset.",
+)  # fmt: skip
+@click.option("--split", help="Of train or test: split of the dataset.  [default: the one trained on]")
+@click.option("--clips", default=10, type=click.IntRange(1), help="Clips a video, evenly spaced, centre crop.")
+@click.option("--per-clip", is_flag=True, help="A row for each clip in place of each video's mean.")
+@click.option("--dtype", default="float32", type=click.Choice(DTYPES), help="Of the features in the file.")
+@click.option("--batch-size", default=16, type=click.IntRange(1), help="Clips at a time, of each process.")
+@click.option("--videos-per-part", default=64, type=click.IntRange(1), help="Videos saved at a time.")
+@click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
+@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a summary here.")
+def main(
+    *,
+    checkpoint: Path,
+    data: Path,
+    out: Path,
+    layers: str,
+    subset: str,
+    split: str | None,
+    clips: int,
+    per_clip: bool,
+    dtype: str,
+    batch_size: int,
+    videos_per_part: int,
+    num_threads: int,
+    device: str,
+    json_path: Path | None,
+) -> None:
+    """Features of videos: layers of a checkpoint's network, averaged over each video's clips, as one .npz."""
+    if out.suffix != ".npz":
+        raise click.UsageError(f"--out: {out} must end in .npz")
+    if subset == "all" and split is not None:
+        raise click.UsageError(f"--split: {split} says nothing about all videos; add --subset train or test")
+    try:
+        options = ExtractOptions(
+            layers=tuple(name for name in layers.split(",") if name),
+            num_clips=clips,
+            per_clip=per_clip,
+            dtype=dtype,
+            videos_per_part=videos_per_part,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        ranks = from_torchrun(device)
+        index = open_index(data)
+        state = load_checkpoint(checkpoint)
+        samples = samples_to_read(index, split=split or from_dict(state["config"]).split, subset=subset)
+        extraction = Extraction(state, index, samples, options, out=out, device=ranks.device)
+        if extraction.is_made(out):
+            if ranks.is_main:
+                click.echo(f"features    {out} is there already, made in the same way")
+                write_json(json_path, out)
+            return
+        with process_group(ranks), progress("extracting", quiet=not ranks.is_main) as tell:
+            extraction.extract(
+                ranks,
+                batch_size=batch_size,
+                settings=LoaderSettings(num_threads=num_threads),
+                on_batch=lambda done, total: tell(done, total, "batches"),
+            )
+            ranks.gather(None)  # collective: all parts are there
+        if ranks.is_main:
+            extraction.merge()
+    except (ValueError, OSError, LoaderError) as error:
+        raise Failed(str(error)) from None
+    if ranks.is_main:
+        for line in summary_lines(out):
+            click.echo(line)
+        write_json(json_path, out)
+
+
+def samples_to_read(index: ShardIndex, *, split: str, subset: str) -> np.ndarray:
+    """Rows of the index; a split that does not exist is wrong usage."""
+    if subset == "all":
+        return np.arange(index.num_samples)
+    try:
+        return index.samples_of(split, subset)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def summarise(path: Path) -> dict:
+    """Counts and layers of a feature file, and what it was made with."""
+    about = read_about(path)
+    return {
+        "features": str(path),
+        "num_rows": len(read_array(path, "labels")),
+        "num_videos": len(np.unique(read_array(path, "sources"))),
+        "num_dims": {name: read_dims(path, name) for name in about["layers"]},
+        "unreadable": read_array(path, "unreadable").tolist(),
+        "about": about,
+    }
+
+
+def summary_lines(path: Path) -> list[str]:
+    """What was written, aligned."""
+    summary = summarise(path)
+    about = summary["about"]
+    dims = ", ".join(f"{name} of {num_dims} dimensions" for name, num_dims in summary["num_dims"].items())
+    lines = [
+        f"videos      {summary['num_videos']} of {about['data']['name']}, up to {about['num_clips']} clips each",
+        f"rows        {summary['num_rows']}, one a {'clip' if about['per_clip'] else 'video'}",
+        f"layers      {dims}; {about['dtype']}",
+        f"features    {path}",
+    ]
+    if summary["unreadable"]:
+        lines.append(f"unreadable  {len(summary['unreadable'])} videos, left out; see tools/check_shards.py")
+    return lines
+
+
+def write_json(json_path: Path | None, out: Path) -> None:
+    """The summary for machines."""
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(summarise(out), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

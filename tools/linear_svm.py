@@ -1,0 +1,236 @@
+"""A linear SVM on features of videos: accuracy on the official splits, confusion, compactness."""
+
+import json
+import sys
+from pathlib import Path
+
+if not __package__:  # started by path: look in the checkout, not in tools/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import click
+import numpy as np
+
+from pipeline.shard import choices
+from tools.bench.chart import load_matplotlib
+from tools.bench.measure import BenchError
+from tools.svm_report import draw_compactness, draw_confusion, mean_of, score_lines, write_confusion
+from tools.terminal import Failed, progress
+from train.evaluation.compactness import compactness
+from train.evaluation.confusion import accuracies_by_name, class_table
+from train.evaluation.features.files import Features, load_features
+from train.evaluation.linear_svm import (
+    GRID,
+    NUM_FOLDS,
+    SplitData,
+    SplitScores,
+    score_split,
+)
+
+EPILOG = """\b
+Examples:
+  python tools/linear_svm.py --features features/ucf101.npz --layer res5b --json features/ucf101-svm.json
+  python tools/linear_svm.py --features train.npz --features test.npz --splits 1 --layer pool5 \\
+    --pca 10,20,50,100,200,500 --out features/svm
+\b
+A video's feature is the mean over its clips, of length 1. For each split, C is chosen by cross-validation among its
+training videos, by group; then one SVM is fitted to all of them and predicts the test videos.
+"""
+
+
+class Numbers(click.ParamType):
+    """Positive numbers with commas between."""
+
+    name = "NUMBERS"
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(self.kind(word) for word in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 10,100", param, ctx)
+        if not all(0 < number < float("inf") for number in numbers):
+            self.fail(f"{value} has a number that is not positive", param, ctx)
+        return numbers
+
+
+@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.option(
+    "--features", "paths", required=True, multiple=True, type=click.Path(path_type=Path),
+    help="Of tools/extract_features.py; may be given several times.",
+)  # fmt: skip
+@click.option("--layer", default="res5b", help="One of the layers in the files.")
+@click.option("--splits", default="all", help="Names with commas between, or all that the files have whole.")
+@click.option("--c", "grid", default=",".join(f"{c:g}" for c in GRID), type=Numbers(float), help="C to choose from.")
+@click.option("--pca", type=Numbers(int), help="Numbers of principal components to score too.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for confusion.csv, confusion.png and compactness.png.",
+)  # fmt: skip
+@click.option("--num-threads", default=1, type=click.IntRange(1), help="SVMs fitted at a time.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all numbers here.")
+def main(
+    *,
+    paths: tuple[Path, ...],
+    layer: str,
+    splits: str,
+    grid: tuple[float, ...],
+    pca: tuple[int, ...] | None,
+    out: Path | None,
+    num_threads: int,
+    json_path: Path | None,
+) -> None:
+    """A linear SVM on features of videos: accuracy on the official splits, confusion, compactness."""
+    try:
+        if out is not None:
+            load_matplotlib()  # fails here, not after the work
+        features = load_features(paths, [layer])
+        chosen, left_out = choose_splits(features, splits)
+        scores, by_dims = score_all(features, chosen, layer=layer, grid=grid, pca=pca or (), num_threads=num_threads)
+    except (ValueError, OSError, BenchError) as error:
+        raise Failed(str(error)) from None
+    confusion = np.sum([split.confusion for split in scores.values()], axis=0)
+    click.echo(
+        f"{layer}, {features.layers[layer].shape[1]} dimensions, {len(features)} videos of "
+        f"{features.about['data']['name']}, network of step {features.about['checkpoint']['step']}"
+    )
+    notes = left_out + warning_lines(features, scores, too_many=sorted(set(pca or ()) - set(by_dims)))
+    for line in score_lines(scores, by_dims) + class_table(features.classes, confusion):
+        click.echo(line)
+    for line in notes and ["", *(f"note: {note}" for note in notes)]:
+        click.echo(line)
+    if out is not None:
+        title = f"{features.about['data']['name']}, linear SVM on {layer}, splits {', '.join(scores)}"
+        write_confusion(out / "confusion.csv", classes=features.classes, confusion=confusion)
+        draw_confusion(out / "confusion.png", title, classes=features.classes, confusion=confusion)
+        if by_dims:
+            accuracy = {d: [split.accuracy for split in found.values()] for d, found in by_dims.items()}
+            draw_compactness(out / "compactness.png", title, accuracy, whole=mean_of(scores)[0])
+        click.echo(f"pictures {out}")
+    if json_path is not None:
+        write_json(json_path, features, scores, by_dims, layer=layer)
+        click.echo(f"numbers {json_path}")
+
+
+def choose_splits(features: Features, wanted: str) -> tuple[list[str], list[str]]:
+    """Names of the splits to score, and a note on each that is left out because the files lack videos of it."""
+    whole, lacking = [], {}
+    for split in features.split_names:
+        sizes = [len(features.rows_of(split, subset)) for subset in ("train", "test")]
+        missing = features.num_missing(split) - len(features.unreadable)
+        if missing > 0 or not all(sizes):
+            lacking[split] = f"split {split}: the files lack {missing} of its videos; extract them with --subset all"
+        else:
+            whole.append(split)
+    if wanted == "all":
+        if not whole:
+            raise ValueError(next(iter(lacking.values())))
+        return whole, [f"left out, {line}" for line in lacking.values()]
+    for split in wanted.split(","):
+        if split not in features.split_names:
+            raise click.UsageError(
+                f"--splits: split {split} does not exist; choose {choices([*features.split_names, 'all'])}"
+            )
+        if split in lacking:
+            raise ValueError(lacking[split])
+    return list(dict.fromkeys(wanted.split(","))), []
+
+
+def score_all(
+    features: Features,
+    splits: list[str],
+    *,
+    layer: str,
+    grid: tuple[float, ...],
+    pca: tuple[int, ...],
+    num_threads: int,
+) -> tuple[dict[str, SplitScores], dict[int, dict[str, SplitScores]]]:
+    """Scores by split, and by number of principal components and split."""
+    scores: dict[str, SplitScores] = {}
+    by_dims: dict[int, dict[str, SplitScores]] = {}
+    num_fits = 1 if len(grid) == 1 else 1 + NUM_FOLDS * len(grid)  # at most, of one score
+    total, done = len(splits) * (1 + len(set(pca))) * num_fits, 0
+    with progress("fitting") as tell:
+
+        def on_fit() -> None:
+            nonlocal done
+            done += 1
+            tell(done, total, "SVMs")
+
+        for split in splits:
+            data = SplitData(
+                features=features.layers[layer],
+                labels=features.labels,
+                groups=features.groups,
+                train=features.rows_of(split, "train"),
+                test=features.rows_of(split, "test"),
+                num_classes=len(features.classes),
+            )
+            scores[split] = score_split(data, grid=grid, num_threads=num_threads, on_fit=on_fit)
+            of_components = compactness(data, dims=pca, grid=grid, num_threads=num_threads, on_fit=on_fit)
+            for d, found in of_components.items():
+                by_dims.setdefault(d, {})[split] = found
+    return scores, by_dims
+
+
+def warning_lines(features: Features, scores: dict[str, SplitScores], *, too_many: list[int]) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    lines = []
+    for name, split in scores.items():
+        if seen := features.num_test_seen(name):
+            lines.append(f"split {name}: the network was trained on {seen} of the {len(split.labels)} test videos")
+        if split.c_is_at_the_end:
+            lines.append(f"split {name}: C = {split.c:g} is at the end of --c; try a wider range")
+        if not split.converged:
+            lines.append(f"split {name}: liblinear stopped before it converged, with C = {split.c:g}")
+    if too_many:
+        lines.append(f"--pca {','.join(map(str, too_many))}: left out, for there are not so many dimensions or videos")
+    if len(features.unreadable):
+        lines.append(f"{len(features.unreadable)} videos are left out, for no clip of theirs could be decoded")
+    return lines
+
+
+def write_json(
+    path: Path,
+    features: Features,
+    scores: dict[str, SplitScores],
+    by_dims: dict[int, dict[str, SplitScores]],
+    *,
+    layer: str,
+) -> None:
+    """Everything about the SVM: accuracies 0 to 1, C, classes, confusion, compactness, and the features' "about"."""
+    mean, spread = mean_of(scores)
+    result = {
+        "layer": layer,
+        "num_dims": features.layers[layer].shape[1],
+        "video_at_1": mean,
+        "video_at_1_spread": spread,
+        "splits": {
+            name: {
+                "video_at_1": split.accuracy,
+                "num_train": split.num_train,
+                "num_test": len(split.labels),
+                "c": split.c,
+                "c_accuracy": {f"{c:g}": accuracy for c, accuracy in split.c_accuracy.items()},
+                "converged": split.converged,
+                "num_test_seen": features.num_test_seen(name),
+                "class_accuracy": accuracies_by_name(features.classes, split.confusion),
+                "confusion": split.confusion.tolist(),  # row: class, column: predicted
+            }
+            for name, split in scores.items()
+        },
+        "compactness": {
+            d: {name: {"video_at_1": split.accuracy, "c": split.c} for name, split in found.items()}
+            for d, found in by_dims.items()
+        },
+        "features": features.about,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

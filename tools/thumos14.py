@@ -1,0 +1,255 @@
+"""Temporal action detection on THUMOS14: sliding windows, detections from their scores, and the official mAP."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+if not __package__:  # started by path: look in the checkout, not in tools/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threads-that-wait-sleep.md
+
+import click
+import numpy as np
+
+from pipeline.loader import LoaderError, LoaderSettings
+from pipeline.shard import open_index
+from tools.terminal import Failed, progress
+from train.checkpoint import load_checkpoint
+from train.evaluation.thumos14.annotations import (
+    AMBIGUOUS,
+    CLASS_IDS,
+    read_annotations,
+    read_detections,
+    write_detections,
+)
+from train.evaluation.thumos14.detector import (
+    SCNN_NMS_MARGIN,
+    detect,
+    window_weights,
+)
+from train.evaluation.thumos14.scoring import IOU_THRESHOLDS, evaluate, score_lines
+from train.evaluation.thumos14.segments import WINDOW_LENGTHS, WINDOW_OVERLAP
+from train.evaluation.thumos14.window_features import extract_windows, write_features
+from train.evaluation.thumos14.window_scores import read_scores, scores_from_features
+from train.evaluation.thumos14.windows import list_windows, read_lengths, read_windows, write_windows
+from train.ranks import from_torchrun
+
+EPILOG = """\b
+Examples:
+  python tools/thumos14.py windows --videos test_lengths.txt --out test_windows.jsonl
+  python tools/thumos14.py features --checkpoint runs/s1m/latest.pt --data shards/thumos14 \\
+      --windows test_windows.jsonl --out test.npz
+  python tools/thumos14.py detect --windows test_windows.jsonl --features test.npz \\
+      --train-windows val_windows.jsonl --train-features val.npz \\
+      --annotations data/thumos14/temporal_annotations_validation --out detections.txt
+  python tools/thumos14.py evaluate --detections detections.txt --annotations data/thumos14/temporal_annotations_test
+\b
+Windows, their clips and the weight of their length are those of S-CNN, which arXiv:1708.05038 runs with Res3D: mAP
+40.6, 32.6, 22.5, 12.3, 6.4% at IoU 0.3 to 0.7. S-CNN drops overlapping detections anew for each IoU: for that, give
+detect --nms-iou 1 and evaluate --scnn-nms. The evaluation is that of the official kit.
+"""
+
+IN_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUT_FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+SHOW = {"max_content_width": 110, "show_default": True}
+
+
+@click.group(context_settings=SHOW, epilog=EPILOG)
+def main() -> None:
+    """Temporal action detection on THUMOS14: sliding windows, detections from their scores, and the official mAP."""
+
+
+@main.command("windows")
+@click.option("--videos", required=True, type=IN_FILE, help="Lines 'video frames frames/s'.")
+@click.option("--length", "lengths", multiple=True, type=click.IntRange(1), default=WINDOW_LENGTHS, help="Frames.")
+@click.option("--overlap", default=WINDOW_OVERLAP, type=click.FloatRange(0, 1, max_open=True), help="Of neighbours.")
+@click.option("--out", required=True, type=OUT_FILE, help="A JSON object a line: seconds, and the 16 frames to take.")
+def windows_command(*, videos: Path, lengths: tuple[int, ...], overlap: float, out: Path) -> None:
+    """List the windows of 16 to 512 frames that slide over videos, and the 16 frames that stand for each."""
+    try:
+        listed = read_lengths(videos)
+        windows = list_windows(listed, lengths=lengths, overlap=overlap)
+        write_windows(out, windows)
+    except (ValueError, OSError) as error:
+        raise Failed(str(error)) from None
+    click.echo(f"{len(windows)} windows of {len(listed)} videos in {out}")
+    short = sorted({video.name for video in listed} - set(windows.videos.tolist()))
+    if short:
+        click.echo(f"{len(short)} videos are shorter than every window, such as {short[0]}")
+
+
+@main.command("features")
+@click.option("--checkpoint", required=True, type=IN_FILE, help="A .pt file of a run.")
+@click.option("--data", required=True, type=FOLDER, help="Shards of the videos, all frames stored.")
+@click.option("--windows", required=True, type=IN_FILE, help="Windows of these videos.")
+@click.option("--layer", default="pool5", help="Layer to store.")
+@click.option("--batch-size", default=16, type=click.IntRange(1), help="Clips at a time.")
+@click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads.")
+@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
+@click.option("--out", required=True, type=OUT_FILE, help="An .npz file: keys [W] and layer/NAME [W, D].")
+def features_command(
+    *,
+    checkpoint: Path,
+    data: Path,
+    windows: Path,
+    layer: str,
+    batch_size: int,
+    num_threads: int,
+    device: str,
+    out: Path,
+) -> None:
+    """Run a network over the clip of every window."""
+    try:
+        listed = read_windows(windows)
+        with progress("extracting") as tell:
+            features, readable = extract_windows(
+                load_checkpoint(checkpoint),
+                open_index(data),
+                listed,
+                [layer],
+                device=from_torchrun(device).device,
+                batch_size=batch_size,
+                settings=LoaderSettings(num_threads=num_threads),
+                on_batch=lambda done, total: tell(done, total, "batches"),
+            )
+        keys = np.array(listed.keys)[readable].tolist()
+        write_features(out, keys, {name: values[readable] for name, values in features.items()})
+    except (ValueError, OSError, LoaderError) as error:
+        raise Failed(str(error)) from None
+    click.echo(f"{layer} of {len(keys)} windows: {out}")
+    if len(keys) < len(listed):
+        click.echo(f"note: {len(listed) - len(keys)} windows could not be decoded; run tools/check_shards.py")
+
+
+@main.command("detect")
+@click.option("--windows", required=True, type=IN_FILE, help="Windows to score.")
+@click.option("--scores", type=IN_FILE, help=".npz: keys [W], classes [K], scores [W, K] of the windows.")
+@click.option("--features", type=IN_FILE, help=".npz: keys [W] and layer/NAME [W, D] of the windows.")
+@click.option("--train-windows", type=IN_FILE, help="Windows of annotated videos, with --features.")
+@click.option("--train-features", type=IN_FILE, help="Their features.")
+@click.option("--annotations", type=FOLDER, help="Lists of the annotated videos, <Class>_val.txt.")
+@click.option("--subset", default="val", type=click.Choice(["val", "test"]), help="Which lists are the annotated ones.")
+@click.option("--layer", default="pool5", help="Features of this layer.")
+@click.option("--c", default=1.0, type=click.FloatRange(0, min_open=True), help="C of the SVM.")
+@click.option("--length-prior/--no-length-prior", default=True, help="Weigh by usual durations; wants --annotations.")
+@click.option("--nms-iou", default=0.4, type=click.FloatRange(0, 1), help="Drop windows above this; 1 keeps all.")
+@click.option("--keep", default=1000, type=click.IntRange(1), help="Detections of a class in a video, at most.")
+@click.option("--out", required=True, type=OUT_FILE, help="Detections, in the official format.")
+def detect_command(
+    *,
+    windows: Path,
+    scores: Path | None,
+    features: Path | None,
+    train_windows: Path | None,
+    train_features: Path | None,
+    annotations: Path | None,
+    subset: str,
+    layer: str,
+    c: float,
+    length_prior: bool,
+    nms_iou: float,
+    keep: int,
+    out: Path,
+) -> None:
+    """Turn scores or features of windows into detections."""
+    if (scores is None) == (features is None):
+        raise click.UsageError("give either --scores or --features")
+    if features is not None and None in (train_windows, train_features, annotations):
+        raise click.UsageError("--features needs --train-windows, --train-features and --annotations")
+    try:
+        listed = read_windows(windows)
+        true = read_annotations(annotations, subset=subset) if annotations is not None else None
+        if scores is not None:
+            scored, values, classes = read_scores(scores, listed)
+        else:
+            assert features  # these were seen to above
+            assert train_windows
+            assert train_features
+            assert true
+            with progress("training") as tell:
+                scored, values, classes = scores_from_features(
+                    features,
+                    listed,
+                    train_features=train_features,
+                    train_windows=read_windows(train_windows),
+                    annotations=true,
+                    layer=layer,
+                    c=c,
+                    on_class=lambda done, total: tell(done, total, "classes"),
+                )
+        weights = window_weights(true, classes, scored) if length_prior and true is not None else None
+        with progress("suppressing") as tell:
+            found = detect(
+                values,
+                classes,
+                scored,
+                nms_iou=nms_iou,
+                weights=weights,
+                keep=keep,
+                on_video=lambda done, total: tell(done, total, "videos"),
+            )
+        write_detections(out, found)
+    except (ValueError, OSError) as error:
+        raise Failed(str(error)) from None
+    except ModuleNotFoundError as error:
+        raise Failed(f"{error.name} is not installed; pip install -e '.[features]'") from None
+    click.echo(f"{len(found)} detections of {len(set(found.classes))} classes in {len(scored)} windows: {out}")
+    if len(scored) < len(listed):
+        lost = sorted({*listed.keys} - {*scored.keys})
+        click.echo(f"note: nothing for {len(lost)} of {len(listed)} windows, such as {lost[0]}")
+
+
+@main.command("evaluate")
+@click.option("--detections", required=True, type=IN_FILE, help="Lines 'video start end class score', official form.")
+@click.option("--annotations", required=True, type=FOLDER, help="Folder of the official lists, <Class>_test.txt.")
+@click.option("--subset", default="test", type=click.Choice(["val", "test"]), help="Which lists.")
+@click.option("--iou", "ious", multiple=True, type=click.FloatRange(0, 1), default=IOU_THRESHOLDS, help="Thresholds.")
+@click.option("--scnn-nms", is_flag=True, help="Suppress first, at each IoU minus 0.1, as S-CNN does.")
+@click.option("--json", "json_path", type=OUT_FILE, help="Write the result here.")
+def evaluate_command(
+    *,
+    detections: Path,
+    annotations: Path,
+    subset: str,
+    ious: tuple[float, ...],
+    scnn_nms: bool,
+    json_path: Path | None,
+) -> None:
+    """Average precision of each class and their mean, by the rules of the official kit."""
+    try:
+        true = read_annotations(annotations, subset=subset)
+        found, num_skipped = read_detections(detections)
+        with progress("evaluating") as tell:
+            scores = evaluate(
+                found,
+                true,
+                iou_thresholds=ious,
+                nms_margin=SCNN_NMS_MARGIN if scnn_nms else None,
+                on_class=lambda done, total: tell(done, total, "classes"),
+            )
+    except (ValueError, OSError) as error:
+        raise Failed(str(error)) from None
+    for line in score_lines(scores):
+        click.echo(line)
+    notes = []
+    if len(scores.classes) < len(CLASS_IDS):
+        notes.append(f"mAP is of {len(scores.classes)} of the {len(CLASS_IDS)} classes: the others have no list")
+    if AMBIGUOUS not in true:
+        notes.append(f"no {AMBIGUOUS}_{subset}.txt: detections of ambiguous segments count as wrong")
+    if num_skipped:
+        notes.append(f"{num_skipped} detections are of other classes and skipped")
+    for note in notes:
+        click.echo(f"note: {note}")
+    if json_path is not None:
+        about = {"detections": str(detections), "num_detections": len(found), "num_skipped": num_skipped}
+        result = about | {"scnn_nms": scnn_nms, "notes": notes} | scores.summary()
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        click.echo(f"result {json_path}")
+
+
+if __name__ == "__main__":
+    main()

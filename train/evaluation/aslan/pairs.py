@@ -1,0 +1,166 @@
+"""ASLAN: do two videos show the same action? Pair lists, distances of pairs, and a linear SVM over ten folds.
+
+Protocol of C3D and arXiv:1708.05038: features of each layer are averaged over a video and L2-normalised, a pair gets
+twelve distances a layer, each is z-normalised, and a linear SVM says same or not (Kliper-Gross et al. 2012).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+LAYERS = ("res5b", "pool5", "prob")  # not stated in the paper; C3D takes prob, fc7, fc6 and pool5
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P pairs of one fold.
+
+    Attributes:
+        samples: Numbers of the two action samples, from 1, int64 [P, 2].
+        same: Whether they show the same action, bool [P].
+    """
+
+    samples: np.ndarray
+    same: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.same)
+
+
+def read_pairs(path: Path) -> list[Pairs]:
+    """The official .mat files: View2.mat with 600 pairs x 5 x 10 folds, or train_pairs.mat, test_pairs.mat of View 1.
+
+    The columns are the first sample, the second, 1 for the same action and 0 for another, and the two actions.
+
+    Returns:
+        The folds, ten for View 2 and one for View 1.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    from scipy.io import loadmat  # of the extra `features`, as is scikit-learn
+
+    with path.open("rb") as file:
+        try:
+            arrays = {name: values for name, values in loadmat(file).items() if not name.startswith("__")}
+        except Exception as error:  # scipy raises half a dozen kinds for files that are not MATLAB's
+            raise ValueError(f"{path} is not a MATLAB file that scipy reads ({error}); give the official one") from None
+    shapes = {name: values.shape for name, values in arrays.items()}
+    tables = [values for values in arrays.values() if values.ndim in (2, 3) and values.shape[1] == 5]
+    if len(tables) != 1 or not len(tables[0]):
+        raise ValueError(f"{path} holds {shapes or 'nothing'}; expected one matrix of pairs x 5 (x folds)")
+    table = tables[0].reshape(len(tables[0]), 5, -1)  # [P, 5, folds]
+    if not np.isin(table[:, 2], (0, 1)).all():
+        raise ValueError(f"{path}: the third column holds {sorted({*table[:, 2].flat})[:4]}; expected 0 and 1")
+    return [
+        Pairs(samples=table[:, :2, fold].astype(np.int64), same=table[:, 2, fold] == 1)
+        for fold in range(table.shape[2])
+    ]
+
+
+def rows_of_samples(names: Sequence[str]) -> dict[int, int]:
+    """Sample number -> row: the four digits that end a file name, as they do in the official folders.
+
+    Args:
+        names: Raw videos, V.
+
+    Raises:
+        ValueError: A name has another form, or two have the same number.
+
+    >>> rows_of_samples(["ASLAN_AVI/0012.avi", "run_0003"])
+    {12: 0, 3: 1}
+    """
+    rows: dict[int, int] = {}
+    for row, name in enumerate(names):
+        found = re.search(r"(?<!\d)(\d{4})(\.\w+)?$", name)
+        if found is None:
+            raise ValueError(f"features: video {name!r} does not end in an ASLAN sample's four digits, such as 0012")
+        number = int(found[1])
+        if number in rows:
+            raise ValueError(
+                f"features: {names[rows[number]]} and {name} are both sample {number:04}; keep one of them"
+            )
+        rows[number] = row
+    return rows
+
+
+def without_missing(pairs: Pairs, rows: dict[int, int]) -> tuple[Pairs, set[int]]:
+    """The pairs whose two videos have features, and the samples that have none."""
+    present = np.isin(pairs.samples, list(rows))  # [P, 2]
+    keep = present.all(axis=1)
+    return Pairs(pairs.samples[keep], pairs.same[keep]), set(pairs.samples[~present].tolist())
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """Accuracy and area under the ROC curve on one fold, 0…1, and how many pairs of it were tested."""
+
+    accuracy: float
+    auc: float
+    num_pairs: int
+
+
+def score_fold(
+    train: np.ndarray, train_same: np.ndarray, test: np.ndarray, test_same: np.ndarray, *, c: float = 1.0
+) -> FoldScore:
+    """z-normalise by the training pairs, train a linear SVM on them, score the others.
+
+    Args:
+        train, test: Distances, float64 [P, F].
+        train_same, test_same: bool [P].
+        c: Of the SVM; the papers state none.
+
+    Raises:
+        ValueError: One side has only pairs of one kind.
+    """
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
+    for side, same in (("training", train_same), ("test", test_same)):
+        if len(np.unique(same)) < 2:
+            raise ValueError(f"pairs: {len(same)} {side} pairs of one kind only; same and not-same ones are needed")
+    svm = make_pipeline(StandardScaler(), LinearSVC(C=c, dual=False)).fit(train, train_same)
+    margins = svm.decision_function(test)  # [P]
+    return FoldScore(
+        accuracy=float(((margins > 0) == test_same).mean()),
+        auc=float(roc_auc_score(test_same, margins)),
+        num_pairs=len(test_same),
+    )
+
+
+def cross_validate(
+    distances: Sequence[np.ndarray],
+    same: Sequence[np.ndarray],
+    *,
+    c: float = 1.0,
+    on_fold: Callable[[int, int], None] | None = None,
+) -> list[FoldScore]:
+    """Test each fold with what was trained on the others.
+
+    Args:
+        distances, same: Of each fold, float64 [P, F] and bool [P].
+        on_fold: Told (folds done, folds in all).
+    """
+    scores = []
+    for held_out in range(len(distances)):
+        others = [fold for fold in range(len(distances)) if fold != held_out]
+        train, labels = (np.concatenate([part[fold] for fold in others]) for part in (distances, same))
+        scores.append(score_fold(train, labels, distances[held_out], same[held_out], c=c))
+        if on_fold is not None:
+            on_fold(held_out + 1, len(distances))
+    return scores
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and the standard error that ASLAN reports: sample deviation over √folds; NaN for one fold.
+
+    >>> mean_and_error([0.5, 0.7])
+    (0.6, 0.09999999999999998)
+    """
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    return float(np.mean(values)), error

@@ -1,0 +1,237 @@
+"""Feature files: a row a video or clip, an array a layer, and what they were made with, in one .npz.
+
+about               JSON: checkpoint, network, clips, dataset, layers, and whether a row is a video or a clip
+keys, sources, groups   str [R]: of the video's first sample (of the clip's sample); raw video; recording or person
+labels              int64 [R], position in about["data"]["classes"]
+subsets             int8 [R, splits], 1 train, 2 test, 0 not used; splits as in about["data"]["split_names"]
+num_clips, starts   int64 [R]: clips averaged in the row; first source frame of its first clip
+unreadable          str [U]: raw videos left out because no clip of theirs could be decoded
+layer/NAME          float16 or float32 [R, D], one for each layer
+"""
+
+import itertools
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.shard import SUBSETS
+
+FORMAT = 1
+ROW_ARRAYS = ("keys", "sources", "groups", "labels", "subsets", "num_clips", "starts")
+SAME_IN_ALL = ("checkpoint", "data", "clip", "mean", "std", "compute")  # or rows of two files cannot be compared
+
+
+class FeatureError(ValueError):
+    """Features that are missing, damaged or made another way; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """R rows; the arrays are described at the top of this file.
+
+    Attributes:
+        layers: name -> float16 or float32 [R, D].
+    """
+
+    about: dict[str, Any]
+    keys: np.ndarray
+    sources: np.ndarray
+    groups: np.ndarray
+    labels: np.ndarray
+    subsets: np.ndarray
+    num_clips: np.ndarray
+    starts: np.ndarray
+    unreadable: np.ndarray
+    layers: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def classes(self) -> list[str]:
+        return self.about["data"]["classes"]
+
+    @property
+    def split_names(self) -> list[str]:
+        return self.about["data"]["split_names"]
+
+    def rows_of(self, split: str, subset: str) -> np.ndarray:
+        """Rows of one side of a split: int64 [n], ascending."""
+        return np.flatnonzero(self.subsets[:, self.split_names.index(split)] == SUBSETS[subset])
+
+    def num_missing(self, split: str) -> int:
+        """Videos of a split, both sides, that the dataset has and these features lack; of rows that are videos."""
+        expected = sum(self.about["data"]["num_videos"][split].values())
+        return expected - sum(len(self.rows_of(split, subset)) for subset in SUBSETS)
+
+    def num_test_seen(self, split: str) -> int:
+        """Test videos of a split that the network was trained on, because it was trained on another split.
+
+        Features of UCF101's split 2 from a network trained on its split 1 are such; those from Sports-1M are not.
+        """
+        checkpoint = self.about["checkpoint"]
+        if checkpoint["data"]["name"] != self.about["data"]["name"] or checkpoint["split"] not in self.split_names:
+            return 0
+        return len(np.intersect1d(self.rows_of(checkpoint["split"], "train"), self.rows_of(split, "test")))
+
+    def select(self, rows: np.ndarray) -> "Features":
+        """These rows alone."""
+        columns = {name: getattr(self, name)[rows] for name in ROW_ARRAYS}
+        return replace(self, **columns, layers={name: values[rows] for name, values in self.layers.items()})
+
+
+def save_features(path: Path, features: Features) -> None:
+    """Write a feature file; `path` always holds a whole one."""
+    columns = {name: getattr(features, name) for name in ROW_ARRAYS}
+    layers = {name: iter([values]) for name, values in features.layers.items()}
+    _write(path, features.about, columns | {"unreadable": features.unreadable}, layers)
+
+
+def merge_features(paths: Sequence[Path], path: Path) -> int:
+    """Write the rows of several feature files, in that order, as one; holds one file's layer in memory at a time.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        FeatureError: There is not one row in them.
+    """
+    about = read_about(paths[0])
+    names = (*ROW_ARRAYS, "unreadable")
+    columns = {name: np.concatenate([read_array(part, name) for part in paths]) for name in names}
+    num_rows = len(columns["labels"])
+    if not num_rows:
+        raise FeatureError(
+            f"{about['data']['name']}: none of its {len(columns['unreadable'])} videos could be decoded; "
+            "run tools/check_shards.py"
+        )
+    _write(path, about, columns, {layer: _pieces(paths, layer) for layer in about["layers"]})
+    return num_rows
+
+
+def _pieces(paths: Sequence[Path], layer: str) -> Iterator[np.ndarray]:
+    """One layer of each file, read when it is asked for."""
+    for path in paths:
+        yield read_array(path, f"layer/{layer}")
+
+
+def _write(
+    path: Path, about: dict[str, Any], columns: dict[str, np.ndarray], layers: dict[str, Iterator[np.ndarray]]
+) -> None:
+    """An .npz of which no layer need fit in memory: each comes as arrays [r, D] whose rows follow one another."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    num_rows = len(columns["labels"])
+    with temporary.open("wb") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, values in {"about": np.array(json.dumps(about)), **columns}.items():
+                _write_array(archive, name, values.shape, [values])
+            for layer, pieces in layers.items():
+                first = next(pieces)
+                shape = (num_rows, *first.shape[1:])
+                _write_array(archive, f"layer/{layer}", shape, itertools.chain([first], pieces))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+    """One array of an .npz, as numpy.savez has it; the same values give the same bytes."""
+    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+        for number, piece in enumerate(pieces):
+            if number == 0:
+                header = {"descr": np.lib.format.dtype_to_descr(piece.dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(piece).tobytes())
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array of a feature file.
+
+    Raises:
+        FeatureError: The file is missing or damaged, or has no such array.
+    """
+    if not path.is_file():
+        raise FeatureError(f"features: {path} does not exist; make it with tools/extract_features.py")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if name in arrays:
+                return arrays[name]
+            found = [key.removeprefix("layer/") for key in arrays if key.startswith("layer/")]
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise FeatureError(f"features: {path} cannot be read ({error}); make it again") from None
+    if name.startswith("layer/") and found:
+        raise FeatureError(f"layer: {path} has no {name.removeprefix('layer/')}; choose {', '.join(found)}")
+    raise FeatureError(f"features: {path} has no array {name!r}; make it with tools/extract_features.py")
+
+
+def read_dims(path: Path, layer: str) -> int:
+    """D of a layer, by its array's header alone."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"layer/{layer}.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, _, _ = np.lib.format.read_array_header_1_0(file)
+    return shape[1]
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a feature file was made with.
+
+    Raises:
+        FeatureError: It is missing or damaged, not a feature file, or of another format.
+    """
+    about = json.loads(str(read_array(path, "about")))
+    if about.get("format") != FORMAT:
+        raise FeatureError(f"features: {path} has format {about.get('format')}, this version reads {FORMAT}")
+    return about
+
+
+def load_features(paths: Sequence[Path], layers: Sequence[str]) -> Features:
+    """The rows of several feature files, one a video: rows of clips are averaged over each video.
+
+    Raises:
+        FeatureError: A file cannot be read or lacks a layer, was made by another network or from other clips than the
+            first, or has a video twice.
+    """
+    parts = []
+    for path in paths:
+        about = read_about(path)
+        columns = {name: read_array(path, name) for name in (*ROW_ARRAYS, "unreadable")}
+        values = {layer: read_array(path, f"layer/{layer}") for layer in layers}
+        part = Features(about=about, **columns, layers=values)
+        parts.append(average_videos(part) if about["per_clip"] else part)
+        differing = [name for name in SAME_IN_ALL if about[name] != parts[0].about[name]]
+        if differing:
+            raise FeatureError(
+                f"features: {paths[0]} and {path} differ in {', '.join(differing)}; extract both in the same way"
+            )
+    names = (*ROW_ARRAYS, "unreadable")
+    whole = Features(
+        about=parts[0].about,
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
+        layers={layer: np.concatenate([part.layers[layer] for part in parts]) for layer in layers},
+    )
+    sources, counts = np.unique(whole.sources, return_counts=True)
+    if counts.max(initial=1) > 1:
+        raise FeatureError(f"features: {sources[counts.argmax()]} is in two of the files; give each video once")
+    return whole
+
+
+def average_videos(features: Features) -> Features:
+    """Rows of clips as rows of videos, in the order of their first clips; features are float32 means."""
+    sources, first, video_of = np.unique(features.sources, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    video_of = np.argsort(order)[video_of]  # [R], counted in the order of first clips
+    num_clips = np.bincount(video_of, minlength=len(sources))  # [V]
+    layers = {}
+    for name, values in features.layers.items():
+        sums = np.zeros((len(sources), values.shape[1]), np.float64)
+        np.add.at(sums, video_of, values)
+        layers[name] = (sums / num_clips[:, None]).astype(np.float32)
+    videos = replace(features, layers={}).select(first[order])
+    return replace(videos, num_clips=num_clips.astype(np.int64), layers=layers)

@@ -1,0 +1,126 @@
+"""A table of the models: parameters, multiply-adds, what the paper prints, why they differ."""
+
+import json
+import sys
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+
+if not __package__:  # started by path: look in the checkout, not in train/models/
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import click
+import torch
+
+from train.models import MODELS, ModelConfig
+from train.models.measure import Speed, measure
+from train.models.table import Cost, cost_of
+from train.ranks import from_torchrun
+
+EPILOG = """\b
+Examples:
+  python -m train.models
+  python -m train.models --model res3d18 --model c3d --classes 487
+  python -m train.models --model r2plus1d18 --measure --batch-size 8
+\b
+Multiply-adds are those of one clip of the paper's size: convolutions, shortcuts, fully connected layers.
+--measure times inference and the whole training step, on this machine and with nothing else on it.
+"""
+HEADER = ["model", "width", "clip", "parameters", "printed", "multiply-adds", "printed"]
+MEASURED = ["forward clips/s", "step clips/s", "peak memory"]
+
+
+@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.option("--model", "names", multiple=True, type=click.Choice(list(MODELS)), metavar="NAME",
+              help="Only this model; again for more.  [default: all]")  # fmt: skip
+@click.option("--classes", default=101, type=click.IntRange(1), help="Outputs of the last layer.")
+@click.option("--width", type=click.IntRange(1), help="Channels of the first stage.  [default: the model's own]")
+@click.option("--measure", "measured", is_flag=True, help="Clips/s and memory on this machine; give --model as well.")
+@click.option("--batch-size", default=4, type=click.IntRange(1), help="Clips at a time, for --measure.")
+@click.option("--repeats", default=3, type=click.IntRange(1), help="Runs whose median counts, for --measure.")
+@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to measure.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def main(
+    *,
+    names: tuple[str, ...],
+    classes: int,
+    width: int | None,
+    measured: bool,
+    batch_size: int,
+    repeats: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """List the models: parameters, multiply-adds, the paper's numbers, and why they differ."""
+    costs, speeds = [], []
+    for name in dict.fromkeys(names or MODELS):
+        cost = cost_of(name, num_classes=classes, width=width)
+        costs.append(cost)
+        if measured:
+            click.echo(f"measuring {name}", err=True)
+            try:
+                speeds.append(
+                    measure(
+                        ModelConfig(name, width=width),
+                        clip_shape=(3, cost.num_frames, cost.crop_size, cost.crop_size),
+                        num_classes=classes,
+                        batch_size=batch_size,
+                        device=from_torchrun(device).device,
+                        repeats=repeats,
+                    )
+                )
+            except (ValueError, torch.OutOfMemoryError) as error:
+                raise click.ClickException(f"{name}: {str(error).splitlines()[0]}") from None
+    if as_json:
+        speed_dicts = [asdict(speed) for speed in speeds] or [{} for _ in costs]
+        rows = [cost.to_dict() | speed for cost, speed in zip(costs, speed_dicts, strict=True)]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for line in table(costs, speeds):
+        click.echo(line)
+    for line in notes(costs):
+        click.echo(line)
+
+
+def table(costs: list[Cost], speeds: list[Speed]) -> list[str]:
+    """Aligned lines: a header, then a model a line."""
+    rows = [HEADER + (MEASURED if speeds else [])]
+    for i, cost in enumerate(costs):
+        clip, printed = f"{cost.num_frames}x{cost.crop_size}x{cost.crop_size}", cost.printed
+        row = [cost.model, str(cost.width), clip, f"{cost.parameters:,}", million(printed.parameters_m)]
+        row += [f"{cost.multiply_adds / 1e9:.3f} G", milliard(printed.multiply_adds_g)]
+        rows.append(row + (speed_cells(speeds[i]) if speeds else []))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    aligned = [
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))] for row in rows
+    ]
+    return ["  ".join(cells).rstrip() for cells in aligned]
+
+
+def million(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}M"
+
+
+def milliard(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} G"
+
+
+def speed_cells(speed: Speed) -> list[str]:
+    peak = "" if speed.peak_bytes is None else f"{speed.peak_bytes / 2**20:,.0f} MiB"
+    return [f"{speed.forward_clips_per_s:.1f}", f"{speed.step_clips_per_s:.1f}", peak]
+
+
+def notes(costs: list[Cost]) -> list[str]:
+    """Why what is printed differs, once for all models that share a reason."""
+    models: dict[str, list[str]] = {}
+    for cost in costs:
+        if cost.printed.note:
+            models.setdefault(cost.printed.note, []).append(cost.model)
+    lines = []
+    for note, names in models.items():
+        lines += ["", *textwrap.wrap(f"{', '.join(names)}: {note}", width=110)]
+    return lines
+
+
+if __name__ == "__main__":
+    main()
