@@ -74,7 +74,7 @@ def test_each_protocol_runs_twenty_steps_with_its_own_schedule(
     config = PRESETS[name]
     small = "res2d18" if config.clip.num_frames == 1 else "res3d10"
     for preset in (name, "tiny"):
-        narrow = dataclasses.replace(PRESETS[preset].model, width=4)
+        narrow = dataclasses.replace(PRESETS[preset].model, width=8)  # torch 2.13 corrupts memory with fewer, in 2D
         monkeypatch.setitem(PRESETS, preset, dataclasses.replace(PRESETS[preset], model=narrow))
     weights = []
     if name in NEEDS_WEIGHTS:

@@ -44,7 +44,7 @@ def measure(
     repeats: int = 3,
 ) -> Speed:
     """Time the forward pass and the training step on random clips (3, T, H, W), after a warm-up of each."""
-    before = _start_peak(device)
+    before = start_peak(device)
     model = build_model(config, num_classes=num_classes).to(device)
     optimizer = build_optimizer(model, OptimConfig(), fused=device.type == "cuda")
     step = TrainStep(model, optimizer, ranks=Ranks(device=device))
@@ -64,7 +64,7 @@ def measure(
         step_s = _median_s(update, device=device, repeats=repeats)
         model.eval()
         forward_s = _median_s(infer, device=device, repeats=repeats)
-    peak = _read_peak(device)
+    peak = read_peak(device)
     return Speed(batch_size / forward_s, batch_size / step_s, None if peak is None else peak - before)
 
 
@@ -79,7 +79,7 @@ def _median_s(work: Callable[[], None], *, device: torch.device, repeats: int) -
     return statistics.median(taken[-repeats:])
 
 
-def _start_peak(device: torch.device) -> int:
+def start_peak(device: torch.device) -> int:
     """Forget earlier peaks; bytes in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -91,7 +91,8 @@ def _start_peak(device: torch.device) -> int:
     return _status_bytes("VmRSS") or 0
 
 
-def _read_peak(device: torch.device) -> int | None:
+def read_peak(device: torch.device) -> int | None:
+    """The most bytes in use since `start_peak`; None where the system does not tell."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status_bytes("VmHWM")
 
 
