@@ -166,10 +166,9 @@ class Row:
         return self.alone.facts["bytes_per_frame"] / 1e3
 
     @property
-    def rate(self) -> float | None:
+    def rate(self) -> Spread | None:
         """Clips/s while training, where that was measured; else of the loader alone; None where it failed."""
-        rates = (self.training or self.alone).clips_per_s
-        return None if rates is None else rates.median
+        return (self.training or self.alone).clips_per_s
 
     def cells(self) -> list[str]:
         """Its line of the table."""
@@ -236,27 +235,29 @@ def panel_name(size: int, what: str) -> str:
 
 def advice(rows: Sequence[Row]) -> str:
     """One sentence: at each size, what is smallest, what fastest, and how much that is."""
-    by_size: dict[int, list[Row]] = {}
+    by_size: dict[int, list[tuple[Row, Spread]]] = {}
     for row in rows:
         if row.rate is not None:
-            by_size.setdefault(row.stored.stored_size, []).append(row)
+            by_size.setdefault(row.stored.stored_size, []).append((row, row.rate))
     said = [f"at {size} pixels {advice_of(own)}" for size, own in by_size.items()]
     return "; ".join(said) or "nothing could be measured"
 
 
-def advice_of(rows: Sequence[Row]) -> str:
-    """Of the rows of one size, all with a rate."""
-    fastest, smallest = max(rows, key=lambda row: row.rate or 0.0), min(rows, key=lambda row: row.kbytes)
-    assert fastest.rate is not None
-    assert smallest.rate is not None
+def advice_of(rows: Sequence[tuple[Row, Spread]]) -> str:
+    """Of the rows of one size with their rates; rates whose ranges overlap count as equal."""
+    fastest, rate = max(rows, key=lambda row: row[1].median)
+    smallest, least = min(rows, key=lambda row: row[0].kbytes)
     when = "while training" if fastest.training else "alone"
-    said = f"«{fastest.stored.name}» is fastest, {number(fastest.rate)} clips/s {when}"
+    size = f"{smallest.kbytes:.2f} kB a frame"
     if fastest.kbytes == smallest.kbytes:
-        return f"{said}, and smallest, {smallest.kbytes:.2f} kB a frame"
+        return f"«{fastest.stored.name}» is fastest, {number(rate.median)} clips/s {when}, and smallest, {size}"
+    if least.max >= rate.min:
+        return f"«{smallest.stored.name}» is smallest, {size}, and no other is clearly faster {when}"
+    speed, space = rate.median / least.median, fastest.kbytes / smallest.kbytes
     return (
-        f"{said} at {fastest.kbytes:.2f} kB a frame, and «{smallest.stored.name}» is smallest, "
-        f"{smallest.kbytes:.2f} kB: {fastest.rate / smallest.rate:.2f} times the speed for "
-        f"{fastest.kbytes / smallest.kbytes:.1f} times the space"
+        f"«{fastest.stored.name}» is fastest, {number(rate.median)} clips/s {when} at {fastest.kbytes:.2f} kB a frame, "
+        f"and «{smallest.stored.name}» is smallest, {smallest.kbytes:.2f} kB: {speed:.2f} times the speed "
+        f"for {space:.1f} times the space"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardIndex
 from tests.conftest import build_numbered
-from tools.bench import codecs
+from tools.bench import codec_points
 from tools.bench.codec_points import (
     HEADER,
     CodecPoint,
@@ -92,7 +92,7 @@ def test_the_psnr_is_that_of_the_pictures_luma(
     def brighter(index: ShardIndex, sample: int) -> np.ndarray:
         return decode_sample(index, sample).astype(np.float32) + 10
 
-    monkeypatch.setattr(codecs, "decode_sample", brighter)
+    monkeypatch.setattr(codec_points, "decode_sample", brighter)
     assert luma_psnr(index, sample, path) == pytest.approx(20 * np.log10(255 / 10), abs=0.3)
 
 
@@ -139,3 +139,12 @@ def test_the_chart_has_a_panel_for_each_size_and_measurement(rows: list[Row]) ->
         "h264 snapped": [("GOP 8", 1.1, Spread(55, 54, 56))],
     }
     assert ceilings({128: found(62.5), 64: Found(failed="no room")}) == {"128 pixels, while training": 62.5}
+
+
+def test_rates_whose_ranges_overlap_are_no_reason_for_more_space() -> None:
+    slow, fast = Spread(12.0, 11.0, 13.0), Spread(14.0, 12.9, 15.0)
+    strips = Row(STRIPS, found(700, kbytes=5.5), replace(found(1), clips_per_s=fast))
+    video = Row(GOP_8, found(400, kbytes=1.1), replace(found(1), clips_per_s=slow))
+    assert advice([strips, video]) == (
+        "at 128 pixels «h264, GOP 8» is smallest, 1.10 kB a frame, and no other is clearly faster while training"
+    )
