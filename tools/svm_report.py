@@ -35,7 +35,7 @@ def score_lines(scores: dict[str, SplitScores], by_dims: dict[int, dict[str, Spl
 
 
 def draw_confusion(path: Path, title: str, *, classes: Sequence[str], confusion: np.ndarray) -> None:
-    """Write a PNG: each class's videos (row) as shares of the predicted classes (column).
+    """Write a PNG: each class's videos (row) as shares of the predicted classes (column); classes without any stay out.
 
     Args:
         confusion: int64 [K, K], videos by class and predicted class.
@@ -43,6 +43,9 @@ def draw_confusion(path: Path, title: str, *, classes: Sequence[str], confusion:
     Raises:
         BenchError: matplotlib is not installed.
     """
+    present = present_classes(confusion)
+    classes = [classes[k] for k in present]
+    confusion = confusion[np.ix_(present, present)]
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     with picture(path, title, size=(1100, 1000)) as figure:
         axes = figure.add_subplot()
@@ -53,6 +56,15 @@ def draw_confusion(path: Path, title: str, *, classes: Sequence[str], confusion:
         if len(classes) <= MOST_NAMES:
             axes.set_xticks(range(len(classes)), classes, rotation=90)
             axes.set_yticks(range(len(classes)), classes)
+
+
+def present_classes(confusion: np.ndarray) -> np.ndarray:
+    """Classes that a video is of, or was taken for: int64 [k], ascending.
+
+    >>> present_classes(np.array([[0, 0, 0], [0, 2, 1], [0, 0, 0]]))
+    array([1, 2])
+    """
+    return np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
 
 
 def draw_compactness(path: Path, title: str, accuracy: Mapping[int, Sequence[float]], *, whole: float) -> None:
