@@ -78,8 +78,8 @@ def draw_compactness(path: Path, title: str, accuracy: Mapping[int, Sequence[flo
         BenchError: matplotlib is not installed.
     """
     dims = sorted(accuracy)
-    means = [100 * float(np.mean(accuracy[d])) for d in dims]
-    spreads = [100 * float(np.std(accuracy[d], ddof=1)) if len(accuracy[d]) > 1 else 0.0 for d in dims]
+    found = [mean_and_spread(accuracy[d]) for d in dims]
+    means, spreads = [100 * mean for mean, _ in found], [100 * (spread or 0.0) for _, spread in found]
     with picture(path, title, size=(1000, 700)) as figure:
         axes = figure.add_subplot()
         axes.errorbar(dims, means, yerr=spreads, color=OURS, marker="o", capsize=4, label="principal components")
