@@ -41,6 +41,14 @@ class ClipSpec:
         """Source frames from the clip's first to its last, both counted."""
         return (self.num_frames - 1) * self.frame_stride + 1
 
+    def scale(self, stored_size: int) -> float:
+        """Pixels of a resized frame to one of a stored frame whose content is `stored_size` pixels high.
+
+        >>> ClipSpec(crop_size=56, resize=64).scale(128), ClipSpec().scale(128)
+        (0.5, 1.0)
+        """
+        return 1.0 if self.resize is None else self.resize / stored_size
+
 
 def frame_indices(start: int | np.ndarray, spec: ClipSpec, *, video_frames: int | np.ndarray) -> np.ndarray:
     """Frame numbers of the clip that begins at frame `start`.

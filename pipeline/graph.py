@@ -119,7 +119,7 @@ def graph_inputs(
         content: int [N, 4], left, top, width and height of the content in its tile, stored pixels.
     """
     crop, layout = spec.clip.crop_size, spec.layout
-    scale = spec.clip.resize / spec.stored_size if spec.resizes and spec.clip.resize else 1.0
+    scale = spec.clip.scale(spec.stored_size)
     y, x = content[:, 1] + top / scale, content[:, 0] + left / scale  # the crop's corner in its tile, stored pixels
     zeros = np.zeros(len(y), np.float32)
 

@@ -51,7 +51,7 @@ class VideoGraphSpec:
     @property
     def scale(self) -> float:
         """Pixels of a resized frame to one of a stored frame."""
-        return self.clip.resize / self.stored_size if self.clip.resize else 1.0
+        return self.clip.scale(self.stored_size)
 
 
 def build_video_graph(spec: VideoGraphSpec, source: Callable[[], tuple[list[Any], ...]]) -> Pipeline:

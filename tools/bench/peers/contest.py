@@ -70,7 +70,7 @@ class Contest:
 
 def content_scale(spec: ClipSpec, index: ShardIndex) -> float:
     """Pixels of a resized frame to one of a stored frame."""
-    return 1.0 if spec.resize is None else spec.resize / index.size
+    return spec.scale(index.size)
 
 
 @contextmanager
