@@ -104,3 +104,15 @@ def uniform_starts(num_views: int, spec: ClipSpec, *, video_frames: int | np.nda
     if num_views == 1:
         return last // 2
     return last * np.arange(num_views, dtype=np.int64) // (num_views - 1)
+
+
+def per_channel(value: float | tuple[float, ...]) -> tuple[float, ...]:
+    """One value for all channels, or three.
+
+    >>> per_channel(128.0)
+    (128.0, 128.0, 128.0)
+    """
+    values = (float(value),) * 3 if isinstance(value, int | float) else tuple(map(float, value))
+    if len(values) != 3:
+        raise ValueError(f"mean and std: {len(values)} values for 3 channels; give one or three")
+    return values

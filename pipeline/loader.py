@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.clip import per_channel
 from pipeline.decoding import open_decoding
 from pipeline.handover import Lender
 from pipeline.plan import Plan, rank_rows
@@ -203,15 +204,3 @@ class ClipLoader:
             step=made.read.step,
             num_real_global=made.read.num_real_global,
         )
-
-
-def per_channel(value: float | tuple[float, ...]) -> tuple[float, ...]:
-    """One value for all channels, or three.
-
-    >>> per_channel(128.0)
-    (128.0, 128.0, 128.0)
-    """
-    values = (float(value),) * 3 if isinstance(value, int | float) else tuple(map(float, value))
-    if len(values) != 3:
-        raise ValueError(f"mean and std: {len(values)} values for 3 channels; give one or three")
-    return values

@@ -15,9 +15,18 @@ from pipeline.shard import ShardIndex
 
 
 def reference_clips(
-    index: ShardIndex, clips: PlannedClips, spec: ClipSpec, *, mean: float = 128.0, std: float = 1.0
+    index: ShardIndex,
+    clips: PlannedClips,
+    spec: ClipSpec,
+    *,
+    mean: float | tuple[float, ...] = 128.0,
+    std: float | tuple[float, ...] = 1.0,
 ) -> np.ndarray:
-    """What the loader should give for some planned clips: float32 NCTHW [N, 3, T, crop, crop], RGB."""
+    """What the loader should give for some planned clips: float32 NCTHW [N, 3, T, crop, crop], RGB.
+
+    Args:
+        mean, std: One value, or three (RGB); clips are (value - mean) / std.
+    """
     stored_spec = stored_clip(spec, frame_step=index.frame_step)
     decoded = {int(sample): decode_sample(index, int(sample)) for sample in np.unique(clips.sample)}
     out = []
@@ -38,7 +47,7 @@ def reference_clips(
             )
         if clips.flip[n]:
             clip = clip[:, :, ::-1]
-        out.append((clip - mean) / std)
+        out.append((clip - np.array(mean, np.float32)) / np.array(std, np.float32))
     return np.stack(out).transpose(0, 4, 1, 2, 3).astype(np.float32)
 
 

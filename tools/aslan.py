@@ -37,7 +37,7 @@ same or not. C3D reaches 78.3% accuracy so (Tran et al. 2015, with four layers).
 
 
 @click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
-@click.option("--features", required=True, type=click.Path(dir_okay=False, path_type=Path), help="An .npz file.")
+@click.option("--features", required=True, type=click.Path(dir_okay=False, path_type=Path), help=".npz or .parquet.")
 @click.option("--pairs", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Official .mat file.")
 @click.option("--train-pairs", type=click.Path(dir_okay=False, path_type=Path), help="Train on these, test on --pairs.")
 @click.option("--layers", default=",".join(LAYERS), help="Layers to use.")

@@ -1,9 +1,10 @@
-"""Features of videos: layers of a checkpoint's network, averaged over each video's clips, as one .npz."""
+"""Features of videos: layers of a checkpoint's network, averaged over each video's clips, as .npz or .parquet."""
 
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # started by path: look in the checkout, not in tools/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -14,15 +15,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import numpy as np
 
-from pipeline.loader import LoaderError, LoaderSettings
+from pipeline.loader import LoaderError
 from pipeline.shard import ShardIndex, open_index
-from tools.terminal import Failed, progress
+from tools.extracting import check_out, make_features
+from tools.terminal import Failed
 from train.checkpoint import load_checkpoint
 from train.config import from_dict
-from train.evaluation.features.extraction import Extraction, ExtractOptions
+from train.evaluation.features.extraction import Extraction, ExtractOptions, default_layers
 from train.evaluation.features.files import read_about, read_array, read_dims
 from train.evaluation.features.parts import DTYPES
-from train.ranks import from_torchrun, process_group
+from train.ranks import from_torchrun
 
 EPILOG = """\b
 Examples:
@@ -32,7 +34,8 @@ Examples:
 \b
 Layers: res2a … res5b (blocks), res2 … res5 (a stage's last block), pool5, prob; C3D: conv1a … conv5b, pool1 … pool5,
 fc6, fc7, prob. The network and the clips are the checkpoint's; its classes need not be the dataset's.
-After a kill the same command goes on: finished videos lie in parts in the folder FILE.npz.parts until all are there.
+A .parquet has columns key, source, group, label, class, subset, num_clips, start and a list of numbers a layer.
+After a kill the same command goes on: finished videos lie in parts in the folder FILE.parts until all are there.
 The file is the same for any number of processes.
 """
 
@@ -40,8 +43,8 @@ The file is the same for any number of processes.
 @click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run.")
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Shards.")
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .npz to write.")
-@click.option("--layers", default="res5b,pool5", help="Names, with commas between.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help=".npz or .parquet.")
+@click.option("--layers", help="Names, with commas between.  [default: res5b,pool5, of C3D fc6]")
 @click.option(
     "--subset", default="all", type=click.Choice(["all", "train", "test"]),
     help="A side of --split, or every video of the dataset.",
@@ -60,7 +63,7 @@ def main(
     checkpoint: Path,
     data: Path,
     out: Path,
-    layers: str,
+    layers: str | None,
     subset: str,
     split: str | None,
     clips: int,
@@ -72,48 +75,39 @@ def main(
     device: str,
     json_path: Path | None,
 ) -> None:
-    """Features of videos: layers of a checkpoint's network, averaged over each video's clips, as one .npz."""
-    if out.suffix != ".npz":
-        raise click.UsageError(f"--out: {out} must end in .npz")
+    """Features of videos: layers of a checkpoint's network, averaged over each video's clips, as .npz or .parquet."""
     if subset == "all" and split is not None:
         raise click.UsageError(f"--split: {split} says nothing about all videos; add --subset train or test")
     try:
-        options = ExtractOptions(
-            layers=tuple(name for name in layers.split(",") if name),
+        check_out(out)
+        ranks = from_torchrun(device)
+        index = open_index(data)
+        state = load_checkpoint(checkpoint)
+        config = from_dict(state["config"])
+        options = read_options(
+            layers if layers is not None else ",".join(default_layers(config.model.name)),
             num_clips=clips,
             per_clip=per_clip,
             dtype=dtype,
             videos_per_part=videos_per_part,
         )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    try:
-        ranks = from_torchrun(device)
-        index = open_index(data)
-        state = load_checkpoint(checkpoint)
-        samples = samples_to_read(index, split=split or from_dict(state["config"]).split, subset=subset)
+        samples = samples_to_read(index, split=split or config.split, subset=subset)
         extraction = Extraction(state, index, samples, options, out=out, device=ranks.device)
-        if extraction.is_made(out):
-            if ranks.is_main:
-                click.echo(f"features    {out} is there already, made in the same way")
-                write_json(json_path, out)
-            return
-        with process_group(ranks), progress("extracting", quiet=not ranks.is_main) as tell:
-            extraction.extract(
-                ranks,
-                batch_size=batch_size,
-                settings=LoaderSettings(num_threads=num_threads),
-                on_batch=lambda done, total: tell(done, total, "batches"),
-            )
-            ranks.gather(None)  # collective: all parts are there
-        if ranks.is_main:
-            extraction.merge()
+        made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads)
     except (ValueError, OSError, LoaderError) as error:
         raise Failed(str(error)) from None
     if ranks.is_main:
-        for line in summary_lines(out):
+        for line in summary_lines(out) if made else [f"features    {out} is there already, made in the same way"]:
             click.echo(line)
         write_json(json_path, out)
+
+
+def read_options(layers: str, **options: Any) -> ExtractOptions:
+    """What the command line asks for; something impossible is wrong usage."""
+    try:
+        return ExtractOptions(layers=tuple(name for name in layers.split(",") if name), **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def samples_to_read(index: ShardIndex, *, split: str, subset: str) -> np.ndarray:

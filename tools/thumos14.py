@@ -11,12 +11,13 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threads-that-wait-sleep.md
 
 import click
-import numpy as np
 
-from pipeline.loader import LoaderError, LoaderSettings
+from pipeline.loader import LoaderError
 from pipeline.shard import open_index
+from tools.extracting import check_out, make_features
 from tools.terminal import Failed, progress
 from train.checkpoint import load_checkpoint
+from train.evaluation.features.files import read_array
 from train.evaluation.thumos14.annotations import (
     AMBIGUOUS,
     CLASS_IDS,
@@ -24,14 +25,10 @@ from train.evaluation.thumos14.annotations import (
     read_detections,
     write_detections,
 )
-from train.evaluation.thumos14.detector import (
-    SCNN_NMS_MARGIN,
-    detect,
-    window_weights,
-)
+from train.evaluation.thumos14.detector import SCNN_NMS_MARGIN, detect, window_weights
 from train.evaluation.thumos14.scoring import IOU_THRESHOLDS, evaluate, score_lines
 from train.evaluation.thumos14.segments import WINDOW_LENGTHS, WINDOW_OVERLAP
-from train.evaluation.thumos14.window_features import extract_windows, write_features
+from train.evaluation.thumos14.window_features import WindowExtraction
 from train.evaluation.thumos14.window_scores import read_scores, scores_from_features
 from train.evaluation.thumos14.windows import list_windows, read_lengths, read_windows, write_windows
 from train.ranks import from_torchrun
@@ -39,7 +36,7 @@ from train.ranks import from_torchrun
 EPILOG = """\b
 Examples:
   python tools/thumos14.py windows --videos test_lengths.txt --out test_windows.jsonl
-  python tools/thumos14.py features --checkpoint runs/s1m/latest.pt --data shards/thumos14 \\
+  torchrun --nproc-per-node 8 tools/thumos14.py features --checkpoint runs/s1m/latest.pt --data shards/thumos14 \\
       --windows test_windows.jsonl --out test.npz
   python tools/thumos14.py detect --windows test_windows.jsonl --features test.npz \\
       --train-windows val_windows.jsonl --train-features val.npz \\
@@ -86,10 +83,11 @@ def windows_command(*, videos: Path, lengths: tuple[int, ...], overlap: float, o
 @click.option("--data", required=True, type=FOLDER, help="Shards of the videos, all frames stored.")
 @click.option("--windows", required=True, type=IN_FILE, help="Windows of these videos.")
 @click.option("--layer", default="pool5", help="Layer to store.")
-@click.option("--batch-size", default=16, type=click.IntRange(1), help="Clips at a time.")
-@click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads.")
+@click.option("--batch-size", default=16, type=click.IntRange(1), help="Clips at a time, of each process.")
+@click.option("--windows-per-part", default=1024, type=click.IntRange(1), help="Windows saved at a time.")
+@click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
-@click.option("--out", required=True, type=OUT_FILE, help="An .npz file: keys [W] and layer/NAME [W, D].")
+@click.option("--out", required=True, type=OUT_FILE, help=".npz or .parquet, float16; a row a window.")
 def features_command(
     *,
     checkpoint: Path,
@@ -97,31 +95,34 @@ def features_command(
     windows: Path,
     layer: str,
     batch_size: int,
+    windows_per_part: int,
     num_threads: int,
     device: str,
     out: Path,
 ) -> None:
-    """Run a network over the clip of every window."""
+    """Run a network over the clip of every window; under torchrun on all processes, and on after a kill."""
     try:
-        listed = read_windows(windows)
-        with progress("extracting") as tell:
-            features, readable = extract_windows(
-                load_checkpoint(checkpoint),
-                open_index(data),
-                listed,
-                [layer],
-                device=from_torchrun(device).device,
-                batch_size=batch_size,
-                settings=LoaderSettings(num_threads=num_threads),
-                on_batch=lambda done, total: tell(done, total, "batches"),
-            )
-        keys = np.array(listed.keys)[readable].tolist()
-        write_features(out, keys, {name: values[readable] for name, values in features.items()})
+        check_out(out)
+        ranks, listed = from_torchrun(device), read_windows(windows)
+        extraction = WindowExtraction(
+            load_checkpoint(checkpoint),
+            open_index(data),
+            listed,
+            [layer],
+            out=out,
+            device=ranks.device,
+            windows_per_part=windows_per_part,
+        )
+        made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads)
     except (ValueError, OSError, LoaderError) as error:
         raise Failed(str(error)) from None
-    click.echo(f"{layer} of {len(keys)} windows: {out}")
-    if len(keys) < len(listed):
-        click.echo(f"note: {len(listed) - len(keys)} windows could not be decoded; run tools/check_shards.py")
+    if not ranks.is_main:
+        return
+    num_lost = len(read_array(out, "unreadable"))
+    there = "" if made else ", there already, made in the same way"
+    click.echo(f"{layer} of {len(listed) - num_lost} windows: {out}{there}")
+    if num_lost:
+        click.echo(f"note: {num_lost} windows could not be decoded; run tools/check_shards.py")
 
 
 @main.command("detect")

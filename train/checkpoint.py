@@ -137,8 +137,14 @@ def check_same_run(
         say: Told about each field that differs and may.
 
     Raises:
-        CheckpointError: Data or a field of FIXED differ from the checkpoint's, or it is beyond the last step.
+        CheckpointError: Data or a field of FIXED differ from the checkpoint's, it is beyond the last step, or its
+            weights were imported.
     """
+    if not state["optimizer"]:
+        raise CheckpointError(
+            f"resume: the checkpoint holds imported weights ({state['data']['name']}), no run to go on with; "
+            "start from it with --init-from"
+        )
     if state["data"] != data_identity(index):
         raise CheckpointError(
             f"resume: the checkpoint is of the shards {describe(state['data'])}, --data is "

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.clip import ClipSpec
+from pipeline.clip import ClipSpec, per_channel
 from train.models import MODELS, ModelConfig, check_clip
 from train.optim import OptimConfig, ScheduleConfig
 
@@ -21,7 +21,7 @@ class TrainConfig:
         shuffle_window: Shuffle within a window of so many shards instead of the whole dataset.
         snap_to_keyframe: Training clips begin at keyframes of H.264 shards, so that no frame is decoded in vain before
             them; there are fewer different clips.
-        mean, std: Clips are (pixel - mean) / std, pixels 0…255. The paper: 128, not scaled.
+        mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB. The paper: 128, not scaled.
         label_smoothing: Probability spread over all classes.
         freeze_bn: BN uses its running statistics and leaves them alone; its scale and shift still train.
         seed: Of the initial weights and of the plan.
@@ -42,8 +42,8 @@ class TrainConfig:
     flip: bool = True
     shuffle_window: int | None = None
     snap_to_keyframe: bool = False
-    mean: float = 128.0
-    std: float = 1.0
+    mean: float | tuple[float, ...] = 128.0
+    std: float | tuple[float, ...] = 1.0
     label_smoothing: float = 0.0
     freeze_bn: bool = False
     seed: int = 0
@@ -57,6 +57,9 @@ class TrainConfig:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)} is not possible; choose at least {least}")
+        per_channel(self.mean)  # one or three
+        if min(per_channel(self.std)) <= 0:
+            raise ValueError(f"std: {self.std} is not possible; choose numbers above 0")
         check_clip(self.model.name, num_frames=self.clip.num_frames, crop_size=self.clip.crop_size)
 
 
@@ -142,8 +145,9 @@ def scaled_lr(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain dicts, numbers and strings, for JSON and checkpoints."""
-    return dataclasses.asdict(config)
+    """Plain dicts, lists, numbers and strings, for JSON and checkpoints."""
+    values = dataclasses.asdict(config)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:
@@ -154,7 +158,8 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
     """
     try:
         parts = {part: build(**values[part]) for part, build in NESTED.items() if part in values}
-        return TrainConfig(**{**values, **parts})
+        tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return TrainConfig(**{**values, **tuples, **parts})
     except TypeError as error:
         raise ValueError(f"config: {error}; it was written by another version of the trainer") from None
 

@@ -273,8 +273,8 @@ def main(
         console = Console(stderr=as_json) if ranks.is_main else None
         index = open_index(data)
         loader, step = execution(options, ranks)
-        config = configure(preset, index, world_size=ranks.world_size, **options)
         state = find_state(resume, out, say=say)
+        config = configure(preset, index, world_size=ranks.world_size, state=state, init_from=init_from, **options)
         if state is not None:
             check_same_run(state, config, index=index, say=say)
         elif preset in NEEDS_WEIGHTS and init_from is None:

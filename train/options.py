@@ -10,7 +10,7 @@ import click
 from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
 from train.checkpoint import load_checkpoint, load_latest
-from train.config import TrainConfig, override, scaled_lr, scaled_to_steps
+from train.config import TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
 from train.models import MODELS
 from train.presets import PRESETS
 from train.ranks import Ranks
@@ -63,7 +63,8 @@ OPTIONS = [
                  help="Updates of the whole run, and the schedule keeps its shape: breakpoints and warm-up scale."),
     click.option("--resume", default="never", help="auto (from OUT if it has one), never, or a checkpoint."),
     click.option("--init-from", type=FILE,
-                 help="Start from this checkpoint's weights; new fc unless the classes are the same."),
+                 help="Start from this checkpoint's weights, with its mean and std of pixels; new fc unless the "
+                 "classes are the same."),
     click.option("--split", help="Split of the dataset.  [default: 1, else its first]"),
     click.option("--batch-size", "global_batch_size", type=int,
                  help="GLOBAL: clips of an update, all processes together."),
@@ -144,6 +145,8 @@ def configure(
     index: ShardIndex,
     *,
     world_size: int,
+    state: dict[str, Any] | None = None,
+    init_from: Path | None = None,
     split: str | None,
     scale_to_steps: int | None = None,
     scale_lr: bool = False,
@@ -151,8 +154,15 @@ def configure(
 ) -> TrainConfig:
     """The preset with the command line's changes, checked against the dataset and the ranks.
 
+    Pixels are scaled as for the weights that the run starts from, its own or others'.
+
+    Args:
+        state: Of the checkpoint to go on from.
+        init_from: Checkpoint whose weights a new run starts from.
+
     Raises:
         click.UsageError: Something does not fit; says what and the way out.
+        CheckpointError: `init_from` cannot be read.
     """
     for scaled, name in ((scale_to_steps, "steps"), (scale_lr, "lr")):
         if scaled and options.get(name) is not None:
@@ -176,4 +186,9 @@ def configure(
             f"--batch-size: {config.global_batch_size} clips cannot be shared by {world_size} processes; "
             f"choose a multiple of {world_size}"
         )
-    return config
+    if state is None and init_from is not None:
+        state = load_checkpoint(init_from)
+    if state is None:
+        return config
+    trained = from_dict(state["config"])
+    return replace(config, mean=trained.mean, std=trained.std)

@@ -65,6 +65,30 @@ def test_from_a_checkpoint_to_the_accuracy_of_an_svm(squares: ShardIndex, checkp
     assert found["video_at_1"] >= 0.5
 
 
+def test_parquet_holds_the_same_and_the_svm_takes_it(squares: ShardIndex, checkpoint: Path, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is in the extra `features`")
+    outs = [tmp_path / "features.npz", tmp_path / "features.parquet"]
+    for out in outs:
+        result = extract(checkpoint, squares, out, "--layers", "pool5", "--dtype", "float16", "--clips", "1")
+        assert result.exit_code == 0, result.output
+    assert "layers      pool5 of 128 dimensions; float16" in result.stdout
+    table = pq.read_table(outs[1])
+    assert table.column_names == [
+        "key", "source", "group", "label", "class", "subset", "num_clips", "start", "pool5",
+    ]  # fmt: skip
+    assert set(zip(table["label"].to_pylist(), table["class"].to_pylist(), strict=True)) == {(0, "left"), (1, "right")}
+    np.testing.assert_array_equal(np.stack(table["pool5"].to_numpy()), np.load(outs[0])["layer/pool5"])
+    scores = []
+    for out in outs:
+        command = ["--features", str(out), "--layer", "pool5", "--c", "1", "--json", str(tmp_path / "svm.json")]
+        scored = CliRunner().invoke(svm_main, command, catch_exceptions=False)
+        assert scored.exit_code == 0, scored.output
+        scores.append(json.loads((tmp_path / "svm.json").read_text())["splits"])
+    assert scores[0] == scores[1]
+    again = extract(checkpoint, squares, outs[1], "--layers", "pool5", "--dtype", "float16", "--clips", "1")
+    assert again.stdout == f"features    {outs[1]} is there already, made in the same way\n"
+
+
 def test_a_finished_file_is_not_made_again(squares: ShardIndex, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "features.npz"
     extract(checkpoint, squares, out, "--clips", "1")
@@ -101,7 +125,7 @@ def test_the_two_sides_of_a_split_together_are_the_whole(squares: ShardIndex, ch
         (["--split", "1"], 2, "--split: 1 says nothing about all videos; add --subset train or test"),
         (["--layers", ""], 2, "layers: none is not possible"),
         (["--layers", "fc9"], 1, "error: layers: fc9 does not exist; this model has"),
-        (["--out", "features.txt"], 2, "--out: features.txt must end in .npz"),
+        (["--out", "features.txt"], 2, "--out: features.txt must end in .npz or .parquet"),
         (["--checkpoint", "nowhere.pt"], 1, "nowhere.pt does not exist"),
     ],
 )

@@ -1,6 +1,7 @@
 """tools/thumos14.py from a checkpoint to mAP: windows, their features, detections, the score."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.shard import ShardIndex
-from tests.train.conftest import SMALL, build_squares
+from tests.train.conftest import SMALL, build_squares, run_program
 from tools.thumos14 import main
 from train.evaluation.features.rows import read_rows
 from train.evaluation.thumos14.windows import read_windows
@@ -69,6 +70,43 @@ def test_from_a_checkpoint_to_mean_average_precision(squares: ShardIndex, folder
     assert found["mean_average_precision"][:5] == [1.0] * 5  # both windows have IoU 0.6 and more with the dive
 
 
+def test_a_finished_file_is_not_made_again_and_a_strange_one_not_replaced(
+    squares: ShardIndex, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "f.parquet"
+    pytest.importorskip("pyarrow", reason="pyarrow is in the extra `features`")
+    assert features(squares, folder, out).exit_code == 0
+    before = out.stat().st_mtime_ns
+    again = features(squares, folder, out)
+    assert (again.exit_code, again.stdout) == (0, f"pool5 of 12 windows: {out}, there already, made in the same way\n")
+    assert out.stat().st_mtime_ns == before
+    assert read_rows(out, layers=["pool5"])[1]["pool5"].dtype == np.float16
+    refused = features(squares, folder, out, "--layer", "res5")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(f"error: layers: {out} was made with pool5, this run has res5; choose another")
+    (tmp_path / "strange.npz").write_bytes(b"something else")
+    refused = features(squares, folder, tmp_path / "strange.npz")
+    assert (refused.exit_code, (tmp_path / "strange.npz").read_bytes()) == (1, b"something else")
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(squares: ShardIndex, folder: Path, tmp_path: Path) -> None:
+    small = ("--windows-per-part", 2)
+    assert features(squares, folder, tmp_path / "one.npz", *small).exit_code == 0
+    words = ["--checkpoint", folder / "latest.pt", "--data", squares.data_dir, "--windows", folder / "w.jsonl"]
+    words += ["--device", "cpu", "--num-threads", 1, "--batch-size", 5, "--out", tmp_path / "two.npz", *small]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = run_program([*torchrun, "tools/thumos14.py", "features", *map(str, words)])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pool5 of 12 windows") == 1
+    assert not (tmp_path / "two.npz.parts").exists()
+    (keys, one), (keys_of_two, two) = (read_rows(tmp_path / f"{name}.npz", layers=["pool5"]) for name in ("one", "two"))
+    assert keys_of_two == keys
+    np.testing.assert_allclose(
+        two["pool5"], one["pool5"], rtol=2e-3, atol=2e-3
+    )  # threads differ, and with them rounding
+
+
 def test_windows_without_features_are_counted_and_named(squares: ShardIndex, folder: Path, tmp_path: Path) -> None:
     keys = read_windows(folder / "w.jsonl").keys
     scores = np.random.default_rng(0).random((11, 1))
@@ -83,6 +121,7 @@ def test_windows_without_features_are_counted_and_named(squares: ShardIndex, fol
     ("options", "code", "message"),
     [
         (["--layer", "fc6"], 1, "fc6 does not exist"),
+        (["--out", "f.txt"], 2, "--out: f.txt must end in .npz or .parquet"),
         (["--batch-size", 0], 2, "--batch-size"),
         (["--windows", "{}/videos.txt"], 1, "videos.txt, line 1: not a window; make the file with thumos14.py windows"),
         (["--checkpoint", "{}/videos.txt"], 1, "videos.txt cannot be read"),

@@ -14,6 +14,26 @@ def test_every_preset_survives_json(name: str) -> None:
     assert from_dict(json.loads(json.dumps(to_dict(PRESETS[name])))) == PRESETS[name]
 
 
+def test_a_mean_and_std_of_each_colour_survive_json_as_tuples() -> None:
+    config = TrainConfig(mean=(110.5, 100.0, 96.0), std=(58.0, 56.0, 55.0))
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(to_dict(config)).mean == (110.5, 100.0, 96.0)
+    assert differences(config, TrainConfig(mean=(110.5, 100.0, 96.0))) == {"std": ([58.0, 56.0, 55.0], 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mean": (1.0, 2.0)}, "mean and std: 2 values for 3 channels; give one or three"),
+        ({"std": 0.0}, "std: 0.0 is not possible; choose numbers above 0"),
+        ({"std": (1.0, -1.0, 1.0)}, r"std: \(1.0, -1.0, 1.0\) is not possible; choose numbers above 0"),
+    ],
+)
+def test_an_impossible_mean_or_std_names_the_rule(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**values)
+
+
 def test_options_reach_the_parts_they_belong_to() -> None:
     config = override(PRESETS["tiny"], model="res3d34", num_frames=4, lr=0.5, steps=7, flip=False, seed=None)
     assert (config.model.name, config.model.width) == ("res3d34", PRESETS["tiny"].model.width)

@@ -15,8 +15,9 @@ from pipeline.plan import EvalPlan
 from pipeline.shard import ShardIndex
 from train.checkpoint import data_identity
 from train.config import TrainConfig, to_dict
-from train.evaluation.features.extraction import Extraction, ExtractOptions, weights_fingerprint
-from train.evaluation.features.files import FeatureError, average_videos, load_features, read_about
+from train.evaluation.features.extraction import Extraction, ExtractOptions
+from train.evaluation.features.files import FeatureError, average_videos, load_features, read_about, read_dims
+from train.evaluation.features.parted import weights_fingerprint
 from train.evaluation.features.parts import PartFeatures, PartsPlan, cut_into_parts
 from train.models import ModelConfig, build_model
 from train.precision import channels_last
@@ -137,6 +138,39 @@ def test_a_damaged_part_is_made_again(state: dict, squares: ShardIndex, whole: P
     assert run.extract(Ranks(), batch_size=4) == 1
     run.merge()
     assert run.out.read_bytes() == whole.read_bytes()
+
+
+def test_ranks_make_the_bytes_of_one_as_parquet_too_and_the_same_features(
+    state: dict, squares: ShardIndex, whole: Path, tmp_path: Path
+) -> None:
+    one, two = (extract(state, squares, tmp_path / f"{size}.parquet", world_size=size) for size in (1, 2))
+    assert one == two
+    found, expected = (load_features([path], LAYERS) for path in (tmp_path / "1.parquet", whole))
+    assert found.about == expected.about
+    assert found.subsets.tolist() == expected.subsets.tolist()
+    for layer in LAYERS:
+        np.testing.assert_array_equal(found.layers[layer], expected.layers[layer])
+    assert extraction(state, squares, tmp_path / "1.parquet").is_made(tmp_path / "1.parquet")
+
+
+def test_res5b_and_pool5_of_res3d_and_fc6_of_c3d_have_the_papers_shapes(squares: ShardIndex, tmp_path: Path) -> None:
+    """At width 4, a sixteenth of the paper's: res5b 512 x 7 x 7, pool5 512; C3D's fc6 4096, pool5 8192."""
+    small = ClipSpec(num_frames=8, frame_stride=2, crop_size=32, resize=32)
+    clip = ClipSpec(num_frames=16, frame_stride=1, crop_size=112, resize=112)
+    expected = {
+        "res3d18": (small, {"res5b": 32 * 2 * 2, "pool5": 32, "res2a": 4 * 8 * 16 * 16}),
+        "c3d": (clip, {"fc6": 256, "pool5": 512, "prob": 3}),
+    }
+    for name, (spec, num_dims) in expected.items():
+        config = TrainConfig(model=ModelConfig(name, width=4), clip=spec)
+        weights = build_model(config.model, num_classes=3).state_dict()
+        made_by = {"config": to_dict(config), "model": weights, "classes": ["a", "b", "c"], "step": 0}
+        made_by["data"] = data_identity(squares)
+        options, out = ExtractOptions(layers=tuple(num_dims), num_clips=1), tmp_path / f"{name}.npz"
+        run = Extraction(made_by, squares, np.arange(2), options, out=out, device=torch.device("cpu"))
+        run.extract(Ranks(), batch_size=2)
+        run.merge()
+        assert {layer: read_dims(out, layer) for layer in num_dims} == num_dims
 
 
 @pytest.mark.parametrize(

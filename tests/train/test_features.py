@@ -1,6 +1,8 @@
 """Feature files: written, merged, read back; files that do not belong together."""
 
 import dataclasses
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from train.evaluation.features.files import (
     read_dims,
     save_features,
 )
+from train.evaluation.features.rows import read_rows
 
 DATA = {
     "name": "ucf",
@@ -67,12 +70,55 @@ def same(a: Features, b: Features) -> None:
         np.testing.assert_array_equal(a.layers[name], b.layers[name])
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["f.npz", "f.parquet"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_what_is_written_is_read(tmp_path: Path, name: str, dtype: type) -> None:
     written = features_of("a", "bé", "c", "d")
-    save_features(tmp_path / "f.npz", written)
-    same(load_features([tmp_path / "f.npz"], ["res5b", "pool5"]), written)
-    assert (read_dims(tmp_path / "f.npz", "res5b"), read_dims(tmp_path / "f.npz", "pool5")) == (3, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npz"]
+    layers = {layer: (values / 3).astype(dtype) for layer, values in written.layers.items()}
+    subsets = np.array([[1, 2], [2, 0], [0, 0], [0, 1]], np.int8)
+    written = dataclasses.replace(written, layers=layers, subsets=subsets, unreadable=np.array(["ü", "x y"]))
+    save_features(tmp_path / name, written)
+    found = load_features([tmp_path / name], ["res5b", "pool5"])
+    same(found, written)
+    assert (found.labels.dtype, found.subsets.dtype, found.keys.dtype.kind) == (np.int64, np.int8, "U")
+    assert {values.dtype for values in found.layers.values()} == {np.dtype(dtype)}
+    assert (read_dims(tmp_path / name, "res5b"), read_dims(tmp_path / name, "pool5")) == (3, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+
+
+def test_pyarrow_alone_reads_a_parquet_file(tmp_path: Path) -> None:
+    save_features(tmp_path / "f.parquet", features_of("a", "b"))
+    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "f.parquet")
+    assert table.to_pylist()[1] == {
+        "key": "b.0", "source": "b", "group": "g1", "label": 1, "class": "right", "subset": ["test", "train"],
+        "num_clips": 1, "start": 10, "res5b": [3.0, 4.0, 5.0], "pool5": [-2.0, -3.0],
+    }  # fmt: skip
+    assert json.loads(table.schema.metadata[b"about"]) == ABOUT
+
+
+@pytest.mark.parametrize("name", ["f.npz", "f.parquet"])
+def test_names_and_features_of_rows_alone_are_read_from_either_kind(tmp_path: Path, name: str) -> None:
+    save_features(tmp_path / name, features_of("a", "b"))
+    keys, values = read_rows(tmp_path / name, layers=["pool5"], names=("sources", "keys"))
+    assert (keys, values["pool5"].tolist()) == (["a", "b"], [[0.0, -1.0], [-2.0, -3.0]])
+
+
+def test_rows_that_another_program_wrote_as_lists_of_any_length_are_read_too(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"key": ["a", "b"], "pool5": [[1.0, 2.0], [3.0, 4.0]]})
+    pq.write_table(table, tmp_path / "f.parquet")
+    keys, values = read_rows(tmp_path / "f.parquet", layers=["pool5"], names=("sources", "keys"))
+    assert (keys, values["pool5"].tolist()) == (["a", "b"], [[1.0, 2.0], [3.0, 4.0]])
+
+
+def test_a_file_that_wants_pyarrow_says_so_where_it_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "train.evaluation.features.parquet", raising=False)
+    monkeypatch.delattr("train.evaluation.features.parquet", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(FeatureError, match=r"f.parquet: pyarrow is not installed; pip install -e '.\[features\]'"):
+        save_features(tmp_path / "f.parquet", features_of("a"))
 
 
 def test_numpy_alone_reads_a_file(tmp_path: Path) -> None:
@@ -82,13 +128,14 @@ def test_numpy_alone_reads_a_file(tmp_path: Path) -> None:
     assert arrays["layer/pool5"].tolist() == [[0, -1], [-2, -3]]
 
 
-def test_merged_parts_are_the_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["whole.npz", "whole.parquet"])
+def test_merged_parts_are_the_whole(tmp_path: Path, name: str) -> None:
     save_features(tmp_path / "1.npz", features_of("a", "b"))
     save_features(tmp_path / "2.npz", features_of())  # all of it unreadable
     save_features(tmp_path / "3.npz", features_of("a longer name", first=5))
     parts = [tmp_path / f"{n}.npz" for n in (1, 2, 3)]
-    assert merge_features(parts, tmp_path / "whole.npz") == 3
-    whole = load_features([tmp_path / "whole.npz"], ["res5b", "pool5"])
+    assert merge_features(parts, tmp_path / name) == 3
+    whole = load_features([tmp_path / name], ["res5b", "pool5"])
     assert whole.sources.tolist() == ["a", "b", "a longer name"]
     assert whole.layers["res5b"].tolist() == [[0, 1, 2], [3, 4, 5], [5, 6, 7]]
     assert whole.layers["pool5"].tolist() == [[0, -1], [-2, -3], [5, 4]]
@@ -129,24 +176,32 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, other: di
         load_features([tmp_path / "one.npz", tmp_path / "two.npz"], ["pool5"])
 
 
-def test_errors_of_a_file_name_it_and_the_way_out(tmp_path: Path) -> None:
-    path = tmp_path / "f.npz"
-    with pytest.raises(FeatureError, match="f.npz does not exist; make it with tools/extract_features.py"):
+@pytest.mark.parametrize("name", ["f.npz", "f.parquet"])
+def test_errors_of_a_file_name_it_and_the_way_out(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(FeatureError, match=f"{name} does not exist; make it with tools/extract_features.py"):
         read_about(path)
     save_features(path, features_of("a"))
-    with pytest.raises(FeatureError, match="f.npz has no fc6; choose res5b, pool5"):
+    with pytest.raises(FeatureError, match=f"{name} has no fc6; choose res5b, pool5"):
         load_features([path], ["fc6"])
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"no zip at all", whole[:200] + b"\0\0\0\0" + whole[204:]):
         path.write_bytes(damaged)
-        with pytest.raises(FeatureError, match="f.npz cannot be read"):
+        with pytest.raises(FeatureError, match=f"{name} cannot be read"):
             load_features([path], ["pool5"])
-    np.savez(path, x=np.zeros(3))
-    with pytest.raises(FeatureError, match="f.npz has no array 'about'"):
-        read_about(path)
     save_features(path, features_of("a", format=2))
     with pytest.raises(FeatureError, match="has format 2, this version reads 1"):
         read_about(path)
+
+
+def test_a_file_that_is_not_one_of_features_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz", x=np.zeros(3))
+    with pytest.raises(FeatureError, match="f.npz has no array 'about'"):
+        read_about(tmp_path / "f.npz")
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "f.parquet")
+    with pytest.raises(FeatureError, match="f.parquet has no array 'about'"):
+        read_about(tmp_path / "f.parquet")
 
 
 def test_missing_videos_of_a_split_are_counted() -> None:

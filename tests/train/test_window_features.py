@@ -16,11 +16,13 @@ from pipeline.shard import ShardIndex
 from tests.clips import damaged_copy, shown
 from train.checkpoint import data_identity
 from train.config import TrainConfig, to_dict
+from train.evaluation.features.files import ROW_ARRAYS, FeatureError, Features, read_about, read_array
 from train.evaluation.thumos14.segments import frames_of_window
-from train.evaluation.thumos14.window_features import WindowPlan, extract_windows, samples_of_windows
+from train.evaluation.thumos14.window_features import WindowExtraction, WindowPlan, samples_of_windows
 from train.evaluation.thumos14.windows import VideoLength, WindowList, list_windows
 from train.models import ModelConfig, build_model
 from train.models.layers import take_layers
+from train.ranks import Ranks
 
 CONFIG = TrainConfig(
     model=ModelConfig("res3d10", width=4), clip=ClipSpec(num_frames=4, frame_stride=2, crop_size=32, resize=32)
@@ -46,8 +48,20 @@ def windows(squares: ShardIndex) -> WindowList:
     return list_windows([VideoLength(name, 20, 25) for name in names[1:3]])
 
 
-def extract(state: dict, index: ShardIndex, windows: WindowList, **options: Any) -> tuple[dict, np.ndarray]:
-    return extract_windows(state, index, windows, ["pool5"], device=torch.device("cpu"), batch_size=3, **options)
+def extraction(
+    state: dict, index: ShardIndex, windows: WindowList, out: Path, *, windows_per_part: int = 1024
+) -> WindowExtraction:
+    device = torch.device("cpu")
+    return WindowExtraction(state, index, windows, ["pool5"], out=out, device=device, windows_per_part=windows_per_part)
+
+
+def extract(state: dict, index: ShardIndex, windows: WindowList, out: Path, **options: int) -> Features:
+    """By one rank; the rows as they are in the file."""
+    run = extraction(state, index, windows, out, **options)
+    run.extract(Ranks(), batch_size=3)
+    run.merge()
+    arrays = {name: read_array(out, name) for name in (*ROW_ARRAYS, "unreadable")}
+    return Features(about=read_about(out), **arrays, layers={"pool5": read_array(out, "layer/pool5")})
 
 
 def test_a_window_of_every_length_shows_its_sixteen_frames(numbered: ShardIndex) -> None:
@@ -64,11 +78,10 @@ def test_a_window_of_every_length_shows_its_sixteen_frames(numbered: ShardIndex)
 
 
 def test_features_are_those_of_the_network_on_the_windows_clips(
-    state: dict, squares: ShardIndex, windows: WindowList
+    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
 ) -> None:
-    found, readable = extract(state, squares, windows)
-    assert readable.all()
-    assert found["pool5"].dtype == np.float16
+    found = extract(state, squares, windows, tmp_path / "f.npz")
+    assert (found.layers["pool5"].dtype, len(found.unreadable)) == (np.float16, 0)
     spec = replace(CONFIG.clip, num_frames=16, frame_stride=1)
     samples = samples_of_windows(squares, windows)
     plan = WindowPlan(squares, samples, windows.frames[:, 0], spec, global_batch_size=len(windows))
@@ -78,36 +91,86 @@ def test_features_are_those_of_the_network_on_the_windows_clips(
     with torch.no_grad():
         clips = torch.from_numpy(reference_clips(squares, planned, spec))
         expected = take_layers(model.eval(), clips, ["pool5"])["pool5"].numpy()
-    assert found["pool5"] == pytest.approx(expected, rel=0.05, abs=0.05)
+    assert found.layers["pool5"] == pytest.approx(expected, rel=0.05, abs=0.05)
     assert np.abs(expected[0] - expected[2]).max() > 0.2  # or nothing would be seen of a mix-up
+    assert found.keys.tolist() == windows.keys
+    assert found.starts.tolist() == windows.frames[:, 0].tolist()
+    assert found.sources.tolist() == [squares.source(row) for row in samples]
+    assert found.labels.tolist() == squares.labels[samples].tolist()
 
 
-def test_windows_come_in_the_order_of_the_list_and_progress_is_told(
-    state: dict, squares: ShardIndex, windows: WindowList
+def test_rows_come_by_length_and_then_as_listed_each_with_its_own_features(
+    state: dict, numbered: ShardIndex, tmp_path: Path
 ) -> None:
-    told: list[tuple[int, int]] = []
-    whole, _ = extract(state, squares, windows, on_batch=lambda done, total: told.append((done, total)))
-    assert told == [(1, 2), (2, 2)]
-    order = np.array([2, 0, 3, 1])
-    turned, _ = extract(state, squares, windows.take(order))
-    assert turned["pool5"] == pytest.approx(whole["pool5"][order], abs=2e-3)
+    listed = list_windows([VideoLength("g08_64", 64, 25)], lengths=(32, 16), overlap=0.5)  # 3 and 7 windows
+    order = np.random.default_rng(0).permutation(len(listed))
+    shuffled = listed.take(order)
+    found = extract(state, numbered, shuffled, tmp_path / "f.npz", windows_per_part=4)
+    by_length = np.concatenate([np.flatnonzero(shuffled.lengths == length) for length in (16, 32)])
+    assert found.keys.tolist() == [shuffled.keys[row] for row in by_length]
+    whole = extract(state, numbered, listed, tmp_path / "whole.npz")
+    row_of = {key: row for row, key in enumerate(whole.keys)}
+    expected = whole.layers["pool5"][[row_of[key] for key in found.keys]]
+    assert found.layers["pool5"] == pytest.approx(expected, abs=2e-3, rel=2e-3)
+    assert len(np.unique(found.layers["pool5"], axis=0)) == len(listed)
 
 
-def test_a_damaged_video_has_no_features(state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path) -> None:
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_make_the_bytes_of_one(state: dict, numbered: ShardIndex, tmp_path: Path, world_size: int) -> None:
+    listed = list_windows([VideoLength("g08_64", 64, 25)], lengths=(16, 32), overlap=0.5)  # 7 and 3 windows
+    extract(state, numbered, listed, tmp_path / "one.npz", windows_per_part=4)  # parts of 4, 3 and 3 windows
+    for rank in reversed(range(world_size)):
+        run = extraction(state, numbered, listed, tmp_path / "many.npz", windows_per_part=4)
+        made = run.extract(Ranks(rank, rank, world_size), batch_size=3)
+        assert made == len(range(rank, 3, world_size))
+    run.merge()
+    assert (tmp_path / "many.npz").read_bytes() == (tmp_path / "one.npz").read_bytes()
+
+
+def test_what_was_done_before_a_kill_is_kept_and_the_end_is_the_same(
+    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
+) -> None:
+    out = tmp_path / "f.npz"
+
+    def kill(done: int, total: int) -> None:
+        if (done, total) == (2, 4):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extraction(state, squares, windows, out, windows_per_part=1).extract(Ranks(), batch_size=3, on_batch=kill)
+    run = extraction(state, squares, windows, out, windows_per_part=1)
+    assert [run.path_of(part).exists() for part in range(4)] == [True, True, False, False]
+    with pytest.raises(FeatureError, match=r"^windows: .*000000.npz was made with \w{8}…, this run has \w{8}…"):
+        extraction(state, squares, windows.take(np.array([1, 0, 2, 3])), out, windows_per_part=1).extract(
+            Ranks(), batch_size=3
+        )
+    assert run.extract(Ranks(), batch_size=3) == 2
+    run.merge()
+    extract(state, squares, windows, tmp_path / "whole.npz", windows_per_part=1)
+    assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_windows_of_a_damaged_video_are_named_and_left_out(
+    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
+) -> None:
     sample = int(samples_of_windows(squares, windows)[0])
     broken = damaged_copy(squares, tmp_path / "broken", sample, fix_checksum=False)
-    found, readable = extract(state, broken, windows)
-    assert not readable[0]
-    assert not found["pool5"][~readable].any()
+    found = extract(state, broken, windows, tmp_path / "f.npz")
+    lost = [key for key, row in zip(windows.keys, samples_of_windows(squares, windows), strict=True) if row == sample]
+    assert found.unreadable.tolist() == lost[: len(found.unreadable)]
+    assert found.unreadable[0] == windows.keys[0]
+    assert found.keys.tolist() == [key for key in windows.keys if key not in found.unreadable]
+    assert len(found.layers["pool5"]) == len(found.keys)
 
 
 def test_windows_of_other_videos_or_later_frames_are_refused(
-    state: dict, squares: ShardIndex, windows: WindowList
+    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
 ) -> None:
+    out = tmp_path / "f.npz"
     with pytest.raises(ValueError, match="squares: video elsewhere is there 0 times; windows need it once"):
-        extract(state, squares, list_windows([VideoLength("elsewhere", 20, 25)]))
+        extraction(state, squares, list_windows([VideoLength("elsewhere", 20, 25)]), out)
     name = windows.videos[0]
     with pytest.raises(ValueError, match=rf"window {name}/000008-000024 ends after the video's 20 frames"):
-        extract(state, squares, list_windows([VideoLength(name, 24, 25)]))
+        extraction(state, squares, list_windows([VideoLength(name, 24, 25)]), out)
     with pytest.raises(ValueError, match="windows: there are none"):
-        extract(state, squares, list_windows([]))
+        extraction(state, squares, list_windows([]), out)

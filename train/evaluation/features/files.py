@@ -1,4 +1,4 @@
-"""Feature files: a row a video or clip, an array a layer, and what they were made with, in one .npz.
+"""Feature files: a row a video or clip, an array a layer, and what they were made with, in one .npz or .parquet.
 
 about               JSON: checkpoint, network, clips, dataset, layers, and whether a row is a video or a clip
 keys, sources, groups   str [R]: of the video's first sample (of the clip's sample); raw video; recording or person
@@ -7,20 +7,21 @@ subsets             int8 [R, splits], 1 train, 2 test, 0 not used; splits as in 
 num_clips, starts   int64 [R]: clips averaged in the row; first source frame of its first clip
 unreadable          str [U]: raw videos left out because no clip of theirs could be decoded
 layer/NAME          float16 or float32 [R, D], one for each layer
+
+These are the arrays of an .npz; parquet.py says what becomes of them there.
 """
 
-import itertools
 import json
-import os
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from pipeline.shard import SUBSETS
+from train.evaluation.features import npz
 
 FORMAT = 1
 ROW_ARRAYS = ("keys", "sources", "groups", "labels", "subsets", "num_clips", "starts")
@@ -107,8 +108,9 @@ def merge_features(paths: Sequence[Path], path: Path) -> int:
     columns = {name: np.concatenate([read_array(part, name) for part in paths]) for name in names}
     num_rows = len(columns["labels"])
     if not num_rows:
+        what = "windows" if "windows" in about else "videos"
         raise FeatureError(
-            f"{about['data']['name']}: none of its {len(columns['unreadable'])} videos could be decoded; "
+            f"{about['data']['name']}: none of its {len(columns['unreadable'])} {what} could be decoded; "
             "run tools/check_shards.py"
         )
     _write(path, about, columns, {layer: _pieces(paths, layer) for layer in about["layers"]})
@@ -124,31 +126,27 @@ def _pieces(paths: Sequence[Path], layer: str) -> Iterator[np.ndarray]:
 def _write(
     path: Path, about: dict[str, Any], columns: dict[str, np.ndarray], layers: dict[str, Iterator[np.ndarray]]
 ) -> None:
-    """An .npz of which no layer need fit in memory: each comes as arrays [r, D] whose rows follow one another."""
+    """A whole file or none, of which no layer need fit in memory: each comes as arrays [r, D], one after another."""
+    kind = file_kind(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    num_rows = len(columns["labels"])
-    with temporary.open("wb") as file:
-        with zipfile.ZipFile(file, "w") as archive:
-            for name, values in {"about": np.array(json.dumps(about)), **columns}.items():
-                _write_array(archive, name, values.shape, [values])
-            for layer, pieces in layers.items():
-                first = next(pieces)
-                shape = (num_rows, *first.shape[1:])
-                _write_array(archive, f"layer/{layer}", shape, itertools.chain([first], pieces))
-        file.flush()
-        os.fsync(file.fileno())
+    kind.write(temporary, about, columns, layers)
     temporary.replace(path)
 
 
-def _write_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
-    """One array of an .npz, as numpy.savez has it; the same values give the same bytes."""
-    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
-        for number, piece in enumerate(pieces):
-            if number == 0:
-                header = {"descr": np.lib.format.dtype_to_descr(piece.dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(piece).tobytes())
+def file_kind(path: Path) -> ModuleType:
+    """The module that reads and writes such a file: npz, or parquet for what ends so.
+
+    Raises:
+        FeatureError: It wants a package that is not installed.
+    """
+    if path.suffix != ".parquet":
+        return npz
+    try:
+        from train.evaluation.features import parquet
+    except ModuleNotFoundError as error:
+        raise FeatureError(f"{path}: {error.name} is not installed; pip install -e '.[features]'") from None
+    return parquet
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
@@ -159,24 +157,22 @@ def read_array(path: Path, name: str) -> np.ndarray:
     """
     if not path.is_file():
         raise FeatureError(f"features: {path} does not exist; make it with tools/extract_features.py")
+    kind = file_kind(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if name in arrays:
-                return arrays[name]
-            found = [key.removeprefix("layer/") for key in arrays if key.startswith("layer/")]
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise FeatureError(f"features: {path} cannot be read ({error}); make it again") from None
+        values = kind.read(path, name)
+        found = [] if values is not None else [n.removeprefix("layer/") for n in kind.names(path) if n[:6] == "layer/"]
+    except kind.DAMAGED as error:
+        raise FeatureError(f"features: {path} cannot be read ({str(error)[:120]}); make it again") from None
+    if values is not None:
+        return values
     if name.startswith("layer/") and found:
         raise FeatureError(f"layer: {path} has no {name.removeprefix('layer/')}; choose {', '.join(found)}")
     raise FeatureError(f"features: {path} has no array {name!r}; make it with tools/extract_features.py")
 
 
 def read_dims(path: Path, layer: str) -> int:
-    """D of a layer, by its array's header alone."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"layer/{layer}.npy") as file:
-        np.lib.format.read_magic(file)
-        shape, _, _ = np.lib.format.read_array_header_1_0(file)
-    return shape[1]
+    """D of a layer, without reading it."""
+    return file_kind(path).num_dims(path, layer)
 
 
 def read_about(path: Path) -> dict[str, Any]:

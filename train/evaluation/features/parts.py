@@ -1,13 +1,13 @@
 """Parts of a feature extraction: how a dataset is cut, the plan over some parts, the rows of one."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from pipeline.loader import Batch
-from pipeline.plan import EvalPlan, PlannedClips
+from pipeline.plan import Plan, PlannedClips
 from pipeline.shard import ShardIndex
 from train.evaluation.features.files import Features
 
@@ -22,6 +22,14 @@ def cut_into_parts(index: ShardIndex, samples: np.ndarray, *, videos_per_part: i
     return np.split(samples, first[videos_per_part::videos_per_part])
 
 
+class FinitePlan(Plan, Protocol):
+    """A plan that ends."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps until then."""
+
+
 class PartsPlan:
     """Plans one after another, each beginning with a batch of its own; for one loader to read them all.
 
@@ -31,7 +39,7 @@ class PartsPlan:
 
     start_step = 1
 
-    def __init__(self, plans: Sequence[EvalPlan]) -> None:
+    def __init__(self, plans: Sequence[FinitePlan]) -> None:
         self.index, self.spec, self.stored_spec = plans[0].index, plans[0].spec, plans[0].stored_spec
         self.global_batch_size = plans[0].global_batch_size
         self._plans = plans

@@ -1,24 +1,26 @@
-"""Features of THUMOS14 windows: the clip that stands for each through a network, one loader a window length."""
+"""Features of THUMOS14 windows: the clip that stands for each through a network, a row of a feature file each."""
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.clip import ClipSpec
-from pipeline.loader import ClipLoader, LoaderSettings
+from pipeline.loader import Batch
 from pipeline.plan import PlannedClips, crop_room, stored_clip
 from pipeline.shard import ShardIndex
 from train.config import from_dict
+from train.evaluation.features.files import Features
+from train.evaluation.features.parted import PartedExtraction, describe_run
+from train.evaluation.features.parts import PartFeatures
 from train.evaluation.thumos14.segments import WINDOW_CLIP
 from train.evaluation.thumos14.windows import WindowList
-from train.models import build_model, check_clip
-from train.models.layers import take_layers
-from train.precision import autocast, channels_last
+from train.models import check_clip
 
 
 class WindowPlan:
@@ -98,73 +100,99 @@ def samples_of_windows(index: ShardIndex, windows: WindowList) -> np.ndarray:
     return samples
 
 
-def extract_windows(
-    state: dict[str, Any],
-    index: ShardIndex,
-    windows: WindowList,
-    layers: Sequence[str],
-    *,
-    device: torch.device,
-    batch_size: int,
-    settings: LoaderSettings | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Run the checkpoint's network over the clips of windows: 16 frames each, whatever it was trained on.
+class WindowExtraction(PartedExtraction):
+    """Features of windows: 16 frames of each, whatever the network was trained on; a part so many of one length.
+
+    A row is a window: its key, and the video, label and side of the split that it is of. Rows come by length, then as
+    the windows are listed.
 
     Args:
         state: Of a checkpoint.
         layers: Names as `take_layers` has them.
-        batch_size: Clips at a time.
-        on_batch: Told (batches done, batches in all).
-
-    Returns:
-        By layer, float16 [W, D], and whether each window could be decoded, bool [W]; the others have zeros.
+        out: The feature file.
 
     Raises:
-        ValueError: There are no windows, or the shards lack videos or frames of them, or the network a layer.
+        ValueError: There are no windows, the shards lack videos or frames of them, or the network takes other clips.
     """
-    if not len(windows):
-        raise ValueError("windows: there are none; videos of fewer than 16 frames have none")
-    config, samples = from_dict(state["config"]), samples_of_windows(index, windows)
-    check_clip(config.model.name, num_frames=WINDOW_CLIP, crop_size=config.clip.crop_size)
-    model = build_model(config.model, num_classes=len(state["classes"]))
-    model.load_state_dict(state["model"])
-    channels_last(model).to(device).eval()
-    plans = []
-    for length in np.unique(windows.lengths).tolist():
-        rows = np.flatnonzero(windows.lengths == length)
-        spec = replace(config.clip, num_frames=WINDOW_CLIP, frame_stride=length // WINDOW_CLIP)
-        starts = windows.frames[rows, 0]
-        plans.append((rows, WindowPlan(index, samples[rows], starts, spec, global_batch_size=batch_size)))
-    total, done = sum(plan.num_steps for _, plan in plans), 0
-    features: dict[str, np.ndarray] = {}
-    readable = np.zeros(len(windows), bool)
-    for rows, plan in plans:
-        loader = ClipLoader(index, plan, device=device, settings=settings, mean=config.mean, std=config.std)
-        with loader, torch.no_grad():
-            for batch in loader:
-                real = np.flatnonzero(batch.weights.cpu().numpy())  # sync
-                places = rows[batch.step * batch_size + real]
-                with autocast(device):
-                    found = take_layers(model, batch.clips, layers)
-                for name, values in found.items():
-                    flat = values.flatten(1).float().cpu().numpy()[real].astype(np.float16)  # [n, D]; sync
-                    whole = features.setdefault(name, np.zeros((len(windows), flat.shape[1]), np.float16))
-                    whole[places] = flat
-                readable[places] = True
-                done += 1
-                if on_batch is not None:
-                    on_batch(done, total)
-    return features, readable
+
+    def __init__(
+        self,
+        state: dict[str, Any],
+        index: ShardIndex,
+        windows: WindowList,
+        layers: Sequence[str],
+        *,
+        out: Path,
+        device: torch.device,
+        dtype: str = "float16",
+        windows_per_part: int = 1024,
+    ) -> None:
+        if not len(windows):
+            raise ValueError("windows: there are none; videos of fewer than 16 frames have none")
+        config = from_dict(state["config"])
+        check_clip(config.model.name, num_frames=WINDOW_CLIP, crop_size=config.clip.crop_size)
+        self.windows, self.samples = windows, samples_of_windows(index, windows)
+        self.parts = cut_windows(windows.lengths, windows_per_part=windows_per_part)
+        about = describe_run(state, index, device=device) | {
+            "windows": hashlib.sha256("\n".join(windows.keys).encode()).hexdigest(),
+            "clip": asdict(config.clip) | {"num_frames": WINDOW_CLIP, "frame_stride": f"window / {WINDOW_CLIP}"},
+            "layers": list(layers),
+            "dtype": dtype,
+            "per_clip": True,
+            "windows_per_part": windows_per_part,
+        }
+        super().__init__(state, index, about=about, num_parts=len(self.parts), out=out, device=device)
+
+    def plan_of(self, part: int, *, batch_size: int) -> WindowPlan:
+        """The clips of a part's windows."""
+        rows = self.parts[part]
+        stride = int(self.windows.lengths[rows[0]]) // WINDOW_CLIP
+        spec = replace(self.config.clip, num_frames=WINDOW_CLIP, frame_stride=stride)
+        starts = self.windows.frames[rows, 0]
+        return WindowPlan(self.index, self.samples[rows], starts, spec, global_batch_size=batch_size)
+
+    def rows_of(self, part: int) -> "WindowRows":
+        """Their rows."""
+        rows = self.parts[part]
+        return WindowRows(self.index, self.samples[rows], self.windows.take(rows))
 
 
-def write_features(path: Path, keys: Sequence[str], features: dict[str, np.ndarray]) -> None:
-    """`keys` and `layer/NAME` as .npz; `path` always holds a whole file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        arrays = {f"layer/{name}": values for name, values in features.items()}
-        np.savez(file, keys=np.array(keys, np.str_), **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+class WindowRows:
+    """Takes in the batches of one part and makes a row of each window that could be decoded.
+
+    Args:
+        samples: Row of the index of each window, int64 [W].
+        windows: All of one length.
+    """
+
+    def __init__(self, index: ShardIndex, samples: np.ndarray, windows: WindowList) -> None:
+        self._clips, self._windows = PartFeatures(index, np.unique(samples), per_clip=True), windows
+
+    def add(self, batch: Batch, layers: dict[str, Tensor]) -> None:
+        """Count one batch: layers [N, …] of its clips; those with weight 0 are left out."""
+        self._clips.add(batch, layers)
+
+    def finish(self, about: dict[str, Any], *, dtype: str) -> Features:
+        """The rows; the keys of windows without one are `unreadable`.
+
+        Raises:
+            ValueError: A feature is not finite, or too large for `dtype`.
+        """
+        made = self._clips.finish(about, dtype=dtype)
+        videos = np.array([Path(source).stem for source in made.sources.tolist()], np.str_)
+        frames = made.starts[:, None] + np.array([0, self._windows.lengths[0]])  # [R, 2]
+        keys = WindowList(videos, frames, np.ones(len(videos))).keys
+        lost = sorted({*self._windows.keys} - {*keys})
+        return replace(made, keys=np.array(keys, np.str_), unreadable=np.array(lost, np.str_))
+
+
+def cut_windows(lengths: np.ndarray, *, windows_per_part: int) -> list[np.ndarray]:
+    """Rows of so many windows of one length at a time, int64 [w] each; shorter windows first.
+
+    >>> [rows.tolist() for rows in cut_windows(np.array([16, 32, 16, 16]), windows_per_part=2)]
+    [[0, 2], [3], [1]]
+    """
+    by_length = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+    return [
+        rows[first : first + windows_per_part] for rows in by_length for first in range(0, len(rows), windows_per_part)
+    ]

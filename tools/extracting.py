@@ -1,0 +1,46 @@
+"""What the commands that extract features share: a run over all processes, and the names of the files."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.loader import LoaderSettings
+from tools.terminal import progress
+from train.evaluation.features.files import file_kind
+from train.evaluation.features.parted import PartedExtraction
+from train.ranks import Ranks, process_group
+
+SUFFIXES = (".npz", ".parquet")
+
+
+def check_out(out: Path) -> None:
+    """Refuse a feature file that could not be written, before the work.
+
+    Raises:
+        click.UsageError: Its name ends in something else.
+        FeatureError: It wants a package that is not installed.
+    """
+    if out.suffix not in SUFFIXES:
+        raise click.UsageError(f"--out: {out} must end in {' or '.join(SUFFIXES)}")
+    file_kind(out)
+
+
+def make_features(extraction: PartedExtraction, ranks: Ranks, *, batch_size: int, num_threads: int) -> bool:
+    """Make the file, all processes together; a collective.
+
+    Returns:
+        False where it was there already, made in the same way.
+    """
+    if extraction.is_made(extraction.out):
+        return False
+    with process_group(ranks), progress("extracting", quiet=not ranks.is_main) as tell:
+        extraction.extract(
+            ranks,
+            batch_size=batch_size,
+            settings=LoaderSettings(num_threads=num_threads),
+            on_batch=lambda done, total: tell(done, total, "batches"),
+        )
+        ranks.gather(None)  # collective: all parts are there
+    if ranks.is_main:
+        extraction.merge()
+    return True

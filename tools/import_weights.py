@@ -1,0 +1,110 @@
+"""Weights of others as a checkpoint: torchvision's video networks, or the authors' caffe networks."""
+
+import json
+import sys
+from pathlib import Path
+
+if not __package__:  # started by path: look in the checkout, not in tools/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import click
+
+from pipeline.clip import per_channel
+from tools.terminal import Failed
+from train.checkpoint import save_checkpoint
+from train.config import TrainConfig, from_dict
+from train.importing import SOURCES, import_weights, read_classes, trained_on
+
+EPILOG = """\b
+Examples:
+  python tools/import_weights.py --from torchvision r3d_18-b3b3357e.pth --model r3d_18 --classes kinetics400.txt \\
+    --out weights/r3d_18.pt
+  python tools/import_weights.py --from caffe res3d-sports1m.npz --model res3d18 --out weights/res3d18.pt
+  python tools/extract_features.py --checkpoint weights/res3d18.pt --data shards/ucf101 --out features/ucf101.npz
+\b
+torchvision: r3d_18, mc3_18, r2plus1d_18, a .pth with the state dict; 16 frames at stride 2, which for videos of 30
+frames/s are the 15 frames/s they were trained on. caffe: res3d10 … res3d34 and c3d, an .npz that
+train/models/convert.py says how to write; Res3D 8 frames at stride 2, C3D 16 at stride 1, pixels minus 128. C3D was
+trained on pixels minus a mean clip, which no checkpoint holds: --mean with its mean colour comes closer than 128.
+train/main.py --init-from, tools/evaluate.py and tools/extract_features.py take the checkpoint; it cannot be resumed.
+"""
+
+IN_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUT_FILE = click.Path(dir_okay=False, path_type=Path)
+MODELS = list(dict.fromkeys(model for models in SOURCES.values() for model in models))
+
+
+@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.argument("weights", metavar="FILE", type=IN_FILE)
+@click.option("--from", "source", required=True, type=click.Choice(list(SOURCES)), help="Whose weights.")
+@click.option("--model", required=True, type=click.Choice(MODELS), help="Network that they are of.")
+@click.option("--classes", "classes_path", type=IN_FILE, help="Names, one a line.  [default: class_000, class_001, …]")
+@click.option("--mean", nargs=3, type=float, metavar="R G B", help="Of the pixels, 0 to 255.  [default: the source's]")
+@click.option("--std", nargs=3, type=float, metavar="R G B", help="What they were divided by.  [default: the source's]")
+@click.option("--out", required=True, type=OUT_FILE, help="The checkpoint to write.")
+@click.option("--json", "json_path", type=OUT_FILE, help="Write what is in it here.")
+def main(
+    *,
+    weights: Path,
+    source: str,
+    model: str,
+    classes_path: Path | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    out: Path,
+    json_path: Path | None,
+) -> None:
+    """Weights of others as a checkpoint: torchvision's video networks, or the authors' caffe networks."""
+    if out.exists():
+        raise click.UsageError(f"--out: {out} is there already; choose another name or remove it")
+    try:
+        note = trained_on(source, model).note
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        classes = read_classes(classes_path) if classes_path is not None else None
+        state = import_weights(weights, source=source, model=model, classes=classes, mean=mean, std=std)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(out, state)
+    except (ValueError, OSError) as error:
+        raise Failed(str(error)) from None
+    summary = summarise(state, weights=weights, out=out)
+    for line in summary_lines(summary, from_dict(state["config"])):
+        click.echo(line)
+    if note:
+        click.echo(f"note: {note}")
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(summary | {"note": note}, indent=1) + "\n", encoding="utf-8")
+
+
+def summarise(state: dict, *, weights: Path, out: Path) -> dict:
+    """What a checkpoint holds, but for the weights themselves."""
+    config = state["config"]
+    return {
+        "weights": str(weights),
+        "sha256": state["data"]["fingerprint"],
+        "checkpoint": str(out),
+        "model": config["model"],
+        "clip": config["clip"],
+        "mean": config["mean"],
+        "std": config["std"],
+        "classes": state["classes"],
+    }
+
+
+def summary_lines(summary: dict, config: TrainConfig) -> list[str]:
+    """What was written, aligned."""
+    classes, clip = summary["classes"], config.clip
+    mean, std = (" ".join(f"{value:.2f}" for value in per_channel(values)) for values in (config.mean, config.std))
+    return [
+        f"weights     {config.model.name} of width {config.model.width}, {summary['weights']}",
+        f"classes     {len(classes)}: {', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}",
+        f"clips       {clip.num_frames} frames at stride {clip.frame_stride}, {clip.crop_size} pixels",
+        f"pixels      (R G B - {mean}) / {std}",
+        f"checkpoint  {summary['checkpoint']}",
+    ]
+
+
+if __name__ == "__main__":
+    main()
