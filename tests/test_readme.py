@@ -15,11 +15,12 @@ COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL
 IN_TEXT = [c for c in re.findall(r"`((?:python|torchrun|make|source) [^`]+)`", README) if c not in COMMANDS]
 
 # What a test adds to a command, for a few steps of a small batch in place of days.
-SHORT = " --steps 2 --batch-size 4 --eval-every 0 --eval-clips 1"
+SHORT = " --steps 2 --batch-size 4 --eval-every 0 --eval-clips 1 --log-every 1"
 ADDED = {
     "torchrun train/main.py": SHORT,
     "python train/main.py": SHORT,
     "python tools/bench_loader.py": " --batches 1 --repeats 1 --batch-size 2",
+    "python tools/study.py": " --list",  # tests/tools/test_study.py runs it
     "make test": " TESTS=tests/pipeline/test_clip.py",
 }
 ADDED["make demo"] = " DEMO_VIDEOS=4 DEMO_STEPS=2"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,18 @@ from train.precision import autocast
 from train.ranks import Ranks
 
 
+class SampleScores(NamedTuple):
+    """Of S samples over their views.
+
+    Attributes:
+        probabilities: float32 [S, K], mean softmax; NaN without any view.
+        votes: int64 [S, K], views by their likeliest class.
+    """
+
+    probabilities: np.ndarray
+    votes: np.ndarray
+
+
 class ViewScores:
     """Sums the softmax of every sample's views, on this rank; `reduce` adds the ranks up.
 
@@ -30,6 +42,7 @@ class ViewScores:
         self.samples = np.sort(samples)
         self.num_views = num_views
         self.sums = torch.zeros(len(samples), num_classes)  # [S, K]
+        self.votes = torch.zeros(len(samples), num_classes, dtype=torch.int64)  # [S, K], of each view for its class
         self.num_seen = torch.zeros(len(samples), dtype=torch.int64)  # [S]
 
     def add(self, logits: Tensor, *, samples: np.ndarray, weights: Tensor) -> None:
@@ -38,12 +51,13 @@ class ViewScores:
         probabilities = logits.float().softmax(dim=1).cpu()[real]
         rows = torch.from_numpy(np.searchsorted(self.samples, samples))[real]
         self.sums.index_add_(0, rows, probabilities)
+        self.votes.index_put_((rows, probabilities.argmax(dim=1)), torch.ones_like(rows), accumulate=True)
         self.num_seen.index_add_(0, rows, torch.ones_like(rows))
 
-    def reduce(self, ranks: Ranks) -> np.ndarray:
-        """Mean softmax of every sample over its views and all ranks: float32 [S, K], rows in ascending order.
+    def reduce(self, ranks: Ranks) -> SampleScores:
+        """The scores of every sample over its views and all ranks; rows in ascending order.
 
-        A view that cannot be decoded has weight 0 and is left out; without any view the row is NaN.
+        A view that cannot be decoded has weight 0 and is left out.
 
         Raises:
             RuntimeError: Some sample was scored more than `num_views` times.
@@ -55,7 +69,8 @@ class ViewScores:
                 f"evaluation: sample {self.samples[row]} was scored {int(num_seen[row])} times instead of "
                 f"{self.num_views}"
             )
-        return (ranks.sum(self.sums).cpu() / num_seen[:, None]).numpy()  # collective; 0 / 0 is NaN
+        means = ranks.sum(self.sums).cpu() / num_seen[:, None]  # collective; 0 / 0 is NaN
+        return SampleScores(means.numpy(), ranks.sum(self.votes).cpu().numpy())  # collective
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ class VideoScores:
         keys, videos: Per video the key of its first sample and its source path, V.
         labels: int64 [V].
         probabilities: float32 [V, K], softmax averaged over all clips of the video.
+        votes: int64 [V, K], clips of the video by their likeliest class.
         clip_labels, clip_predicted: int64 [S], of each sample's centre clip alone.
         clips_per_video: Clips averaged for a video, at most.
         num_unreadable: Samples left out because no clip of theirs could be decoded.
@@ -77,6 +93,7 @@ class VideoScores:
     videos: list[str]
     labels: np.ndarray
     probabilities: np.ndarray
+    votes: np.ndarray
     clip_labels: np.ndarray
     clip_predicted: np.ndarray
     clips_per_video: int
@@ -86,6 +103,16 @@ class VideoScores:
     def clip_at_1(self) -> float:
         """Share of centre clips whose likeliest class is right."""
         return float((self.clip_labels == self.clip_predicted).mean())
+
+    @property
+    def num_clips_right(self) -> np.ndarray:
+        """Clips of each video whose likeliest class is right, int64 [V]."""
+        return self.votes[np.arange(len(self.labels)), self.labels]
+
+    @property
+    def all_clips_at_1(self) -> float:
+        """Share of all clips, the centre one and the others, whose likeliest class is right."""
+        return float(self.num_clips_right.sum() / self.votes.sum())
 
     @property
     def video_at_1(self) -> float:
@@ -125,6 +152,7 @@ class VideoScores:
         """The numbers of the last lines of a run; accuracies 0…1."""
         return {
             "clip_at_1": self.clip_at_1,
+            "all_clips_at_1": self.all_clips_at_1,
             "video_at_1": self.video_at_1,
             "video_at_5": self.video_at_5,
             "chance": self.chance,
@@ -135,7 +163,7 @@ class VideoScores:
         }
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Per video its key, source, label, prediction and the five likeliest classes, as names."""
+        """Per video its key, source, label, prediction and the five likeliest classes, as names; and its clips."""
         return [
             {
                 "key": key,
@@ -143,9 +171,17 @@ class VideoScores:
                 "label": self.classes[label],
                 "predicted": self.classes[order[0]],
                 "top5": {self.classes[k]: round(float(row[k]), 6) for k in order[:5]},
+                "num_clips": int(votes.sum()),
+                "num_clips_right": int(votes[label]),
             }
-            for key, video, label, order, row in zip(
-                self.keys, self.videos, self.labels, self.ranking, self.probabilities, strict=True
+            for key, video, label, order, row, votes in zip(
+                self.keys,
+                self.videos,
+                self.labels,
+                self.ranking,
+                self.probabilities,
+                self.votes,
+                strict=True,
             )
         ]
 
@@ -154,38 +190,40 @@ def combine(
     index: ShardIndex,
     samples: np.ndarray,
     *,
-    probabilities: np.ndarray,
-    centre_probabilities: np.ndarray,
+    scores: SampleScores,
+    centre: SampleScores,
     num_views: int,
 ) -> VideoScores:
     """Average the samples of each video, which are those with the same source.
 
     Args:
         samples: int64 [S], ascending.
-        probabilities, centre_probabilities: float32 [S, K], mean over the views; of the centre view.
-        num_views: Clips of each sample in `probabilities`.
+        scores, centre: Of all views, and of the centre view alone.
+        num_views: Clips of each sample in `scores`.
 
     Raises:
         ValueError: Not one sample could be decoded.
     """
-    readable = np.isfinite(probabilities).all(axis=1) & np.isfinite(centre_probabilities).all(axis=1)
+    readable = np.isfinite(scores.probabilities).all(axis=1) & np.isfinite(centre.probabilities).all(axis=1)
     num_unreadable = int((~readable).sum())
     if num_unreadable == len(samples):
         raise ValueError(f"{index.name}: none of the {len(samples)} samples could be scored; run tools/check_shards.py")
-    samples, probabilities = samples[readable], probabilities[readable]
-    centre_probabilities = centre_probabilities[readable]
+    samples, probabilities = samples[readable], scores.probabilities[readable]
     videos, first, video_of = np.unique(index.sources[samples], return_index=True, return_inverse=True)
     num_samples = np.bincount(video_of)  # [V]
     sums = np.zeros((len(videos), probabilities.shape[1]), np.float64)
     np.add.at(sums, video_of, probabilities)
+    votes = np.zeros(sums.shape, np.int64)
+    np.add.at(votes, video_of, scores.votes[readable])
     return VideoScores(
         classes=list(index.classes),
         keys=[index.key(row) for row in samples[first]],
         videos=[index.source(row) for row in samples[first]],
         labels=index.labels[samples[first]].astype(np.int64),
         probabilities=(sums / num_samples[:, None]).astype(np.float32),
+        votes=votes,
         clip_labels=index.labels[samples].astype(np.int64),
-        clip_predicted=centre_probabilities.argmax(axis=1),
+        clip_predicted=centre.probabilities[readable].argmax(axis=1),
         clips_per_video=int(num_samples.max()) * num_views,
         num_unreadable=num_unreadable,
     )
@@ -206,8 +244,8 @@ def evaluate(
     num_clips: int,
     global_batch_size: int,
     ranks: Ranks,
-    mean: float = 128.0,
-    std: float = 1.0,
+    mean: float | tuple[float, ...] = 128.0,
+    std: float | tuple[float, ...] = 1.0,
     settings: LoaderSettings | None = None,
     interrupted: Callable[[], bool] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
@@ -233,7 +271,7 @@ def evaluate(
     plans = [EvalPlan(index, samples, clip, global_batch_size=global_batch_size, num_views=views) for views in passes]
     total, done = sum(plan.num_steps for plan in plans), 0
     model.eval()
-    means = []
+    found = []
     for plan in plans:
         scores = ViewScores(samples, num_views=plan.num_views, num_classes=len(index.classes))
         loader = ClipLoader(
@@ -250,5 +288,5 @@ def evaluate(
                 done += 1
                 if on_batch is not None:
                     on_batch(done, total)
-        means.append(scores.reduce(ranks))
-    return combine(index, samples, probabilities=means[-1], centre_probabilities=means[0], num_views=num_views)
+        found.append(scores.reduce(ranks))
+    return combine(index, samples, scores=found[-1], centre=found[0], num_views=num_views)

@@ -1,0 +1,146 @@
+"""Pictures of a study: filters of the first convolution, learning curves, accuracy against cost."""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # started by path: look in the checkout, not in tools/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threads-that-wait-sleep.md
+
+import click
+
+from tools.bench.measure import BenchError
+from tools.figures.cost import draw_cost, pareto_front, read_points
+from tools.figures.curves import Along, default_window, draw_curves
+from tools.figures.filter_page import animate_filters, draw_filters
+from tools.figures.filters import read_filters
+from tools.figures.runs import read_run, summarise
+from tools.terminal import Failed, progress
+
+EPILOG = """\b
+Examples:
+  python tools/draw_figures.py filters --checkpoint runs/3d/latest.pt --checkpoint runs/2d/latest.pt --out filters.png
+  python tools/draw_figures.py filters --checkpoint runs/3d/latest.pt --out filters.png --animate filters.gif
+  python tools/draw_figures.py curves runs/3d runs/2d --x clips --out curves.png
+  python tools/draw_figures.py cost study/table3.csv --out cost.png
+\b
+filters: conv1 as in Figure 2 of arXiv:1708.05038, a block a checkpoint, a filter's slices in time side by side.
+curves: training loss and clip@1 of run folders, also of runs that still go on.
+cost: clip accuracy against multiply-adds; the table has the columns row, parameters, multiply_adds, clip_accuracy
+and clip_accuracy_spread, accuracies in per cent; rows without an accuracy are left out.
+Needs matplotlib: pip install -e ".[bench]".
+"""
+
+SHOW = {"max_content_width": 110, "show_default": True}
+OUT_FILE = click.Path(dir_okay=False, path_type=Path)
+ERRORS = (ValueError, OSError, BenchError)
+OUT = click.option("--out", required=True, type=OUT_FILE, help="The .png to write.")
+TITLE = click.option("--title", help="Above the picture.  [default: says what is shown]")
+JSON = click.option("--json", "json_path", type=OUT_FILE, help="Write the numbers shown here.")
+
+
+@click.group(context_settings=SHOW, epilog=EPILOG)
+def main() -> None:
+    """Pictures of a study: filters of the first convolution, learning curves, accuracy against cost."""
+
+
+@main.command("filters")
+@click.option(
+    "--checkpoint", "checkpoints", required=True, multiple=True, type=click.Path(path_type=Path),
+    help="A .pt file of a run; repeat for several blocks.",
+)  # fmt: skip
+@OUT
+@click.option("--animate", type=OUT_FILE, help="Write a .gif too: one slice in time after the other.")
+@TITLE
+@JSON
+def filters_command(
+    *, checkpoints: tuple[Path, ...], out: Path, animate: Path | None, title: str | None, json_path: Path | None
+) -> None:
+    """Filters of conv1: of 3D networks every slice in time, of R(2+1)D those in space."""
+    check_suffix("--out", out, suffix=".png")
+    check_suffix("--animate", animate, suffix=".gif")
+    title = title or "Filters of conv1"
+    try:
+        networks = []
+        with progress("reading") as tell:
+            for done, path in enumerate(checkpoints, start=1):
+                networks.append(read_filters(path))
+                tell(done, len(checkpoints), "checkpoints")
+        draw_filters(out, networks, title=title)
+        if animate is not None:
+            animate_filters(animate, networks, title=title)
+    except ERRORS as error:
+        raise Failed(str(error)) from None
+    for filters in networks:
+        shape = "×".join(str(size) for size in filters.weight.shape)
+        click.echo(f"{filters.checkpoint}  {filters.model}  {filters.layer}  {shape}")
+    report(out, animate, json_path, [filters.summary() for filters in networks])
+
+
+@main.command("curves")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@OUT
+@click.option("--x", default="steps", type=click.Choice(["steps", "clips"]), help="Horizontal axis.")
+@click.option("--smooth", type=click.IntRange(1), help="Steps of the mean loss.  [default: a 50th of the longest run]")
+@TITLE
+@JSON
+def curves_command(
+    *, runs: tuple[Path, ...], out: Path, x: Along, smooth: int | None, title: str | None, json_path: Path | None
+) -> None:
+    """Training loss and clip@1 of run folders."""
+    check_suffix("--out", out, suffix=".png")
+    try:
+        found = [read_run(folder) for folder in runs]
+        window = smooth or default_window(found)
+        draw_curves(out, found, title=title or "Learning curves", x=x, window=window)
+    except ERRORS as error:
+        raise Failed(str(error)) from None
+    numbers = summarise(found, window=window)
+    for run in numbers:
+        accuracy = "not evaluated yet" if run["clip_at_1"] is None else f"clip@1 {run['clip_at_1']:.1%}"
+        click.echo(f"{run['name']}  step {run['step']}  loss {run['loss']:.3f}  {accuracy}")
+    report(out, None, json_path, numbers)
+
+
+@main.command("cost")
+@click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@OUT
+@TITLE
+@JSON
+def cost_command(*, table: Path, out: Path, title: str | None, json_path: Path | None) -> None:
+    """Clip accuracy against multiply-adds; a point's area is its parameters."""
+    check_suffix("--out", out, suffix=".png")
+    try:
+        points = read_points(table)
+        draw_cost(out, points, title=title or "What accuracy costs")
+    except ERRORS as error:
+        raise Failed(str(error)) from None
+    front = pareto_front(points)
+    click.echo(f"{len(points)} networks; on the Pareto front: {', '.join(point.name for point in front)}")
+    report(out, None, json_path, [asdict(point) | {"on_front": point in front} for point in points])
+
+
+def check_suffix(option: str, path: Path | None, *, suffix: str) -> None:
+    """Another kind of file is wrong usage."""
+    if path is not None and path.suffix != suffix:
+        raise click.UsageError(f"{option}: {path} must end in {suffix}")
+
+
+def report(out: Path, animation: Path | None, json_path: Path | None, numbers: list[dict[str, Any]]) -> None:
+    """Where the files are; the numbers as JSON."""
+    click.echo(f"picture    {out}")
+    if animation is not None:
+        click.echo(f"animation  {animation}")
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+        click.echo(f"numbers    {json_path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pictures for readers of a study: accuracy against cost, learning curves, filters of the first convolution."""

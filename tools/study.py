@@ -1,0 +1,300 @@
+"""The paper's architecture study: Tables 3 to 7 from a folder of shards, with a verdict on each claim."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # started by path: look in the checkout, not in tools/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import click
+import torch
+
+from pipeline.shard import ShardIndex, open_index
+from pipeline.shard_writer import to_json, write_atomically
+from tools.bench.chart import load_matplotlib
+from tools.bench.machine import machine, machine_lines
+from tools.bench.measure import BenchError
+from tools.bench.options import Numbers
+from tools.study_pool import Pool, Slot
+from tools.study_report import Findings, table_lines, write_report
+from tools.terminal import Failed, progress
+from train.study.results import RowScores, groups_of, is_done, read_scores
+from train.study.runs import StudyRun, StudySettings, is_enlarged, plan_run, unique_runs
+from train.study.tables import TABLES
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets networks that it can train; None is the paper's
+    "cuda": {"batch_size": None, "size": 112, "width_scale": 1.0, "seeds": 3},
+    "cpu": {"batch_size": 8, "size": 56, "width_scale": 0.125, "seeds": 1},
+}
+STUDY = "study.json"
+
+EPILOG = """\b
+Examples:
+  python tools/study.py --data shards/ucf101 --out runs/study
+  python tools/study.py --tables 3,4 --data shards/ucf101 --steps 3000 --seeds 3 --out runs/study
+  python tools/study.py --tables 5 --data shards/ucf101 --data shards/ucf101-256 --steps 30 --out runs/resolution
+\b
+Without --steps, --batch-size, --lr, --size and --width-scale, and on a GPU, this is the paper's protocol: 90,000 steps
+of 20 clips, from scratch, split 1. On a CPU networks and pictures are smaller, and the report says so.
+Every run is train/main.py and tools/evaluate.py in a folder of its own; its log.txt has the two commands. The same
+study command goes on where it was stopped or killed, and may have more tables and more seeds.
+Table 5 needs frames of 256 pixels: give shards of several stored sizes; smaller frames are enlarged, with a note.
+"""
+
+
+@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.option(
+    "--data",
+    "folders",
+    required=True,
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of shards; again for the same videos at another stored size.",
+)
+@click.option(
+    "--out",
+    default=Path("runs/study"),
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the study: its runs, tables and pictures.",
+)
+@click.option("--tables", default="3,4,5,6,7", type=Numbers(), help="Which of the paper's tables.")
+@click.option("--steps", type=click.IntRange(1), help="Of every run; the schedule keeps its shape.  [default: 90000]")
+@click.option("--seeds", type=click.IntRange(1), help="Runs of each row.  [default: 3; on a CPU 1]")
+@click.option("--batch-size", type=click.IntRange(1), help="Clips of a step.  [default: 20; on a CPU 8]")
+@click.option("--lr", type=float, help="Base learning rate; nothing rescales it.  [default: 0.01]")
+@click.option(
+    "--size",
+    type=click.IntRange(16),
+    help="Crop in pixels where the paper has 112; the other sizes follow.  [default: 112; on a CPU 56]",
+)
+@click.option(
+    "--width-scale",
+    type=click.FloatRange(0, min_open=True),
+    help="Channels, as a part of the paper's.  [default: 1; on a CPU 0.125]",
+)
+@click.option("--flip/--no-flip", default=True, help="Mirror half of the training clips.")
+@click.option("--split", help="Split of the dataset.  [default: 1, else its first]")
+@click.option("--clips", default=10, type=click.IntRange(1), help="Of each test video; all are scored.")
+@click.option("--jobs", type=click.IntRange(1), help="Runs at a time.  [default: one a GPU; on a CPU 1]")
+@click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads of a run.")
+@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
+@click.option("--list", "only_list", is_flag=True, help="List the runs and whether they are done; run nothing.")
+@click.option("--report", "only_report", is_flag=True, help="Tables and pictures of what is done; run nothing.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def main(
+    *,
+    folders: tuple[Path, ...],
+    out: Path,
+    tables: tuple[int, ...],
+    seeds: int | None,
+    jobs: int | None,
+    num_threads: int,
+    device: str,
+    only_list: bool,
+    only_report: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Run the paper's architecture study, Tables 3 to 7, and say which of its claims are seen."""
+    if unknown := sorted(set(tables) - set(TABLES)):
+        raise click.UsageError(f"--tables: {unknown[0]} is not among {', '.join(map(str, TABLES))}")
+    try:
+        load_matplotlib()  # fails here, not after the work
+        load_scipy()
+        kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+        indexes = [open_index(folder.resolve()) for folder in folders]
+        check_same_videos(indexes)
+        settings = settings_of(options, indexes[0], kind=kind)
+        num_seeds = seeds or DEFAULTS[kind]["seeds"]
+        numbers = [number for number in TABLES if number in tables]
+        planned = {
+            (number, row.name, seed): plan_run(row, seed=seed, settings=settings, indexes=indexes)
+            for number in numbers
+            for row in TABLES[number].rows
+            for seed in range(num_seeds)
+        }
+        runs = unique_runs(list(planned.values()))
+        out = out.resolve()
+        if only_list:
+            for line in list_lines(runs, out):
+                click.echo(line)
+            return
+        check_same_study(out, settings, indexes)
+        failures = []
+        if not only_report:
+            slots = slots_of(kind, jobs=jobs, num_threads=num_threads)
+            failures = work(runs, Pool(out, clips=settings.clips, checkout=CHECKOUT, slots=slots), quiet=quiet)
+        findings = collect(planned, numbers, settings, indexes, out=out)
+        write_report(out, findings)
+    except (ValueError, OSError, BenchError) as error:
+        raise Failed(str(error)) from None
+    for number in numbers:
+        for line in table_lines(number, findings):
+            click.echo(line)
+        click.echo("")
+    for line in [f"note: {note}" for note in findings.notes]:
+        click.echo(line)
+    click.echo(f"report {out / 'study.md'}")
+    if failures:
+        raise Failed(f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}")
+
+
+def load_scipy() -> None:
+    """
+    Raises:
+        BenchError: It is not installed.
+    """
+    try:
+        import scipy.stats  # noqa: F401
+    except ImportError:
+        raise BenchError('scipy is not installed; pip install "res3d-video[bench,features]"') from None
+
+
+def settings_of(options: dict[str, Any], index: ShardIndex, *, kind: str) -> StudySettings:
+    """The command line with this device's defaults."""
+    given = {name: value for name, value in options.items() if value is not None}
+    given.setdefault("split", "1" if "1" in index.split_names else index.split_names[0])
+    reduced = {name: value for name, value in DEFAULTS[kind].items() if name != "seeds"}
+    return replace(StudySettings(), **{**reduced, **given})
+
+
+def check_same_videos(indexes: Sequence[ShardIndex]) -> None:
+    """
+    Raises:
+        ValueError: The folders hold different datasets.
+    """
+    first = indexes[0]
+    for other in indexes[1:]:
+        if (other.name, other.classes, other.num_samples) != (first.name, first.classes, first.num_samples):
+            raise ValueError(f"{other.data_dir}: not the videos of {first.data_dir}; give one dataset at several sizes")
+
+
+def check_same_study(out: Path, settings: StudySettings, indexes: Sequence[ShardIndex]) -> None:
+    """Begin a study, or make sure that the one in this folder is the same; tables and seeds may be added.
+
+    Raises:
+        ValueError: It has other settings or shards.
+    """
+    described, shards = settings.describe(), sorted(index.fingerprint for index in indexes)
+    path = out / STUDY
+    if not path.is_file():
+        write_atomically(path, to_json({"settings": described, "shards": shards}))
+        return
+    try:
+        before = json.loads(path.read_bytes())
+        differing = [name for name, value in described.items() if before["settings"].get(name) != value]
+        differing += [] if before["shards"] == shards else ["shards"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path}: not a study; choose another --out") from None
+    if differing:
+        was = before["settings"].get(differing[0], "other ones")
+        raise ValueError(f"{out}: holds a study with another {differing[0]} ({was}); choose another --out")
+
+
+def slots_of(kind: str, *, jobs: int | None, num_threads: int) -> list[Slot]:
+    """Where runs can go: a GPU each, or some at a time on the CPUs, which share them."""
+    if kind == "cuda":
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        names = gpus.split(",")
+        chosen = [names[i % len(names)] for i in range(jobs or len(names))]
+        return [Slot({"CUDA_VISIBLE_DEVICES": gpu}, "cuda", num_threads) for gpu in chosen]
+    jobs = jobs or 1
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    return [Slot({"OMP_NUM_THREADS": str(threads)}, "cpu", num_threads)] * jobs
+
+
+def list_lines(runs: Sequence[StudyRun], out: Path) -> list[str]:
+    """A line a run, and their number."""
+    done = [is_done(out, run) for run in runs]
+    lines = [f"{'done' if d else 'to do':5}  {run.folder}" for run, d in zip(runs, done, strict=True)]
+    steps = sum(run.config.steps for run, d in zip(runs, done, strict=True) if not d)
+    return [*lines, f"{len(runs)} runs, {len(runs) - sum(done)} to do, {steps:,} steps"]
+
+
+def work(runs: Sequence[StudyRun], pool: Pool, *, quiet: bool) -> list[str]:
+    """Do the runs that are not done; reasons of those that failed.
+
+    Raises:
+        Failed: Interrupted; the trainings have saved by then.
+    """
+    failures: list[str] = []
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with progress("runs", quiet=quiet) as tell:
+            ended = pool.work(runs, say=lambda line: click.echo(line, err=True))
+            for num_done, finished in enumerate(ended, start=1):
+                if finished.failed is not None:
+                    failures.append(finished.failed)
+                    click.echo(f"failed: {finished.failed}", err=True)
+                tell(num_done, len(runs), f"{finished.run.folder}, {len(failures)} failed")
+    except KeyboardInterrupt:
+        raise Failed("interrupted; the runs have saved, and the same command goes on") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return failures
+
+
+def collect(
+    planned: dict[tuple[int, str, int], StudyRun],
+    numbers: Sequence[int],
+    settings: StudySettings,
+    indexes: Sequence[ShardIndex],
+    *,
+    out: Path,
+) -> Findings:
+    """Everything that is done, for the report."""
+    groups = groups_of(indexes[0], settings.split)
+    rows: dict[int, dict[str, RowScores]] = {number: {} for number in numbers}
+    for number in numbers:
+        for row in TABLES[number].rows:
+            runs = [run for (n, name, _), run in planned.items() if (n, name) == (number, row.name)]
+            scores = tuple(read_scores(out, run, groups=groups) for run in runs if is_done(out, run))
+            if scores:
+                rows[number][row.name] = RowScores(row, runs[0].parameters, runs[0].multiply_adds, scores)
+    first = {key: out / run.folder for key, run in planned.items() if key[2] == 0 and is_done(out, run)}
+    folders = {number: [folder for key, folder in first.items() if key[0] == number] for number in numbers}
+    some = next((scores.runs[0] for table in rows.values() for scores in table.values()), None)
+    config = next(iter(planned.values())).config
+    facts = machine("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
+    about = [
+        f"{indexes[0].name}, split {settings.split}: {len(groups)} test videos, {config.steps:,} steps of "
+        f"{config.global_batch_size} clips, crop {settings.size} for 112, width × {settings.width_scale:g}",
+        *machine_lines(facts),
+    ]
+    notes = notes_of(planned, settings, indexes, num_groups=len(set(groups.values())))
+    return Findings(about, numbers, rows, folders, some.chance if some else 0.0, notes)
+
+
+def notes_of(
+    planned: dict[tuple[int, str, int], StudyRun],
+    settings: StudySettings,
+    indexes: Sequence[ShardIndex],
+    *,
+    num_groups: int,
+) -> list[str]:
+    """What a reader must know before believing the tables."""
+    paper = StudySettings(split=settings.split, clips=settings.clips)
+    notes = []
+    if settings != paper:
+        names = [name for name, value in settings.describe().items() if value != paper.describe()[name]]
+        notes.append(f"not the paper's protocol: {', '.join(names).replace('_', ' ')} differ")
+    notes.append(f"the test side has {num_groups} groups of videos; few groups leave wide intervals")
+    enlarged = sorted({run.folder.parent.name for run in planned.values() if is_enlarged(run, indexes)})
+    if enlarged:
+        notes.append(f"enlarged from {max(index.size for index in indexes)} pixels: {', '.join(enlarged)}")
+    return notes
+
+
+if __name__ == "__main__":
+    main()
