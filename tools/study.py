@@ -18,14 +18,14 @@ import torch
 from pipeline.shard import ShardIndex, open_index
 from pipeline.shard_writer import to_json, write_atomically
 from tools.bench.chart import load_matplotlib
-from tools.bench.machine import machine, machine_lines
 from tools.bench.measure import BenchError
 from tools.bench.options import Numbers
+from tools.study_findings import collect
 from tools.study_pool import Pool, Slot
-from tools.study_report import Findings, table_lines, write_report
+from tools.study_report import table_lines, write_report
 from tools.terminal import Failed, progress
-from train.study.results import RowScores, groups_of, is_done, read_scores
-from train.study.runs import StudyRun, StudySettings, is_enlarged, plan_run, unique_runs
+from train.study.results import is_done
+from train.study.runs import StudyRun, StudySettings, plan_run, unique_runs
 from train.study.tables import TABLES
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -243,57 +243,6 @@ def work(runs: Sequence[StudyRun], pool: Pool, *, quiet: bool) -> list[str]:
     finally:
         signal.signal(signal.SIGTERM, before)
     return failures
-
-
-def collect(
-    planned: dict[tuple[int, str, int], StudyRun],
-    numbers: Sequence[int],
-    settings: StudySettings,
-    indexes: Sequence[ShardIndex],
-    *,
-    out: Path,
-) -> Findings:
-    """Everything that is done, for the report."""
-    groups = groups_of(indexes[0], settings.split)
-    rows: dict[int, dict[str, RowScores]] = {number: {} for number in numbers}
-    for number in numbers:
-        for row in TABLES[number].rows:
-            runs = [run for (n, name, _), run in planned.items() if (n, name) == (number, row.name)]
-            scores = tuple(read_scores(out, run, groups=groups) for run in runs if is_done(out, run))
-            if scores:
-                rows[number][row.name] = RowScores(row, runs[0].parameters, runs[0].multiply_adds, scores)
-    first = {key: out / run.folder for key, run in planned.items() if key[2] == 0 and is_done(out, run)}
-    folders = {number: [folder for key, folder in first.items() if key[0] == number] for number in numbers}
-    some = next((scores.runs[0] for table in rows.values() for scores in table.values()), None)
-    config = next(iter(planned.values())).config
-    facts = machine("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
-    about = [
-        f"{indexes[0].name}, split {settings.split}: {len(groups)} test videos, {config.steps:,} steps of "
-        f"{config.global_batch_size} clips, crop {settings.size} for 112, width × {settings.width_scale:g}",
-        *machine_lines(facts),
-    ]
-    notes = notes_of(planned, settings, indexes, num_groups=len(set(groups.values())))
-    return Findings(about, numbers, rows, folders, some.chance if some else 0.0, notes)
-
-
-def notes_of(
-    planned: dict[tuple[int, str, int], StudyRun],
-    settings: StudySettings,
-    indexes: Sequence[ShardIndex],
-    *,
-    num_groups: int,
-) -> list[str]:
-    """What a reader must know before believing the tables."""
-    paper = StudySettings(split=settings.split, clips=settings.clips)
-    notes = []
-    if settings != paper:
-        names = [name for name, value in settings.describe().items() if value != paper.describe()[name]]
-        notes.append(f"not the paper's protocol: {', '.join(names).replace('_', ' ')} differ")
-    notes.append(f"the test side has {num_groups} groups of videos; few groups leave wide intervals")
-    enlarged = sorted({run.folder.parent.name for run in planned.values() if is_enlarged(run, indexes)})
-    if enlarged:
-        notes.append(f"enlarged from {max(index.size for index in indexes)} pixels: {', '.join(enlarged)}")
-    return notes
 
 
 if __name__ == "__main__":

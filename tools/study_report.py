@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from tools.figures.cost import CostPoint, draw_cost, short_count
 from tools.figures.curves import draw_curves
 from tools.figures.runs import read_run
 from tools.figures.tables import TableRow, draw_table
+from tools.study_findings import Findings
 from train.study.results import RowScores
 from train.study.tables import TABLES, Row, Table
-from train.study.verdicts import Verdict, judge
 
 HEADER = ["row", "network", "parameters", "multiply-adds", "runs", "clip accuracy", "video@1", "paper"]
 COLUMNS = [
@@ -28,31 +27,6 @@ claim is seen when every comparison of it is clear, and not seen when one is cle
 means that the 95 % interval of the difference, over seeds and test groups, leaves out zero; it is not widened for
 their number."""
 STRIDES = 4  # the table whose rows differ in their frame stride alone
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a study knows so far.
-
-    Attributes:
-        about: What was run on what, lines for people.
-        rows: Number of a table -> name of a row -> its scores; rows without a run are not there.
-        tables: Their numbers, in order.
-        folders: Number of a table -> folder of the first seed's run of each row that is done.
-        chance: 0 to 1.
-        notes: What a reader must know, one line each.
-    """
-
-    about: Sequence[str]
-    tables: Sequence[int]
-    rows: Mapping[int, Mapping[str, RowScores]]
-    folders: Mapping[int, Sequence[Path]]
-    chance: float
-    notes: Sequence[str]
-
-    def verdict(self, number: int) -> Verdict:
-        """Of the claim of a table."""
-        return judge(TABLES[number].claim, self.rows[number])
 
 
 def percent(found: tuple[float, float | None]) -> str:

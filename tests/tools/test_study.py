@@ -256,6 +256,17 @@ def test_a_report_of_half_a_study_says_what_lacks(
     assert len(calls(fakes)) == 4
 
 
+def test_a_table_at_the_level_of_chance_is_called_so(
+    squares: ShardIndex, fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "CHECKOUT", fakes)
+    (fakes / "fail").write_text("res3d")  # what is left gets half of the clips right, and there are two classes
+    result = invoke(squares, tmp_path / "study", "--tables", "3")
+    assert "note: table 3: no row is 5 points above chance, 50.0%; train longer" in result.stdout
+    report = invoke(squares, tmp_path / "study", "--tables", "3", "--report")
+    assert "train longer" in report.stdout
+
+
 def test_another_study_is_not_mixed_into_a_folder(squares: ShardIndex, tmp_path: Path) -> None:
     assert invoke(squares, tmp_path, "--tables", "3", "--report").exit_code == 0
     result = invoke(squares, tmp_path, "--tables", "3", "--report", "--no-flip")
