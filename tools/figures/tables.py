@@ -9,7 +9,7 @@ from tools.figures.colors import MANY
 
 OURS_COLOR, PAPER_COLOR, CHANCE_COLOR = MANY[0], MANY[1], "0.45"
 OURS_MARK, PAPER_MARK = "o", "D"
-HEIGHT, ROW_WIDTH, LEAST_WIDTH = 650, 95, 900  # pixels
+HEIGHT, ROW_WIDTH, LEAST_WIDTH = 650, 95, 1000  # pixels
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ def draw_table(path: Path, rows: Sequence[TableRow], *, title: str, factor: str,
         if ours:
             places, means, spreads = zip(*ours, strict=True)
             style = {"color": OURS_COLOR, "marker": OURS_MARK, "markersize": 10, "capsize": 7, "linestyle": "none"}
-            axes.errorbar(places, means, yerr=spreads, **style, label="ours: mean and spread over seeds", zorder=3)
+            axes.errorbar(places, means, yerr=spreads, **style, label="ours: mean, spread over seeds", zorder=3)
         for place, mean, spread in ours:
             beside = {"textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 12}
             axes.annotate(f"{mean:.1f}", (place, mean + spread), (0, 7), **beside, color=OURS_COLOR)
         printed = [(i, row.paper) for i, row in enumerate(rows) if row.paper is not None]
         if printed:
             style = {"marker": PAPER_MARK, "s": 80, "facecolors": "none", "edgecolors": PAPER_COLOR, "linewidths": 2}
-            axes.scatter(*zip(*printed, strict=True), **style, label="the paper: UCF101, 101 classes", zorder=2)
+            axes.scatter(*zip(*printed, strict=True), **style, label="the paper, all of UCF101", zorder=2)
         axes.axhline(chance, color=CHANCE_COLOR, linestyle="--", linewidth=1.2, label=f"chance here, {chance:.0f} %")
         axes.set_xticks(range(len(rows)), [row.name for row in rows], fontsize=13)
         axes.set_xlim(-0.6, len(rows) - 0.4)
@@ -60,4 +60,4 @@ def draw_table(path: Path, rows: Sequence[TableRow], *, title: str, factor: str,
         axes.tick_params(axis="y", labelsize=12)
         axes.grid(axis="y", alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=12)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=12, columnspacing=1.5)
