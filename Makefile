@@ -1,5 +1,6 @@
 # make demo   make a small labelled set of videos, shard it, train on it, evaluate; about six minutes on two cores
 # make test   the whole test suite, eight minutes on two cores; make test TESTS='-m "not slow" tests' leaves out the slow part
+# make chaos  kill building and training fifty times and see that nothing is lost; about ten minutes on two cores
 # make check  format, lint, types and tests: everything that a change must pass
 # Each of them first makes .venv with the versions of constraints.txt. A GPU is used where there is one.
 
@@ -10,11 +11,12 @@ DEMO ?= demo
 DEMO_VIDEOS ?= 40
 DEMO_STEPS ?= 600
 TESTS ?= tests
+KILLS ?= 50
 
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test check format env clean-demo
+.PHONY: demo test chaos check format env clean-demo
 
 env: $(READY)
 
@@ -49,6 +51,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(PY) -m pytest $(TESTS)
+
+chaos: $(READY)
+	$(PY) -m tests.chaos --kills $(KILLS)
 
 check: $(READY)
 	$(PY) -m ruff format --check .

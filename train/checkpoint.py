@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, read without running code from the file."""
 
-import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.shard import ShardIndex
 from train.config import FIXED, TrainConfig, differences, from_dict
+from train.whole_file import check_records, write_whole
 
 FORMAT = 1
 KEYS = {"format", "step", "best_accuracy", "model", "optimizer", "loader", "rng", "config", "data", "classes"}
@@ -20,19 +21,16 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another run; the message is one line."""
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (KEYS but "format"); `path` always holds a whole checkpoint, even if the machine dies."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name survives a power cut too
-    finally:
-        os.close(folder)
+def save_checkpoint(path: Path, state: dict[str, Any], *, former: Path | None = None) -> None:
+    """Write `state` (KEYS but "format"); `path` always holds a whole checkpoint, even if the machine dies.
+
+    Args:
+        former: What the checkpoint that was there is called from now on.
+
+    Raises:
+        OSError: No room, no permission, or the disk does not give back what it was given; nothing has changed.
+    """
+    write_whole(path, partial(torch.save, {"format": FORMAT, **state}), former=former)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -44,6 +42,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint: {path} does not exist; give a .pt file of a run folder")
     try:
+        check_records(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for damaged files
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -56,7 +55,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_latest(folder: Path, *, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest readable checkpoint of a run: latest.pt, else the step-N.pt or best.pt of most steps.
+    """The newest readable checkpoint of a run: latest.pt, else the previous.pt, step-N.pt or best.pt of most steps.
 
     Args:
         say: Told in one line about each file that cannot be read.
@@ -67,24 +66,22 @@ def load_latest(folder: Path, *, say: Callable[[str], None]) -> tuple[Path, dict
     Raises:
         CheckpointError: There are checkpoints and none can be read.
     """
-    latest = folder / "latest.pt"
-    if latest.is_file():
+    others = [p for p in folder.glob("*.pt") if p.name in ("previous.pt", "best.pt") or step_of(p) is not None]
+    files = [path for path in (folder / "latest.pt", *sorted(others)) if path.is_file()]
+    newest: tuple[Path, dict[str, Any]] | None = None
+    for path in files:
         try:
-            return latest, load_checkpoint(latest)
+            state = load_checkpoint(path)
         except CheckpointError as error:
             say(str(error))
-    found = []
-    others = [path for path in folder.glob("*.pt") if path.name == "best.pt" or step_of(path) is not None]
-    for path in sorted(others):
-        try:
-            found.append((path, load_checkpoint(path)))
-        except CheckpointError as error:
-            say(str(error))
-    if found:
-        return max(found, key=lambda item: item[1]["step"])
-    if latest.is_file() or others:
+            continue
+        if newest is None or state["step"] > newest[1]["step"]:
+            newest = (path, state)
+        if path.name == "latest.pt":
+            break
+    if files and newest is None:
         raise CheckpointError(f"checkpoint: no file in {folder} can be read; start again with another --out")
-    return None
+    return newest
 
 
 def step_of(path: Path) -> int | None:

@@ -174,3 +174,12 @@ def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any,
         elif ours != theirs:
             found[name] = (ours, theirs)
     return found
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something done every so many steps is due; never for 0.
+
+    >>> [step for step in range(1, 8) if is_due(step, 3)], is_due(3, 0)
+    ([3, 6], False)
+    """
+    return every > 0 and step % every == 0

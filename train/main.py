@@ -4,7 +4,6 @@ import gc
 import json
 import math
 import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -26,21 +25,21 @@ from rich.console import Console
 
 from pipeline.loader import Batch, ClipLoader, LoaderError, LoaderSettings
 from pipeline.plan import TrainPlan
-from pipeline.shard import ShardIndex, open_index
-from train.checkpoint import check_same_run, data_identity, load_weights, save_checkpoint
-from train.config import TrainConfig, to_dict
+from pipeline.shard import ShardIndex
+from train.checkpoint import check_same_run, data_identity, load_weights
+from train.config import TrainConfig, is_due, to_dict
 from train.evaluation.video_level import VideoScores, evaluate
 from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Throughput, TrainingError, bad_loss_message
 from train.models import build_model
 from train.optim import build_optimizer, lr_at
-from train.options import EPILOG, configure, execution, find_state, train_options
+from train.options import EPILOG, Data, configure, execution, find_state, pixels_as_trained, train_options
 from train.presets import NEEDS_WEIGHTS
 from train.progress import TrainProgress
 from train.ranks import Ranks, from_torchrun, process_group
 from train.report import last_lines, result, write_config
+from train.run_folder import CheckpointFiles, check_agreement, only_trainer
 from train.step import StepOptions, TrainStep
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before they take the machine away
+from train.stopping import StopRequest
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ class Run:
         """`state` is the checkpoint to go on from, `weights` that of another run to start from."""
         self.config, self.index, self.here, self.ranks = config, index, here, here.ranks
         device = self.ranks.device
-        self.stop_asked = False
-        self.handlers = {number: signal.signal(number, self._ask_to_stop) for number in STOP_SIGNALS}
+        self.stop_request = StopRequest(launcher=self.ranks.launcher)
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, num_classes=len(index.classes)).to(device)
         if weights is not None and state is None:
@@ -116,8 +114,12 @@ class Run:
         )
         self.outcomes, self.meter = OutcomeQueue(self.ranks), Throughput()
         self.losses: list[float] = []  # since the last line of the log
-        self.log = MetricsLog(here.out, start=self.step) if self.ranks.is_main else None
         self.progress = TrainProgress(total=config.steps, start=self.step, console=here.console, say=here.say)
+        self.log: MetricsLog | None = None  # these two on rank 0 only
+        self.files: CheckpointFiles | None = None
+        if self.ranks.is_main:
+            self.log = MetricsLog(here.out, start=self.step, total=config.steps, say=self.progress.message)
+            self.files = CheckpointFiles(here.out, log=self.log, say=self.progress.message)
 
     def train(self) -> bool:
         """Train to the last step; False when a signal stopped it earlier. Both ways latest.pt is written."""
@@ -156,7 +158,7 @@ class Run:
         )
         self.step += 1
         return self.outcomes.push(
-            self.step, loss=loss, stop=self.stop_asked, samples=batch.samples, losses=losses
+            self.step, loss=loss, stop=self.stop_request.asked(), samples=batch.samples, losses=losses
         )  # collective
 
     def record(self, outcome: StepOutcome) -> None:
@@ -199,7 +201,7 @@ class Run:
             mean=self.config.mean,
             std=self.config.std,
             settings=self.here.loader,
-            interrupted=lambda: self.ranks.any(self.stop_asked),  # collective, once a batch
+            interrupted=lambda: self.ranks.any(self.stop_request.asked()),  # collective, once a batch
         )
         if scores is None:
             return None
@@ -214,7 +216,7 @@ class Run:
 
     def save(self, name: str) -> None:
         """Write a checkpoint, on rank 0."""
-        if self.ranks.is_main:
+        if self.files is not None:
             state = {
                 "step": self.step,
                 "best_accuracy": self.best_accuracy,
@@ -226,7 +228,7 @@ class Run:
                 "data": data_identity(self.index),
                 "classes": list(self.index.classes),
             }
-            save_checkpoint(self.here.out / name, state)
+            self.files.save(name, state)
 
     def lr_of(self, step: int) -> float:
         """Base learning rate of the update after `step` updates."""
@@ -239,28 +241,20 @@ class Run:
         self.progress.close()
         if self.log is not None:
             self.log.close()
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-    def _ask_to_stop(self, *_: Any) -> None:
-        self.stop_asked = True
-
-
-def is_due(step: int, every: int) -> bool:
-    """Whether something done every so many steps is due; never for 0."""
-    return every > 0 and step % every == 0
+        self.stop_request.close()
 
 
 @click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @train_options
 def main(
     *,
-    data: Path,
+    data: Data,
     preset: str,
     out: Path,
     resume: str,
     init_from: Path | None,
     device: str,
+    collective_timeout_s: float,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -271,28 +265,32 @@ def main(
         who = "" if ranks.is_main else f"rank {ranks.rank}: "
         say = partial(click.echo, err=as_json) if ranks.is_main else lambda line: None
         console = Console(stderr=as_json) if ranks.is_main else None
-        index = open_index(data)
+        index = data.open(say=lambda line: click.echo(f"{who}{line}", err=True))
         loader, step = execution(options, ranks)
-        state = find_state(resume, out, say=say)
-        config = configure(preset, index, world_size=ranks.world_size, state=state, init_from=init_from, **options)
-        if state is not None:
-            check_same_run(state, config, index=index, say=say)
-        elif preset in NEEDS_WEIGHTS and init_from is None:
-            raise click.UsageError(f"--preset {preset}: starts from trained weights; add --init-from CHECKPOINT")
+        config = configure(preset, index, world_size=ranks.world_size, **options)
         here = Setting(ranks, out, loader, step, say, console)
-        with process_group(ranks):
+        with process_group(ranks, timeout_s=collective_timeout_s), only_trainer(out, ranks, say=say):
+            state = find_state(resume, out, say=say)
+            check_agreement(out, ranks, state)
+            config = pixels_as_trained(config, state, init_from)
+            if state is not None:
+                check_same_run(state, config, index=index, say=say)
+            elif preset in NEEDS_WEIGHTS and init_from is None:
+                raise click.UsageError(f"--preset {preset}: starts from trained weights; add --init-from CHECKPOINT")
             if ranks.is_main:
                 write_config(
                     out / "config.json", config, preset=preset, index=index, ranks=ranks, loader=loader, step=step
                 )
             with closing(Run(config, index, here, state=state, weights=init_from)) as run, run.train_step.on_stream():
                 scores = run.score(num_clips=config.eval_clips, event="final") if run.train() else None
-    except (ValueError, OSError, LoaderError) as error:
+            for line in last_lines(out, scores, step=run.step, steps=config.steps):
+                say(line)
+            if as_json and ranks.is_main:
+                click.echo(json.dumps(result(out, scores, step=run.step, best_accuracy=run.best_accuracy)))
+            if run.files is not None:
+                run.files.check()
+    except (ValueError, OSError, LoaderError) as error:  # RanksError is an OSError
         raise click.ClickException(f"{who}{error}") from None
-    for line in last_lines(out, scores, step=run.step, steps=config.steps):
-        say(line)
-    if as_json and ranks.is_main:
-        click.echo(json.dumps(result(out, scores, step=run.step, best_accuracy=run.best_accuracy)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,46 +28,102 @@ class TrainingError(ValueError):
 class MetricsLog:
     """metrics.jsonl and TensorBoard of one run folder, written by rank 0.
 
-    A line is {"event": "train" | "eval" | "final", "step": updates done, …}. Begun at step
-    `start`, the log forgets lines beyond it, so a resumed run has every step once.
+    A line is {"event": "train" | "eval" | "final" | "not_saved", "step": updates done, …}. Begun at step `start`, the
+    log forgets lines beyond it, so a resumed run has every step once. Lines that cannot be written wait for the next
+    one that can.
+
+    Args:
+        total: Steps of the run.
+        say: Told in a line when lines begin to wait, when they are there, and when TensorBoard is given up.
     """
 
-    def __init__(self, folder: Path, *, start: int) -> None:
-        path = folder / "metrics.jsonl"
-        keep_lines_until(path, step=start)
-        self.file = path.open("a", encoding="utf-8", buffering=1)  # a line is on disk when its step is done
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+    def __init__(
+        self, folder: Path, *, start: int, total: int | None = None, say: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.path, self.say = folder / "metrics.jsonl", say
+        keep_lines_until(self.path, step=start, total=total)
+        self.file = self.path.open("ab", buffering=0)  # a line is on disk when its step is done
+        self.waiting: list[bytes] = []
+        self.board: SummaryWriter | None = None
+        with self._without_board():
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
 
     def write(self, event: str, *, step: int, **values: Any) -> None:
         """One line, and one TensorBoard curve a number. JSON has no NaN: it becomes null."""
         finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
-        self.file.write(json.dumps({"event": event, "step": step, **finite}) + "\n")
-        for name, value in finite.items():
-            if isinstance(value, int | float):
-                self.board.add_scalar(f"{event}/{name}", value, step)
+        self._write_line((json.dumps({"event": event, "step": step, **finite}) + "\n").encode())
+        numbers = {name: value for name, value in finite.items() if isinstance(value, int | float)}
+        with self._without_board():
+            for name, value in numbers.items():
+                if self.board is not None:
+                    self.board.add_scalar(f"{event}/{name}", value, step)
 
     def close(self) -> None:
+        """Close the files; lines that still wait are lost, and that is said."""
+        if self.waiting:
+            self._write_line(b"")
+        if self.waiting:
+            self.say(f"{self.path}: the last {len(self.waiting)} lines are lost")
         self.file.close()
-        self.board.close()
+        with self._without_board():
+            if self.board is not None:
+                self.board.close()
+
+    def _write_line(self, line: bytes) -> None:
+        """Append a line and those that wait, all of them or, where there is no room, none."""
+        rest = b"".join(self.waiting) + line
+        end = os.fstat(self.file.fileno()).st_size
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError as error:
+            os.ftruncate(self.file.fileno(), end)  # no part of a line
+            if not self.waiting:
+                self.say(f"{self.path}: cannot be written ({error.strerror}); its lines wait")
+            self.waiting += [line] if line else []
+            return
+        if self.waiting:
+            self.say(f"{self.path}: can be written again, and {len(self.waiting)} lines that waited are there")
+        self.waiting = []
+
+    @contextlib.contextmanager
+    def _without_board(self) -> Iterator[None]:
+        """Go on without TensorBoard when its own thread could not write."""
+        try:
+            yield
+        except OSError as error:
+            self.board = None
+            self.say(f"{self.path.parent / 'tensorboard'}: cannot be written ({error.strerror}); given up")
 
 
-def keep_lines_until(path: Path, *, step: int) -> None:
-    """Drop the lines of a metrics.jsonl beyond `step`, and a last line that was cut off; atomically."""
+def keep_lines_until(path: Path, *, step: int, total: int | None = None) -> None:
+    """Drop the lines of a metrics.jsonl beyond `step`, and a last line that was cut off; atomically.
+
+    Args:
+        total: Steps of the run, whose "final" line is dropped too, for it comes again.
+    """
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    lines, kept = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), []
+    for line in lines:
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            about = json.loads(line)
+            if about["step"] <= step and (about.get("event"), about["step"]) != ("final", total):
+                kept.append(line.rstrip("\n") + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
+    if kept == lines:
+        return
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @dataclass

@@ -11,9 +11,10 @@ from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
 from train.checkpoint import load_checkpoint, load_latest
 from train.config import TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
+from train.data_options import DATA, Data, remote_options
 from train.models import MODELS
 from train.presets import PRESETS
-from train.ranks import Ranks
+from train.ranks import COLLECTIVE_TIMEOUT_S, Ranks
 from train.step import StepOptions, default_options
 
 EPILOG = """\b
@@ -22,14 +23,16 @@ Examples:
   torchrun --nproc-per-node 8 train/main.py --data shards/sports1m --preset sports1m --out runs/s1m
   python train/main.py --data shards/hmdb51 --split 2 --preset finetune-hmdb51 --out runs/hmdb51-2 \\
       --init-from runs/s1m/latest.pt
+  python train/main.py --data s3://bucket/ucf101 --cache /scratch/shards --cache-limit 50GB --preset tiny --out runs/s3
 \b
 SIGTERM and SIGUSR1 finish the step, save and exit 0; --resume auto then goes on as if nothing had happened.
 A signal to one process stops all of a run. torchrun passes SIGTERM on to them, but itself ends with exit code 1.
 Exit codes: 0 done or stopped by such a signal, 1 failure, 2 wrong usage.
 """
 
+__all__ = ["EPILOG", "Data", "configure", "execution", "find_state", "pixels_as_trained", "train_options"]
+
 LOADER = LoaderSettings()
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -44,6 +47,8 @@ EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
                  help="Share of the pictures for a GPU's JPEG engines, 0 to 1."),
     click.option("--read-ahead", default=LOADER.read_ahead, type=int,
                  help="Steps whose bytes are asked from disk before they are needed."),
+    click.option("--stall-timeout", "stall_timeout_s", default=LOADER.stall_timeout_s, type=float,
+                 help="Seconds that a batch may take before the run gives up; 0: any time."),
     click.option("--compile/--no-compile", default=None, show_default=False,
                  help="torch.compile.  [default: on a GPU]"),
     click.option("--cuda-graph/--no-cuda-graph", default=None, show_default=False,
@@ -54,7 +59,7 @@ EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
                  help="The model's kernels go before the loader's.  [default: on a GPU]"),
 ]
 OPTIONS = [
-    click.option("--data", required=True, type=FOLDER, help="Folder of shards."),
+    click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards."),
     click.option("--preset", required=True, type=click.Choice(list(PRESETS)), help="Recipe."),
     click.option("--out", required=True, type=NEW_FOLDER, help="Folder of the run."),
     click.option("--steps", type=int, help="Updates of the whole run. A cosine ends there; breakpoints of a "
@@ -92,6 +97,8 @@ OPTIONS = [
     click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]),
                  help="auto takes a GPU if there is one."),
     *EXECUTION_OPTIONS,
+    click.option("--collective-timeout", "collective_timeout_s", default=COLLECTIVE_TIMEOUT_S,
+                 type=click.FloatRange(1), help="Seconds that a process waits for the others before it gives up."),
     click.option("--json", "as_json", is_flag=True, help="The result as JSON; other lines go to stderr."),
 ]
 # fmt: on
@@ -99,6 +106,7 @@ OPTIONS = [
 
 def train_options(command: Callable) -> Callable:
     """All options of the trainer, in the order of its help."""
+    command = remote_options(command)
     for option in reversed(OPTIONS):
         command = option(command)
     return command
@@ -145,8 +153,6 @@ def configure(
     index: ShardIndex,
     *,
     world_size: int,
-    state: dict[str, Any] | None = None,
-    init_from: Path | None = None,
     split: str | None,
     scale_to_steps: int | None = None,
     scale_lr: bool = False,
@@ -154,15 +160,8 @@ def configure(
 ) -> TrainConfig:
     """The preset with the command line's changes, checked against the dataset and the ranks.
 
-    Pixels are scaled as for the weights that the run starts from, its own or others'.
-
-    Args:
-        state: Of the checkpoint to go on from.
-        init_from: Checkpoint whose weights a new run starts from.
-
     Raises:
         click.UsageError: Something does not fit; says what and the way out.
-        CheckpointError: `init_from` cannot be read.
     """
     for scaled, name in ((scale_to_steps, "steps"), (scale_lr, "lr")):
         if scaled and options.get(name) is not None:
@@ -186,6 +185,19 @@ def configure(
             f"--batch-size: {config.global_batch_size} clips cannot be shared by {world_size} processes; "
             f"choose a multiple of {world_size}"
         )
+    return config
+
+
+def pixels_as_trained(config: TrainConfig, state: dict[str, Any] | None, init_from: Path | None) -> TrainConfig:
+    """The configuration with pixels scaled as for the weights that the run starts from, its own or others'.
+
+    Args:
+        state: Of the checkpoint to go on from.
+        init_from: Checkpoint whose weights a new run starts from.
+
+    Raises:
+        CheckpointError: `init_from` cannot be read.
+    """
     if state is None and init_from is not None:
         state = load_checkpoint(init_from)
     if state is None:

@@ -2,23 +2,46 @@
 
 import contextlib
 import os
+import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from train.meeting import meet
+
+COLLECTIVE_TIMEOUT_S = 600.0  # twice what a loader waits for a batch (pipeline/settings.py), so that it speaks first
+
+# torchrun notices after 15 s that another machine is gone. Asked to start again before, it counts on that machine and
+# gives up in the end; so a process that has lost another one ends only then.
+MACHINE_LOST_S = 20.0
+
+
+class RanksError(ConnectionError):
+    """The processes of a run have lost one another; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the run's processes. With one process no collective does anything."""
+    """This process among the run's processes. With one process no collective does anything.
+
+    Attributes:
+        launcher: Process id of torchrun; None without it.
+        num_machines: With a torchrun each.
+    """
 
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    launcher: int | None = None
+    num_machines: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -78,28 +101,66 @@ def from_torchrun(device: str = "auto") -> Ranks:
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+    num_machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return Ranks(rank, local_rank, world_size, torch.device("cpu"))
+        return Ranks(rank, local_rank, world_size, torch.device("cpu"), launcher, num_machines)
     num_gpus = torch.cuda.device_count()
     if local_rank >= num_gpus:
         raise ValueError(
             f"device: local rank {local_rank} needs a GPU of its own but torch sees {num_gpus}; "
             "start fewer processes or use --device cpu"
         )
-    return Ranks(rank, local_rank, world_size, torch.device("cuda", local_rank))
+    return Ranks(rank, local_rank, world_size, torch.device("cuda", local_rank), launcher, num_machines)
 
 
 @contextlib.contextmanager
-def process_group(ranks: Ranks) -> Iterator[None]:
-    """The process group, gloo on CPU and NCCL on GPUs, while the block runs; nothing for one process."""
+def process_group(ranks: Ranks, *, timeout_s: float = 1800.0) -> Iterator[None]:
+    """The process group, gloo on CPU and NCCL on GPUs, while the block runs; nothing for one process.
+
+    Args:
+        timeout_s: For the others to come, at the beginning and in every collective. NCCL's watchdog ends this process
+            with a message of its own.
+
+    Raises:
+        RanksError: They did not, or one has ended.
+    """
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
     if ranks.world_size == 1:
         yield
         return
-    if ranks.device.type == "cuda":
-        dist.init_process_group("nccl", device_id=ranks.device)  # collective
-    else:
-        dist.init_process_group("gloo")  # collective
-    yield  # after an error nothing is torn down: others may wait in a collective, torchrun ends them
-    dist.destroy_process_group()
+    place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size}
+    timeout = timedelta(seconds=timeout_s)
+    try:
+        store, *_ = next(rendezvous("env://", timeout=timeout, **place))
+        place["store"] = dist.PrefixStore(meet(store, timeout_s=timeout_s, **place), store)
+        if ranks.device.type == "cuda":
+            dist.init_process_group("nccl", device_id=ranks.device, timeout=timeout, **place)  # collective
+        else:
+            dist.init_process_group("gloo", timeout=timeout, **place)  # collective
+        yield  # after an error nothing is torn down: others may wait in a collective, torchrun ends them
+        dist.destroy_process_group()
+    except (RuntimeError, TimeoutError) as error:
+        if not isinstance(error, dist.DistError | TimeoutError) and "gloo" not in str(error):
+            raise
+        if ranks.num_machines > 1:
+            time.sleep(MACHINE_LOST_S)
+        raise RanksError(lost_message(str(error), timeout_s=timeout_s)) from error
+
+
+def lost_message(reason: str, *, timeout_s: float) -> str:
+    """One line about a collective that failed, by what torch says of it.
+
+    >>> lost_message("[/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 4000ms for recv", timeout_s=4)
+    'another process did not come within 4 s; see its last lines, or wait longer with --collective-timeout'
+    """
+    if re.search(r"connection (closed|reset|refused)|broken pipe|remote process exited", reason, re.IGNORECASE):
+        return "another process has ended; see its last lines, and go on with --resume auto"
+    if re.search(r"timed? ?out", reason, re.IGNORECASE):
+        return (
+            f"another process did not come within {timeout_s:g} s; see its last lines, or wait longer with "
+            "--collective-timeout"
+        )
+    first = " ".join(reason.strip().split("\n")[0].split())[:160]
+    return f"processes cannot reach one another ({first}); see docs/multi-node.md"

@@ -11,6 +11,7 @@ import torch
 import pipeline
 from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
+from pipeline.shard_writer import write_atomically
 from train.checkpoint import data_identity
 from train.config import TrainConfig, to_dict
 from train.evaluation.video_level import VideoScores
@@ -45,8 +46,7 @@ def write_config(
             "python": platform.python_version(),
         },
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(about, indent=2) + "\n").encode())
 
 
 def accuracy_lines(scores: VideoScores) -> list[str]:

@@ -82,7 +82,7 @@ Trainer = Callable[..., Result]
 def run_main(squares: ShardIndex) -> Trainer:
     """Runs the trainer's command in this process on the squares; later options win."""
 
-    def run(out: Path, *options: str, data: Path | None = None) -> Result:
+    def run(out: Path, *options: str, data: Path | str | None = None) -> Result:
         command = ["--data", str(data or squares.data_dir), "--out", str(out), *SMALL, *options]
         return CliRunner().invoke(main, command, catch_exceptions=False)
 

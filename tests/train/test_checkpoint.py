@@ -76,6 +76,33 @@ def test_the_newest_readable_checkpoint_is_taken_when_latest_is_damaged(tmp_path
     ]
 
 
+def test_the_checkpoint_before_the_last_is_kept_and_taken_when_the_last_is_damaged(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path / "latest.pt", state_at(step), former=tmp_path / "previous.pt")
+    save_checkpoint(tmp_path / "best.pt", state_at(1))
+    content = bytearray((tmp_path / "latest.pt").read_bytes())
+    weights = content.index(torch.arange(3.0).numpy().tobytes())
+    content[weights + 5] ^= 1  # torch.load would not see it
+    (tmp_path / "latest.pt").write_bytes(content)
+    said: list[str] = []
+    found = load_latest(tmp_path, say=said.append)
+    assert found is not None
+    assert (found[0].name, found[1]["step"]) == ("previous.pt", 2)
+    assert said == [
+        f"checkpoint: {tmp_path / 'latest.pt'} cannot be read (archive/data/0 does not match its checksum); "
+        "use another one"
+    ]
+
+
+def test_a_readable_latest_is_taken_whatever_else_is_there(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "latest.pt", state_at(5))
+    save_checkpoint(tmp_path / "step-9.pt", state_at(9))  # of a run that was begun anew further back
+    (tmp_path / "best.pt").write_bytes(b"damaged")
+    found = load_latest(tmp_path, say=pytest.fail)
+    assert found is not None
+    assert found[1]["step"] == 5
+
+
 def test_only_damaged_checkpoints_are_an_error_and_none_is_none(tmp_path: Path) -> None:
     assert load_latest(tmp_path, say=print) is None
     (tmp_path / "latest.pt").write_bytes(b"damaged")

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 
-import train.main
+import train.run_folder
 from pipeline.shard import ShardIndex
 from tests.train.conftest import CHECKOUT, Trainer, command_line, read_metrics, run_program
 from train.checkpoint import load_checkpoint, save_checkpoint
@@ -105,11 +106,11 @@ def test_what_lives_as_long_as_the_run_is_searched_for_garbage_once(
 ) -> None:
     frozen = []
 
-    def save(path: Path, state: dict) -> None:
+    def save(path: Path, state: dict, **_: Any) -> None:
         frozen.append(gc.get_freeze_count())
         save_checkpoint(path, state)
 
-    monkeypatch.setattr(train.main, "save_checkpoint", save)
+    monkeypatch.setattr(train.run_folder, "save_checkpoint", save)
     run_main(tmp_path, "--steps", "2")
     assert min(frozen) > 10_000  # modules and all
     assert gc.get_freeze_count() == 0

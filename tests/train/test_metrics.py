@@ -1,7 +1,12 @@
 """The record of a run: resumed logs, losses over ranks, throughput."""
 
+import errno
 import json
 import math
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +25,21 @@ from train.ranks import Ranks
 
 def steps_in(path: Path) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+@contextmanager
+def room_for(num_bytes: int) -> Iterator[None]:
+    """No file of this process can be longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_resumed_log_forgets_what_comes_again_and_a_line_cut_off(tmp_path: Path) -> None:
@@ -46,6 +66,59 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path: Path) -> None:
         "loss": None,
         "lr": 0.1,
     }
+
+
+def test_a_final_line_that_comes_again_is_dropped_and_one_of_a_shorter_run_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"event": event, "step": step}) + "\n" for event, step in (("train", 4), ("final", 4))]
+    path.write_text("".join(lines))
+    keep_lines_until(path, step=4, total=9)
+    assert path.read_text() == "".join(lines)
+    keep_lines_until(path, step=4, total=4)
+    assert path.read_text() == lines[0]
+
+
+def test_lines_without_room_wait_and_are_there_once_when_there_is_room(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = MetricsLog(tmp_path, start=0, say=said.append)
+    log.write("train", step=1)
+    with room_for(len(log.path.read_bytes()) + 10):  # the middle of the next line
+        for step in (2, 3):
+            log.write("train", step=step)
+        assert steps_in(log.path) == [1]
+    log.write("train", step=4)
+    assert steps_in(log.path) == [1, 2, 3, 4]
+    with room_for(0):
+        log.write("train", step=5)
+    log.close()
+    assert steps_in(log.path) == [1, 2, 3, 4, 5]
+    assert said == [
+        f"{log.path}: cannot be written (File too large); its lines wait",
+        f"{log.path}: can be written again, and 2 lines that waited are there",
+        f"{log.path}: cannot be written (File too large); its lines wait",
+        f"{log.path}: can be written again, and 1 lines that waited are there",
+    ]
+
+
+def test_lines_that_never_find_room_are_counted(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = MetricsLog(tmp_path, start=0, say=said.append)
+    with room_for(0):
+        log.write("train", step=1)
+        log.close()
+    assert said[-1] == f"{log.path}: the last 1 lines are lost"
+
+
+def test_a_tensorboard_that_cannot_write_is_given_up(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = MetricsLog(tmp_path, start=0, say=said.append)
+    assert log.board is not None
+    log.board.add_scalar = full_disk  # type: ignore[method-assign]  # as its thread does
+    for step in (1, 2):
+        log.write("train", step=step, loss=0.5)
+    log.close()
+    assert steps_in(log.path) == [1, 2]
+    assert said == [f"{tmp_path / 'tensorboard'}: cannot be written (No space left on device); given up"]
 
 
 def test_on_a_cpu_a_step_has_its_outcome_at_once() -> None:

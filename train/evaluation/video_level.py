@@ -3,74 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.clip import ClipSpec
 from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import EvalPlan
 from pipeline.shard import ShardIndex
+from train.evaluation.clip_tally import ClipScores, ClipTally
 from train.evaluation.confusion import class_accuracy, confusion_matrix
 from train.precision import autocast
 from train.ranks import Ranks
-
-
-class SampleScores(NamedTuple):
-    """Of S samples over their views.
-
-    Attributes:
-        probabilities: float32 [S, K], mean softmax; NaN without any view.
-        votes: int64 [S, K], views by their likeliest class.
-    """
-
-    probabilities: np.ndarray
-    votes: np.ndarray
-
-
-class ViewScores:
-    """Sums the softmax of every sample's views, on this rank; `reduce` adds the ranks up.
-
-    Args:
-        samples: Rows of the index that are scored, int64 [S], without repeats.
-        num_views: Clips that each of them gets.
-    """
-
-    def __init__(self, samples: np.ndarray, *, num_views: int, num_classes: int) -> None:
-        self.samples = np.sort(samples)
-        self.num_views = num_views
-        self.sums = torch.zeros(len(samples), num_classes)  # [S, K]
-        self.votes = torch.zeros(len(samples), num_classes, dtype=torch.int64)  # [S, K], of each view for its class
-        self.num_seen = torch.zeros(len(samples), dtype=torch.int64)  # [S]
-
-    def add(self, logits: Tensor, *, samples: np.ndarray, weights: Tensor) -> None:
-        """Count one batch: logits [N, K] of clips of `samples` [N]; those with weight 0 are padding."""
-        real = weights.cpu().bool()  # sync, as is the next line
-        probabilities = logits.float().softmax(dim=1).cpu()[real]
-        rows = torch.from_numpy(np.searchsorted(self.samples, samples))[real]
-        self.sums.index_add_(0, rows, probabilities)
-        self.votes.index_put_((rows, probabilities.argmax(dim=1)), torch.ones_like(rows), accumulate=True)
-        self.num_seen.index_add_(0, rows, torch.ones_like(rows))
-
-    def reduce(self, ranks: Ranks) -> SampleScores:
-        """The scores of every sample over its views and all ranks; rows in ascending order.
-
-        A view that cannot be decoded has weight 0 and is left out.
-
-        Raises:
-            RuntimeError: Some sample was scored more than `num_views` times.
-        """
-        num_seen = ranks.sum(self.num_seen).cpu()  # collective
-        if bool((num_seen > self.num_views).any()):
-            row = int(num_seen.argmax())
-            raise RuntimeError(
-                f"evaluation: sample {self.samples[row]} was scored {int(num_seen[row])} times instead of "
-                f"{self.num_views}"
-            )
-        means = ranks.sum(self.sums).cpu() / num_seen[:, None]  # collective; 0 / 0 is NaN
-        return SampleScores(means.numpy(), ranks.sum(self.votes).cpu().numpy())  # collective
 
 
 @dataclass(frozen=True)
@@ -86,6 +32,8 @@ class VideoScores:
         clip_labels, clip_predicted: int64 [S], of each sample's centre clip alone.
         clips_per_video: Clips averaged for a video, at most.
         num_unreadable: Samples left out because no clip of theirs could be decoded.
+        all_labels, all_clip_labels: int64 [V, L] and [S, L], where videos may have several labels, -1 where one has
+            fewer: any of them is right. `labels` and `clip_labels` are the first, by which classes are counted.
     """
 
     classes: list[str]
@@ -98,16 +46,25 @@ class VideoScores:
     clip_predicted: np.ndarray
     clips_per_video: int
     num_unreadable: int = 0
+    all_labels: np.ndarray | None = None
+    all_clip_labels: np.ndarray | None = None
 
     @property
     def clip_at_1(self) -> float:
         """Share of centre clips whose likeliest class is right."""
-        return float((self.clip_labels == self.clip_predicted).mean())
+        right = self.clip_labels[:, None] if self.all_clip_labels is None else self.all_clip_labels
+        return float((right == self.clip_predicted[:, None]).any(axis=1).mean())
+
+    @property
+    def right(self) -> np.ndarray:
+        """The classes that are right for each video: int64 [V, L], -1 where it has fewer."""
+        return self.labels[:, None] if self.all_labels is None else self.all_labels
 
     @property
     def num_clips_right(self) -> np.ndarray:
         """Clips of each video whose likeliest class is right, int64 [V]."""
-        return self.votes[np.arange(len(self.labels)), self.labels]
+        votes = np.take_along_axis(self.votes, np.maximum(self.right, 0), axis=1)  # [V, L]
+        return np.where(self.right >= 0, votes, 0).sum(axis=1)
 
     @property
     def all_clips_at_1(self) -> float:
@@ -126,7 +83,7 @@ class VideoScores:
 
     def video_at(self, k: int) -> float:
         """Share of videos whose class is among the `k` likeliest."""
-        return float((self.ranking[:, :k] == self.labels[:, None]).any(axis=1).mean())
+        return float((self.ranking[:, :k, None] == self.right[:, None, :]).any(axis=(1, 2)).mean())
 
     @property
     def chance(self) -> float:
@@ -172,12 +129,14 @@ class VideoScores:
                 "predicted": self.classes[order[0]],
                 "top5": {self.classes[k]: round(float(row[k]), 6) for k in order[:5]},
                 "num_clips": int(votes.sum()),
-                "num_clips_right": int(votes[label]),
+                "num_clips_right": int(votes[right[right >= 0]].sum()),
             }
-            for key, video, label, order, row, votes in zip(
+            | ({} if self.all_labels is None else {"labels": [self.classes[k] for k in right if k >= 0]})
+            for key, video, label, right, order, row, votes in zip(
                 self.keys,
                 self.videos,
                 self.labels,
+                self.right,
                 self.ranking,
                 self.probabilities,
                 self.votes,
@@ -190,43 +149,47 @@ def combine(
     index: ShardIndex,
     samples: np.ndarray,
     *,
-    scores: SampleScores,
-    centre: SampleScores,
+    video_of: np.ndarray,
+    scores: ClipScores,
+    centre: ClipScores,
     num_views: int,
 ) -> VideoScores:
-    """Average the samples of each video, which are those with the same source.
+    """The scores of videos, whose samples are those with the same source; what cannot be decoded is left out.
 
     Args:
         samples: int64 [S], ascending.
+        video_of: Which video each belongs to, int64 [S].
         scores, centre: Of all views, and of the centre view alone.
         num_views: Clips of each sample in `scores`.
 
     Raises:
         ValueError: Not one sample could be decoded.
     """
-    readable = np.isfinite(scores.probabilities).all(axis=1) & np.isfinite(centre.probabilities).all(axis=1)
-    num_unreadable = int((~readable).sum())
-    if num_unreadable == len(samples):
+    readable = (scores.num_seen > 0) & (centre.num_seen > 0)  # [S]
+    if not readable.any():
         raise ValueError(f"{index.name}: none of the {len(samples)} samples could be scored; run tools/check_shards.py")
-    samples, probabilities = samples[readable], scores.probabilities[readable]
-    videos, first, video_of = np.unique(index.sources[samples], return_index=True, return_inverse=True)
-    num_samples = np.bincount(video_of)  # [V]
-    sums = np.zeros((len(videos), probabilities.shape[1]), np.float64)
-    np.add.at(sums, video_of, probabilities)
-    votes = np.zeros(sums.shape, np.int64)
-    np.add.at(votes, video_of, scores.votes[readable])
+    videos, first = np.unique(video_of[readable], return_index=True)
+    clip_samples = samples[readable]
+    video_samples = clip_samples[first]
     return VideoScores(
         classes=list(index.classes),
-        keys=[index.key(row) for row in samples[first]],
-        videos=[index.source(row) for row in samples[first]],
-        labels=index.labels[samples[first]].astype(np.int64),
-        probabilities=(sums / num_samples[:, None]).astype(np.float32),
-        votes=votes,
-        clip_labels=index.labels[samples].astype(np.int64),
-        clip_predicted=centre.probabilities[readable].argmax(axis=1),
-        clips_per_video=int(num_samples.max()) * num_views,
-        num_unreadable=num_unreadable,
+        keys=[index.key(row) for row in video_samples],
+        videos=[index.source(row) for row in video_samples],
+        labels=index.labels[video_samples].astype(np.int64),
+        probabilities=scores.probabilities[videos],
+        votes=scores.votes[videos].astype(np.int64),
+        clip_labels=index.labels[clip_samples].astype(np.int64),
+        clip_predicted=centre.predicted[readable],
+        clips_per_video=int(np.bincount(video_of[readable]).max()) * num_views,
+        num_unreadable=int((~readable).sum()),
+        all_labels=index.all_labels(video_samples) if index.label_lists is not None else None,
+        all_clip_labels=index.all_labels(clip_samples) if index.label_lists is not None else None,
     )
+
+
+def videos_of(index: ShardIndex, samples: np.ndarray) -> np.ndarray:
+    """Which video each sample belongs to, numbered by name: int64 [S], 0 to V - 1."""
+    return np.unique(index.sources[samples], return_inverse=True)[1].astype(np.int64)
 
 
 def views_per_sample(index: ShardIndex, samples: np.ndarray, *, num_clips: int) -> int:
@@ -266,6 +229,7 @@ def evaluate(
         None when interrupted.
     """
     samples = np.sort(samples)
+    video_of = videos_of(index, samples)
     num_views = views_per_sample(index, samples, num_clips=num_clips)
     passes = (1, num_views) if num_views > 1 else (1,)
     plans = [EvalPlan(index, samples, clip, global_batch_size=global_batch_size, num_views=views) for views in passes]
@@ -273,7 +237,7 @@ def evaluate(
     model.eval()
     found = []
     for plan in plans:
-        scores = ViewScores(samples, num_views=plan.num_views, num_classes=len(index.classes))
+        scores = ClipTally(samples, video_of=video_of, num_views=plan.num_views, num_classes=len(index.classes))
         loader = ClipLoader(
             index, plan, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device,
             settings=settings, mean=mean, std=std,
@@ -289,4 +253,4 @@ def evaluate(
                 if on_batch is not None:
                     on_batch(done, total)
         found.append(scores.reduce(ranks))
-    return combine(index, samples, scores=found[-1], centre=found[0], num_views=num_views)
+    return combine(index, samples, video_of=video_of, scores=found[-1], centre=found[0], num_views=num_views)

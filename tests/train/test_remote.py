@@ -1,0 +1,68 @@
+"""Training, scoring and features from s3:// are those of the folder, bit for bit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pipeline.remote.sync import sync_dataset
+from pipeline.shard import ShardIndex
+from tests.s3_server import S3Server
+from tests.train.conftest import Trainer, read_metrics
+from tools import evaluate, extract_features
+from train.checkpoint import load_checkpoint
+from train.evaluation.features.files import read_array
+
+
+@pytest.fixture(scope="module")
+def url(squares: ShardIndex, s3: S3Server) -> str:
+    sync_dataset(squares.data_dir, "s3://shards/squares")
+    return "s3://shards/squares"
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(run / "latest.pt")["model"]
+
+
+def test_training_and_scoring_from_s3_equal_those_from_the_folder(
+    run_main: Trainer, url: str, squares: ShardIndex, tmp_path: Path
+) -> None:
+    local, remote, cache = tmp_path / "local", tmp_path / "remote", ["--cache", str(tmp_path / "cache")]
+    assert run_main(local, "--steps", "3").exit_code == 0
+    result = run_main(remote, "--steps", "3", *cache, "--cache-limit", "1kB", data=url)
+    assert result.exit_code == 0, result.output
+    assert "are fetched again and again; give a larger --cache-limit" in result.stderr
+    expected = weights_of(local)
+    found = weights_of(remote)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert [line["loss"] for line in read_metrics(remote, "train")] == [
+        line["loss"] for line in read_metrics(local, "train")
+    ]
+
+    scores = []
+    for data, more in ((str(squares.data_dir), []), (url, cache)):
+        words = ["--checkpoint", str(local / "latest.pt"), "--data", data, "--clips", "2", "--device", "cpu", *more]
+        out = tmp_path / "scores.json"
+        assert CliRunner().invoke(evaluate.main, [*words, "--json", str(out)]).exit_code == 0
+        scores.append(json.loads(out.read_text())["predictions"])
+        features = tmp_path / f"{len(scores)}.npz"
+        done = CliRunner().invoke(extract_features.main, [*words, "--layers", "pool5", "--out", str(features)])
+        assert done.exit_code == 0, done.output
+    assert scores[0] == scores[1]
+    assert np.array_equal(read_array(tmp_path / "1.npz", "layer/pool5"), read_array(tmp_path / "2.npz", "layer/pool5"))
+
+
+def test_a_run_begun_from_a_folder_goes_on_from_a_copy_of_it_elsewhere(
+    run_main: Trainer, url: str, squares: ShardIndex, tmp_path: Path
+) -> None:
+    run_main(tmp_path / "whole", "--steps", "4", "--keep-every", "2")
+    state = str(tmp_path / "whole" / "step-2.pt")
+    result = run_main(
+        tmp_path / "rest", "--steps", "4", "--resume", state, "--cache", str(tmp_path / "cache"), data=url
+    )
+    assert result.exit_code == 0, result.output
+    expected, found = weights_of(tmp_path / "whole"), weights_of(tmp_path / "rest")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -1,0 +1,195 @@
+"""Training under faults, from outside: full disks, hung disks, clocks, processes and machines that are killed."""
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import pipeline.mapped_tars
+import train.run_folder
+from pipeline.shard import ShardIndex
+from tests.chaos.ledger import wait_until
+from tests.chaos.training import is_same, ranks_of, results_in
+from tests.train.conftest import CHECKOUT, SMALL, Trainer, command_line, read_metrics, run_program
+from train.checkpoint import load_checkpoint
+from train.ranks import Ranks
+from train.run_folder import only_trainer
+
+NARROW = ["--width", "4", "--batch-size", "2", "--eval-clips", "1"]
+
+
+@contextlib.contextmanager
+def room_for(num_bytes: int) -> Iterator[None]:
+    """No file of this process can be longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_on_a_full_disk_training_goes_on_and_ends_with_an_error_that_says_what_is_left(
+    run_main: Trainer, tmp_path: Path
+) -> None:
+    options = [*NARROW, "--save-every", "2", "--resume", "auto"]
+    run_main(tmp_path / "calm", *NARROW, "--steps", "6")
+    out = tmp_path / "run"
+    run_main(out, *options, "--steps", "6", "--keep-every", "2")
+    for name in ("latest.pt", "best.pt", "previous.pt", "step-4.pt", "step-6.pt"):
+        (out / name).unlink()
+    (out / "step-2.pt").rename(out / "latest.pt")
+    with room_for(30_000):  # enough for a line, not for a checkpoint
+        result = run_main(out, *options, "--steps", "6")
+    assert result.exit_code == 1
+    for step in (4, 6):
+        assert f"NOT SAVED: {out / 'latest.pt'} of step {step} (File too large); the one from before" in result.stdout
+    assert "latest.pt of step 6 could not be written (File too large); the one from before stays" in result.stderr
+    assert [line["step"] for line in read_metrics(out, "not_saved")] == [4, 6, 6]
+    assert [line["step"] for line in read_metrics(out, "train")] == [1, 2, 3, 4, 5, 6]
+    assert sorted(path.name for path in out.glob("*.pt*")) == ["latest.pt"]
+    assert not list(out.glob(".*.tmp"))
+    assert load_checkpoint(out / "latest.pt")["step"] == 2
+    assert run_main(out, *options, "--steps", "6").exit_code == 0
+    assert is_same(*(load_checkpoint(folder / "latest.pt")["model"] for folder in (out, tmp_path / "calm")))
+
+
+def test_a_second_trainer_in_the_same_folder_is_refused(
+    run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.run_folder, "PATIENCE_S", 0)
+    with only_trainer(tmp_path, Ranks(), say=pytest.fail):
+        result = run_main(tmp_path, *NARROW, "--steps", "1")
+    assert result.exit_code == 1
+    assert f"--out: another trainer (process {os.getpid()} on " in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [train.run_folder.LOCK]
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(run_main: Trainer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run_main(tmp_path / "file" / "run", *NARROW, "--steps", "1")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"Error: --out: nothing can be written to {tmp_path / 'file' / 'run'} (Not a directory); make room, or choose "
+        "another\n"
+    )
+
+
+def test_a_disk_that_hangs_ends_the_run(
+    run_main: Trainer, squares: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(pipeline.mapped_tars, "load_pages", lambda data: goes_on.wait())
+    result = run_main(tmp_path / "run", *NARROW, "--steps", "1", "--stall-timeout", "3")
+    goes_on.set()
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"Error: no batch for 3 s: reading {squares.tars[0]} for step 0, row ")
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(
+    run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = iter(range(10**9, 0, -1000))
+    run_main(tmp_path / "calm", *NARROW, "--steps", "4")
+    monkeypatch.setattr(time, "time", lambda: float(next(now_s)))
+    for steps in ("2", "4"):
+        assert run_main(tmp_path / "run", *NARROW, "--steps", steps, "--resume", "auto").exit_code == 0
+    lines = read_metrics(tmp_path / "run", "train")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all(line["clips_per_s"] > 0 for line in lines)
+
+
+def test_a_run_that_is_finished_again_has_one_final_line(run_main: Trainer, tmp_path: Path) -> None:
+    for _ in range(2):
+        run_main(tmp_path, *NARROW, "--steps", "2", "--resume", "auto")
+    assert [line["step"] for line in read_metrics(tmp_path, "final")] == [2]
+
+
+@contextlib.contextmanager
+def started(*commands: list[str], log: Path) -> Iterator[list[psutil.Popen]]:
+    """Programs of the project, at once; killed at the end with all that they have started."""
+    processes = []
+    with log.open("ab") as file:
+        for command in commands:
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+            process = psutil.Popen(command, cwd=CHECKOUT, env=environment, stdout=file, stderr=file)
+            processes.append(process)
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for each in [*process.children(recursive=True), process]:
+                    each.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_given_up_by_the_others(squares: ShardIndex, tmp_path: Path) -> None:
+    options = [*NARROW, "--steps", "100000", "--save-every", "5", "--collective-timeout", "5"]
+    log = tmp_path / "log.txt"
+    with started(command_line(squares, tmp_path / "run", *options, processes=2), log=log) as (torchrun,):
+        wait_until((tmp_path / "run" / "latest.pt").is_file, "a checkpoint", patience_s=120)
+        ranks_of(torchrun)["1"].send_signal(signal.SIGSTOP)
+        wait_until(lambda: "Error: another process did not come within 5 s; see" in log.read_text(), "an error")
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def agent(data: Path, out: Path, *options: str, port: int) -> list[str]:
+    """One machine's torchrun of two."""
+    rendezvous = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test"]
+    rendezvous += ["--rdzv-endpoint", f"localhost:{port}", "--max-restarts", "3"]
+    rendezvous += ["--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=3"]
+    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "train/main.py"]
+    return [*command, "--data", str(data), "--out", str(out), *SMALL, *options]
+
+
+@pytest.mark.slow
+def test_two_machines_compute_what_one_does_also_when_one_is_lost_and_comes_back(
+    squares: ShardIndex, tmp_path: Path, unused_port: int
+) -> None:
+    options = [*NARROW, "--steps", "120", "--save-every", "5", "--resume", "auto", "--collective-timeout", "60"]
+    done = run_program(command_line(squares, tmp_path / "one", *options, processes=2))
+    assert done.returncode == 0, done.stderr
+    out, log = tmp_path / "two", tmp_path / "log.txt"
+    command = agent(squares.data_dir, out, *options, port=unused_port)
+    with started(command, log=log) as (first,):
+        wait_until(
+            lambda: bool(first.net_connections()) or first.poll() is not None, "the rendezvous"
+        )  # it is the host
+        with started(command, log=log) as (second,):
+            wait_until((out / "latest.pt").is_file, "a checkpoint", patience_s=120)
+            lost = [*second.children(recursive=True), second]  # the machine, not just torchrun
+            for process in lost:
+                process.kill()
+        with started(command, log=log) as (third,):
+            assert [first.wait(240), third.wait(240)] == [0, 0], log.read_text()
+    assert "going on from" in log.read_text()
+    assert is_same(load_checkpoint(out / "latest.pt"), load_checkpoint(tmp_path / "one" / "latest.pt"))
+    assert results_in(out) == results_in(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_few_kills_lose_nothing() -> None:
+    command = [sys.executable, "-m", "tests.chaos", "--kills", "4", "--steps", "40", "--videos", "8"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("4 kills (")
+    assert ", 0 losses, " in done.stdout.splitlines()[-1]

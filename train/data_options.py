@@ -1,0 +1,107 @@
+"""`--data` of the commands that read shards: a folder, or a URL and how its tars are kept here."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.remote.dataset import open_dataset
+from pipeline.remote.place import is_url
+from pipeline.remote.settings import RemoteSettings, parse_size
+from pipeline.shard import ShardIndex
+
+DEFAULT = RemoteSettings()
+to_stderr = functools.partial(click.echo, err=True)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the command line says of the data.
+
+    Attributes:
+        place: A folder, or a URL.
+    """
+
+    place: Path | str
+    remote: RemoteSettings = DEFAULT
+
+    @property
+    def is_remote(self) -> bool:
+        return isinstance(self.place, str)
+
+    def open(self, *, say: Callable[[str], None] = to_stderr) -> ShardIndex:
+        """The dataset; `say` takes lines about its server. Raises ShardError."""
+        return open_dataset(self.place, self.remote, say=say)
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+
+class DataType(click.ParamType):
+    """A folder that exists, or a URL."""
+
+    name = "folder|url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        if isinstance(value, str) and is_url(value):
+            return value
+        if not Path(value).is_dir():
+            self.fail(f"{value!r} is no folder; give one, or a URL such as s3://bucket/shards/ucf101", param, ctx)
+        return Path(value)
+
+
+class SizeType(click.ParamType):
+    """Bytes, as people write them."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DATA = DataType()
+SIZE = SizeType()
+
+# fmt: off
+REMOTE_OPTIONS = [
+    click.option("--cache", type=click.Path(file_okay=False, path_type=Path),
+                 help="Of a URL: keep what is fetched in this folder.  [default: in the user's cache folder]"),
+    click.option("--cache-limit", type=SIZE,
+                 help="Of a URL: tars kept there at most, like 50GB; the least recently used give way.  "
+                 "[default: the disk]"),
+    click.option("--remote-timeout", default=DEFAULT.timeout_s, type=click.FloatRange(0), show_default=True,
+                 help="Of a URL: seconds that its server may be gone."),
+    click.option("--fetch-ahead", default=DEFAULT.fetch_ahead, type=click.IntRange(0), show_default=True,
+                 help="Of a URL: steps whose tars are fetched before they are needed."),
+]
+# fmt: on
+
+
+def remote_options(command: Callable) -> Callable:
+    """Add the options of remote data, and give them to the command within its parameter `data`, as `Data`."""
+
+    @functools.wraps(command)
+    def with_data(
+        *,
+        data: Path | str,
+        cache: Path | None,
+        cache_limit: int | None,
+        remote_timeout: float,
+        fetch_ahead: int,
+        **others: Any,
+    ) -> Any:
+        remote = RemoteSettings(cache, cache_limit, remote_timeout, fetch_ahead)
+        return command(data=Data(data, remote), **others)
+
+    with_options: Callable = with_data
+    for option in reversed(REMOTE_OPTIONS):
+        with_options = option(with_options)
+    return with_options

@@ -1,0 +1,43 @@
+"""How the processes of a run make sure that they were started together, before they exchange addresses.
+
+torchrun keeps one store for all its restarts (torch 2.13; pytorch/pytorch#135712), so a restarted process may read the
+address of a dead one there, and then each restart fails as the one before. Here rank 0 offers a token nobody has used,
+the others accept it, and rank 0 confirms whom it has heard; what belongs to another token is of the past. Without need
+when torchrun has a store for each restart.
+"""
+
+import time
+import uuid
+from datetime import timedelta
+
+from torch.distributed import Store
+
+POLL_S = 0.05
+OFFER = "meeting"
+
+
+def meet(store: Store, *, rank: int, world_size: int, timeout_s: float) -> str:
+    """Wait for all processes that were started with this one; all of them return the same token.
+
+    Raises:
+        TimeoutError: They did not all come.
+        torch.distributed.DistStoreError: As well, or the store is gone.
+    """
+    own, until_s = uuid.uuid4().hex, time.monotonic() + timeout_s
+    if rank == 0:
+        store.set(OFFER, own)
+        accepted = [f"{OFFER}/{own}/{other}" for other in range(1, world_size)]
+        store.wait(accepted, timedelta(seconds=timeout_s))
+        store.set(f"{OFFER}/{own}/all", ",".join(store.get(key).decode() for key in accepted))
+        return own
+    token, confirmed = "", ""
+    store.wait([OFFER], timedelta(seconds=timeout_s))
+    while time.monotonic() < until_s:
+        offered = store.get(OFFER).decode()
+        if offered != token:
+            token, confirmed = offered, f"{OFFER}/{offered}/all"
+            store.set(f"{OFFER}/{token}/{rank}", own)
+        if store.check([confirmed]) and own in store.get(confirmed).decode().split(","):
+            return token
+        time.sleep(POLL_S)
+    raise TimeoutError(f"rank {rank} timed out waiting for rank 0")

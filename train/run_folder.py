@@ -1,0 +1,159 @@
+"""A run's folder while a trainer is at work there: nobody else's, and able to do without what cannot be written."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from train.checkpoint import save_checkpoint
+from train.metrics import MetricsLog
+from train.ranks import Ranks
+
+LOCK = ".trainer"  # .lock is the study's
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # said where there are no locks, as on some network disks
+LEFT_OVERS = (".*.pt.tmp", ".metrics.jsonl.tmp", ".config.json.tmp")
+POLL_S = 0.2
+PATIENCE_S = 10.0
+
+
+class RunFolderError(ValueError):
+    """The folder cannot be used, or does not hold what it should; the message is one line."""
+
+
+@contextlib.contextmanager
+def only_trainer(
+    folder: Path, ranks: Ranks, *, say: Callable[[str], None], patience_s: float | None = None
+) -> Iterator[None]:
+    """Make the folder, if need be, and keep other trainers out of it; remove what a killed one left half-written.
+
+    A collective: rank 0 has the lock when the block begins, and nobody writes what the ranks read then. The lock ends
+    with the process, however that ends.
+
+    Args:
+        say: Told in a line where there are no locks.
+        patience_s: For a trainer that is about to end, as after a kill; PATIENCE_S if None.
+
+    Raises:
+        RunFolderError: Another trainer is at work there, or nothing can be written; says which.
+    """
+    with contextlib.ExitStack() as stack:
+        if ranks.is_main:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context((folder / LOCK).open("a+", encoding="utf-8"))
+                if _take(lock, patience_s=PATIENCE_S if patience_s is None else patience_s):
+                    lock.truncate(0)
+                    lock.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+                    lock.flush()
+                else:
+                    say(f"{folder}: this file system has no locks; see to it that no other trainer writes there")
+                for pattern in LEFT_OVERS:
+                    for path in folder.glob(pattern):
+                        path.unlink()
+            except OSError as error:
+                raise RunFolderError(
+                    f"--out: nothing can be written to {folder} ({error.strerror}); make room, or choose another"
+                ) from None
+        ranks.gather(None)  # collective, a barrier
+        yield
+
+
+def check_agreement(folder: Path, ranks: Ranks, state: dict[str, Any] | None) -> None:
+    """See that all ranks go on from the same step; a collective.
+
+    Raises:
+        RunFolderError: They do not.
+    """
+    steps = ranks.gather(state["step"] if state is not None else 0)  # collective
+    if len(set(steps)) > 1:
+        raise RunFolderError(
+            f"--out: processes found checkpoints of different steps in {folder} ({', '.join(map(str, steps))}); "
+            "it must be one folder, the same for all machines"
+        )
+
+
+def _take(lock: IO[str], *, patience_s: float) -> bool:
+    """Lock a file; False where there are no locks."""
+    until_s = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < until_s:
+                time.sleep(POLL_S)
+                continue
+            lock.seek(0)
+            raise RunFolderError(
+                f"--out: another trainer ({_owner(lock.read())}) is at work in {Path(lock.name).parent}; "
+                "wait for it, or choose another"
+            ) from None
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return False
+            raise
+        return True
+
+
+def _owner(text: str) -> str:
+    """Who wrote a lock file, for people.
+
+    >>> _owner('{"host": "node3", "pid": 812}'), _owner("")
+    ('process 812 on node3', 'unknown process')
+    """
+    try:
+        about = json.loads(text)
+        return f"process {about['pid']} on {about['host']}"
+    except (ValueError, KeyError, TypeError):
+        return "unknown process"
+
+
+class CheckpointFiles:
+    """The checkpoints that a run writes. One that cannot be written costs a line; what is on the disk stays as it is.
+
+    Args:
+        say: Told in a line about each that was not written.
+        log: Told as an event "not_saved".
+    """
+
+    def __init__(self, folder: Path, *, say: Callable[[str], None], log: MetricsLog) -> None:
+        self.folder, self.say, self.log = folder, say, log
+        self._written: dict[str, int] = {}  # name: step
+        self._missing: dict[str, str] = {}  # name: what is wrong
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Write a checkpoint; latest.pt leaves the one before it as previous.pt."""
+        path, step = self.folder / name, state["step"]
+        try:
+            save_checkpoint(path, state, former=path.with_name("previous.pt") if name == "latest.pt" else None)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._missing[name] = f"{name} of step {step} could not be written ({reason})"
+            self.say(f"NOT SAVED: {path} of step {step} ({reason}); {self._left(name)}, training goes on")
+            self.log.write("not_saved", step=step, file=name, reason=reason)
+        else:
+            self._written[name] = step
+            self._missing.pop(name, None)
+
+    def check(self) -> None:
+        """At the end of a run: latest.pt and best.pt are the last that were to be written.
+
+        Raises:
+            RunFolderError: One is not; says what is there in its place.
+        """
+        for name in ("latest.pt", "best.pt"):
+            if name in self._missing:
+                raise RunFolderError(
+                    f"{self.folder}: {self._missing[name]}; {self._left(name)}; make room and go on with --resume auto"
+                )
+
+    def _left(self, name: str) -> str:
+        """What is there, for people."""
+        if name in self._written:
+            return f"the one of step {self._written[name]} stays"
+        return "the one from before stays" if (self.folder / name).is_file() else "there is none before it"
