@@ -10,6 +10,7 @@ from pipeline.shard import PICTURE_NAMES, choices
 from pipeline.transcode import Geometry, centred, stretched
 
 OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
+SEGMENT_SETTINGS = {"segment_s", "train_segments", "test_segments"}  # what only segments write down
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,11 @@ class BuildSettings:
         fps: Resample to this rate; None keeps the source's frames as they are.
         keep_aspect: Short side `size`, aspect ratio kept, centred in one tile that holds the widest and highest.
         samples_per_shard: Videos in one tar.
-        seed: Of the order in which videos go into tars; classes are mixed so that one tar resembles the whole.
+        seed: Of the order in which videos go into tars, where classes are mixed so that one tar resembles the whole;
+            and of random segments.
+        segment_s: Store pieces this long, in seconds, instead of whole videos.
+        train_segments: Of a training video: pieces drawn at random. The paper takes five of 2 s (section 3.4).
+        test_segments: Of a test video: evenly spaced pieces.
     """
 
     size: int = 128
@@ -39,6 +44,9 @@ class BuildSettings:
     keep_aspect: bool = False
     samples_per_shard: int = 64
     seed: int = 0
+    segment_s: float | None = None
+    train_segments: int = 5
+    test_segments: int = 10
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 1024:
@@ -51,6 +59,16 @@ class BuildSettings:
             raise ValueError(f"fps: {self.fps} is not possible; choose more than 0 and at most 1000")
         if self.samples_per_shard < 1:
             raise ValueError(f"samples_per_shard: {self.samples_per_shard} is not possible; choose at least 1")
+        if self.segment_s is not None:
+            if not 0 < self.segment_s <= 3600:
+                raise ValueError(f"segment_s: {self.segment_s} is not possible; choose more than 0 and at most 3600 s")
+            if self.fps is not None:
+                raise ValueError(
+                    f"fps: {self.fps} does not go with segments, which are the source's frames; leave it out"
+                )
+            for name, count in (("train_segments", self.train_segments), ("test_segments", self.test_segments)):
+                if not 1 <= count <= 100:
+                    raise ValueError(f"{name}: {count} is not possible; choose 1 to 100")
         self.encoding(self.narrowest)  # refuses what the codec cannot do, before any work
 
     @property
@@ -76,6 +94,8 @@ class BuildSettings:
         return StripEncoding(layout, self.quality)
 
     def describe(self) -> dict[str, Any]:
-        """The settings that matter to the codec, for dataset.json."""
+        """The settings that matter here, for dataset.json."""
         others = set().union(*(names for codec, names in OWN_SETTINGS.items() if codec != self.codec))
+        if self.segment_s is None:
+            others |= SEGMENT_SETTINGS
         return {name: value for name, value in asdict(self).items() if name not in others}

@@ -1,18 +1,20 @@
 """What a build does of one codec: frames of a segment to its files, and what dataset.json says about how."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import av
 import simplejpeg
 
+from pipeline.failure import TooLargeError
 from pipeline.filmstrip import Planes, StripLayout, encode_strips, num_strips
 from pipeline.h264.encode import FILE, EncodePolicy, decoder_configuration, encode_segment
 from pipeline.shard_writer import Stored, strip_files
 from pipeline.transcode import Geometry
 
 Segment = tuple[dict[str, bytes], list[Stored]]  # a segment's files by what follows the key, and its pictures in them
+NO_END = 2**63
 
 
 class Encoding(Protocol):
@@ -35,16 +37,18 @@ class Encoding(Protocol):
     def num_pictures(self, num_frames: int) -> int:
         """Strips or packets of a segment of so many stored frames."""
 
-    def encode(self, blocks: Iterable[Planes], geometry: Geometry, *, fps: float) -> Segment:
+    def encode(self, blocks: Iterable[Planes], geometry: Geometry, *, fps: float, max_bytes: int = NO_END) -> Segment:
         """One segment.
 
         Args:
             blocks: Planes of `block_frames` frames each; the last one may be shorter.
             geometry: Where the picture lies in its tile.
             fps: Of the stored frames, 0 where nobody knows.
+            max_bytes: Of its pictures.
 
         Raises:
             VideoFailure: It cannot be encoded like the rest.
+            TooLargeError: It gives more than `max_bytes`.
         """
 
 
@@ -75,10 +79,10 @@ class StripEncoding:
     def num_pictures(self, num_frames: int) -> int:
         return num_strips(num_frames, self.layout)
 
-    def encode(self, blocks: Iterable[Planes], geometry: Geometry, *, fps: float) -> Segment:
+    def encode(self, blocks: Iterable[Planes], geometry: Geometry, *, fps: float, max_bytes: int = NO_END) -> Segment:
         del fps  # a JPEG has no time
         strips = encode_strips(blocks, self.layout, top=geometry.top, left=geometry.left, quality=self.quality)
-        return strip_files(list(strips))
+        return strip_files(list(at_most(strips, max_bytes)))
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,21 @@ class VideoEncoding:
     def num_pictures(self, num_frames: int) -> int:
         return num_frames
 
-    def encode(self, blocks: Iterable[Planes], geometry: Geometry, *, fps: float) -> Segment:
-        mp4, packets = encode_segment(blocks, self.policy, top=geometry.top, left=geometry.left, fps=fps)
+    def encode(self, blocks: Iterable[Planes], geometry: Geometry, *, fps: float, max_bytes: int = NO_END) -> Segment:
+        place = {"top": geometry.top, "left": geometry.left}
+        mp4, packets = encode_segment(blocks, self.policy, **place, fps=fps, max_bytes=max_bytes)
         return {FILE: mp4}, packets
+
+
+def at_most(pictures: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
+    """Pass pictures on as long as they are not too large together.
+
+    Raises:
+        TooLargeError: They are.
+    """
+    total = 0
+    for picture in pictures:
+        total += len(picture)
+        if total > max_bytes:
+            raise TooLargeError
+        yield picture

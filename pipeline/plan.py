@@ -12,10 +12,11 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.clip import ClipSpec, num_starts, uniform_starts
+from pipeline.draws import below, compact, window_order
 from pipeline.shard import ShardIndex
 
 ORDER_STREAM, DRAW_STREAM = 0, 1  # two independent Philox streams under one (seed, epoch)
-WORDS_PER_POSITION = 4  # 64-bit words that one Philox step gives: start, top, left, flip
+WORDS_PER_POSITION = 4  # 64-bit words that one Philox step gives: start, top, left; flip and label share the last
 KEPT_ORDERS = 2  # a batch may run on into the next epoch
 
 
@@ -31,6 +32,7 @@ class PlannedClips:
         top, left: int64, corner of the crop in the content, pixels after resizing.
         flip: bool, mirrored left to right.
         weight: float32, 1; 0 for padding.
+        label_draw: uint64, whose upper 32 bits choose among a sample's labels; 0, the first, if not given.
     """
 
     position: np.ndarray
@@ -41,6 +43,11 @@ class PlannedClips:
     left: np.ndarray
     flip: np.ndarray
     weight: np.ndarray
+    label_draw: np.ndarray = None  # type: ignore[assignment]  # never after __post_init__
+
+    def __post_init__(self) -> None:
+        if self.label_draw is None:
+            object.__setattr__(self, "label_draw", np.zeros(len(self.sample), np.uint64))
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -172,7 +179,7 @@ class TrainPlan:
         self.index, self.spec = index, spec
         self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
         self.global_batch_size = global_batch_size
-        self._samples = np.asarray(samples, np.int64)
+        self._samples = compact(np.asarray(samples, np.int64))
         self._seed, self._flip, self._shuffle_window = seed, flip, shuffle_window
         self.start_step = start_step
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -208,6 +215,7 @@ class TrainPlan:
             left=below(words[:, 2], sideways),
             flip=(words[:, 3] >> np.uint64(63)).astype(bool) & self._flip,
             weight=np.ones(len(position), np.float32),
+            label_draw=words[:, 3] << np.uint64(32),
         )
 
     def samples_at(self, position: np.ndarray) -> np.ndarray:
@@ -224,7 +232,7 @@ class TrainPlan:
         return int(self.samples_at(np.array([position + attempt]))[0])
 
     def _order(self, epoch: int) -> np.ndarray:
-        """The order of an epoch: int64 [N], a permutation of the samples' places."""
+        """The order of an epoch: int32 or int64 [N], a permutation of the samples' places."""
         if epoch not in self._orders:
             random = np.random.Generator(np.random.Philox(key=[self._seed, epoch], counter=[0, 0, 0, ORDER_STREAM]))
             if self._shuffle_window is None:
@@ -232,7 +240,7 @@ class TrainPlan:
             else:
                 tar = self.index.tar_of(self._samples)
                 order = window_order(tar, window=self._shuffle_window, random=random)
-            self._orders[epoch] = order
+            self._orders[epoch] = compact(order)
             while len(self._orders) > KEPT_ORDERS:
                 self._orders.popitem(last=False)
         return self._orders[epoch]
@@ -248,27 +256,13 @@ class TrainPlan:
         return words
 
 
-def below(words: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """Random words uint64 [B] to integers in [0, bound), by their upper 32 bits; bound < 2**31.
+def drawn_labels(index: ShardIndex, clips: PlannedClips) -> np.ndarray:
+    """The class of each clip: int64 [B]. A sample with several labels is trained as one of them, drawn anew each time.
 
-    >>> below(np.array([0, 2**63, 2**64 - 1], np.uint64), np.array([10, 10, 10]))
-    array([0, 5, 9])
+    The draw is the position's, so it is the same on every rank and in every run, also where another sample takes the
+    place of a damaged one.
     """
-    return ((words >> np.uint64(32)) * bound.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
-
-
-def window_order(tar: np.ndarray, *, window: int, random: np.random.Generator) -> np.ndarray:
-    """Shuffle tars, then samples within each `window` of consecutive tars.
-
-    Args:
-        tar: int [N], which tar each sample lies in.
-
-    Returns:
-        int64 [N], a permutation; samples of one window of tars are read before those of the next.
-    """
-    present, tar = np.unique(tar, return_inverse=True)
-    turn = random.permutation(len(present)) // window  # which window each tar is read in
-    return np.lexsort((random.random(len(tar)), turn[tar]))
+    return index.label_at(clips.sample, below(clips.label_draw, index.num_labels(clips.sample)))
 
 
 class EvalPlan:

@@ -1,5 +1,11 @@
-"""Source facts: what a video's header claims (PyAV), and how many frames it really holds."""
+"""Source facts: what a video's header claims (PyAV), and how many frames it really holds.
 
+PyAV runs FFmpeg's code in this process, which a video may crash or fill; `Inspector` does the same in others.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -7,8 +13,8 @@ from pathlib import Path
 import av
 
 from pipeline.failure import VideoFailure
+from pipeline.limits import FORMATS, Guard, input_options
 
-PROTOCOLS = {"protocol_whitelist": "file"}  # a playlist inside a "video" must not reach the network
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
 
 
@@ -34,20 +40,44 @@ class VideoFacts:
     notes: tuple[str, ...] = ()
 
 
-def probe(path: Path) -> VideoFacts:
+@contextmanager
+def open_video(path: Path, guard: Guard) -> Iterator[av.container.InputContainer]:
+    """A video's container, opened as a plain file and as nothing else.
+
+    Raises:
+        VideoFailure: It may not be opened, or is of no kind that is read.
+    """
+    descriptor = guard.open(path)
+    try:
+        options = input_options(descriptor, guard.limits)
+        try:
+            container = av.open("fd:", options=options, metadata_errors="replace")
+        except av.ArgumentError as error:  # FFmpeg's word for what its lists of formats and protocols forbid
+            reason = f"is none of the kinds that are read ({FORMATS}), or its header is damaged"
+            raise VideoFailure("probe", f"{path.name}: {reason}") from error
+    finally:
+        os.close(descriptor)  # FFmpeg has one of its own
+    with container:
+        yield container
+
+
+def probe(path: Path, guard: Guard | None = None) -> VideoFacts:
     """Read the header and the first frame.
 
     Raises:
-        VideoFailure: Not a video, no picture stream, or not even one frame decodes.
+        VideoFailure: Not a video, no picture stream, not even one frame decodes, or it claims more than the limits
+            allow.
     """
+    guard = guard or Guard()
     try:
-        with av.open(str(path), options=PROTOCOLS, metadata_errors="replace") as container:
-            stream = _picture_stream(container, path)
+        with open_video(path, guard) as container:
+            stream = picture_stream(container, path)
+            admit(container, stream, path, guard)
             frame = next(container.decode(stream), None)
             if frame is None:
                 raise VideoFailure("probe", f"{path.name}: no frame can be decoded")
             aspect = stream.sample_aspect_ratio or Fraction(1)
-            shown = (round(frame.width * aspect), frame.height)
+            shown = (max(round(frame.width * aspect), 1), frame.height)
             if frame.rotation % 180:
                 shown = shown[::-1]
             transfer = HDR_TRANSFERS.get(int(frame.color_trc))
@@ -58,26 +88,58 @@ def probe(path: Path) -> VideoFacts:
                 height=frame.height,
                 display_width=shown[0],
                 display_height=shown[1],
-                fps=float(stream.average_rate or 0),
+                fps=max(float(stream.average_rate or 0), 0.0),
                 num_frames_header=stream.frames or None,
                 notes=(f"HDR ({transfer}) is not tone-mapped",) if transfer else (),
             )
     except (av.FFmpegError, OSError, EOFError, ValueError) as error:
-        raise VideoFailure("probe", f"{path.name}: {str(error).splitlines()[0]}") from error
+        raise failure_of(error, "probe", path, guard) from error
 
 
-def count_frames(path: Path) -> int:
+def admit(container: av.container.InputContainer, stream: av.VideoStream, path: Path, guard: Guard) -> None:
+    """Have a stream decoded within the limits, or refuse it by what it claims before anything is decoded.
+
+    Raises:
+        VideoFailure: Its frames are too large, or it lasts too long.
+    """
+    limits, context = guard.limits, stream.codec_context
+    if context is None:
+        raise VideoFailure("probe", f"{path.name}: nobody knows its codec")
+    if context.width * context.height > limits.max_pixels:
+        raise guard.exceeded("max_pixels", path, f"frames of {context.width}×{context.height} pixels")
+    duration_s = (container.duration or 0) / av.time_base
+    if duration_s > limits.max_duration_s:
+        raise guard.exceeded("max_duration_s", path, f"claims to last {duration_s:.0f} s")
+    context.options = {"max_pixels": str(limits.max_pixels), "threads": "1"}
+
+
+def count_frames(path: Path, guard: Guard | None = None) -> int:
     """Frames that PyAV decodes from the whole file; what the header claims does not matter."""
+    guard = guard or Guard()
     try:
-        with av.open(str(path), options=PROTOCOLS, metadata_errors="replace") as container:
-            return sum(1 for _ in container.decode(_picture_stream(container, path)))
+        with open_video(path, guard) as container:
+            stream = picture_stream(container, path)
+            admit(container, stream, path, guard)
+            count = 0
+            for count, _ in enumerate(container.decode(stream), start=1):
+                if count > guard.limits.max_frames:
+                    raise guard.exceeded("max_frames", path, f"has more than {guard.limits.max_frames} frames")
+            return count
     except (av.FFmpegError, OSError, EOFError) as error:
-        raise VideoFailure("count", f"{path.name}: {str(error).splitlines()[0]}") from error
+        raise failure_of(error, "count", path, guard) from error
 
 
-def _picture_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+def picture_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
     """The first stream that is a film, not a cover picture."""
     films = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not films:
         raise VideoFailure("probe", f"{path.name}: holds no video stream")
     return films[0]
+
+
+def failure_of(error: Exception, stage: str, path: Path, guard: Guard) -> VideoFailure:
+    """A failure for what FFmpeg's libraries raise, in one line, without the name that they know the file by."""
+    if isinstance(error, MemoryError):
+        return guard.exceeded("max_memory_mb", path, "needs more memory to read")
+    words = str(getattr(error, "strerror", None) or error).splitlines() or [type(error).__name__]
+    return VideoFailure(stage, f"{path.name}: {words[0]}")

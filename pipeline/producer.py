@@ -1,20 +1,21 @@
 """The thread that keeps batches ready: it plans, reads, has DALI decode, and survives pictures that do not."""
 
 import itertools
+import math
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.decoding import Decoding
 from pipeline.h264.decode import UndecodableError
-from pipeline.plan import Plan
+from pipeline.plan import Plan, drawn_labels
 from pipeline.settings import LoaderSettings
 from pipeline.shard import ShardIndex
 from pipeline.step_reader import LoaderError, ReadStep, StepReader
@@ -51,21 +52,43 @@ class Producer:
         self._index, self._plan, self._reader = index, plan, reader
         self._decoding, self._gpu, self._settings = decoding, gpu, settings
         self._stop = threading.Event()
+        self._is_stalled = False
         self._ready: queue.Queue[Made | BaseException] = queue.Queue(maxsize=settings.prefetch)
         self._thread = threading.Thread(target=self._run, args=(first_step,), name="clip-loader", daemon=True)
+        reader.start(first_step)
         self._thread.start()
 
     def take(self) -> Made:
-        """The next batch; waits for it. Raises what stopped the thread."""
-        item = self._ready.get()
+        """The next batch; waits for it. Raises what stopped the thread.
+
+        Raises:
+            LoaderError: It does not come in time.
+        """
+        patience_s = self._settings.stall_timeout_s
+        while True:
+            try:
+                item = self._ready.get(timeout=patience_s or None)
+                break
+            except queue.Empty:
+                where = self._reader.whereabouts()
+            if where is not None:
+                self._is_stalled = True
+                raise LoaderError(
+                    f"no batch for {patience_s:g} s: {where}; look at that disk or server, then go on with "
+                    "--resume auto, or wait longer with --stall-timeout"
+                )
         if isinstance(item, BaseException):
             raise item
         return item
 
     def close(self) -> None:
-        """End the thread, whatever it does."""
+        """End the thread, whatever it does; one that is stalled is left behind."""
         self._stop.set()
+        self._reader.stop()
+        until_s = time.monotonic() + (self._settings.stall_timeout_s or math.inf)
         while self._thread.is_alive():
+            if self._is_stalled or time.monotonic() > until_s:
+                return
             try:
                 self._ready.get(timeout=QUEUE_POLL_S)  # make room if it waits to put
             except queue.Empty:
@@ -127,7 +150,7 @@ class Producer:
 
     def _made(self, read: ReadStep, inputs: Any, clips: Any, stream: Any) -> Made:
         """A batch with its labels and weights, which go to the GPU on the loader's stream."""
-        labels = torch.from_numpy(self._index.labels[read.clips.sample].astype(np.int64))
+        labels = torch.from_numpy(drawn_labels(self._index, read.clips))
         made = Made(read, clips, labels, torch.from_numpy(read.clips.weight), inputs)
         if stream is not None:
             with torch.cuda.stream(stream):

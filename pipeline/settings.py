@@ -15,6 +15,7 @@ class LoaderSettings:
             decoders, and else one.
         hw_decoder_load: Share of the JPEGs for a GPU's JPEG engines; its cores take the rest. A CPU ignores it.
         read_ahead: Steps whose bytes the system is asked to fetch from disk before they are needed; 0 for none.
+        stall_timeout_s: A batch that takes longer is an error; 0 for none.
     """
 
     num_threads: int = 2
@@ -23,6 +24,7 @@ class LoaderSettings:
     num_pipelines: int | None = None
     hw_decoder_load: float = 0.65
     read_ahead: int = 4
+    stall_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -31,6 +33,7 @@ class LoaderSettings:
             ("queue_depth", 1),
             ("num_pipelines", 1),
             ("read_ahead", 0),
+            ("stall_timeout_s", 0),
         ):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -7,7 +7,6 @@ A dataset folder holds
     dataset.json, quarantine.jsonl     settings, counts, checksums; inputs that did not become samples
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.filmstrip import StripLayout
+from pipeline.index_arrays import LabelLists, Pictures
+from pipeline.index_check import IndexFault, check_info, read_info
+from pipeline.index_load import check_samples, label_lists_of, load_arrays, pictures_of
+from pipeline.tar_store import TarStore
 
 FORMAT_VERSION = 1
 SUBSETS = {"train": 1, "test": 2}  # in the split column; 0 is "not used"
@@ -29,38 +32,18 @@ class ShardError(ValueError):
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Where the compressed pictures of a dataset lie: strips, or packets of H.264, one a frame. Arrays, memory-mapped.
-
-    Attributes:
-        first: int64 [num_samples + 1]; sample i has the pictures first[i] … first[i + 1] - 1.
-        tar, offset, size, crc32: int32, int64, int32, uint32 [num_pictures]; in which tar a picture lies, where, bytes,
-            and its checksum.
-        keyframe: bool [num_pictures]; None for strips, which need no other.
-    """
-
-    first: np.ndarray
-    tar: np.ndarray
-    offset: np.ndarray
-    size: np.ndarray
-    crc32: np.ndarray
-    keyframe: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.tar)
-
-
-@dataclass(frozen=True)
 class ShardIndex:
     """Every sample of a dataset; rows are samples, in the order of the tars. Arrays are memory-mapped.
 
     Attributes:
         info: dataset.json.
-        labels: int32 [num_samples], position in `classes`.
+        labels: int32 [num_samples], position in `classes`; of several labels the first.
         num_frames: int32 [num_samples], stored frames; source frames too unless `frame_step` is 2.
         content: int16 [num_samples, 4], left, top, width and height of the picture in its tile, pixels.
         subsets: int8 [num_samples, num_splits], 1 train, 2 test, 0 not used.
         pictures: What the tars hold of every sample.
+        label_lists: None in datasets whose samples have one label each.
+        store: Brings tars that `data_dir` does not have yet; None for a folder that has them all.
     """
 
     data_dir: Path
@@ -73,6 +56,8 @@ class ShardIndex:
     content: np.ndarray
     subsets: np.ndarray
     pictures: Pictures
+    label_lists: LabelLists | None = None
+    store: TarStore | None = None
 
     @property
     def name(self) -> str:
@@ -126,22 +111,51 @@ class ShardIndex:
         codec = self.info["codec"]
         return StripLayout(codec["tile_height"], codec["tile_width"], codec["strip_frames"], codec["phase_stride"])
 
-    @property
+    @cached_property
     def tars(self) -> list[str]:
         """File names of the tars; `pictures.tar` counts along this list."""
         return [shard["tar"] for shard in self.info["shards"]]
 
     def key(self, sample: int) -> str:
         """The sample's unique short name."""
-        return self.keys[sample].decode()
+        return self.keys[sample].decode(errors="backslashreplace")
 
     def source(self, sample: int) -> str:
         """The raw video's path relative to its root."""
-        return self.sources[sample].decode()
+        return self.sources[sample].decode(errors="backslashreplace")
+
+    def num_labels(self, samples: np.ndarray) -> np.ndarray:
+        """How many labels each sample has: int64 [n]."""
+        if self.label_lists is None:
+            return np.ones(len(samples), np.int64)
+        return self.label_lists.first[samples + 1] - self.label_lists.first[samples]
+
+    def label_at(self, samples: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """One label of each sample, place 0 is the first: int64 [n]."""
+        if self.label_lists is None:
+            return self.labels[samples].astype(np.int64)
+        return self.label_lists.values[self.label_lists.first[samples] + place].astype(np.int64)
+
+    def all_labels(self, samples: np.ndarray) -> np.ndarray:
+        """All labels of each sample: int64 [n, most labels], the first one first, -1 where a sample has fewer."""
+        counts = self.num_labels(samples)
+        table = np.full((len(samples), int(counts.max(initial=1))), -1, np.int64)
+        for place in range(table.shape[1]):
+            has = counts > place
+            table[has, place] = self.label_at(samples[has], np.full(int(has.sum()), place))
+        return table
 
     def tar_of(self, samples: np.ndarray) -> np.ndarray:
-        """Which tar holds each sample; a sample never spans two."""
-        return self.pictures.tar[self.pictures.first[samples]]
+        """Which tar holds each sample; a sample never spans two.
+
+        Raises:
+            ShardError: There is no such tar.
+        """
+        tars = self.pictures.tar[self.pictures.first[samples]]
+        if len(tars) and not 0 <= tars.min() <= tars.max() < len(self.tars):
+            wrong = f"tars {tars.min()} … {tars.max()} of {len(self.tars)}"
+            raise ShardError(f"{self.data_dir}/index: names {wrong}; build the shards again")
+        return tars
 
     def samples_of(self, split: str, subset: str) -> np.ndarray:
         """Rows of one side of a split: int64 [n], ascending.
@@ -172,62 +186,51 @@ def open_index(data_dir: Path) -> ShardIndex:
     """Open a dataset folder.
 
     Raises:
-        ShardError: Not a finished dataset, of another format version, or its index does not fit together.
+        ShardError: Not a finished dataset, of another format version, or its index is damaged.
     """
-    path = Path(data_dir) / "dataset.json"
+    folder = Path(data_dir)
+    path = folder / "dataset.json"
     try:
-        info = json.loads(path.read_text())
+        info = read_info(path)
     except FileNotFoundError:
-        unfinished = (Path(data_dir) / "parts").is_dir()
+        unfinished = (folder / "parts").is_dir()
         way_out = (
             "run the same tools/make_shards.py command again to finish it"
             if unfinished
             else "make it with tools/make_shards.py"
         )
         raise ShardError(f"{data_dir}: no dataset.json, so no finished shards; {way_out}") from None
-    except json.JSONDecodeError as error:
-        raise ShardError(f"{path}: not JSON ({error}); build the shards again") from None
-    if info.get("format_version") != FORMAT_VERSION:
+    except IndexFault as fault:
+        raise ShardError(f"{path}: {fault}; build the shards again") from None
+    version = info.get("format_version")
+    if version != FORMAT_VERSION:
         raise ShardError(
-            f"{path}: format version {info.get('format_version')}, this program reads {FORMAT_VERSION}; "
-            "build the shards again"
+            f"{path}: format version {version!r:.20}, this program reads {FORMAT_VERSION}; build the shards again"
         )
-    if info["codec"]["name"] not in PICTURE_NAMES:
-        raise ShardError(f"{path}: codec {info['codec']['name']!r} is unknown; install a newer version of this program")
-
-    def array(name: str) -> np.ndarray:
-        file = Path(data_dir) / "index" / f"{name}.npy"
-        try:
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ShardError(f"{file}: cannot be read ({error}); build the shards again") from None
-
-    picture = PICTURE_NAMES[info["codec"]["name"]]
-    samples = {name: array(name) for name in SAMPLE_ARRAYS}
-    pictures = Pictures(
-        first=array(f"first_{picture}"),
-        **{name: array(f"{picture}_{name}") for name in PICTURE_ARRAYS},
-        keyframe=array(f"{picture}_keyframe") if picture == "packet" else None,
-    )
-    num_samples, num_pictures = info["num_samples"], info[f"num_{picture}s"]
-    of_pictures = [value for name, value in vars(pictures).items() if name != "first" and value is not None]
-    lengths_fit = (
-        all(len(value) == num_samples for value in samples.values())
-        and len(pictures.first) == num_samples + 1
-        and all(len(value) == num_pictures for value in of_pictures)
-        and (num_samples == 0 or (int(pictures.first[0]), int(pictures.first[-1])) == (0, num_pictures))
-    )
-    if not lengths_fit:
-        raise ShardError(f"{data_dir}/index: its arrays do not fit dataset.json; build the shards again")
+    codec = info.get("codec")
+    name = codec.get("name") if isinstance(codec, dict) else None
+    if not isinstance(name, str) or name not in PICTURE_NAMES:
+        raise ShardError(f"{path}: codec {name!r:.60} is unknown; install a newer version of this program")
+    picture = PICTURE_NAMES[name]
+    try:
+        check_info(info, picture=picture)
+    except IndexFault as fault:
+        raise ShardError(f"{path}: {fault}; build the shards again") from None
+    try:
+        arrays = load_arrays(folder / "index", info, picture=picture)
+        check_samples(arrays, info, picture=picture)
+    except IndexFault as fault:
+        raise ShardError(f"{data_dir}: {fault}; build the shards again") from None
     return ShardIndex(
-        Path(data_dir),
+        folder,
         info,
-        keys=samples["key"],
-        sources=samples["source"],
-        groups=samples["group"],
-        labels=samples["label"],
-        num_frames=samples["num_frames"],
-        content=samples["content"],
-        subsets=samples["split"],
-        pictures=pictures,
+        keys=arrays["key"],
+        sources=arrays["source"],
+        groups=arrays["group"],
+        labels=arrays["label"],
+        num_frames=arrays["num_frames"],
+        content=arrays["content"],
+        subsets=arrays["split"],
+        pictures=pictures_of(arrays, picture=picture),
+        label_lists=label_lists_of(arrays),
     )

@@ -1,9 +1,11 @@
-"""The shard format as it is written: one tar at a time, then the index over all of them."""
+"""The shard format as it is written, one tar at a time; index_writer.py writes the index over all of them."""
 
+import filecmp
 import hashlib
 import io
 import json
 import os
+import secrets
 import tarfile
 import zlib
 from collections.abc import Iterable
@@ -15,7 +17,9 @@ from typing import Any
 import numpy as np
 import webdataset
 
-from pipeline.shard import FORMAT_VERSION, PICTURE_NAMES, SUBSETS
+from pipeline.plain_file import new_file_opener
+
+PROCESSES = secrets.token_hex(4)  # this one and those it forks; only names of temporary files hang on it
 
 
 def write_atomically(path: Path, data: bytes) -> bool:
@@ -27,10 +31,30 @@ def write_atomically(path: Path, data: bytes) -> bool:
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
+    temporary = temporary_of(path)
+    with open(temporary, "wb", opener=new_file_opener) as file:
         file.write(data)
         file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return True
+
+
+def temporary_of(path: Path) -> Path:
+    """Where this process writes a file before it gets its name; what a killed build leaves, a later one removes.
+
+    No other process uses that name, on this machine or on another one that shares the folder.
+    """
+    return path.with_name(f".{path.name}.{PROCESSES}-{os.getpid()}.tmp")
+
+
+def put_in_place(temporary: Path, path: Path) -> bool:
+    """`write_atomically` of a file already written under a temporary name."""
+    filecmp.clear_cache()  # it goes by size and time, and a disk's clock is coarse
+    if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+        temporary.unlink()
+        return False
+    with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
     return True
@@ -90,11 +114,11 @@ class TarShard(AbstractContextManager):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._temporary = temporary_of(path)
         self._samples: list[Sample] = []
 
     def __enter__(self) -> "TarShard":
-        self._file = open(self._temporary, "wb")
+        self._file = open(self._temporary, "wb", opener=new_file_opener)
         # USTAR and fixed owner, mode and time: the same samples give the same bytes; DALI misreads PAX headers.
         self._tar = webdataset.TarWriter(self._file, encoder=False, mtime=0, format=tarfile.USTAR_FORMAT)
         return self
@@ -122,16 +146,25 @@ class TarShard(AbstractContextManager):
         if kind is not None:
             return
         components = tar_components(self._temporary)
-        write_atomically(self.path.with_suffix(".idx"), dali_index(components))
         self._offsets = {name: offset for name, offset, _ in components}
         self._sha256 = sha256_of(self._temporary)
-        self._temporary.replace(self.path)
+        status = self._temporary.stat()
+        self._num_bytes, self._file_number = status.st_size, status.st_ino
+        self._temporary.replace(self.path)  # first, so that of two processes all files of the later one remain
+        write_atomically(self.path.with_suffix(".idx"), dali_index(components))
+
+    def is_in_place(self) -> bool:
+        """Whether the finished tar is still the file that has its name; False may be wrong, True is not."""
+        try:
+            return self.path.stat().st_ino == self._file_number
+        except FileNotFoundError:
+            return False
 
     def summary(self) -> dict[str, Any]:
         """Name, bytes, checksum and samples of the finished tar, for parts/*.json."""
         return {
             "tar": self.path.name,
-            "num_bytes": self.path.stat().st_size,
+            "num_bytes": self._num_bytes,
             "sha256": self._sha256,
             "samples": [self._entry(sample) for sample in self._samples],
         }
@@ -173,67 +206,6 @@ def dali_index(components: Iterable[tuple[str, int, int]]) -> bytes:
     return "".join(
         f"{line}\n" for line in [f"v1.2 {len(lines)}", *(" ".join(parts) for parts in lines.values())]
     ).encode()
-
-
-def write_index(
-    out_dir: Path, parts: list[dict[str, Any]], *, head: dict[str, Any], quarantine: list[dict[str, str]]
-) -> int:
-    """Write index/*.npy, quarantine.jsonl and, last, dataset.json; returns how many files changed.
-
-    Args:
-        parts: The content of parts/*.json in order of the tars.
-        head: What dataset.json says beyond counts: name, classes, split_names, codec, tools, …
-    """
-    parts = [part for part in parts if part["samples"]]
-    samples = [sample for part in parts for sample in part["samples"]]
-    picture = PICTURE_NAMES[head["codec"]["name"]]
-    rows = [(tar, *stored) for tar, part in enumerate(parts) for s in part["samples"] for stored in s["pictures"]]
-    columns = ["tar", "offset", "size", "crc32", *(["keyframe"] if picture == "packet" else [])]
-    pictures = np.array(rows, np.int64).reshape(-1, len(columns))
-    types = {"tar": np.int32, "offset": np.int64, "size": np.int32, "crc32": np.uint32, "keyframe": bool}
-    split = np.array([[SUBSETS.get(name, 0) for name in s["subsets"]] for s in samples], np.int8)
-    arrays = {
-        "key": np.array([s["key"].encode() for s in samples], "S"),
-        "source": np.array([s["source"].encode() for s in samples], "S"),
-        "group": np.array([s["group"].encode() for s in samples], "S"),
-        "label": np.array([s["label"] for s in samples], np.int32),
-        "num_frames": np.array([s["num_frames_stored"] for s in samples], np.int32),
-        "content": np.array([s["content"] for s in samples], np.int16).reshape(-1, 4),
-        "split": split.reshape(len(samples), len(head["split_names"])),
-        f"first_{picture}": np.cumsum([0, *(len(s["pictures"]) for s in samples)], dtype=np.int64),
-        **{f"{picture}_{name}": pictures[:, i].astype(types[name]) for i, name in enumerate(columns)},
-    }
-    changed = sum(
-        write_atomically(out_dir / "index" / f"{name}.npy", npy_bytes(array)) for name, array in arrays.items()
-    )
-    lines = "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in quarantine)
-    changed += write_atomically(out_dir / "quarantine.jsonl", lines.encode())
-
-    shards = [
-        {k: part[k] for k in ("tar", "num_bytes", "sha256")} | {"num_samples": len(part["samples"])} for part in parts
-    ]
-    info = {
-        "format_version": FORMAT_VERSION,
-        **head,
-        "num_samples": len(samples),
-        f"num_{picture}s": len(pictures),
-        "num_frames": int(arrays["num_frames"].sum()),
-        "num_quarantined": sum(line["stage"] != "missing" for line in quarantine),
-        "num_missing": sum(line["stage"] == "missing" for line in quarantine),
-        "splits": {
-            name: {subset: int((arrays["split"][:, i] == value).sum()) for subset, value in SUBSETS.items()}
-            for i, name in enumerate(head["split_names"])
-        },
-        "class_counts": {
-            name: int(count)
-            for name, count in zip(
-                head["classes"], np.bincount(arrays["label"], minlength=len(head["classes"])), strict=True
-            )
-        },
-        "shards": shards,
-        "fingerprint": hashlib.sha256("".join(s["sha256"] for s in shards).encode()).hexdigest()[:16],
-    }
-    return changed + write_atomically(out_dir / "dataset.json", to_json(info))
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

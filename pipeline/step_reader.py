@@ -12,7 +12,7 @@ from pipeline.filmstrip import ClipStrips, clip_strips, max_slots
 from pipeline.h264.packets import ClipPackets, clip_packets
 from pipeline.mapped_tars import PictureReader
 from pipeline.plan import Plan, PlannedClips, crop_room
-from pipeline.shard import ShardIndex
+from pipeline.shard import ShardError, ShardIndex
 
 Located = ClipStrips | ClipPackets
 MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken
@@ -107,7 +107,9 @@ class StepReader:
         self.bad: set[int] = set()
         self._index, self._plan, self._rows = index, plan, rows
         self._pictures = PictureReader(index)
+        self._ahead = None if index.store is None else index.store.ahead(plan, rows=rows)
         self._fetched: dict[int, PlannedStep] = {}  # not yet read
+        self._reading: tuple[int, np.ndarray] = (0, np.zeros(0, int))  # step, sample of each of its pictures
         self._locate_frames: Callable[..., Located]
         if index.codec == "h264":
             self._locate_frames = partial(clip_packets, gop_size=index.gop_size)
@@ -117,19 +119,35 @@ class StepReader:
                 clip_strips, layout=index.layout, num_slots=num_slots, whole_strips=whole_strips
             )
 
+    def start(self, step: int) -> None:
+        """Begin to fetch what the steps from `step` on need, where the tars are elsewhere."""
+        self._pictures.stop.clear()
+        if self._ahead is not None:
+            self._ahead.start(step)
+
+    def stop(self) -> None:
+        """End that, and any wait for a tar in another thread."""
+        self._pictures.stop.set()
+        if self._ahead is not None:
+            self._ahead.end()
+
     def fetch(self, step: int) -> None:
         """Have the bytes of a step brought from disk while others are decoded; does not wait."""
         if self._plan.num_steps is not None and step >= self._plan.num_steps:
             return
         self._fetched[step] = planned = self._planned(step)
-        self._pictures.fetch(self._pictures_of(planned.clips, planned.located)[0])
+        pictures, owner = self._pictures_of(planned.clips, planned.located)
+        self._reading = step, planned.clips.sample[owner]
+        self._pictures.fetch(pictures)
 
     def read(self, step: int) -> ReadStep:
         """Read a step; a sample whose bytes fail their checksum is replaced, and remembered as bad.
 
         Raises:
-            LoaderError: A hundred samples in a row are bad.
+            LoaderError: A hundred samples in a row are bad, or a remote tar cannot be fetched.
         """
+        if self._ahead is not None:
+            self._ahead.move(step)
         planned = self._fetched.pop(step) if step in self._fetched else self._planned(step)
         clips, located = planned.clips, planned.located
         attempts, blank = np.zeros(len(clips), int), np.zeros(len(clips), bool)
@@ -137,7 +155,11 @@ class StepReader:
             if self._replace_bad(clips, attempts, blank):
                 located = self._locate(clips, blank)
             pictures, owner = self._pictures_of(clips, located)
-            found = self._pictures.read(pictures)
+            self._reading = step, clips.sample[owner]
+            try:
+                found = self._pictures.read(pictures)
+            except ShardError as error:
+                raise LoaderError(str(error)) from None
             data = [picture for picture in found if picture is not None]
             if len(data) == len(found):
                 break
@@ -152,6 +174,15 @@ class StepReader:
         )
         num_replaced = int((attempts > 0).sum())
         return ReadStep(step, clips, located, owner, data, num_replaced, planned.num_real_global, work)
+
+    def whereabouts(self) -> str | None:
+        """What the reader is at, without a look at a disk that may hang; None for a remote tar, which has a limit."""
+        if self._pictures.is_fetching:
+            return None
+        at, (step, samples) = self._pictures.at, self._reading
+        if at is None:
+            return f"decoding, after reading step {step}"
+        return f"reading {self._index.tars[at[0]]} for step {step}, row {samples[at[1]]} of the index"
 
     def find_undecodable(self, steps: Iterable[int], *, decodes: Callable[[list[np.ndarray]], bool]) -> bool:
         """Mark the samples of some steps that are not pictures; True when there are any new ones.
@@ -201,9 +232,8 @@ class StepReader:
     def _replace(self, clips: PlannedClips, n: int, *, attempt: int) -> bool:
         """Put the plan's next sample in the place of a bad one; False, and no weight, where nothing may stand in."""
         if attempt > MAX_REPLACEMENTS:
-            raise LoaderError(
-                f"{self._index.data_dir}: {MAX_REPLACEMENTS} samples in a row are damaged; run tools/check_shards.py"
-            )
+            place = getattr(self._index.store, "url", self._index.data_dir)
+            raise LoaderError(f"{place}: {MAX_REPLACEMENTS} samples in a row are damaged; run tools/check_shards.py")
         sample = self._plan.replacement(int(clips.position[n]), attempt)
         if sample is None:
             clips.weight[n] = 0

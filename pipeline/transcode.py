@@ -3,25 +3,32 @@
 import contextlib
 import fcntl
 import math
+import os
 import shutil
 import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import IO
 
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
 from pipeline.failure import VideoFailure
+from pipeline.ffmpeg_log import damage
 from pipeline.filmstrip import MCU, Planes
+from pipeline.limits import MESSAGE_BYTES, PROTOCOL, Guard, confine, cpu_s_of, ended_by, input_options
+from pipeline.timeline import Piece, seek_options
 
 # Antialiased bilinear, exact rounding: the same bytes on every CPU. The paper resized with OpenCV's bilinear, which
 # does not antialias; a network trained on these frames sees slightly cleaner ones.
 SCALE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+bitexact"
-DECODE_TIMEOUT_S = 3600.0
+MAX_ASPECT = 32  # of a picture whose shape is kept
+ASKED_TO_END = 255  # exit code of an ffmpeg that got a signal: its CPU time is over, or Ctrl-C reached it
 PIPE_BYTES = 1 << 20  # of frames under way from ffmpeg; the kernel's 64 KiB are two frames
 
 
@@ -50,9 +57,15 @@ def stretched(size: int) -> Geometry:
 def fitted(display_width: int, display_height: int, size: int) -> tuple[int, int]:
     """Width and height of a picture whose short side becomes `size`, aspect ratio kept.
 
+    Raises:
+        VideoFailure: One side is more than 32 times the other; all tiles of a dataset would be as long.
+
     >>> fitted(320, 240, 128), fitted(240, 320, 128)
     ((171, 128), (128, 171))
     """
+    if max(display_width, display_height) > MAX_ASPECT * min(display_width, display_height):
+        shape = f"{display_width}×{display_height}"
+        raise VideoFailure("probe", f"its shape, {shape}, is too long to keep; at most {MAX_ASPECT} to 1 can be stored")
     scale = size / min(display_width, display_height)
     return max(round(display_width * scale), size), max(round(display_height * scale), size)
 
@@ -68,9 +81,18 @@ def _aligned(pixels: int) -> int:
     return -(-pixels // MCU) * MCU
 
 
+@cache
 def ffmpeg_exe() -> str:
-    """The system's ffmpeg, or the one that comes with the imageio-ffmpeg package."""
-    return shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
+    """The system's ffmpeg, or the one that comes with the imageio-ffmpeg package.
+
+    One that cannot be handed an open file (before 6.0) is not taken.
+    """
+    found = shutil.which("ffmpeg")
+    if found:
+        known = subprocess.run([found, "-hide_banner", "-protocols"], capture_output=True, text=True, check=False)
+        if PROTOCOL in known.stdout.split():
+            return found
+    return imageio_ffmpeg.get_ffmpeg_exe()
 
 
 def ffmpeg_version() -> str:
@@ -86,6 +108,12 @@ class FrameReader:
     Rotation is applied, alpha is dropped, every depth becomes 8 bits, every colour matrix BT.601: of full
     range as in JPEG, or of limited range as in video.
 
+    Args:
+        block_frames: Frames in each block, but for the last.
+        frame_step: Every so manieth frame is given.
+        piece: Read these frames alone; fewer come where they do not decode, or not in this way.
+        guard: Opens the video, and holds ffmpeg to its limits.
+
     Attributes:
         num_frames: Frames read so far; the decoded count once iteration is over.
         warnings: Lines of ffmpeg's about damage it got over.
@@ -100,16 +128,22 @@ class FrameReader:
         frame_step: int = 1,
         fps: float | None = None,
         full_range: bool = True,
+        piece: Piece | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.path, self.geometry, self.block_frames = path, geometry, block_frames
-        self.frame_step, self.fps, self.full_range = frame_step, fps, full_range
+        self.guard = guard or Guard()
+        self.frame_step, self.fps, self.full_range, self.piece = frame_step, fps, full_range, piece
         self.num_frames = 0
         self.warnings: list[str] = []
 
-    def command(self) -> list[str]:
-        """The ffmpeg command line."""
-        source = ffmpeg.input(str(self.path), threads=1, protocol_whitelist="file")
+    def command(self, descriptor: int) -> list[str]:
+        """The ffmpeg command line that reads an open file."""
+        seek, only = seek_options(self.piece)
+        source = ffmpeg.input("fd:", **input_options(descriptor, self.guard.limits), **seek)
         film = source["V:0"]  # capital V: not a cover picture
+        if self.piece:
+            film = film.filter("select", only)
         if self.fps:
             film = film.filter("fps", fps=self.fps)
         film = film.filter(
@@ -120,38 +154,45 @@ class FrameReader:
             out_range="full" if self.full_range else "limited",
             out_color_matrix="bt601",
         ).filter("format", "yuv420p")
-        output = film.output("pipe:1", format="rawvideo", fps_mode="passthrough", threads=1)
-        return output.global_args("-nostdin", "-loglevel", "warning").compile(cmd=ffmpeg_exe())
+        end = {"frames:v": self.piece.num_frames} if self.piece else {}
+        output = film.output("pipe:1", format="rawvideo", fps_mode="passthrough", threads=1, **end)
+        times = ("-copyts",) if self.piece else ()
+        return output.global_args("-nostdin", "-loglevel", "warning", "-filter_threads", "1", *times).compile(
+            cmd=ffmpeg_exe()
+        )
 
     def __iter__(self) -> Iterator[Planes]:
         """Yield blocks of `block_frames` frames, every `frame_step`-th of the source; the last may be shorter.
 
         Raises:
-            VideoFailure: Not one frame came out, or ffmpeg took longer than an hour.
+            VideoFailure: It cannot be opened, not one frame came out, or a limit is exceeded.
         """
         height, width = self.geometry.content_height, self.geometry.content_width
         chroma_shape = (-(-height // 2), -(-width // 2))
         frame_bytes = height * width + 2 * chroma_shape[0] * chroma_shape[1]
         source_frames = self.block_frames * self.frame_step
+        limits, timed_out, left_s = self.guard.limits, threading.Event(), self.guard.left_s(self.path)
         with tempfile.TemporaryFile() as messages:
-            process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=messages)
-            timed_out = threading.Event()
+            process = self._start(messages)
 
             def give_up() -> None:
                 timed_out.set()
                 process.kill()
 
-            watchdog = threading.Timer(DECODE_TIMEOUT_S, give_up)
+            watchdog = threading.Timer(left_s, give_up)
             watchdog.daemon = True
             watchdog.start()
+            assert process.stdout
             try:
-                assert process.stdout
+                confine(process.pid, limits)
                 with contextlib.suppress(OSError):  # the kernel may allow a user only so much; it is for speed alone
                     fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
                 while raw := process.stdout.read(source_frames * frame_bytes):
                     num_whole = len(raw) // frame_bytes  # a killed ffmpeg may leave part of a frame
                     frames = np.frombuffer(raw, np.uint8, num_whole * frame_bytes).reshape(num_whole, frame_bytes)
                     self.num_frames += num_whole
+                    if self.num_frames > limits.max_frames:
+                        raise self.guard.exceeded("max_frames", self.path, f"has more than {limits.max_frames} frames")
                     frames = frames[:: self.frame_step]
                     if len(frames):
                         y, u, v = np.split(
@@ -164,43 +205,40 @@ class FrameReader:
                             u.reshape(-1, *chroma_shape),
                             v.reshape(-1, *chroma_shape),
                         )
-                code = process.wait()
+                cpu_s, code = cpu_s_of(process.pid), process.wait()
             finally:
                 watchdog.cancel()
                 process.kill()
                 process.wait()
+                process.stdout.close()
             messages.seek(0)
-            lines = [line for line in messages.read().decode(errors="replace").splitlines() if line.strip()]
+            said = messages.read(MESSAGE_BYTES).decode(errors="replace")
+        lines = [line for line in said.splitlines() if line.strip()]
         if timed_out.is_set():
-            raise VideoFailure("decode", f"{self.path.name}: ffmpeg needed more than {DECODE_TIMEOUT_S:.0f} s")
+            raise self.guard.exceeded("max_wall_s", self.path, "took too long")
+        if cpu_s >= limits.max_cpu_s:
+            raise self.guard.exceeded("max_cpu_s", self.path, "took too long to decode")
+        if "Cannot allocate memory" in said:
+            raise self.guard.exceeded("max_memory_mb", self.path, "needs more memory to decode")
+        ended = f"ffmpeg {ended_by(code)} after frame {self.num_frames}"
+        if code < 0 or code == ASKED_TO_END:  # it crashed, or was not allowed to finish
+            raise VideoFailure("decode", f"{self.path.name}: {ended}")
         if not self.num_frames:
-            raise VideoFailure("decode", f"{self.path.name}: {lines[-1] if lines else f'no frame, ffmpeg exit {code}'}")
+            raise VideoFailure("decode", f"{self.path.name}: {lines[-1] if lines else ended}")
         self.warnings = damage(lines)
         if code:
-            self.warnings.append(f"ffmpeg stopped with exit code {code} after frame {self.num_frames}")
+            self.warnings.append(ended)
 
-
-def damage(lines: list[str]) -> list[str]:
-    """Lines of ffmpeg's log that speak of damage, not of taste, each once and without its memory addresses.
-
-    >>> damage(["[mpeg4 @ 0x55] ac-tex damaged at 3 4", "[swscaler @ 0x7] deprecated pixel format used"])
-    ['mpeg4: ac-tex damaged at 3 4']
-    """
-    words = (
-        "damag",
-        "error",
-        "invalid",
-        "corrupt",
-        "missing",
-        "truncat",
-        "conceal",
-        "could not",
-        "non-existing",
-    )
-    told: dict[str, None] = {}
-    for line in lines:
-        if any(word in line.lower() for word in words):
-            source, _, text = line.rpartition("] ")
-            name = source.strip("[").split(" @")[0]
-            told[f"{name}: {text}" if name else text] = None
-    return list(told)[:5]
+    def _start(self, messages: IO[bytes]) -> subprocess.Popen[bytes]:
+        descriptor = self.guard.open(self.path)
+        try:
+            return subprocess.Popen(
+                self.command(descriptor),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=messages,
+                pass_fds=(descriptor,),
+                restore_signals=False,  # SIGXFSZ stays ignored: ffmpeg does not die of too many words
+            )
+        finally:
+            os.close(descriptor)

@@ -1,7 +1,9 @@
 """Is a dataset folder whole? Checksums, index against tars, counts, and on request every picture."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,16 +11,18 @@ import numpy as np
 
 from pipeline.checking import PictureCheck, StripCheck
 from pipeline.h264.verify import VideoCheck
+from pipeline.plain_file import NotPlainError, is_plain_name, read_plain
 from pipeline.shard import SUBSETS, ShardIndex, open_index
 from pipeline.shard_writer import dali_index, sha256_of, tar_components
 
 
 def verify(
-    data_dir: Path, *, decode: bool = False, report: Callable[[int, int], None] = lambda done, total: None
+    data: Path | ShardIndex, *, decode: bool = False, report: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[ShardIndex, list[str]]:
-    """Check a dataset folder from end to end.
+    """Check a dataset from end to end.
 
     Args:
+        data: A folder, or a dataset that is open already; a remote one has all its tars fetched.
         decode: Decode every picture, and check its size, besides its crc32.
         report: Called with (tars checked, tars).
 
@@ -26,28 +30,49 @@ def verify(
         The index, and one line for each fault found; an empty list is a whole dataset.
 
     Raises:
-        ShardError: dataset.json or the index cannot be opened at all.
+        ShardError: dataset.json or the index cannot be opened at all, or a server is gone.
     """
-    index = open_index(data_dir)
+    index = data if isinstance(data, ShardIndex) else open_index(data)
     check: PictureCheck = VideoCheck(index) if index.codec == "h264" else StripCheck(index)
     faults = [*_count_faults(index), *check.dataset_faults(), *_stray_files(index)]
+    tars = index.tar_of(np.arange(index.num_samples))
+    by_tar = np.argsort(tars, kind="stable")  # rows are in the order of the tars, unless the index is damaged
+    ends = np.searchsorted(tars[by_tar], np.arange(len(index.tars) + 1))
     for number, shard in enumerate(index.info["shards"]):
-        faults += _tar_faults(index, check, number, shard, decode=decode)
+        samples = by_tar[ends[number] : ends[number + 1]]
+        with _fetched(index, number) as fault:
+            faults += [fault] if fault else _tar_faults(index, check, shard, samples, decode=decode)
         report(number + 1, len(index.tars))
     return index, faults
+
+
+@contextmanager
+def _fetched(index: ShardIndex, number: int) -> Iterator[str | None]:
+    """Have a tar and its .idx in the index's folder while the block runs; why not, where they cannot be had."""
+    if index.store is None:
+        yield None
+        return
+    stop = threading.Event()
+    with ExitStack() as held:
+        tar = index.store.open(number, stop=stop, let_go=lambda: None)
+        if tar is None:
+            yield index.store.unreadable[number]
+            return
+        held.enter_context(tar)
+        index.store.fetch_beside(number, stop=stop)
+        yield None
 
 
 def _count_faults(index: ShardIndex) -> Iterator[str]:
     """dataset.json against the arrays: classes, splits, frames, keys."""
     info = index.info
-    if index.num_samples and not 0 <= index.labels.min() <= index.labels.max() < len(index.classes):
-        yield f"index/label.npy: labels reach {index.labels.max()}, there are {len(index.classes)} classes"
-    else:
-        counted = np.bincount(index.labels, minlength=len(index.classes))
-        for name, count in zip(index.classes, counted, strict=True):
-            said = info["class_counts"].get(name)
-            if said != count:
-                yield f"dataset.json: class {name} is said to have {said} samples, the index has {count}"
+    for name, count in zip(index.classes, np.bincount(index.labels, minlength=len(index.classes)), strict=True):
+        said = info["class_counts"][name]
+        if said != count:
+            yield f"dataset.json: class {name} is said to have {said} samples, the index has {count}"
+    lists = index.label_lists
+    if lists is not None and (lists.values[lists.first[:-1]] != index.labels).any():
+        yield "index/labels.npy: the first labels are not those of label.npy"
     for i, split in enumerate(index.split_names):
         for subset, value in SUBSETS.items():
             said, count = info["splits"][split][subset], int((index.subsets[:, i] == value).sum())
@@ -65,7 +90,9 @@ def _stray_files(index: ShardIndex) -> Iterator[str]:
             yield f"{path.name}: not named in dataset.json"
 
 
-def _tar_faults(index: ShardIndex, check: PictureCheck, number: int, shard: dict, *, decode: bool) -> Iterator[str]:
+def _tar_faults(
+    index: ShardIndex, check: PictureCheck, shard: dict, samples: np.ndarray, *, decode: bool
+) -> Iterator[str]:
     """One tar: size, sha256, DALI's index, the offsets of our index, crc32 of every picture, key.json."""
     tar = index.data_dir / shard["tar"]
     if not tar.is_file():
@@ -81,12 +108,16 @@ def _tar_faults(index: ShardIndex, check: PictureCheck, number: int, shard: dict
         yield f"{tar.name}: not a readable tar ({error})"
         components = []
     try:
-        if components and tar.with_suffix(".idx").read_bytes() != dali_index(components):
+        expected = dali_index(components)
+        if components and read_plain(tar.with_suffix(".idx"), max_bytes=len(expected) + 1) != expected:
             yield f"{tar.stem}.idx: does not describe {tar.name}"
+    except NotPlainError:
+        yield f"{tar.stem}.idx: does not describe {tar.name}"
     except OSError:
         yield f"{tar.stem}.idx: missing"
 
-    samples = np.flatnonzero(index.tar_of(np.arange(index.num_samples)) == number)
+    for name in (name for name, *_ in components if not is_plain_name(name)):
+        yield f"{tar.name}: holds a file of the name {name!r:.80}, which may lead elsewhere"
     if components:
         found = {name: (offset, size) for name, offset, size in components}
         with open(tar, "rb") as file:
@@ -103,9 +134,10 @@ def _meta_faults(index: ShardIndex, sample: int, found: dict[str, tuple[int, int
         offset, size = found[f"{key}.json"]
         file.seek(offset)
         meta = json.loads(file.read(size))
-        told = (meta["label"], meta["num_frames_stored"], meta["source"])
+        told = (meta["label"], meta["num_frames_stored"], meta["source"], meta.get("labels", [meta["label"]]))
     except (KeyError, ValueError):
         yield f"{key}.json is missing or not JSON"
         return
-    if told != (index.labels[sample], index.num_frames[sample], index.source(sample)):
+    labels = index.all_labels(np.array([sample]))[0].tolist()
+    if told != (index.labels[sample], index.num_frames[sample], index.source(sample), labels):
         yield f"{key}.json and the index tell different things"

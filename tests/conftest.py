@@ -1,5 +1,6 @@
 """Fixtures: the videos of the tests, made on the spot, and shards made from them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from pipeline.build import BuildSettings, build_shards
 from pipeline.datasets import Listing, list_folder
 from pipeline.shard import ShardIndex, open_index
 from tests.numbered import write_numbered_video
+from tests.s3_server import S3Server, s3_server
 
 # Lengths around every corner of the arithmetic: one frame, shorter than a clip, a block of 16 and one more, long.
 NUMBERED_LENGTHS = (1, 2, 7, 15, 16, 17, 33, 40, 64, 120, 505)
@@ -81,3 +83,14 @@ def ucf_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (lists / f"trainlist0{split}.txt").write_bytes("".join(f"{line}\r\n" for line in train).encode())
         (lists / f"testlist0{split}.txt").write_bytes("".join(f"{line}\r\n" for line in test).encode())
     return raw
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server with an empty bucket named shards; s3:// in this process means it."""
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    root = tmp_path_factory.mktemp("s3")
+    (root / "bucket").mkdir()
+    with s3_server(root / "bucket", root / "log") as server:
+        yield server

@@ -38,6 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, ucf_raw: Path, numbered_raw: 
     (home / "data/ucf101").symlink_to(ucf_raw)
     (home / "data/mine").symlink_to(numbered_raw)
     small_hmdb51(home / "data/hmdb51", numbered_raw)
+    small_sports1m(home / "data/sports1m", numbered_raw)
     return home
 
 
@@ -45,11 +46,24 @@ def small_hmdb51(raw: Path, numbered_raw: Path) -> None:
     lists = raw / "testTrainMulti_7030_splits"
     lists.mkdir(parents=True)
     for name in ("even", "odd"):
-        (raw / name).symlink_to(numbered_raw / name)
+        shutil.copytree(numbered_raw / name, raw / name)
         videos = sorted(path.name for path in (numbered_raw / name).iterdir())
         for split in (1, 2, 3):
             lines = "".join(f"{video} {1 + (i == 0)} \n" for i, video in enumerate(videos))
             (lists / f"{name}_test_split{split}.txt").write_text(lines)
+
+
+def small_sports1m(raw: Path, numbered_raw: Path) -> None:
+    (raw / "original").mkdir(parents=True)
+    (raw / "videos").mkdir()
+    (raw / "labels.txt").write_text("even\nodd\n")
+    for label, name in enumerate(("even", "odd")):
+        longest = sorted((numbered_raw / name).iterdir(), key=lambda path: path.stat().st_size)[-2:]
+        for subset, path in zip(("train", "test"), longest, strict=True):
+            key = f"{name}-{subset}".ljust(11, "x")
+            shutil.copy2(path, raw / "videos" / f"{key}{path.suffix}")
+            with (raw / "original" / f"{subset}_partition.txt").open("a") as lists:
+                lists.write(f"https://www.youtube.com/watch?v={key} {label}\n")
 
 
 def run(words: str, home: Path) -> None:

@@ -22,7 +22,7 @@ import click
 import torch
 
 from pipeline.loader import MEAN, LoaderError
-from pipeline.shard import ShardIndex, open_index
+from pipeline.shard import ShardIndex
 from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
 from tools.bench.machine import machine, machine_lines, table, write
@@ -37,6 +37,7 @@ from tools.bench.report import console, page, summary
 from tools.bench.results import Result, lane_numbers
 from tools.bench.run import Settings, run
 from tools.terminal import Failed, progress
+from train.data_options import Data
 
 TUNING_SECONDS, TUNING_REPEATS = 1.0, 3
 PEER_WARMUP_BATCHES = 8  # more than wait ready in any way's queues
@@ -54,17 +55,21 @@ def main(
     chart_path: Path | None,
     autotune_first: bool,
     quiet: bool,
-    data: Path,
+    data: Data,
     **options: Any,
 ) -> None:
     """Measure the loader alone, the training step on ready clips and on real ones, and say who waits for whom."""
+    if data.is_remote and (vs != "none" or options["cold"]):
+        raise click.UsageError(
+            f"--data: {data} is a URL, and --vs and --cold need files; copy it with tools/sync_shards.py first"
+        )
     try:
         load_psutil()
         if chart_path is not None:
             load_matplotlib()
         if vs != "none":
             peers_named(vs)  # a name that does not exist fails here
-        index = open_index(data)
+        index = data.open()
         settings = settings_of(index, with_peers=vs != "none", **options)
         settings.plan(index)  # a crop that does not fit fails here
         tuning = tune(settings, index, quiet=quiet) if autotune_first else None

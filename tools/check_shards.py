@@ -12,25 +12,28 @@ import click
 from pipeline.shard import ShardError
 from pipeline.verify import verify
 from tools.terminal import Failed, progress
+from train.data_options import DATA, Data, remote_options
 
 EPILOG = """\b
 Examples:
   python tools/check_shards.py shards/ucf101
   python tools/check_shards.py shards/ucf101 --decode --json
+  python tools/check_shards.py s3://bucket/shards/ucf101     # fetches all of it, once
 \b
 Exit code 0: whole. 1: damaged, with one line for each fault. 2: wrong usage.
 """
 
 
 @click.command(epilog=EPILOG)
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("data", type=DATA)
 @click.option("--decode", is_flag=True, help="Decode every picture too; takes longer.")
+@remote_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
-def main(data: Path, *, decode: bool, as_json: bool) -> None:
+def main(*, data: Data, decode: bool, as_json: bool) -> None:
     """Verify the shards in DATA: checksums, index against tars, class and split counts, H.264 headers and packets."""
     try:
         with progress(f"checking {data}") as tell:
-            index, faults = verify(data, decode=decode, report=lambda done, total: tell(done, total, "shards"))
+            index, faults = verify(data.open(), decode=decode, report=lambda done, total: tell(done, total, "shards"))
     except (ShardError, OSError) as error:
         raise Failed(str(error)) from None
     if as_json:

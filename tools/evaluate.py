@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from pipeline.loader import LoaderError, LoaderSettings
-from pipeline.shard import ShardIndex, open_index
+from pipeline.shard import ShardIndex
 from tools.terminal import Failed, progress
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig, from_dict
+from train.data_options import DATA, Data, remote_options
 from train.evaluation.confusion import accuracies_by_name, class_table
 from train.evaluation.video_level import VideoScores, evaluate
 from train.models import build_model
@@ -40,18 +41,19 @@ video@5 of the softmax averaged over --clips evenly spaced ones. Accuracies in t
 
 @click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run.")
-@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Shards.")
+@click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.")
 @click.option("--split", help="Split of the dataset.  [default: the one trained on]")
 @click.option("--subset", default="test", type=click.Choice(["test", "train"]), help="Side of the split.")
 @click.option("--clips", default=10, type=click.IntRange(1), help="Clips a video.")
 @click.option("--batch-size", type=click.IntRange(1), help="GLOBAL: clips at a time.  [default: 16 a process]")
 @click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
+@remote_options
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write predictions here.")
 def main(
     *,
     checkpoint: Path,
-    data: Path,
+    data: Data,
     split: str | None,
     subset: str,
     clips: int,
@@ -63,7 +65,7 @@ def main(
     """Score a checkpoint on videos: clip@1, video@1, video@5, every class."""
     try:
         ranks = from_torchrun(device)
-        index = open_index(data)
+        index = data.open()
         state = load_checkpoint(checkpoint)
         config = from_dict(state["config"])
         split = split or config.split

@@ -16,11 +16,12 @@ import click
 import numpy as np
 
 from pipeline.loader import LoaderError
-from pipeline.shard import ShardIndex, open_index
+from pipeline.shard import ShardIndex
 from tools.extracting import check_out, make_features
 from tools.terminal import Failed
 from train.checkpoint import load_checkpoint
 from train.config import from_dict
+from train.data_options import DATA, Data, remote_options
 from train.evaluation.features.extraction import Extraction, ExtractOptions, default_layers
 from train.evaluation.features.files import read_about, read_array, read_dims
 from train.evaluation.features.parts import DTYPES
@@ -42,7 +43,7 @@ The file is the same for any number of processes.
 
 @click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run.")
-@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Shards.")
+@click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help=".npz or .parquet.")
 @click.option("--layers", help="Names, with commas between.  [default: res5b,pool5, of C3D fc6]")
 @click.option(
@@ -57,11 +58,12 @@ The file is the same for any number of processes.
 @click.option("--videos-per-part", default=64, type=click.IntRange(1), help="Videos saved at a time.")
 @click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
+@remote_options
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a summary here.")
 def main(
     *,
     checkpoint: Path,
-    data: Path,
+    data: Data,
     out: Path,
     layers: str | None,
     subset: str,
@@ -81,7 +83,7 @@ def main(
     try:
         check_out(out)
         ranks = from_torchrun(device)
-        index = open_index(data)
+        index = data.open()
         state = load_checkpoint(checkpoint)
         config = from_dict(state["config"])
         options = read_options(

@@ -15,21 +15,34 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 import click
 from click.core import ParameterSource
 
-from pipeline.build import BuildProgress, build_shards
+from pipeline.build import BuildProgress, TaskResult
 from pipeline.build_settings import OWN_SETTINGS, BuildSettings
 from pipeline.datasets import DATASETS, DatasetError, Listing
+from pipeline.remote.place import is_url
+from pipeline.remote.sync import staging_folder
 from pipeline.shard import PICTURE_NAMES, ShardError, choices
+from tools.limit_options import limit_options, take_limits
+from tools.machine_options import machine_options, take_machines
+from tools.shard_report import progress_note, task_line, whole_lines, written_line
+from tools.sync_shards import copy
 from tools.terminal import Failed, progress
+
+STAGING_HELP = "Of a URL: build here, then copy.  [default: in the user's cache folder]"
 
 EPILOG = """\b
 Examples:
   python tools/make_shards.py ucf101                          # data/ucf101 -> shards/ucf101
   python tools/make_shards.py hmdb51 --raw /data/hmdb51 --workers 16
   python tools/make_shards.py folder --raw my_videos --out shards/mine --test-fraction 0.2
+  python tools/make_shards.py sports1m --codec h264           # pieces of 2 s: five to train on, ten to test
   python tools/make_shards.py ucf101 --codec h264 --out shards/ucf101-h264   # a quarter of the bytes
+  python tools/make_shards.py sports1m --task 3/16            # the third of 16 tasks that share a folder
+  python tools/make_shards.py sports1m --executor ray         # on the machines of a Ray cluster
 \b
+With --out s3://bucket/prefix or gs://… the dataset is built in --staging and then copied, dataset.json last.
 A build that was interrupted goes on when the same command is run again; a finished one is left as it is.
-Videos that cannot be read do not stop it: they are listed in quarantine.jsonl with a reason.
+Videos that cannot be read do not stop it: they are listed in quarantine.jsonl with a reason. manifest.jsonl of
+sports1m says of every listed video whether it is there, and what became of it.
 """
 
 
@@ -41,55 +54,35 @@ def main() -> None:
 def shard_options(command: Callable) -> Callable:
     """The options that every dataset shares."""
     default = BuildSettings()
-    for option in reversed(
-        [
-            click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw videos.  [default: data/NAME]"),
-            click.option(
-                "--out",
-                type=click.Path(path_type=Path),
-                help="Folder for the shards.  [default: shards/NAME]",
-            ),
-            click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count(), show_default="all cores"),
-            click.option("--limit", type=click.IntRange(min=1), help="Take only this many videos, for a try-out."),
-            click.option("--split", help="Store only the videos that this split uses.  [default: all]"),
-            click.option("--size", default=default.size, show_default=True, help="Stored height: 64, 128, 256, …"),
-            click.option(
-                "--codec",
-                type=click.Choice(list(PICTURE_NAMES)),
-                default=default.codec,
-                show_default=True,
-                help="Eight frames a JPEG, fast to read, or H.264, small.",
-            ),
-            click.option(
-                "--quality", default=default.quality, show_default=True, help="Of filmstrips: JPEG quality, 1 to 100."
-            ),
-            click.option(
-                "--gop",
-                "gop_size",
-                default=default.gop_size,
-                show_default=True,
-                help="Of H.264: frames from one keyframe to the next.",
-            ),
-            click.option(
-                "--crf", default=default.crf, show_default=True, help="Of H.264: x264's quality, 1 (best) to 51."
-            ),
-            click.option(
-                "--drop-odd",
-                is_flag=True,
-                help="Store every second frame: half the bytes, even strides only.",
-            ),
-            click.option("--fps", type=float, help="Resample to this rate.  [default: the source's own frames]"),
-            click.option(
-                "--keep-aspect",
-                is_flag=True,
-                help="Short side = size, aspect ratio kept, centred in one tile.",
-            ),
-            click.option("--samples-per-shard", default=default.samples_per_shard, show_default=True),
-            click.option("--seed", default=default.seed, show_default=True, help="Of the order of videos in the tars."),
-            click.option("--quiet", is_flag=True, help="Errors only."),
-            click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
-        ]
-    ):
+    # fmt: off
+    options = [
+        click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw videos.  [default: data/NAME]"),
+        click.option("--out", help="For the shards: a folder or a URL.  [default: shards/NAME]"),
+        click.option("--staging", type=click.Path(file_okay=False, path_type=Path), help=STAGING_HELP),
+        click.option("--workers", type=click.IntRange(min=1), default=len(os.sched_getaffinity(0)),
+                     show_default="all cores", help="Videos in work at once."),
+        click.option("--limit", type=click.IntRange(min=1), help="Take only this many videos, for a try-out."),
+        click.option("--split", help="Store only the videos that this split uses.  [default: all]"),
+        click.option("--size", default=default.size, show_default=True, help="Stored height: 64, 128, 256, …"),
+        click.option("--codec", type=click.Choice(list(PICTURE_NAMES)), default=default.codec, show_default=True,
+                     help="Eight frames a JPEG, fast to read, or H.264, small."),
+        click.option("--quality", default=default.quality, show_default=True,
+                     help="Of filmstrips: JPEG quality, 1 to 100."),
+        click.option("--gop", "gop_size", default=default.gop_size, show_default=True,
+                     help="Of H.264: frames from one keyframe to the next."),
+        click.option("--crf", default=default.crf, show_default=True, help="Of H.264: x264's quality, 1 (best) to 51."),
+        click.option("--drop-odd", is_flag=True, help="Store every second frame: half the bytes, even strides only."),
+        click.option("--fps", type=float, help="Resample to this rate.  [default: the source's own frames]"),
+        click.option("--keep-aspect", is_flag=True, help="Short side = size, aspect ratio kept, centred in one tile."),
+        click.option("--samples-per-shard", default=default.samples_per_shard, show_default=True),
+        click.option("--seed", default=default.seed, show_default=True,
+                     help="Of the order of videos, and of segments."),
+        click.option("--quiet", is_flag=True, help="Errors only."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
+    ]
+    # fmt: on
+    command = machine_options(limit_options(command))
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -106,6 +99,18 @@ def ucf101(**options: Any) -> None:
 def hmdb51(**options: Any) -> None:
     """HMDB51: videos in RAW/<class>/, official lists in RAW/testTrainMulti_7030_splits/."""
     run("hmdb51", **options)
+
+
+@main.command()
+@shard_options
+@click.option(
+    "--segment-s", type=float, default=2.0, show_default=True, help="Seconds of a segment; frames by the video's rate."
+)
+@click.option("--train-segments", default=BuildSettings.train_segments, show_default=True, help="Drawn at random.")
+@click.option("--test-segments", default=BuildSettings.test_segments, show_default=True, help="Evenly spaced.")
+def sports1m(**options: Any) -> None:
+    """Sports-1M: RAW/videos/<YouTube id>.*, RAW/labels.txt, RAW/original/{train,test}_partition.txt."""
+    run("sports1m", **options)
 
 
 @main.command()
@@ -147,7 +152,8 @@ def run(
     dataset: str,
     *,
     raw: Path | None,
-    out: Path | None,
+    out: str | None,
+    staging: Path | None,
     workers: int,
     limit: int | None,
     split: str | None,
@@ -161,48 +167,49 @@ def run(
     try:
         listing = DATASETS[dataset](raw or Path("data") / dataset, **(listing_options or {}))
         listing = only_split(listing, split)
+        limits, machines = take_limits(settings), take_machines(settings)
         build_settings = BuildSettings(**settings)
     except ValueError as error:  # DatasetError is one
         raise click.UsageError(str(error)) from None
     if not listing.records:
         raise click.UsageError(f"{raw}: no video to store; {len(listing.missing)} are named in lists but absent")
-    out = out or Path("shards") / listing.name
+    url = out if out is not None and is_url(out) else None
+    if url is not None and machines.are_shared:
+        raise click.UsageError(
+            f"--out: {url} is no folder that tasks can share; copy it with sync_shards.py at the end"
+        )
+    folder = Path(out or Path("shards") / listing.name) if url is None else staging or staging_folder(url)
     if not quiet:
         for warning in listing.warnings:
             click.echo(f"warning: {warning}", err=True)
     started = time.monotonic()
     try:
-        with progress(f"{listing.name} -> {out}", quiet=quiet) as tell:
+        with progress(f"{listing.name} -> {folder}", quiet=quiet) as tell:
 
             def report(p: BuildProgress) -> None:
-                rate = p.num_frames / (time.monotonic() - started)
-                note = "reading sizes" if p.stage == "probe" else f"videos, {rate:.0f} frames/s, {p.num_failed} failed"
-                tell(p.num_done, p.num_total, note)
+                tell(p.num_done, p.num_total, progress_note(p, passed_s=time.monotonic() - started))
 
-            result = build_shards(listing, out, build_settings, workers=workers, limit=limit, report=report)
+            result = machines.build(
+                listing, folder, build_settings, workers=workers, limit=limit, limits=limits, report=report
+            )
     except (ShardError, OSError) as error:
         raise Failed(str(error)) from None
     except KeyboardInterrupt:
         raise Failed("interrupted; run the same command again to go on") from None
+    whole = result.whole if isinstance(result, TaskResult) else result
+    if url is not None and whole and whole.num_samples:
+        copy(folder, url, quiet=quiet)
     if as_json:
-        click.echo(json.dumps(asdict(result) | {"out": str(out)}))
+        click.echo(json.dumps(asdict(result) | {"out": url or str(folder)}))
     elif not quiet:
-        info = json.loads((out / "dataset.json").read_bytes())
-        num_bytes = sum(shard["num_bytes"] for shard in info["shards"])
-        click.echo(
-            f"{result.num_samples} samples in {len(info['shards'])} shards, {num_bytes / 1e6:.1f} MB, "
-            f"{num_bytes / max(info['num_frames'], 1) / 1e3:.1f} kB a frame: {out}"
-        )
-        click.echo(f"{result.num_shards_written} shards written, {result.num_shards_kept} kept as they were")
-        for name, counts in info["splits"].items():
-            click.echo(f"split {name}: {counts['train']} train, {counts['test']} test")
-        if result.num_quarantined or result.num_missing:
-            click.echo(
-                f"{result.num_quarantined} videos failed, {result.num_missing} are named in the lists but absent: "
-                f"see {out / 'quarantine.jsonl'}"
-            )
-    if not result.num_samples:
-        raise Failed(f"{out}: not one video could be read; see {out / 'quarantine.jsonl'}")
+        if isinstance(result, TaskResult):
+            click.echo(task_line(result, folder))
+        else:
+            click.echo(written_line(result))
+        for line in whole_lines(whole, folder, out=url or str(folder)) if whole else []:
+            click.echo(line)
+    if whole and not whole.num_samples:
+        raise Failed(f"{folder}: not one video could be read; see {folder / 'quarantine.jsonl'}")
 
 
 def refuse_options_of_other_codecs(codec: str) -> None:

@@ -13,10 +13,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 import click
 
 from pipeline.loader import LoaderError
-from pipeline.shard import open_index
 from tools.extracting import check_out, make_features
 from tools.terminal import Failed, progress
 from train.checkpoint import load_checkpoint
+from train.data_options import DATA, Data, remote_options
 from train.evaluation.features.files import read_array
 from train.evaluation.thumos14.annotations import (
     AMBIGUOUS,
@@ -80,18 +80,19 @@ def windows_command(*, videos: Path, lengths: tuple[int, ...], overlap: float, o
 
 @main.command("features")
 @click.option("--checkpoint", required=True, type=IN_FILE, help="A .pt file of a run.")
-@click.option("--data", required=True, type=FOLDER, help="Shards of the videos, all frames stored.")
+@click.option("--data", required=True, type=DATA, help="Shards of the videos, all frames stored; a folder or a URL.")
 @click.option("--windows", required=True, type=IN_FILE, help="Windows of these videos.")
 @click.option("--layer", default="pool5", help="Layer to store.")
 @click.option("--batch-size", default=16, type=click.IntRange(1), help="Clips at a time, of each process.")
 @click.option("--windows-per-part", default=1024, type=click.IntRange(1), help="Windows saved at a time.")
 @click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
+@remote_options
 @click.option("--out", required=True, type=OUT_FILE, help=".npz or .parquet, float16; a row a window.")
 def features_command(
     *,
     checkpoint: Path,
-    data: Path,
+    data: Data,
     windows: Path,
     layer: str,
     batch_size: int,
@@ -106,7 +107,7 @@ def features_command(
         ranks, listed = from_torchrun(device), read_windows(windows)
         extraction = WindowExtraction(
             load_checkpoint(checkpoint),
-            open_index(data),
+            data.open(),
             listed,
             [layer],
             out=out,

@@ -10,12 +10,23 @@ from collections.abc import Callable
 from pipeline.datasets.folder import list_folder
 from pipeline.datasets.hmdb51 import list_hmdb51
 from pipeline.datasets.listing import DatasetError, Listing, VideoRecord
+from pipeline.datasets.sports1m import list_sports1m
 from pipeline.datasets.ucf101 import list_ucf101
 
 DATASETS: dict[str, Callable[..., Listing]] = {
     "ucf101": list_ucf101,
     "hmdb51": list_hmdb51,
+    "sports1m": list_sports1m,
     "folder": list_folder,
 }
 
-__all__ = ["DATASETS", "DatasetError", "Listing", "VideoRecord", "list_folder", "list_hmdb51", "list_ucf101"]
+__all__ = [
+    "DATASETS",
+    "DatasetError",
+    "Listing",
+    "VideoRecord",
+    "list_folder",
+    "list_hmdb51",
+    "list_sports1m",
+    "list_ucf101",
+]

@@ -35,7 +35,7 @@ def list_folder(
     `test_fraction` of each class's groups are drawn with `seed`; see `draw_test_groups`.
 
     Args:
-        root: Links in it that lead outside are not followed; a warning names them.
+        root: Linked folders in it are not followed; a warning names them. Linked videos are a matter of the build.
         name: The dataset's name; the root folder's by default.
         group_pattern: Regular expression searched in the file's stem; its first group names the video's
             group, over all classes. None makes each video its own group.
@@ -75,7 +75,7 @@ def list_folder(
 
 
 def find_videos(root: Path) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Walks the root, following links only to files inside it.
+    """Walks the root, but no linked folders.
 
     Returns:
         Sources of the videos, sorted; classes, sorted; videos beside the class folders; warnings.
@@ -84,7 +84,6 @@ def find_videos(root: Path) -> tuple[list[str], list[str], list[str], list[str]]
     def source_of(path: Path) -> str:
         return path.relative_to(root).as_posix()
 
-    home = root.resolve()
     sources: list[str] = []
     classes: list[str] = []
     beside: list[str] = []
@@ -98,11 +97,8 @@ def find_videos(root: Path) -> tuple[list[str], list[str], list[str], list[str]]
         if folder == root:
             classes = list(children)
         for file in sorted(file for file in files if is_video_name(file)):
-            path = folder / file
-            if path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(home)):
-                warnings.append(f"{source_of(path)}: a link that leads nowhere or outside {root} is not followed")
-            elif is_utf8(file):
-                (beside if folder == root else sources).append(source_of(path))
+            if is_utf8(file):
+                (beside if folder == root else sources).append(source_of(folder / file))
         unreadable = [file for file in [*shown, *filter(is_video_name, files)] if not is_utf8(file)]
         warnings += [f"{file!a}: the name is not UTF-8; rename it" for file in sorted(unreadable)]
     filled = {class_of(source) for source in sources}

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 VIDEO_SUFFIXES = frozenset({".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"})
@@ -24,6 +24,7 @@ class VideoRecord:
         label: Position of `class_name` in the dataset's classes, 0-based.
         group: Videos of one group (same source video, same actor) must not lie on both sides of a split.
         subsets: One word a split, in the order of Listing.split_names: "train", "test" or "" (not used).
+        labels: All of them, `label` first, in datasets whose videos may have several; else None.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class VideoRecord:
     label: int
     group: str
     subsets: tuple[str, ...]
+    labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Listing:
         missing: Named in the lists, not on disk; as the lists write them.
         unlisted: On disk, in no list, not used; relative to the raw folder.
         warnings: One line each, for people.
+        subset_of_missing: "train" or "test" for each of `missing`, where the adapter says.
+        in_both: Names, without folder and suffix, that the lists have in train and in test; they are test videos here.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Listing:
     missing: list[str]
     unlisted: list[str]
     warnings: list[str]
+    subset_of_missing: dict[str, str] = field(default_factory=dict)
+    in_both: frozenset[str] = frozenset()
 
 
 def is_video_name(name: str) -> bool:

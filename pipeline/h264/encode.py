@@ -6,6 +6,7 @@ it.
 """
 
 import io
+import os
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from functools import lru_cache
 import av
 import numpy as np
 
-from pipeline.failure import VideoFailure
+from pipeline.failure import TooLargeError, VideoFailure
 from pipeline.filmstrip import Planes
 from pipeline.shard_writer import Stored
 
@@ -66,7 +67,13 @@ class EncodePolicy:
 
 
 def encode_segment(
-    blocks: Iterable[Planes], policy: EncodePolicy, *, top: int = 0, left: int = 0, fps: float
+    blocks: Iterable[Planes],
+    policy: EncodePolicy,
+    *,
+    top: int = 0,
+    left: int = 0,
+    fps: float,
+    max_bytes: int = 2**63,
 ) -> tuple[bytes, list[Stored]]:
     """Encode a segment, block by block, to one MP4; the same frames give the same bytes.
 
@@ -74,14 +81,16 @@ def encode_segment(
         blocks: Planes of limited range, any number of frames each.
         top, left: Even; where the content lies in its tile.
         fps: Rate at which a player shows it; 0 where nobody knows.
+        max_bytes: Of the file, but for what is under way in the encoder.
 
     Returns:
         The file, and where each frame's packet lies in it.
 
     Raises:
         VideoFailure: The encoder gave other parameter sets than for the rest of the dataset.
+        TooLargeError: It gives more than `max_bytes`.
     """
-    mp4 = _encode(blocks, policy, top=top, left=left, rate=exact_rate(fps))
+    mp4 = _encode(blocks, policy, top=top, left=left, rate=exact_rate(fps), max_bytes=max_bytes)
     avcc, packets = read_packets(mp4)
     if avcc != decoder_configuration(policy)[0]:
         raise VideoFailure("encode", "x264 gave it parameter sets of its own; its packets cannot be joined to others")
@@ -121,7 +130,9 @@ def exact_rate(fps: float) -> Fraction:
     return rate or Fraction(NOMINAL_FPS)
 
 
-def _encode(blocks: Iterable[Planes], policy: EncodePolicy, *, top: int, left: int, rate: Fraction) -> bytes:
+def _encode(
+    blocks: Iterable[Planes], policy: EncodePolicy, *, top: int, left: int, rate: Fraction, max_bytes: int = 2**63
+) -> bytes:
     """The MP4; `rate` decides its timestamps alone, not a byte of a packet."""
     options = {
         "movflags": "+faststart",  # what the file says of its packets comes before them
@@ -145,6 +156,8 @@ def _encode(blocks: Iterable[Planes], policy: EncodePolicy, *, top: int, left: i
             for number, frame in enumerate(_frames(blocks, policy, top=top, left=left)):
                 frame.pts, frame.time_base = number, Fraction(1, NOMINAL_FPS)
                 mux(stream.encode(frame))
+                if os.fstat(file.fileno()).st_size > max_bytes:
+                    raise TooLargeError
             mux(stream.encode(None))
         return file.read()
 

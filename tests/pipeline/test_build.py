@@ -202,7 +202,7 @@ def test_what_cannot_be_read_is_a_line_of_quarantine_and_the_rest_is_stored(tmp_
     assert (result.num_samples, result.num_quarantined, result.num_missing) == (1, 2, 1)
     lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert {(line["source"], line["stage"]) for line in lines} == {
-        ("one/empty.mp4", "probe"),
+        ("one/empty.mp4", "open"),
         ("one/text.avi", "probe"),
         ("one/gone.mp4", "missing"),
     }
@@ -273,9 +273,9 @@ def test_odd_sizes_and_varying_rates_become_h264_by_the_same_policy(tmp_path: Pa
 
 def test_a_video_too_wide_for_h264_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "raw/one").mkdir(parents=True)
-    write_numbered_video(tmp_path / "raw/one/a.mp4", 2, width=1024, height=16, pix_fmt="yuv444p")
-    with pytest.raises(ShardError, match="raw: size: frames of 8192×128 cannot be H.264"):
-        build_numbered_like(tmp_path, keep_aspect=True, codec="h264")
+    write_numbered_video(tmp_path / "raw/one/a.mp4", 2, width=512, height=32, pix_fmt="yuv444p")
+    with pytest.raises(ShardError, match="raw: size: frames of 8192×512 cannot be H.264"):
+        build_numbered_like(tmp_path, keep_aspect=True, codec="h264", size=512)
 
 
 def test_two_builds_cannot_write_to_one_folder(numbered_raw: Path, tmp_path: Path) -> None:

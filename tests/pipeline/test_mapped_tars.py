@@ -1,5 +1,7 @@
 """Strips come from the mapped tars as they were written, or not at all."""
 
+import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.mapped_tars import PictureReader
-from pipeline.shard import ShardIndex, open_index
+from pipeline.shard import ShardError, ShardIndex, open_index
 
 
 @pytest.fixture
@@ -73,3 +75,22 @@ def test_fetching_changes_nothing_that_is_read_and_forgives_missing_tars(copy: S
     assert all(np.array_equal(a, b) for a, b in zip(reader.read(strips), expected, strict=True))
     (copy.data_dir / copy.tars[0]).unlink()
     PictureReader(copy).fetch(strips)
+
+
+def test_too_many_open_files_close_tars_and_damage_no_sample(numbered: ShardIndex) -> None:
+    tars = numbered.pictures.tar
+    one_of_each = np.array([int(np.flatnonzero(tars == tar)[0]) for tar in range(len(numbered.tars))])
+    reader = PictureReader(numbered)
+    assert reader.read_one(0) is not None
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [number for number in range(before[0]) if not os.path.exists(f"/proc/self/fd/{number}")]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[1] + 1, before[1]))  # two numbers: a tar more, and no third one
+    try:
+        found = [reader.read_one(strip) is not None for strip in one_of_each]
+        num_open = len(reader._tars)
+        with pytest.raises(ShardError, match=r"Too many open files, .*; raise the limit \(ulimit -n\)"):
+            reader.read(one_of_each)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert all(found)
+    assert num_open < len(numbered.tars), "or there was room for all"

@@ -1,5 +1,6 @@
 """Which clips, in which order, on which rank."""
 
+import hashlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.clip import ClipSpec
-from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, crop_room, rank_rows, window_order
+from pipeline.draws import window_order
+from pipeline.index_arrays import LabelLists
+from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, crop_room, drawn_labels, rank_rows
+from pipeline.shard import ShardIndex
 
 
 def fake_index(num_samples: int = 50, *, num_tars: int = 7, frame_step: int = 1) -> SimpleNamespace:
@@ -188,3 +192,73 @@ def test_planned_clips_can_be_sliced() -> None:
     batch = train_plan().batch(0)
     assert isinstance(batch[2:5], PlannedClips)
     assert batch[2:5].sample.tolist() == batch.sample[2:5].tolist()
+
+
+@pytest.mark.parametrize(
+    ("window", "digest"), [(None, "b96c82be3e6eb136"), (1, "9e9e3fad19eb1811"), (3, "924f035819b6faf4")]
+)
+def test_a_plan_stays_what_it_was(window: int | None, digest: str) -> None:
+    """Fifty steps, as they were in the first version: runs that are underway go on with the same clips."""
+    plan, found = train_plan(shuffle_window=window), hashlib.sha256()
+    for step in range(50):
+        batch = plan.batch(step)
+        for name in ("position", "sample", "start", "view", "top", "left", "flip", "weight"):
+            found.update(getattr(batch, name).tobytes())
+    assert found.hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize(("num_tars", "window"), [(1, 1), (7, 3), (300, 1), (300, 7), (70_000, 1), (300, 1000)])
+def test_the_order_in_windows_is_a_sort_by_window_and_then_by_draw(num_tars: int, window: int) -> None:
+    tar = np.random.default_rng(0).integers(0, num_tars, 20_000)
+    random = np.random.default_rng(1)
+    present, place = np.unique(tar, return_inverse=True)
+    turn = random.permutation(len(present)) // window
+    expected = np.lexsort((random.random(len(tar)), turn[place]))
+    assert np.array_equal(window_order(tar, window=window, random=np.random.default_rng(1)), expected)
+
+
+def many_labelled(*counts: int) -> tuple[TrainPlan, ShardIndex]:
+    """A plan of samples with so many labels each; sample i has the labels 10 i, 10 i + 1, …"""
+    plan = train_plan(num_samples=len(counts))
+    values = np.concatenate([10 * i + np.arange(n) for i, n in enumerate(counts)]).astype(np.int32)
+    lists = LabelLists(np.concatenate([[0], np.cumsum(counts)]), values)
+    empty = dict.fromkeys(("data_dir", "info", "keys", "sources", "groups", "num_frames", "content", "subsets"))
+    first = (10 * np.arange(len(counts))).astype(np.int32)
+    return plan, ShardIndex(**empty, labels=first, pictures=None, label_lists=lists)
+
+
+def test_each_of_a_sample_s_labels_is_drawn_equally_often_and_apart_from_the_flip() -> None:
+    plan, index = many_labelled(1, 2, 3)
+    seen: dict[tuple, int] = {}
+    for step in range(500):
+        clips = plan.batch(step)
+        labels = drawn_labels(index, clips).tolist()
+        for label, flip, sample in zip(labels, clips.flip.tolist(), clips.sample.tolist(), strict=True):
+            assert label // 10 == sample
+            seen[label, flip] = seen.get((label, flip), 0) + 1
+    share = {key: count / 4000 for key, count in seen.items()}
+    expected = {0: 1 / 2, 10: 1 / 4, 11: 1 / 4, 20: 1 / 6, 21: 1 / 6, 22: 1 / 6}
+    assert {label for label, _ in share} == set(expected)
+    assert all(abs(share[label, flip] - expected[label]) < 0.03 for label, flip in share)
+
+
+def test_a_position_s_label_is_the_same_for_every_batch_size_and_slice() -> None:
+    plan, index = many_labelled(3, 1, 2, 4, 2)
+    whole = drawn_labels(index, plan.batch(0)).tolist()
+    assert [label for r in range(4) for label in drawn_labels(index, plan.batch(0)[6 * r : 6 * r + 6])] == whole
+    smaller = TrainPlan(plan.index, np.arange(5), ClipSpec(), global_batch_size=8, seed=3)
+    assert [label for step in range(3) for label in drawn_labels(index, smaller.batch(step))] == whole
+
+
+def test_clips_that_name_no_draw_have_the_first_label() -> None:
+    _, index = many_labelled(3, 1, 2, 4, 2)
+    plan = EvalPlan(fake_index(5), np.arange(5), ClipSpec(), global_batch_size=5)
+    assert drawn_labels(index, plan.batch(0)).tolist() == [0, 10, 20, 30, 40]
+
+
+def test_a_sample_in_another_s_place_has_a_label_of_its_own() -> None:
+    plan, index = many_labelled(4, 4)
+    clips = plan.batch(0)
+    place = drawn_labels(index, clips) % 10
+    clips.sample[:] = 1 - clips.sample
+    assert drawn_labels(index, clips).tolist() == (clips.sample * 10 + place).tolist()

@@ -10,6 +10,8 @@ from pipeline.datasets import list_hmdb51, list_ucf101
 from pipeline.failure import VideoFailure
 from pipeline.h264.check import policy_faults
 from pipeline.h264.encode import EncodePolicy
+from pipeline.inspector import Inspector
+from pipeline.limits import Guard
 from pipeline.probe import probe
 from pipeline.reference import decode_sample
 from pipeline.transcode import stretched
@@ -61,7 +63,9 @@ def test_every_odd_video_becomes_all_of_its_frames(shared_data: Path, facts: dic
             continue
         source = shared_data / path
         try:
-            (files, _), meta = transcode(source, stretched(64), settings, facts=probe(source))
+            with Inspector() as inspector:
+                given = {"facts": probe(source), "inspector": inspector, "guard": Guard()}
+                (files, _), meta = transcode(source, stretched(64), settings, **given)
         except VideoFailure as failure:
             wrong.append(f"{path}: {failure.reason}")
             continue

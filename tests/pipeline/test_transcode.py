@@ -152,7 +152,7 @@ def test_what_is_no_video_fails_with_its_name_and_a_reason(tmp_path: Path, name:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(VideoFailure, match=name) as failure:
         probe(tmp_path / name)
-    assert failure.value.stage == "probe"
+    assert failure.value.stage == ("probe" if content else "open")
     assert "\n" not in failure.value.reason
     with pytest.raises(VideoFailure, match=name):
         read(tmp_path / name)

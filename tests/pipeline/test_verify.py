@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shard import ShardIndex
+from pipeline.shard import ShardError, ShardIndex
 from pipeline.verify import verify
 
 
@@ -70,8 +70,6 @@ DAMAGE = {
         lambda d, i: edit_array(d, "label", put(0, 1 - i.labels[0])),
         "json and the index tell different",
     ),
-    "a label too high": (lambda d, i: edit_array(d, "label", put(0, 7)), "labels reach 7, there are 2 classes"),
-    "a wrong length": (lambda d, i: edit_array(d, "num_frames", put(3, 9999)), "9999 frames cannot lie in"),
     "a key twice": (lambda d, i: edit_array(d, "key", put(1, i.keys[0])), "keys are not unique"),
     "a wrong split": (
         lambda d, i: edit_json(d, lambda info: info["splits"]["1"].update(train=3)),
@@ -97,6 +95,16 @@ def test_damage_is_found_and_named(numbered: ShardIndex, copy: Path, name: str) 
     assert faults
     assert any(re.search(said, fault) for fault in faults), faults
     assert all("\n" not in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [("label", put(0, 7), "has 0 … 7, possible is 0 … 1"), ("num_frames", put(3, 9999), "9999 frames cannot lie in")],
+)
+def test_what_no_sample_can_have_is_refused(copy: Path, name: str, change: Callable, said: str) -> None:
+    edit_array(copy, name, change)
+    with pytest.raises(ShardError, match=said):
+        verify(copy)
 
 
 def test_a_picture_that_does_not_decode_is_found_only_by_decoding(numbered: ShardIndex, copy: Path) -> None:

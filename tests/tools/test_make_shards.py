@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.shard import open_index
+from tests.numbered import write_numbered_video
 from tools import check_shards, make_shards
 
 
@@ -140,3 +141,59 @@ def test_a_folder_of_videos_is_split_by_group(numbered_raw: Path, tmp_path: Path
     index = open_index(tmp_path)
     assert len(index.samples_of("1", "test")) >= 2
     assert index.name == numbered_raw.name
+
+
+@pytest.fixture
+def sports_raw(tmp_path: Path) -> Path:
+    """Two videos of 70 frames, one to train on and one to test; a third is missing."""
+    raw = tmp_path / "sports1m"
+    (raw / "videos").mkdir(parents=True)
+    (raw / "labels.txt").write_text("boomerang\nboxing\n")
+    for name in ("first______", "second_____"):
+        write_numbered_video(raw / f"videos/{name}.mp4", 70, height=64, width=96)
+    (raw / "train_partition.txt").write_text("https://www.youtube.com/watch?v=first______ 1,0\n")
+    (raw / "test_partition.txt").write_text("https://www.youtube.com/watch?v=second_____ 0\nthird______ 1\n")
+    return raw
+
+
+def test_sports1m_is_cut_into_segments_and_counted(sports_raw: Path, tmp_path: Path) -> None:
+    result = run(make_shards.main, "sports1m", "--raw", sports_raw, "--out", tmp_path / "s")
+    assert result.exit_code == 0, result.output
+    assert "15 samples in 1 shards" in result.output
+    assert "split 1: 5 train, 10 test" in result.output
+    assert "listed videos: 2 present, 0 too short, 0 broken, 1 missing; see" in result.output
+    assert "warning: test: 1 of 2 listed videos are there" in result.output
+    assert len((tmp_path / "s/manifest.jsonl").read_text().splitlines()) == 3
+    assert set(open_index(tmp_path / "s").num_frames) == {50}
+    assert run(check_shards.main, tmp_path / "s", "--decode").exit_code == 0
+
+
+def test_length_and_number_of_segments_can_be_chosen(sports_raw: Path, tmp_path: Path) -> None:
+    words = ["--segment-s", "1", "--train-segments", "2", "--test-segments", "3", "--json"]
+    result = run(make_shards.main, "sports1m", "--raw", sports_raw, "--out", tmp_path / "s", *words)
+    assert json.loads(result.stdout)["videos"] == {"present": 2, "too short": 0, "broken": 0, "missing": 1}
+    index = open_index(tmp_path / "s")
+    assert index.num_frames.tolist() == [25] * 5
+    assert {k: index.info["settings"][k] for k in ("segment_s", "train_segments", "test_segments")} == {
+        "segment_s": 1.0,
+        "train_segments": 2,
+        "test_segments": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--fps 10", "fps: 10.0 does not go with segments, which are the source's frames; leave it out"),
+        ("--segment-s 0", "segment_s: 0.0 is not possible"),
+        ("--test-segments 0", "test_segments: 0 is not possible; choose 1 to 100"),
+        ("--raw /nowhere", "/nowhere: no such folder; put videos/<YouTube id>.mp4"),
+    ],
+)
+def test_wrong_usage_of_sports1m_is_one_line_and_exit_code_2(
+    sports_raw: Path, tmp_path: Path, words: str, said: str
+) -> None:
+    result = run(make_shards.main, "sports1m", "--raw", sports_raw, "--out", tmp_path / "s", *words.split())
+    assert result.exit_code == 2, result.output
+    assert said in result.output.strip().splitlines()[-1]
+    assert not (tmp_path / "s").exists()

@@ -12,6 +12,7 @@ import torch
 from pipeline.clip import ClipSpec
 from pipeline.shard import ShardIndex
 from tools.bench.run import Settings
+from train.data_options import DATA, remote_options
 from train.models import MODELS, ModelConfig
 from train.options import EXECUTION_OPTIONS, execution
 from train.ranks import Ranks
@@ -62,7 +63,7 @@ class Numbers(click.ParamType):
 
 # fmt: off
 OPTIONS = [
-    click.option("--data", required=True, type=FOLDER, help="Folder of shards."),
+    click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards."),
     click.option("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N."),
     click.option("--loader-only", is_flag=True, show_default=False, help="Leave out the training steps."),
     click.option("--model", type=click.Choice(list(MODELS)), help="Network.  [default: res3d18; on a CPU res3d10]"),
@@ -100,6 +101,7 @@ OPTIONS = [
 
 def all_options(command: Callable) -> Callable:
     """In the order of the help."""
+    command = remote_options(command)
     for option in reversed(OPTIONS):
         command = option(command)
     return command

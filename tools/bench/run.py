@@ -89,7 +89,7 @@ def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
         ValueError: A setting does not fit the data, or the step cannot be executed so.
     """
     device, on_gpu = settings.device, settings.device.type == "cuda"
-    tars = [settings.data / tar for tar in index.tars]
+    tars = [path for tar in index.tars if (path := settings.data / tar).is_file()]  # remote ones may be on their way
     meter = GpuMeter(gpu_uuid(device)) if on_gpu else None
     result = Result(
         settings.clip,

@@ -19,6 +19,8 @@ from pipeline.filmstrip import Planes
 from pipeline.h264.avc import parse_avcc, parse_sps
 from pipeline.h264.check import blank_faults, policy_faults
 from pipeline.h264.encode import EncodePolicy, decoder_configuration, encode_segment, exact_rate
+from pipeline.inspector import Inspector
+from pipeline.limits import Guard
 from pipeline.probe import probe
 from pipeline.shard import ShardIndex
 from pipeline.transcode import centred, ffmpeg_exe, fitted, stretched
@@ -112,7 +114,9 @@ def test_sources_of_every_rate_and_size_share_their_parameter_sets(tmp_path: Pat
     settings, found = BuildSettings(codec="h264"), set()
     for name, options in SOURCES.items():
         write_numbered_video(tmp_path / name, 20, **options)
-        (files, _), meta = transcode(tmp_path / name, stretched(128), settings, facts=probe(tmp_path / name))
+        with Inspector() as inspector:
+            given = {"facts": probe(tmp_path / name), "inspector": inspector, "guard": Guard()}
+            (files, _), meta = transcode(tmp_path / name, stretched(128), settings, **given)
         with av.open(io.BytesIO(files["mp4"])) as video:
             found.add(video.streams.video[0].codec_context.extradata)
             assert float(video.streams.video[0].average_rate) == pytest.approx(options["fps"], rel=1e-6)

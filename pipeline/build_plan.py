@@ -1,0 +1,199 @@
+"""What a build has to make: which videos go into which tar, and all that decides its bytes.
+
+A `ShardTask` is one tar. It holds everything but the videos themselves, so any process on any machine that finds the
+videos under the same names can make it, and makes the same bytes.
+"""
+
+import json
+import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import webdataset
+
+import pipeline
+from pipeline.build_parts import fingerprint
+from pipeline.build_samples import common_canvas
+from pipeline.build_settings import BuildSettings
+from pipeline.datasets import Listing, VideoRecord
+from pipeline.failure import VideoFailure
+from pipeline.inspector import Inspector
+from pipeline.limits import Limits
+from pipeline.shard import ShardError
+from pipeline.transcode import centred, ffmpeg_version, stretched
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One tar to make.
+
+    Attributes:
+        name: Of the tar, without suffix.
+        dataset: Name of the dataset.
+        first: Position of the first record among all of the build; keys of samples count from it.
+        canvas: Width and height that hold every video; None where all are stretched to one size.
+        broken: Source, stage and reason of records that are known to be unreadable.
+        inputs: Fingerprint of all this and of the video files, as the process that planned saw them.
+    """
+
+    name: str
+    dataset: str
+    first: int
+    records: tuple[VideoRecord, ...]
+    settings: BuildSettings
+    canvas: tuple[int, int] | None
+    broken: tuple[tuple[str, str, str], ...]
+    limits: Limits
+    inputs: str
+
+    def failures(self) -> dict[str, VideoFailure]:
+        """`broken` as what a conversion raises, by source."""
+        return {source: VideoFailure(stage, reason) for source, stage, reason in self.broken}
+
+    def inputs_here(self) -> str:
+        """The fingerprint as this process sees programs and videos."""
+        head = made_by(self.dataset, self.settings, self.canvas)
+        return fingerprint(head, self.canvas, list(self.records), first=self.first)
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """All tars of a build.
+
+    Attributes:
+        head: What dataset.json says beyond counts.
+    """
+
+    listing: Listing
+    settings: BuildSettings
+    head: dict[str, Any]
+    tasks: list[ShardTask]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tars, without suffix, in order."""
+        return [task.name for task in self.tasks]
+
+    @property
+    def num_videos(self) -> int:
+        """Of all tars."""
+        return sum(len(task.records) for task in self.tasks)
+
+
+def plan_build(
+    listing: Listing,
+    settings: BuildSettings,
+    pool: ThreadPoolExecutor,
+    *,
+    limit: int | None,
+    inspector: Inspector,
+    report: Callable[[int, int, int], None],
+) -> BuildPlan:
+    """Divide a listing into tars.
+
+    Args:
+        limit: Take only this many videos, the first in shuffled order.
+        report: With `keep_aspect`, called with (videos probed, videos, those that cannot be read).
+
+    Raises:
+        ShardError: The codec cannot store frames of the size that holds every video.
+    """
+    records = shuffled(listing.records, seed=settings.seed)[:limit]
+    canvas, broken = common_canvas(
+        records,
+        settings,
+        pool,
+        inspector=inspector,
+        report=lambda done, failed: report(done, len(records), failed),
+    )
+    made = made_by(listing.name, settings, canvas)
+    tasks = []
+    for number, first in enumerate(range(0, len(records), settings.samples_per_shard)):
+        part = records[first : first + settings.samples_per_shard]
+        failed = [(r.source, broken[r.source]) for r in part if r.source in broken]
+        tasks.append(
+            ShardTask(
+                name=f"{listing.name}-{number:06d}",
+                dataset=listing.name,
+                first=first,
+                records=tuple(part),
+                settings=settings,
+                canvas=canvas,
+                broken=tuple((source, failure.stage, failure.reason) for source, failure in failed),
+                limits=inspector.limits,
+                inputs=fingerprint(made, canvas, part, first=first),
+            )
+        )
+    return BuildPlan(listing, settings, head_of(listing, settings, made), tasks)
+
+
+def shuffled(records: list[VideoRecord], *, seed: int) -> list[VideoRecord]:
+    """The records in the order in which they go into tars; a function of their names and the seed alone."""
+    in_order = sorted(records, key=lambda record: record.source)
+    order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(in_order))
+    return [in_order[i] for i in order]
+
+
+def made_by(dataset: str, settings: BuildSettings, canvas: tuple[int, int] | None) -> dict[str, Any]:
+    """What of dataset.json decides the bytes of a tar: name, codec, settings, and the programs of this machine."""
+    geometry = stretched(settings.size) if canvas is None else centred(canvas, canvas)
+    try:
+        encoding = settings.encoding(geometry)
+    except ValueError as error:
+        raise ShardError(f"{dataset}: {error}") from None
+    return {
+        "name": dataset,
+        "codec": {
+            "name": settings.codec,
+            "size": settings.size,
+            "frame_step": settings.frame_step,
+            **encoding.describe(),
+        },
+        "settings": settings.describe(),
+        "tools": {"ffmpeg": ffmpeg_version(), "av": av.__version__, **encoding.tools()},
+    }
+
+
+def head_of(listing: Listing, settings: BuildSettings, made: dict[str, Any]) -> dict[str, Any]:
+    """What dataset.json says about how the shards were made."""
+    return made | {
+        "classes": listing.classes,
+        "split_names": listing.split_names,
+        "fps_policy": f"resampled to {settings.fps} frames/s"
+        if settings.fps
+        else "the source's frames, none dropped or doubled",
+        "tools": made["tools"]
+        | {
+            "res3d-video": pipeline.__version__,
+            "webdataset": webdataset.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def refuse_other_settings(out_dir: Path, head: dict[str, Any]) -> None:
+    """Shards of other settings are somebody's work; they are not overwritten in passing.
+
+    Raises:
+        ShardError: `out_dir` holds a dataset of another name or made with other settings.
+    """
+    try:
+        made = json.loads((out_dir / "dataset.json").read_bytes())
+    except (OSError, ValueError):
+        return
+    if (made.get("name"), made.get("settings")) != (head["name"], head["settings"]):
+        differing = sorted(
+            {k for k in head["settings"] if made.get("settings", {}).get(k) != head["settings"][k]}
+            | ({"name"} if made.get("name") != head["name"] else set())
+        )
+        if made.get("codec", {}).get("name") != head["codec"]["name"]:
+            differing = ["codec"]
+        raise ShardError(
+            f"{out_dir}: holds shards made with another {', '.join(differing)}; choose another --out or remove it"
+        )

@@ -1,0 +1,239 @@
+"""From one video to its samples: the whole of it, or segments; or a line that says why not."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.build_settings import BuildSettings
+from pipeline.datasets import VideoRecord
+from pipeline.encoding import Segment
+from pipeline.failure import TooLargeError, VideoFailure
+from pipeline.inspector import Inspector
+from pipeline.limits import MB, Guard, Limits
+from pipeline.probe import VideoFacts
+from pipeline.segments import random_segments, segment_length, uniform_segments
+from pipeline.shard_writer import Sample
+from pipeline.timeline import Piece
+from pipeline.transcode import FrameReader, Geometry, centred, fitted, stretched
+
+Stored = tuple[Segment, dict[str, Any]]  # files and pictures, and what key.json says about the frames
+FROM_START = "decoded from its first frame: its times or keyframes do not allow to begin elsewhere"
+COUNTING = Geometry(16, 16, 16, 16)  # frames are counted by ffmpeg, as small pictures
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of one video: samples, and lines of quarantine.jsonl."""
+
+    samples: list[Sample] = field(default_factory=list)
+    quarantine: list[dict[str, str]] = field(default_factory=list)
+
+
+def convert(
+    number: int,
+    record: VideoRecord,
+    settings: BuildSettings,
+    *,
+    canvas: tuple[int, int] | None,
+    broken: dict[str, VideoFailure],
+    inspector: Inspector,
+) -> Converted:
+    """The samples of one record.
+
+    Args:
+        number: Of the record among all; the samples' keys begin with it.
+        canvas: Width and height that hold every video; None where all are stretched to one size.
+        broken: Sources that cannot be read, with the reason.
+    """
+    guard = guard_of(record, inspector.limits)
+    try:
+        if record.source in broken:
+            raise broken[record.source]
+        facts = inspector.probe(record.path, guard)
+        geometry = geometry_of(facts, settings, canvas)
+        if settings.segment_s is None:
+            stored = transcode(record.path, geometry, settings, facts=facts, inspector=inspector, guard=guard)
+            keyed = [(f"{number:08d}", stored)]
+        else:
+            pieces = transcode_segments(record, geometry, settings, facts=facts, inspector=inspector, guard=guard)
+            keyed = [(f"{number:08d}-{place:02d}", one) for place, one in enumerate(pieces)]
+    except VideoFailure as failure:
+        return Converted(quarantine=[{"source": record.source, "stage": failure.stage, "reason": failure.reason}])
+    about: dict[str, Any] = {
+        "source": record.source,
+        "class": record.class_name,
+        "label": record.label,
+        "group": record.group,
+        "subsets": list(record.subsets),
+    }
+    if record.labels is not None:
+        about["labels"] = list(record.labels)
+    return Converted([Sample(key, *segment, {**about, **meta}) for key, (segment, meta) in keyed])
+
+
+def guard_of(record: VideoRecord, limits: Limits) -> Guard:
+    """What a record's video is opened by; it must lie in the raw folder, unless links may lead anywhere."""
+    folders = record.path.parents
+    raw = folders[min(len(Path(record.source).parts), len(folders)) - 1]
+    return Guard(limits, home=None if limits.follow_links else raw)
+
+
+def transcode(
+    path: Path,
+    geometry: Geometry,
+    settings: BuildSettings,
+    *,
+    facts: VideoFacts,
+    inspector: Inspector,
+    guard: Guard,
+    piece: Piece | None = None,
+) -> Stored:
+    """One video, or a piece of it, to its files and pictures, and what key.json says about its frames.
+
+    Raises:
+        VideoFailure: No frame can be decoded; or fewer than those of a piece that was sought; or a limit is exceeded.
+    """
+    encoding, fps = settings.encoding(geometry), settings.fps or facts.fps
+    reader = FrameReader(
+        path,
+        geometry,
+        block_frames=encoding.block_frames,
+        frame_step=settings.frame_step,
+        fps=settings.fps,
+        full_range=encoding.full_range,
+        piece=piece,
+        guard=guard,
+    )
+    max_bytes = guard.limits.max_output_mb * MB
+    try:
+        files, pictures = encoding.encode(reader, geometry, fps=fps / settings.frame_step, max_bytes=max_bytes)
+    except TooLargeError:
+        raise guard.exceeded("max_output_mb", path, f"gives more than {max_bytes} bytes") from None
+    if piece and piece.seek and reader.num_frames != piece.num_frames:
+        raise VideoFailure("decode", f"{path.name}: {reader.num_frames} of {piece.num_frames} frames were found")
+    num_stored = -(-reader.num_frames // settings.frame_step)
+    assert len(pictures) == encoding.num_pictures(num_stored)
+    warnings = [*facts.notes, *reader.warnings]
+    claimed = facts.num_frames_header
+    if piece is None and claimed is not None and claimed != reader.num_frames and not settings.fps:
+        counted = inspector.count_frames(
+            path, guard
+        )  # a second decoder's word, asked for only where header and ffmpeg disagree
+        warnings.append(f"header states {claimed} frames, {reader.num_frames} decode")
+        if counted != reader.num_frames:
+            warnings.append(f"PyAV decodes {counted} frames, ffmpeg {reader.num_frames}")
+    return (files, pictures), {
+        "num_frames": reader.num_frames,
+        "num_frames_stored": num_stored,
+        "num_frames_header": claimed,
+        "fps": round(fps, 6),
+        "content": [geometry.left, geometry.top, geometry.content_width, geometry.content_height],
+        "segment_start": piece.start if piece else 0,
+        "warnings": warnings,
+    }
+
+
+def transcode_segments(
+    record: VideoRecord,
+    geometry: Geometry,
+    settings: BuildSettings,
+    *,
+    facts: VideoFacts,
+    inspector: Inspector,
+    guard: Guard,
+) -> list[Stored]:
+    """The segments of one video, each decoded from the keyframe before it where that gives the very same frames.
+
+    Raises:
+        VideoFailure: Some segment cannot be decoded.
+    """
+
+    def stored(piece: Piece) -> Stored:
+        return transcode(record.path, geometry, settings, facts=facts, inspector=inspector, guard=guard, piece=piece)
+
+    def starts(num_frames: int) -> list[int]:
+        return segment_starts(record, settings, num_frames=num_frames, fps=facts.fps)
+
+    assert settings.segment_s is not None
+    length = segment_length(settings.segment_s, fps=facts.fps)
+    timeline = inspector.timeline(record.path, guard)
+    if timeline is not None:
+        try:
+            found = [stored(timeline.piece(s, num_frames=length)) for s in starts(timeline.num_frames)]
+            return [(segment, meta | {"num_frames_source": timeline.num_frames}) for segment, meta in found]
+        except VideoFailure as failure:
+            if failure.stage == "limit":
+                raise
+            # there are fewer frames than packets, or a seek went too far
+    num_frames = count_decoded(record.path, guard)
+    found = [stored(Piece(s, min(length, num_frames))) for s in starts(num_frames)]
+    return [
+        (segment, meta | {"num_frames_source": num_frames, "warnings": [*meta["warnings"], FROM_START]})
+        for segment, meta in found
+    ]
+
+
+def segment_starts(record: VideoRecord, settings: BuildSettings, *, num_frames: int, fps: float) -> list[int]:
+    """First frames of a video's segments: evenly spaced for a test video, else drawn by the file's name."""
+    assert settings.segment_s is not None
+    length = segment_length(settings.segment_s, fps=fps)
+    if "test" in record.subsets:
+        return uniform_segments(count=settings.test_segments, length=length, video_frames=num_frames).tolist()
+    name = Path(record.source).stem
+    return random_segments(
+        name, count=settings.train_segments, length=length, video_frames=num_frames, seed=settings.seed
+    ).tolist()
+
+
+def count_decoded(path: Path, guard: Guard) -> int:
+    """Frames that ffmpeg decodes from a whole video.
+
+    Raises:
+        VideoFailure: None.
+    """
+    reader = FrameReader(path, COUNTING, block_frames=256, guard=guard)
+    for _ in reader:
+        pass
+    return reader.num_frames
+
+
+def geometry_of(facts: VideoFacts, settings: BuildSettings, canvas: tuple[int, int] | None) -> Geometry:
+    """Where the picture of a video lies in its tile."""
+    if canvas is None:
+        return stretched(settings.size)
+    return centred(fitted(facts.display_width, facts.display_height, settings.size), canvas)
+
+
+def common_canvas(
+    records: list[VideoRecord],
+    settings: BuildSettings,
+    pool: ThreadPoolExecutor,
+    *,
+    inspector: Inspector,
+    report: Callable[[int, int], None],
+) -> tuple[tuple[int, int] | None, dict[str, VideoFailure]]:
+    """With --keep-aspect, the width and height that hold every video, and why some cannot be read at all.
+
+    Args:
+        report: Called with (videos probed, videos that cannot be read).
+    """
+    if not settings.keep_aspect:
+        return None, {}
+    sizes, broken = [(settings.size, settings.size)], dict[str, VideoFailure]()
+
+    def fitted_size(record: VideoRecord) -> tuple[int, int] | VideoFailure:
+        try:
+            facts = inspector.probe(record.path, guard_of(record, inspector.limits))
+            return fitted(facts.display_width, facts.display_height, settings.size)
+        except VideoFailure as failure:
+            return failure
+
+    for i, (record, size) in enumerate(zip(records, pool.map(fitted_size, records), strict=True), start=1):
+        if isinstance(size, VideoFailure):
+            broken[record.source] = size
+        else:
+            sizes.append(size)
+        report(i, len(broken))
+    return (max(w for w, _ in sizes), max(h for _, h in sizes)), broken

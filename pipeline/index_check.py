@@ -1,0 +1,182 @@
+"""Is a dataset.json fit to be read? It may be damaged, or written by somebody who means harm."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.filmstrip import MCU
+from pipeline.plain_file import NotPlainError, is_plain_name, read_plain
+
+MAX_INFO_BYTES = 2**28  # of dataset.json; that of five million samples has a twentieth
+MAX_SIDE, MAX_AREA = 65_520, 2**26  # of a stored frame; the first is JPEG's
+MAX_COUNT = 2**40
+
+
+class IndexFault(ValueError):
+    """What is wrong with an index, in one line."""
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """The content of a dataset.json: an object, of which nothing is known yet.
+
+    Raises:
+        FileNotFoundError: There is none.
+        IndexFault: It is not a file, not JSON or not an object.
+    """
+    try:
+        info = json.loads(read_plain(path, max_bytes=MAX_INFO_BYTES))
+    except FileNotFoundError:
+        raise
+    except NotPlainError as error:
+        raise IndexFault(str(error)) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise IndexFault(f"not JSON ({one_line(error)})") from None
+    if not isinstance(info, dict):
+        raise IndexFault("not JSON of an object")
+    return info
+
+
+def one_line(error: Exception) -> str:
+    """What an exception says, short."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
+
+
+class Fields:
+    """The fields of an object, asked for one by one; each question raises IndexFault where the answer is no."""
+
+    def __init__(self, of: dict[str, Any]) -> None:
+        self._of = of
+
+    def need(self, name: str, fits: Callable[[Any], bool], rule: str) -> None:
+        """A field for which `fits` holds."""
+        if name not in self._of:
+            raise IndexFault(f"{name} is missing; it must be {rule}")
+        if not fits(self._of[name]):
+            raise IndexFault(f"{name} is {self._of[name]!r:.60}; it must be {rule}".replace("\n", " "))
+
+    def value(self, name: str) -> Any:
+        """A field that is there."""
+        return self._of[name]
+
+    def integer(self, name: str, low: int, high: int, *, multiple_of: int = 1) -> None:
+        """A whole number in bounds, both included."""
+        step = f", a multiple of {multiple_of}" if multiple_of > 1 else ""
+        self.need(
+            name,
+            lambda value: is_integer(value, low, high) and value % multiple_of == 0,
+            f"a whole number from {low} to {high}{step}",
+        )
+
+    def names(self, name: str) -> None:
+        """A list of different words."""
+        self.need(name, is_names, "a list of different names")
+
+    def hexadecimal(self, name: str, *, num_bytes: int | None = None) -> None:
+        """Some bytes."""
+        self.need(
+            name,
+            lambda value: is_hexadecimal(value) and num_bytes in (None, len(value) // 2),
+            f"{num_bytes or 'some'} bytes in hexadecimal",
+        )
+
+
+def check_info(info: dict[str, Any], *, picture: str) -> None:
+    """Every field of dataset.json that is read is there, of its type and in its bounds.
+
+    Args:
+        picture: What the codec's pictures are called: "strip" or "packet".
+
+    Raises:
+        IndexFault: One is not.
+    """
+    fields = Fields(info)
+    fields.need("name", is_plain_name, "a plain name")
+    fields.names("classes")
+    fields.names("split_names")
+    fields.need("fingerprint", lambda value: isinstance(value, str) and value.isalnum(), "letters and digits")
+    for name in ("num_samples", f"num_{picture}s", "num_frames", *(["num_labels"] if "num_labels" in info else [])):
+        fields.integer(name, 0, MAX_COUNT)
+    fields.need("class_counts", lambda value: is_counts(value, info["classes"]), "the number of samples of each class")
+    fields.need(
+        "splits",
+        lambda value: (
+            isinstance(value, dict)
+            and set(value) == set(info["split_names"])
+            and all(is_counts(counts, ["train", "test"]) for counts in value.values())
+        ),
+        "the number of samples of each side of each split",
+    )
+    fields.need("codec", lambda value: isinstance(value, dict), "an object")
+    check_codec(Fields(info["codec"]), picture=picture)
+    fields.need("shards", lambda value: isinstance(value, list), "a list")
+    check_shards(info["shards"])
+    total = sum(shard["num_samples"] for shard in info["shards"])
+    if total != info["num_samples"]:
+        raise IndexFault(f"num_samples is {info['num_samples']}; its shards have {total}")
+
+
+def check_codec(codec: Fields, *, picture: str) -> None:
+    """What dataset.json says of how frames are stored."""
+    codec.integer("size", 16, MAX_SIDE)
+    codec.integer("frame_step", 1, 2)
+    codec.integer("tile_width", MCU, MAX_SIDE, multiple_of=MCU)
+    codec.integer("tile_height", MCU, MAX_SIDE, multiple_of=MCU)
+    if codec.value("tile_width") * codec.value("tile_height") > MAX_AREA:
+        size = f"{codec.value('tile_width')}×{codec.value('tile_height')}"
+        raise IndexFault(f"tiles are {size}; they must have at most {MAX_AREA} pixels")
+    if picture == "strip":
+        codec.integer("strip_frames", 1, 256)
+        codec.integer("phase_stride", 1, 32)
+    else:
+        codec.integer("gop_size", 2, 250)
+        codec.hexadecimal("avcc")
+        codec.hexadecimal("blank")
+
+
+def check_shards(shards: list[Any]) -> None:
+    """The tars that dataset.json names; none leads out of its folder."""
+    seen: set[str] = set()
+    for shard in shards:
+        if not isinstance(shard, dict):
+            raise IndexFault(f"shards has {shard!r:.60}; it must have objects".replace("\n", " "))
+        fields = Fields(shard)
+        fields.need("tar", lambda value: is_tar_name(value) and value not in seen, "the plain name of a tar")
+        fields.integer("num_bytes", 1, MAX_COUNT)
+        fields.integer("num_samples", 0, MAX_COUNT)
+        fields.hexadecimal("sha256", num_bytes=32)
+        seen.add(shard["tar"])
+
+
+def is_tar_name(value: Any) -> bool:
+    """Whether this names a tar in the dataset's folder."""
+    return is_plain_name(value) and value.endswith(".tar")
+
+
+def is_integer(value: Any, low: int, high: int) -> bool:
+    """Whether this is a whole number in bounds, both included; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_names(value: Any) -> bool:
+    """Whether this is a list of different words of at most 1000 characters."""
+    fit = isinstance(value, list) and all(isinstance(name, str) and 0 < len(name) <= 1000 for name in value)
+    return fit and len(set(value)) == len(value)
+
+
+def is_counts(value: Any, names: list[str]) -> bool:
+    """Whether this is an object with a number for each of these names and no other."""
+    fit = isinstance(value, dict) and set(value) == set(names)
+    return fit and all(is_integer(count, 0, MAX_COUNT) for count in value.values())
+
+
+def is_hexadecimal(value: Any) -> bool:
+    """Whether this is some bytes in hexadecimal.
+
+    >>> is_hexadecimal("00ff"), is_hexadecimal("0"), is_hexadecimal(""), is_hexadecimal(None)
+    (True, False, False, False)
+    """
+    try:
+        return isinstance(value, str) and len(bytes.fromhex(value)) * 2 == len(value) > 0
+    except ValueError:
+        return False

@@ -1,0 +1,220 @@
+"""Source facts found out in processes of their own: a video that crashes or stalls one of them costs only that.
+
+FFmpeg's libraries run inside the process that calls PyAV. Here that is a worker, held to the limits, which is kept for
+the next video as long as it answers, and ended when it does not.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.failure import VideoFailure
+from pipeline.limits import MB, Guard, Limits, ended_by
+from pipeline.probe import VideoFacts, count_frames, probe
+from pipeline.timeline import Timeline, read_timeline
+
+START = "from pipeline.inspector import serve; serve()"
+MAX_ANSWER_BYTES = 256 * 2**20  # the times of five million frames
+CHUNK_BYTES = 2**20
+CLOSE_S = 5.0
+
+
+class Inspector:
+    """Answers questions about videos, from any number of threads at once; close it, or use it in a `with` block."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+
+    def probe(self, path: Path, guard: Guard) -> VideoFacts:
+        """`probe.probe`.
+
+        Raises:
+            VideoFailure: What that raises; or the worker crashed or exceeded a limit.
+        """
+        facts = self._ask("probe", path, guard)
+        return VideoFacts(**{**facts, "notes": tuple(facts["notes"])})
+
+    def count_frames(self, path: Path, guard: Guard) -> int:
+        """`probe.count_frames`; raises like `probe`."""
+        return self._ask("count", path, guard)
+
+    def timeline(self, path: Path, guard: Guard) -> Timeline | None:
+        """`timeline.read_timeline`; raises like `probe`."""
+        found = self._ask("timeline", path, guard)
+        if found is None:
+            return None
+        times, keyframes = (np.array(found[name], np.int64) for name in ("times", "keyframes"))
+        return Timeline(times, keyframes, Fraction(found["time_base"]))
+
+    def _ask(self, what: str, path: Path, guard: Guard) -> Any:
+        left_s = guard.left_s(path)
+        try:
+            worker = self._idle.get_nowait()
+        except queue.Empty:
+            worker = Worker()
+        try:
+            answer = worker.ask(what, path, guard, timeout_s=left_s)
+        except TimeoutError:
+            worker.kill()
+            raise guard.exceeded("max_wall_s", path, "took too long") from None
+        except EOFError:
+            code = worker.kill()
+            if code == -signal.SIGXCPU:
+                raise guard.exceeded("max_cpu_s", path, "took too long to read") from None
+            raise VideoFailure(what, f"{path.name}: the process that read it {ended_by(code)}") from None
+        except BaseException:
+            worker.kill()
+            raise
+        self._idle.put(worker)
+        if "found" not in answer:
+            raise VideoFailure(answer["stage"], answer["reason"])
+        return answer["found"]
+
+    def close(self) -> None:
+        """End the workers."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
+
+    def __enter__(self) -> "Inspector":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Worker:
+    """A process that inspects one video after another; lines of JSON go to it and come back."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {START}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self._process.stdin
+        assert self._process.stdout
+        self._to, self._from = self._process.stdin, self._process.stdout
+
+    def ask(self, what: str, path: Path, guard: Guard, *, timeout_s: float) -> dict[str, Any]:
+        """One question.
+
+        Raises:
+            TimeoutError: It did not answer in time.
+            EOFError: It ended, or its answer is no answer.
+        """
+        home = None if guard.home is None else str(guard.home)
+        question = {"what": what, "path": str(path), "home": home, "limits": asdict(guard.limits)}
+        try:
+            self._to.write(json.dumps(question).encode() + b"\n")
+            self._to.flush()
+        except BrokenPipeError:
+            raise EOFError from None
+        end, answer = time.monotonic() + timeout_s, bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._from, selectors.EVENT_READ)
+            while not answer.endswith(b"\n"):
+                if not selector.select(max(end - time.monotonic(), 0)):
+                    raise TimeoutError
+                chunk = os.read(self._from.fileno(), CHUNK_BYTES)
+                if not chunk or len(answer) > MAX_ANSWER_BYTES:
+                    raise EOFError
+                answer += chunk
+        try:
+            return dict(json.loads(answer))
+        except (ValueError, TypeError):
+            raise EOFError from None
+
+    def kill(self) -> int:
+        """End it now; its exit code, if it had ended by itself."""
+        try:
+            code = self._process.wait(timeout=0.2)  # its pipe closes just before it is gone
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._close_pipes()
+        return code
+
+    def close(self) -> None:
+        """Let it end by itself."""
+        self._close_pipes()
+        try:
+            self._process.wait(CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _close_pipes(self) -> None:
+        for pipe in (self._to, self._from):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+def serve() -> None:
+    """What a worker does: answer questions until nobody asks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the builder, which then asks no more
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    memory_mb = 0
+    for line in sys.stdin.buffer:
+        question = json.loads(line)
+        limits = Limits(**question["limits"])
+        if limits.max_memory_mb != memory_mb:
+            memory_mb = limits.max_memory_mb
+            limit_memory(memory_mb)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        soft = int(used.ru_utime + used.ru_stime + limits.max_cpu_s) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+        guard = Guard(limits, home=None if question["home"] is None else Path(question["home"]))
+        sys.stdout.buffer.write(json.dumps(answer_to(question["what"], Path(question["path"]), guard)).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def answer_to(what: str, path: Path, guard: Guard) -> dict[str, Any]:
+    """What a worker answers: {"found"}, or the {"stage", "reason"} of a failure."""
+    questions: dict[str, Callable[[], Any]] = {
+        "probe": lambda: asdict(probe(path, guard)),
+        "count": lambda: count_frames(path, guard),
+        "timeline": lambda: told(read_timeline(path, guard)),
+    }
+    try:
+        return {"found": questions[what]()}
+    except VideoFailure as failure:
+        return {"stage": failure.stage, "reason": failure.reason}
+    except MemoryError:
+        met = guard.exceeded("max_memory_mb", path, "needs more memory to read")
+        return {"stage": met.stage, "reason": met.reason}
+    except Exception as error:
+        return {"stage": what, "reason": f"{path.name}: {type(error).__name__}: {' '.join(str(error).split())}"}
+
+
+def told(timeline: Timeline | None) -> dict[str, Any] | None:
+    """A timeline as JSON has it."""
+    if timeline is None:
+        return None
+    return {
+        "times": timeline.times.tolist(),
+        "keyframes": timeline.keyframes.tolist(),
+        "time_base": str(timeline.time_base),
+    }
+
+
+def limit_memory(memory_mb: int) -> None:
+    """Allow this process so much address space beyond what it has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory_mb * MB, resource.RLIM_INFINITY))

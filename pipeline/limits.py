@@ -1,0 +1,140 @@
+"""What one raw video may be and use; nobody knows what is in it, so every program that reads it is held to this."""
+
+import contextlib
+import os
+import resource
+import signal
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from pipeline.failure import VideoFailure
+from pipeline.plain_file import NotPlainError, open_plain
+
+# Containers of the suffixes that adapters look for, by FFmpeg's names: each is one file that holds its streams itself.
+# Left out is what reads further files (hls, dash, concat, image2, sdp, …) or would need another name to be found.
+FORMATS = "mov,matroska,avi,asf,flv,gif,mpegts,mpeg,mpegvideo,m4v,ogg"
+PROTOCOL = "fd"  # an open file, and no other: no name that could mean something, and nothing else that can be opened
+MESSAGE_BYTES = 2**20  # of a program's words; what it says beyond is lost
+MB = 10**6
+MOST = 10**9  # of any limit; FFmpeg and the system take no more of some
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one raw video may be and use. A video that exceeds a limit is quarantined with the limit's name.
+
+    Attributes:
+        max_pixels: Of one frame as coded; 4K of any shape by default.
+        max_frames: That decode.
+        max_duration_s: That the file claims; an MPEG-TS whose clock turned over claims 26.5 hours.
+        max_wall_s: For all that is done with it.
+        max_cpu_s: Of each process that reads it.
+        max_memory_mb: Address space of each process that reads it.
+        max_output_mb: Of what is stored of it, a segment at a time; held in memory until it is written.
+        follow_links: Read videos that lie outside the raw folder, where a link leads there.
+    """
+
+    max_pixels: int = 4096 * 4096
+    max_frames: int = 24 * 3600 * 60
+    max_duration_s: float = 48 * 3600.0
+    max_wall_s: float = 3600.0
+    max_cpu_s: int = 2 * 3600
+    max_memory_mb: int = 4000
+    max_output_mb: int = 2000
+    follow_links: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "follow_links" and not 0 < value <= MOST:
+                raise ValueError(f"{field.name}: {value} is not possible; choose more than 0 and at most {MOST}")
+        if self.max_memory_mb < 1000:
+            raise ValueError(f"max_memory_mb: {self.max_memory_mb} is too little for ffmpeg; choose at least 1000")
+
+
+class Guard:
+    """Stands between one raw video and the machine: opens it, and counts its time from now on.
+
+    Args:
+        home: The folder that must hold the video, links followed; None where that does not matter.
+    """
+
+    def __init__(self, limits: Limits | None = None, *, home: Path | None = None) -> None:
+        self.limits, self.home = limits or Limits(), home
+        self._end = time.monotonic() + self.limits.max_wall_s
+
+    def open(self, path: Path) -> int:
+        """A descriptor of the video, for its caller to close.
+
+        Raises:
+            VideoFailure: It is no plain file, empty, or cannot be opened.
+        """
+        try:
+            descriptor = open_plain(path, home=self.home)
+        except NotPlainError as error:
+            way_out = "; --follow-links allows it" if " a link leads " in str(error) else ""
+            raise VideoFailure("open", f"{error}{way_out}") from None
+        except (OSError, ValueError) as error:  # a zero byte in a name is a ValueError
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise VideoFailure("open", f"{path.name}: cannot be opened ({reason})") from None
+        if not os.fstat(descriptor).st_size:
+            os.close(descriptor)
+            raise VideoFailure("open", f"{path.name}: is empty")
+        return descriptor
+
+    def left_s(self, path: Path) -> float:
+        """Wall time that is left.
+
+        Raises:
+            VideoFailure: None.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise self.exceeded("max_wall_s", path, "took too long")
+        return left
+
+    def exceeded(self, limit: str, path: Path, what: str) -> VideoFailure:
+        """What to raise for a video that goes beyond a limit."""
+        return VideoFailure("limit", f"{path.name}: {what}; {limit} is {getattr(self.limits, limit)}")
+
+
+def input_options(descriptor: int, limits: Limits) -> dict[str, str]:
+    """What FFmpeg is told of its input, whose name then is "fd:"."""
+    return {
+        "fd": str(descriptor),
+        "protocol_whitelist": PROTOCOL,
+        "format_whitelist": FORMATS,
+        "max_pixels": str(limits.max_pixels),
+        "threads": "1",  # videos are decoded side by side instead; each thread takes address space
+    }
+
+
+def confine(pid: int, limits: Limits) -> None:
+    """Hold a process that was just started, of this user, to the limits; and keep it from writing large files."""
+    with contextlib.suppress(ProcessLookupError):  # it has ended already
+        cpu_s, memory = int(-(-limits.max_cpu_s // 1)), limits.max_memory_mb * MB
+        resource.prlimit(pid, resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))  # SIGXCPU, then SIGKILL
+        resource.prlimit(pid, resource.RLIMIT_AS, (memory, memory))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (MESSAGE_BYTES, MESSAGE_BYTES))
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+
+
+def cpu_s_of(pid: int) -> float:
+    """CPU time that a child of ours used; waits until it ends, and leaves it to be waited for."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ended_by(code: int) -> str:
+    """How a process ended, for a person.
+
+    >>> ended_by(-11), ended_by(69)
+    ('was ended by SIGSEGV', 'ended with exit code 69')
+    """
+    if code >= 0:
+        return f"ended with exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"

@@ -1,0 +1,85 @@
+"""Files that strangers may have written: opened only where they are plain files, and lie where they should."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+class NotPlainError(OSError):
+    """What has this name is no plain file, or lies elsewhere; the message is one line without the file's folder."""
+
+
+def open_plain(path: Path, *, home: Path | None = None) -> int:
+    """Open a file to read it; the caller closes the descriptor.
+
+    Whatever has that name, this neither waits nor touches a device. Where the file lies is asked of the open file, so
+    a link that is changed meanwhile deceives nobody.
+
+    Args:
+        home: The folder that must hold the file once all links are followed; None follows them anywhere.
+
+    Raises:
+        NotPlainError: It is a pipe, a device, a folder or the like; or a link leads out of `home`.
+        OSError: It cannot be opened.
+    """
+    _require_plain(path, os.stat(path).st_mode)  # first without opening, which some devices take for a command
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        _require_plain(path, os.fstat(descriptor).st_mode)
+        if home is not None and not Path(os.readlink(f"/proc/self/fd/{descriptor}")).is_relative_to(home.resolve()):
+            raise NotPlainError(f"{path.name}: a link leads out of {home}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_plain(path: Path, *, max_bytes: int) -> bytes:
+    """All of a small file.
+
+    Raises:
+        NotPlainError: It is no plain file, or longer than `max_bytes`.
+        OSError: It cannot be read.
+    """
+    with os.fdopen(open_plain(path), "rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise NotPlainError(f"{path.name}: is longer than {max_bytes} bytes")
+    return content
+
+
+def is_plain_name(name: Any) -> bool:
+    """Whether this is a file's name in a folder and nothing else.
+
+    >>> [is_plain_name(name) for name in ("a-000000.tar", "../a.tar", "/etc/a.tar", ".a.tar", "a\\\\b.tar", "", None)]
+    [True, False, False, False, False, False, False]
+    """
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= 200
+        and name.isprintable()
+        and not name.startswith(".")
+        and not set(name) & set("/\\\0")
+    )
+
+
+def new_file_opener(path: str, flags: int) -> int:
+    """For `open(path, "wb", opener=new_file_opener)`: others may read the file if the umask says so, never write it.
+
+    A link in the file's place is not followed.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+
+
+def _require_plain(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise NotPlainError(f"{path.name}: is {KINDS.get(stat.S_IFMT(mode), 'no file')}, not a file")

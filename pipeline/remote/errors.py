@@ -1,0 +1,15 @@
+"""What can go wrong between here and a server."""
+
+from pipeline.shard import ShardError
+
+
+class RemoteError(ShardError):
+    """A remote dataset cannot be used, in one line."""
+
+
+class Interrupted(RemoteError):
+    """Whoever waited for a server does not want to any more."""
+
+
+class ContentError(RemoteError):
+    """What the server has is not what dataset.json says; asking again may or may not help."""

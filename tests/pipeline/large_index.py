@@ -1,0 +1,128 @@
+"""An index of millions of samples, made up, and what opening it and planning with it cost; run as a process of its own.
+
+python -m tests.pipeline.large_index make FOLDER [NUM_SAMPLES]
+python -m tests.pipeline.large_index measure FOLDER [WINDOW]
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.clip import ClipSpec
+from pipeline.plan import TrainPlan, drawn_labels, rank_rows
+from pipeline.shard import FORMAT_VERSION, open_index
+
+STRIPS, FRAMES, PER_TAR = 8, 55, 384  # 2 s at 27 frames/s, as filmstrips; 64 videos a tar
+NUM_CLASSES, GLOBAL_BATCH_SIZE, WORLD_SIZE = 487, 512, 8
+
+
+def make(folder: Path, num_samples: int) -> None:
+    """Write dataset.json and index/*.npy; arrays that no plan reads stay empty holes."""
+    index, count, strips = folder / "index", num_samples, num_samples * STRIPS
+    index.mkdir(parents=True)
+    random = np.random.default_rng(0)
+
+    def array(name: str, kind: object, *shape: int) -> np.ndarray:
+        return np.lib.format.open_memmap(index / f"{name}.npy", mode="w+", dtype=kind, shape=shape)
+
+    for name, width in (("key", 11), ("source", 22), ("group", 11)):
+        array(name, f"S{width}", count)
+    array("label", np.int32, count)[:] = random.integers(0, NUM_CLASSES, count)
+    array("num_frames", np.int32, count)[:] = FRAMES
+    array("content", np.int16, count, 4)[:] = (0, 0, 171, 128)
+    array("split", np.int8, count, 1)[:, 0] = 1 + (random.random(count) < 0.2)
+    array("first_strip", np.int64, count + 1)[:] = np.arange(count + 1) * STRIPS
+    array("strip_tar", np.int32, strips)[:] = np.arange(strips) // (STRIPS * PER_TAR)
+    for name, kind in (("strip_offset", np.int64), ("strip_size", np.int32), ("strip_crc32", np.uint32)):
+        array(name, kind, strips)
+    labels = 1 + (random.random(count) < 0.05)
+    array("first_label", np.int64, count + 1)[:] = np.concatenate([[0], np.cumsum(labels)])
+    array("labels", np.int32, int(labels.sum()))
+    tars = [
+        {
+            "tar": f"sports1m-{i:06d}.tar",
+            "num_bytes": 1,
+            "sha256": "0" * 64,
+            "num_samples": min(PER_TAR, count - i * PER_TAR),
+        }
+        for i in range(-(-count // PER_TAR))
+    ]
+    codec = {"name": "filmstrip", "size": 128, "tile_width": 176, "tile_height": 128, "frame_step": 1}
+    info = {
+        "format_version": FORMAT_VERSION,
+        "name": "sports1m",
+        "classes": [f"class {i}" for i in range(NUM_CLASSES)],
+        "split_names": ["1"],
+        "codec": codec | {"strip_frames": 8, "phase_stride": 2},
+        "num_samples": count,
+        "num_frames": count * FRAMES,
+        "class_counts": {f"class {i}": 0 for i in range(NUM_CLASSES)},
+        "splits": {"1": {"train": 0, "test": 0}},
+        "num_strips": strips,
+        "num_labels": int(labels.sum()),
+        "fingerprint": "0" * 16,
+        "shards": tars,
+    }
+    (folder / "dataset.json").write_text(json.dumps(info, indent=2))
+
+
+def memory_mb() -> dict[str, float]:
+    """Of this process: its own, and that of mapped files, which all processes of a machine share."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return {name: int(lines[key].split()[0]) / 1024 for name, key in (("own", "RssAnon"), ("shared", "RssFile"))}
+
+
+def measure(folder: Path, window: int | None) -> dict[str, object]:
+    """Seconds and megabytes of what a rank does before and while it trains for an epoch."""
+    told: dict[str, object] = {"before_mb": memory_mb()}
+    started = time.perf_counter()
+    index = open_index(folder)
+    told["open_s"] = time.perf_counter() - started
+    told["open_mb"] = memory_mb()
+    started = time.perf_counter()
+    samples = index.samples_of("1", "train")
+    plan = TrainPlan(index, samples, ClipSpec(), global_batch_size=GLOBAL_BATCH_SIZE, seed=0, shuffle_window=window)
+    told["plan_s"] = time.perf_counter() - started
+    started = time.perf_counter()
+    plan.batch(0)
+    told["first_batch_s"] = time.perf_counter() - started
+    told["plan_mb"] = memory_mb()
+    rows, took, busy, found, own = rank_rows(GLOBAL_BATCH_SIZE, rank=0, world_size=WORLD_SIZE), [], [], [], []
+    steps = len(samples) // GLOBAL_BATCH_SIZE
+    for step in range(1, steps + 3):  # over the end of the epoch
+        started, started_cpu = time.perf_counter(), time.thread_time()
+        clips = plan.batch(step)[rows]
+        took.append(time.perf_counter() - started)
+        busy.append(time.thread_time() - started_cpu)
+        started = time.perf_counter()
+        drawn_labels(index, clips)
+        first = index.pictures.first[clips.sample]
+        index.pictures.tar[first], index.pictures.offset[first], index.pictures.size[first]
+        found.append(time.perf_counter() - started)
+        if step % (steps // 10) == 0:
+            own.append(memory_mb()["own"])
+    told |= {
+        "samples": len(samples),
+        "step_ms": quantiles_ms(took[: steps - 2]),
+        "step_cpu_ms": quantiles_ms(busy[: steps - 2]),
+        "lookup_ms": quantiles_ms(found[: steps - 2]),
+        "next_epoch_s": max(took[steps - 2 :]),
+        "own_mb_over_epoch": own,
+        "end_mb": memory_mb(),
+    }
+    return told
+
+
+def quantiles_ms(seconds: list[float]) -> dict[str, float]:
+    return {name: 1e3 * float(np.quantile(seconds, q)) for name, q in (("median", 0.5), ("95 %", 0.95), ("99 %", 0.99))}
+
+
+if __name__ == "__main__":
+    action, folder, *rest = sys.argv[1:]
+    if action == "make":
+        make(Path(folder), int(rest[0]) if rest else 5_500_000)
+    else:
+        print(json.dumps(measure(Path(folder), int(rest[0]) if rest else None)))

@@ -1,0 +1,133 @@
+"""Tars of coming steps are fetched in the order of the plan, once, and no further ahead than there is room."""
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+from pipeline.clip import ClipSpec
+from pipeline.plan import EvalPlan, TrainPlan
+from pipeline.remote.ahead import TarsAhead, bytes_together
+from pipeline.remote.errors import RemoteError
+from pipeline.remote.settings import RemoteSettings
+from pipeline.shard import ShardIndex
+from tests.until import until
+
+
+class Tars:
+    """Stands for a server: remembers what was asked for."""
+
+    def __init__(self, there: tuple[int, ...] = (), gone: bool = False) -> None:
+        self.there, self.asked, self.warned = set(there), [], []
+        self.gone = gone
+
+    def open(self, number: int, *, stop: threading.Event) -> None:
+        self.asked.append(number)
+        if self.gone:
+            raise RemoteError("gone")
+        self.there.add(number)
+
+    def touch(self, number: int) -> bool:
+        return number in self.there
+
+    def warn_short(self, num_bytes: int) -> None:
+        self.warned.append(num_bytes)
+
+
+def ahead(tars: Tars, index: ShardIndex, *, steps: int, limit: int | None = None, plan: object = None) -> TarsAhead:
+    plan = plan or TrainPlan(
+        index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=2, seed=0, shuffle_window=1
+    )
+    sizes = [10] * len(index.tars)
+    settings = RemoteSettings(fetch_ahead=steps, num_fetchers=1)
+    return TarsAhead(tars, plan, rows=slice(0, 2), tar_bytes=sizes, limit_bytes=limit, settings=settings)
+
+
+def tars_in_order(index: ShardIndex, first: int, count: int) -> list[int]:
+    """The tars of some steps of that plan, each when it is needed first."""
+    plan = TrainPlan(
+        index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=2, seed=0, shuffle_window=1
+    )
+    tars = [index.tar_of(plan.batch(step).sample).tolist() for step in range(first, first + count)]
+    return list(dict.fromkeys(itertools.chain.from_iterable(tars)))
+
+
+def test_tars_come_in_the_order_of_the_plan_and_only_those_that_are_not_there(numbered: ShardIndex) -> None:
+    order = tars_in_order(numbered, 0, 6)
+    assert len(order) == 3
+    tars = Tars(there=(order[1],))
+    filler = ahead(tars, numbered, steps=5)
+    filler.start(0)
+    until(lambda: len(tars.asked) == 2)
+    filler.end()
+    assert tars.asked == [order[0], order[2]]
+
+
+def test_no_more_steps_ahead_than_asked_for_until_the_reader_moves(numbered: ShardIndex) -> None:
+    per_step = [tars_in_order(numbered, step, 1) for step in range(5)]
+    tars = Tars()
+    filler = ahead(tars, numbered, steps=1)
+    filler.start(0)
+    first = list(dict.fromkeys(per_step[0] + per_step[1]))
+    until(lambda: tars.asked == first)
+    assert filler._next() is None
+    filler.move(3)
+    until(lambda: set(per_step[3] + per_step[4]) <= tars.there)
+    filler.end()
+
+
+def test_what_lies_ahead_takes_half_of_the_cache_at_most(numbered: ShardIndex) -> None:
+    tars = Tars()
+    filler = ahead(tars, numbered, steps=100, limit=30)
+    filler.start(0)
+    until(lambda: len(tars.asked) >= 2)
+    assert filler._next() is None, "two tars of 10 bytes are more than half of 30"
+    assert tars.asked == tars_in_order(numbered, 0, 100)[:2]
+    filler.end()
+
+
+def test_a_server_that_is_gone_does_not_end_the_threads(numbered: ShardIndex) -> None:
+    tars = Tars(gone=True)
+    filler = ahead(tars, numbered, steps=5)
+    filler.start(0)
+    until(lambda: len(tars.asked) == 3)
+    assert all(thread.is_alive() for thread in filler._threads)
+    filler.end()
+    assert not filler._threads
+
+
+def test_the_end_of_an_evaluation_is_the_end(numbered: ShardIndex) -> None:
+    plan = EvalPlan(numbered, np.arange(numbered.num_samples), ClipSpec(4, 2), global_batch_size=2, num_views=2)
+    tars = Tars()
+    filler = ahead(tars, numbered, steps=100, plan=plan)
+    filler.start(0)
+    until(lambda: len(tars.asked) == 3)
+    assert filler._next() is None
+    filler.end()
+    assert tars.asked == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("limit", "warned"), [(29, [30]), (30, [])])
+def test_a_plan_that_needs_more_than_the_cache_is_told_at_once(
+    numbered: ShardIndex, limit: int, warned: list[int]
+) -> None:
+    plan = TrainPlan(numbered, numbered.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=2, seed=0)
+    tars = Tars()
+    filler = ahead(tars, numbered, steps=1, limit=limit, plan=plan)
+    filler.start(7)
+    until(lambda: tars.asked)
+    filler.end()
+    assert tars.warned == warned
+
+
+def test_bytes_needed_together_are_those_of_every_moment_counted_one_by_one() -> None:
+    sizes = np.array([3, 5, 7])
+    for length in range(1, 6):
+        for order in itertools.product(range(3), repeat=length):
+            together = max(
+                sum(int(sizes[tar]) for tar in range(3) if tar in order[: now + 1] and tar in order[now:])
+                for now in range(length)
+            )
+            assert bytes_together(np.array(order), sizes) == together, order
+    assert bytes_together(np.array([], int), sizes) == 0

@@ -1,0 +1,273 @@
+"""Datasets on a real S3 server: the same batches as from their folder, each tar fetched once, outages waited out."""
+
+import functools
+import json
+import queue
+import shutil
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
+from pipeline.producer import Producer
+from pipeline.remote.dataset import open_dataset
+from pipeline.remote.errors import RemoteError
+from pipeline.remote.names import index_files
+from pipeline.remote.place import Place
+from pipeline.remote.settings import RemoteSettings
+from pipeline.shard import ShardError, ShardIndex
+from pipeline.step_reader import StepReader
+from tests.clips import same, take, train_plan
+from tests.s3_server import S3Server, s3_server
+from tests.until import until
+
+SETTINGS = {"timeout_s": 30.0, "fetch_ahead": 2, "num_fetchers": 2}
+
+
+def settings(cache: Path, **changes: object) -> RemoteSettings:
+    return RemoteSettings(cache=cache, **{**SETTINGS, **changes})
+
+
+@functools.cache
+def s3_client(endpoint: str) -> Any:
+    return pytest.importorskip("boto3").client("s3", endpoint_url=endpoint)
+
+
+def upload(index: ShardIndex, name: str, server: S3Server) -> str:
+    """Put a dataset into the server's bucket by hand, without our own way of doing it; its URL."""
+    client = s3_client(server.endpoint)
+    for path in index.data_dir.rglob("*"):
+        if path.is_file() and path.suffix != ".lock":
+            client.upload_file(str(path), "shards", f"{name}/{path.relative_to(index.data_dir).as_posix()}")
+    return f"s3://shards/{name}"
+
+
+def batches(index: ShardIndex, count: int = 4, **plan: object) -> tuple[list, ClipLoader]:
+    with ClipLoader(index, train_plan(index, global_batch_size=6, **plan)) as loader:
+        return take(loader, count), loader
+
+
+def all_same(a: list, b: list) -> bool:
+    return len(a) == len(b) and all(same(*pair) for pair in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def url(numbered: ShardIndex, s3: S3Server) -> str:
+    return upload(numbered, "numbered", s3)
+
+
+def test_the_arrays_that_are_fetched_are_all_there_are(shards: ShardIndex) -> None:
+    there = {path.relative_to(shards.data_dir).as_posix() for path in shards.data_dir.glob("index/*")}
+    assert set(index_files(shards.info)) == there
+
+
+def test_batches_are_those_of_the_folder_and_a_warm_cache_reads_nothing(
+    url: str, numbered: ShardIndex, s3: S3Server, tmp_path: Path
+) -> None:
+    expected, _ = batches(numbered)
+    s3.forget_requests()
+    index = open_dataset(url, settings(tmp_path))
+    assert index.fingerprint == numbered.fingerprint
+    assert all_same(batches(index)[0], expected)
+    for tar in numbered.tars:
+        assert len(s3.requests("GET", tar)) == 1, "one request a tar: they are smaller than a piece"
+    assert len(s3.requests("GET", "dataset.json")) == 1
+
+    s3.forget_requests()
+    again = open_dataset(url, settings(tmp_path))
+    assert all_same(batches(again)[0], expected)
+    assert s3.requests("GET") == []
+    assert len(s3.requests("HEAD", "dataset.json")) == 1, "somebody may have put another there"
+
+
+def test_the_folder_in_the_cache_is_for_its_owner_alone_and_is_a_dataset_itself(
+    url: str, numbered: ShardIndex, s3: S3Server, tmp_path: Path
+) -> None:
+    index = open_dataset(url, settings(tmp_path / "cache"))
+    found, _ = batches(index)
+    for path in [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    local = open_dataset(index.data_dir)
+    assert local.store is None
+    assert all_same(batches(local)[0], found)
+
+
+def test_h264_is_read_in_the_same_way(numbered_h264: ShardIndex, s3: S3Server, tmp_path: Path) -> None:
+    index = open_dataset(upload(numbered_h264, "h264", s3), settings(tmp_path))
+    assert all_same(batches(index, 2)[0], batches(numbered_h264, 2)[0])
+
+
+def test_a_cache_smaller_than_the_data_says_so_once_and_changes_nothing(
+    url: str, numbered: ShardIndex, s3: S3Server, tmp_path: Path
+) -> None:
+    largest = max(shard["num_bytes"] for shard in numbered.info["shards"])
+    said: list[str] = []
+    expected, _ = batches(numbered, 6)
+    s3.forget_requests()
+    index = open_dataset(url, settings(tmp_path, limit_bytes=largest), say=said.append)
+    assert all_same(batches(index, 6)[0], expected)
+    lines = [line for line in said if "fetched again and again" in line]
+    assert len(lines) == len(said) == 1, said
+    assert "--cache-limit" in lines[0]
+    assert len(s3.requests("GET", ".tar")) > len(numbered.tars)
+    left = sum(path.stat().st_size for path in index.data_dir.glob("*.tar"))
+    assert left <= 2 * largest, "what was in use at one moment may go beyond the limit"
+
+
+def test_a_new_dataset_at_the_same_url_is_noticed(
+    numbered: ShardIndex, numbered_h264: ShardIndex, s3: S3Server, tmp_path: Path
+) -> None:
+    url = upload(numbered, "changing", s3)
+    first = open_dataset(url, settings(tmp_path))
+    upload(numbered_h264, "changing", s3)
+    second = open_dataset(url, settings(tmp_path))
+    assert (first.codec, second.codec) == ("filmstrip", "h264")
+    assert first.data_dir != second.data_dir
+    assert first.num_samples == second.num_samples
+
+
+def test_a_wrong_tar_is_fetched_twice_named_and_its_samples_are_replaced(
+    numbered: ShardIndex, s3: S3Server, tmp_path: Path
+) -> None:
+    shutil.copytree(numbered.data_dir, tmp_path / "damaged")
+    tar = tmp_path / "damaged" / numbered.tars[1]
+    content = bytearray(tar.read_bytes())
+    content[len(content) // 2] ^= 1
+    tar.write_bytes(content)
+    url = upload(open_dataset(tmp_path / "damaged"), "damaged", s3)
+
+    without = tmp_path / "without"
+    shutil.copytree(numbered.data_dir, without)
+    (without / numbered.tars[1]).unlink()
+    expected, missing = batches(open_dataset(without))
+
+    s3.forget_requests()
+    said: list[str] = []
+    index = open_dataset(url, settings(tmp_path / "cache", fetch_ahead=0), say=said.append)
+    found, loader = batches(index)
+    assert all_same(found, expected), "as if that tar were missing from a local folder"
+    assert (loader.num_replaced, loader.bad_samples) == (missing.num_replaced, missing.bad_samples)
+    assert loader.num_replaced > 0
+    assert len(s3.requests("GET", numbered.tars[1])) == 2
+    assert len(said) == 1
+    assert f"{url}/{numbered.tars[1]}: its sha256 is not the one in dataset.json" in said[0]
+    assert not (index.data_dir / numbered.tars[1]).exists()
+
+
+def test_a_tar_that_the_server_has_not_counts_as_damaged(numbered: ShardIndex, s3: S3Server, tmp_path: Path) -> None:
+    shutil.copytree(numbered.data_dir, tmp_path / "data")
+    (tmp_path / "data" / numbered.tars[0]).unlink()
+    local = open_dataset(tmp_path / "data")
+    said: list[str] = []
+    index = open_dataset(upload(local, "missing", s3), settings(tmp_path / "cache"), say=said.append)
+    assert all_same(batches(index)[0], batches(local)[0])
+    assert [f"/missing/{numbered.tars[0]}: is not there" in line for line in said] == [True]
+
+
+def test_a_server_that_comes_back_is_waited_for(numbered: ShardIndex, tmp_path: Path) -> None:
+    shutil.copytree(numbered.data_dir, tmp_path / "bucket/set")
+    said: list[str] = []
+    expected, _ = batches(numbered)
+    with s3_server(tmp_path / "bucket", tmp_path / "log") as server:
+        index = open_dataset("s3://shards/set", settings(tmp_path / "cache", fetch_ahead=0), say=said.append)
+        server.stop()
+        found: list = []
+        thread = threading.Thread(target=lambda: found.extend(batches(index)[0]))
+        thread.start()
+        until(lambda: said)
+        assert "no answer" in said[0]
+        assert "trying again for up to 30 s" in said[0]
+        assert found == []
+        server.start()
+        thread.join(30)
+    assert all_same(found, expected)
+    assert len(said) == 2
+    assert "answers again" in said[1]
+
+
+def test_a_server_that_stays_away_ends_the_loader_in_one_line(numbered: ShardIndex, tmp_path: Path) -> None:
+    shutil.copytree(numbered.data_dir, tmp_path / "bucket/set")
+    with s3_server(tmp_path / "bucket", tmp_path / "log") as server:
+        index = open_dataset("s3://shards/set", settings(tmp_path / "cache", timeout_s=0.5))
+        server.stop()
+        with pytest.raises(LoaderError, match=r"s3://shards/set/numbered-\d+\.tar: no answer for 0 s .*--remote-time"):
+            batches(index)
+        with pytest.raises(RemoteError, match="dataset.json: no answer"):
+            open_dataset("s3://shards/set", settings(tmp_path / "cache", timeout_s=0.2))
+
+
+def test_a_loader_that_waits_for_a_server_can_be_closed(numbered: ShardIndex, tmp_path: Path) -> None:
+    shutil.copytree(numbered.data_dir, tmp_path / "bucket/set")
+    said: list[str] = []
+    with s3_server(tmp_path / "bucket", tmp_path / "log") as server:
+        index = open_dataset("s3://shards/set", settings(tmp_path / "cache", timeout_s=600), say=said.append)
+        server.stop()
+        loader = ClipLoader(index, train_plan(index, global_batch_size=6))
+        taker = threading.Thread(target=take, args=(loader, 1), daemon=True)
+        taker.start()
+        until(lambda: said)
+        closer = threading.Thread(target=loader.close, daemon=True)
+        closer.start()
+        closer.join(10)
+        assert not closer.is_alive()
+        server.start()
+        assert all_same(take(loader, 2), batches(numbered, 2)[0]), "and it can be iterated again"
+        loader.close()
+
+
+def test_what_is_not_there_gets_one_line(s3: S3Server, tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="s3://shards/nothing: no dataset.json, so no finished shards"):
+        open_dataset("s3://shards/nothing", settings(tmp_path))
+    with pytest.raises(ShardError, match="s3://nobucket/x: no dataset.json"):
+        open_dataset("s3://nobucket/x", settings(tmp_path))
+    with pytest.raises(ShardError, match="floppy://a: cannot be opened .*choose s3://, gs://, https://"):
+        open_dataset("floppy://a", settings(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["../evil.tar", "/etc/evil.tar", ".hidden.tar", "a/b.tar", "x.tar.gz", "", 5])
+def test_names_of_tars_never_leave_the_cache(name: object, numbered: ShardIndex, tmp_path: Path) -> None:
+    shutil.copytree(numbered.data_dir, tmp_path / "data")
+    info = json.loads((tmp_path / "data/dataset.json").read_text())
+    info["shards"][0]["tar"] = name
+    (tmp_path / "data/dataset.json").write_text(json.dumps(info))
+    with pytest.raises(RemoteError, match="is no plain name of a tar"):
+        open_dataset(f"file://{tmp_path}/data", settings(tmp_path / "cache"))
+
+
+def test_a_loader_that_waits_for_its_server_is_not_taken_for_a_stalled_one(
+    numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(numbered.data_dir, tmp_path / "there")
+    index = open_dataset(f"file://{tmp_path}/there", settings(tmp_path / "cache", fetch_ahead=0))
+    answers, asked, open_file = threading.Event(), threading.Event(), Place.open
+
+    def slow(self: Place, name: str) -> object:
+        asked.set()
+        assert answers.wait(30)
+        return open_file(self, name)
+
+    monkeypatch.setattr(Place, "open", slow)
+    reader = StepReader(index, train_plan(index, global_batch_size=6), rows=slice(0, 6), whole_strips=False)
+    thread = threading.Thread(target=reader.read, args=(0,), daemon=True)
+    thread.start()
+    assert asked.wait(30)
+    assert reader.whereabouts() is None, "the server has a time limit of its own"
+    answers.set()
+    thread.join(30)
+    assert reader.whereabouts() == "decoding, after reading step 0"
+
+    class Waiting:
+        told = iter((None, None, "reading a.tar"))
+
+        def whereabouts(self) -> str | None:
+            return next(self.told)
+
+    producer = Producer.__new__(Producer)
+    producer._settings, producer._reader = LoaderSettings(stall_timeout_s=0.01), Waiting()
+    producer._ready = queue.Queue()
+    with pytest.raises(LoaderError, match="no batch for 0.01 s: reading a.tar"):
+        producer.take()
+    assert next(Waiting.told, "all asked") == "all asked"

@@ -1,0 +1,186 @@
+"""One cache for many processes: each tar is fetched once, kept while it is used, and never torn."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.remote.cache import CacheFolder, evict
+from pipeline.remote.dataset import open_dataset
+from pipeline.remote.errors import RemoteError
+from pipeline.remote.settings import RemoteSettings
+from pipeline.remote.sync import sync_dataset
+from pipeline.remote.tars import RemoteTars
+from pipeline.shard import ShardIndex
+from pipeline.shard_writer import sha256_of
+from tests.s3_server import S3Server
+from tests.until import until
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+NEVER = threading.Event()  # nobody sets it
+# Fetches every tar of a dataset; waits for a line before, so that several begin together.
+FETCH_ALL = """
+import sys, threading
+from pathlib import Path
+from pipeline.remote.dataset import open_dataset
+from pipeline.remote.settings import RemoteSettings
+index = open_dataset(sys.argv[1], RemoteSettings(cache=Path(sys.argv[2])), say=lambda line: print(line, flush=True))
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(len(index.tars)):
+    with index.store.open(number, stop=threading.Event()) as tar:
+        assert len(tar.read()) == index.info["shards"][number]["num_bytes"]
+print(index.store.num_fetched)
+"""
+
+
+def fetcher(url: str, cache: Path) -> subprocess.Popen:
+    """A process that fetches all tars once it is told to."""
+    command = [sys.executable, "-c", FETCH_ALL, url, str(cache)]
+    process = subprocess.Popen(
+        command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.fixture(scope="module")
+def there(numbered: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The numbered videos behind a file:// URL, which needs no server."""
+    folder = tmp_path_factory.mktemp("there")
+    sync_dataset(numbered.data_dir, folder)
+    return f"file://{folder}"
+
+
+def opened(url: str, cache: Path, **settings: object) -> tuple[ShardIndex, RemoteTars]:
+    index = open_dataset(url, RemoteSettings(cache=cache, **settings))
+    assert isinstance(index.store, RemoteTars)
+    return index, index.store
+
+
+def test_two_processes_that_share_a_cache_fetch_each_tar_once(
+    numbered: ShardIndex, s3: S3Server, tmp_path: Path
+) -> None:
+    sync_dataset(numbered.data_dir, "s3://shards/shared")
+    processes = [fetcher("s3://shards/shared", tmp_path) for _ in range(2)]
+    s3.forget_requests()
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    counts = [int(process.communicate(timeout=60)[0]) for process in processes]
+    assert sum(counts) == len(numbered.tars)
+    assert [len(s3.requests("GET", tar)) for tar in numbered.tars] == [1] * len(numbered.tars)
+
+
+def test_a_process_killed_while_it_fetches_leaves_no_tar_and_the_next_goes_on(
+    there: str, numbered: ShardIndex, tmp_path: Path
+) -> None:
+    index, tars = opened(there, tmp_path)
+    slow = Path(there.removeprefix("file://")) / index.tars[1]
+    content = slow.read_bytes()
+    slow.unlink()
+    os.mkfifo(slow)  # who opens it waits for a writer
+    try:
+        process = fetcher(there, tmp_path)
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        temporary = index.data_dir / f".{index.tars[1]}.tmp"
+        until(temporary.exists)
+        until(lambda: temporary.stat().st_size == len(content))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finally:
+        slow.unlink()
+        slow.write_bytes(content)
+    assert sorted(path.name for path in index.data_dir.glob("*.tar")) == [index.tars[0]]
+    assert temporary.exists()
+    with tars.open(1, stop=NEVER) as tar:
+        assert tar.read() == content
+    assert not temporary.exists()
+    assert tars.num_fetched == 1
+
+
+def test_what_a_killed_process_left_gives_way_and_what_one_fetches_does_not(tmp_path: Path) -> None:
+    left, held = tmp_path / ".a.tar.tmp", tmp_path / ".b.tar.tmp"
+    for path in (left, held):
+        path.write_bytes(b"half")
+    with open(held, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert (evict(left), evict(held)) == (True, False)
+    assert evict(held)
+    assert not evict(held), "it is gone already"
+
+
+def test_the_least_recently_used_tar_gives_way_and_one_in_use_never(there: str, tmp_path: Path) -> None:
+    index, tars = opened(there, tmp_path)
+    sizes = [shard["num_bytes"] for shard in index.info["shards"]]
+    assert len(sizes) == 3
+    _, tars = opened(there, tmp_path, limit_bytes=sum(sizes) - 1)
+    for number in (0, 1):
+        tars.open(number, stop=NEVER).close()
+    assert tars.touch(0), "so that 1 is the one not used for longest"
+    tars.open(2, stop=NEVER, let_go=lambda: None).close()
+    assert [tars.touch(number) for number in range(3)] == [True, False, True]
+    with tars.open(0, stop=NEVER), tars.open(2, stop=NEVER):
+        assert tars.open(1, stop=NEVER) is None, "fetching ahead pushes nothing out that is in use"
+        assert [tars.touch(number) for number in range(3)] == [True, False, True]
+        assert not tars.is_short
+        tars.open(1, stop=NEVER, let_go=lambda: None).close()
+        assert tars.is_short, "somebody needs it: the limit is exceeded"
+        assert [tars.touch(number) for number in range(3)] == [True, True, True]
+    assert tars.asked_for_room_ns() > 0
+
+
+def test_who_is_asked_to_let_go_is_asked_before_the_limit_is_exceeded(there: str, tmp_path: Path) -> None:
+    index, _ = opened(there, tmp_path)
+    sizes = [shard["num_bytes"] for shard in index.info["shards"]]
+    _, tars = opened(there, tmp_path, limit_bytes=sizes[0] + sizes[1] - 1)
+    mine = tars.open(0, stop=NEVER)
+    tars.open(1, stop=NEVER, let_go=mine.close).close()
+    assert not tars.is_short
+    assert [tars.touch(number) for number in range(3)] == [False, True, False]
+
+
+def test_a_tar_cut_short_in_the_cache_is_fetched_anew(there: str, tmp_path: Path) -> None:
+    index, tars = opened(there, tmp_path)
+    tars.open(0, stop=NEVER).close()
+    path = index.data_dir / index.tars[0]
+    os.truncate(path, 1000)
+    tars.open(0, stop=NEVER).close()
+    assert sha256_of(path) == index.info["shards"][0]["sha256"]
+    assert tars.num_fetched == 2
+
+
+def test_a_link_in_the_cache_is_not_followed(there: str, tmp_path: Path) -> None:
+    index, tars = opened(there, tmp_path / "cache")
+    (tmp_path / "precious").write_bytes(b"precious")
+    (index.data_dir / f".{index.tars[0]}.tmp").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        tars.open(0, stop=NEVER)
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_a_cache_must_be_ones_own_and_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RemoteError, match=r"file/x: cannot be made \(Not a directory\); choose another --cache"):
+        CacheFolder(tmp_path / "file" / "x", limit_bytes=None)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(RemoteError, match="is no folder of yours; choose another --cache"):
+        CacheFolder(tmp_path, limit_bytes=None)
+
+
+def test_a_full_disk_is_said_in_one_line(there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    index, tars = opened(there, tmp_path)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RemoteError, match=r"the disk has no room for .*B; free some, or choose another --cache"):
+        tars.open(0, stop=NEVER)
+    assert not list(index.data_dir.glob(".*.tmp"))

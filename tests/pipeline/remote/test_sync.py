@@ -1,0 +1,128 @@
+"""A dataset is copied whole, checked, once; whoever looks meanwhile finds no dataset there."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import pipeline.remote.copying
+from pipeline.remote.copying import Copy
+from pipeline.remote.dataset import open_dataset
+from pipeline.remote.place import Place
+from pipeline.remote.settings import RemoteSettings
+from pipeline.remote.sync import sync_dataset
+from pipeline.shard import ShardError, ShardIndex
+from pipeline.shard_writer import sha256_of
+from pipeline.verify import verify
+from tests.s3_server import S3Server
+
+
+def readable(folder: Path) -> dict[str, bytes]:
+    """What readers need of a dataset."""
+    skipped = ("parts/", ".lock", "checksums.json")
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return {name: (folder / name).read_bytes() for name in names if not name.startswith(skipped)}
+
+
+def test_there_and_back_again_is_the_same_dataset(numbered: ShardIndex, s3: S3Server, tmp_path: Path) -> None:
+    url = "s3://shards/there"
+    up = sync_dataset(numbered.data_dir, url, read_back=True)
+    assert (up.num_copied, up.num_kept) == (len(readable(numbered.data_dir)), 0)
+    back = sync_dataset(url, tmp_path / "back")
+    assert back.num_copied == up.num_copied
+    assert readable(tmp_path / "back") == readable(numbered.data_dir)
+    assert verify(tmp_path / "back", decode=True)[1] == []
+    assert not list((tmp_path / "back").glob(".sync-*"))
+    s3.forget_requests()
+    assert sync_dataset(numbered.data_dir, url).num_copied == 0
+    assert s3.requests("PUT") == s3.requests("DELETE") == []
+
+
+def test_a_remote_dataset_is_checked_as_a_local_one_is(numbered: ShardIndex, s3: S3Server, tmp_path: Path) -> None:
+    sync_dataset(numbered.data_dir, "s3://shards/checked")
+    Place("s3://shards/checked").remove(numbered.tars[0].replace(".tar", ".idx"))
+    Place("s3://shards/checked").write(numbered.tars[1], b"no tar")
+    _, faults = verify(open_dataset("s3://shards/checked", RemoteSettings(cache=tmp_path)), decode=True)
+    assert [fault.split(": ", 1)[1] for fault in faults] == ["missing", "6 bytes, dataset.json says " + str(
+        numbered.info["shards"][1]["num_bytes"]
+    )]  # fmt: skip
+
+
+def test_only_what_changed_is_copied_and_dataset_json_is_gone_meanwhile(
+    numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Path("/copies")  # of a file system in memory
+    url = f"memory:/{target}/changed"
+    sync_dataset(numbered.data_dir, url)
+    changed = tmp_path / "changed"
+    shutil.copytree(numbered.data_dir, changed)
+    info = json.loads((changed / "dataset.json").read_text())
+    (changed / info["shards"][2]["tar"]).write_bytes(b"another tar")
+    info["shards"][2] |= {
+        "num_bytes": 11,
+        "sha256": "e0b4d3e9f9c9cb9f8f3c9c2a9e1a8b9f2a7b4b6c8d0e1f2a3b4c5d6e7f8091a2",
+    }
+    (changed / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(ShardError, match=r"000002.tar: is not what dataset.json says; run tools/check_shards.py"):
+        sync_dataset(changed, url)
+    assert "dataset.json" in Place(url).sizes(), "a damaged source changes nothing"
+
+    info["shards"][2]["sha256"] = sha256_of(changed / info["shards"][2]["tar"])
+    (changed / "dataset.json").write_text(json.dumps(info))
+    seen = []
+    upload = Place.upload
+
+    def watched(self: Place, source: Path, name: str) -> None:
+        seen.append((name, "dataset.json" in self.sizes()))
+        upload(self, source, name)
+
+    monkeypatch.setattr(Place, "upload", watched)
+    result = sync_dataset(changed, url)
+    assert seen == [(info["shards"][2]["tar"], False)]
+    assert (result.num_copied, result.num_bytes_copied) == (2, 11)
+    assert json.loads(Place(url).read("dataset.json")) == info
+
+
+def test_a_copy_that_was_killed_goes_on_where_it_was(
+    numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.remote.copying, "SAVE_EVERY_S", 0.0)
+    to, uploads = tmp_path / "to", []
+    upload, save = Place.upload, Copy._save
+
+    def killed(self: Place, source: Path, name: str) -> None:
+        if len(uploads) == 2:
+            raise KeyboardInterrupt
+        uploads.append(name)
+        upload(self, source, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "upload", killed)
+        patch.setattr(Copy, "_save", lambda self: None if len(uploads) == 2 else save(self))
+        with pytest.raises(KeyboardInterrupt):
+            sync_dataset(numbered.data_dir, to, workers=1)
+    with pytest.raises(ShardError, match="no dataset.json, so no finished shards"):
+        open_dataset(to)
+    result = sync_dataset(numbered.data_dir, to, workers=1)
+    assert result.num_kept == 1, "of the two, the last was not on the list yet"
+    assert readable(to) == readable(numbered.data_dir)
+
+
+def test_arrays_that_were_changed_on_the_server_are_not_opened(numbered: ShardIndex, tmp_path: Path) -> None:
+    url = "memory://copies/arrays"
+    sync_dataset(numbered.data_dir, url)
+    content = bytearray(Place(url).read("index/label.npy"))
+    content[-1] ^= 1
+    Place(url).write("index/label.npy", bytes(content))
+    with pytest.raises(ShardError, match=r"label.npy: its sha256 is not the one in checksums.json; copy it again"):
+        open_dataset(url, RemoteSettings(cache=tmp_path))
+
+
+def test_what_cannot_be_copied_gets_one_line(numbered: ShardIndex, tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="web servers take no files; choose s3://, gs:// or a folder"):
+        sync_dataset(numbered.data_dir, "https://host/shards")
+    with pytest.raises(ShardError, match="no finished shards to copy"):
+        sync_dataset(tmp_path, tmp_path / "to")
+    with pytest.raises(ShardError, match="is the source itself"):
+        sync_dataset(numbered.data_dir, f"file://{numbered.data_dir}")

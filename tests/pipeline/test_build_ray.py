@@ -1,0 +1,105 @@
+"""Shards made on a Ray cluster: the bytes of one local run, also when a machine is lost."""
+
+import builtins
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline.build_ray
+from pipeline.build import BuildProgress, build_shards
+from pipeline.build_ray import MakeOnRay
+from pipeline.build_shard import Counts, OtherInputsError
+from pipeline.datasets import Listing
+from pipeline.giving_out import Patience
+from pipeline.shard import ShardError
+from tests.pipeline.test_build import contents
+from tests.pipeline.test_build_tasks import SETTINGS, listing, local, raw, tasks_of  # noqa: F401 - fixtures
+
+
+def no_tell(counts: Counts, is_shard: bool) -> None:
+    """Nobody listens."""
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Two machines of one and of three cores, as far as Ray knows; `.nodes` has their handles."""
+    pytest.importorskip("ray", reason='ray is not installed: pip install -c constraints.txt -e ".[ray]"')
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.nodes = [cluster.head_node, cluster.add_node(num_cpus=3)]
+        cluster.wait_for_nodes()
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
+    cluster: Any,
+    listing: Listing,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = replace(SETTINGS, samples_per_shard=1)
+    build_shards(listing, tmp_path / "local", settings, workers=2)
+    told: list[BuildProgress] = []
+    reasons: list[str] = []
+    real = pipeline.build_ray.failure
+
+    def failure(error: Exception) -> str:
+        reasons.append(real(error))
+        return reasons[-1]
+
+    def report(progress: BuildProgress) -> None:
+        if not told:  # one shard is finished; this machine has two or three others in work
+            cluster.remove_node(cluster.nodes[1], allow_graceful=False)
+        told.append(progress)
+
+    monkeypatch.setattr(pipeline.build_ray, "failure", failure)
+    make = MakeOnRay(cluster.address)
+    result = build_shards(listing, tmp_path / "out", settings, workers=1, report=report, make=make)
+    assert any("its worker died" in reason for reason in reasons)
+    assert (result.num_shards_written, result.num_samples, result.num_quarantined) == (9, 8, 1)
+    assert (told[-1].num_done, told[-1].num_total, told[-1].num_shards, told[-1].num_failed) == (9, 9, 9, 1)
+    assert contents(tmp_path / "out") == contents(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
+    cluster: Any,
+    listing: Listing,  # noqa: F811
+    local: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    impatient = MakeOnRay(cluster.address, patience=Patience(factor=0, least_s=0))  # everything is given out twice
+    build_shards(listing, tmp_path / "out", SETTINGS, workers=1, make=impatient)
+    assert contents(tmp_path / "out") == contents(local)
+
+    tasks = tasks_of(listing)
+    (tmp_path / "file").write_text("no folder")
+    failed = MakeOnRay(cluster.address)(tasks[:2], tmp_path / "file", no_tell)
+    assert sorted(failed) == ["few-000000", "few-000001"]
+    assert all("NotADirectoryError" in reason and "\n" not in reason for reason in failed.values())
+
+    other = replace(tasks[0], inputs="of another machine")
+    with pytest.raises(OtherInputsError, match="few-000000: .* sees other videos"):
+        MakeOnRay(cluster.address)([other, *tasks[1:]], tmp_path / "out", no_tell)
+
+
+def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def no_ray(name: str, *rest: Any) -> Any:
+        if name == "ray":
+            raise ImportError
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", no_ray)
+    with pytest.raises(ShardError, match=re.escape('ray is not installed; pip install "res3d-video[ray]" on all')):
+        MakeOnRay("auto")([], tmp_path, no_tell)

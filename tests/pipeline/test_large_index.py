@@ -1,0 +1,39 @@
+"""Five and a half million samples: what a rank pays to open their index and to plan with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.large_index import make
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    make(folder, 5_500_000)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, 64])
+def test_an_index_of_millions_opens_at_once_and_is_planned_in_little_memory(large: Path, window: int | None) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.pipeline.large_index",
+        "measure",
+        str(large),
+        *([str(window)] if window else []),
+    ]
+    found = json.loads(subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout)
+    assert found["open_s"] < 2
+    assert found["first_batch_s"] < 5, "the order of an epoch"
+    assert found["next_epoch_s"] < 5
+    assert found["step_cpu_ms"]["median"] < 2
+    assert found["end_mb"]["own"] < 300
+    assert max(found["own_mb_over_epoch"]) - min(found["own_mb_over_epoch"]) < 5

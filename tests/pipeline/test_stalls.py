@@ -1,0 +1,93 @@
+"""Disks that hang, and files that change while they are read: an error or a replacement, never a hang or a crash."""
+
+import mmap
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pipeline.mapped_tars
+from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
+from pipeline.pages import PAGE_SIZE, load_pages
+from pipeline.shard import ShardIndex, open_index
+from pipeline.step_reader import StepReader
+from tests.clips import take, train_plan
+
+
+@pytest.fixture
+def copied(shards: ShardIndex, tmp_path: Path) -> ShardIndex:
+    shutil.copytree(shards.data_dir, tmp_path / "shards")
+    return open_index(tmp_path / "shards")
+
+
+def test_a_disk_that_hangs_ends_the_loader_and_the_message_says_where(
+    numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(pipeline.mapped_tars, "load_pages", lambda data: goes_on.wait())
+    loader = ClipLoader(numbered, train_plan(numbered), settings=LoaderSettings(stall_timeout_s=3))
+    with pytest.raises(LoaderError) as caught:
+        next(iter(loader))
+    goes_on.set()
+    message = str(caught.value)
+    first = int(train_plan(numbered).batch(0).sample[0])
+    tar = numbered.tars[numbered.tar_of(np.array([first]))[0]]
+    assert message.startswith(f"no batch for 3 s: reading {tar} for step 0, row {first} of the index; look at")
+    for thread in threading.enumerate():
+        if thread.name == "clip-loader":  # it was left behind
+            thread.join(timeout=30)
+            assert not thread.is_alive()
+
+
+def test_a_loader_whose_disk_hangs_can_be_closed(numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, is_reading = threading.Event(), threading.Event()
+
+    def hang(data: np.ndarray) -> bool:
+        is_reading.set()
+        return goes_on.wait()
+
+    settings = LoaderSettings(prefetch=1, queue_depth=1, read_ahead=0, stall_timeout_s=3)
+    with ClipLoader(numbered, train_plan(numbered), settings=settings) as loader:
+        next(iter(loader))
+        monkeypatch.setattr(pipeline.mapped_tars, "load_pages", hang)
+        next(iter(loader))  # makes room for the batch that hangs
+        assert is_reading.wait(timeout=30)
+    goes_on.set()
+
+
+def test_without_a_limit_a_loader_waits(shards: ShardIndex) -> None:
+    with ClipLoader(shards, train_plan(shards), settings=LoaderSettings(stall_timeout_s=0)) as loader:
+        assert len(take(loader, 2)) == 2
+
+
+def test_a_tar_that_is_cut_between_two_steps_costs_its_samples_and_not_the_process(copied: ShardIndex) -> None:
+    reader = StepReader(copied, train_plan(copied), rows=slice(0, 12), whole_strips=False)
+    reader.read(0)
+    cut = copied.data_dir / copied.tars[0]
+    os.truncate(cut, cut.stat().st_size // 4)
+    assert sum(reader.read(step).num_replaced for step in range(1, 9)) > 0
+    assert set(copied.tar_of(np.array(sorted(reader.bad))).tolist()) == {0}
+
+
+def test_a_tar_that_cannot_be_opened_costs_its_samples_and_they_are_named(copied: ShardIndex) -> None:
+    (copied.data_dir / copied.tars[0]).unlink()
+    (copied.data_dir / copied.tars[0]).mkdir()  # nobody can read this, not even root
+    with ClipLoader(copied, train_plan(copied)) as loader:
+        take(loader, 4)
+        assert loader.num_replaced > 0
+        assert loader.bad_samples
+
+
+def test_pages_beyond_the_end_of_a_file_cannot_be_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4 * PAGE_SIZE))
+    with path.open("rb") as file:
+        data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    assert load_pages(data)
+    os.truncate(path, PAGE_SIZE + 1)
+    assert load_pages(data[5 : 2 * PAGE_SIZE])
+    assert not load_pages(data[5 : 2 * PAGE_SIZE + 1])
+    assert not load_pages(data[3 * PAGE_SIZE :])

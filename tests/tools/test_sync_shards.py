@@ -1,0 +1,66 @@
+"""sync_shards and the other commands on URLs, as a user types them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.shard import ShardIndex, open_index
+from tests.s3_server import S3Server
+from tools import bench_loader, check_shards, make_shards, sync_shards
+
+
+def run(command: object, *words: object) -> Result:
+    return CliRunner().invoke(command, [str(word) for word in words])
+
+
+def test_a_dataset_is_copied_checked_and_copied_no_second_time(
+    numbered: ShardIndex, s3: S3Server, tmp_path: Path
+) -> None:
+    url = "s3://shards/copied"
+    first = run(sync_shards.main, numbered.data_dir, url, "--read-back", "--json")
+    assert first.exit_code == 0, first.output
+    told = json.loads(first.stdout)
+    assert told["num_copied"] > 2 * len(numbered.tars)
+    assert told["num_kept"] == 0
+    again = run(sync_shards.main, numbered.data_dir, url, "--quiet", "--json")
+    assert json.loads(again.stdout)["num_copied"] == 0
+
+    cached = ["--cache", tmp_path]
+    whole = run(check_shards.main, url, "--decode", *cached)
+    assert whole.exit_code == 0, whole.output
+    assert "11 samples of 2 classes in 3 shards: whole" in whole.output
+
+
+def test_shards_are_built_and_copied_by_one_command_again_and_again(
+    ucf_raw: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    url, staging = "s3://shards/made", tmp_path / "staging"
+    words = ["ucf101", "--raw", ucf_raw, "--out", url, "--staging", staging]
+    made = run(make_shards.main, *words)
+    assert made.exit_code == 0, made.output
+    assert f"6 samples in 1 shards, {open_index(staging).info['shards'][0]['num_bytes'] / 1e6:.1f} MB" in made.output
+    assert "files" in made.stderr
+    s3.forget_requests()
+    assert json.loads(run(make_shards.main, *words, "--json").stdout)["out"] == url
+    assert s3.requests("PUT") == []
+    back = run(sync_shards.main, url, tmp_path / "back", "--quiet")
+    assert back.exit_code == 0, back.output
+    assert open_index(tmp_path / "back").fingerprint == open_index(staging).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((sync_shards.main, "nowhere", "s3://b/x"), 2, "'nowhere' is no folder; give one, or a URL such as s3://"),
+        ((sync_shards.main, ".", "https://host/x"), 1, "error: https://host/x: web servers take no files"),
+        ((check_shards.main, "floppy://x", "--cache", "{tmp}"), 1, "error: floppy://x: cannot be opened"),
+        ((check_shards.main, "memory://x", "--cache-limit", "much"), 2, "'much' is no size; choose one like 50GB"),
+        ((bench_loader.main, "--data", "memory://x", "--cold"), 2, "copy it with tools/sync_shards.py first"),
+    ],
+)
+def test_mistakes_get_one_line(words: tuple, code: int, message: str, tmp_path: Path) -> None:
+    result = run(*(word if not isinstance(word, str) else word.replace("{tmp}", str(tmp_path)) for word in words))
+    assert result.exit_code == code, result.output
+    assert message in " ".join(result.stderr.split())

@@ -1,0 +1,102 @@
+"""The options that say which processes and machines make the shards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from pipeline.build import BuildResult, BuildSettings, TaskResult, build_shards, build_task, finish_build
+from pipeline.build_ray import MakeOnRay
+from pipeline.datasets import Listing
+
+# fmt: off
+OPTIONS = [
+    click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+                 help="This machine, or a Ray cluster."),
+    click.option("--ray-address", metavar="ADDRESS", default="auto", show_default=True,
+                 help="Of Ray's cluster: auto finds one on this machine; host:port, or local for a new one."),
+    click.option("--ray-cores", type=click.IntRange(min=1), default=1, show_default=True,
+                 help="Of a machine for one shard in work."),
+    click.option("--task", metavar="I/N", help="Make only every N-th shard, from the I-th; the last task writes the "
+                 "index."),
+    click.option("--finish", is_flag=True, help="Only write the index, when all tasks are done."),
+]
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Who makes the shards.
+
+    Attributes:
+        task: Number and how many there are, 1-based; None where one process sees to all.
+    """
+
+    executor: str
+    ray_address: str
+    ray_cores: int
+    task: tuple[int, int] | None
+    finish: bool
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether no process knows of the whole build."""
+        return self.task is not None or self.finish
+
+    def build(
+        self, listing: Listing, folder: Path, settings: BuildSettings, **options: Any
+    ) -> BuildResult | TaskResult:
+        """Make shards; options are those of `build_shards`."""
+        if self.finish:
+            return finish_build(listing, folder, settings, **options)
+        if self.task is not None:
+            return build_task(listing, folder, settings, number=self.task[0], num_tasks=self.task[1], **options)
+        make = MakeOnRay(self.ray_address, cores=self.ray_cores) if self.executor == "ray" else None
+        return build_shards(listing, folder, settings, make=make, **options)
+
+
+def machine_options(command: Callable) -> Callable:
+    """Add the options."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def take_machines(options: dict[str, Any]) -> Machines:
+    """Who makes the shards, taken out of a command's options.
+
+    Raises:
+        ValueError: Options contradict one another, or name no task.
+    """
+    names = ("executor", "ray_address", "ray_cores", "task", "finish")
+    executor, address, cores, task, finish = (options.pop(name) for name in names)
+    machines = Machines(executor, address, cores, None if task is None else parsed(task), finish)
+    if executor != "ray":
+        for name in ("ray_address", "ray_cores"):
+            if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise ValueError(f"--{name.replace('_', '-')} is of --executor ray, not of {executor}; leave it out")
+    if machines.are_shared and executor != "local":
+        raise ValueError(f"{'--finish' if finish else '--task'}: does not go with --executor {executor}; leave one out")
+    if finish and task is not None:
+        raise ValueError("--finish: does not go with --task; run it once, after all tasks")
+    return machines
+
+
+def parsed(task: str) -> tuple[int, int]:
+    """Number of a task and how many there are.
+
+    >>> parsed("2/8")
+    (2, 8)
+
+    Raises:
+        ValueError: That is no task.
+    """
+    number, _, count = task.partition("/")
+    if not (number.isascii() and number.isdigit() and count.isascii() and count.isdigit()):
+        raise ValueError(f"--task: {task!r} is not I/N; say 1/8 for the first of eight")
+    if not 1 <= int(number) <= int(count):
+        raise ValueError(f"--task: {task} does not exist; choose 1/{count} to {count}/{count}")
+    return int(number), int(count)

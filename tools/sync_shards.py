@@ -1,0 +1,90 @@
+"""Copy a dataset of shards between any two places: folders, s3://, gs://, and from https://."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # started by path: look in the checkout, not in tools/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import click
+
+from pipeline.remote.sync import SyncResult, sync_dataset
+from pipeline.shard import ShardError
+from tools.terminal import Failed, progress
+from train.data_options import DATA, to_stderr
+
+EPILOG = """\b
+Examples:
+  python tools/sync_shards.py shards/ucf101 s3://bucket/shards/ucf101
+  python tools/sync_shards.py s3://bucket/shards/ucf101 /scratch/ucf101
+  python tools/sync_shards.py gs://one/ucf101 s3://other/ucf101 --read-back --json
+\b
+dataset.json is written last, so nobody reads a dataset that is not whole. After a kill the same command goes on; what
+is there already, by the list in checksums.json, is left alone. Credentials and endpoints are those of the system:
+AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS.
+"""
+
+
+@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.argument("source", type=DATA)
+@click.argument("destination")
+@click.option("--workers", default=4, type=click.IntRange(1), help="Files in work at a time.")
+@click.option("--read-back", is_flag=True, help="Then read everything at the destination and check it.")
+@click.option(
+    "--scratch", type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for files on their way between two servers.  [default: the system's]",
+)  # fmt: skip
+@click.option("--remote-timeout", default=180.0, type=click.FloatRange(0), help="Seconds that a server may be gone.")
+@click.option("--quiet", is_flag=True, help="Errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+def main(
+    *,
+    source: Path | str,
+    destination: str,
+    workers: int,
+    read_back: bool,
+    scratch: Path | None,
+    remote_timeout: float,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Copy the dataset SOURCE to DESTINATION, each a folder or a URL, checked by its checksums."""
+    result = copy(
+        source,
+        destination,
+        quiet=quiet,
+        workers=workers,
+        read_back=read_back,
+        timeout_s=remote_timeout,
+        scratch=scratch,
+    )
+    if as_json:
+        click.echo(json.dumps({"source": str(source), "destination": destination} | asdict(result)))
+    elif not quiet:
+        click.echo(
+            f"{result.num_copied} files copied, {result.num_bytes_copied / 1e6:.1f} MB; {result.num_kept} were there"
+        )
+
+
+def copy(source: Path | str, destination: str, *, quiet: bool, **options: Any) -> SyncResult:
+    """`sync_dataset` as a command shows it."""
+    try:
+        with progress(f"{source} -> {destination}", quiet=quiet) as tell:
+            return sync_dataset(
+                source,
+                destination,
+                say=to_stderr,
+                report=lambda done, total: tell(done, total, "files"),
+                **options,
+            )
+    except (ShardError, OSError) as error:
+        raise Failed(str(error)) from None
+    except KeyboardInterrupt:
+        raise Failed("interrupted; run the same command again to go on") from None
+
+
+if __name__ == "__main__":
+    main()
