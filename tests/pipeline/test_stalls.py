@@ -14,6 +14,7 @@ from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
 from pipeline.pages import PAGE_SIZE, load_pages
 from pipeline.shard import ShardIndex, open_index
 from pipeline.step_reader import StepReader
+from tests.chaos.ledger import wait_until
 from tests.clips import take, train_plan
 
 
@@ -52,8 +53,9 @@ def test_a_loader_whose_disk_hangs_can_be_closed(numbered: ShardIndex, monkeypat
     settings = LoaderSettings(prefetch=1, queue_depth=1, read_ahead=0, stall_timeout_s=3)
     with ClipLoader(numbered, train_plan(numbered), settings=settings) as loader:
         next(iter(loader))
+        wait_until(loader._producer._ready.full, "a batch that waits")  # type: ignore[union-attr]
         monkeypatch.setattr(pipeline.mapped_tars, "load_pages", hang)
-        next(iter(loader))  # makes room for the batch that hangs
+        next(iter(loader))  # is there, and makes room for those that hang
         assert is_reading.wait(timeout=30)
     goes_on.set()
 
