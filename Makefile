@@ -1,5 +1,6 @@
 # make demo   make a small labelled set of videos, shard it, train on it, evaluate; about six minutes on two cores
-# make test   the whole test suite, eight minutes on two cores; make test TESTS='-m "not slow" tests' leaves out the slow part
+# make test   the whole test suite in two processes, some twenty minutes on two cores;
+#             make test TESTS='-m "not slow" tests' leaves out the slow part
 # make chaos  kill building and training fifty times and see that nothing is lost; about ten minutes on two cores
 # make check  format, lint, types and tests: everything that a change must pass
 # Each of them first makes .venv with the versions of constraints.txt. A GPU is used where there is one.
@@ -11,6 +12,7 @@ DEMO ?= demo
 DEMO_VIDEOS ?= 40
 DEMO_STEPS ?= 600
 TESTS ?= tests
+JOBS ?= 2
 KILLS ?= 50
 
 PY = $(VENV)/bin/python
@@ -50,7 +52,7 @@ demo: $(READY)
 	@echo "logs        $(DEMO)/run/metrics.jsonl and TensorBoard files beside it"
 
 test: $(READY)
-	$(PY) -m pytest $(TESTS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 chaos: $(READY)
 	$(PY) -m tests.chaos --kills $(KILLS)
@@ -59,7 +61,7 @@ check: $(READY)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest $(TESTS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 format: $(READY)
 	$(PY) -m ruff format .

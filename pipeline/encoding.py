@@ -11,7 +11,7 @@ from pipeline.failure import TooLargeError
 from pipeline.filmstrip import Planes, StripLayout, encode_strips, num_strips
 from pipeline.h264.encode import FILE, EncodePolicy, decoder_configuration, encode_segment
 from pipeline.shard_writer import Stored, strip_files
-from pipeline.transcode import Geometry
+from pipeline.source.transcode import Geometry
 
 Segment = tuple[dict[str, bytes], list[Stored]]  # a segment's files by what follows the key, and its pictures in them
 NO_END = 2**63

@@ -12,8 +12,8 @@ import numpy as np
 from isal import isal_zlib  # zlib's crc32 by vector instructions, at three times its speed and more
 
 from pipeline.pages import load_pages
-from pipeline.plain_file import open_plain
 from pipeline.shard import ShardError, ShardIndex
+from pipeline.source.plain_file import open_plain
 
 # Of the 65,530 mappings that Linux allows a process. Python keeps a file open for each, of which fewer may be allowed.
 MAX_MAPPED_TARS = 16_384

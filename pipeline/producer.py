@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,18 +83,17 @@ class Producer:
         return item
 
     def close(self) -> None:
-        """End the thread, whatever it does; one that is stalled is left behind."""
+        """End the thread, whatever it does; one that is stalled is left behind. Who waits in `take` gets an error."""
         self._stop.set()
         self._reader.stop()
         until_s = time.monotonic() + (self._settings.stall_timeout_s or math.inf)
-        while self._thread.is_alive():
-            if self._is_stalled or time.monotonic() > until_s:
-                return
+        while self._thread.is_alive() and not self._is_stalled and time.monotonic() < until_s:
             try:
                 self._ready.get(timeout=QUEUE_POLL_S)  # make room if it waits to put
             except queue.Empty:
                 continue
-        self._thread.join()
+        with suppress(queue.Full):
+            self._ready.put_nowait(LoaderError("the loader was closed while a batch was waited for"))
 
     def _put(self, item: Made | BaseException) -> None:
         while not self._stop.is_set():

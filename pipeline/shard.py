@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.filmstrip import StripLayout
-from pipeline.index_arrays import LabelLists, Pictures
-from pipeline.index_check import IndexFault, check_info, read_info
-from pipeline.index_load import check_samples, label_lists_of, load_arrays, pictures_of
+from pipeline.index.arrays import LabelLists, Pictures
+from pipeline.index.check import IndexFault, check_info, read_info
+from pipeline.index.load import check_samples, label_lists_of, load_arrays, pictures_of
 from pipeline.tar_store import TarStore
 
 FORMAT_VERSION = 1

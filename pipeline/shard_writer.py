@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import webdataset
 
-from pipeline.plain_file import new_file_opener
+from pipeline.source.plain_file import new_file_opener
 
 PROCESSES = secrets.token_hex(4)  # this one and those it forks; only names of temporary files hang on it
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from pipeline.checking import PictureCheck, StripCheck
 from pipeline.h264.verify import VideoCheck
-from pipeline.plain_file import NotPlainError, is_plain_name, read_plain
 from pipeline.shard import SUBSETS, ShardIndex, open_index
 from pipeline.shard_writer import dali_index, sha256_of, tar_components
+from pipeline.source.plain_file import NotPlainError, is_plain_name, read_plain
 
 
 def verify(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build import BuildSettings, build_shards
+from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import Listing, list_folder
 from pipeline.shard import ShardIndex, open_index
 from tests.numbered import write_numbered_video

@@ -9,7 +9,7 @@ from pathlib import Path
 import ffmpeg
 import numpy as np
 
-from pipeline.transcode import ffmpeg_exe
+from pipeline.source.transcode import ffmpeg_exe
 
 CONTENT_WIDTH = 171
 NUM_BITS = 9

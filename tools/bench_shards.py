@@ -22,11 +22,11 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 import click
 import ffmpeg
 
-from pipeline.build import BuildSettings, build_shards
+from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import Listing, VideoRecord
 from pipeline.datasets.listing import is_video_name
 from pipeline.shard import ShardError
-from pipeline.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, stretched
+from pipeline.source.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, stretched
 from tools.bench.machine import machine, machine_lines, table
 from tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil
 from tools.bench.process import pick_cores, pinned
@@ -257,7 +257,7 @@ def run_ffmpeg(path: Path, quality: int, *, threads: int | None) -> tuple[int, i
 
 
 def ffmpeg_command(path: Path, quality: int, *, threads: int | None) -> list[str]:
-    """The same decoder and filter as `pipeline.transcode.FrameReader`, and ffmpeg's own JPEG encoder.
+    """The same decoder and filter as `pipeline.source.transcode.FrameReader`, and ffmpeg's own JPEG encoder.
 
     Args:
         threads: Of the decoder and of the encoder; None is what ffmpeg chooses.

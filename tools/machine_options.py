@@ -8,8 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pipeline.build import BuildResult, BuildSettings, TaskResult, build_shards, build_task, finish_build
-from pipeline.build_ray import MakeOnRay
+from pipeline.build.on_ray import MakeOnRay
+from pipeline.build.run import BuildResult, BuildSettings, TaskResult, build_shards, build_task, finish_build
 from pipeline.datasets import Listing
 
 # fmt: off

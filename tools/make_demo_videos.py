@@ -16,7 +16,7 @@ import click
 import ffmpeg
 import numpy as np
 
-from pipeline.transcode import ffmpeg_exe
+from pipeline.source.transcode import ffmpeg_exe
 from tools.demo_scenes import CLASSES, render_video
 from tools.terminal import Failed, progress
 

@@ -15,8 +15,8 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 import click
 from click.core import ParameterSource
 
-from pipeline.build import BuildProgress, TaskResult
-from pipeline.build_settings import OWN_SETTINGS, BuildSettings
+from pipeline.build.run import BuildProgress, TaskResult
+from pipeline.build.settings import OWN_SETTINGS, BuildSettings
 from pipeline.datasets import DATASETS, DatasetError, Listing
 from pipeline.remote.place import is_url
 from pipeline.remote.sync import staging_folder

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.build import BuildProgress, BuildResult, TaskResult
+from pipeline.build.run import BuildProgress, BuildResult, TaskResult
 
 
 def progress_note(progress: BuildProgress, *, passed_s: float) -> str:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.plain_file import is_plain_name
 from pipeline.remote.errors import RemoteError
 from pipeline.shard import PICTURE_ARRAYS, PICTURE_NAMES, SAMPLE_ARRAYS
+from pipeline.source.plain_file import is_plain_name
 
 OPTIONAL = ("quarantine.jsonl", "manifest.jsonl")
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.build import BuildSettings, build_shards
+from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import Listing, VideoRecord
-from pipeline.limits import Limits
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardIndex, open_index
+from pipeline.source.limits import Limits
 from tests.hostile.videos import (
     ALL,
     FIRST,

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.build import BuildSettings, build_shards, shuffled
+from pipeline.build.run import BuildSettings, build_shards, shuffled
 from pipeline.datasets import Listing, list_folder
 from pipeline.h264.check import avcc_faults, blank_faults
 from pipeline.h264.encode import EncodePolicy

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-import pipeline.build_ray
-from pipeline.build import BuildProgress, build_shards
-from pipeline.build_ray import MakeOnRay
-from pipeline.build_shard import Counts, OtherInputsError
+import pipeline.build.on_ray
+from pipeline.build.giving_out import Patience
+from pipeline.build.on_ray import MakeOnRay
+from pipeline.build.run import BuildProgress, build_shards
+from pipeline.build.shard import Counts, OtherInputsError
 from pipeline.datasets import Listing
-from pipeline.giving_out import Patience
 from pipeline.shard import ShardError
 from tests.pipeline.test_build import contents
 from tests.pipeline.test_build_tasks import SETTINGS, listing, local, raw, tasks_of  # noqa: F401 - fixtures
@@ -50,7 +50,7 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
     build_shards(listing, tmp_path / "local", settings, workers=2)
     told: list[BuildProgress] = []
     reasons: list[str] = []
-    real = pipeline.build_ray.failure
+    real = pipeline.build.on_ray.failure
 
     def failure(error: Exception) -> str:
         reasons.append(real(error))
@@ -61,7 +61,7 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
             cluster.remove_node(cluster.nodes[1], allow_graceful=False)
         told.append(progress)
 
-    monkeypatch.setattr(pipeline.build_ray, "failure", failure)
+    monkeypatch.setattr(pipeline.build.on_ray, "failure", failure)
     make = MakeOnRay(cluster.address)
     result = build_shards(listing, tmp_path / "out", settings, workers=1, report=report, make=make)
     assert any("its worker died" in reason for reason in reasons)

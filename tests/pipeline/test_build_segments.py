@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.build import BuildSettings, build_shards
+from pipeline.build.run import BuildSettings, build_shards
 from pipeline.clip import ClipSpec
 from pipeline.datasets import Listing, list_sports1m
 from pipeline.loader import ClipLoader
 from pipeline.plan import TrainPlan
 from pipeline.reference import decode_sample
-from pipeline.segments import random_segments, uniform_segments
 from pipeline.shard import ShardIndex, open_index
+from pipeline.source.segments import random_segments, uniform_segments
 from pipeline.verify import verify
 from tests.clips import take
 from tests.numbered import number_of, read_bits, write_numbered_video

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.build_here
-import pipeline.build_shard
-from pipeline.build import BuildProgress, BuildSettings, TaskResult, build_shards, build_task, finish_build, share
-from pipeline.build_parts import clean, only_builder
-from pipeline.build_plan import ShardTask, plan_build
-from pipeline.build_samples import Converted
-from pipeline.build_shard import Counts, FinishedElsewhere, OtherInputsError, convert_one, make_shard, write_shard
+import pipeline.build.here
+import pipeline.build.shard
+from pipeline.build.parts import clean, only_builder
+from pipeline.build.plan import ShardTask, plan_build
+from pipeline.build.run import BuildProgress, BuildSettings, TaskResult, build_shards, build_task, finish_build, share
+from pipeline.build.samples import Converted
+from pipeline.build.shard import Counts, FinishedElsewhere, OtherInputsError, convert_one, make_shard, write_shard
 from pipeline.datasets import Listing, list_folder
-from pipeline.inspector import Inspector
 from pipeline.shard import ShardError, open_index
 from pipeline.shard_writer import temporary_of
+from pipeline.source.inspector import Inspector
 from tests.numbered import write_numbered_video
 from tests.pipeline.test_build import contents
 from tests.until import until
@@ -241,14 +241,14 @@ def test_a_shard_that_another_process_makes_otherwise_at_the_same_time_counts_as
 ) -> None:
     """Such as on a machine so slow that a video there exceeds its time."""
     task = tasks_of(listing)[1]
-    write = pipeline.build_shard.write_atomically
+    write = pipeline.build.shard.write_atomically
 
     def write_part(path: Path, data: bytes) -> bool:
         (tmp_path / "other").write_bytes(b"another tar")
         (tmp_path / "other").replace(tmp_path / f"{task.name}.tar")
         return write(path, data)
 
-    monkeypatch.setattr(pipeline.build_shard, "write_atomically", write_part)
+    monkeypatch.setattr(pipeline.build.shard, "write_atomically", write_part)
     with pytest.raises(ShardError, match="few-000001: another process has made it at the same time"):
         write_shard(task, converted(task, lambda: None), tmp_path, tell=lambda counts: None)
     assert not (tmp_path / "parts" / f"{task.name}.json").exists()
@@ -291,7 +291,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, source: str, error: Exception, *, t
             raise error
         return convert_one(task, place, inspector)
 
-    monkeypatch.setattr(pipeline.build_here, "convert_one", convert)
+    monkeypatch.setattr(pipeline.build.here, "convert_one", convert)
     return tried
 
 

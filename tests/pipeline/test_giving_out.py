@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.giving_out import FEW, GivingOut, Patience
+from pipeline.build.giving_out import FEW, GivingOut, Patience
 
 
 def test_work_is_given_in_order_and_is_over_when_all_is_finished() -> None:

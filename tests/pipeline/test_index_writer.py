@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.index_writer import Parts, write_index
+from pipeline.index.write import Parts, write_index
 from pipeline.shard import open_index
 from pipeline.shard_writer import put_in_place, temporary_of
 

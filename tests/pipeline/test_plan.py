@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.clip import ClipSpec
 from pipeline.draws import window_order
-from pipeline.index_arrays import LabelLists
+from pipeline.index.arrays import LabelLists
 from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, crop_room, drawn_labels, rank_rows
 from pipeline.shard import ShardIndex
 

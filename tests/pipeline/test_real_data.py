@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build import BuildSettings, build_shards, transcode
+from pipeline.build.run import BuildSettings, build_shards, transcode
 from pipeline.datasets import list_hmdb51, list_ucf101
 from pipeline.failure import VideoFailure
 from pipeline.h264.check import policy_faults
 from pipeline.h264.encode import EncodePolicy
-from pipeline.inspector import Inspector
-from pipeline.limits import Guard
-from pipeline.probe import probe
 from pipeline.reference import decode_sample
-from pipeline.transcode import stretched
+from pipeline.source.inspector import Inspector
+from pipeline.source.limits import Guard
+from pipeline.source.probe import probe
+from pipeline.source.transcode import stretched
 from pipeline.verify import verify
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.failure import VideoFailure
-from pipeline.timeline import Piece, Seek, Timeline, begins_anew, read_timeline, seek_options, timeline_of
-from pipeline.transcode import FrameReader, stretched
+from pipeline.source.timeline import Piece, Seek, Timeline, begins_anew, read_timeline, seek_options, timeline_of
+from pipeline.source.transcode import FrameReader, stretched
 from tests.numbered import number_of, numbered_frame, read_bits, write_video
 
 TICK = Fraction(1, 25)

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.failure import VideoFailure
 from pipeline.filmstrip import Planes
-from pipeline.probe import count_frames, probe
-from pipeline.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched
+from pipeline.source.probe import count_frames, probe
+from pipeline.source.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched
 from tests.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 
 

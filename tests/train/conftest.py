@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.build import BuildSettings, build_shards
+from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import list_folder
 from pipeline.shard import ShardIndex, open_index
 from tests.numbered import write_video

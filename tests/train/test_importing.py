@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.build import BuildSettings, build_shards
+from pipeline.build.run import BuildSettings, build_shards
 from pipeline.clip import ClipSpec
 from pipeline.datasets import list_folder
 from pipeline.loader import ClipLoader

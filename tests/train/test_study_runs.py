@@ -1,11 +1,13 @@
 """The study's tables are the paper's, and become trainings that happen once each."""
 
 import itertools
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from pipeline.shard import ShardIndex
+from train.config import PARTS, TrainConfig
 from train.main import main
 from train.models import MODELS
 from train.options import configure
@@ -63,10 +65,9 @@ def test_the_command_line_of_a_run_is_its_configuration(
     run = plan(row, squares, settings=SMALL, seed=3)
     found = main.make_context("train", run.arguments(tmp_path)).params
     assert (found["out"], found["data"], found["resume"]) == (tmp_path / run.folder, squares.data_dir, "auto")
-    not_of_the_run = ("out", "data", "resume", "preset", "init_from", "device", "as_json", "space_to_depth", "compile")
-    not_of_the_run += ("num_threads", "prefetch", "queue_depth", "num_pipelines", "hw_decoder_load", "read_ahead")
-    not_of_the_run += ("cuda_graph", "high_priority")
-    options = {name: value for name, value in found.items() if name not in not_of_the_run}
+    of_the_run = {field.name for field in fields(TrainConfig)} | set(PARTS) | {"scale_to_steps", "scale_lr"}
+    options = {name: value for name, value in found.items() if name in of_the_run}
+    assert set(run.options) <= set(options)
     assert configure(found["preset"], squares, world_size=1, **options) == run.config
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardIndex, open_index
-from pipeline.transcode import FrameReader, stretched
+from pipeline.source.transcode import FrameReader, stretched
 from tools.bench.lanes import LR
 from tools.bench.measure import Spread
 from tools.bench.ours import loader_cost

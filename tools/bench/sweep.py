@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.build import BuildSettings, build_shards
+from pipeline.build.run import BuildSettings, build_shards
 from pipeline.clip import ClipSpec
 from pipeline.datasets import Listing
 from pipeline.loader import MEAN, ClipLoader

@@ -11,7 +11,7 @@ import pytest
 from pipeline.filmstrip import Planes
 from pipeline.h264.check import avcc_faults, blank_faults, decode_faults, policy_faults
 from pipeline.h264.encode import EncodePolicy, decoder_configuration, encode_segment, read_packets
-from pipeline.transcode import ffmpeg_exe
+from pipeline.source.transcode import ffmpeg_exe
 from tests.numbered import write_video
 
 WIDTH, HEIGHT = 96, 64

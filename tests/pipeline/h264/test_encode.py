@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 import pipeline.h264.encode
-from pipeline.build import BuildSettings, transcode
+from pipeline.build.run import BuildSettings, transcode
 from pipeline.failure import VideoFailure
 from pipeline.filmstrip import Planes
 from pipeline.h264.avc import parse_avcc, parse_sps
 from pipeline.h264.check import blank_faults, policy_faults
 from pipeline.h264.encode import EncodePolicy, decoder_configuration, encode_segment, exact_rate
-from pipeline.inspector import Inspector
-from pipeline.limits import Guard
-from pipeline.probe import probe
 from pipeline.shard import ShardIndex
-from pipeline.transcode import centred, ffmpeg_exe, fitted, stretched
+from pipeline.source.inspector import Inspector
+from pipeline.source.limits import Guard
+from pipeline.source.probe import probe
+from pipeline.source.transcode import centred, ffmpeg_exe, fitted, stretched
 from tests.numbered import number_of, numbered_frame, read_bits, write_numbered_video
 
 SHARDS_README = Path(__file__).resolve().parents[3] / "shards/README.md"

@@ -206,13 +206,22 @@ def test_a_loader_that_waits_for_a_server_can_be_closed(numbered: ShardIndex, tm
         index = open_dataset("s3://shards/set", settings(tmp_path / "cache", timeout_s=600), say=said.append)
         server.stop()
         loader = ClipLoader(index, train_plan(index, global_batch_size=6))
-        taker = threading.Thread(target=take, args=(loader, 1), daemon=True)
+        ended: list[str] = []
+
+        def wait_for_a_batch() -> None:
+            with pytest.raises(LoaderError) as error:
+                take(loader, 1)
+            ended.append(str(error.value))
+
+        taker = threading.Thread(target=wait_for_a_batch, daemon=True)
         taker.start()
         until(lambda: said)
         closer = threading.Thread(target=loader.close, daemon=True)
         closer.start()
         closer.join(10)
         assert not closer.is_alive()
+        taker.join(10)
+        assert ended == ["the loader was closed while a batch was waited for"]
         server.start()
         assert all_same(take(loader, 2), batches(numbered, 2)[0]), "and it can be iterated again"
         loader.close()

@@ -18,7 +18,7 @@ import webdataset
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardIndex
 from pipeline.shard_writer import dali_index, tar_components
-from pipeline.transcode import ffmpeg_exe
+from pipeline.source.transcode import ffmpeg_exe
 from tools.bench.measure import BenchError
 
 GOP, CRF, FPS = 8, 20, 25  # of encoded copies; stored files keep theirs

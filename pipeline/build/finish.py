@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.build_manifest import STATES, counted, manifest_lines
-from pipeline.build_parts import clean, is_finished, listed, remove, stale_names
-from pipeline.build_plan import BuildPlan
-from pipeline.index_writer import Parts, write_index, write_lines
+from pipeline.build.manifest import STATES, counted, manifest_lines
+from pipeline.build.parts import clean, is_finished, listed, remove, stale_names
+from pipeline.build.plan import BuildPlan
+from pipeline.index.write import Parts, write_index, write_lines
 from pipeline.shard import ShardError
 
 NAMED = 3  # tars named in an error; of the others, how many

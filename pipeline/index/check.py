@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.filmstrip import MCU
-from pipeline.plain_file import NotPlainError, is_plain_name, read_plain
+from pipeline.source.plain_file import NotPlainError, is_plain_name, read_plain
 
 MAX_INFO_BYTES = 2**28  # of dataset.json; that of five million samples has a twentieth
 MAX_SIDE, MAX_AREA = 65_520, 2**26  # of a stored frame; the first is JPEG's

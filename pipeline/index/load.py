@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.filmstrip import StripLayout
-from pipeline.index_arrays import LabelLists, Pictures
-from pipeline.index_check import IndexFault, one_line
-from pipeline.plain_file import open_plain
+from pipeline.index.arrays import LabelLists, Pictures
+from pipeline.index.check import IndexFault, one_line
+from pipeline.source.plain_file import open_plain
 
 NAMES, TEXT = ("key", "source", "group"), "S"  # bytes of any width
 PICTURE_TYPES = {"tar": np.int32, "offset": np.int64, "size": np.int32, "crc32": np.uint32, "keyframe": np.bool_}

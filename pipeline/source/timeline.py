@@ -13,8 +13,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from pipeline.limits import Guard
-from pipeline.probe import admit, failure_of, open_video, picture_stream
+from pipeline.source.limits import Guard
+from pipeline.source.probe import admit, failure_of, open_video, picture_stream
 
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # they seek by an index, to keyframes
 IDR_TYPES = {"h264": {5}, "hevc": {19, 20}}  # NAL units of pictures behind which nothing is referred to

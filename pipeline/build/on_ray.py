@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline.build_plan import ShardTask
-from pipeline.build_progress import Tell
-from pipeline.build_shard import MAX_ATTEMPTS, OtherInputsError, is_full, make_shard, reason_of
-from pipeline.giving_out import GivingOut, Patience
+from pipeline.build.giving_out import GivingOut, Patience
+from pipeline.build.plan import ShardTask
+from pipeline.build.progress import Tell
+from pipeline.build.shard import MAX_ATTEMPTS, OtherInputsError, is_full, make_shard, reason_of
 from pipeline.shard import ShardError
 
 LOOK_EVERY_S = 1.0

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.build_settings import BuildSettings
+from pipeline.build.settings import BuildSettings
 from pipeline.datasets import Listing
-from pipeline.segments import segment_length
+from pipeline.source.segments import segment_length
 
 STATES = ("present", "too short", "broken", "missing")
 

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from pipeline.build_plan import ShardTask
-from pipeline.build_progress import Make, Tell
-from pipeline.build_samples import Converted
-from pipeline.build_shard import (
+from pipeline.build.plan import ShardTask
+from pipeline.build.progress import Make, Tell
+from pipeline.build.samples import Converted
+from pipeline.build.shard import (
     MAX_ATTEMPTS,
     Counts,
     FinishedElsewhere,
@@ -18,7 +18,7 @@ from pipeline.build_shard import (
     reason_of,
     write_shard,
 )
-from pipeline.inspector import Inspector
+from pipeline.source.inspector import Inspector
 
 
 def make_here(pool: ThreadPoolExecutor, inspector: Inspector, *, workers: int) -> Make:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.build_parts import is_finished, limits_met
-from pipeline.build_plan import ShardTask
-from pipeline.build_samples import Converted, convert
-from pipeline.inspector import Inspector
+from pipeline.build.parts import is_finished, limits_met
+from pipeline.build.plan import ShardTask
+from pipeline.build.samples import Converted, convert
 from pipeline.shard import ShardError
 from pipeline.shard_writer import TarShard, sha256_of, to_json, write_atomically
+from pipeline.source.inspector import Inspector
 
 MAX_ATTEMPTS = 3  # to make a tar, before it is reported and the others go on
 REASON_LENGTH = 200

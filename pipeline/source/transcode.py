@@ -19,10 +19,10 @@ import imageio_ffmpeg
 import numpy as np
 
 from pipeline.failure import VideoFailure
-from pipeline.ffmpeg_log import damage
 from pipeline.filmstrip import MCU, Planes
-from pipeline.limits import MESSAGE_BYTES, PROTOCOL, Guard, confine, cpu_s_of, ended_by, input_options
-from pipeline.timeline import Piece, seek_options
+from pipeline.source.ffmpeg_log import damage
+from pipeline.source.limits import MESSAGE_BYTES, PROTOCOL, Guard, confine, cpu_s_of, ended_by, input_options
+from pipeline.source.timeline import Piece, seek_options
 
 # Antialiased bilinear, exact rounding: the same bytes on every CPU. The paper resized with OpenCV's bilinear, which
 # does not antialias; a network trained on these frames sees slightly cleaner ones.

@@ -17,15 +17,15 @@ import numpy as np
 import webdataset
 
 import pipeline
-from pipeline.build_parts import fingerprint
-from pipeline.build_samples import common_canvas
-from pipeline.build_settings import BuildSettings
+from pipeline.build.parts import fingerprint
+from pipeline.build.samples import common_canvas
+from pipeline.build.settings import BuildSettings
 from pipeline.datasets import Listing, VideoRecord
 from pipeline.failure import VideoFailure
-from pipeline.inspector import Inspector
-from pipeline.limits import Limits
 from pipeline.shard import ShardError
-from pipeline.transcode import centred, ffmpeg_version, stretched
+from pipeline.source.inspector import Inspector
+from pipeline.source.limits import Limits
+from pipeline.source.transcode import centred, ffmpeg_version, stretched
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.build_settings import BuildSettings
+from pipeline.build.settings import BuildSettings
 from pipeline.datasets import VideoRecord
 from pipeline.encoding import Segment
 from pipeline.failure import TooLargeError, VideoFailure
-from pipeline.inspector import Inspector
-from pipeline.limits import MB, Guard, Limits
-from pipeline.probe import VideoFacts
-from pipeline.segments import random_segments, segment_length, uniform_segments
 from pipeline.shard_writer import Sample
-from pipeline.timeline import Piece
-from pipeline.transcode import FrameReader, Geometry, centred, fitted, stretched
+from pipeline.source.inspector import Inspector
+from pipeline.source.limits import MB, Guard, Limits
+from pipeline.source.probe import VideoFacts
+from pipeline.source.segments import random_segments, segment_length, uniform_segments
+from pipeline.source.timeline import Piece
+from pipeline.source.transcode import FrameReader, Geometry, centred, fitted, stretched
 
 Stored = tuple[Segment, dict[str, Any]]  # files and pictures, and what key.json says about the frames
 FROM_START = "decoded from its first frame: its times or keyframes do not allow to begin elsewhere"

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.plain_file import new_file_opener
 from pipeline.shard import FORMAT_VERSION, PICTURE_NAMES, SUBSETS
 from pipeline.shard_writer import npy_bytes, put_in_place, temporary_of, to_json, write_atomically
+from pipeline.source.plain_file import new_file_opener
 
 PICTURE_TYPES = {"tar": np.int32, "offset": np.int64, "size": np.int32, "crc32": np.uint32, "keyframe": bool}
 NAMES = ("key", "source", "group")  # arrays of bytes, as wide as the longest

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets import VideoRecord
-from pipeline.limits import Limits
-from pipeline.plain_file import new_file_opener
 from pipeline.shard import ShardError
 from pipeline.shard_writer import sha256_of, to_json
+from pipeline.source.limits import Limits
+from pipeline.source.plain_file import new_file_opener
 
 PART_VERSION = 2  # of what parts/*.json holds; tars whose part is of another one are made anew
 DAY_S = 24 * 3600

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.build_plan import ShardTask
-from pipeline.build_shard import Counts
+from pipeline.build.plan import ShardTask
+from pipeline.build.shard import Counts
 
 # Called by those who make tars, with the counts of what is done (below 0: of a tar that is tried again), and whether
 # this finished a tar.

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.failure import VideoFailure
-from pipeline.limits import MB, Guard, Limits, ended_by
-from pipeline.probe import VideoFacts, count_frames, probe
-from pipeline.timeline import Timeline, read_timeline
+from pipeline.source.limits import MB, Guard, Limits, ended_by
+from pipeline.source.probe import VideoFacts, count_frames, probe
+from pipeline.source.timeline import Timeline, read_timeline
 
-START = "from pipeline.inspector import serve; serve()"
+START = "from pipeline.source.inspector import serve; serve()"
 MAX_ANSWER_BYTES = 256 * 2**20  # the times of five million frames
 CHUNK_BYTES = 2**20
 CLOSE_S = 5.0

@@ -7,7 +7,7 @@ from pipeline.encoding import Encoding, StripEncoding, VideoEncoding
 from pipeline.filmstrip import StripLayout
 from pipeline.h264.encode import EncodePolicy
 from pipeline.shard import PICTURE_NAMES, choices
-from pipeline.transcode import Geometry, centred, stretched
+from pipeline.source.transcode import Geometry, centred, stretched
 
 OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
 SEGMENT_SETTINGS = {"segment_s", "train_segments", "test_segments"}  # what only segments write down

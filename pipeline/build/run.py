@@ -14,18 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.build_finish import BuildResult, first_of, not_there, write_whole
-from pipeline.build_here import make_here
-from pipeline.build_parts import clean, is_finished, listed, only_builder, remove, stale_names
-from pipeline.build_plan import BuildPlan, ShardTask, plan_build, refuse_other_settings, shuffled
-from pipeline.build_progress import BuildProgress, Make, Report, teller
-from pipeline.build_samples import transcode
-from pipeline.build_settings import BuildSettings
-from pipeline.build_shard import MAX_ATTEMPTS
+from pipeline.build.finish import BuildResult, first_of, not_there, write_whole
+from pipeline.build.here import make_here
+from pipeline.build.parts import clean, is_finished, listed, only_builder, remove, stale_names
+from pipeline.build.plan import BuildPlan, ShardTask, plan_build, refuse_other_settings, shuffled
+from pipeline.build.progress import BuildProgress, Make, Report, teller
+from pipeline.build.samples import transcode
+from pipeline.build.settings import BuildSettings
+from pipeline.build.shard import MAX_ATTEMPTS
 from pipeline.datasets import Listing
-from pipeline.inspector import Inspector
-from pipeline.limits import Limits
 from pipeline.shard import ShardError
+from pipeline.source.inspector import Inspector
+from pipeline.source.limits import Limits
 
 __all__ = [
     "BuildProgress",

@@ -1,0 +1,1 @@
+"""The index of a dataset: its arrays, written, checked and opened."""
