@@ -49,15 +49,15 @@ def collect(
 ) -> Findings:
     """Everything that is done, for the report."""
     groups = groups_of(indexes[0], settings.split)
+    done = {key: run for key, run in planned.items() if is_done(out, run)}
     rows: dict[int, dict[str, RowScores]] = {number: {} for number in numbers}
     for number in numbers:
         for row in TABLES[number].rows:
-            runs = [run for (n, name, _), run in planned.items() if (n, name) == (number, row.name)]
-            scores = tuple(read_scores(out, run, groups=groups) for run in runs if is_done(out, run))
-            if scores:
+            runs = [run for (n, name, _), run in done.items() if (n, name) == (number, row.name)]
+            if runs:
+                scores = tuple(read_scores(out, run, groups=groups) for run in runs)
                 rows[number][row.name] = RowScores(row, runs[0].parameters, runs[0].multiply_adds, scores)
-    first = {key: out / run.folder for key, run in planned.items() if key[2] == 0 and is_done(out, run)}
-    folders = {number: [folder for key, folder in first.items() if key[0] == number] for number in numbers}
+    folders = {n: [out / run.folder for key, run in done.items() if (key[0], key[2]) == (n, 0)] for n in numbers}
     some = next((scores.runs[0] for table in rows.values() for scores in table.values()), None)
     config = next(iter(planned.values())).config
     facts = machine("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120")

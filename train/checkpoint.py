@@ -90,8 +90,12 @@ def step_of(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def load_weights(model: nn.Module, path: Path, *, classes: list[str]) -> bool:
+def load_weights(model: nn.Module, path: Path, state: dict[str, Any], *, classes: list[str]) -> bool:
     """Start from another run's weights; the fc stays fresh unless both runs have the same classes.
+
+    Args:
+        path: Of the checkpoint, for people.
+        state: What it holds.
 
     Returns:
         Whether the fc was kept.
@@ -99,7 +103,6 @@ def load_weights(model: nn.Module, path: Path, *, classes: list[str]) -> bool:
     Raises:
         CheckpointError: The networks differ in more than the fc.
     """
-    state = load_checkpoint(path)
     keep_head = state["classes"] == classes
     theirs = {name: value for name, value in state["model"].items() if keep_head or not name.startswith("head.")}
     ours = {name: value for name, value in model.state_dict().items() if keep_head or not name.startswith("head.")}

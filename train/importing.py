@@ -1,6 +1,5 @@
 """Weights of others as a checkpoint: with the clips they were trained on, and no run to go on with."""
 
-import hashlib
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.clip import ClipSpec
+from pipeline.shard_writer import sha256_of
 from train.config import TrainConfig, to_dict
 from train.models import BLOCKS, ModelConfig, build_model
 from train.models.convert import from_caffe, from_torchvision
@@ -106,7 +106,7 @@ def import_weights(
         "loader": {},
         "rng": torch.get_rng_state(),
         "config": to_dict(config),
-        "data": {"name": f"{source}'s {model}", "fingerprint": hashlib.sha256(path.read_bytes()).hexdigest()},
+        "data": {"name": f"{source}'s {model}", "fingerprint": sha256_of(path)},
         "classes": list(classes) if classes is not None else [f"class_{k:03}" for k in range(num_classes)],
     }
 

@@ -26,7 +26,7 @@ from rich.console import Console
 from pipeline.loader import Batch, ClipLoader, LoaderError, LoaderSettings
 from pipeline.plan import TrainPlan
 from pipeline.shard import ShardIndex
-from train.checkpoint import check_same_run, data_identity, load_weights
+from train.checkpoint import check_same_run, data_identity, load_checkpoint, load_weights
 from train.config import TrainConfig, is_due, to_dict
 from train.evaluation.video_level import VideoScores, evaluate
 from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Throughput, TrainingError, bad_loss_message
@@ -64,7 +64,7 @@ class Run:
         here: Setting,
         *,
         state: dict[str, Any] | None = None,
-        weights: Path | None = None,
+        weights: tuple[Path, dict[str, Any]] | None = None,
     ) -> None:
         """`state` is the checkpoint to go on from, `weights` that of another run to start from."""
         self.config, self.index, self.here, self.ranks = config, index, here, here.ranks
@@ -72,9 +72,9 @@ class Run:
         self.stop_request = StopRequest(launcher=self.ranks.launcher)
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, num_classes=len(index.classes)).to(device)
-        if weights is not None and state is None:
-            fc_kept = load_weights(self.model, weights, classes=index.classes)
-            here.say(f"weights from {weights}, {'fc included' if fc_kept else 'new fc'}")
+        if weights is not None:
+            fc_kept = load_weights(self.model, *weights, classes=index.classes)
+            here.say(f"weights from {weights[0]}, {'fc included' if fc_kept else 'new fc'}")
         self.optimizer = build_optimizer(self.model, config.optim, fused=device.type == "cuda")
         self.test_samples = index.samples_of(config.split, "test")
         self.plan = TrainPlan(
@@ -272,7 +272,8 @@ def main(
         with process_group(ranks, timeout_s=collective_timeout_s), only_trainer(out, ranks, say=say):
             state = find_state(resume, out, say=say)
             check_agreement(out, ranks, state)
-            config = pixels_as_trained(config, state, init_from)
+            weights = (init_from, load_checkpoint(init_from)) if init_from is not None and state is None else None
+            config = pixels_as_trained(config, weights[1] if weights is not None else state)
             if state is not None:
                 check_same_run(state, config, index=index, say=say)
             elif preset in NEEDS_WEIGHTS and init_from is None:
@@ -281,7 +282,7 @@ def main(
                 write_config(
                     out / "config.json", config, preset=preset, index=index, ranks=ranks, loader=loader, step=step
                 )
-            with closing(Run(config, index, here, state=state, weights=init_from)) as run, run.train_step.on_stream():
+            with closing(Run(config, index, here, state=state, weights=weights)) as run, run.train_step.on_stream():
                 scores = run.score(num_clips=config.eval_clips, event="final") if run.train() else None
             for line in last_lines(out, scores, step=run.step, steps=config.steps):
                 say(line)

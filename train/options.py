@@ -188,18 +188,12 @@ def configure(
     return config
 
 
-def pixels_as_trained(config: TrainConfig, state: dict[str, Any] | None, init_from: Path | None) -> TrainConfig:
-    """The configuration with pixels scaled as for the weights that the run starts from, its own or others'.
+def pixels_as_trained(config: TrainConfig, state: dict[str, Any] | None) -> TrainConfig:
+    """The configuration with pixels scaled as for the weights that the run starts from.
 
     Args:
-        state: Of the checkpoint to go on from.
-        init_from: Checkpoint whose weights a new run starts from.
-
-    Raises:
-        CheckpointError: `init_from` cannot be read.
+        state: Of the checkpoint that has them, the run's own or another's; None for fresh weights.
     """
-    if state is None and init_from is not None:
-        state = load_checkpoint(init_from)
     if state is None:
         return config
     trained = from_dict(state["config"])

@@ -18,7 +18,7 @@ from pipeline.build.finish import BuildResult, first_of, not_there, write_whole
 from pipeline.build.here import make_here
 from pipeline.build.parts import clean, is_finished, listed, only_builder, remove, stale_names
 from pipeline.build.plan import BuildPlan, ShardTask, plan_build, refuse_other_settings, shuffled
-from pipeline.build.progress import BuildProgress, Make, Report, teller
+from pipeline.build.progress import BuildProgress, Make, Report, Tell, teller
 from pipeline.build.samples import transcode
 from pipeline.build.settings import BuildSettings
 from pipeline.build.shard import MAX_ATTEMPTS
@@ -87,9 +87,7 @@ def build_shards(
         for name in stale:
             remove(out_dir, name)
         tell = teller(plan.tasks, done, report, num_shards_total=len(plan.tasks))
-        if todo:
-            failed = (make or make_here(pool, inspector, workers=workers))(todo, out_dir, tell)
-            refuse_failed(failed, out_dir, num_made=len(todo) - len(failed))
+        make_all(todo, out_dir, make=make or make_here(pool, inspector, workers=workers), tell=tell)
         return write_whole(plan, out_dir, num_written=len(todo), num_kept=len(done))
 
 
@@ -124,9 +122,7 @@ def build_task(
             return len(listed(out_dir) & set(plan.names))
 
         tell = teller(mine, done, report, num_shards_total=len(plan.tasks), count_shards=count_shards)
-        if todo:
-            failed = make_here(pool, inspector, workers=workers)(todo, out_dir, tell)
-            refuse_failed(failed, out_dir, num_made=len(todo) - len(failed))
+        make_all(todo, out_dir, make=make_here(pool, inspector, workers=workers), tell=tell)
         result = TaskResult(len(todo), len(done), count_shards(), len(plan.tasks))
         is_indexed = not todo and (out_dir / "dataset.json").is_file()
         if is_indexed or not_there(plan, out_dir):
@@ -165,11 +161,16 @@ def share(tasks: list[ShardTask], *, number: int, num_tasks: int) -> list[ShardT
     return tasks[number - 1 :: num_tasks]
 
 
-def refuse_failed(failed: dict[str, str], out_dir: Path, *, num_made: int) -> None:
-    """Raises ShardError when there are any."""
+def make_all(todo: list[ShardTask], out_dir: Path, *, make: Make, tell: Tell) -> None:
+    """Make tars, if there are any to make.
+
+    Raises:
+        ShardError: Some failed; the others were made.
+    """
+    failed = make(todo, out_dir, tell) if todo else {}
     if failed:
         raise ShardError(
-            f"{out_dir}: {len(failed)} shards failed {MAX_ATTEMPTS} times, {num_made} others were made: "
+            f"{out_dir}: {len(failed)} shards failed {MAX_ATTEMPTS} times, {len(todo) - len(failed)} others were made: "
             f"{first_of([f'{name} ({reason})' for name, reason in failed.items()])}; the same command tries them again"
         )
 

@@ -118,9 +118,8 @@ def transcode(
     warnings = [*facts.notes, *reader.warnings]
     claimed = facts.num_frames_header
     if piece is None and claimed is not None and claimed != reader.num_frames and not settings.fps:
-        counted = inspector.count_frames(
-            path, guard
-        )  # a second decoder's word, asked for only where header and ffmpeg disagree
+        # A second decoder's word, asked for only where header and ffmpeg disagree.
+        counted = inspector.count_frames(path, guard)
         warnings.append(f"header states {claimed} frames, {reader.num_frames} decode")
         if counted != reader.num_frames:
             warnings.append(f"PyAV decodes {counted} frames, ffmpeg {reader.num_frames}")

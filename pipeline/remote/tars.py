@@ -85,9 +85,8 @@ class RemoteTars:
     def touch(self, number: int) -> bool:
         """Whether a tar is there; it counts as used now."""
         try:
-            os.utime(
-                self._path(number), ns=(time.time_ns(),) * 2, follow_symlinks=False
-            )  # the kernel's clock is coarse
+            # A time of our own, for the kernel's clock is coarse.
+            os.utime(self._path(number), ns=(time.time_ns(),) * 2, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return True

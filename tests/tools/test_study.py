@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from PIL import Image
 
 from pipeline.shard import ShardIndex
 from tests.train.conftest import CHECKOUT, build_squares
+from tests.until import until
 from tools import study
 from tools.figures.cost import short_count
 from tools.study_pool import Finished, Pool, Slot
@@ -101,13 +100,6 @@ def calls(checkout: Path) -> list[str]:
     return [line.split("-")[0] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
-
-
 def test_what_is_done_is_not_done_again(squares: ShardIndex, fakes: Path, tmp_path: Path) -> None:
     runs = runs_of(squares)
     assert finish(pool_of(tmp_path, fakes), runs[:2]) == {run.name: None for run in runs[:2]}
@@ -142,7 +134,7 @@ def test_each_place_trains_one_network_at_a_time(squares: ShardIndex, fakes: Pat
     ended = pool.work(runs, say=lambda line: None)
     with ThreadPoolExecutor(1) as thread:
         done = thread.submit(list[Finished], ended)
-        wait_for(lambda: len(list(tmp_path.glob("runs/*/*/begun"))) == 2)
+        until(lambda: len(list(tmp_path.glob("runs/*/*/begun"))) == 2, seconds=DEADLINE_S)
         (fakes / "hold").unlink()
         assert [finished.failed for finished in done.result(DEADLINE_S)] == [None] * 4
     places = [line.split()[1] for line in (fakes / "calls").read_text().splitlines()]
@@ -155,7 +147,7 @@ def test_a_pool_that_is_stopped_asks_its_trainings_to_save(squares: ShardIndex, 
     pool = pool_of(tmp_path, fakes)
     with ThreadPoolExecutor(1) as thread:
         done = thread.submit(list[Finished], pool.work([run, other], say=lambda line: None))
-        wait_for((tmp_path / run.folder / "begun").exists)
+        until((tmp_path / run.folder / "begun").exists, seconds=DEADLINE_S)
         pool.stop()
         assert [finished.failed is None for finished in done.result(DEADLINE_S)] == [False, False]
     assert (tmp_path / run.folder / "asked").exists()
@@ -179,7 +171,7 @@ def test_after_sigkill_a_training_that_lives_on_is_waited_for_and_not_repeated(
     command = [sys.executable, "-c", PROGRAM, str(squares.data_dir), str(tmp_path), str(fakes)]
     first = subprocess.Popen(command, cwd=CHECKOUT, env=os.environ | {"PYTHONPATH": str(CHECKOUT)})
     try:
-        wait_for((tmp_path / runs[0].folder / "begun").exists)
+        until((tmp_path / runs[0].folder / "begun").exists, seconds=DEADLINE_S)
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()

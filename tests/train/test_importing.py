@@ -157,9 +157,11 @@ def test_the_fc_is_kept_for_the_same_classes_alone(tmp_path: Path) -> None:
     state = import_weights(path, source="torchvision", model="r3d_18", classes=["a", "b", "c"])
     save_checkpoint(tmp_path / "start.pt", state)
     model = build_model(from_dict(state["config"]).model, num_classes=CLASSES)
-    assert not load_weights(model, tmp_path / "start.pt", classes=["a", "b", "d"])
+    assert not load_weights(
+        model, tmp_path / "start.pt", load_checkpoint(tmp_path / "start.pt"), classes=["a", "b", "d"]
+    )
     assert not torch.equal(model.state_dict()["head.weight"], state["model"]["head.weight"])
-    assert load_weights(model, tmp_path / "start.pt", classes=["a", "b", "c"])
+    assert load_weights(model, tmp_path / "start.pt", load_checkpoint(tmp_path / "start.pt"), classes=["a", "b", "c"])
     assert torch.equal(model.state_dict()["head.weight"], state["model"]["head.weight"])
 
 
@@ -205,4 +207,4 @@ def test_an_imported_checkpoint_of_another_network_is_refused(tmp_path: Path) ->
     save_checkpoint(tmp_path / "start.pt", state)
     other = build_model(from_dict({"model": {"name": "res3d18", "width": WIDTH}}).model, num_classes=CLASSES)
     with pytest.raises(CheckpointError, match=r"holds r3d_18 of width 4, whose stages\.0\.0\.shortcut\.conv\.weight"):
-        load_weights(other, tmp_path / "start.pt", classes=[])
+        load_weights(other, tmp_path / "start.pt", load_checkpoint(tmp_path / "start.pt"), classes=[])

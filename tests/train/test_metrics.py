@@ -4,14 +4,12 @@ import errno
 import json
 import math
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from tests.train.conftest import room_for
 from train.metrics import (
     MetricsLog,
     OutcomeQueue,
@@ -25,17 +23,6 @@ from train.ranks import Ranks
 
 def steps_in(path: Path) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
-
-
-@contextmanager
-def room_for(num_bytes: int) -> Iterator[None]:
-    """No file of this process can be longer."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def full_disk(*_: object) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -20,23 +19,12 @@ import train.run_folder
 from pipeline.shard import ShardIndex
 from tests.chaos.ledger import wait_until
 from tests.chaos.training import is_same, ranks_of, results_in
-from tests.train.conftest import CHECKOUT, SMALL, Trainer, command_line, read_metrics, run_program
+from tests.train.conftest import CHECKOUT, SMALL, Trainer, command_line, read_metrics, room_for, run_program
 from train.checkpoint import load_checkpoint
 from train.ranks import Ranks
 from train.run_folder import only_trainer
 
 NARROW = ["--width", "4", "--batch-size", "2", "--eval-clips", "1"]
-
-
-@contextlib.contextmanager
-def room_for(num_bytes: int) -> Iterator[None]:
-    """No file of this process can be longer."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_on_a_full_disk_training_goes_on_and_ends_with_an_error_that_says_what_is_left(

@@ -189,9 +189,9 @@ def test_every_clip_counts_in_the_accuracy_of_all_clips() -> None:
 
 def test_ten_clips_of_a_video_in_ten_segments_are_one_of_each() -> None:
     ten_segments, whole = index_of(["a"] * 10, [0] * 10, 1), index_of(["a", "b"], [0, 0], 1)
-    assert views_per_sample(ten_segments, np.arange(10), num_clips=10) == 1
-    assert views_per_sample(ten_segments, np.arange(10), num_clips=30) == 3
-    assert views_per_sample(whole, np.arange(2), num_clips=10) == 10
+    assert views_per_sample(videos_of(ten_segments, np.arange(10)), num_clips=10) == 1
+    assert views_per_sample(videos_of(ten_segments, np.arange(10)), num_clips=30) == 3
+    assert views_per_sample(videos_of(whole, np.arange(2)), num_clips=10) == 10
 
 
 def test_accuracy_at_1_and_5_and_of_classes() -> None:

@@ -192,10 +192,13 @@ def videos_of(index: ShardIndex, samples: np.ndarray) -> np.ndarray:
     return np.unique(index.sources[samples], return_inverse=True)[1].astype(np.int64)
 
 
-def views_per_sample(index: ShardIndex, samples: np.ndarray, *, num_clips: int) -> int:
-    """Clips of each sample so that a video gets about `num_clips`; of ten segments, one clip each will do."""
-    most_segments = int(np.unique(index.sources[samples], return_counts=True)[1].max())
-    return max(1, num_clips // most_segments)
+def views_per_sample(video_of: np.ndarray, *, num_clips: int) -> int:
+    """Clips of each sample so that a video gets about `num_clips`; of ten segments, one clip each will do.
+
+    Args:
+        video_of: Which video each sample belongs to, int64 [S].
+    """
+    return max(1, num_clips // int(np.bincount(video_of).max()))
 
 
 def evaluate(
@@ -230,7 +233,7 @@ def evaluate(
     """
     samples = np.sort(samples)
     video_of = videos_of(index, samples)
-    num_views = views_per_sample(index, samples, num_clips=num_clips)
+    num_views = views_per_sample(video_of, num_clips=num_clips)
     passes = (1, num_views) if num_views > 1 else (1,)
     plans = [EvalPlan(index, samples, clip, global_batch_size=global_batch_size, num_views=views) for views in passes]
     total, done = sum(plan.num_steps for plan in plans), 0

@@ -1,8 +1,20 @@
 """What a model costs: parameters, and multiply-adds of one clip."""
 
+import functools
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from train.models import ModelConfig, build_model
+
+
+@functools.cache
+def count_costs(config: ModelConfig, *, num_classes: int, clip_shape: tuple[int, int, int, int]) -> tuple[int, int]:
+    """Parameters of a network, and multiply-adds of one of its clips (3, T, H, W); nothing is computed."""
+    with torch.device("meta"):
+        model = build_model(config, num_classes=num_classes)
+    return count_parameters(model), count_multiply_adds(model, clip_shape=clip_shape)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -3,10 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from train.models import MODELS, ModelConfig, build_model
-from train.models.cost import count_multiply_adds, count_parameters
+from train.models import MODELS, ModelConfig
+from train.models.cost import count_costs
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,8 @@ def cost_of(name: str, *, num_classes: int, width: int | None = None) -> Cost:
     """
     config = ModelConfig(name, width=width)
     entry = MODELS[name]
-    with torch.device("meta"):
-        model = build_model(config, num_classes=num_classes)
     clip_shape = (3, entry.num_frames, entry.crop_size, entry.crop_size)
+    parameters, multiply_adds = count_costs(config, num_classes=num_classes, clip_shape=clip_shape)
     assert config.width is not None
     return Cost(
         name,
@@ -98,7 +95,7 @@ def cost_of(name: str, *, num_classes: int, width: int | None = None) -> Cost:
         entry.num_frames,
         entry.crop_size,
         num_classes,
-        count_parameters(model),
-        count_multiply_adds(model, clip_shape=clip_shape),
+        parameters,
+        multiply_adds,
         PRINTED.get(name, Printed()) if config.width == entry.width else Printed(),
     )

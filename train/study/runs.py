@@ -5,12 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.shard import ShardIndex
 from train.config import TrainConfig
-from train.models import MODELS, build_model
-from train.models.cost import count_multiply_adds, count_parameters
+from train.models import MODELS
+from train.models.cost import count_costs
 from train.options import configure
 from train.study.tables import Row
 
@@ -118,7 +116,9 @@ def plan_run(row: Row, *, seed: int, settings: StudySettings, indexes: Sequence[
         options["save_every"] = min(1_000, max(1, settings.steps // 10))
     preset = "ucf101-search-2d" if row.num_frames == 1 else "ucf101-search"
     config = configure(preset, index, world_size=1, **options)
-    parameters, multiply_adds = cost_of_run(config, num_classes=len(index.classes))
+    parameters, multiply_adds = count_costs(
+        config.model, num_classes=len(index.classes), clip_shape=(3, row.num_frames, crop_size, crop_size)
+    )
     name = f"{row.model}-w{options['width']}-{row.num_frames}x{crop_size}-stride{row.frame_stride}"
     return StudyRun(name, row, seed, index.data_dir, preset, options, config, parameters, multiply_adds)
 
@@ -150,12 +150,3 @@ def is_enlarged(run: StudyRun, indexes: Sequence[ShardIndex]) -> bool:
     """Whether the run's frames are larger than any that are stored."""
     resize = run.config.clip.resize
     return resize is not None and resize > max(index.size for index in indexes)
-
-
-def cost_of_run(config: TrainConfig, *, num_classes: int) -> tuple[int, int]:
-    """Parameters of the network, and multiply-adds of one of its clips; nothing is computed."""
-    with torch.device("meta"):
-        model = build_model(config.model, num_classes=num_classes)
-    clip = config.clip
-    shape = (3, clip.num_frames, clip.crop_size, clip.crop_size)
-    return count_parameters(model), count_multiply_adds(model, clip_shape=shape)

@@ -13,7 +13,7 @@ from pipeline.shard import ShardIndex
 from train.config import from_dict
 from train.evaluation.features.parted import PartedExtraction, describe_run
 from train.evaluation.features.parts import DTYPES, PartFeatures, cut_into_parts
-from train.evaluation.video_level import views_per_sample
+from train.evaluation.video_level import videos_of, views_per_sample
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Extraction(PartedExtraction):
             **asdict(options) | {"layers": list(options.layers)},
         }
         self.options = options
-        self.num_views = views_per_sample(index, samples, num_clips=options.num_clips)
+        self.num_views = views_per_sample(videos_of(index, samples), num_clips=options.num_clips)
         self.parts = cut_into_parts(index, samples, videos_per_part=options.videos_per_part)
         super().__init__(state, index, about=about, num_parts=len(self.parts), out=out, device=device)
 
