@@ -8,7 +8,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import simplejpeg
 
-from pipeline.mapped_tars import PictureReader
+from pipeline.picture_reader import PictureReader
 from pipeline.shard import ShardIndex
 from pipeline.shard_writer import strip_file
 
@@ -33,7 +33,7 @@ class StripCheck:
 
     def __init__(self, index: ShardIndex) -> None:
         self._index = index
-        self._reader = PictureReader(index, max_mapped_tars=1)
+        self._reader = PictureReader(index, max_open_tars=1)
 
     def dataset_faults(self) -> Iterator[str]:
         return iter(())

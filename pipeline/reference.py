@@ -9,7 +9,7 @@ import simplejpeg
 
 from pipeline.clip import ClipSpec, frame_indices
 from pipeline.filmstrip import locate
-from pipeline.mapped_tars import PictureReader
+from pipeline.picture_reader import PictureReader
 from pipeline.plan import PlannedClips, stored_clip
 from pipeline.shard import ShardIndex
 

@@ -1,4 +1,4 @@
-"""The shard format as it is read: dataset.json and the memory-mapped index; mapped_tars.py reads the pictures.
+"""The shard format as it is read: dataset.json and the memory-mapped index; picture_reader.py reads the pictures.
 
 A dataset folder holds
     NAME-000000.tar, NAME-000000.idx   WebDataset tars (USTAR) and DALI's index of each
@@ -7,6 +7,7 @@ A dataset folder holds
     dataset.json, quarantine.jsonl     settings, counts, checksums; inputs that did not become samples
 """
 
+import mmap
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from pipeline.filmstrip import StripLayout
 from pipeline.index.arrays import LabelLists, Pictures
 from pipeline.index.check import IndexFault, check_info, read_info
-from pipeline.index.load import check_samples, label_lists_of, load_arrays, pictures_of
+from pipeline.index.load import check_samples, chunks, label_lists_of, load_arrays, pictures_of
 from pipeline.tar_store import TarStore
 
 FORMAT_VERSION = 1
@@ -44,6 +45,7 @@ class ShardIndex:
         pictures: What the tars hold of every sample.
         label_lists: None in datasets whose samples have one label each.
         store: Brings tars that `data_dir` does not have yet; None for a folder that has them all.
+        mappings: Of arrays whose pages `give_back_pages` gives back.
     """
 
     data_dir: Path
@@ -58,6 +60,7 @@ class ShardIndex:
     pictures: Pictures
     label_lists: LabelLists | None = None
     store: TarStore | None = None
+    mappings: tuple[mmap.mmap, ...] = ()
 
     @property
     def name(self) -> str:
@@ -116,6 +119,11 @@ class ShardIndex:
         """File names of the tars; `pictures.tar` counts along this list."""
         return [shard["tar"] for shard in self.info["shards"]]
 
+    def give_back_pages(self) -> None:
+        """Keep no page of large arrays in this process's memory; one that is read again is still in the page cache."""
+        for mapping in self.mappings:
+            mapping.madvise(mmap.MADV_DONTNEED)
+
     def key(self, sample: int) -> str:
         """The sample's unique short name."""
         return self.keys[sample].decode(errors="backslashreplace")
@@ -151,7 +159,10 @@ class ShardIndex:
         Raises:
             ShardError: There is no such tar.
         """
-        tars = self.pictures.tar[self.pictures.first[samples]]
+        tars = np.empty(len(samples), np.int32)
+        for rows in chunks(len(samples)):
+            tars[rows] = self.pictures.tar[self.pictures.first[samples[rows]]]
+            self.give_back_pages()
         if len(tars) and not 0 <= tars.min() <= tars.max() < len(self.tars):
             wrong = f"tars {tars.min()} … {tars.max()} of {len(self.tars)}"
             raise ShardError(f"{self.data_dir}/index: names {wrong}; build the shards again")
@@ -217,11 +228,11 @@ def open_index(data_dir: Path) -> ShardIndex:
     except IndexFault as fault:
         raise ShardError(f"{path}: {fault}; build the shards again") from None
     try:
-        arrays = load_arrays(folder / "index", info, picture=picture)
+        arrays, mappings = load_arrays(folder / "index", info, picture=picture)
         check_samples(arrays, info, picture=picture)
     except IndexFault as fault:
         raise ShardError(f"{data_dir}: {fault}; build the shards again") from None
-    return ShardIndex(
+    index = ShardIndex(
         folder,
         info,
         keys=arrays["key"],
@@ -233,4 +244,7 @@ def open_index(data_dir: Path) -> ShardIndex:
         subsets=arrays["split"],
         pictures=pictures_of(arrays, picture=picture),
         label_lists=label_lists_of(arrays),
+        mappings=mappings,
     )
+    index.give_back_pages()  # checking has read every row
+    return index

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.clip import frame_indices, num_starts
 from pipeline.filmstrip import ClipStrips, clip_strips, max_slots
 from pipeline.h264.packets import ClipPackets, clip_packets
-from pipeline.mapped_tars import PictureReader
+from pipeline.picture_reader import PictureReader
 from pipeline.plan import Plan, PlannedClips, crop_room
 from pipeline.shard import ShardError, ShardIndex
 
@@ -72,7 +72,7 @@ class ReadStep:
         clips: After replacement, N of them.
         located: Their pictures within their samples, and their frames within those.
         owner: int64 [M], the clip that each picture belongs to, rising.
-        data: M pictures, uint8 [bytes] each, views of the mapped tars.
+        data: M pictures, uint8 [bytes] each.
         num_replaced: Clips that are not the plan's because a sample is damaged.
         num_real_global: Clips of weight 1 that the plan has for this step, over all ranks.
     """
@@ -173,6 +173,7 @@ class StepReader:
             num_bytes=int(self._index.pictures.size[pictures].sum()),
         )
         num_replaced = int((attempts > 0).sum())
+        self._index.give_back_pages()
         return ReadStep(step, clips, located, owner, data, num_replaced, planned.num_real_global, work)
 
     def whereabouts(self) -> str | None:

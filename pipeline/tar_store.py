@@ -24,17 +24,15 @@ class TarStore(Protocol):
     Attributes:
         url: Where they come from.
         unreadable: Tars given up, and why.
-        is_short: Whether there is too little room for what is needed at once, so that nothing should be kept.
     """
 
     url: str
     unreadable: dict[int, str]
-    is_short: bool
 
     def open(
         self, number: int, *, stop: threading.Event, let_go: Callable[[], None] | None = None, wait: bool = True
     ) -> BinaryIO | None:
-        """A tar, which stays as long as it or a mapping of it is open; None for one that cannot be had."""
+        """A tar, which stays as long as it or a copy of its descriptor is open; None for one that cannot be had."""
 
     def fetch_beside(self, number: int, *, stop: threading.Event) -> None:
         """Fetch a tar's .idx."""

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.checking import Found
 from pipeline.h264.check import and_more, avcc_faults, blank_faults, decode_faults, policy_faults
 from pipeline.h264.encode import FILE, EncodePolicy, read_packets
-from pipeline.mapped_tars import PictureReader
+from pipeline.picture_reader import PictureReader
 from pipeline.shard import ShardError, ShardIndex
 
 
@@ -24,7 +24,7 @@ class VideoCheck:
 
     def __init__(self, index: ShardIndex) -> None:
         self._index = index
-        self._reader = PictureReader(index, max_mapped_tars=1)
+        self._reader = PictureReader(index, max_open_tars=1)
         codec = index.info["codec"]
         try:
             size = (codec["tile_width"], codec["tile_height"])

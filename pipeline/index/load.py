@@ -4,6 +4,7 @@ Rows of pictures, of which there are many more, are checked when they are read: 
 """
 
 import math
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,19 @@ from pipeline.source.plain_file import open_plain
 
 NAMES, TEXT = ("key", "source", "group"), "S"  # bytes of any width
 PICTURE_TYPES = {"tar": np.int32, "offset": np.int64, "size": np.int32, "crc32": np.uint32, "keyframe": np.bool_}
+LARGE_BYTES = 2**23  # of a file whose pages are given back after every step
+PLANNED = {"label", "num_frames", "content"}  # but not these: a step is planned with rows of all ranks' clips
 CHUNK_ROWS = 2**20  # looked at together, which bounds the memory
 READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def load_arrays(folder: Path, info: dict[str, Any], *, picture: str) -> dict[str, np.ndarray]:
+def load_arrays(
+    folder: Path, info: dict[str, Any], *, picture: str
+) -> tuple[dict[str, np.ndarray], tuple[mmap.mmap, ...]]:
     """All arrays that a checked dataset.json asks for, of the types and shapes that follow from it.
+
+    Returns:
+        The arrays by name, and the mappings of those that are large and of which a step needs few rows.
 
     Raises:
         IndexFault: One is missing, damaged or another.
@@ -35,11 +43,14 @@ def load_arrays(folder: Path, info: dict[str, Any], *, picture: str) -> dict[str
     wanted |= {f"{picture}_{name}": (PICTURE_TYPES[name], (pictures,)) for name in columns}
     if "num_labels" in info:
         wanted |= {"first_label": (np.int64, (count + 1,)), "labels": (np.int32, (info["num_labels"],))}
-    return {name: load_array(folder / f"{name}.npy", kind, shape) for name, (kind, shape) in wanted.items()}
+    loaded = {name: load_array(folder / f"{name}.npy", kind, shape) for name, (kind, shape) in wanted.items()}
+    mappings = {name: mapping for name, (_, mapping) in loaded.items() if name not in PLANNED}
+    large = tuple(mapping for mapping in mappings.values() if mapping is not None and len(mapping) >= LARGE_BYTES)
+    return {name: array for name, (array, _) in loaded.items()}, large
 
 
-def load_array(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """An array, memory-mapped.
+def load_array(path: Path, kind: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, mmap.mmap | None]:
+    """An array, memory-mapped and read-only, and its mapping; an empty array has none.
 
     Raises:
         IndexFault: It is not there, not a file, damaged, or of another type or shape.
@@ -55,8 +66,9 @@ def load_array(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
             if size != start + math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"{size} bytes; its header says {start + math.prod(shape) * dtype.itemsize}")
             if not math.prod(shape):  # cannot be mapped
-                return np.empty(shape, dtype)
-            return np.memmap(file, dtype, mode="r", offset=start, shape=shape)
+                return np.empty(shape, dtype), None
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return np.ndarray(shape, dtype, mapping, start), mapping
     except Exception as error:  # numpy raises nearly everything for damaged headers
         raise IndexFault(f"index/{path.name}: cannot be read ({one_line(error)})") from None
 

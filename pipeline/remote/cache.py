@@ -1,7 +1,7 @@
 """The cache folder of a machine: tars of any dataset within one size limit, the least recently used give way.
 
 A tar's lock is on the file itself. While it is fetched it has a temporary name and an exclusive lock; while a process
-has it mapped, a shared one; who evicts it must get an exclusive one. All locks end with the process that holds them.
+has it open, a shared one; who evicts it must get an exclusive one. All locks end with the process that holds them.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""The tars of a remote dataset: fetched whole when first needed, checked, and then read where they lie."""
+"""The tars of a remote dataset: fetched whole when first needed, checked, and then read like any other."""
 
 import os
 import threading
@@ -57,7 +57,7 @@ class RemoteTars:
     def open(
         self, number: int, *, stop: threading.Event, let_go: Callable[[], None] | None = None, wait: bool = True
     ) -> BinaryIO | None:
-        """A tar, open and locked against eviction until it and all mappings of it are closed.
+        """A tar, open and locked against eviction until it and all copies of its descriptor are closed.
 
         Args:
             let_go: Called when the cache is full, to close tars of the caller's own; without it, a full cache gives

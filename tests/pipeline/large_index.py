@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,40 +78,46 @@ def memory_mb() -> dict[str, float]:
 
 def measure(folder: Path, window: int | None) -> dict[str, object]:
     """Seconds and megabytes of what a rank does before and while it trains for an epoch."""
-    told: dict[str, object] = {"before_mb": memory_mb()}
-    started = time.perf_counter()
+    told: dict[str, Any] = {"before_mb": memory_mb()}
+    started, started_cpu = time.perf_counter(), time.process_time()
     index = open_index(folder)
-    told["open_s"] = time.perf_counter() - started
+    told["open_s"], told["open_cpu_s"] = time.perf_counter() - started, time.process_time() - started_cpu
     told["open_mb"] = memory_mb()
     started = time.perf_counter()
     samples = index.samples_of("1", "train")
     plan = TrainPlan(index, samples, ClipSpec(), global_batch_size=GLOBAL_BATCH_SIZE, seed=0, shuffle_window=window)
     told["plan_s"] = time.perf_counter() - started
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
     plan.batch(0)
     told["first_batch_s"] = time.perf_counter() - started
+    told["first_batch_cpu_s"] = time.process_time() - started_cpu
     told["plan_mb"] = memory_mb()
     rows, took, busy, found, own = rank_rows(GLOBAL_BATCH_SIZE, rank=0, world_size=WORLD_SIZE), [], [], [], []
+    resident: list[float] = []
     steps = len(samples) // GLOBAL_BATCH_SIZE
     for step in range(1, steps + 3):  # over the end of the epoch
         started, started_cpu = time.perf_counter(), time.thread_time()
         clips = plan.batch(step)[rows]
         took.append(time.perf_counter() - started)
         busy.append(time.thread_time() - started_cpu)
-        started = time.perf_counter()
+        started_cpu = time.thread_time()
         drawn_labels(index, clips)
         first = index.pictures.first[clips.sample]
-        index.pictures.tar[first], index.pictures.offset[first], index.pictures.size[first]
-        found.append(time.perf_counter() - started)
+        index.pictures.tar[first], index.pictures.offset[first], index.pictures.size[first], index.pictures.crc32[first]
+        if step % 50 == 0 or step > steps - 2:
+            resident.append(sum(memory_mb().values()))
+        index.give_back_pages()
+        found.append(time.thread_time() - started_cpu)
         if step % (steps // 10) == 0:
             own.append(memory_mb()["own"])
     told |= {
         "samples": len(samples),
         "step_ms": quantiles_ms(took[: steps - 2]),
         "step_cpu_ms": quantiles_ms(busy[: steps - 2]),
-        "lookup_ms": quantiles_ms(found[: steps - 2]),
+        "lookup_cpu_ms": quantiles_ms(found[: steps - 2]),
         "next_epoch_s": max(took[steps - 2 :]),
         "own_mb_over_epoch": own,
+        "resident_mb": max(resident) - sum(told["before_mb"].values()),
         "end_mb": memory_mb(),
     }
     return told

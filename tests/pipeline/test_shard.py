@@ -1,6 +1,7 @@
 """The shard format: other people's readers open it, and damage is said in one line."""
 
 import json
+import mmap
 import shutil
 import tarfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import webdataset
 from nvidia.dali import Pipeline, fn
 from wds2idx import IndexCreator
 
+import pipeline.index.load
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardError, ShardIndex, open_index
 from pipeline.shard_writer import Sample, TarShard, strip_files, write_atomically
@@ -69,7 +71,19 @@ def copy_of(index: ShardIndex, tmp_path: Path) -> ShardIndex:
 
 
 def test_arrays_are_mapped_not_read(numbered: ShardIndex) -> None:
-    assert all(isinstance(a, np.memmap) for a in (numbered.labels, numbered.pictures.offset, numbered.keys))
+    for array in (numbered.labels, numbered.pictures.offset, numbered.keys):
+        assert isinstance(array.base, mmap.mmap)
+        assert not array.flags.writeable
+
+
+def test_pages_given_back_are_read_again(numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.index.load, "LARGE_BYTES", 0)
+    index = open_index(numbered.data_dir)
+    assert len(index.mappings) > 5
+    before = np.array(index.pictures.offset)
+    index.give_back_pages()
+    assert np.array_equal(index.pictures.offset, before)
+    assert np.array_equal(before, numbered.pictures.offset)
 
 
 def test_a_split_or_subset_that_does_not_exist_is_named(numbered: ShardIndex) -> None:

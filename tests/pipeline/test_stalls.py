@@ -1,6 +1,5 @@
 """Disks that hang, and files that change while they are read: an error or a replacement, never a hang or a crash."""
 
-import mmap
 import os
 import shutil
 import threading
@@ -9,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipeline.mapped_tars
+import pipeline.picture_reader
 from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
-from pipeline.pages import PAGE_SIZE, load_pages
 from pipeline.shard import ShardIndex, open_index
 from pipeline.step_reader import StepReader
 from tests.chaos.ledger import wait_until
@@ -28,7 +26,7 @@ def test_a_disk_that_hangs_ends_the_loader_and_the_message_says_where(
     numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = threading.Event()
-    monkeypatch.setattr(pipeline.mapped_tars, "load_pages", lambda data: goes_on.wait())
+    monkeypatch.setattr(pipeline.picture_reader, "read_bytes", lambda *place: goes_on.wait() and None)
     loader = ClipLoader(numbered, train_plan(numbered), settings=LoaderSettings(stall_timeout_s=3))
     with pytest.raises(LoaderError) as caught:
         next(iter(loader))
@@ -46,15 +44,15 @@ def test_a_disk_that_hangs_ends_the_loader_and_the_message_says_where(
 def test_a_loader_whose_disk_hangs_can_be_closed(numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on, is_reading = threading.Event(), threading.Event()
 
-    def hang(data: np.ndarray) -> bool:
+    def hang(*place: int) -> None:
         is_reading.set()
-        return goes_on.wait()
+        goes_on.wait()
 
     settings = LoaderSettings(prefetch=1, queue_depth=1, read_ahead=0, stall_timeout_s=3)
     with ClipLoader(numbered, train_plan(numbered), settings=settings) as loader:
         next(iter(loader))
         wait_until(loader._producer._ready.full, "a batch that waits")  # type: ignore[union-attr]
-        monkeypatch.setattr(pipeline.mapped_tars, "load_pages", hang)
+        monkeypatch.setattr(pipeline.picture_reader, "read_bytes", hang)
         next(iter(loader))  # is there, and makes room for those that hang
         assert is_reading.wait(timeout=30)
     goes_on.set()
@@ -81,15 +79,3 @@ def test_a_tar_that_cannot_be_opened_costs_its_samples_and_they_are_named(copied
         take(loader, 4)
         assert loader.num_replaced > 0
         assert loader.bad_samples
-
-
-def test_pages_beyond_the_end_of_a_file_cannot_be_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(bytes(4 * PAGE_SIZE))
-    with path.open("rb") as file:
-        data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    assert load_pages(data)
-    os.truncate(path, PAGE_SIZE + 1)
-    assert load_pages(data[5 : 2 * PAGE_SIZE])
-    assert not load_pages(data[5 : 2 * PAGE_SIZE + 1])
-    assert not load_pages(data[3 * PAGE_SIZE :])

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-import pipeline.mapped_tars
+import pipeline.picture_reader
 import train.run_folder
 from pipeline.shard import ShardIndex
 from tests.chaos.ledger import wait_until
@@ -77,7 +77,7 @@ def test_a_disk_that_hangs_ends_the_run(
     run_main: Trainer, squares: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = threading.Event()
-    monkeypatch.setattr(pipeline.mapped_tars, "load_pages", lambda data: goes_on.wait())
+    monkeypatch.setattr(pipeline.picture_reader, "read_bytes", lambda *place: goes_on.wait() and None)
     result = run_main(tmp_path / "run", *NARROW, "--steps", "1", "--stall-timeout", "3")
     goes_on.set()
     assert result.exit_code == 1

@@ -8,7 +8,7 @@ import pytest
 from nvidia.dali import Pipeline, fn
 
 from pipeline.h264.splice import Splicer
-from pipeline.mapped_tars import PictureReader
+from pipeline.picture_reader import PictureReader
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardIndex
 

@@ -1,34 +1,23 @@
-"""The bytes of pictures, read in place from memory-mapped tars: no copy, every one checked, fetched from disk ahead."""
+"""The bytes of pictures, strips or packets, read from the tars: every one checked, fetched from disk ahead."""
 
 import errno
-import mmap
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from io import FileIO
 
 import numpy as np
 from isal import isal_zlib  # zlib's crc32 by vector instructions, at three times its speed and more
 
-from pipeline.pages import load_pages
 from pipeline.shard import ShardError, ShardIndex
 from pipeline.source.plain_file import open_plain
 
-# Of the 65,530 mappings that Linux allows a process. Python keeps a file open for each, of which fewer may be allowed.
-MAX_MAPPED_TARS = 16_384
-
-
-@dataclass(frozen=True)
-class MappedTar:
-    """One tar: the mapping itself, and its bytes as uint8 [size] that DALI reads in place."""
-
-    mapping: mmap.mmap
-    content: np.ndarray
+MAX_OPEN_TARS = 16_384  # fewer where the system allows fewer
 
 
 class PictureReader:
-    """Reads pictures of an index, strips or packets, many at a time.
+    """Reads pictures of an index, many at a time.
 
     Attributes:
         stop: Set by another thread to end a wait for a remote tar, with `Interrupted`.
@@ -36,10 +25,10 @@ class PictureReader:
         at: Tar, and place in `pictures`, that `read` or `fetch` is at, for another thread that wonders; None outside.
     """
 
-    def __init__(self, index: ShardIndex, *, max_mapped_tars: int = MAX_MAPPED_TARS) -> None:
+    def __init__(self, index: ShardIndex, *, max_open_tars: int = MAX_OPEN_TARS) -> None:
         self._index = index
-        self._max_mapped_tars = max_mapped_tars
-        self._tars: OrderedDict[int, MappedTar] = OrderedDict()
+        self._max_open_tars = max_open_tars
+        self._tars: OrderedDict[int, FileIO] = OrderedDict()  # the one used last at the end
         self._let_go_ns = 0
         self.stop = threading.Event()
         self.at: tuple[int, int] | None = None
@@ -52,8 +41,7 @@ class PictureReader:
             pictures: int64 [M].
 
         Returns:
-            M arrays, uint8 [bytes], views of the mapped tars that stay valid as long as they are held; None for one
-            whose bytes are missing or fail their crc32.
+            M arrays, uint8 [bytes]; None for one whose bytes are missing or fail their crc32.
         """
         found: list[np.ndarray | None] = [None] * len(pictures)
         tars, offsets, sizes = self._places(pictures)
@@ -64,19 +52,17 @@ class PictureReader:
             order = sorted(order, key=tars.__getitem__)  # a tar that must give way to others is fetched once
         for i in order:
             self.at = tars[i], i
-            found[i] = self._read(tars[i], offsets[i], sizes[i], expected[i])
+            data = self._read(tars[i], offsets[i], sizes[i])
+            if data is not None and isal_zlib.crc32(data) == expected[i]:
+                found[i] = data
         self.at = None
         return found
 
-    def _read(self, tar: int, offset: int, size: int, crc32: int) -> np.ndarray | None:
-        mapped = self._tar(tar)
-        if mapped is None or size < 1 or not 0 <= offset <= len(mapped.content) - size:
-            return None
-        data = mapped.content[offset : offset + size]
-        if not load_pages(data) or isal_zlib.crc32(data) != crc32:
-            return None
-        must_give_way = self._index.store is not None and self._index.store.is_short
-        return data.copy() if must_give_way else data
+    def _read(self, tar: int, offset: int, size: int) -> np.ndarray | None:
+        file = self._tar(tar)
+        if file is None or size < 1 or not 0 <= offset <= os.fstat(file.fileno()).st_size - size:
+            return None  # before memory is taken for bytes that a damaged index claims
+        return read_bytes(file.fileno(), offset, size)
 
     def read_one(self, picture: int) -> np.ndarray | None:
         """`read` for a single picture."""
@@ -87,11 +73,9 @@ class PictureReader:
         tars, offsets, sizes = self._places(pictures)
         for tar, offset, size, i in sorted(zip(tars, offsets, sizes, range(len(pictures)), strict=True)):
             self.at = tar, i
-            mapped = self._tar(tar, wait=False)
-            if mapped is None or size < 1 or not 0 <= offset <= len(mapped.content) - size:
-                continue
-            first = offset - offset % mmap.PAGESIZE
-            mapped.mapping.madvise(mmap.MADV_WILLNEED, first, offset + size - first)
+            file = self._tar(tar, wait=False)
+            if file is not None and size > 0 and offset >= 0:
+                os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
         self.at = None
 
     def _places(self, pictures: np.ndarray) -> tuple[list[int], list[int], list[int]]:
@@ -99,8 +83,8 @@ class PictureReader:
         where = self._index.pictures
         return where.tar[pictures].tolist(), where.offset[pictures].tolist(), where.size[pictures].tolist()
 
-    def _tar(self, number: int, *, wait: bool = True) -> MappedTar | None:
-        """A tar; None when there is none or it is empty: its samples are replaced and counted like damaged ones.
+    def _tar(self, number: int, *, wait: bool = True) -> FileIO | None:
+        """A tar; None when there is none: its samples are replaced and counted like damaged ones.
 
         Args:
             wait: Have a remote one fetched.
@@ -111,33 +95,32 @@ class PictureReader:
         if not 0 <= number < len(self._index.tars):
             return None
         try:
-            mapping = self._map(number, wait=wait)
+            file = self._open(number, wait=wait)
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENOMEM):
+            if error.errno != errno.EMFILE:
                 return None
             if not self._tars:
                 raise ShardError(
                     f"{self._index.tars[number]}: {error.strerror}, for a batch needs many tars at once; raise the "
                     "limit (ulimit -n), or use --shuffle-window"
                 ) from None
-            self._tars.clear()  # too many open files or mappings: those still needed come back
+            self._tars.clear()  # those still needed come back
             return self._tar(number, wait=wait)
         except ShardError:
             raise  # a server that is gone; nothing is known of the tar
         except ValueError:
             return None
-        if mapping is None:
+        if file is None:
             return None
-        self._tars[number] = tar = MappedTar(mapping, np.frombuffer(mapping, np.uint8))
-        if len(self._tars) > self._max_mapped_tars:
-            self._tars.popitem(last=False)  # unmapped when the last view of it is gone
-        return tar
+        self._tars[number] = file
+        if len(self._tars) > self._max_open_tars:
+            self._tars.popitem(last=False)
+        return file
 
-    def _map(self, number: int, *, wait: bool) -> mmap.mmap | None:
+    def _open(self, number: int, *, wait: bool) -> FileIO | None:
         store = self._index.store
         if store is None:
-            with os.fdopen(open_plain(self._index.data_dir / self._index.tars[number]), "rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return FileIO(open_plain(self._index.data_dir / self._index.tars[number]))
         self.is_fetching = wait
         try:
             fetched = store.open(number, stop=self.stop, let_go=self._tars.clear, wait=wait)
@@ -145,8 +128,8 @@ class PictureReader:
             self.is_fetching = False
         if fetched is None:
             return None
-        with fetched:  # the mapping has a file descriptor of its own, and with it the lock that keeps the tar
-            return mmap.mmap(fetched.fileno(), 0, access=mmap.ACCESS_READ)
+        with fetched:  # the copy shares its lock, which keeps the tar in the cache
+            return FileIO(os.dup(fetched.fileno()))
 
     def _let_go_if_asked(self) -> None:
         """Close all tars when a process has found the cache full of tars in use; those needed are opened again."""
@@ -155,3 +138,22 @@ class PictureReader:
         if asked_ns > self._let_go_ns:
             self._tars.clear()
         self._let_go_ns = asked_ns
+
+
+def read_bytes(file: int, offset: int, size: int) -> np.ndarray | None:
+    """Some bytes of an open file: uint8 [size]; None where it has become shorter or the disk cannot read them.
+
+    Args:
+        file: Its descriptor. Other threads run while the disk is waited for.
+    """
+    data = np.empty(size, np.uint8)
+    num_read = 0
+    while num_read < size:
+        try:
+            count = os.preadv(file, [data[num_read:]], offset + num_read)
+        except OSError:
+            return None
+        if not count:
+            return None
+        num_read += count
+    return data

@@ -1,0 +1,115 @@
+"""Disks that are full, or may not be written, really: a file system in memory of a few kilobytes."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.shard_writer import sha256_of
+from tests.numbered import write_numbered_video
+from tools import make_shards
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("full") / "raw"
+    for name in ("left/a", "left/b", "right/c", "right/d"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_numbered_video(folder / f"{name}.mp4", num_frames=24)
+    return folder
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], None]]:
+    """Gives `tmp_path` / "disk" a size, bytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def resize(num_bytes: int) -> None:
+        options = f"size={num_bytes}" if not folder.is_mount() else f"remount,size={num_bytes}"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"a file system of its own cannot be mounted here: {done.stderr.strip()}")
+
+    yield resize
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def build(raw: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    """Exit code, and the lines of standard error that are no progress."""
+    arguments = ["folder", "--raw", str(raw), "--out", str(out), "--samples-per-shard", "2", "--workers", "1", "--quiet"]
+    with pytest.raises(SystemExit) as ended:
+        make_shards.main(arguments, prog_name="make_shards.py")
+    return int(ended.value.code or 0), capsys.readouterr().err.splitlines()
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_a_build_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
+    raw: Path, tmp_path: Path, disk: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(raw, tmp_path / "calm", capsys)[0] == 0
+    expected = content(tmp_path / "calm")
+    needed = sum((tmp_path / "calm" / name).stat().st_size for name in expected)
+    out = tmp_path / "disk" / "shards"
+    disk(2 * needed)
+    was_full = 0
+    for num_bytes in (4096, 8192, needed // 3, needed // 2, 2 * needed // 3, needed - 8192):
+        for path in sorted(out.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        disk(num_bytes)
+        code, said = build(raw, out, capsys)
+        if code:
+            was_full += 1
+            assert len(said) == 1
+            assert said[0].startswith(f"error: {out}")
+            assert said[0].endswith(
+                "No space left on device; make room, or make it writable, and run the same command again: finished "
+                "shards are kept"
+            )
+            assert not (out / "dataset.json").exists()
+        disk(4 * needed + 2**20)
+        assert build(raw, out, capsys)[0] == 0
+        assert content(out) == expected
+    assert was_full > 3
+
+
+def test_a_disk_that_may_only_be_read_is_said_in_one_line(
+    raw: Path, tmp_path: Path, disk: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk(2**20)
+    folder = tmp_path / "disk"
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    code, said = build(raw, folder / "shards", capsys)
+    assert code == 1
+    assert said == [
+        f"error: {folder / 'shards'}: Read-only file system; make room, or make it writable, and run the same command "
+        "again: finished shards are kept"
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a while")
+def test_a_folder_of_somebody_else_is_said_in_one_line(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir(mode=0o755)
+    for parent in (*list(raw.parents)[:-1], *list(tmp_path.parents)[:-1], tmp_path):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    os.seteuid(65534)  # nobody
+    try:
+        code, said = build(raw, folder / "shards", capsys)
+    finally:
+        os.seteuid(0)
+    assert code == 1
+    assert said == [
+        f"error: {folder / 'shards'}: Permission denied; make room, or make it writable, and run the same command "
+        "again: finished shards are kept"
+    ]
