@@ -1,0 +1,223 @@
+"""Which sample is meant, what its key.json says, and its frames as they are stored."""
+
+import difflib
+import json
+import tarfile
+import threading
+from typing import Any, BinaryIO
+
+import numpy as np
+import simplejpeg
+
+from pipeline.filmstrip import locate
+from pipeline.h264.decode import SoftwareDecoder
+from pipeline.h264.packets import clip_packets
+from pipeline.picture_reader import PictureReader
+from pipeline.shard import ShardError, ShardIndex, choices
+from pipeline.source.plain_file import open_plain
+
+MAX_NAMED = 3  # samples in an error message
+MAX_COMPARED = 2_000  # keys that difflib looks at; of millions it would take minutes
+MAX_META_BYTES = 2**20
+
+
+def find_sample(index: ShardIndex, key: str) -> int:
+    """The sample with a key, or whose video has a name, or with a part of either that is unique.
+
+    Raises:
+        ValueError: There is none, or more than one; names the nearest.
+    """
+    wanted = key.encode()
+    exact = np.flatnonzero(index.keys == wanted)
+    if len(exact):
+        return int(exact[0])
+    found = np.flatnonzero(contains(index.keys, wanted) | contains(index.sources, wanted))
+    if len(found) == 1:
+        return int(found[0])
+    paths = index.sources[found]
+    named = found[contains(paths, b"/" + wanted + b".") | np.char.startswith(paths, wanted + b".")]
+    if len(named) == 1:
+        return int(named[0])
+    if len(found):
+        first = listed([f"{index.key(row)} ({index.source(row)})" for row in found[:MAX_NAMED]], count=len(found))
+        raise ValueError(f"{key}: {len(found)} samples have it in their key or source: {first}; give one's key")
+    names = nearest_names(index, key)
+    near = f"the nearest are {', '.join(names)}" if names else "nothing is like it"
+    raise ValueError(f"{key}: no sample of {index.name} has it in its key or source; {near}")
+
+
+def contains(names: np.ndarray, part: bytes) -> np.ndarray:
+    """Which of some byte strings have a part: bool [N]."""
+    return np.char.find(names, part) >= 0
+
+
+def listed(names: list[str], *, count: int) -> str:
+    """Names with commas, and that there are more.
+
+    >>> listed(["a", "b"], count=2), listed(["a", "b"], count=5)
+    ('a, b', 'a, b, …')
+    """
+    return ", ".join([*names, "…"] if count > len(names) else names)
+
+
+def nearest_names(index: ShardIndex, key: str) -> list[str]:
+    """Up to three keys, or names of sources without folder and ending, that look like `key`, the likest first.
+
+    Of a large dataset only names with the longest beginning in common are compared.
+    """
+    stems = np.char.rpartition(np.asarray(index.sources), b"/")[:, 2]
+    found: list[str] = []
+    for names in (stems, np.asarray(index.keys)):
+        rows = like_beginning(names, key.encode())[:MAX_COMPARED]
+        found += [names[row].decode(errors="backslashreplace").partition(".")[0] for row in rows]
+    return difflib.get_close_matches(key, list(dict.fromkeys(found)), n=MAX_NAMED, cutoff=0.5)
+
+
+def like_beginning(names: np.ndarray, wanted: bytes) -> np.ndarray:
+    """Rows of the names to compare: all of few; of many those that share the longest beginning with `wanted`.
+
+    >>> names = np.array([b"v_Bike_1", b"v_Bike_2", b"v_Swing_1"] * 1000)
+    >>> len(like_beginning(names, b"v_Biek_2")), len(like_beginning(names[:3], b"v_Biek_2"))
+    (2000, 3)
+    """
+    rows = np.arange(len(names))
+    if len(names) <= MAX_COMPARED:
+        return rows
+    for length in range(1, len(wanted) + 1):
+        closer = rows[np.char.startswith(names[rows], wanted[:length])]
+        if not len(closer):
+            break
+        rows = closer
+    return rows
+
+
+def sample_meta(index: ShardIndex, sample: int) -> dict[str, Any]:
+    """What the sample's key.json in the tar says; shards/README.md has its fields.
+
+    Raises:
+        ShardError: It cannot be read.
+    """
+    tar_number = int(index.tar_of(np.array([sample]))[0])
+    try:
+        with open_tar(index, tar_number) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            content = member_bytes(tar, f"{index.key(sample)}.json")
+        meta = json.loads(content)
+        whole = {name: int(meta[name]) for name in ("num_frames", "segment_start")}
+        return meta | whole | {"fps": float(meta["fps"])}
+    except ShardError:
+        raise
+    except (tarfile.TarError, OSError, KeyError, TypeError, ValueError):
+        raise damaged(index, sample) from None
+
+
+def member_bytes(tar: tarfile.TarFile, name: str) -> bytes:
+    """A small file of a tar.
+
+    Raises:
+        KeyError: It is not there, or is no small file.
+    """
+    for member in tar:  # up to it, not all
+        file = tar.extractfile(member) if member.name == name and member.size <= MAX_META_BYTES else None
+        if file is not None:
+            return file.read()
+    raise KeyError(name)
+
+
+def open_tar(index: ShardIndex, number: int) -> BinaryIO:
+    """A tar, fetched if it is behind a URL."""
+    if index.store is None:
+        return open(open_plain(index.data_dir / index.tars[number]), "rb")
+    file = index.store.open(number, stop=threading.Event())
+    if file is None:
+        raise ShardError(f"{index.tars[number]}: cannot be had from {index.store.url}; run tools/check_shards.py there")
+    return file
+
+
+def stored_frames(index: ShardIndex, sample: int, frames: np.ndarray) -> np.ndarray:
+    """Some frames of a sample as they are stored, the tile's padding cut off.
+
+    Only the strips or packets that hold them are decoded.
+
+    Args:
+        frames: int [n], numbers of stored frames, never decreasing.
+
+    Returns:
+        uint8 RGB FHWC [n, height, width, 3].
+
+    Raises:
+        ShardError: A picture is damaged.
+    """
+    wanted, place = np.unique(frames, return_inverse=True)
+    decode = packet_frames if index.codec == "h264" else strip_frames
+    try:
+        tiles = decode(index, sample, wanted)
+    except ShardError:
+        raise
+    except ValueError:  # what simplejpeg and SoftwareDecoder say of bytes that are no picture
+        raise damaged(index, sample) from None
+    left, top, width, height = (int(value) for value in index.content[sample])
+    return tiles[place, top : top + height, left : left + width]
+
+
+def strip_frames(index: ShardIndex, sample: int, wanted: np.ndarray) -> np.ndarray:
+    """Frames of filmstrips, rising: uint8 [n, tile_height, tile_width, 3]."""
+    layout, first = index.layout, int(index.pictures.first[sample])
+    strip, tile = locate(wanted, layout)
+    needed, slot = np.unique(strip, return_inverse=True)
+    shape = (layout.strip_frames, layout.tile_height, layout.tile_width, 3)
+    decoded = [simplejpeg.decode_jpeg(data).reshape(shape) for data in read(index, sample, first + needed)]
+    return np.stack([decoded[s][t] for s, t in zip(slot, tile, strict=True)])
+
+
+def packet_frames(index: ShardIndex, sample: int, wanted: np.ndarray) -> np.ndarray:
+    """Frames of H.264, rising: uint8 [n, tile_height, tile_width, 3]."""
+    height, width = index.tile_size
+    located = clip_packets(wanted[None], gop_size=index.gop_size)
+    packets = read(index, sample, int(index.pictures.first[sample]) + located.packets)
+    decoder = SoftwareDecoder(bytes.fromhex(index.info["codec"]["avcc"]), height=height, width=width, num_threads=1)
+    return decoder.decode([packets], [located.order[0]])[0]
+
+
+def read(index: ShardIndex, sample: int, pictures: np.ndarray) -> list[np.ndarray]:
+    """The bytes of pictures, which must be whole."""
+    found = PictureReader(index).read(pictures)
+    whole = [data for data in found if data is not None]
+    if len(whole) < len(found):
+        raise damaged(index, sample)
+    return whole
+
+
+def damaged(index: ShardIndex, sample: int) -> ShardError:
+    """Training puts another sample in the place of one like this."""
+    return ShardError(
+        f"{index.key(sample)}: damaged in {index.data_dir}; tools/check_shards.py says how, building again mends it"
+    )
+
+
+def nth_sample(index: ShardIndex, number: int) -> int:
+    """The sample with a number.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    if number >= index.num_samples:
+        raise ValueError(f"--index: {number} does not exist; choose 0 to {index.num_samples - 1}")
+    return number
+
+
+def random_sample(index: ShardIndex, *, split: str | None, side: str | None, random: np.random.Generator) -> int:
+    """Any sample of a side of a split; without a side, any that the split uses; without a split, any at all.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if side is not None:
+        return int(random.choice(index.samples_of(split or index.split_names[0], side)))
+    if split is None:
+        return int(random.integers(index.num_samples))
+    if split not in index.split_names:
+        raise ValueError(f"{index.name}: split {split} does not exist; choose {choices(index.split_names)}")
+    used = np.flatnonzero(index.subsets[:, index.split_names.index(split)])
+    if not len(used):
+        raise ValueError(f"{index.name}: split {split} uses no sample; choose another")
+    return int(random.choice(used))
