@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, group_warnings, is_video_name
 from pipeline.datasets.splits import class_of, draw_test_groups, read_split_file
+from pipeline.nearest import did_you_mean
 
 WANTED = "put <class>/<video>, one folder a class, there"
 
@@ -51,6 +52,8 @@ def list_folder(
         raise DatasetError(f"test_groups: {test_groups[0]!r} is given beside a split file; choose one of the two")
     sources, classes, unlisted, warnings = find_videos(root)
     if not sources:
+        if unlisted:
+            raise DatasetError(f"{root}: {unlisted[0]} lies in no class folder; {WANTED}")
         raise DatasetError(f"{root}: no video found; {WANTED}")
 
     groups = {source: group_of(source, pattern=group_pattern) for source in sources}
@@ -137,7 +140,8 @@ def chosen_groups(groups: Mapping[str, str], *, test_groups: Sequence[str]) -> s
     for group in test_groups:
         if group not in known:
             some = ", ".join(known[:10]) + (", …" if len(known) > 10 else "")
-            raise DatasetError(f"test_groups: {group!r} is no group here; choose from {some}")
+            meant = did_you_mean(group, known) or ";"
+            raise DatasetError(f"test_groups: {group!r} is no group here{meant} choose from {some}")
     return set(test_groups)
 
 

@@ -18,7 +18,8 @@ LIST_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_
 VIDEO_FOLDERS = ("hmdb51_org", "hmdb51", "HMDB51", "videos", ".")
 WANTED = (
     "put <class>/*.avi (each class's .rar of hmdb51_org.rar) and testTrainMulti_7030_splits/*.txt "
-    "(test_train_splits.rar) there, unpacked"
+    "(test_train_splits.rar) of https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database "
+    "there, unpacked"
 )
 
 LIST_NAME = re.compile(r"(?P<class_name>.+)_test_split(?P<split>\d+)\.txt")

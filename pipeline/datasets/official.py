@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, group_warnings, is_video_name
+from pipeline.nearest import nearest
 
 SPLIT_NAMES = ["1", "2", "3"]  # of UCF101 and of HMDB51
 
@@ -46,17 +47,42 @@ def video_folder_of(raw: Path, *, candidates: Sequence[str], classes: Collection
         DatasetError: None does.
     """
     lowered = {name.lower() for name in classes}
+    alike = ""
     for candidate in candidates:
         folder = raw / candidate
-        if folder.is_dir() and any(child.name.lower() in lowered and child.is_dir() for child in folder.iterdir()):
+        names = sorted(child.name for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+        if any(name.lower() in lowered for name in names):
             return folder
-    raise DatasetError(f"{raw}: no class folder found{packed_hint(raw)}; {wanted}")
+        for name in names:
+            meant = nearest(name, classes)
+            if meant and not alike:
+                alike = f", but {(Path(candidate) / name).as_posix()} is there: rename it to {meant}"
+    raise DatasetError(f"{raw}: no class folder found{packed_hint(raw) or alike}; {wanted}")
 
 
 def packed_hint(raw: Path) -> str:
     """Names an archive that still waits to be unpacked, for error messages; empty when there is none."""
     packed = sorted(child.name for child in raw.iterdir() if child.suffix.lower() in {".rar", ".zip"})
     return f", but {packed[0]} is still packed" if packed else ""
+
+
+def check_class_folders(raw: Path, files: "ClassFiles", *, classes: Collection[str]) -> None:
+    """No folder of videos may be named almost, but not quite, like a class that has no folder.
+
+    Raises:
+        DatasetError: One is; its videos would silently be left out.
+    """
+    there = files.class_folders()
+    absent = {name.lower(): name for name in classes}
+    for folder in there:
+        absent.pop(folder.lower(), None)
+    lowered = {name.lower() for name in classes}
+    for folder in there:
+        meant = None if folder.lower() in lowered else nearest(folder, absent.values())
+        if meant:
+            raise DatasetError(
+                f"{raw}: no class of the lists is called {folder!r}; rename that folder to {meant}, or move it away"
+            )
 
 
 class ClassFiles:
@@ -86,6 +112,10 @@ class ClassFiles:
         exact = self._exact.get((class_name, name))
         return exact if exact is not None else self._any_case.get((class_name.lower(), name.lower()))
 
+    def class_folders(self) -> list[str]:
+        """Names of the class folders that hold a video, sorted."""
+        return sorted({class_name for class_name, _ in self._exact})
+
     def paths(self) -> list[Path]:
         """All videos found, in a fixed order."""
         return sorted(self._exact.values())
@@ -109,7 +139,7 @@ def listing_of(
         group_of: Group of a (class, file name) within its class.
 
     Raises:
-        DatasetError: Nothing of the lists is on disk.
+        DatasetError: Nothing of the lists is on disk, or a class folder's name is misspelt.
     """
     records, missing = [], []
     for (class_name, file), words in sorted(subsets.items()):
@@ -122,6 +152,7 @@ def listing_of(
         records.append(VideoRecord(path, source, class_name, labels[class_name], group, tuple(words)))
     if not records:
         raise DatasetError(f"{raw}: none of the {len(subsets)} listed clips is there; {wanted}")
+    check_class_folders(raw, files, classes=labels)
     records.sort(key=lambda record: record.source)
     used = {record.path for record in records}
     unlisted = [path.relative_to(raw).as_posix() for path in files.paths() if path not in used]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.datasets.listing import SUBSETS, DatasetError
+from pipeline.nearest import did_you_mean
 
 
 def class_of(source: str) -> str:
@@ -95,7 +96,8 @@ def read_split_file(
         row = dict(zip(header, cells, strict=True))
         source = row["path"].removeprefix("./")
         if source not in known:
-            raise DatasetError(f"{where}: {row['path']!r} is no video below the root; correct or remove the line")
+            meant = did_you_mean(source, known) or ";"
+            raise DatasetError(f"{where}: {row['path']!r} is no video below the root{meant} correct or remove the line")
         if source in subsets:
             raise DatasetError(f"{where}: {row['path']!r} is named a second time; remove one of the two lines")
         words = tuple(row[column].lower() for column in columns.values())

@@ -98,7 +98,7 @@ def first_of(raw: Path, candidates: list[str] | tuple[str, ...], *, what: str) -
             return raw / candidate
         if (raw / f"{candidate}.gz").is_file():
             raise DatasetError(f"{raw / candidate}.gz: still packed; gunzip it")
-    raise DatasetError(f"{raw}: no {what} ({' or '.join(candidates[:3])}); {WANTED}")
+    raise DatasetError(f"{raw}: no {what} found ({' or '.join(candidates[:3])}); {WANTED}")
 
 
 def read_classes(path: Path) -> list[str]:

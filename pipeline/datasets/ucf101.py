@@ -13,13 +13,14 @@ from pipeline.datasets.official import (
     listing_of,
     video_folder_of,
 )
+from pipeline.nearest import did_you_mean
 
 NUM_CLASSES = 101
 LIST_FOLDERS = ("ucfTrainTestlist", "UCF-101/ucfTrainTestlist", ".")
 VIDEO_FOLDERS = ("UCF-101", "UCF101", "ucf101", "videos", ".")
 WANTED = (
     "put UCF-101/<Class>/*.avi (UCF101.rar) and ucfTrainTestlist/*.txt "
-    "(UCF101TrainTestSplits-RecognitionTask.zip) there, unpacked"
+    "(UCF101TrainTestSplits-RecognitionTask.zip) of https://www.crcv.ucf.edu/data/UCF101.php there, unpacked"
 )
 
 NAME = re.compile(r"(?P<class_name>[^/\\]+)/(?P<file>[^/\\]+)")
@@ -86,7 +87,10 @@ def read_split(path: Path, *, labels: Mapping[str, int]) -> list[str]:
                 f"by the label from 1; unpack the official lists again"
             )
         if match["class_name"] not in labels:
-            raise DatasetError(f"{path}:{number}: {match['class_name']!r} is not in classInd.txt; correct either")
+            raise DatasetError(
+                f"{path}:{number}: {match['class_name']!r} is not in classInd.txt"
+                f"{did_you_mean(match['class_name'], labels) or ';'} correct either"
+            )
         expected = labels[match["class_name"]] + 1
         if stated and stated.strip() != str(expected):
             raise DatasetError(

@@ -1,0 +1,181 @@
+"""Code blocks of the pages, and the commands in them."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PAGES = [CHECKOUT / "README.md", CHECKOUT / "shards/README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+
+FENCE = re.compile(r"^( *)(`{3,}|~{3,})([\w-]*)[^`]*$")
+MARK = re.compile(r"<!-- not run: (\S.*?) -->")
+IN_TEXT = re.compile(r"(?<!`)`((?:python|torchrun|res3d-)[^`\n]*(?:\n[^`\n]+)?)`(?!`)")
+NAMED = re.compile(r"(?:tools|train)/[\w/]+\.py|(?:tools|train)(?:\.\w+)+|res3d-[\w-]+")
+SHELL = {"|", "||", "&&", ";", "&", ">", ">>", "2>", "<"}
+PLACEHOLDER = re.compile(r"\$|…|\.\.\.|^[A-Z]+$|^<.*>$|^\[")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block.
+
+    Attributes:
+        line: Of the opening fence, 1-based.
+        reason: Why it is not run, from the comment before it; None where it is run.
+    """
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    reason: str | None
+
+    def __str__(self) -> str:
+        return f"{name_of(self.page)}:{self.line}"
+
+
+def name_of(page: Path) -> str:
+    """The page within the checkout."""
+    return page.relative_to(CHECKOUT).as_posix()
+
+
+def blocks_of(text: str, *, page: Path) -> list[Block]:
+    """All fenced blocks of a page, in order."""
+    found: list[Block] = []
+    lines = text.splitlines()
+    i = 0
+    while i < len(lines):
+        opening = FENCE.match(lines[i])
+        if opening is None:
+            i += 1
+            continue
+        indent, fence, language = opening.groups()
+        end = next(j for j in range(i + 1, len(lines)) if lines[j].strip() == fence)
+        mark = MARK.fullmatch(lines[i - 1].strip()) if i else None
+        inside = "".join(f"{line.removeprefix(indent)}\n" for line in lines[i + 1 : end])
+        found.append(Block(page, i + 1, language, inside, mark[1] if mark else None))
+        i = end + 1
+    return found
+
+
+@cache
+def all_blocks() -> list[Block]:
+    """Of all pages."""
+    return [block for page in PAGES for block in blocks_of(page.read_text(), page=page)]
+
+
+def command_lines(text: str) -> list[list[str]]:
+    """The words of each command of a shell script: continued lines joined, comments gone, split at | and &&.
+
+    >>> command_lines("a b \\\\\\n  c  # d\\n\\ne | f 'g h'")
+    [['a', 'b', 'c'], ['e'], ['f', 'g h']]
+    """
+    commands: list[list[str]] = []
+    text = re.sub(r"<[\w ]+>", "…", re.sub(r"\\\n", " ", text))  # <TAB> is no redirection
+    for line in text.splitlines():
+        words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+        words.whitespace_split = True
+        commands.append([])
+        for word in words:
+            if word in SHELL:
+                commands.append([])
+            else:
+                commands[-1].append(word)
+    return [words for words in commands if words]
+
+
+def our_commands(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The commands of this project that a command line starts: (path, module or entry, its words)."""
+    for i, word in enumerate(words):
+        if re.match(r"(python|torchrun) \S", word):  # srun's and sbatch's --wrap
+            for inner in command_lines(word):
+                yield from our_commands(inner)
+        elif NAMED.fullmatch(word) and "=" not in word and is_start(words[:i]):
+            yield word, words[i + 1 :]
+            return
+
+
+def is_start(before: list[str]) -> bool:
+    """Whether words before a command's name can start it: python, torchrun, srun, a variable, or nothing."""
+    return not before or any(word in ("python", "torchrun") or "=" in word for word in before)
+
+
+@cache
+def click_command(name: str) -> click.Command:
+    """The command of a path, a module or a console entry.
+
+    Raises:
+        LookupError: There is none.
+    """
+    entries = dict(re.findall(r"^    (res3d-[\w-]+) = ([\w.]+):main$", (CHECKOUT / "setup.cfg").read_text(), re.M))
+    module = entries.get(name, name.removesuffix(".py").replace("/", "."))
+    if module == "train.models":
+        module += ".__main__"
+    try:
+        return import_module(module).main
+    except (ImportError, AttributeError):
+        raise LookupError(f"{name}: no such command") from None
+
+
+def mistakes(name: str, words: list[str]) -> list[str]:
+    """What is wrong with a command line, by the options of the command alone; nothing is opened or run."""
+    try:
+        command = click_command(name)
+    except LookupError as error:
+        return [str(error)]
+    if not words:  # it is named, not used
+        return []
+    context = click.Context(command, info_name=name)
+    try:
+        while isinstance(command, click.Group):
+            if words and PLACEHOLDER.search(words[0]):
+                return []
+            if not words or words[0].startswith("-"):
+                return [] if asks_for_help(words) else [f"{name}: no subcommand"]
+            group, command = command, command.get_command(context, words[0])
+            if command is None:
+                return [f"{name}: {words[0]} is none of {', '.join(group.commands)}"]
+            context, words = click.Context(command, parent=context, info_name=words[0]), words[1:]
+        if asks_for_help(words):
+            return []
+        values, rest, _ = command.make_parser(context).parse_args(list(words))
+    except click.UsageError as error:
+        return [f"{name}: {error.format_message()}"]
+    rest = plain_values(rest)
+    found = [f"{name}: {rest[0]} is one word too many"] if rest else []
+    for param in command.params:
+        value = values.get(param.name)
+        if param.required and isinstance(param, click.Option) and value is None:
+            found.append(f"{name}: {param.opts[0]} is missing")
+        elif value is not None:
+            found += [f"{name}: {m}" for v in plain_values(value) if (m := value_mistake(param, v, context))]
+    return found
+
+
+def asks_for_help(words: list[str]) -> bool:
+    """Whether a command would only show its options."""
+    return "--help" in words or "--help-all" in words
+
+
+def plain_values(value: Any) -> list[str]:
+    """The words given for an option, but for placeholders and flags."""
+    several = value if isinstance(value, list | tuple) else [value]
+    return [v for v in several if isinstance(v, str) and not PLACEHOLDER.search(v)]
+
+
+def value_mistake(param: click.Parameter, value: str, context: click.Context) -> str:
+    """Why a value is not possible; nothing for values that only a file system can judge."""
+    if not isinstance(param.type, click.Choice | type(click.INT) | type(click.FLOAT)):
+        return ""
+    try:
+        param.type.convert(value, param, context)
+    except click.UsageError as error:
+        return error.format_message()
+    return ""

@@ -1,0 +1,37 @@
+"""docs/benchmark.md and docs/tuning.md explain every column, limit and setting that there is."""
+
+import ast
+import re
+from dataclasses import fields
+
+import pytest
+
+from pipeline.settings import LoaderSettings
+from tests.docs.blocks import CHECKOUT
+from tools.bench.report import HEADERS
+
+BENCHMARK = (CHECKOUT / "docs/benchmark.md").read_text()
+TUNING = (CHECKOUT / "docs/tuning.md").read_text()
+
+
+@pytest.mark.parametrize("header", HEADERS.values())
+def test_every_column_is_explained(header: str) -> None:
+    assert f"`{header}`" in BENCHMARK
+
+
+def test_every_first_limit_is_explained() -> None:
+    tree = ast.parse((CHECKOUT / "tools/bench/results.py").read_text())
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
+    (busy,) = [node.value for node in assigned if ast.unparse(node.targets[0]) == "busy"]
+    limits = [ast.literal_eval(key) for key in busy.keys]
+    assert "host cores" in limits
+    assert not [name for name in limits if name not in BENCHMARK]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(LoaderSettings)])
+def test_every_setting_of_the_loader_is_explained_with_its_default(name: str) -> None:
+    option = {"stall_timeout_s": "--stall-timeout"}.get(name, f"--{name.replace('_', '-')}")
+    default = getattr(LoaderSettings(), name)
+    row = re.search(rf"^\| `{option}` \| ([^|]+) \|", TUNING, re.MULTILINE)
+    assert row is not None
+    assert default is None or row[1].split(";")[0].strip() == f"{default:g}"

@@ -1,0 +1,54 @@
+"""docs/json.md: every command that writes JSON is on it, and a test holds each table against what is written."""
+
+import importlib
+import re
+
+import click
+import pytest
+
+from tests.docs.blocks import CHECKOUT
+from tests.schemas import check_schema, schemas
+
+ENTRIES = re.findall(r"^    res3d-[\w-]+ = ([\w.]+):main$", (CHECKOUT / "setup.cfg").read_text(), re.MULTILINE)
+NAMES = {"train.main": "train", "train.models.__main__": "models"}
+
+
+def writers() -> set[str]:
+    """Names of the commands that have --json."""
+    found = set()
+    for module in ENTRIES:
+        main, name = importlib.import_module(module).main, NAMES.get(module, module.rpartition(".")[2])
+        commands = (
+            {f"{name} {sub}": c for sub, c in main.commands.items()} if isinstance(main, click.Group) else {name: main}
+        )
+        for own, command in commands.items():
+            if any("--json" in param.opts for param in command.params):
+                found.add("make_shards" if own.startswith("make_shards ") else own)
+    return found
+
+
+def test_every_command_that_writes_json_has_a_table() -> None:
+    assert not writers() - set(schemas())
+
+
+def test_a_test_holds_every_table_against_what_is_written() -> None:
+    calls = "\n".join(path.read_text() for path in (CHECKOUT / "tests").rglob("test_*.py"))
+    checked = set(re.findall(r"check_schema\(\"([^\"]+)\"", calls))
+    events = {f"metrics.jsonl {event}" for event in ("train", "eval", "final")}  # in a loop of tests/train/test_main.py
+    assert 'check_schema(f"metrics.jsonl {event}"' in calls
+    assert checked | events >= set(schemas())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"data": "x", "num_samples": 1}, "has ['faults'], which is not written"),
+        ({"data": "x", "num_samples": 1, "faults": [], "more": 1}, "lacks ['more']"),
+        ({"data": "x", "num_samples": 1.5, "faults": []}, "num_samples is 1.5, not integer"),
+        ({"data": "x", "num_samples": True, "faults": []}, "num_samples is True, not integer"),
+    ],
+)
+def test_a_table_that_is_not_true_is_told(value: dict, message: str) -> None:
+    with pytest.raises(AssertionError, match=re.escape(message)):
+        check_schema("check_shards", value)
+    check_schema("check_shards", {"data": "x", "num_samples": 1, "faults": []})

@@ -1,0 +1,69 @@
+"""docs/troubleshooting.md explains messages that exist, and all that a user can meet."""
+
+import ast
+import re
+
+import pytest
+
+from tests.docs.messages import GAP, documented, pattern_of, raised, text_of, texts_of_the_code
+
+OURS = {
+    "DatasetError", "ShardError", "OtherInputsError", "RemoteError", "ContentError", "LoaderError", "CheckpointError",
+    "RunFolderError", "RanksError", "TrainingError", "ImportFailed", "FeatureError", "SvmError", "BenchError",
+    "VideoFailure", "exceeded", "Failed", "WrongUsage", "UsageError", "ClickException", "BadParameter", "fail",
+    "Interrupted",
+}  # fmt: skip
+
+# What the page leaves out: (path, its text or the beginning of it) -> why.
+LEFT_OUT = {
+    ("pipeline/h264/encode.py", "x264 gave it parameter sets of its own"): "a fault of x264 that was never seen",
+    ("tools/bench/peers/", ""): "of ways to read clips that are not ours; a line of the table, not an end",
+    ("tools/bench/panels.py", ""): "below a table that says why",
+    ("tools/bench/process.py", ""): "passes on what a process of its own said",
+    ("tools/figures/", "cost: "): "of callers in Python; the command cannot cause it",
+    ("tools/figures/", "curves: "): "likewise",
+    ("tools/figures/", "filters: "): "likewise",
+    ("tools/figures/runs.py", "no event and step"): "becomes: not a line of the trainer",
+    ("tools/pages/player.py", ""): "of callers in Python",
+    ("tools/pages/run_classes.py", ""): "of callers in Python",
+    ("tools/pages/run_scores.py", ""): "becomes: not what tools/evaluate.py writes",
+    ("tools/pages/run_speed.py", "no lane"): "becomes: not what tools/bench_loader.py --json writes",
+    ("tools/pages/clips.py", ""): "the page goes on without that clip",
+}
+
+
+def is_left_out(path: str, text: str) -> bool:
+    return any(path.startswith(start) and text.startswith(words) for start, words in LEFT_OUT)
+
+
+@pytest.mark.parametrize("message", documented())
+def test_a_message_of_the_page_is_one_of_the_code(message: str) -> None:
+    assert len(re.sub(r"\W", "", message)) >= 7, "too few words to tell it from others"
+    pattern = pattern_of(message)
+    assert any(pattern.fullmatch(text) for text in texts_of_the_code())
+
+
+def test_every_message_that_a_user_can_meet_is_on_the_page() -> None:
+    patterns = [pattern_of(message) for message in documented()]
+    asked = [one for one in raised() if one.kind in OURS or one.path.startswith("tools/")]
+    assert len(asked) > 150
+    absent = [
+        str(one)
+        for one in asked
+        if not is_left_out(one.path, one.text) and not any(pattern.fullmatch(one.text) for pattern in patterns)
+    ]
+    assert not absent, "\n" + "\n".join(absent)
+
+
+@pytest.mark.parametrize(("start", "words"), LEFT_OUT)
+def test_what_is_left_out_exists(start: str, words: str) -> None:
+    assert any(one.path.startswith(start) and one.text.startswith(words) for one in raised())
+
+
+def test_each_message_is_explained_once() -> None:
+    assert len(documented()) == len(set(documented()))
+
+
+def test_filled_in_parts_of_a_message_are_gaps() -> None:
+    read = [text_of(ast.parse(source, mode="eval").body) for source in ("f'{a}: b {c!r} d'", "'e' + f", "'g'", "h(i)")]
+    assert read == [f"{GAP}: b {GAP} d", f"e{GAP}", "g", GAP]
