@@ -1,0 +1,112 @@
+"""What the gallery shows: which segments are drawn, and in what pictures."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from pipeline.clip import ClipSpec
+from pipeline.picture_reader import PictureReader
+from pipeline.remote.settings import RemoteSettings
+from pipeline.shard import ShardIndex
+from tests.clips import damaged_copy, sample_of_length
+from tests.numbered import number_of, read_bits
+from tools.pages import data_found
+from tools.pages.clips import Strips, UnreadableError, strips_of
+from tools.pages.data_found import Wanted
+from tools.pages.data_page import data_page
+from tools.pages.gallery import draw, fitting
+from train.data_options import Data
+
+
+def numbers_in(strips: Strips) -> list[int]:
+    """The frame numbers that are seen, in the order of playing."""
+    decoded = [simplejpeg.decode_jpeg(sprite.content) for sprite in strips.sprites]
+    heights = [len(d) // sprite.num_tiles for d, sprite in zip(decoded, strips.sprites, strict=True)]
+    found = []
+    for sprite, tile in strips.frames:
+        frame = decoded[sprite][tile * heights[sprite] : (tile + 1) * heights[sprite]]
+        scale = frame.shape[1] / (176 if strips.as_stored else 171)
+        found.append(number_of(read_bits(frame, scale=scale, grey=128)))
+    return found
+
+
+@pytest.mark.parametrize("max_bytes", [10_000_000, 120_000, 40_000, 12_000, 3_000])
+def test_whatever_the_room_the_frames_seen_are_those_named(shards: ShardIndex, max_bytes: int) -> None:
+    reader = PictureReader(shards)
+    for num_frames in (1, 33, 120):
+        sample = sample_of_length(shards, num_frames)
+        strips = strips_of(shards, sample, reader=reader, max_bytes=max_bytes)
+        assert numbers_in(strips) == strips.shown.tolist()
+        assert strips.num_bytes <= max_bytes
+        step = strips.shown[1] if len(strips.shown) > 1 else 1
+        assert strips.shown.tolist() == list(range(0, num_frames, step))
+        assert step == 1 or max_bytes <= 40_000
+
+
+def test_with_room_filmstrips_are_shown_as_they_are_and_only_those_that_are_needed(numbered: ShardIndex) -> None:
+    sample, reader = sample_of_length(numbered, 505), PictureReader(numbered)
+    strips = strips_of(numbered, sample, reader=reader, max_bytes=10**7, frames=np.array([20, 22, 24, 24]))
+    stored = reader.read_one(int(numbered.pictures.first[sample]) + 2)
+    assert stored is not None
+    assert strips.as_stored
+    assert [sprite.content for sprite in strips.sprites] == [stored.tobytes()]
+    assert numbers_in(strips) == [20, 22, 24]
+
+
+def test_one_frame_is_shown_however_little_room_there_is(shards: ShardIndex) -> None:
+    strips = strips_of(shards, sample_of_length(shards, 120), reader=PictureReader(shards), max_bytes=1)
+    assert numbers_in(strips) == [0]
+
+
+@pytest.mark.parametrize("fix_checksum", [False, True])
+def test_damaged_pictures_are_one_line_that_names_the_sample(
+    shards: ShardIndex, tmp_path: Path, fix_checksum: bool
+) -> None:
+    sample = sample_of_length(shards, 33)
+    index = damaged_copy(shards, tmp_path / "copy", sample, fix_checksum=fix_checksum)
+    with pytest.raises(UnreadableError, match=f"^{index.key(sample)}: .*(missing or damaged|does not decode)"):
+        strips_of(index, sample, reader=PictureReader(index), max_bytes=1000)
+
+
+def test_as_many_segments_as_fit_are_kept_and_classes_go_last() -> None:
+    for *sizes, most in itertools.product((1, 2, 3), (1, 2, 3), (1, 2, 3), range(1, 10)):
+        drawn = {label: [10 * label + i for i in range(size)] for label, size in enumerate(sizes)}
+        kept = fitting(drawn, most)
+        assert sum(map(len, kept.values())) <= most
+        assert all(own == drawn[label][: len(own)] for label, own in kept.items())
+        assert len(kept) == min(3, most)  # each with one at least
+        if sum(sizes) <= most:
+            assert kept == drawn
+
+
+def test_each_class_shows_both_sides_in_turn_and_the_same_again_with_the_same_seed() -> None:
+    labels = np.repeat(np.arange(30), 20)
+    sides = np.tile(np.repeat([1, 2, 0], [10, 5, 5]), 30).astype(np.int8)
+    rows = np.arange(600)
+    drawn = draw(labels, sides, rows, num_classes=7, per_class=4, seed=1)
+    assert len(drawn) == 7
+    for label, own in drawn.items():
+        assert set(labels[own]) == {label}
+        assert sides[own].tolist() == [1, 2, 1, 2]
+        assert len(set(own)) == 4
+    assert draw(labels, sides, rows, num_classes=7, per_class=4, seed=1) == drawn
+    assert draw(labels, sides, rows, num_classes=7, per_class=4, seed=2) != drawn
+    assert [len(own) for own in draw(labels, sides, rows, num_classes=1, per_class=99, seed=1).values()] == [20]
+
+
+def test_of_a_dataset_behind_a_url_only_a_few_tars_are_fetched(
+    numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_found, "REMOTE_TARS", 1)
+    index = Data(numbered.data_dir.as_uri(), RemoteSettings(tmp_path / "cache")).open()
+    told: list[tuple[int, int]] = []
+    made = data_page(index, Wanted(ClipSpec()), report=lambda done, total, *_: told.append((done, total)))
+    assert index.store.num_fetched == 1
+    assert made.facts["num_looked_at"] <= 4
+    assert all(one["fault"] is None for one in made.facts["gallery"])
+    assert "Only a few tars were fetched" in made.html
+    assert told[-1][0] == told[-1][1]
+    assert sorted(told) == told

@@ -1,0 +1,182 @@
+"""A stored segment, or some of its frames, as strips that a page plays: the shard's very JPEGs, or smaller ones."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+
+from pipeline.filmstrip import locate
+from pipeline.h264.decode import SoftwareDecoder, UndecodableError
+from pipeline.h264.packets import clip_packets
+from pipeline.picture_reader import PictureReader
+from pipeline.shard import ShardIndex
+from tools.pages.player import Sprite
+
+MAX_SHOWN = 512  # frames; of a longer segment every second, third, …
+TILES = 8  # frames in a strip that is made here
+MIN_HEIGHT = 64  # pixels; smaller pictures show little
+QUALITIES = (
+    (1, 60),
+    (2, 75),
+    (2, 50),
+    (4, 75),
+    (4, 50),
+)  # how many times smaller, and JPEG quality: first what is best
+
+
+class UnreadableError(ValueError):
+    """A segment whose pictures are missing or damaged, in one line."""
+
+
+@dataclass(frozen=True)
+class Strips:
+    """What `tools.pages.player.player` needs of a segment.
+
+    Attributes:
+        frames: Sprite and tile of each frame that is shown.
+        shown: int64 [F], which stored frame of the segment each of them is, rising.
+        size: Width and height of a tile, pixels.
+        as_stored: Whether the sprites are the shard's own strips.
+    """
+
+    sprites: list[Sprite]
+    frames: list[tuple[int, int]]
+    shown: np.ndarray
+    size: tuple[int, int]
+    as_stored: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all pictures."""
+        return sum(len(sprite.content) for sprite in self.sprites)
+
+
+def strips_of(
+    index: ShardIndex, sample: int, *, reader: PictureReader, max_bytes: int, frames: np.ndarray | None = None
+) -> Strips:
+    """Frames of a sample for a page, the best pictures of them that are not too large.
+
+    Args:
+        max_bytes: Of all pictures together; a page needs a third more. One frame is shown however large it is.
+        frames: Stored frames to show, rising; None shows the whole segment.
+
+    Raises:
+        UnreadableError: A picture is missing, damaged or cannot be decoded.
+    """
+    wanted = np.arange(int(index.num_frames[sample])) if frames is None else np.unique(frames)
+    shown = wanted[:: -(-len(wanted) // MAX_SHOWN)]
+    if index.codec == "filmstrip" and len(shown) == len(wanted):
+        stored = stored_strips(index, sample, shown, reader=reader)
+        if stored.num_bytes <= max_bytes:
+            return stored
+    pictures = decode(index, sample, shown, reader=reader)
+    while True:
+        for factor, quality in QUALITIES:
+            if factor > 1 and index.size // factor < MIN_HEIGHT:
+                continue
+            made = encoded(smaller(pictures, factor), shown, quality=quality)
+            if made.num_bytes <= max_bytes:
+                return made
+        if len(shown) == 1:
+            return made
+        pictures, shown = pictures[::2], shown[::2]
+
+
+def stored_strips(index: ShardIndex, sample: int, frames: np.ndarray, *, reader: PictureReader) -> Strips:
+    """The strips of a shard that hold some frames, byte for byte.
+
+    Raises:
+        UnreadableError: One is missing or damaged.
+    """
+    layout = index.layout
+    strip, tile = locate(frames, layout)
+    needed, place = np.unique(strip, return_inverse=True)
+    contents = read(index, sample, needed, reader=reader)
+    return Strips(
+        sprites=[Sprite(content.tobytes(), layout.strip_frames) for content in contents],
+        frames=list(zip(place.tolist(), tile.tolist(), strict=True)),
+        shown=frames,
+        size=(layout.tile_width, layout.tile_height),
+        as_stored=True,
+    )
+
+
+def decode(index: ShardIndex, sample: int, frames: np.ndarray, *, reader: PictureReader) -> np.ndarray:
+    """Some frames of a sample without the edges of their tiles: uint8 RGB FHWC [F, height, width, 3].
+
+    Raises:
+        UnreadableError: A picture is missing, damaged or cannot be decoded.
+    """
+    left, top, width, height = index.content[sample].tolist()
+    tiles = np.stack(list(tiles_of(index, sample, frames, reader=reader)))
+    return tiles[:, top : top + height, left : left + width]
+
+
+def tiles_of(index: ShardIndex, sample: int, frames: np.ndarray, *, reader: PictureReader) -> Iterator[np.ndarray]:
+    """Some frames, each with its tile: uint8 RGB HWC."""
+    if index.codec == "h264":
+        height, width = index.tile_size
+        decoder = SoftwareDecoder(bytes.fromhex(index.info["codec"]["avcc"]), height=height, width=width, num_threads=1)
+        needed = clip_packets(frames[None], gop_size=index.gop_size)
+        packets = read(index, sample, needed.packets, reader=reader)
+        try:
+            yield from decoder.decode([packets], [needed.order[0]])[0]
+        except UndecodableError as error:
+            raise UnreadableError(f"{index.key(sample)}: {error}") from None
+        return
+    layout = index.layout
+    strip, tile = locate(frames, layout)
+    decoded: dict[int, np.ndarray] = {}  # of one block; frames rise, so strips of earlier ones are not needed again
+    for number, place in zip(strip.tolist(), tile.tolist(), strict=True):
+        if number not in decoded:
+            if len(decoded) == layout.phase_stride:
+                decoded.pop(min(decoded))
+            jpeg = read(index, sample, np.array([number]), reader=reader)[0]
+            try:
+                picture = simplejpeg.decode_jpeg(jpeg)
+                decoded[number] = picture.reshape(layout.strip_frames, layout.tile_height, layout.tile_width, 3)
+            except ValueError as error:
+                raise UnreadableError(f"{index.key(sample)}: strip {number} does not decode ({error})") from None
+        yield decoded[number][place]
+
+
+def read(index: ShardIndex, sample: int, pictures: np.ndarray, *, reader: PictureReader) -> list[np.ndarray]:
+    """Bytes of some of a sample's pictures, strips or packets, counted within it.
+
+    Raises:
+        UnreadableError: One is missing or damaged.
+    """
+    found = reader.read(index.pictures.first[sample] + pictures)
+    intact = [one for one in found if one is not None]
+    if len(intact) < len(found):
+        tar = index.tars[int(index.tar_of(np.array([sample]))[0])]
+        lost = len(found) - len(intact)
+        raise UnreadableError(f"{index.key(sample)}: {lost} of {len(found)} pictures in {tar} are missing or damaged")
+    return intact
+
+
+def smaller(pictures: np.ndarray, factor: int) -> np.ndarray:
+    """Pictures [F, H, W, 3] scaled down, each pixel the mean of factor×factor; the rest at the edges is left out.
+
+    >>> smaller(np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1), 2).ravel().tolist()
+    [2, 4, 10, 12]
+    """
+    if factor == 1:
+        return pictures
+    num, height, width, channels = pictures.shape
+    height, width = height // factor, width // factor
+    blocks = pictures[:, : height * factor, : width * factor].reshape(num, height, factor, width, factor, channels)
+    return blocks.mean(axis=(2, 4), dtype=np.float32).astype(np.uint8)
+
+
+def encoded(pictures: np.ndarray, shown: np.ndarray, *, quality: int) -> Strips:
+    """Pictures [F, H, W, 3] as JPEGs of `TILES` frames each, in order; the last may have fewer."""
+    num, height, width, _ = pictures.shape
+    sprites = []
+    for begin in range(0, num, TILES):
+        own = pictures[begin : begin + TILES]
+        stacked = np.ascontiguousarray(own.reshape(-1, width, 3))
+        sprites.append(Sprite(simplejpeg.encode_jpeg(stacked, quality=quality, colorsubsampling="420"), len(own)))
+    places = [divmod(i, TILES) for i in range(num)]
+    return Strips(sprites, places, shown, (width, height), as_stored=False)

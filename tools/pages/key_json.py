@@ -1,0 +1,149 @@
+"""What key.json says of some samples: frames a second, warnings; read at random places, in bounded time."""
+
+import json
+import math
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import FileIO
+from typing import Any
+
+import numpy as np
+
+from pipeline.picture_reader import read_bytes
+from pipeline.shard import ShardIndex
+from pipeline.source.plain_file import open_plain
+from tools.pages.reasons import pattern_of
+
+BLOCK = 512  # a tar's; a file's header is one block, its content begins the next
+MAX_JSON_BYTES = 2**20
+MAX_SAMPLES, MAX_SECONDS = 20_000, 10.0  # looked at; all of UCF101 and HMDB51
+
+
+@dataclass
+class LookedAt:
+    """What was found in the key.json of some samples.
+
+    Attributes:
+        rows: Samples whose key.json was read.
+        num_unreadable: Samples where it could not be.
+        is_all: Whether these are all samples of the dataset.
+        fps: Of each row, frames of the source a second; NaN where it says none.
+        duration_s: Of each row, the stored frames' time.
+        warnings: What key.json warns of, with numbers replaced, and how many samples have it.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    num_unreadable: int = 0
+    is_all: bool = False
+    fps: list[float] = field(default_factory=list)
+    duration_s: list[float] = field(default_factory=list)
+    warnings: Counter[str] = field(default_factory=Counter)
+
+
+def look_at(
+    index: ShardIndex,
+    rows: np.ndarray,
+    *,
+    seed: int,
+    max_samples: int = MAX_SAMPLES,
+    max_seconds: float = MAX_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> LookedAt:
+    """Read the key.json of randomly drawn samples, tar after tar, until there are enough or the time is over.
+
+    Args:
+        rows: Samples to draw from.
+    """
+    random, begin_s = np.random.default_rng(seed), clock()
+    drawn = np.sort(random.choice(rows, size=min(max_samples, len(rows)), replace=False))
+    tars = index.tar_of(drawn)
+    found = LookedAt()
+    for tar in random.permutation(np.unique(tars)).tolist():
+        own = drawn[tars == tar]
+        if clock() - begin_s > max_seconds and found.rows:
+            break
+        try:
+            file = open_tar(index, tar)
+        except OSError:
+            file = None
+        for row in own.tolist():
+            meta = None if file is None else read_meta(index, row, file)
+            _add(found, index, row, meta)
+    found.is_all = len(found.rows) == index.num_samples
+    return found
+
+
+def _add(found: LookedAt, index: ShardIndex, row: int, meta: dict[str, Any] | None) -> None:
+    """Take what one sample says of itself."""
+    if meta is None:
+        found.num_unreadable += 1
+        return
+    fps = fps_of(meta)
+    found.rows.append(row)
+    found.fps.append(fps)
+    found.duration_s.append(int(index.num_frames[row]) * index.frame_step / fps)
+    found.warnings.update({pattern_of(one) for one in warnings_of(meta)})
+
+
+def open_tar(index: ShardIndex, number: int) -> FileIO | None:
+    """A tar of an index, fetched where it is remote; None for one that cannot be had.
+
+    Raises:
+        OSError: It is not there.
+        ShardError: Its server is gone.
+    """
+    if index.store is None:
+        return FileIO(open_plain(index.data_dir / index.tars[number]))
+    fetched = index.store.open(number, stop=threading.Event(), let_go=lambda: None)
+    if fetched is None:
+        return None
+    with fetched:
+        return FileIO(os.dup(fetched.fileno()))
+
+
+def read_meta(index: ShardIndex, row: int, file: FileIO) -> dict[str, Any] | None:
+    """A sample's key.json; None where it is not there or damaged."""
+    header_at = place_of_json(index, row)
+    header = read_bytes(file.fileno(), header_at, BLOCK) if header_at >= 0 else None
+    if header is None:
+        return None
+    head = header.tobytes()
+    if head[:100].rstrip(b"\0") != index.keys[row] + b".json":
+        return None
+    try:
+        size = int(head[124:136].strip(b"\0 "), 8)
+        content = read_bytes(file.fileno(), header_at + BLOCK, size) if 0 < size <= MAX_JSON_BYTES else None
+        meta = json.loads(content.tobytes()) if content is not None else None
+    except (ValueError, RecursionError):
+        return None
+    return meta if isinstance(meta, dict) else None
+
+
+def place_of_json(index: ShardIndex, row: int) -> int:
+    """Where the header of key.json should lie in its tar: files of a sample are in the order of their names, so it
+    follows the strips, and precedes key.mp4.
+    """
+    pictures = index.pictures
+    last = int(pictures.first[row + 1] if index.codec == "filmstrip" else pictures.first[row]) - 1
+    if last < 0 or pictures.tar[last] != pictures.tar[pictures.first[row]]:
+        return 0
+    end = int(pictures.offset[last]) + int(pictures.size[last])
+    return -(-end // BLOCK) * BLOCK
+
+
+def fps_of(meta: dict[str, Any]) -> float:
+    """Frames of the source a second; NaN where key.json says nothing possible."""
+    fps = meta.get("fps")
+    if isinstance(fps, bool) or not isinstance(fps, int | float):
+        return math.nan
+    return float(fps) if 0 < fps <= 1000 else math.nan
+
+
+def warnings_of(meta: dict[str, Any]) -> list[str]:
+    """What key.json warns of."""
+    warnings = meta.get("warnings")
+    return [str(one)[:300] for one in warnings] if isinstance(warnings, list) else []
