@@ -1,6 +1,6 @@
 # make demo   make a small labelled set of videos, shard it, train on it, evaluate; about six minutes on two cores
-# make test   the whole test suite in two processes, some twenty minutes on two cores;
-#             make test TESTS='-m "not slow" tests' leaves out the slow part
+# make test   the test suite in two processes, a quarter of an hour on two cores; TESTS='-m "not slow" tests' takes less
+# make test-all  the same with the tests that take minutes each
 # make chaos  kill building and training fifty times and see that nothing is lost; about ten minutes on two cores
 # make check  format, lint, types and tests: everything that a change must pass
 # Each of them first makes .venv with the versions of constraints.txt. A GPU is used where there is one.
@@ -11,14 +11,14 @@ DALI ?= cuda13
 DEMO ?= demo
 DEMO_VIDEOS ?= 40
 DEMO_STEPS ?= 600
-TESTS ?= tests
+TESTS ?= -m "not long" tests
 JOBS ?= 2
 KILLS ?= 50
 
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: demo test chaos check format env clean-demo
+.PHONY: demo test test-all chaos check format env clean-demo
 
 env: $(READY)
 
@@ -53,6 +53,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(PY) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+
+test-all: $(READY)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile tests
 
 chaos: $(READY)
 	$(PY) -m tests.chaos --kills $(KILLS)

@@ -150,7 +150,7 @@ def read_bytes(file: int, offset: int, size: int) -> np.ndarray | None:
     num_read = 0
     while num_read < size:
         try:
-            count = os.preadv(file, [data[num_read:]], offset + num_read)
+            count = os.preadv(file, [data.data[num_read:]], offset + num_read)
         except OSError:
             return None
         if not count:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import webdataset
 
 from pipeline.source.plain_file import new_file_opener
 
@@ -118,6 +117,8 @@ class TarShard(AbstractContextManager):
         self._samples: list[Sample] = []
 
     def __enter__(self) -> "TarShard":
+        import webdataset  # it loads torch, seconds that a command without work to do should not take
+
         self._file = open(self._temporary, "wb", opener=new_file_opener)
         # USTAR and fixed owner, mode and time: the same samples give the same bytes; DALI misreads PAX headers.
         self._tar = webdataset.TarWriter(self._file, encoder=False, mtime=0, format=tarfile.USTAR_FORMAT)

@@ -10,7 +10,8 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 import click
 import numpy as np
 
-from tools.terminal import Failed, progress
+from tools.terminal import QUIET, Failed, progress
+from train.command import Command
 from train.evaluation.aslan.distances import describe_pairs
 from train.evaluation.aslan.pairs import (
     LAYERS,
@@ -36,12 +37,13 @@ same or not. C3D reaches 78.3% accuracy so (Tran et al. 2015, with four layers).
 """
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @click.option("--features", required=True, type=click.Path(dir_okay=False, path_type=Path), help=".npz or .parquet.")
 @click.option("--pairs", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Official .mat file.")
 @click.option("--train-pairs", type=click.Path(dir_okay=False, path_type=Path), help="Train on these, test on --pairs.")
 @click.option("--layers", default=",".join(LAYERS), help="Layers to use.")
 @click.option("--c", default=1.0, type=click.FloatRange(0, min_open=True), help="C of the SVM; the papers state none.")
+@QUIET
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here.")
 def main(
     *,
@@ -50,6 +52,7 @@ def main(
     train_pairs: Path | None,
     layers: str,
     c: float,
+    quiet: bool,
     json_path: Path | None,
 ) -> None:
     """Same action or not: ASLAN accuracy and AUC from features, over the official ten folds."""
@@ -64,7 +67,7 @@ def main(
         rows = rows_of_samples(names)
         missing = set[int]().union(*(without_missing(fold, rows)[1] for fold in folds))
         usable = [without_missing(fold, rows)[0] for fold in folds]
-        scores = score(usable, rows, values, c=c, view_1=train_pairs is not None)
+        scores = score(usable, rows, values, c=c, view_1=train_pairs is not None, quiet=quiet)
     except (ValueError, OSError) as error:
         raise Failed(str(error)) from None
     except ModuleNotFoundError as error:
@@ -81,20 +84,20 @@ def main(
 
 
 def score(
-    folds: list[Pairs], rows: dict[int, int], features: dict[str, np.ndarray], *, c: float, view_1: bool
+    folds: list[Pairs], rows: dict[int, int], features: dict[str, np.ndarray], *, c: float, view_1: bool, quiet: bool
 ) -> list[FoldScore]:
     """Distances of every pair, then a score a fold; View 1 trains on the first and tests on the second."""
     distances = []
-    with progress("distances") as tell:
+    with progress("distances", unit="folds", quiet=quiet) as tell:
         for done, fold in enumerate(folds, start=1):
             members = np.array([[rows[sample] for sample in pair] for pair in fold.samples.tolist()], np.int64)
             distances.append(describe_pairs(features, members.reshape(-1, 2)))
-            tell(done, len(folds), "folds")
+            tell(done, len(folds))
     same = [fold.same for fold in folds]
     if view_1:
         return [score_fold(distances[0], same[0], distances[1], same[1], c=c)]
-    with progress("training") as tell:
-        return cross_validate(distances, same, c=c, on_fold=lambda done, total: tell(done, total, "folds"))
+    with progress("training", unit="folds", quiet=quiet) as tell:
+        return cross_validate(distances, same, c=c, on_fold=tell)
 
 
 def report(scores: list[FoldScore], *, layers: list[str], missing: list[int], num_left_out: int) -> list[str]:

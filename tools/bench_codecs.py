@@ -50,7 +50,8 @@ from tools.bench.report import rate_text
 from tools.bench.run import Settings
 from tools.bench.sweep import Found, Journal, measure_point, try_build
 from tools.bench_shards import list_videos
-from tools.terminal import Failed, progress
+from tools.terminal import QUIET, Failed, progress
+from train.command import Command
 from train.models import MODELS, ModelConfig
 from train.options import EXECUTION_OPTIONS, execution
 from train.ranks import Ranks
@@ -104,7 +105,12 @@ def execution_options(command: Any) -> Any:
     return command
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.command(
+    cls=Command,
+    go_on="with --json, --cache and --resume it can go on",
+    context_settings={"max_content_width": 110, "show_default": True},
+    epilog=EPILOG,
+)
 @click.option("--raw", type=FOLDER, required=True, help="Folder with videos anywhere in it.")
 @click.option("--limit", type=click.IntRange(1), help="Take only so many videos, drawn from all.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Keep built shards here.")
@@ -116,7 +122,10 @@ def execution_options(command: Any) -> Any:
 @execution_options
 @click.option("--step", "with_step", is_flag=True, show_default=False, help="The training step on the clips, too.")
 @click.option(
-    "--model", type=click.Choice(list(MODELS)), help="Network of --step.  [default: res3d18; on a CPU res3d10]"
+    "--model",
+    type=click.Choice(list(MODELS)),
+    metavar="NAME",
+    help="Network of --step.  [default: res3d18; on a CPU res3d10]",
 )
 @click.option("--width", type=click.IntRange(1), help="Of the network.  [default: 64; on a CPU 16]")
 @click.option(
@@ -134,7 +143,7 @@ def execution_options(command: Any) -> Any:
 @click.option("--resume", is_flag=True, show_default=False, help="Do not measure again what the --json file has.")
 @click.option("--markdown", "markdown_path", type=FILE, help="Write the table here.")
 @click.option("--chart", "chart_path", type=FILE, help="Draw a PNG here.")
-@click.option("--quiet", is_flag=True, show_default=False, help="No progress.")
+@QUIET
 def main(
     *,
     raw: Path,
@@ -177,8 +186,6 @@ def main(
             draw_trade_offs(chart_path, f"{title}\n{rest}", trade_offs(rows), ceilings=ceilings(ready))
     except (BenchError, LoaderError, ValueError, OSError) as error:
         raise Failed(str(error)) from None
-    except KeyboardInterrupt:
-        raise Failed("interrupted; with --json, --cache and --resume it can go on") from None
 
 
 @contextmanager
@@ -187,7 +194,7 @@ def shards_of(
 ) -> Iterator[dict[Stored, Path | str]]:
     """Shards of the videos in every way to store them, or why there are none; gone afterwards without a cache."""
     ways, found = ways_to_store(options["sizes"], options["gops"]), dict[Stored, Path | str]()
-    with ExitStack() as stack, progress("shards", quiet=quiet) as tell:
+    with ExitStack() as stack, progress("shards", unit="kinds", quiet=quiet) as tell:
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-codecs-")))
         for done, stored in enumerate(ways, start=1):
             settings = stored.settings(quality=options["quality"], crf=options["crf"])
@@ -252,11 +259,13 @@ def measure_all(plan: Plan, journal: Journal, *, quiet: bool) -> tuple[list[Row]
             click.echo(line, err=True)
         return found
 
-    for stored in plan.shards:
-        alone = found_of(stored, ALONE)
-        rows.append(Row(stored, alone, found_of(stored, TRAINING) if plan.step and not alone.failed else None))
-        if plan.step and not alone.failed and stored.stored_size not in ready:
-            ready[stored.stored_size] = found_of(stored, READY)
+    with progress("measuring", unit="kinds", quiet=quiet) as tell:
+        for done, stored in enumerate(plan.shards, start=1):
+            alone = found_of(stored, ALONE)
+            rows.append(Row(stored, alone, found_of(stored, TRAINING) if plan.step and not alone.failed else None))
+            if plan.step and not alone.failed and stored.stored_size not in ready:
+                ready[stored.stored_size] = found_of(stored, READY)
+            tell(done, len(plan.shards), stored.name, failed=len(failures))
     return rows, ready, failures
 
 

@@ -27,7 +27,7 @@ from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
 from tools.bench.machine import machine, machine_lines, table, write
 from tools.bench.measure import BenchError, Order, Spread, load_psutil
-from tools.bench.options import EPILOG, all_options, settings_of
+from tools.bench.options import COMMAND, all_options, settings_of
 from tools.bench.ours import NAMES
 from tools.bench.peers.compare import Comparison, compare
 from tools.bench.peers.contest import Contest
@@ -44,7 +44,7 @@ PEER_WARMUP_BATCHES = 8  # more than wait ready in any way's queues
 PACKAGES = ("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "av", "torchcodec", "webdataset", "numpy")
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.command(**COMMAND)
 @all_options
 def main(
     *,
@@ -97,8 +97,6 @@ def main(
         raise Failed("the GPU's memory is too small; choose a smaller --batch-size") from None
     except (BenchError, LoaderError, ValueError, OSError) as error:
         raise Failed(str(error)) from None
-    except KeyboardInterrupt:
-        raise Failed("interrupted") from None
 
 
 def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:
@@ -112,7 +110,7 @@ def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:
         repeats=TUNING_REPEATS,
     )
     on_gpu = settings.device.type == "cuda"
-    with progress("autotune", quiet=quiet) as tell:
+    with progress("autotune", unit="settings", quiet=quiet) as tell:
         return autotune(
             measure, settings.loader, codec=index.codec, on_gpu=on_gpu, num_cpus=settings.num_cpus, report=tell
         )

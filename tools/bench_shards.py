@@ -30,7 +30,8 @@ from pipeline.source.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, s
 from tools.bench.machine import machine, machine_lines, table
 from tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil
 from tools.bench.process import pick_cores, pinned
-from tools.terminal import Failed, progress
+from tools.terminal import QUIET, Failed, progress
+from train.command import Command
 
 OURS = "make_shards"
 TARGET_RATIO = 0.8  # to the faster bare ffmpeg
@@ -110,7 +111,7 @@ class Result:
         return self.memory[-1].end_rss - self.memory[0].end_rss
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Command, epilog=EPILOG)
 @click.option(
     "--raw",
     required=True,
@@ -121,7 +122,7 @@ class Result:
 @click.option("--workers", type=click.IntRange(min=1), help="And the CPUs of every way.  [default: all CPUs]")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all numbers here.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@QUIET
 def main(
     *, raw: Path, limit: int | None, workers: int | None, repeats: int, json_path: Path | None, quiet: bool
 ) -> None:
@@ -135,8 +136,6 @@ def main(
             result = run(listing, Path(scratch), workers=workers, repeats=repeats, quiet=quiet)
     except (BenchError, ShardError, OSError) as error:
         raise Failed(str(error)) from None
-    except KeyboardInterrupt:
-        raise Failed("interrupted") from None
     facts = machine("simplejpeg", "av", "numpy")
     facts["versions"]["ffmpeg"] = ffmpeg_version().removeprefix("ffmpeg version ")
     for line in report(result, listing, cores=cores, facts=facts):
@@ -185,7 +184,7 @@ def run(listing: Listing, scratch: Path, *, workers: int, repeats: int, quiet: b
         result.memory.append(memory)
         return turn
 
-    with progress("taking turns", quiet=quiet) as tell:
+    with progress("taking turns", unit="rounds", quiet=quiet) as tell:
         for repeat in range(repeats):
             turns = [(OURS, ours), *ways.items()]
             for name, way in turns if repeat % 2 == 0 else turns[::-1]:

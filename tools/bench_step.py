@@ -23,7 +23,8 @@ from tools.bench.ladder import PLAIN, removals, ways_of
 from tools.bench.machine import machine, machine_lines, markdown, table, write
 from tools.bench.options import pick_device
 from tools.bench.steps import Workload, measure
-from tools.terminal import Failed, progress
+from tools.terminal import QUIET, Failed, progress
+from train.command import Command
 from train.models import MODELS, ModelConfig
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -46,8 +47,13 @@ float32 on a GPU is what torch does by default: convolutions in TF32.
 """
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
-@click.option("--model", type=click.Choice(list(MODELS)), help="Network.  [default: res3d10 on cpu, res3d18 on cuda]")
+@click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.option(
+    "--model",
+    type=click.Choice(list(MODELS)),
+    metavar="NAME",
+    help="Network.  [default: res3d10 on cpu, res3d18 on cuda]",
+)
 @click.option("--width", type=click.IntRange(1), help="Channels of its first stage.  [default: 16 on cpu, 64 on cuda]")
 @click.option("--batch-size", type=click.IntRange(1), help="Clips of a step.  [default: 16 on cpu, 64 on cuda]")
 @click.option("--frames", type=click.IntRange(1), default=8, help="Frames of a clip.")
@@ -58,7 +64,7 @@ float32 on a GPU is what torch does by default: convolutions in TF32.
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all numbers here.")
 @click.option("--markdown", "markdown_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a page here.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@QUIET
 def main(
     *,
     frames: int,
@@ -84,11 +90,8 @@ def main(
         raise click.UsageError(str(error)) from None
     rungs, without = ways_of(where.type, leave_out=leave_out)
     ways = list(dict.fromkeys([*rungs.values(), *without.values()]))
-    try:
-        with progress("taking turns", quiet=quiet) as tell:
-            lanes = measure(workload, ways, num_steps=chosen["steps"], repeats=repeats, tell=tell)
-    except KeyboardInterrupt:
-        raise Failed("interrupted") from None
+    with progress("taking turns", unit="turns", quiet=quiet) as tell:
+        lanes = measure(workload, ways, num_steps=chosen["steps"], repeats=repeats, tell=tell)
     if all(lane.failed for lane in lanes.values()):
         raise Failed(lanes[PLAIN].failed)
     found = Found(workload, rungs, without, lanes)

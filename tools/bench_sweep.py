@@ -41,7 +41,8 @@ from tools.bench.sweep import (
     try_build,
 )
 from tools.bench_shards import list_videos
-from tools.terminal import Failed, progress
+from tools.terminal import QUIET, Failed, progress
+from train.command import Command
 from train.models import MODELS, ModelConfig
 from train.ranks import Ranks
 from train.step import default_options
@@ -90,7 +91,7 @@ class Plan:
 NUMBERS = Numbers()
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Command, go_on="with --json and --resume it can go on", epilog=EPILOG)
 @click.option("--data", type=FOLDER, help="Folder of shards.")
 @click.option("--raw", type=FOLDER, help="Folder with videos anywhere in it, instead of --data.")
 @click.option("--limit", type=click.IntRange(1), help="Take only so many videos, drawn from all.")
@@ -103,7 +104,10 @@ NUMBERS = Numbers()
 @click.option("--num-threads", type=click.IntRange(1), default=2, show_default=True, help="Of the base point.")
 @click.option("--step", is_flag=True, help="The training step on the loader's clips, not the loader alone.")
 @click.option(
-    "--model", type=click.Choice(list(MODELS)), help="Network of --step.  [default: res3d18; on a CPU res3d10]"
+    "--model",
+    type=click.Choice(list(MODELS)),
+    metavar="NAME",
+    help="Network of --step.  [default: res3d18; on a CPU res3d10]",
 )
 @click.option("--width", type=click.IntRange(1), help="Of the network.  [default: 64; on a CPU 16]")
 @click.option("--clips", type=click.IntRange(1), help="Of a turn, at least.  [default: 16384; on a CPU 512]")
@@ -114,7 +118,7 @@ NUMBERS = Numbers()
 @click.option("--resume", is_flag=True, help="Do not measure again what the --json file has.")
 @click.option("--markdown", "markdown_path", type=FILE, help="Write the table here.")
 @click.option("--chart", "chart_path", type=FILE, help="Draw a PNG here.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@QUIET
 def main(
     *,
     data: Path | None,
@@ -159,8 +163,6 @@ def main(
             draw_panels(chart_path, heading.partition(":")[0], panels(plan, journal), base=heading.partition(": ")[2])
     except (BenchError, LoaderError, ShardError, ValueError, OSError) as error:
         raise Failed(str(error)) from None
-    except KeyboardInterrupt:
-        raise Failed("interrupted; with --json and --resume it can go on") from None
 
 
 @contextmanager
@@ -178,7 +180,7 @@ def shards_by_size(
     assert raw is not None
     listing = list_videos(raw, limit=limit)
     found: dict[int, Path | str] = {}
-    with ExitStack() as stack, progress("shards", quiet=quiet) as tell:
+    with ExitStack() as stack, progress("shards", unit="sizes", quiet=quiet) as tell:
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-sweep-")))
         wanted = sorted({BASE_SIZE, *sizes})
         for done, size in enumerate(wanted, start=1):
@@ -233,16 +235,19 @@ def sweep(plan: Plan, journal: Journal, *, quiet: bool) -> tuple[list[list[str]]
         The table's rows, a factor after the other; a line for each that failed.
     """
     rows, failures = [], []
-    for factor, point in points_of(plan.base, plan.values):
-        if not journal.done(point):
-            journal.add(point, measure(plan, point))
-        found = journal.found[point.key]
-        rows.append(row_of(factor, point, plan.base, found))
-        note = note_of(rows[-1], found)
-        if found.failed:
-            failures.append(note)
-        if not quiet:
-            click.echo(note, err=True)
+    points = list(points_of(plan.base, plan.values))
+    with progress("sweep", unit="points", quiet=quiet) as tell:
+        for done, (factor, point) in enumerate(points, start=1):
+            if not journal.done(point):
+                journal.add(point, measure(plan, point))
+            found = journal.found[point.key]
+            rows.append(row_of(factor, point, plan.base, found))
+            note = note_of(rows[-1], found)
+            if found.failed:
+                failures.append(note)
+            if not quiet:
+                click.echo(note, err=True)
+            tell(done, len(points), failed=len(failures))
     return rows, failures
 
 

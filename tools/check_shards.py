@@ -11,7 +11,8 @@ import click
 
 from pipeline.shard import ShardError
 from pipeline.verify import verify
-from tools.terminal import Failed, progress
+from tools.terminal import QUIET, Failed, progress
+from train.command import Command
 from train.data_options import DATA, Data, remote_options
 
 EPILOG = """\b
@@ -24,16 +25,17 @@ Exit code 0: whole. 1: damaged, with one line for each fault. 2: wrong usage.
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Command, epilog=EPILOG)
 @click.argument("data", type=DATA)
 @click.option("--decode", is_flag=True, help="Decode every picture too; takes longer.")
 @remote_options
+@QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
-def main(*, data: Data, decode: bool, as_json: bool) -> None:
+def main(*, data: Data, decode: bool, quiet: bool, as_json: bool) -> None:
     """Verify the shards in DATA: checksums, index against tars, class and split counts, H.264 headers and packets."""
     try:
-        with progress(f"checking {data}") as tell:
-            index, faults = verify(data.open(), decode=decode, report=lambda done, total: tell(done, total, "shards"))
+        with progress(f"checking {data}", unit="shards", quiet=quiet) as tell:
+            index, faults = verify(data.open(), decode=decode, report=tell)
     except (ShardError, OSError) as error:
         raise Failed(str(error)) from None
     if as_json:

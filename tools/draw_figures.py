@@ -20,7 +20,9 @@ from tools.figures.curves import Along, default_window, draw_curves
 from tools.figures.filter_page import animate_filters, draw_filters
 from tools.figures.filters import read_filters
 from tools.figures.runs import read_run, summarise
-from tools.terminal import Failed, progress
+from tools.terminal import Failed
+from train.command import Group
+from train.text_table import text_table
 
 EPILOG = """\b
 Examples:
@@ -44,7 +46,7 @@ TITLE = click.option("--title", help="Above the picture.  [default: says what is
 JSON = click.option("--json", "json_path", type=OUT_FILE, help="Write the numbers shown here.")
 
 
-@click.group(context_settings=SHOW, epilog=EPILOG)
+@click.group(cls=Group, context_settings=SHOW, epilog=EPILOG)
 def main() -> None:
     """Pictures of a study: filters of the first convolution, learning curves, accuracy against cost."""
 
@@ -66,19 +68,14 @@ def filters_command(
     check_suffix("--animate", animate, suffix=".gif")
     title = title or "Filters of conv1"
     try:
-        networks = []
-        with progress("reading") as tell:
-            for done, path in enumerate(checkpoints, start=1):
-                networks.append(read_filters(path))
-                tell(done, len(checkpoints), "checkpoints")
+        networks = [read_filters(path) for path in checkpoints]
         draw_filters(out, networks, title=title)
         if animate is not None:
             animate_filters(animate, networks, title=title)
     except ERRORS as error:
         raise Failed(str(error)) from None
-    for filters in networks:
-        shape = "×".join(str(size) for size in filters.weight.shape)
-        click.echo(f"{filters.checkpoint}  {filters.model}  {filters.layer}  {shape}")
+    rows = [[str(f.checkpoint), f.model, f.layer, "×".join(map(str, f.weight.shape))] for f in networks]
+    click.echo("\n".join(text_table(["checkpoint", "model", "layer", "weights"], rows, left=(0, 1, 2))))
     report(out, animate, json_path, [filters.summary() for filters in networks])
 
 
@@ -101,9 +98,8 @@ def curves_command(
     except ERRORS as error:
         raise Failed(str(error)) from None
     numbers = summarise(found, window=window)
-    for run in numbers:
-        accuracy = "not evaluated yet" if run["clip_at_1"] is None else f"clip@1 {run['clip_at_1']:.1%}"
-        click.echo(f"{run['name']}  step {run['step']}  loss {run['loss']:.3f}  {accuracy}")
+    rows = [[r["name"], str(r["step"]), f"{r['loss']:.3f}", accuracy_text(r["clip_at_1"])] for r in numbers]
+    click.echo("\n".join(text_table(["run", "step", "loss", "clip@1"], rows)))
     report(out, None, json_path, numbers)
 
 
@@ -123,6 +119,14 @@ def cost_command(*, table: Path, out: Path, title: str | None, json_path: Path |
     front = pareto_front(points)
     click.echo(f"{len(points)} networks; on the Pareto front: {', '.join(point.name for point in front)}")
     report(out, None, json_path, [asdict(point) | {"on_front": point in front} for point in points])
+
+
+def accuracy_text(share: float | None) -> str:
+    """
+    >>> accuracy_text(0.4567), accuracy_text(None)
+    ('45.7%', 'not evaluated yet')
+    """
+    return "not evaluated yet" if share is None else f"{share:.1%}"
 
 
 def check_suffix(option: str, path: Path | None, *, suffix: str) -> None:

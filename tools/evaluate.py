@@ -1,6 +1,5 @@
 """Score a checkpoint on videos: clip@1, video@1, video@5, every class."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,19 +13,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import click
 import numpy as np
-import torch
 
 from pipeline.loader import LoaderError, LoaderSettings
 from pipeline.shard import ShardIndex
-from tools.terminal import Failed, progress
+from tools.scoring import check_classes, score, write_json
+from tools.terminal import QUIET, Failed
 from train.checkpoint import load_checkpoint
-from train.config import TrainConfig, from_dict
+from train.command import Command
+from train.config import from_dict
 from train.data_options import DATA, Data, remote_options
-from train.evaluation.confusion import accuracies_by_name, class_table
-from train.evaluation.video_level import VideoScores, evaluate
-from train.models import build_model
-from train.precision import channels_last
-from train.ranks import Ranks, from_torchrun, process_group
+from train.evaluation.confusion import class_table
+from train.ranks import from_torchrun, process_group
 from train.report import accuracy_lines
 
 EPILOG = """\b
@@ -39,7 +36,7 @@ video@5 of the softmax averaged over --clips evenly spaced ones. Accuracies in t
 """
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run.")
 @click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.")
 @click.option("--split", help="Split of the dataset.  [default: the one trained on]")
@@ -49,6 +46,7 @@ video@5 of the softmax averaged over --clips evenly spaced ones. Accuracies in t
 @click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
+@QUIET
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write predictions here.")
 def main(
     *,
@@ -60,6 +58,7 @@ def main(
     batch_size: int | None,
     num_threads: int,
     device: str,
+    quiet: bool,
     json_path: Path | None,
 ) -> None:
     """Score a checkpoint on videos: clip@1, video@1, video@5, every class."""
@@ -81,6 +80,7 @@ def main(
                 global_batch_size=batch_size or 16 * ranks.world_size,
                 settings=LoaderSettings(num_threads=num_threads),
                 ranks=ranks,
+                quiet=quiet or not ranks.is_main,
             )
     except (ValueError, OSError, LoaderError) as error:
         raise Failed(str(error)) from None
@@ -95,72 +95,12 @@ def main(
         click.echo(f"predictions {json_path}")
 
 
-def score(
-    state: dict,
-    config: TrainConfig,
-    index: ShardIndex,
-    samples: np.ndarray,
-    *,
-    clips: int,
-    global_batch_size: int,
-    settings: LoaderSettings,
-    ranks: Ranks,
-) -> VideoScores:
-    """Build the checkpoint's network and score `samples` with it."""
-    model = build_model(config.model, num_classes=len(index.classes))
-    model.load_state_dict(state["model"])
-    channels_last(model).to(ranks.device)
-    with progress("evaluating", quiet=not ranks.is_main) as tell:
-        scores = evaluate(
-            model,
-            index,
-            samples,
-            config.clip,
-            num_clips=clips,
-            global_batch_size=global_batch_size,
-            ranks=ranks,
-            mean=config.mean,
-            std=config.std,
-            settings=settings,
-            on_batch=lambda done, total: tell(done, total, "batches"),
-        )
-    assert scores is not None  # nothing interrupts it
-    return scores
-
-
 def samples_to_score(index: ShardIndex, *, split: str, subset: str) -> np.ndarray:
     """Rows of one side of a split; a split that does not exist is wrong usage."""
     try:
         return index.samples_of(split, subset)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-
-
-def check_classes(classes: list[str], index: ShardIndex, *, checkpoint: Path) -> None:
-    """Refuse to score outputs that mean something else.
-
-    Raises:
-        ValueError: The dataset's classes are not the checkpoint's, in the same order.
-    """
-    if classes != index.classes:
-        raise ValueError(
-            f"{checkpoint}: trained on {len(classes)} classes ({', '.join(classes[:3])}, …), {index.name} "
-            f"has {len(index.classes)} ({', '.join(index.classes[:3])}, …); choose shards of the same classes"
-        )
-
-
-def write_json(path: Path, scores: VideoScores, *, about: dict) -> None:
-    """Everything about an evaluation: accuracies, classes, confusion matrix, a prediction for each video."""
-    result = {
-        **about,
-        **scores.summary(),
-        "class_accuracy": accuracies_by_name(scores.classes, scores.confusion),
-        "confusion": scores.confusion.tolist(),  # row: class, column: predicted
-        "predictions": scores.predictions(),
-        "torch": torch.__version__,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

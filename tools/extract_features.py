@@ -18,8 +18,9 @@ import numpy as np
 from pipeline.loader import LoaderError
 from pipeline.shard import ShardIndex
 from tools.extracting import check_out, make_features
-from tools.terminal import Failed
+from tools.terminal import QUIET, Failed
 from train.checkpoint import load_checkpoint
+from train.command import Command
 from train.config import from_dict
 from train.data_options import DATA, Data, remote_options
 from train.evaluation.features.extraction import Extraction, ExtractOptions, default_layers
@@ -41,7 +42,12 @@ The file is the same for any number of processes.
 """
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.command(
+    cls=Command,
+    go_on="run the same command again: finished parts are kept",
+    context_settings={"max_content_width": 110, "show_default": True},
+    epilog=EPILOG,
+)
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run.")
 @click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help=".npz or .parquet.")
@@ -59,6 +65,7 @@ The file is the same for any number of processes.
 @click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
+@QUIET
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a summary here.")
 def main(
     *,
@@ -75,6 +82,7 @@ def main(
     videos_per_part: int,
     num_threads: int,
     device: str,
+    quiet: bool,
     json_path: Path | None,
 ) -> None:
     """Features of videos: layers of a checkpoint's network, averaged over each video's clips, as .npz or .parquet."""
@@ -95,7 +103,7 @@ def main(
         )
         samples = samples_to_read(index, split=split or config.split, subset=subset)
         extraction = Extraction(state, index, samples, options, out=out, device=ranks.device)
-        made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads)
+        made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads, quiet=quiet)
     except (ValueError, OSError, LoaderError) as error:
         raise Failed(str(error)) from None
     if ranks.is_main:

@@ -25,7 +25,9 @@ def check_out(out: Path) -> None:
     file_kind(out)
 
 
-def make_features(extraction: PartedExtraction, ranks: Ranks, *, batch_size: int, num_threads: int) -> bool:
+def make_features(
+    extraction: PartedExtraction, ranks: Ranks, *, batch_size: int, num_threads: int, quiet: bool
+) -> bool:
     """Make the file, all processes together; a collective.
 
     Returns:
@@ -33,12 +35,12 @@ def make_features(extraction: PartedExtraction, ranks: Ranks, *, batch_size: int
     """
     if extraction.is_made(extraction.out):
         return False
-    with process_group(ranks), progress("extracting", quiet=not ranks.is_main) as tell:
+    with process_group(ranks), progress("extracting", unit="batches", quiet=quiet or not ranks.is_main) as tell:
         extraction.extract(
             ranks,
             batch_size=batch_size,
             settings=LoaderSettings(num_threads=num_threads),
-            on_batch=lambda done, total: tell(done, total, "batches"),
+            on_batch=tell,
         )
         ranks.gather(None)  # collective: all parts are there
     if ranks.is_main:

@@ -12,6 +12,7 @@ import click
 from pipeline.clip import per_channel
 from tools.terminal import Failed
 from train.checkpoint import save_checkpoint
+from train.command import Command
 from train.config import TrainConfig, from_dict
 from train.importing import SOURCES, import_weights, read_classes, trained_on
 
@@ -34,7 +35,7 @@ OUT_FILE = click.Path(dir_okay=False, path_type=Path)
 MODELS = list(dict.fromkeys(model for models in SOURCES.values() for model in models))
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @click.argument("weights", metavar="FILE", type=IN_FILE)
 @click.option("--from", "source", required=True, type=click.Choice(list(SOURCES)), help="Whose weights.")
 @click.option("--model", required=True, type=click.Choice(MODELS), help="Network that they are of.")

@@ -14,7 +14,8 @@ from pipeline.shard import choices
 from tools.bench.chart import load_matplotlib
 from tools.bench.measure import BenchError
 from tools.svm_report import draw_compactness, draw_confusion, mean_of, score_lines, write_confusion
-from tools.terminal import Failed, progress
+from tools.terminal import QUIET, Failed, progress
+from train.command import Command
 from train.evaluation.compactness import compactness
 from train.evaluation.confusion import accuracies_by_name, class_table
 from train.evaluation.features.files import Features, load_features
@@ -57,7 +58,7 @@ class Numbers(click.ParamType):
         return numbers
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @click.option(
     "--features", "paths", required=True, multiple=True, type=click.Path(path_type=Path),
     help="Of tools/extract_features.py; may be given several times.",
@@ -71,6 +72,7 @@ class Numbers(click.ParamType):
     help="Folder for confusion.csv, confusion.png and compactness.png.",
 )  # fmt: skip
 @click.option("--num-threads", default=1, type=click.IntRange(1), help="SVMs fitted at a time.")
+@QUIET
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all numbers here.")
 def main(
     *,
@@ -81,6 +83,7 @@ def main(
     pca: tuple[int, ...] | None,
     out: Path | None,
     num_threads: int,
+    quiet: bool,
     json_path: Path | None,
 ) -> None:
     """A linear SVM on features of videos: accuracy on the official splits, confusion, compactness."""
@@ -89,7 +92,9 @@ def main(
             load_matplotlib()  # fails here, not after the work
         features = load_features(paths, [layer])
         chosen, left_out = choose_splits(features, splits)
-        scores, by_dims = score_all(features, chosen, layer=layer, grid=grid, pca=pca or (), num_threads=num_threads)
+        scores, by_dims = score_all(
+            features, chosen, layer=layer, grid=grid, pca=pca or (), num_threads=num_threads, quiet=quiet
+        )
     except (ValueError, OSError, BenchError) as error:
         raise Failed(str(error)) from None
     confusion = np.sum([split.confusion for split in scores.values()], axis=0)
@@ -147,18 +152,19 @@ def score_all(
     grid: tuple[float, ...],
     pca: tuple[int, ...],
     num_threads: int,
+    quiet: bool,
 ) -> tuple[dict[str, SplitScores], dict[int, dict[str, SplitScores]]]:
     """Scores by split, and by number of principal components and split."""
     scores: dict[str, SplitScores] = {}
     by_dims: dict[int, dict[str, SplitScores]] = {}
     num_fits = 1 if len(grid) == 1 else 1 + NUM_FOLDS * len(grid)  # at most, of one score
     total, done = len(splits) * (1 + len(set(pca))) * num_fits, 0
-    with progress("fitting") as tell:
+    with progress("fitting", unit="SVMs", quiet=quiet) as tell:
 
         def on_fit() -> None:
             nonlocal done
             done += 1
-            tell(done, total, "SVMs")
+            tell(done, total)
 
         for split in splits:
             data = SplitData(

@@ -25,6 +25,7 @@ OPTIONS = [
     click.option("--finish", is_flag=True, help="Only write the index, when all tasks are done."),
 ]
 # fmt: on
+NAMES = ("executor", "ray_address", "ray_cores", "task", "finish")
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ def take_machines(options: dict[str, Any]) -> Machines:
     Raises:
         ValueError: Options contradict one another, or name no task.
     """
-    names = ("executor", "ray_address", "ray_cores", "task", "finish")
-    executor, address, cores, task, finish = (options.pop(name) for name in names)
+    executor, address, cores, task, finish = (options.pop(name) for name in NAMES)
     machines = Machines(executor, address, cores, None if task is None else parsed(task), finish)
     if executor != "ray":
         for name in ("ray_address", "ray_cores"):

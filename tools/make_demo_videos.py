@@ -18,7 +18,8 @@ import numpy as np
 
 from pipeline.source.transcode import ffmpeg_exe
 from tools.demo_scenes import CLASSES, render_video
-from tools.terminal import Failed, progress
+from tools.terminal import QUIET, Failed, progress
+from train.command import Command, no_interrupts
 
 FPS = 25
 HEIGHT, WIDTH = 96, 128
@@ -45,13 +46,13 @@ class DemoSettings:
     width: int = WIDTH
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Command, go_on="run the same command again: finished videos are kept", epilog=EPILOG)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("data/demo"), show_default=True)
 @click.option("--videos-per-class", type=click.IntRange(1, 999_999), default=40, show_default=True)
 @click.option("--frames", "num_frames", type=click.IntRange(2, 1000), default=48, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another one, other scenes.")
 @click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count(), show_default="all cores")
-@click.option("--quiet", is_flag=True, help="Errors only.")
+@QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 def main(out: Path, *, workers: int, quiet: bool, as_json: bool, **settings: int) -> None:
     """Make a small labelled set of videos whose classes differ only by motion.
@@ -75,25 +76,24 @@ def main(out: Path, *, workers: int, quiet: bool, as_json: bool, **settings: int
     context = multiprocessing.get_context("spawn")
     try:
         with (
-            progress(str(out), quiet=quiet) as tell,
+            progress(str(out), unit="videos", quiet=quiet) as tell,
             ProcessPoolExecutor(workers, mp_context=context) as pool,
         ):
-            made = [pool.submit(make_video, *job, settings=wanted) for job in to_make]
+            with no_interrupts():  # its processes begin here
+                made = [pool.submit(make_video, *job, settings=wanted) for job in to_make]
             for done, future in enumerate(made, start=1):
                 try:
                     future.result()
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-                tell(done, len(to_make), "videos")
+                tell(done, len(to_make))
     except (OSError, RuntimeError) as error:
         raise Failed(str(error)) from None
-    except KeyboardInterrupt:
-        raise Failed("interrupted; run the same command again to go on") from None
     result = {"out": str(out), "classes": CLASSES, "num_videos": len(jobs), "num_made": len(to_make)}
     if as_json:
         click.echo(json.dumps(result))
-    elif not quiet:
+    else:
         click.echo(f"{len(jobs)} videos of {len(CLASSES)} classes in {out}, {len(to_make)} of them made now")
 
 

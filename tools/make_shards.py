@@ -1,10 +1,8 @@
 """Transcode a dataset of videos into WebDataset shards for the loader."""
 
 import json
-import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,15 @@ from pipeline.build.settings import OWN_SETTINGS, BuildSettings
 from pipeline.datasets import DATASETS, DatasetError, Listing
 from pipeline.remote.place import is_url
 from pipeline.remote.sync import staging_folder
-from pipeline.shard import PICTURE_NAMES, ShardError, choices
-from tools.limit_options import limit_options, take_limits
-from tools.machine_options import machine_options, take_machines
+from pipeline.shard import ShardError, choices
+from tools.limit_options import take_limits
+from tools.machine_options import take_machines
+from tools.shard_options import COMMAND, WIDE, shard_options
 from tools.shard_report import progress_note, task_line, whole_lines, written_line
 from tools.sync_shards import copy
 from tools.terminal import Failed, progress
-
-STAGING_HELP = "Of a URL: build here, then copy.  [default: in the user's cache folder]"
+from train.command import Group
+from train.wrong_usage import WrongUsage
 
 EPILOG = """\b
 Examples:
@@ -46,62 +45,26 @@ sports1m says of every listed video whether it is there, and what became of it.
 """
 
 
-@click.group(epilog=EPILOG)
+@click.group(cls=Group, context_settings=WIDE, epilog=EPILOG)
 def main() -> None:
     """Transcode a dataset of videos into WebDataset shards for the loader."""
 
 
-def shard_options(command: Callable) -> Callable:
-    """The options that every dataset shares."""
-    default = BuildSettings()
-    # fmt: off
-    options = [
-        click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw videos.  [default: data/NAME]"),
-        click.option("--out", help="For the shards: a folder or a URL.  [default: shards/NAME]"),
-        click.option("--staging", type=click.Path(file_okay=False, path_type=Path), help=STAGING_HELP),
-        click.option("--workers", type=click.IntRange(min=1), default=len(os.sched_getaffinity(0)),
-                     show_default="all cores", help="Videos in work at once."),
-        click.option("--limit", type=click.IntRange(min=1), help="Take only this many videos, for a try-out."),
-        click.option("--split", help="Store only the videos that this split uses.  [default: all]"),
-        click.option("--size", default=default.size, show_default=True, help="Stored height: 64, 128, 256, …"),
-        click.option("--codec", type=click.Choice(list(PICTURE_NAMES)), default=default.codec, show_default=True,
-                     help="Eight frames a JPEG, fast to read, or H.264, small."),
-        click.option("--quality", default=default.quality, show_default=True,
-                     help="Of filmstrips: JPEG quality, 1 to 100."),
-        click.option("--gop", "gop_size", default=default.gop_size, show_default=True,
-                     help="Of H.264: frames from one keyframe to the next."),
-        click.option("--crf", default=default.crf, show_default=True, help="Of H.264: x264's quality, 1 (best) to 51."),
-        click.option("--drop-odd", is_flag=True, help="Store every second frame: half the bytes, even strides only."),
-        click.option("--fps", type=float, help="Resample to this rate.  [default: the source's own frames]"),
-        click.option("--keep-aspect", is_flag=True, help="Short side = size, aspect ratio kept, centred in one tile."),
-        click.option("--samples-per-shard", default=default.samples_per_shard, show_default=True),
-        click.option("--seed", default=default.seed, show_default=True,
-                     help="Of the order of videos, and of segments."),
-        click.option("--quiet", is_flag=True, help="Errors only."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
-    ]
-    # fmt: on
-    command = machine_options(limit_options(command))
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-@main.command()
+@main.command(**COMMAND)
 @shard_options
 def ucf101(**options: Any) -> None:
     """UCF101: videos in RAW/UCF-101/<Class>/, official lists in RAW/ucfTrainTestlist/."""
     run("ucf101", **options)
 
 
-@main.command()
+@main.command(**COMMAND)
 @shard_options
 def hmdb51(**options: Any) -> None:
     """HMDB51: videos in RAW/<class>/, official lists in RAW/testTrainMulti_7030_splits/."""
     run("hmdb51", **options)
 
 
-@main.command()
+@main.command(**COMMAND)
 @shard_options
 @click.option(
     "--segment-s", type=float, default=2.0, show_default=True, help="Seconds of a segment; frames by the video's rate."
@@ -113,7 +76,7 @@ def sports1m(**options: Any) -> None:
     run("sports1m", **options)
 
 
-@main.command()
+@main.command(**COMMAND)
 @shard_options
 @click.option("--name", help="Name of the dataset.  [default: the raw folder's]")
 @click.option("--split-file", type=click.Path(path_type=Path), help="CSV: path,subset or path,split1,split2,…")
@@ -170,9 +133,11 @@ def run(
         limits, machines = take_limits(settings), take_machines(settings)
         build_settings = BuildSettings(**settings)
     except ValueError as error:  # DatasetError is one
-        raise click.UsageError(str(error)) from None
+        elsewhere = "" if raw or (Path("data") / dataset).is_dir() else ", or name your folder with --raw"
+        raise WrongUsage(f"{error}{elsewhere}") from None
     if not listing.records:
-        raise click.UsageError(f"{raw}: no video to store; {len(listing.missing)} are named in lists but absent")
+        absent = len(listing.missing)
+        raise WrongUsage(f"{raw or Path('data') / dataset}: no video to store; {absent} are named in lists but absent")
     url = out if out is not None and is_url(out) else None
     if url is not None and machines.are_shared:
         raise click.UsageError(
@@ -184,24 +149,29 @@ def run(
             click.echo(f"warning: {warning}", err=True)
     started = time.monotonic()
     try:
-        with progress(f"{listing.name} -> {folder}", quiet=quiet) as tell:
+        with progress(f"{listing.name} -> {folder}", unit="videos", quiet=quiet) as tell:
 
             def report(p: BuildProgress) -> None:
-                tell(p.num_done, p.num_total, progress_note(p, passed_s=time.monotonic() - started))
+                note = progress_note(p, passed_s=time.monotonic() - started)
+                tell(p.num_done, p.num_total, note, failed=p.num_failed)
 
             result = machines.build(
                 listing, folder, build_settings, workers=workers, limit=limit, limits=limits, report=report
             )
-    except (ShardError, OSError) as error:
+    except ShardError as error:
         raise Failed(str(error)) from None
-    except KeyboardInterrupt:
-        raise Failed("interrupted; run the same command again to go on") from None
+    except OSError as error:
+        where = error.filename or folder
+        raise Failed(
+            f"{where}: {error.strerror or error}; make room, or make it writable, and run the same command again: "
+            "finished shards are kept"
+        ) from None
     whole = result.whole if isinstance(result, TaskResult) else result
     if url is not None and whole and whole.num_samples:
         copy(folder, url, quiet=quiet)
     if as_json:
         click.echo(json.dumps(asdict(result) | {"out": url or str(folder)}))
-    elif not quiet:
+    else:
         if isinstance(result, TaskResult):
             click.echo(task_line(result, folder))
         else:

@@ -10,15 +10,12 @@ def progress_note(progress: BuildProgress, *, passed_s: float) -> str:
     """What stands beside the count of videos.
 
     >>> progress_note(BuildProgress(10, 90, 500, 1, num_shards=2, num_shards_total=30), passed_s=10)
-    'videos, 50 frames/s, 1 failed, 2 of 30 shards'
+    '50 frames/s, 2 of 30 shards'
     """
     if progress.stage == "probe":
         return "reading sizes"
     rate = progress.num_frames / max(passed_s, 1e-9)
-    return (
-        f"videos, {rate:.0f} frames/s, {progress.num_failed} failed, "
-        f"{progress.num_shards} of {progress.num_shards_total} shards"
-    )
+    return f"{rate:,.0f} frames/s, {progress.num_shards} of {progress.num_shards_total} shards"
 
 
 def written_line(result: BuildResult | TaskResult) -> str:

@@ -23,7 +23,8 @@ from tools.bench.options import Numbers
 from tools.study_findings import collect
 from tools.study_pool import Pool, Slot
 from tools.study_report import table_lines, write_report
-from tools.terminal import Failed, progress
+from tools.terminal import QUIET, Failed, progress
+from train.command import Command
 from train.study.results import is_done
 from train.study.runs import StudyRun, StudySettings, plan_run, unique_runs
 from train.study.tables import TABLES
@@ -49,7 +50,12 @@ Table 5 needs frames of 256 pixels: give shards of several stored sizes; smaller
 """
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.command(
+    cls=Command,
+    go_on="the runs have saved; the same command goes on",
+    context_settings={"max_content_width": 110, "show_default": True},
+    epilog=EPILOG,
+)
 @click.option(
     "--data",
     "folders",
@@ -87,7 +93,7 @@ Table 5 needs frames of 256 pixels: give shards of several stored sizes; smaller
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @click.option("--list", "only_list", is_flag=True, help="List the runs and whether they are done; run nothing.")
 @click.option("--report", "only_report", is_flag=True, help="Tables and pictures of what is done; run nothing.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@QUIET
 def main(
     *,
     folders: tuple[Path, ...],
@@ -222,7 +228,7 @@ def work(runs: Sequence[StudyRun], pool: Pool, *, quiet: bool) -> list[str]:
     """Do the runs that are not done; reasons of those that failed.
 
     Raises:
-        Failed: Interrupted; the trainings have saved by then.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; the trainings have saved by then.
     """
     failures: list[str] = []
 
@@ -231,15 +237,13 @@ def work(runs: Sequence[StudyRun], pool: Pool, *, quiet: bool) -> list[str]:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        with progress("runs", quiet=quiet) as tell:
+        with progress("study", unit="runs", quiet=quiet) as tell:
             ended = pool.work(runs, say=lambda line: click.echo(line, err=True))
             for num_done, finished in enumerate(ended, start=1):
                 if finished.failed is not None:
                     failures.append(finished.failed)
                     click.echo(f"failed: {finished.failed}", err=True)
-                tell(num_done, len(runs), f"{finished.run.folder}, {len(failures)} failed")
-    except KeyboardInterrupt:
-        raise Failed("interrupted; the runs have saved, and the same command goes on") from None
+                tell(num_done, len(runs), str(finished.run.folder), failed=len(failures))
     finally:
         signal.signal(signal.SIGTERM, before)
     return failures

@@ -13,7 +13,8 @@ import click
 
 from pipeline.remote.sync import SyncResult, sync_dataset
 from pipeline.shard import ShardError
-from tools.terminal import Failed, progress
+from tools.terminal import QUIET, Failed, progress
+from train.command import Command
 from train.data_options import DATA, to_stderr
 
 EPILOG = """\b
@@ -28,7 +29,12 @@ AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS.
 """
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.command(
+    cls=Command,
+    go_on="run the same command again: copied files are kept",
+    context_settings={"max_content_width": 110, "show_default": True},
+    epilog=EPILOG,
+)
 @click.argument("source", type=DATA)
 @click.argument("destination")
 @click.option("--workers", default=4, type=click.IntRange(1), help="Files in work at a time.")
@@ -38,7 +44,7 @@ AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS.
     help="Folder for files on their way between two servers.  [default: the system's]",
 )  # fmt: skip
 @click.option("--remote-timeout", default=180.0, type=click.FloatRange(0), help="Seconds that a server may be gone.")
-@click.option("--quiet", is_flag=True, help="Errors only.")
+@QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 def main(
     *,
@@ -63,7 +69,7 @@ def main(
     )
     if as_json:
         click.echo(json.dumps({"source": str(source), "destination": destination} | asdict(result)))
-    elif not quiet:
+    else:
         click.echo(
             f"{result.num_copied} files copied, {result.num_bytes_copied / 1e6:.1f} MB; {result.num_kept} were there"
         )
@@ -72,18 +78,16 @@ def main(
 def copy(source: Path | str, destination: str, *, quiet: bool, **options: Any) -> SyncResult:
     """`sync_dataset` as a command shows it."""
     try:
-        with progress(f"{source} -> {destination}", quiet=quiet) as tell:
+        with progress(f"{source} -> {destination}", unit="files", quiet=quiet) as tell:
             return sync_dataset(
                 source,
                 destination,
                 say=to_stderr,
-                report=lambda done, total: tell(done, total, "files"),
+                report=tell,
                 **options,
             )
     except (ShardError, OSError) as error:
         raise Failed(str(error)) from None
-    except KeyboardInterrupt:
-        raise Failed("interrupted; run the same command again to go on") from None
 
 
 if __name__ == "__main__":

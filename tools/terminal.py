@@ -1,22 +1,14 @@
 """How commands talk to people: progress on a terminal, plain lines in a log, one line for an error."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Protocol
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-LOG_EVERY_S = 10.0
+from train.progress import Shown
 
 
 class Failed(click.ClickException):
@@ -26,36 +18,25 @@ class Failed(click.ClickException):
         click.echo(f"error: {self.format_message()}", err=True)
 
 
-Report = Callable[[int, int, str], None]
+class Report(Protocol):
+    """Told how far some work is, as often as one likes; `failed` is None where nothing can fail."""
+
+    def __call__(self, done: int, total: int, note: str = "", *, failed: int | None = None) -> None: ...
 
 
 @contextmanager
-def progress(title: str, *, quiet: bool = False) -> Iterator[Report]:
-    """A function to call with (done, total, note) as often as one likes.
+def progress(title: str, *, unit: str, quiet: bool = False) -> Iterator[Report]:
+    """Show how far some work is, on standard error: `train.progress.Shown`.
 
-    A terminal gets a moving bar; anything else gets a line every ten seconds and one at the end.
+    Args:
+        title: What is being done.
+        unit: What is counted, plural.
     """
-    if quiet:
-        yield lambda done, total, note: None
-    elif sys.stderr.isatty():
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=None, note="")
-            yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
-    else:
-        last_told = time.monotonic()
+    shown = Shown(title, unit=unit, console=Console(stderr=True), say=partial(click.echo, err=True), quiet=quiet)
+    try:
+        yield shown.update
+    finally:
+        shown.close()
 
-        def tell(done: int, total: int, note: str) -> None:
-            nonlocal last_told
-            if done == total or time.monotonic() - last_told >= LOG_EVERY_S:
-                last_told = time.monotonic()
-                click.echo(f"{title}: {done}/{total} {note}", err=True)
 
-        yield tell
+QUIET = click.option("--quiet", is_flag=True, show_default=False, help="No progress: results and errors only.")

@@ -14,8 +14,9 @@ import click
 
 from pipeline.loader import LoaderError
 from tools.extracting import check_out, make_features
-from tools.terminal import Failed, progress
+from tools.terminal import QUIET, Failed, progress
 from train.checkpoint import load_checkpoint
+from train.command import Group
 from train.data_options import DATA, Data, remote_options
 from train.evaluation.features.files import read_array
 from train.evaluation.thumos14.annotations import (
@@ -54,7 +55,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 SHOW = {"max_content_width": 110, "show_default": True}
 
 
-@click.group(context_settings=SHOW, epilog=EPILOG)
+@click.group(cls=Group, context_settings=SHOW, epilog=EPILOG)
 def main() -> None:
     """Temporal action detection on THUMOS14: sliding windows, detections from their scores, and the official mAP."""
 
@@ -78,7 +79,7 @@ def windows_command(*, videos: Path, lengths: tuple[int, ...], overlap: float, o
         click.echo(f"{len(short)} videos are shorter than every window, such as {short[0]}")
 
 
-@main.command("features")
+@main.command("features", go_on="run the same command again: finished parts are kept")
 @click.option("--checkpoint", required=True, type=IN_FILE, help="A .pt file of a run.")
 @click.option("--data", required=True, type=DATA, help="Shards of the videos, all frames stored; a folder or a URL.")
 @click.option("--windows", required=True, type=IN_FILE, help="Windows of these videos.")
@@ -88,6 +89,7 @@ def windows_command(*, videos: Path, lengths: tuple[int, ...], overlap: float, o
 @click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
+@QUIET
 @click.option("--out", required=True, type=OUT_FILE, help=".npz or .parquet, float16; a row a window.")
 def features_command(
     *,
@@ -99,6 +101,7 @@ def features_command(
     windows_per_part: int,
     num_threads: int,
     device: str,
+    quiet: bool,
     out: Path,
 ) -> None:
     """Run a network over the clip of every window; under torchrun on all processes, and on after a kill."""
@@ -114,7 +117,7 @@ def features_command(
             device=ranks.device,
             windows_per_part=windows_per_part,
         )
-        made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads)
+        made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads, quiet=quiet)
     except (ValueError, OSError, LoaderError) as error:
         raise Failed(str(error)) from None
     if not ranks.is_main:
@@ -139,6 +142,7 @@ def features_command(
 @click.option("--length-prior/--no-length-prior", default=True, help="Weigh by usual durations; wants --annotations.")
 @click.option("--nms-iou", default=0.4, type=click.FloatRange(0, 1), help="Drop windows above this; 1 keeps all.")
 @click.option("--keep", default=1000, type=click.IntRange(1), help="Detections of a class in a video, at most.")
+@QUIET
 @click.option("--out", required=True, type=OUT_FILE, help="Detections, in the official format.")
 def detect_command(
     *,
@@ -154,6 +158,7 @@ def detect_command(
     length_prior: bool,
     nms_iou: float,
     keep: int,
+    quiet: bool,
     out: Path,
 ) -> None:
     """Turn scores or features of windows into detections."""
@@ -171,7 +176,7 @@ def detect_command(
             assert train_windows
             assert train_features
             assert true
-            with progress("training") as tell:
+            with progress("training", unit="classes", quiet=quiet) as tell:
                 scored, values, classes = scores_from_features(
                     features,
                     listed,
@@ -180,10 +185,10 @@ def detect_command(
                     annotations=true,
                     layer=layer,
                     c=c,
-                    on_class=lambda done, total: tell(done, total, "classes"),
+                    on_class=tell,
                 )
         weights = window_weights(true, classes, scored) if length_prior and true is not None else None
-        with progress("suppressing") as tell:
+        with progress("suppressing", unit="videos", quiet=quiet) as tell:
             found = detect(
                 values,
                 classes,
@@ -191,7 +196,7 @@ def detect_command(
                 nms_iou=nms_iou,
                 weights=weights,
                 keep=keep,
-                on_video=lambda done, total: tell(done, total, "videos"),
+                on_video=tell,
             )
         write_detections(out, found)
     except (ValueError, OSError) as error:
@@ -210,6 +215,7 @@ def detect_command(
 @click.option("--subset", default="test", type=click.Choice(["val", "test"]), help="Which lists.")
 @click.option("--iou", "ious", multiple=True, type=click.FloatRange(0, 1), default=IOU_THRESHOLDS, help="Thresholds.")
 @click.option("--scnn-nms", is_flag=True, help="Suppress first, at each IoU minus 0.1, as S-CNN does.")
+@QUIET
 @click.option("--json", "json_path", type=OUT_FILE, help="Write the result here.")
 def evaluate_command(
     *,
@@ -218,19 +224,20 @@ def evaluate_command(
     subset: str,
     ious: tuple[float, ...],
     scnn_nms: bool,
+    quiet: bool,
     json_path: Path | None,
 ) -> None:
     """Average precision of each class and their mean, by the rules of the official kit."""
     try:
         true = read_annotations(annotations, subset=subset)
         found, num_skipped = read_detections(detections)
-        with progress("evaluating") as tell:
+        with progress("evaluating", unit="classes", quiet=quiet) as tell:
             scores = evaluate(
                 found,
                 true,
                 iou_thresholds=ious,
                 nms_margin=SCNN_NMS_MARGIN if scnn_nms else None,
-                on_class=lambda done, total: tell(done, total, "classes"),
+                on_class=tell,
             )
     except (ValueError, OSError) as error:
         raise Failed(str(error)) from None

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from pipeline.datasets import DATASETS
 from pipeline.remote.dataset import open_dataset
 from pipeline.remote.place import is_url
 from pipeline.remote.settings import RemoteSettings, parse_size
 from pipeline.shard import ShardIndex
+from train.wrong_usage import WrongUsage
 
 DEFAULT = RemoteSettings()
 to_stderr = functools.partial(click.echo, err=True)
@@ -48,9 +51,32 @@ class DataType(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
         if isinstance(value, str) and is_url(value):
             return value
-        if not Path(value).is_dir():
-            self.fail(f"{value!r} is no folder; give one, or a URL such as s3://bucket/shards/ucf101", param, ctx)
-        return Path(value)
+        path = Path(value)
+        if not path.is_dir():
+            what = f"{path} is a file; give a folder of shards" if path.exists() else missing(path)
+            raise WrongUsage((f"{param.opts[0]}: " if isinstance(param, click.Option) else "") + what, ctx)
+        return path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Folders."""
+        return [CompletionItem(incomplete, type="dir")]
+
+
+def missing(folder: Path) -> str:
+    """What makes the shards that are not there, by the name of the folder.
+
+    >>> missing(Path("shards/ucf101"))
+    'shards/ucf101 is not there: make it with python tools/make_shards.py ucf101'
+    >>> missing(Path("/d/hmdb51-h264"))
+    '/d/hmdb51-h264 is not there: make it with python tools/make_shards.py hmdb51 --codec h264 --out /d/hmdb51-h264'
+    >>> missing(Path("shards/mine"))
+    'shards/mine is not there: make it with python tools/make_shards.py folder --raw VIDEOS --out shards/mine'
+    """
+    name, _, codec = folder.name.partition("-")
+    words = [name] if name in set(DATASETS) - {"folder"} else ["folder --raw VIDEOS"]
+    words += ["--codec h264"] if codec == "h264" else []
+    words += [f"--out {folder}"] if folder != Path("shards") / name or len(words) > 1 or " " in words[0] else []
+    return f"{folder} is not there: make it with python tools/make_shards.py {' '.join(words)}"
 
 
 class SizeType(click.ParamType):
@@ -83,6 +109,7 @@ REMOTE_OPTIONS = [
                  help="Of a URL: steps whose tars are fetched before they are needed."),
 ]
 # fmt: on
+REMOTE = ["cache", "cache_limit", "remote_timeout", "fetch_ahead"]
 
 
 def remote_options(command: Callable) -> Callable:

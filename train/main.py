@@ -5,9 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,37 +19,27 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import click
 import torch
-from rich.console import Console
 
-from pipeline.loader import Batch, ClipLoader, LoaderError, LoaderSettings
+from pipeline.loader import Batch, ClipLoader, LoaderError
 from pipeline.plan import TrainPlan
 from pipeline.shard import ShardIndex
+from train.advice import advice
 from train.checkpoint import check_same_run, data_identity, load_checkpoint, load_weights
+from train.command import INTERRUPTED
 from train.config import TrainConfig, is_due, to_dict
 from train.evaluation.video_level import VideoScores, evaluate
 from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Throughput, TrainingError, bad_loss_message
 from train.models import build_model
 from train.optim import build_optimizer, lr_at
-from train.options import EPILOG, Data, configure, execution, find_state, pixels_as_trained, train_options
+from train.options import COMMAND, Data, configure, execution, find_state, pixels_as_trained, train_options
 from train.presets import NEEDS_WEIGHTS
 from train.progress import TrainProgress
-from train.ranks import Ranks, from_torchrun, process_group
+from train.ranks import from_torchrun, process_group
 from train.report import last_lines, result, write_config
 from train.run_folder import CheckpointFiles, check_agreement, only_trainer
-from train.step import StepOptions, TrainStep
+from train.setting import Setting
+from train.step import TrainStep
 from train.stopping import StopRequest
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where and how a run happens; nothing here decides what it computes."""
-
-    ranks: Ranks
-    out: Path
-    loader: LoaderSettings
-    step: StepOptions
-    say: Callable[[str], None]  # prints a line, on rank 0 only
-    console: Console | None  # None: this rank shows no progress
 
 
 class Run:
@@ -74,7 +62,7 @@ class Run:
         self.model = build_model(config.model, num_classes=len(index.classes)).to(device)
         if weights is not None:
             fc_kept = load_weights(self.model, *weights, classes=index.classes)
-            here.say(f"weights from {weights[0]}, {'fc included' if fc_kept else 'new fc'}")
+            here.note(f"weights from {weights[0]}, {'fc included' if fc_kept else 'new fc'}")
         self.optimizer = build_optimizer(self.model, config.optim, fused=device.type == "cuda")
         self.test_samples = index.samples_of(config.split, "test")
         self.plan = TrainPlan(
@@ -114,12 +102,12 @@ class Run:
         )
         self.outcomes, self.meter = OutcomeQueue(self.ranks), Throughput()
         self.losses: list[float] = []  # since the last line of the log
-        self.progress = TrainProgress(total=config.steps, start=self.step, console=here.console, say=here.say)
+        self.progress = TrainProgress(total=config.steps, console=here.console(), note=here.note, say=here.say)
         self.log: MetricsLog | None = None  # these two on rank 0 only
         self.files: CheckpointFiles | None = None
         if self.ranks.is_main:
-            self.log = MetricsLog(here.out, start=self.step, total=config.steps, say=self.progress.message)
-            self.files = CheckpointFiles(here.out, log=self.log, say=self.progress.message)
+            self.log = MetricsLog(here.out, start=self.step, total=config.steps, say=self.progress.warn)
+            self.files = CheckpointFiles(here.out, log=self.log, say=self.progress.warn)
 
     def train(self) -> bool:
         """Train to the last step; False when a signal stopped it earlier. Both ways latest.pt is written."""
@@ -185,7 +173,7 @@ class Run:
             decode_waste=self.loader.work.decoded_to_used,
             **speed,
         )
-        self.progress.update(outcome.step, loss=loss, **speed)
+        self.progress.step(outcome.step, loss=loss, num_replaced=self.loader.num_replaced, **speed)
 
     def score(self, *, num_clips: int, event: str) -> VideoScores | None:
         """Accuracy of rank 0's model on the test side; keeps the best as best.pt. None when asked to stop."""
@@ -244,7 +232,7 @@ class Run:
         self.stop_request.close()
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.command(**COMMAND)
 @train_options
 def main(
     *,
@@ -256,6 +244,7 @@ def main(
     device: str,
     collective_timeout_s: float,
     as_json: bool,
+    quiet: bool,
     **options: Any,
 ) -> None:
     """Train a 3D convnet on shards. Options left out keep the preset's value."""
@@ -264,13 +253,12 @@ def main(
         ranks = from_torchrun(device)
         who = "" if ranks.is_main else f"rank {ranks.rank}: "
         say = partial(click.echo, err=as_json) if ranks.is_main else lambda line: None
-        console = Console(stderr=as_json) if ranks.is_main else None
         index = data.open(say=lambda line: click.echo(f"{who}{line}", err=True))
         loader, step = execution(options, ranks)
         config = configure(preset, index, world_size=ranks.world_size, **options)
-        here = Setting(ranks, out, loader, step, say, console)
+        here = Setting(ranks, out, loader, step, say, quiet=quiet, to_stderr=as_json)
         with process_group(ranks, timeout_s=collective_timeout_s), only_trainer(out, ranks, say=say):
-            state = find_state(resume, out, say=say)
+            state = find_state(resume, out, say=say, note=here.note)
             check_agreement(out, ranks, state)
             weights = (init_from, load_checkpoint(init_from)) if init_from is not None and state is None else None
             config = pixels_as_trained(config, weights[1] if weights is not None else state)
@@ -279,6 +267,8 @@ def main(
             elif preset in NEEDS_WEIGHTS and init_from is None:
                 raise click.UsageError(f"--preset {preset}: starts from trained weights; add --init-from CHECKPOINT")
             if ranks.is_main:
+                for line in advice(config, index, ranks):
+                    click.echo(line, err=True)
                 write_config(
                     out / "config.json", config, preset=preset, index=index, ranks=ranks, loader=loader, step=step
                 )
@@ -292,6 +282,8 @@ def main(
                 run.files.check()
     except (ValueError, OSError, LoaderError) as error:  # RanksError is an OSError
         raise click.ClickException(f"{who}{error}") from None
+    if run.stop_request.interrupted:
+        click.get_current_context().exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

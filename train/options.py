@@ -10,12 +10,14 @@ import click
 from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
 from train.checkpoint import load_checkpoint, load_latest
+from train.command import Command
 from train.config import TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
-from train.data_options import DATA, Data, remote_options
+from train.data_options import DATA, REMOTE, Data, remote_options
 from train.models import MODELS
 from train.presets import PRESETS
 from train.ranks import COLLECTIVE_TIMEOUT_S, Ranks
 from train.step import StepOptions, default_options
+from train.wrong_usage import Name
 
 EPILOG = """\b
 Examples:
@@ -25,12 +27,12 @@ Examples:
       --init-from runs/s1m/latest.pt
   python train/main.py --data s3://bucket/ucf101 --cache /scratch/shards --cache-limit 50GB --preset tiny --out runs/s3
 \b
-SIGTERM and SIGUSR1 finish the step, save and exit 0; --resume auto then goes on as if nothing had happened.
-A signal to one process stops all of a run. torchrun passes SIGTERM on to them, but itself ends with exit code 1.
-Exit codes: 0 done or stopped by such a signal, 1 failure, 2 wrong usage.
+SIGTERM, SIGUSR1 and Ctrl-C finish the step and save; --resume auto then goes on as if nothing had happened. A second
+Ctrl-C ends at once. A signal to one process stops all of a run; torchrun passes it on, but itself ends with code 1.
+Exit codes: 0 done, or stopped by SIGTERM or SIGUSR1; 1 failure; 2 wrong usage; 130 Ctrl-C.
 """
 
-__all__ = ["EPILOG", "Data", "configure", "execution", "find_state", "pixels_as_trained", "train_options"]
+__all__ = ["COMMAND", "Data", "configure", "execution", "find_state", "pixels_as_trained", "train_options"]
 
 LOADER = LoaderSettings()
 NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -60,10 +62,11 @@ EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
 ]
 OPTIONS = [
     click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards."),
-    click.option("--preset", required=True, type=click.Choice(list(PRESETS)), help="Recipe."),
+    click.option("--preset", required=True, type=Name(list(PRESETS)), metavar="NAME",
+                 help=f"Recipe: {', '.join(PRESETS)}."),
     click.option("--out", required=True, type=NEW_FOLDER, help="Folder of the run."),
-    click.option("--steps", type=int, help="Updates of the whole run. A cosine ends there; breakpoints of a "
-                 "step schedule, and the warm-up, stay where the preset has them."),
+    click.option("--steps", type=int, help="Updates of the whole run; a cosine ends there, the breakpoints of a "
+                 "step schedule and the warm-up stay."),
     click.option("--scale-to-steps", type=click.IntRange(1),
                  help="Updates of the whole run, and the schedule keeps its shape: breakpoints and warm-up scale."),
     click.option("--resume", default="never", help="auto (from OUT if it has one), never, or a checkpoint."),
@@ -77,7 +80,8 @@ OPTIONS = [
     click.option("--scale-lr", is_flag=True,
                  help="Multiply the preset's rate by as much as the global batch is larger than the preset's."),
     click.option("--seed", type=int, help="Of the initial weights and of the order of clips."),
-    click.option("--model", type=click.Choice(list(MODELS)), help="Network; python -m train.models lists them."),
+    click.option("--model", type=Name(list(MODELS)), metavar="NAME",
+                 help="Network; python -m train.models lists them."),
     click.option("--width", type=int, help="Channels of its first stage; the later ones have 2, 4, 8 times as many."),
     click.option("--num-frames", type=int, help="Frames of a clip."),
     click.option("--frame-stride", type=int, help="Source frames from one taken frame to the next."),
@@ -99,9 +103,35 @@ OPTIONS = [
     *EXECUTION_OPTIONS,
     click.option("--collective-timeout", "collective_timeout_s", default=COLLECTIVE_TIMEOUT_S,
                  type=click.FloatRange(1), help="Seconds that a process waits for the others before it gives up."),
-    click.option("--json", "as_json", is_flag=True, help="The result as JSON; other lines go to stderr."),
+    click.option("--quiet", is_flag=True, show_default=False, help="No progress: results and errors only."),
+    click.option("--json", "as_json", is_flag=True, show_default=False,
+                 help="The result as JSON; other lines go to stderr."),
 ]
+EXECUTION = {
+    "Loader": ["num_threads", "prefetch", "queue_depth", "num_pipelines", "hw_decoder_load", "read_ahead",
+               "stall_timeout_s"],
+    "Compute": ["compile", "cuda_graph", "space_to_depth", "high_priority"],
+}
 # fmt: on
+COMMAND: dict[str, Any] = {
+    "cls": Command,
+    "context_settings": {"max_content_width": 110, "show_default": True},
+    "epilog": EPILOG,
+    "go_on": "--resume auto goes on from the last checkpoint",
+    "headings": {
+        "Data": ["data", "split"],
+        "Recipe": ["preset", "steps", "global_batch_size", "lr", "model", "init_from", "seed"],
+        "Run": ["out", "resume", "device", "quiet", "as_json"],
+    },
+    "rare": {
+        "More of the recipe": ["scale_to_steps", "scale_lr", "width", "freeze_bn"],
+        "Clips": ["num_frames", "frame_stride", "crop_size", "resize", "flip", "snap_to_keyframe", "shuffle_window"],
+        "Evaluations and files": ["eval_every", "eval_clips", "save_every", "keep_every", "log_every"],
+        **EXECUTION,
+        "Processes": ["collective_timeout_s"],
+        "Shards behind a URL": REMOTE,
+    },
+}
 
 
 def train_options(command: Callable) -> Callable:
@@ -129,8 +159,15 @@ def execution(options: dict[str, Any], ranks: Ranks) -> tuple[LoaderSettings, St
     return settings, chosen
 
 
-def find_state(resume: str, out: Path, *, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The state of the checkpoint that --resume asks for; None to start at step 0."""
+def find_state(
+    resume: str, out: Path, *, say: Callable[[str], None], note: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The state of the checkpoint that --resume asks for; None to start at step 0.
+
+    Args:
+        say: Told in a line of what is wrong.
+        note: Told where the run begins.
+    """
     if resume == "never":
         if any(out.glob("*.pt")):
             raise click.UsageError(f"--out: {out} already holds a run; add --resume auto to go on, or choose another")
@@ -140,7 +177,7 @@ def find_state(resume: str, out: Path, *, say: Callable[[str], None]) -> dict[st
             raise click.UsageError(f"--resume: {resume} is no file; choose auto, never or a .pt file")
         return load_checkpoint(Path(resume))
     found = load_latest(out, say=say)
-    say(
+    note(
         f"going on from {found[0]} at step {found[1]['step']}"
         if found
         else f"{out} holds no checkpoint; starting at step 0"

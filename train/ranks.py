@@ -106,6 +106,9 @@ def from_torchrun(device: str = "auto") -> Ranks:
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return Ranks(rank, local_rank, world_size, torch.device("cpu"), launcher, num_machines)
     num_gpus = torch.cuda.device_count()
+    if not num_gpus:
+        built = f"torch {torch.__version__} is built for CPUs only" if torch.version.cuda is None else "torch sees none"
+        raise ValueError(f"device: cuda needs an NVIDIA GPU, but {built}; use --device cpu, or install what is missing")
     if local_rank >= num_gpus:
         raise ValueError(
             f"device: local rank {local_rank} needs a GPU of its own but torch sees {num_gpus}; "

@@ -34,7 +34,7 @@ def write_config(
     about = {
         "preset": preset,
         "config": to_dict(config),
-        "data": data_identity(index) | {"classes": index.classes},
+        "data": data_identity(index) | {"classes": index.classes, "folder": str(index.data_dir.absolute())},
         "world_size": ranks.world_size,
         "device": torch.cuda.get_device_name(ranks.device) if on_gpu else "cpu",
         "loader": asdict(loader),

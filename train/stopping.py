@@ -1,4 +1,4 @@
-"""When a run should stop before its end: a scheduler's signals, and a torchrun that is gone."""
+"""When a run should stop before its end: a scheduler's signals, Ctrl-C, and a torchrun that is gone."""
 
 import os
 import signal
@@ -7,10 +7,11 @@ from typing import Any
 from train.ranks import RanksError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before they take the machine away
+INTERRUPT = signal.SIGINT  # what Ctrl-C sends
 
 
 class StopRequest:
-    """Takes the stop signals until it is closed.
+    """Takes the stop signals and Ctrl-C until it is closed. A second Ctrl-C raises KeyboardInterrupt, as without this.
 
     Args:
         launcher: Process that restarts this one; None if nobody does. Without it this one would go on alone while its
@@ -18,11 +19,11 @@ class StopRequest:
     """
 
     def __init__(self, *, launcher: int | None = None) -> None:
-        self._launcher, self._asked = launcher, False
-        self._handlers = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
+        self._launcher, self._asked, self.interrupted = launcher, False, False
+        self._handlers = {number: signal.signal(number, self._ask) for number in (*STOP_SIGNALS, INTERRUPT)}
 
     def asked(self) -> bool:
-        """Whether a signal has come.
+        """Whether a signal has come; `interrupted` says whether Ctrl-C was among them.
 
         Raises:
             RanksError: The launcher has ended.
@@ -36,5 +37,9 @@ class StopRequest:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _ask(self, *_: Any) -> None:
+    def _ask(self, number: int, *_: Any) -> None:
+        if number == INTERRUPT:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
         self._asked = True

@@ -9,12 +9,12 @@ import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-import webdataset
 
 import pipeline
 from pipeline.build.parts import fingerprint
@@ -170,7 +170,7 @@ def head_of(listing: Listing, settings: BuildSettings, made: dict[str, Any]) -> 
         "tools": made["tools"]
         | {
             "res3d-video": pipeline.__version__,
-            "webdataset": webdataset.__version__,
+            "webdataset": version("webdataset"),
             "numpy": np.__version__,
             "python": platform.python_version(),
         },

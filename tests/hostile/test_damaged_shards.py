@@ -28,7 +28,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("filmstrip", 41, 25),
         pytest.param("filmstrip", 3, 300, marks=pytest.mark.slow),
-        pytest.param("h264", 4, 200, marks=pytest.mark.slow),
+        pytest.param("h264", 4, 200, marks=pytest.mark.long),
     ],
 )
 def test_damage_ends_in_batches_or_in_one_line(raw: Path, tmp_path: Path, codec: str, step: int, at_least: int) -> None:

@@ -25,7 +25,7 @@ def facts(shared_data: Path) -> dict[str, dict]:
     return {fact["path"]: fact for fact in json.loads((shared_data / "facts.json").read_text())}
 
 
-@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
+@pytest.mark.parametrize("codec", ["filmstrip", pytest.param("h264", marks=pytest.mark.long)])
 def test_ucf101_every_frame_count_is_the_decoded_one(
     shared_data: Path, facts: dict, tmp_path: Path, codec: str
 ) -> None:

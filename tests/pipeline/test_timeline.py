@@ -144,7 +144,7 @@ def test_only_pictures_that_reset_the_decoder_begin_anew() -> None:
     assert begins_anew(b"", "vp9", b"")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_videos_are_cut_exactly_or_not_sought_at_all(shared_data: Path) -> None:
     sought, wrong = 0, []
     for fact in json.loads((shared_data / "facts.json").read_text()):

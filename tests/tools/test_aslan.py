@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.schemas import check_schema
 from tools.aslan import main
 
 io = pytest.importorskip("scipy.io", reason="scipy is in the extra `features`")
@@ -50,6 +51,7 @@ def test_accuracy_and_auc_are_told_and_written(files: Path) -> None:
     assert lines[0].endswith("120 pairs in 3 folds; chance is 50%")
     assert lines[1].endswith("layers res5b, pool5, prob")
     found = json.loads((files / "new" / "r.json").read_text())
+    check_schema("aslan", found)
     assert found["accuracy"] > 0.95
     assert found["auc"] > 0.99
     assert found["accuracy"] == pytest.approx(np.mean([fold["accuracy"] for fold in found["folds"]]))

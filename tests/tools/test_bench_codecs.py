@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from tests.schemas import check_schema
 from tools import bench_codecs
 from tools.bench.codec_points import ALONE, READY, TRAINING, CodecPoint, Stored
 from tools.bench.measure import Spread
@@ -39,7 +40,7 @@ def fake_measure(points: list[CodecPoint]) -> Callable[[Plan, CodecPoint], Found
     return measure
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_codec_is_built_and_measured_alone_and_while_training(numbered_raw: Path, tmp_path: Path) -> None:
     files = {name: tmp_path / f"found.{name}" for name in ("json", "md", "png")}
     written = ("--json", str(files["json"]), "--markdown", str(files["md"]), "--chart", str(files["png"]))
@@ -47,6 +48,7 @@ def test_every_codec_is_built_and_measured_alone_and_while_training(numbered_raw
     result = bench(numbered_raw, *some, "--step", *written)
     assert result.exit_code == 0, result.output
     found = json.loads(files["json"].read_text())
+    check_schema("bench_codecs", found)
     ways = ("filmstrips", "h264, GOP 8", "h264, GOP 8, snapped")
     wanted = [f"64: {way}, {what}" for way in ways for what in (ALONE, TRAINING)]
     assert set(found["points"]) == {*wanted, f"64: filmstrips, {READY}"}
@@ -85,8 +87,8 @@ def test_a_run_that_was_killed_goes_on_after_its_last_point(
     options = ("--sizes", "64", "--gops", "8", "--cache", str(tmp_path / "s"), "--json", str(tmp_path / "found.json"))
     monkeypatch.setattr(bench_codecs, "measure", killed_at_the_third)
     first = bench(numbered_raw, *options)
-    assert first.exit_code == 1
-    assert first.stderr.splitlines()[-1] == "error: interrupted; with --json, --cache and --resume it can go on"
+    assert first.exit_code == 130
+    assert first.stderr.splitlines()[-1] == "interrupted; with --json, --cache and --resume it can go on"
 
     monkeypatch.setattr(bench_codecs, "measure", really)
     second = bench(numbered_raw, *options, "--resume")

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
+from tests.schemas import check_schema
 from tools import bench_loader
 from tools.bench import run as bench_run
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC
@@ -64,7 +65,9 @@ def benched(numbered: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> t
     files = ["--json", str(folder / "bench.json"), "--markdown", str(folder / "bench.md")]
     result = bench(numbered.data_dir, *SMALL, "--device", "cpu", "--repeats", "3", *files)
     assert result.exit_code == 0, result.output
-    return result, json.loads((folder / "bench.json").read_text()), folder
+    found = json.loads((folder / "bench.json").read_text())
+    check_schema("bench_loader", found)
+    return result, found, folder
 
 
 def test_the_lanes_alternate_in_rotated_order_and_have_as_many_turns(benched: tuple[Result, dict, Path]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.numbered import write_numbered_video
+from tests.schemas import check_schema
 from tools.bench_shards import OURS, bare_ffmpeg, closest_quality, list_videos, main, make_shards, run_ffmpeg
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
@@ -32,7 +33,9 @@ def benched(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result
     path = tmp_path_factory.mktemp("bench") / "bench.json"
     result = bench(raw, "--workers", "1", "--repeats", "3", "--json", str(path))
     assert result.exit_code == 0, result.output
-    return result, json.loads(path.read_text())
+    found = json.loads(path.read_text())
+    check_schema("bench_shards", found)
+    return result, found
 
 
 def bench(raw: Path, *options: str) -> Result:

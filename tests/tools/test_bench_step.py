@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from pipeline.clip import ClipSpec
+from tests.schemas import check_schema
 from tools.bench.gains import Found
 from tools.bench.ladder import PLAIN, Way, ladder, removals, ways_of
 from tools.bench.measure import BenchError
@@ -119,6 +120,7 @@ def test_the_files_hold_what_the_tables_say(tmp_path: Path) -> None:
     result = bench("--repeats", "3", "--json", str(json_path), "--markdown", str(page_path), "--quiet")
     assert result.exit_code == 0, result.output
     found, page = json.loads(json_path.read_text()), page_path.read_text()
+    check_schema("bench_step", found)
     assert list(found["ladder"]) == list(ways_of("cpu", leave_out=("torch.compile",))[0])
     for name, lane in found["ladder"].items():
         turns = [turn["ms_per_step"] for turn in lane["turns"]]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
+from tests.schemas import check_schema
 from tools import bench_sweep
 from tools.bench.measure import BenchError, Measurement, Memory, Spread
 from tools.bench.run import Settings
@@ -103,15 +104,17 @@ def test_a_sweep_that_was_killed_goes_on_after_its_last_point(
     options = ("--data", str(numbered.data_dir), *SMALL, "--batch-sizes", "1,2,4", "--frames", "4,8")
     monkeypatch.setattr(bench_sweep, "measure", killed_at_the_third)
     first = sweep(*options, "--json", str(json_path))
-    assert first.exit_code == 1
-    assert first.stderr.splitlines()[-1] == "error: interrupted; with --json and --resume it can go on"
+    assert first.exit_code == 130
+    assert first.stderr.splitlines()[-1] == "interrupted; with --json and --resume it can go on"
     assert [point.batch_size for point in asked] == [1, 2]
 
     monkeypatch.setattr(bench_sweep, "measure", really)
     second = sweep(*options, "--json", str(json_path), "--resume")
     assert second.exit_code == 0, second.output
     assert [(point.batch_size, point.num_frames) for point in asked] == [(1, 8), (2, 8), (4, 8), (2, 4)]
-    assert len(json.loads(json_path.read_text())["points"]) == 4
+    found = json.loads(json_path.read_text())
+    check_schema("bench_sweep", found)
+    assert len(found["points"]) == 4
 
 
 def test_a_point_that_fails_is_a_line_and_the_rest_is_drawn(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.schemas import check_schema
 from tests.tools.figures.made import pixels_of, write_checkpoint, write_run
 from tools.draw_figures import main
 
@@ -27,6 +28,7 @@ def test_filters_are_drawn_animated_and_summarised(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert pixels_of(out).shape[1] == 1200
     assert gif.read_bytes()[:6] == b"GIF89a"
+    check_schema("draw_figures filters", json.loads(numbers.read_text()))
     assert [(n["model"], n["shape"]) for n in json.loads(numbers.read_text())] == [
         ("res3d10", [4, 3, 3, 7, 7]),
         ("res2d18", [4, 3, 1, 7, 7]),
@@ -41,7 +43,10 @@ def test_curves_are_drawn_and_summarised(tmp_path: Path) -> None:
     result = draw("curves", *runs, "--x", "clips", "--smooth", 2, "--out", out, "--json", numbers)
     assert result.exit_code == 0, result.output
     assert pixels_of(out).shape[1] == 1400
-    assert "b  step 2  loss 1.500  not evaluated yet" in result.output.splitlines()
+    table = [line.split() for line in result.output.splitlines()]
+    assert table[0] == ["run", "step", "loss", "clip@1"]
+    assert ["b", "2", "1.500", "not", "evaluated", "yet"] in table
+    check_schema("draw_figures curves", json.loads(numbers.read_text()))
     assert [n["differs"] for n in json.loads(numbers.read_text())] == ["seed 0", "seed 1"]
 
 
@@ -55,6 +60,7 @@ def test_cost_is_drawn_and_the_front_is_named(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert pixels_of(out).shape == (750, 1100, 3)
     assert "3 networks; on the Pareto front: 2D, 3D" in result.output
+    check_schema("draw_figures cost", json.loads(numbers.read_text()))
     assert [n["on_front"] for n in json.loads(numbers.read_text())] == [True, False, True]
 
 

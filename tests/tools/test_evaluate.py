@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.shard import ShardIndex
+from tests.schemas import check_schema
 from tests.train.conftest import SMALL, build_squares, read_metrics, run_program
 from tools.evaluate import main
 from train.main import main as train_main
@@ -37,6 +38,7 @@ def test_the_numbers_are_those_at_the_end_of_training(squares: ShardIndex, train
     result = evaluate(trained / "latest.pt", squares.data_dir, "--clips", "3", "--json", str(tmp_path / "e.json"))
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "e.json").read_text())
+    check_schema("evaluate", found)
     (final,) = read_metrics(trained, "final")
     assert {name: found[name] for name in ("clip_at_1", "video_at_1", "video_at_5", "chance", "num_videos")} == {
         name: final[name] for name in ("clip_at_1", "video_at_1", "video_at_5", "chance", "num_videos")

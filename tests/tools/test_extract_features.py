@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.shard import ShardIndex
+from tests.schemas import check_schema
 from tests.train.conftest import CHECKOUT, SMALL, build_squares, run_program
 from tools.extract_features import main
 from tools.linear_svm import main as svm_main
@@ -56,6 +57,7 @@ def test_from_a_checkpoint_to_the_accuracy_of_an_svm(squares: ShardIndex, checkp
         f"features    {out}",
     ]
     summary = json.loads((tmp_path / "features.json").read_text())
+    check_schema("extract_features", summary)
     assert (summary["num_rows"], summary["num_dims"]) == (12, {"res5": 512, "pool5": 128})
     command = ["--features", str(out), "--layer", "res5", "--json", str(tmp_path / "svm.json")]
     scored = CliRunner().invoke(svm_main, command, catch_exceptions=False)

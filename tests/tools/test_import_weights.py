@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from pipeline.shard import ShardIndex
+from tests.schemas import check_schema
 from tests.train.test_importing import c3d_blobs, written
 from tests.train.test_models_convert import CaffeForward, TorchvisionForward
 from tools.evaluate import main as evaluate_main
@@ -36,6 +37,7 @@ def test_an_imported_checkpoint_can_be_evaluated_and_gives_features(numbered: Sh
         f"checkpoint  {tmp_path / 'w' / 'res3d.pt'}",
     ]
     made = json.loads((tmp_path / "w.json").read_text())
+    check_schema("import_weights", made)
     assert (made["model"]["width"], made["mean"], made["classes"]) == (4, 128.0, ["even", "odd", "none"])
     common = ["--checkpoint", str(tmp_path / "w" / "res3d.pt"), "--data", str(numbered.data_dir), "--device", "cpu"]
     out = tmp_path / "f.npz"

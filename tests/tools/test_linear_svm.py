@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from tests.schemas import check_schema
 from tools.linear_svm import main
 from train.evaluation.features.files import Features, save_features
 
@@ -88,6 +89,7 @@ def test_numbers_and_pictures_are_written(tmp_path: Path) -> None:
     result = svm(*command, "--json", str(tmp_path / "svm.json"))
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "svm.json").read_text())
+    check_schema("linear_svm", found)
     accuracies = [split["video_at_1"] for split in found["splits"].values()]
     assert found["video_at_1"] == pytest.approx(np.mean(accuracies))
     assert found["video_at_1_spread"] == pytest.approx(np.std(accuracies, ddof=1))

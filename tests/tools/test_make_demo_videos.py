@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from torch.nn.functional import cross_entropy
 
 from pipeline.datasets import list_folder
+from tests.schemas import check_schema
 from tools.demo_scenes import CLASSES, DIRECTIONS, NUM_SHAPES, draw_scene, motion, render_video
 from tools.make_demo_videos import encode_video, main
 from train.models import ModelConfig, build_model
@@ -106,6 +107,7 @@ def test_the_command_makes_a_set_that_the_folder_adapter_splits_by_scene(tmp_pat
     arguments = ["--out", str(out), "--videos-per-class", "2", "--frames", "4", "--workers", "2", "--json"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
+    check_schema("make_demo_videos", json.loads(done.stdout))
     assert json.loads(done.stdout)["num_made"] == 2 * len(CLASSES)
     listing = list_folder(out, group_pattern="^(scene[0-9]+)_", test_fraction=0.5)
     assert (listing.classes, listing.warnings, listing.unlisted) == (CLASSES, [], [])
@@ -179,7 +181,7 @@ def accuracy_on_held_out_scenes(model_name: str, *, num_frames: int, num_steps: 
     return right / len(test)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_3d_net_learns_the_motion_and_a_one_frame_net_stays_near_chance() -> None:
     scenes = [
         np.stack([render_video(name, seed=seed, num_frames=24, height=64, width=85) for name in CLASSES])

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.shard import open_index
 from tests.numbered import write_numbered_video
+from tests.schemas import check_schema
 from tools import check_shards, make_shards
 
 
@@ -37,6 +38,7 @@ def test_check_shards_says_whole_and_then_what_is_damaged(ucf_raw: Path, tmp_pat
     tar.write_bytes(tar.read_bytes()[:-20000])
     damaged = run(check_shards.main, tmp_path / "s", "--json")
     assert damaged.exit_code == 1
+    check_schema("check_shards", json.loads(damaged.stdout))
     faults = json.loads(damaged.stdout)["faults"]
     assert any("bytes, dataset.json says" in fault for fault in faults)
 
@@ -45,7 +47,9 @@ def test_defaults_are_data_name_and_shards_name(ucf_raw: Path, tmp_path: Path, m
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "ucf101").symlink_to(ucf_raw)
     monkeypatch.chdir(tmp_path)
-    assert run(make_shards.main, "ucf101", "--quiet").output == ""
+    quiet = run(make_shards.main, "ucf101", "--quiet")
+    assert quiet.stderr == ""
+    assert quiet.stdout.startswith("1 shards written")
     assert open_index(tmp_path / "shards" / "ucf101").num_samples == 6
 
 
@@ -53,6 +57,7 @@ def test_one_split_and_a_limit_can_be_asked_for(ucf_raw: Path, tmp_path: Path) -
     result = run(
         make_shards.main, "ucf101", "--raw", ucf_raw, "--out", tmp_path, "--split", "2", "--limit", 3, "--json"
     )
+    check_schema("make_shards", json.loads(result.stdout))
     assert json.loads(result.stdout)["num_samples"] == 3
     assert open_index(tmp_path).split_names == ["2"]
 

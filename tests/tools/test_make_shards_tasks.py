@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.shard import open_index
+from tests.schemas import check_schema
 from tools import make_shards
 
 
@@ -26,6 +27,7 @@ def test_tasks_say_how_much_is_there_and_the_last_one_what_there_is(ucf_raw: Pat
     assert "3 of 3 shards" in last.stderr  # progress
     assert open_index(tmp_path).num_samples == 6
     again = run(ucf_raw, "--out", tmp_path, "--task", "1/2", "--json", "--quiet")
+    check_schema("make_shards --task", json.loads(again.stdout))
     assert json.loads(again.stdout) == {
         "num_shards_written": 0,
         "num_shards_kept": 2,

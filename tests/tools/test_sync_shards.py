@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.shard import ShardIndex, open_index
 from tests.s3_server import S3Server
+from tests.schemas import check_schema
 from tools import bench_loader, check_shards, make_shards, sync_shards
 
 
@@ -22,6 +23,7 @@ def test_a_dataset_is_copied_checked_and_copied_no_second_time(
     first = run(sync_shards.main, numbered.data_dir, url, "--read-back", "--json")
     assert first.exit_code == 0, first.output
     told = json.loads(first.stdout)
+    check_schema("sync_shards", told)
     assert told["num_copied"] > 2 * len(numbered.tars)
     assert told["num_kept"] == 0
     again = run(sync_shards.main, numbered.data_dir, url, "--quiet", "--json")
@@ -53,7 +55,11 @@ def test_shards_are_built_and_copied_by_one_command_again_and_again(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ((sync_shards.main, "nowhere", "s3://b/x"), 2, "'nowhere' is no folder; give one, or a URL such as s3://"),
+        (
+            (sync_shards.main, "nowhere", "s3://b/x"),
+            2,
+            "nowhere is not there: make it with python tools/make_shards.py",
+        ),
         ((sync_shards.main, ".", "https://host/x"), 1, "error: https://host/x: web servers take no files"),
         ((check_shards.main, "floppy://x", "--cache", "{tmp}"), 1, "error: floppy://x: cannot be opened"),
         ((check_shards.main, "memory://x", "--cache-limit", "much"), 2, "'much' is no size; choose one like 50GB"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.schemas import check_schema
 from tools.thumos14 import main
 
 
@@ -51,6 +52,7 @@ def test_windows_are_listed_with_their_frames(files: Path) -> None:
     assert "19 windows of 2 videos" in result.stdout
     assert "1 videos are shorter than every window, such as short" in result.stdout
     lines = [json.loads(line) for line in (files / "w.jsonl").read_text().splitlines()]
+    check_schema("thumos14 windows", lines)
     assert lines[-1]["frames"] == list(range(0, 64, 4))
     assert (lines[-1]["start_s"], lines[-1]["end_s"]) == (0, 2.56)
 
@@ -79,6 +81,7 @@ def test_features_become_detections_become_a_score(files: Path) -> None:
     result = evaluate(files, "--json", files / "r.json")
     assert result.exit_code == 0, result.output
     found = json.loads((files / "r.json").read_text())
+    check_schema("thumos14 evaluate", found)
     assert found["mean_average_precision"] == [1.0] * 7
     assert found["num_truths"] == {"Diving": 2}
 

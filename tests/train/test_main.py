@@ -16,6 +16,7 @@ import torch
 
 import train.run_folder
 from pipeline.shard import ShardIndex
+from tests.schemas import check_schema
 from tests.train.conftest import CHECKOUT, Trainer, command_line, read_metrics, run_program
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.presets import PRESETS
@@ -33,6 +34,7 @@ def test_a_run_leaves_its_checkpoint_metrics_and_configuration(run_main: Trainer
     result = run_main(tmp_path / "run", "--steps", "4", "--eval-every", "2", "--json")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
+    check_schema("train", printed)
     assert printed["step"] == 4
     assert printed["finished"]
     assert printed["chance"] == 0.5
@@ -40,6 +42,9 @@ def test_a_run_leaves_its_checkpoint_metrics_and_configuration(run_main: Trainer
     assert [line["step"] for line in read_metrics(tmp_path / "run", "eval")] == [2]
     assert [line["step"] for line in read_metrics(tmp_path / "run", "final")] == [4]
     about = json.loads((tmp_path / "run" / "config.json").read_text())
+    check_schema("config.json", about)
+    for event in ("train", "eval", "final"):
+        check_schema(f"metrics.jsonl {event}", read_metrics(tmp_path / "run", event))
     assert about["config"]["clip"] == {"num_frames": 4, "frame_stride": 2, "crop_size": 32, "resize": 32}
     assert about["data"]["classes"] == ["left", "right"]
     assert list((tmp_path / "run" / "tensorboard").iterdir())

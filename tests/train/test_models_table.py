@@ -6,6 +6,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from tests.schemas import check_schema
 from train.models import MODELS
 from train.models.__main__ import main
 from train.models.measure import read_peak, start_peak
@@ -53,6 +54,7 @@ def test_the_table_has_a_line_a_model_and_a_reason_for_each_difference() -> None
 
 def test_json_has_exact_numbers() -> None:
     (row,) = json.loads(run("--model", "res3d18", "--json").stdout)
+    check_schema("models", [row])
     assert (row["parameters"], row["num_frames"], row["printed"]["parameters_m"]) == (33_222_309, 8, 33.2)
 
 

@@ -74,8 +74,9 @@ def test_only_errors_of_collectives_become_errors_of_ranks(monkeypatch: pytest.M
 
 
 def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count()))
-    with pytest.raises(ValueError, match=r"needs a GPU of its own but torch sees \d+; start fewer"):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match=r"needs a GPU of its own but torch sees 2; start fewer"):
         from_torchrun("cuda")
 
 

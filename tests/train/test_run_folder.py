@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train.run_folder
+from tests.schemas import check_schema
 from train.checkpoint import KEYS, load_checkpoint
 from train.metrics import MetricsLog
 from train.ranks import Ranks
@@ -124,9 +125,9 @@ def test_a_checkpoint_that_cannot_be_written_costs_a_line_and_the_old_one_stays(
         f"NOT SAVED: {tmp_path / 'latest.pt'} of step 2 (No space left on device); the one of step 1 stays, "
         "training goes on"
     ]
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
-        "event": "not_saved", "step": 2, "file": "latest.pt", "reason": "No space left on device"
-    }  # fmt: skip
+    told = json.loads((tmp_path / "metrics.jsonl").read_text())
+    check_schema("metrics.jsonl not_saved", told)
+    assert told == {"event": "not_saved", "step": 2, "file": "latest.pt", "reason": "No space left on device"}
     with pytest.raises(RunFolderError) as caught:
         files.check()
     assert str(caught.value) == (

@@ -7,6 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from train.text_table import text_table as table
+
+__all__ = ["machine", "machine_lines", "markdown", "table", "write"]
+
 
 def machine(*packages: str) -> dict[str, Any]:
     """Hardware, system and versions, as a benchmark's page needs them."""
@@ -34,22 +38,6 @@ def machine_lines(facts: dict[str, Any]) -> list[str]:
     if "gpu" in facts:
         hardware = f"{facts['gpu']}; {hardware}"
     return [hardware, ", ".join(f"{name} {number}" for name, number in facts["versions"].items())]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right.
-
-    >>> table(["way", "clips/s"], [["a", "9"], ["long", "10"]])
-    ['way   clips/s', 'a           9', 'long       10']
-    """
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [header, *rows]
-    ]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

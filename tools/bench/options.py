@@ -12,9 +12,11 @@ import torch
 from pipeline.clip import ClipSpec
 from pipeline.shard import ShardIndex
 from tools.bench.run import Settings
-from train.data_options import DATA, remote_options
+from tools.terminal import QUIET
+from train.command import Command
+from train.data_options import DATA, REMOTE, remote_options
 from train.models import MODELS, ModelConfig
-from train.options import EXECUTION_OPTIONS, execution
+from train.options import EXECUTION, EXECUTION_OPTIONS, execution
 from train.ranks import Ranks
 
 DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets a net that it can train
@@ -66,7 +68,8 @@ OPTIONS = [
     click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards."),
     click.option("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N."),
     click.option("--loader-only", is_flag=True, show_default=False, help="Leave out the training steps."),
-    click.option("--model", type=click.Choice(list(MODELS)), help="Network.  [default: res3d18; on a CPU res3d10]"),
+    click.option("--model", type=click.Choice(list(MODELS)), metavar="NAME",
+                 help="Network.  [default: res3d18; on a CPU res3d10]"),
     click.option("--width", type=int, help="Of the network.  [default: 64; on a CPU 16]"),
     click.option("--batch-size", type=click.IntRange(1), help="Clips of a step.  [default: 256; on a CPU 16]"),
     click.option("--frames", default=8, help="Frames of a clip."),
@@ -94,9 +97,42 @@ OPTIONS = [
     click.option("--json", "json_path", type=FILE, help="Write all numbers here."),
     click.option("--markdown", "markdown_path", type=FILE, help="Write the table here."),
     click.option("--chart", "chart_path", type=FILE, help="Draw a PNG here."),
-    click.option("--quiet", is_flag=True, show_default=False, help="No progress."),
+    QUIET,
 ]
 # fmt: on
+COMMAND: dict[str, Any] = {
+    "cls": Command,
+    "context_settings": {"max_content_width": 110, "show_default": True},
+    "epilog": EPILOG,
+    "headings": {
+        "What is measured": [
+            "data",
+            "model",
+            "batch_size",
+            "frames",
+            "frame_stride",
+            "crop_size",
+            "device",
+            "loader_only",
+            "vs",
+        ],
+        "How long": ["repeats", "seconds", "limit"],
+        "Results": [
+            "json_path",
+            "markdown_path",
+            "chart_path",
+            "profile_dir",
+            "autotune_first",
+            "soak_minutes",
+            "quiet",
+        ],
+    },
+    "rare": {
+        "More of what is measured": ["width", "resize", "snap_to_keyframe", "seed", "batches", "cold", "peer_cache"],
+        **EXECUTION,
+        "Shards behind a URL": REMOTE,
+    },
+}  # fmt: skip
 
 
 def all_options(command: Callable) -> Callable:

@@ -5,13 +5,13 @@ So CPU time and memory are its alone, and between measurements it stands still.
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from tools.bench.measure import BenchError, Measurement, Order, Way, measure
+from train.command import no_interrupts
 
 CLOSE_TIMEOUT_S = 10.0
 
@@ -29,7 +29,8 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, *args), name=name or None, daemon=daemon)
-        self._process.start()
+        with no_interrupts():
+            self._process.start()
         theirs.close()
 
     def ask(self, request: Any) -> Any:
@@ -67,7 +68,9 @@ class Child:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is KeyboardInterrupt:
+            self._process.terminate()  # its work is of no use any more
         self.close()
 
 
@@ -104,7 +107,6 @@ class MeasuredProcess(Child):
 
 def _serve(connection: Connection, way: Way, setup: Any, cores: Sequence[int] | None, cuda: str | None) -> None:
     """The process: open the way, say so, measure on request until told to stop or left alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if cores is not None:
         os.sched_setaffinity(0, cores)
 

@@ -113,7 +113,7 @@ def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
     order = Order(settings.batches, settings.seconds, warmup_batches=lanes.warmup_batches)
     with contextlib.closing(lanes), first_steps(lanes, FIRST_STEPS[device.type]):
         turns = turns_of(list(lanes.run), repeats=settings.repeats)
-        with progress("taking turns", quiet=quiet) as tell:
+        with progress("taking turns", unit="turns", quiet=quiet) as tell:
             for repeat, lane in turns:
                 if settings.cold and lane != SYNTHETIC:
                     lanes.reopen_loader()  # what is mapped cannot be dropped
@@ -175,7 +175,7 @@ def watch(lanes: Lanes, lane: str, settings: Settings, *, meter: GpuMeter | None
         used = meter.sample().get("memory_used")
         return Use(own, torch.cuda.memory_reserved(settings.device), None if used is None else int(used))
 
-    with progress("soak", quiet=quiet) as tell, lanes.stream():
+    with progress("soak", unit="windows", quiet=quiet) as tell, lanes.stream():
         for _ in range(lanes.warmup_batches):
             lanes.run[lane]()
         lanes.finish()

@@ -148,8 +148,8 @@ def serve(connection: Connection, workload: Workload) -> None:
             if isinstance(answer, BenchError):
                 steps.drop(way)  # out here, for a traceback holds memory too
             connection.send(answer)
-    except (EOFError, KeyboardInterrupt):
-        return  # the parent is gone, or going
+    except EOFError:
+        return  # the parent is gone
 
 
 class StepProcess(Child):

@@ -1,7 +1,7 @@
 """What a run folder tells about learning: losses, test accuracies, the configuration; and what sets runs apart."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,11 @@ def read_run(folder: Path) -> RunCurves:
     return RunCurves(folder, config, data, loss, curve_of(tested, "clip_at_1"), chance)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path, *, on_damage: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a last one that is cut off, as a running trainer may leave it, is left out.
+
+    Args:
+        on_damage: Told the number of any other damaged line, which is left out then; None refuses the file.
 
     Raises:
         ValueError: Any other line is damaged.
@@ -87,6 +90,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:  # JSON's errors too
             if number == len(lines):
                 break
+            if on_damage is not None:
+                on_damage(number)
+                continue
             raise ValueError(f"{path}:{number}: not a line of the trainer; mend or remove it") from None
         found.append(values)
     return found

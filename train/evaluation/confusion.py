@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from train.text_table import text_table
+
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, *, num_classes: int) -> np.ndarray:
     """Videos by class (row) and predicted class (column), int64 [K, K].
@@ -29,8 +31,7 @@ def class_accuracy(confusion: np.ndarray) -> np.ndarray:
 
 def class_table(classes: Sequence[str], confusion: np.ndarray) -> list[str]:
     """Every class that has videos: its accuracy and what it is taken for most often; aligned, after an empty line."""
-    width = max(map(len, ["class", *classes]))
-    lines = ["", f"{'class':<{width}}  videos  video@1  most often taken for"]
+    rows = []
     for k, accuracy in enumerate(class_accuracy(confusion)):
         counts = confusion[k].copy()
         num_videos = int(counts.sum())
@@ -38,8 +39,8 @@ def class_table(classes: Sequence[str], confusion: np.ndarray) -> list[str]:
             continue
         counts[k] = 0
         other = f"{classes[int(counts.argmax())]} ({counts.max()})" if counts.any() else ""
-        lines.append(f"{classes[k]:<{width}}  {num_videos:6}  {accuracy:7.1%}  {other}".rstrip())
-    return lines
+        rows.append([classes[k], str(num_videos), f"{accuracy:.1%}", other])
+    return ["", *text_table(["class", "videos", "video@1", "most often taken for"], rows, left=(0, 3))]
 
 
 def accuracies_by_name(classes: Sequence[str], confusion: np.ndarray) -> dict[str, float | None]:

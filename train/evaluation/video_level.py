@@ -226,7 +226,7 @@ def evaluate(
         num_clips: Uniformly spaced clips of a video whose softmax is averaged.
         settings: Of the loaders.
         interrupted: Asked once a batch on every rank, and must give all ranks the same answer.
-        on_batch: Told (batches done, batches in all).
+        on_batch: Told (clips done, clips in all).
 
     Returns:
         None when interrupted.
@@ -236,7 +236,7 @@ def evaluate(
     num_views = views_per_sample(video_of, num_clips=num_clips)
     passes = (1, num_views) if num_views > 1 else (1,)
     plans = [EvalPlan(index, samples, clip, global_batch_size=global_batch_size, num_views=views) for views in passes]
-    total, done = sum(plan.num_steps for plan in plans), 0
+    total, done = sum(len(samples) * plan.num_views for plan in plans), 0
     model.eval()
     found = []
     for plan in plans:
@@ -252,7 +252,7 @@ def evaluate(
                 with autocast(ranks.device):
                     logits = model(batch.clips)  # [N, K]
                 scores.add(logits, samples=batch.samples, weights=batch.weights)
-                done += 1
+                done += batch.num_real_global
                 if on_batch is not None:
                     on_batch(done, total)
         found.append(scores.reduce(ranks))

@@ -3,7 +3,9 @@
 import json
 import sys
 import textwrap
+from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # started by path: look in the checkout, not in train/models/
@@ -11,11 +13,15 @@ if not __package__:  # started by path: look in the checkout, not in train/model
 
 import click
 import torch
+from rich.console import Console
 
+from train.command import Command
 from train.models import MODELS, ModelConfig
 from train.models.measure import Speed, measure
 from train.models.table import Cost, cost_of
+from train.progress import Shown
 from train.ranks import from_torchrun
+from train.text_table import text_table
 
 EPILOG = """\b
 Examples:
@@ -30,7 +36,7 @@ HEADER = ["model", "width", "clip", "parameters", "printed", "multiply-adds", "p
 MEASURED = ["forward clips/s", "step clips/s", "peak memory"]
 
 
-@click.command(context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
+@click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @click.option("--model", "names", multiple=True, type=click.Choice(list(MODELS)), metavar="NAME",
               help="Only this model; again for more.  [default: all]")  # fmt: skip
 @click.option("--classes", default=101, type=click.IntRange(1), help="Outputs of the last layer.")
@@ -39,6 +45,7 @@ MEASURED = ["forward clips/s", "step clips/s", "peak memory"]
 @click.option("--batch-size", default=4, type=click.IntRange(1), help="Clips at a time, for --measure.")
 @click.option("--repeats", default=3, type=click.IntRange(1), help="Runs whose median counts, for --measure.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to measure.")
+@click.option("--quiet", is_flag=True, show_default=False, help="No progress: results and errors only.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def main(
     *,
@@ -49,19 +56,23 @@ def main(
     batch_size: int,
     repeats: int,
     device: str,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """List the models: parameters, multiply-adds, the paper's numbers, and why they differ."""
-    costs, speeds = [], []
-    for name in dict.fromkeys(names or MODELS):
-        cost = cost_of(name, num_classes=classes, width=width)
-        costs.append(cost)
-        if measured:
-            click.echo(f"measuring {name}", err=True)
+    names = tuple(dict.fromkeys(names or MODELS))
+    costs = [cost_of(name, num_classes=classes, width=width) for name in names]
+    speeds = []
+    progress = Shown(
+        "measuring", unit="models", console=Console(stderr=True), say=partial(click.echo, err=True), quiet=quiet
+    )
+    with closing(progress):
+        for done, cost in enumerate(costs if measured else []):
+            progress.update(done, len(costs), cost.model)
             try:
                 speeds.append(
                     measure(
-                        ModelConfig(name, width=width),
+                        ModelConfig(cost.model, width=width),
                         clip_shape=(3, cost.num_frames, cost.crop_size, cost.crop_size),
                         num_classes=classes,
                         batch_size=batch_size,
@@ -70,7 +81,8 @@ def main(
                     )
                 )
             except (ValueError, torch.OutOfMemoryError) as error:
-                raise click.ClickException(f"{name}: {str(error).splitlines()[0]}") from None
+                raise click.ClickException(f"{cost.model}: {str(error).splitlines()[0]}") from None
+            progress.update(done + 1, len(costs), cost.model)
     if as_json:
         speed_dicts = [asdict(speed) for speed in speeds] or [{} for _ in costs]
         rows = [cost.to_dict() | speed for cost, speed in zip(costs, speed_dicts, strict=True)]
@@ -90,11 +102,7 @@ def table(costs: list[Cost], speeds: list[Speed]) -> list[str]:
         row = [cost.model, str(cost.width), clip, f"{cost.parameters:,}", million(printed.parameters_m)]
         row += [f"{cost.multiply_adds / 1e9:.3f} G", milliard(printed.multiply_adds_g)]
         rows.append(row + (speed_cells(speeds[i]) if speeds else []))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    aligned = [
-        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))] for row in rows
-    ]
-    return ["  ".join(cells).rstrip() for cells in aligned]
+    return text_table(rows[0], rows[1:])
 
 
 def million(value: float | None) -> str:

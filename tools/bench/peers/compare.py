@@ -216,13 +216,13 @@ def compare(
 
 def prepare(contest: Contest, index: ShardIndex, *, num_cpus: int, quiet: bool) -> None:
     """The H.264 files and the tar of them."""
-    with progress("H.264 files", quiet=quiet) as tell:
+    with progress("H.264 files", unit="segments", quiet=quiet) as tell:
         make_copies(
             index,
             contest.samples.tolist(),
             contest.copies,
             workers=num_cpus,
-            report=lambda done, total: tell(done, total, "segments"),
+            report=tell,
         )
     make_tar(index, contest.samples, contest.copies)
 
@@ -279,7 +279,7 @@ def tune(
     """
     numbers = worker_choices(num_cpus)
     rates: dict[int, list[float]] = {workers: [] for workers in numbers}
-    with ExitStack() as stack, progress(f"tuning {peer.name}", quiet=quiet) as tell:
+    with ExitStack() as stack, progress(f"tuning {peer.name}", unit="rounds", quiet=quiet) as tell:
         processes = {workers: stack.enter_context(opened(peer, contest, workers, cores)) for workers in numbers}
         for process in processes.values():
             process.wait_ready()
@@ -316,7 +316,7 @@ def take_turns(
         for name in list(processes):
             with noting_failure(name, found):
                 processes[name].wait_ready()
-        with progress("taking turns", quiet=quiet) as tell:
+        with progress("taking turns", unit="turns", quiet=quiet) as tell:
             for repeat, name in turns_of(list(lanes), repeats=repeats):
                 if name in found.absent:
                     continue

@@ -8,6 +8,7 @@ import numpy as np
 
 from train.evaluation.thumos14.annotations import AMBIGUOUS, Segments, suppress
 from train.evaluation.thumos14.segments import rows_by_name, temporal_iou
+from train.text_table import text_table
 
 IOU_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
@@ -148,9 +149,10 @@ def evaluate(
 
 def score_lines(scores: DetectionScores) -> list[str]:
     """AP in percent by class and threshold, and the mean of each column, aligned."""
-    width = max(len(name) for name in scores.classes)
-    lines = [f"{'IoU':<{width}}  segments" + "".join(f"{threshold:7.2g}" for threshold in scores.iou_thresholds)]
-    rows = zip(scores.classes, scores.num_truths, scores.average_precisions, strict=True)
-    for name, count, precisions in (*rows, ("mAP", sum(scores.num_truths), scores.mean)):
-        lines.append(f"{name:<{width}}  {count:8}" + "".join(f"{100 * value:7.1f}" for value in precisions))
-    return lines
+    header = ["IoU", "segments", *(f"{threshold:.2g}" for threshold in scores.iou_thresholds)]
+    found = zip(scores.classes, scores.num_truths, scores.average_precisions, strict=True)
+    rows = [
+        [name, str(count), *(f"{100 * value:.1f}" for value in precisions)]
+        for name, count, precisions in (*found, ("mAP", sum(scores.num_truths), scores.mean))
+    ]
+    return text_table(header, rows)

@@ -1,0 +1,48 @@
+"""Completion in a real bash, and that it does not load torch for commands that can do without."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.terminal import CHECKOUT, Terminal
+
+BIN = Path(sys.executable).parent
+LIGHT = ["tools.make_shards", "tools.check_shards", "tools.sync_shards", "tools.make_demo_videos", "tools.linear_svm"]
+
+
+@pytest.mark.skipif(not (BIN / "res3d-make-shards").exists(), reason="the commands are not installed")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_tab_completes_a_dataset_in_bash() -> None:
+    with Terminal(["bash", "--norc", "-i"], variables={"PATH": f"{BIN}:{os.environ['PATH']}"}) as terminal:
+        terminal.press(b'eval "$(_RES3D_MAKE_SHARDS_COMPLETE=bash_source res3d-make-shards)"; echo REA""DY\n')
+        terminal.wait_for("READY")
+        terminal.press(b"res3d-make-shards u\t")
+        terminal.wait_for("res3d-make-shards ucf101")
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_commands_that_need_no_torch_answer_without_it(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True)
+
+
+def test_data_completes_to_folders() -> None:
+    variables = {
+        "_RES3D_CHECK_SHARDS_COMPLETE": "bash_complete",
+        "COMP_WORDS": "res3d-check-shards sh",
+        "COMP_CWORD": "1",
+    }
+    code = "from tools.check_shards import main; main(prog_name='res3d-check-shards')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "dir,sh\n", done.stderr

@@ -1,0 +1,117 @@
+"""Ctrl-C typed into a terminal while a command works: one line, no traceback, exit code 130, and nobody left behind."""
+
+import json
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from pipeline.shard import ShardIndex
+from tests.numbered import write_numbered_video
+from tests.terminal import CHECKOUT, CTRL_C, Terminal
+from tests.tools.test_study import fakes, squares  # noqa: F401
+from tests.train.conftest import SMALL, command_line, read_metrics
+from tests.until import until
+from tools import make_shards
+from train.checkpoint import load_checkpoint
+from train.main import main as train
+
+CHILD = """
+import time
+import click
+from tools.bench.process import Child
+from train.command import Command
+
+def serve(connection):
+    connection.send("ready")
+    time.sleep(1000)
+
+@click.command(cls=Command)
+def main():
+    with Child("it", serve) as child:
+        print(child.receive(), flush=True)
+        child.receive()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def interrupt(terminal: Terminal) -> list[str]:
+    """Type Ctrl-C; what is on the screen at the end, a list of lines that say something."""
+    terminal.press(CTRL_C)
+    assert terminal.finish() == 130, terminal.text
+    assert "Traceback" not in terminal.text
+    assert "Exception ignored" not in terminal.text
+    return [line.strip() for line in terminal.text.splitlines() if line.strip(" \x07")]
+
+
+def test_make_shards_keeps_finished_shards_and_goes_on(numbered_raw: Path, tmp_path: Path) -> None:
+    options = ["folder", "--raw", str(numbered_raw), "--out", str(tmp_path), "--samples-per-shard", "1"]
+    with Terminal([sys.executable, "tools/make_shards.py", *options, "--workers", "1"]) as terminal:
+        until(lambda: any(tmp_path.glob("parts/*.json")), seconds=60)
+        last = interrupt(terminal)[-1]
+    assert last == "interrupted; run the same command again: finished shards are kept"
+    assert not (tmp_path / "dataset.json").exists(), "interrupted too late to be a test"
+    again = CliRunner().invoke(make_shards.main, [*options, "--json"])
+    result = json.loads(again.stdout)
+    assert result["num_shards_kept"] >= 1
+    assert result["num_shards_written"] >= 1
+    assert (result["num_samples"], result["num_quarantined"]) == (11, 0), "what Ctrl-C cut off is no broken video"
+
+
+@pytest.mark.slow
+def test_the_trainer_finishes_its_step_saves_and_goes_on(squares: ShardIndex, tmp_path: Path) -> None:  # noqa: F811
+    with Terminal(command_line(squares, tmp_path, "--steps", "100000")) as terminal:
+        terminal.wait_for(" steps, ")
+        lines = interrupt(terminal)
+    step = load_checkpoint(tmp_path / "latest.pt")["step"]
+    assert f"stopped by a signal at step {step} of 100000 and saved; --resume auto goes on from there" in lines
+    assert [line["step"] for line in read_metrics(tmp_path, "train")] == list(range(1, step + 1))
+    words = ["--data", str(squares.data_dir), "--out", str(tmp_path), *SMALL, "--steps", str(step + 1)]
+    result = CliRunner().invoke(train, [*words, "--resume", "auto", "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert [line.split()[0] for line in result.stdout.splitlines()[-5:]] == [
+        "clip@1", "video@1", "video@5", "checkpoint", "logs",
+    ]  # fmt: skip
+
+
+def test_evaluate_says_that_nothing_is_kept(squares: ShardIndex, tmp_path: Path) -> None:  # noqa: F811
+    words = ["--data", str(squares.data_dir), "--out", str(tmp_path / "run"), *SMALL, "--steps", "1"]
+    assert CliRunner().invoke(train, words).exit_code == 0
+    options = ["--checkpoint", str(tmp_path / "run/latest.pt"), "--data", str(squares.data_dir), "--clips", "100000"]
+    command = [sys.executable, "tools/evaluate.py", *options, "--device", "cpu", "--json", str(tmp_path / "e.json")]
+    with Terminal(command) as terminal:
+        terminal.wait_for(" clips, ")
+        assert interrupt(terminal)[-1] == "interrupted; nothing is kept; run the same command again"
+    assert not (tmp_path / "e.json").exists()
+
+
+@pytest.mark.slow
+def test_a_study_lets_its_training_save(squares: ShardIndex, fakes: Path, tmp_path: Path) -> None:  # noqa: F811
+    (fakes / "hold").touch()
+    code = f"import pathlib, tools.study as s; s.CHECKOUT = pathlib.Path({str(fakes)!r}); s.main()"
+    options = ["--data", str(squares.data_dir), "--tables", "3", "--steps", "5", "--out", str(tmp_path / "study")]
+    with Terminal([sys.executable, "-c", code, *options, "--device", "cpu"]) as terminal:
+        until(lambda: any(tmp_path.glob("study/**/begun")), seconds=60)
+        assert interrupt(terminal)[-1] == "interrupted; the runs have saved; the same command goes on"
+    assert len(list(tmp_path.glob("study/**/asked"))) == 1, "SIGTERM has come, once"
+
+
+def test_a_benchmark_ends_its_processes(tmp_path: Path) -> None:
+    write_numbered_video(tmp_path / "a.mp4", 505)
+    command = [sys.executable, "tools/bench_shards.py", "--raw", str(tmp_path), "--repeats", "1000"]
+    with Terminal(command) as terminal:
+        us = psutil.Process(terminal.process.pid)
+        until(lambda: any("ffmpeg" in child.name() for child in us.children(recursive=True)), seconds=60)
+        assert interrupt(terminal)[-1] == "interrupted; nothing is kept; run the same command again"
+
+
+def test_a_process_of_a_benchmark_never_gets_ctrl_c(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(CHILD)
+    with Terminal([sys.executable, str(script)], variables={"PYTHONPATH": str(CHECKOUT)}) as terminal:
+        terminal.wait_for("ready")
+        assert interrupt(terminal)[-1] == "interrupted; nothing is kept; run the same command again"
