@@ -8,6 +8,7 @@ import torch
 
 from pipeline.loader import LoaderError, LoaderSettings
 from pipeline.shard import ShardIndex
+from pipeline.shard_writer import write_atomically
 from tools.terminal import progress
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig, from_dict
@@ -77,7 +78,7 @@ def write_json(path: Path, scores: VideoScores, *, about: dict) -> None:
         "torch": torch.__version__,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def score_run(folder: Path, index: ShardIndex, *, clips: int, num_threads: int, device: str, quiet: bool) -> None:

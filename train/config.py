@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.clip import ClipSpec, per_channel
+from pipeline.plan import TrainPlan
+from pipeline.shard import ShardIndex
 from train.models import MODELS, ModelConfig, check_clip
 from train.optim import OptimConfig, ScheduleConfig
 
@@ -92,6 +94,20 @@ FIXED = (
     "std",
     "seed",
 )
+
+
+def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
+    """The plan that the trainer makes of a configuration."""
+    return TrainPlan(
+        index,
+        index.samples_of(config.split, "train"),
+        config.clip,
+        global_batch_size=config.global_batch_size,
+        seed=config.seed,
+        flip=config.flip,
+        shuffle_window=config.shuffle_window,
+        start_step=index.gop_size if config.snap_to_keyframe else 1,
+    )
 
 
 def override(config: TrainConfig, **values: Any) -> TrainConfig:

@@ -21,12 +21,11 @@ import click
 import torch
 
 from pipeline.loader import Batch, ClipLoader, LoaderError
-from pipeline.plan import TrainPlan
 from pipeline.shard import ShardIndex
 from train.advice import advice
 from train.checkpoint import check_same_run, data_identity, load_checkpoint, load_weights
 from train.command import INTERRUPTED
-from train.config import TrainConfig, is_due, to_dict
+from train.config import TrainConfig, is_due, to_dict, train_plan
 from train.evaluation.video_level import VideoScores, evaluate
 from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Throughput, TrainingError, bad_loss_message
 from train.models import build_model
@@ -65,16 +64,7 @@ class Run:
             here.note(f"weights from {weights[0]}, {'fc included' if fc_kept else 'new fc'}")
         self.optimizer = build_optimizer(self.model, config.optim, fused=device.type == "cuda")
         self.test_samples = index.samples_of(config.split, "test")
-        self.plan = TrainPlan(
-            index,
-            index.samples_of(config.split, "train"),
-            config.clip,
-            global_batch_size=config.global_batch_size,
-            seed=config.seed,
-            flip=config.flip,
-            shuffle_window=config.shuffle_window,
-            start_step=index.gop_size if config.snap_to_keyframe else 1,
-        )
+        self.plan = train_plan(index, config)
         self.loader = ClipLoader(
             index,
             self.plan,

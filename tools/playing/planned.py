@@ -95,20 +95,6 @@ def side_of(index: ShardIndex, sample: int, *, split: str, side: str | None) -> 
     return names[number]
 
 
-def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
-    """The plan that the trainer makes of a configuration."""
-    return TrainPlan(
-        index,
-        index.samples_of(config.split, "train"),
-        config.clip,
-        global_batch_size=config.global_batch_size,
-        seed=config.seed,
-        flip=config.flip,
-        shuffle_window=config.shuffle_window,
-        start_step=index.gop_size if config.snap_to_keyframe else 1,
-    )
-
-
 def training_clips(
     index: ShardIndex, plan: TrainPlan, sample: int, *, step: int | None = None, epoch: int | None = None
 ) -> Taken:

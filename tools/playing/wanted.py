@@ -7,11 +7,11 @@ import numpy as np
 
 from pipeline.shard import ShardIndex
 from tools.playing.draw import Show
-from tools.playing.planned import Taken, scored_clips, side_of, train_plan, training_clips
+from tools.playing.planned import Taken, scored_clips, side_of, training_clips
 from tools.playing.samples import find_sample, nth_sample, random_sample
 from tools.playing.shows import Look, show_clips, show_segment
 from tools.playing.titles import Stage
-from train.config import TrainConfig
+from train.config import TrainConfig, train_plan
 
 VIEWS = 10  # clips of a video where one of them is asked for by its number
 

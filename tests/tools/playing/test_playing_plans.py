@@ -16,10 +16,9 @@ from tools.playing.planned import (
     network_input,
     scored_clips,
     side_of,
-    train_plan,
     training_clips,
 )
-from train.config import TrainConfig
+from train.config import TrainConfig, train_plan
 
 SMALL = TrainConfig(global_batch_size=4, seed=7, clip=ClipSpec(8, 2), mean=(120.0, 118.0, 110.0), std=50.0)
 
