@@ -43,6 +43,7 @@ from tools.bench.sweep import (
 from tools.bench_shards import list_videos
 from tools.terminal import QUIET, Failed, progress
 from train.command import Command
+from train.data_options import LOCAL_DATA
 from train.models import MODELS, ModelConfig
 from train.ranks import Ranks
 from train.step import default_options
@@ -92,7 +93,7 @@ NUMBERS = Numbers()
 
 
 @click.command(cls=Command, go_on="with --json and --resume it can go on", epilog=EPILOG)
-@click.option("--data", type=FOLDER, help="Folder of shards.")
+@click.option("--data", type=LOCAL_DATA, help="Folder of shards.")
 @click.option("--raw", type=FOLDER, help="Folder with videos anywhere in it, instead of --data.")
 @click.option("--limit", type=click.IntRange(1), help="Take only so many videos, drawn from all.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Keep built shards here.")

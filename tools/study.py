@@ -25,6 +25,7 @@ from tools.study_pool import Pool, Slot
 from tools.study_report import table_lines, write_report
 from tools.terminal import QUIET, Failed, progress
 from train.command import Command
+from train.data_options import LOCAL_DATA
 from train.study.results import is_done
 from train.study.runs import StudyRun, StudySettings, plan_run, unique_runs
 from train.study.tables import TABLES
@@ -61,7 +62,7 @@ Table 5 needs frames of 256 pixels: give shards of several stored sizes; smaller
     "folders",
     required=True,
     multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=LOCAL_DATA,
     help="Folder of shards; again for the same videos at another stored size.",
 )
 @click.option(

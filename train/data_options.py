@@ -62,6 +62,28 @@ class DataType(click.ParamType):
         return [CompletionItem(incomplete, type="dir")]
 
 
+class LocalDataType(DataType):
+    """A folder that exists."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        place = super().convert(value, param, ctx)
+        if isinstance(place, str):
+            name = (param.opts[0] if param else "") or "--data"
+            raise WrongUsage(f"{name}: {place}: shards are read here from a folder; {fetch(place)} brings them", ctx)
+        return place
+
+
+def fetch(url: str) -> str:
+    """The command that copies a dataset here.
+
+    >>> fetch("s3://bucket/shards/ucf101/")
+    'python tools/sync_shards.py s3://bucket/shards/ucf101/ shards/ucf101'
+    """
+    return f"python tools/sync_shards.py {url} shards/{url.rstrip('/').rsplit('/', 1)[-1]}"
+
+
 def missing(folder: Path) -> str:
     """What makes the shards that are not there, by the name of the folder.
 
@@ -94,6 +116,7 @@ class SizeType(click.ParamType):
 
 
 DATA = DataType()
+LOCAL_DATA = LocalDataType()
 SIZE = SizeType()
 
 # fmt: off

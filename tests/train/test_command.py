@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.terminal import CHECKOUT
-from tools import bench_loader, check_shards, evaluate
+from tools import bench_loader, bench_sweep, check_shards, evaluate, study
 from train.command import Command, Group, no_interrupts
 from train.data_options import missing
 from train.main import main as train
@@ -109,11 +109,23 @@ def test_a_folder_that_is_not_there_names_the_command_that_makes_it(
         evaluate.main: ["--checkpoint", "x.pt", "--data", "shards/ucf101"],
         bench_loader.main: ["--data", "shards/ucf101"],
         check_shards.main: ["shards/ucf101"],
+        study.main: ["--data", "shards/ucf101"],
+        bench_sweep.main: ["--data", "shards/ucf101"],
     }
     for command, words in lines.items():
         result = CliRunner().invoke(command, words)
         prefix = "" if command is check_shards.main else "--data: "
         assert (result.exit_code, result.stderr) == (2, f"error: {prefix}{hint}")
+
+
+@pytest.mark.parametrize("command", [study.main, bench_sweep.main])
+def test_commands_that_read_folders_only_say_how_to_bring_shards(command: click.Command) -> None:
+    result = CliRunner().invoke(command, ["--data", "s3://bucket/shards/ucf101"])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: --data: s3://bucket/shards/ucf101: shards are read here from a folder; python tools/sync_shards.py "
+        "s3://bucket/shards/ucf101 shards/ucf101 brings them\n",
+    )
 
 
 def test_the_hint_for_a_folder_of_ones_own_has_its_name() -> None:
