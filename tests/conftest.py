@@ -1,5 +1,6 @@
 """Fixtures: the videos of the tests, made on the spot, and shards made from them."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from tests.s3_server import S3Server, s3_server
 
 # Lengths around every corner of the arithmetic: one frame, shorter than a clip, a block of 16 and one more, long.
 NUMBERED_LENGTHS = (1, 2, 7, 15, 16, 17, 33, 40, 64, 120, 505)
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a shell in the background, and children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -128,6 +128,7 @@ def transcode(
         "num_frames_stored": num_stored,
         "num_frames_header": claimed,
         "fps": round(fps, 6),
+        "source_size": [facts.display_width, facts.display_height],
         "content": [geometry.left, geometry.top, geometry.content_width, geometry.content_height],
         "segment_start": piece.start if piece else 0,
         "warnings": warnings,

@@ -16,13 +16,8 @@ from tools.pages.player import Sprite
 MAX_SHOWN = 512  # frames; of a longer segment every second, third, …
 TILES = 8  # frames in a strip that is made here
 MIN_HEIGHT = 64  # pixels; smaller pictures show little
-QUALITIES = (
-    (1, 60),
-    (2, 75),
-    (2, 50),
-    (4, 75),
-    (4, 50),
-)  # how many times smaller, and JPEG quality: first what is best
+FACTORS = {1: (60,), 2: (75, 50), 4: (75, 50)}  # how many times smaller -> JPEG quality; what is best comes first
+HOPE = 1.2  # a guess of so many times the room is worth a try
 
 
 class UnreadableError(ValueError):
@@ -71,16 +66,25 @@ def strips_of(
         if stored.num_bytes <= max_bytes:
             return stored
     pictures = decode(index, sample, shown, reader=reader)
+    factors = [factor for factor in FACTORS if factor == 1 or index.size // factor >= MIN_HEIGHT]
+    scaled = {factor: smaller(pictures, factor) for factor in factors}
+    ways = [(factor, quality) for factor in factors for quality in FACTORS[factor]]
     while True:
-        for factor, quality in QUALITIES:
-            if factor > 1 and index.size // factor < MIN_HEIGHT:
+        for factor, quality in ways:
+            if guess_bytes(scaled[factor], quality=quality) > HOPE * max_bytes:
                 continue
-            made = encoded(smaller(pictures, factor), shown, quality=quality)
+            made = encoded(scaled[factor], shown, quality=quality)
             if made.num_bytes <= max_bytes:
                 return made
         if len(shown) == 1:
-            return made
-        pictures, shown = pictures[::2], shown[::2]
+            return encoded(scaled[factor], shown, quality=quality)
+        scaled, shown = {factor: own[::2] for factor, own in scaled.items()}, shown[::2]
+
+
+def guess_bytes(pictures: np.ndarray, *, quality: int) -> float:
+    """How large the JPEGs of some pictures become, from a few of them."""
+    few = pictures[:: -(-len(pictures) // TILES)]
+    return encoded(few, np.arange(len(few)), quality=quality).num_bytes * len(pictures) / len(few)
 
 
 def stored_strips(index: ShardIndex, sample: int, frames: np.ndarray, *, reader: PictureReader) -> Strips:
@@ -166,8 +170,10 @@ def smaller(pictures: np.ndarray, factor: int) -> np.ndarray:
         return pictures
     num, height, width, channels = pictures.shape
     height, width = height // factor, width // factor
-    blocks = pictures[:, : height * factor, : width * factor].reshape(num, height, factor, width, factor, channels)
-    return blocks.mean(axis=(2, 4), dtype=np.float32).astype(np.uint8)
+    total = np.zeros((num, height, width, channels), np.uint16)  # room for 16×16 values
+    for down, across in np.ndindex(factor, factor):
+        total += pictures[:, down : height * factor : factor, across : width * factor : factor]
+    return (total // factor**2).astype(np.uint8)
 
 
 def encoded(pictures: np.ndarray, shown: np.ndarray, *, quality: int) -> Strips:

@@ -91,6 +91,9 @@ def facts(index: ShardIndex, found: Found, gallery: clips.Gallery) -> dict[str, 
         "lacking": found.lacking,
         "frames_of_a_sample": {"shortest": shortest, "median": median, "longest": longest},
         "sizes": [{"width": w, "height": h, "num_samples": n} for (w, h), n in found.sizes[0].items()],
+        "source_sizes": [
+            {"width": w, "height": h, "num_samples": n} for (w, h), n in found.looked_at.source_sizes.most_common()
+        ],
         "fps": {f"{rate:g}": int(count) for rate, count in zip(rates, rate_counts, strict=True)},
         "num_looked_at": len(found.looked_at.rows),
         "num_unreadable": found.looked_at.num_unreadable,

@@ -12,7 +12,8 @@ from tools.pages.leaks import NAMES, Leak, verdict
 from tools.pages.page import Markup, Number, Section, render, table
 
 MAX_NAMED = 12  # classes named in a sentence
-MAX_RATES = 8  # that have a bar each; of more, ranges
+MAX_RATES = 8  # or heights, that have a bar each; of more, ranges
+MAX_SOURCE_SIZES = 20  # in the table
 
 
 def sections(index: ShardIndex, found: Found) -> tuple[list[Section], list[Section]]:
@@ -73,31 +74,47 @@ def lengths(index: ShardIndex, found: Found) -> Section:
     looked = found.looked_at
     which = f"{'All' if looked.is_all else 'A random'} {plural(len(looked.rows), 'sample')}, from their key.json."
     charts, alike = [], []
+    heights = [float(height) for (_, height), count in looked.source_sizes.items() for _ in range(count)]
     for name, title, unit, values, counts, caption in (
         ("frames", "Frames of a sample", "stored frames", found.lengths, found.length_counts, "All samples."),
         ("duration", "Duration of a sample", "seconds", *counted(looked.duration_s), which),
         ("fps", "Frames a second of the source", "frames/s", *counted(looked.fps), which),
+        ("height", "Height of the source", "pixels", *counted(heights), which),
+        ("bytes", "Stored pictures of a sample", "kB", *counted(looked.kilobytes), which),
     ):
         if len(values) == 1:
             alike.append(f"{title}: {values[0]:.6g} in each.")
         elif len(values):
-            one_each = name == "fps" and len(values) <= MAX_RATES
+            one_each = name in ("fps", "height") and len(values) <= MAX_RATES
             chart = histogram(
                 name, title=title, values=values, counts=counts, unit=unit, caption=caption, one_each=one_each
             )
             charts.append(chart)
     named, others = found.sizes
+    sizes = []
     if len(named) > 1:
-        rows = [[f"{w}×{h}", Number(n, f"{n:,}")] for (w, h), n in named.items()]
-        rows += [["others", Number(others, f"{others:,}")]] if others else []
-        size = table(["width×height", "samples"], rows, caption="Stored picture sizes, pixels", is_sorted_by_click=True)
-        size_text = "With --keep-aspect pictures keep the shape of their source; its own size is not stored."
+        sizes.append(size_table(named, others, caption="Stored picture sizes, pixels"))
+        size_text = "With --keep-aspect pictures keep the shape of their source."
     else:
         ((width, height),) = named
-        size = Markup("")
-        size_text = f"Every picture is scaled to {width}×{height} pixels; the size of its source is not stored."
-    body = render("lengths.html", charts=charts, alike=alike, sizes=size, size_text=size_text, looked=looked)
+        size_text = f"Every picture is scaled to {width}×{height} pixels."
+    common = looked.source_sizes.most_common(MAX_SOURCE_SIZES)
+    if common:
+        rest = looked.source_sizes.total() - sum(count for _, count in common)
+        sizes.append(
+            size_table(dict(common), rest, caption=f"Sizes of the sources as players show them, pixels. {which}")
+        )
+    else:
+        size_text += " The size of its source is not stored; shards made by this version have it."
+    body = render("lengths.html", charts=charts, alike=alike, sizes=sizes, size_text=size_text, looked=looked)
     return Section("lengths", "Lengths, rates and sizes", lead, body)
+
+
+def size_table(named: dict[tuple[int, int], int], others: int, *, caption: str) -> Markup:
+    """How many samples have which width and height."""
+    rows = [[f"{width}×{height}", Number(count, f"{count:,}")] for (width, height), count in named.items()]
+    rows += [["others", Number(others, f"{others:,}")]] if others else []
+    return table(["width×height", "samples"], rows, caption=caption, is_sorted_by_click=True)
 
 
 def counted(values: list[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What key.json says of some samples: frames a second, warnings; read at random places, in bounded time."""
+"""What key.json says of some samples: rates, source sizes, warnings; read at random places, in bounded time."""
 
 import json
 import math
@@ -33,6 +33,8 @@ class LookedAt:
         is_all: Whether these are all samples of the dataset.
         fps: Of each row, frames of the source a second; NaN where it says none.
         duration_s: Of each row, the stored frames' time.
+        kilobytes: Of each row, the pictures' bytes / 1000.
+        source_sizes: Widths and heights of the sources as players show them, pixels, and how many samples have them.
         warnings: What key.json warns of, with numbers replaced, and how many samples have it.
     """
 
@@ -41,6 +43,8 @@ class LookedAt:
     is_all: bool = False
     fps: list[float] = field(default_factory=list)
     duration_s: list[float] = field(default_factory=list)
+    kilobytes: list[float] = field(default_factory=list)
+    source_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     warnings: Counter[str] = field(default_factory=Counter)
 
 
@@ -86,6 +90,11 @@ def _add(found: LookedAt, index: ShardIndex, row: int, meta: dict[str, Any] | No
     found.rows.append(row)
     found.fps.append(fps)
     found.duration_s.append(int(index.num_frames[row]) * index.frame_step / fps)
+    pictures = index.pictures
+    found.kilobytes.append(int(pictures.size[pictures.first[row] : pictures.first[row + 1]].sum()) / 1000)
+    size = source_size_of(meta)
+    if size is not None:
+        found.source_sizes[size] += 1
     found.warnings.update({pattern_of(one) for one in warnings_of(meta)})
 
 
@@ -141,6 +150,15 @@ def fps_of(meta: dict[str, Any]) -> float:
     if isinstance(fps, bool) or not isinstance(fps, int | float):
         return math.nan
     return float(fps) if 0 < fps <= 1000 else math.nan
+
+
+def source_size_of(meta: dict[str, Any]) -> tuple[int, int] | None:
+    """Width and height of the source; None where key.json, of an older build perhaps, says nothing possible."""
+    size = meta.get("source_size")
+    if not isinstance(size, list) or len(size) != 2:
+        return None
+    width, height = size
+    return (width, height) if all(type(side) is int and 0 < side < 2**20 for side in size) else None
 
 
 def warnings_of(meta: dict[str, Any]) -> list[str]:

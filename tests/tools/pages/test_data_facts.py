@@ -153,6 +153,8 @@ def test_every_sample_of_a_small_dataset_is_looked_at(shards: ShardIndex) -> Non
     assert (found.is_all, found.num_unreadable) == (True, 0)
     assert set(found.fps) == {25.0}
     assert sorted(found.duration_s) == sorted((shards.num_frames / 25).tolist())
+    assert found.source_sizes == {(320, 240): 11}
+    assert sum(found.kilobytes) == pytest.approx(shards.pictures.size.sum() / 1000)
 
 
 def test_looking_stops_when_the_time_is_over_but_not_before_the_first_tar(numbered: ShardIndex) -> None:
@@ -172,7 +174,8 @@ def test_a_key_json_that_says_impossible_things_is_no_rate(numbered: ShardIndex,
     shutil.copytree(numbered.data_dir, folder)
     tar = folder / numbered.tars[0]
     content = tar.read_bytes()
-    for told, lie in ((b'"fps": 25.0', b'"fps": 1e99'), (b'"warnings": []', b'"warnings": {}')):
+    lies = (b'"fps": 25.0', b'"fps": 1e99'), (b'"warnings": []', b'"warnings": {}'), (b"[320, 240]", b"[-20, 240]")
+    for told, lie in lies:
         assert content.count(told) == 4
         content = content.replace(told, lie)
     tar.write_bytes(content)
@@ -180,6 +183,7 @@ def test_a_key_json_that_says_impossible_things_is_no_rate(numbered: ShardIndex,
     assert len(found.rows) == 4
     assert np.isnan(found.fps).all()
     assert not found.warnings
+    assert not found.source_sizes
 
 
 def test_reasons_that_differ_by_names_and_numbers_are_one_kind(tmp_path: Path) -> None:
