@@ -20,7 +20,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("window", [None, 64])
+@pytest.mark.parametrize("window", [None, pytest.param(64, marks=pytest.mark.long)])
 def test_an_index_of_millions_opens_at_once_and_is_planned_in_little_memory(large: Path, window: int | None) -> None:
     command = [
         sys.executable,

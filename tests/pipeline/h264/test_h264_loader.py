@@ -27,7 +27,10 @@ from tests.numbered import number_of, read_bits
 GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # DALI upsamples chroma linearly, swscale takes the nearest
 
 
-@pytest.fixture(scope="module", params=[4, 8, 16], ids=lambda gop: f"gop{gop}")
+OTHER_GOPS = [pytest.param(gop, marks=pytest.mark.long) for gop in (4, 16)]
+
+
+@pytest.fixture(scope="module", params=[8, *OTHER_GOPS], ids=lambda gop: f"gop{gop}")
 def any_gop(request: pytest.FixtureRequest, numbered_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
     out = tmp_path_factory.mktemp(f"gop{request.param}")
     return build_numbered(numbered_raw, out, codec="h264", gop_size=request.param)
