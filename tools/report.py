@@ -84,7 +84,7 @@ def data_command(
     json_path: Path | None,
 ) -> None:
     """What the shards in DATA hold: counts, lengths, settings, failures, clips that play, leaks between sides."""
-    pages = load("tools.pages.data_page")
+    pages = load("tools.pages.data.page")
     try:
         spec = ClipSpec(num_frames=num_frames, frame_stride=frame_stride)
     except ValueError as error:
@@ -132,7 +132,7 @@ def run_command(
 
     Classes and mistakes come from RUN/scores.json: tools/evaluate.py --json writes it, and so does --evaluate.
     """
-    pages = load("tools.pages.run_page")
+    pages = load("tools.pages.run.page")
     try:
         shards = [Data(place).open() for place in datasets]
         if evaluate:

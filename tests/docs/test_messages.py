@@ -25,9 +25,9 @@ LEFT_OUT = {
     ("tools/figures/", "filters: "): "likewise",
     ("tools/figures/runs.py", "no event and step"): "becomes: not a line of the trainer",
     ("tools/pages/player.py", ""): "of callers in Python",
-    ("tools/pages/run_classes.py", ""): "of callers in Python",
-    ("tools/pages/run_scores.py", ""): "becomes: not what tools/evaluate.py writes",
-    ("tools/pages/run_speed.py", "no lane"): "becomes: not what tools/bench_loader.py --json writes",
+    ("tools/pages/run/classes.py", ""): "of callers in Python",
+    ("tools/pages/run/scores.py", ""): "becomes: not what tools/evaluate.py writes",
+    ("tools/pages/run/speed.py", "no lane"): "becomes: not what tools/bench_loader.py --json writes",
     ("tools/pages/clips.py", ""): "the page goes on without that clip",
 }
 

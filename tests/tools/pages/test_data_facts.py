@@ -13,7 +13,7 @@ from pipeline.clip import ClipSpec, frame_indices
 from pipeline.plan import EvalPlan, TrainPlan
 from pipeline.shard import ShardIndex, open_index
 from tests.tools.pages.made_shards import Row, make_shards
-from tools.pages.data_facts import (
+from tools.pages.data.facts import (
     balance,
     hashes,
     lacking,
@@ -23,10 +23,10 @@ from tools.pages.data_facts import (
     sizes,
     split_column,
 )
-from tools.pages.key_json import look_at
-from tools.pages.leaks import leaks, verdict
-from tools.pages.reasons import MAX_EXAMPLES, pattern_of, read_manifest, read_quarantine
-from tools.pages.windows import windows_of
+from tools.pages.data.key_json import look_at
+from tools.pages.data.leaks import leaks, verdict
+from tools.pages.data.reasons import MAX_EXAMPLES, pattern_of, read_manifest, read_quarantine
+from tools.pages.data.windows import windows_of
 
 ROWS = [
     Row(0, "tt", "a/1", "a1.avi", 20, content=7),

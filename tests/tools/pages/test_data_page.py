@@ -22,8 +22,8 @@ from tests.numbered import number_of, read_bits
 from tests.pipeline.large_index import make as make_large
 from tests.schemas import check_schema
 from tests.tools.pages.made_shards import Row, make_shards
-from tools.pages.data_found import Wanted
-from tools.pages.data_page import data_page
+from tools.pages.data.found import Wanted
+from tools.pages.data.page import data_page
 from tools.pages.page import write_page
 from tools.pages.player import data_uri
 from tools.report import main

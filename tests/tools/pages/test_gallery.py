@@ -13,11 +13,11 @@ from pipeline.remote.settings import RemoteSettings
 from pipeline.shard import ShardIndex
 from tests.clips import damaged_copy, sample_of_length
 from tests.numbered import number_of, read_bits
-from tools.pages import data_found
 from tools.pages.clips import Strips, UnreadableError, strips_of
-from tools.pages.data_found import Wanted
-from tools.pages.data_page import data_page
-from tools.pages.gallery import draw, fitting
+from tools.pages.data import found as data_found
+from tools.pages.data.found import Wanted
+from tools.pages.data.gallery import draw, fitting
+from tools.pages.data.page import data_page
 from train.data_options import Data
 
 

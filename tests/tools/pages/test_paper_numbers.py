@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.pages.paper_numbers import printed_for, what_is_other
+from tools.pages.run.paper_numbers import printed_for, what_is_other
 from train.config import TrainConfig, override
 from train.presets import PRESETS
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.tools.pages.made_runs import scored_line, train_line, write_run
-from tools.pages.run_axes import differ_in_length
-from tools.pages.run_charts import accuracy_chart, loss_chart, rate_chart, wait_chart
-from tools.pages.run_facts import Run
-from tools.pages.run_looks import Look, key
-from tools.pages.run_reading import read_runs
+from tools.pages.run.axes import differ_in_length
+from tools.pages.run.charts import accuracy_chart, loss_chart, rate_chart, wait_chart
+from tools.pages.run.facts import Run
+from tools.pages.run.looks import Look, key
+from tools.pages.run.reading import read_runs
 
 pytest.importorskip("matplotlib", reason="charts need matplotlib")
 

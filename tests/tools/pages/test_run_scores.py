@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.tools.pages.made_runs import train_line, write_run, write_scores
-from tools.pages.run_classes import OTHERS, class_table, matrix_html, matrix_of
-from tools.pages.run_reading import read_run
-from tools.pages.run_scores import SCORES, Scores, read_scores, surest_mistakes
+from tools.pages.run.classes import OTHERS, class_table, matrix_html, matrix_of
+from tools.pages.run.reading import read_run
+from tools.pages.run.scores import SCORES, Scores, read_scores, surest_mistakes
 from train.study import runs as study_runs
 
 CLASSES = ["dive", "jump", "swing", "walk"]

@@ -1,10 +1,10 @@
-"""tools/pages/thinning.py: fewer points, the same picture."""
+"""tools/pages/run/thinning.py: fewer points, the same picture."""
 
 import numpy as np
 import pytest
 
 from tools.figures.runs import Curve
-from tools.pages.thinning import evenly, thin
+from tools.pages.run.thinning import evenly, thin
 
 
 def curve(num_points: int) -> Curve:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from pipeline.shard import ShardIndex
-from tools.pages.data_found import Found
+from tools.pages.data.found import Found
 
 
 def num_bytes(index: ShardIndex) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.index.load import chunks
 from pipeline.shard import SUBSETS, ShardIndex
-from tools.pages.data_facts import hashes, mixed
+from tools.pages.data.facts import hashes, mixed
 
 MAX_EXAMPLES = 5  # named of each kind
 MAX_COMPARED = 10_000  # samples whose pictures are all compared; of more, the first and the last picture decide

@@ -3,12 +3,12 @@
 from typing import Any
 
 from pipeline.shard import ShardIndex
-from tools.pages import gallery as clips
 from tools.pages.clips import Strips
-from tools.pages.data_found import Found, Wanted
-from tools.pages.data_texts import bytes_text, plural, value_text
+from tools.pages.data import gallery as clips
+from tools.pages.data.found import Found, Wanted
+from tools.pages.data.reasons import Kind
+from tools.pages.data.texts import bytes_text, plural, value_text
 from tools.pages.page import Markup, Number, Section, render, table
-from tools.pages.reasons import Kind
 
 MAX_SHARDS = 200  # in the table of tars
 

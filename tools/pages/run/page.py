@@ -7,16 +7,16 @@ from typing import Any
 
 from pipeline.shard import ShardIndex
 from tools.figures.runs import BOOKKEEPING, short_name
-from tools.pages import run_mistakes
-from tools.pages import run_sections as parts
 from tools.pages.page import Section, page
-from tools.pages.run_clips import shards_of
-from tools.pages.run_facts import Run
-from tools.pages.run_looks import MOST_DRAWN
-from tools.pages.run_reading import read_runs
-from tools.pages.run_scores import SCORES, Scores, read_scores
-from tools.pages.run_speed import BENCH, Bench, read_bench, wait_verdict
-from tools.pages.run_tables import (
+from tools.pages.run import mistakes as run_mistakes
+from tools.pages.run import sections as parts
+from tools.pages.run.clips import shards_of
+from tools.pages.run.facts import Run
+from tools.pages.run.looks import MOST_DRAWN
+from tools.pages.run.reading import read_runs
+from tools.pages.run.scores import SCORES, Scores, read_scores
+from tools.pages.run.speed import BENCH, Bench, read_bench, wait_verdict
+from tools.pages.run.tables import (
     CheckpointFile,
     checkpoint_files,
     differing,

@@ -7,8 +7,8 @@ import numpy as np
 
 from tools.figures.cost import short_count
 from tools.pages.charts import GRID, MUTED
-from tools.pages.run_facts import Run
-from tools.pages.run_looks import drawn
+from tools.pages.run.facts import Run
+from tools.pages.run.looks import drawn
 
 MOST_DROPS = 30
 TOO_SHORT = 12  # times shorter than the longest

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.figures.runs import distinct_names, read_metrics
-from tools.pages.run_facts import Run, part_of
+from tools.pages.run.facts import Run, part_of
 from train.config import TrainConfig, from_dict
 from train.run_folder import LOCK
 

@@ -9,10 +9,10 @@ from pipeline.clip import ClipSpec
 from pipeline.picture_reader import PictureReader
 from pipeline.shard import SUBSETS, ShardIndex
 from tools.pages.clips import Strips, UnreadableError, strips_of
-from tools.pages.key_json import fps_of, open_tar, read_meta, warnings_of
+from tools.pages.data.key_json import fps_of, open_tar, read_meta, warnings_of
+from tools.pages.data.windows import Window, windows_of
 from tools.pages.page import Markup, render
 from tools.pages.player import player, timeline
-from tools.pages.windows import Window, windows_of
 
 BASE64 = 4 / 3  # bytes of a page to one of a picture
 BYTES_BESIDE = 12_000  # of a player on a page, besides its pictures

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.shard import ShardIndex
-from tools.pages.boxes import folded, joined, note
 from tools.pages.page import Markup, Section, render
-from tools.pages.run_classes import class_table, matrix_html, matrix_of, pair_table
-from tools.pages.run_clips import FPS, mistake_players, mistake_table, shards_of
-from tools.pages.run_facts import Run
-from tools.pages.run_looks import MOST_DRAWN
-from tools.pages.run_scores import SCORES, Scores, surest_mistakes
+from tools.pages.run.boxes import folded, joined, note
+from tools.pages.run.classes import class_table, matrix_html, matrix_of, pair_table
+from tools.pages.run.clips import FPS, mistake_players, mistake_table, shards_of
+from tools.pages.run.facts import Run
+from tools.pages.run.looks import MOST_DRAWN
+from tools.pages.run.scores import SCORES, Scores, surest_mistakes
 
 MOST_CLIPS = 96  # on a page, of all runs together
 TABLE_MISTAKES = 40

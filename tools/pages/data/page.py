@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.shard import ShardIndex
-from tools.pages import gallery as clips
-from tools.pages.data_facts import SIDES, quantiles, split_column
-from tools.pages.data_found import Found, Wanted, gather, rows_within_reach
-from tools.pages.data_origin import gallery_section
-from tools.pages.data_sections import sections
-from tools.pages.data_texts import about_line, num_bytes, top_facts
+from tools.pages.data import gallery as clips
+from tools.pages.data.facts import SIDES, quantiles, split_column
+from tools.pages.data.found import Found, Wanted, gather, rows_within_reach
+from tools.pages.data.origin import gallery_section
+from tools.pages.data.sections import sections
+from tools.pages.data.texts import about_line, num_bytes, top_facts
 from tools.pages.page import page
 from tools.terminal import Report
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tools.pages.charts import MUTED, PANEL, SERIES, Chart
-from tools.pages.data_facts import SIDES
+from tools.pages.data.facts import SIDES
 from tools.pages.page import Markup, Number, table
 
 MAX_BARS = 60  # classes; of more, a table and their distribution

@@ -12,8 +12,8 @@ from pipeline.shard import ShardError, ShardIndex, open_index
 from tools.pages.clips import UnreadableError, strips_of
 from tools.pages.page import Markup, Number, render, table
 from tools.pages.player import player, timeline
-from tools.pages.run_facts import Run
-from tools.pages.run_scores import Mistake
+from tools.pages.run.facts import Run
+from tools.pages.run.scores import Mistake
 
 CLIP_BYTES = 60_000  # of a clip's pictures; a page needs a third more
 FPS = 8  # at which clips play; the slider says where a frame stands in its video

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.clip import ClipSpec
 from pipeline.shard import ShardIndex
-from tools.pages.data_facts import (
+from tools.pages.data.facts import (
     Balance,
     balance,
     hashes,
@@ -16,9 +16,9 @@ from tools.pages.data_facts import (
     side_counts,
     sizes,
 )
-from tools.pages.key_json import LookedAt, look_at
-from tools.pages.leaks import Leak, leaks
-from tools.pages.reasons import Quarantine, read_manifest, read_quarantine
+from tools.pages.data.key_json import LookedAt, look_at
+from tools.pages.data.leaks import Leak, leaks
+from tools.pages.data.reasons import Quarantine, read_manifest, read_quarantine
 
 REMOTE_TARS = 4  # fetched of a dataset behind a URL, to look into
 

@@ -11,7 +11,7 @@ from tools.bench.measure import Spread
 from tools.bench.verdict import SATURATION
 from tools.pages.charts import INK, SERIES, Chart
 from tools.pages.page import Markup, Number, table
-from tools.pages.run_facts import Run
+from tools.pages.run.facts import Run
 
 BENCH = "bench.json"
 MOST_NAMES = 6

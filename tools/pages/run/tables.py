@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tools.pages.boxes import by_run
 from tools.pages.page import Markup, Number, render, table
-from tools.pages.run_facts import Run
-from tools.pages.run_looks import name_cell
+from tools.pages.run.boxes import by_run
+from tools.pages.run.facts import Run
+from tools.pages.run.looks import name_cell
 from train.checkpoint import CheckpointError, load_checkpoint, step_of
 from train.config import to_dict
 

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.picture_reader import read_bytes
 from pipeline.shard import ShardIndex
 from pipeline.source.plain_file import open_plain
-from tools.pages.reasons import pattern_of
+from tools.pages.data.reasons import pattern_of
 
 BLOCK = 512  # a tar's; a file's header is one block, its content begins the next
 MAX_JSON_BYTES = 2**20

@@ -3,12 +3,12 @@
 import numpy as np
 
 from pipeline.shard import ShardIndex
-from tools.pages.data_charts import MAX_BARS, class_chart, class_table, histogram, sizes_chart
-from tools.pages.data_facts import quantiles
-from tools.pages.data_found import Found
-from tools.pages.data_origin import codec, left_out
-from tools.pages.data_texts import plural
-from tools.pages.leaks import NAMES, Leak, verdict
+from tools.pages.data.charts import MAX_BARS, class_chart, class_table, histogram, sizes_chart
+from tools.pages.data.facts import quantiles
+from tools.pages.data.found import Found
+from tools.pages.data.leaks import NAMES, Leak, verdict
+from tools.pages.data.origin import codec, left_out
+from tools.pages.data.texts import plural
 from tools.pages.page import Markup, Number, Section, render, table
 
 MAX_NAMED = 12  # classes named in a sentence
