@@ -84,8 +84,14 @@ def measure(folder: Path, window: int | None) -> dict[str, object]:
     told["open_s"], told["open_cpu_s"] = time.perf_counter() - started, time.process_time() - started_cpu
     told["open_mb"] = memory_mb()
     started = time.perf_counter()
-    samples = index.samples_of("1", "train")
-    plan = TrainPlan(index, samples, ClipSpec(), global_batch_size=GLOBAL_BATCH_SIZE, seed=0, shuffle_window=window)
+    plan = TrainPlan(
+        index,
+        index.samples_of("1", "train"),
+        ClipSpec(),
+        global_batch_size=GLOBAL_BATCH_SIZE,
+        seed=0,
+        shuffle_window=window,
+    )
     told["plan_s"] = time.perf_counter() - started
     started, started_cpu = time.perf_counter(), time.process_time()
     plan.batch(0)
@@ -94,7 +100,7 @@ def measure(folder: Path, window: int | None) -> dict[str, object]:
     told["plan_mb"] = memory_mb()
     rows, took, busy, found, own = rank_rows(GLOBAL_BATCH_SIZE, rank=0, world_size=WORLD_SIZE), [], [], [], []
     resident: list[float] = []
-    steps = len(samples) // GLOBAL_BATCH_SIZE
+    steps = plan.samples_per_epoch // GLOBAL_BATCH_SIZE
     for step in range(1, steps + 3):  # over the end of the epoch
         started, started_cpu = time.perf_counter(), time.thread_time()
         clips = plan.batch(step)[rows]
@@ -111,7 +117,7 @@ def measure(folder: Path, window: int | None) -> dict[str, object]:
         if step % (steps // 10) == 0:
             own.append(memory_mb()["own"])
     told |= {
-        "samples": len(samples),
+        "samples": plan.samples_per_epoch,
         "step_ms": quantiles_ms(took[: steps - 2]),
         "step_cpu_ms": quantiles_ms(busy[: steps - 2]),
         "lookup_cpu_ms": quantiles_ms(found[: steps - 2]),
