@@ -75,7 +75,8 @@ def shows_a_clip_of(
     clip: np.ndarray, lengths: set[int], *, stride: int = STRIDE, starts: Collection[int] = range(512)
 ) -> bool:
     """Whether a clip CTHW, cropped and flipped who knows how, is one of a video with one of these numbers of frames."""
-    bars = np.abs(clip.mean(axis=(0, 1))[clip.shape[2] // 4 : -clip.shape[2] // 4].mean(axis=0)) > 40  # [W], not grey
+    rows = clip.mean(axis=0)[:, clip.shape[2] // 4 : -clip.shape[2] // 4].mean(axis=1)  # [T, W]
+    bars = np.abs(rows).mean(axis=0) > 40  # [W], not grey; a bar may be black in some frames and white in others
     readings = []
     for flip, columns in ((False, clip), (True, clip[..., ::-1])):
         left = BAND_LEFT - int(np.flatnonzero(bars[::-1] if flip else bars)[0])
@@ -201,7 +202,7 @@ def test_webdataset_shows_clips_of_consecutive_stride_drawn_anew(numbered: Shard
     assert clips.dtype == torch.float32
     assert -128 <= clips.min() < -80 < 80 < clips.max() <= 127
     assert all(shows_a_clip_of(clip, lengths) for clip in clips.numpy())
-    assert len({tuple(clip[0, 0, 56, ::4].tolist()) for clip in clips}) > 24
+    assert len({tuple(clip[0, 0, 56, ::4].tolist()) for clip in clips}) > numbered.num_samples, "places are drawn too"
 
 
 def test_two_workers_of_webdataset_draw_different_clips(numbered: ShardIndex, copies: Path) -> None:
@@ -253,7 +254,7 @@ def test_dali_video_shows_clips_of_consecutive_stride_drawn_anew(
     assert -128 <= clips.min() < -80 < 80 < clips.max() <= 128
     lengths, starts = set(numbered.num_frames[samples].tolist()), range(0, 512, start_step)
     assert all(shows_a_clip_of(clip, lengths, starts=starts) for clip in clips.numpy())
-    assert len({tuple(clip[0, 0, 56, ::4].tolist()) for clip in clips}) > 24
+    assert len({tuple(clip[0, 0, 56, ::4].tolist()) for clip in clips}) > numbered.num_samples, "places are drawn too"
 
 
 @pytest.mark.gpu
