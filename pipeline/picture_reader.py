@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import FileIO
 
 import numpy as np
@@ -118,18 +118,11 @@ class PictureReader:
         return file
 
     def _open(self, number: int, *, wait: bool) -> FileIO | None:
-        store = self._index.store
-        if store is None:
-            return FileIO(open_plain(self._index.data_dir / self._index.tars[number]))
-        self.is_fetching = wait
+        self.is_fetching = wait and self._index.store is not None
         try:
-            fetched = store.open(number, stop=self.stop, let_go=self._tars.clear, wait=wait)
+            return open_tar(self._index, number, stop=self.stop, let_go=self._tars.clear, wait=wait)
         finally:
             self.is_fetching = False
-        if fetched is None:
-            return None
-        with fetched:  # the copy shares its lock, which keeps the tar in the cache
-            return FileIO(os.dup(fetched.fileno()))
 
     def _let_go_if_asked(self) -> None:
         """Close all tars when a process has found the cache full of tars in use; those needed are opened again."""
@@ -138,6 +131,32 @@ class PictureReader:
         if asked_ns > self._let_go_ns:
             self._tars.clear()
         self._let_go_ns = asked_ns
+
+
+def open_tar(
+    index: ShardIndex,
+    number: int,
+    *,
+    stop: threading.Event | None = None,
+    let_go: Callable[[], None] | None = None,
+    wait: bool = True,
+) -> FileIO | None:
+    """A tar of an index, fetched where it is remote; None for one that its store cannot give.
+
+    Args:
+        stop, let_go, wait: As `TarStore.open` takes them.
+
+    Raises:
+        OSError: It is not there.
+        ShardError: Its server is gone.
+    """
+    if index.store is None:
+        return FileIO(open_plain(index.data_dir / index.tars[number]))
+    fetched = index.store.open(number, stop=stop or threading.Event(), let_go=let_go, wait=wait)
+    if fetched is None:
+        return None
+    with fetched:  # the copy shares its lock, which keeps the tar in the cache
+        return FileIO(os.dup(fetched.fileno()))
 
 
 def read_bytes(file: int, offset: int, size: int) -> np.ndarray | None:

@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import numpy as np
 
-from pipeline.loader import LoaderError, LoaderSettings
+from pipeline.loader import LoaderError
 from pipeline.shard import ShardIndex
 from tools.scoring import check_classes, score, write_json
 from tools.terminal import QUIET, Failed
@@ -23,7 +23,7 @@ from train.command import Command
 from train.config import from_dict
 from train.data_options import DATA, Data, remote_options
 from train.evaluation.confusion import class_table
-from train.ranks import from_torchrun, process_group
+from train.ranks import from_torchrun
 from train.report import accuracy_lines
 
 EPILOG = """\b
@@ -70,18 +70,17 @@ def main(
         split = split or config.split
         check_classes(state["classes"], index, checkpoint=checkpoint)
         samples = samples_to_score(index, split=split, subset=subset)
-        with process_group(ranks):
-            scores = score(
-                state,
-                config,
-                index,
-                samples,
-                clips=clips,
-                global_batch_size=batch_size or 16 * ranks.world_size,
-                settings=LoaderSettings(num_threads=num_threads),
-                ranks=ranks,
-                quiet=quiet or not ranks.is_main,
-            )
+        scores = score(
+            state,
+            config,
+            index,
+            samples,
+            clips=clips,
+            batch_size=batch_size,
+            num_threads=num_threads,
+            ranks=ranks,
+            quiet=quiet,
+        )
     except (ValueError, OSError, LoaderError) as error:
         raise Failed(str(error)) from None
     if not ranks.is_main:

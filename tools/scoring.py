@@ -27,27 +27,32 @@ def score(
     samples: np.ndarray,
     *,
     clips: int,
-    global_batch_size: int,
-    settings: LoaderSettings,
+    num_threads: int,
     ranks: Ranks,
     quiet: bool,
+    batch_size: int | None = None,
 ) -> VideoScores:
-    """Build the checkpoint's network and score `samples` with it."""
+    """Build the checkpoint's network and score `samples` with it, all processes together.
+
+    Args:
+        batch_size: Clips of a batch of all processes; None is 16 each.
+    """
     model = build_model(config.model, num_classes=len(index.classes))
     model.load_state_dict(state["model"])
     channels_last(model).to(ranks.device)
-    with progress("evaluating", unit="clips", quiet=quiet) as tell:
+    quiet = quiet or not ranks.is_main
+    with process_group(ranks), progress("evaluating", unit="clips", quiet=quiet) as tell:
         scores = evaluate(
             model,
             index,
             samples,
             config.clip,
             num_clips=clips,
-            global_batch_size=global_batch_size,
+            global_batch_size=batch_size or 16 * ranks.world_size,
             ranks=ranks,
             mean=config.mean,
             std=config.std,
-            settings=settings,
+            settings=LoaderSettings(num_threads=num_threads),
             on_batch=tell,
         )
     assert scores is not None  # nothing interrupts it
@@ -97,18 +102,7 @@ def score_run(folder: Path, index: ShardIndex, *, clips: int, num_threads: int, 
     check_classes(state["classes"], index, checkpoint=checkpoint)
     samples = index.samples_of(config.split, "test")
     try:
-        with process_group(ranks):
-            scores = score(
-                state,
-                config,
-                index,
-                samples,
-                clips=clips,
-                global_batch_size=16 * ranks.world_size,
-                settings=LoaderSettings(num_threads=num_threads),
-                ranks=ranks,
-                quiet=quiet or not ranks.is_main,
-            )
+        scores = score(state, config, index, samples, clips=clips, num_threads=num_threads, ranks=ranks, quiet=quiet)
     except LoaderError as error:
         raise OSError(str(error)) from None
     about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": config.split}

@@ -3,8 +3,8 @@
 import difflib
 import json
 import tarfile
-import threading
-from typing import Any, BinaryIO
+from io import FileIO
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -12,9 +12,8 @@ import simplejpeg
 from pipeline.filmstrip import locate
 from pipeline.h264.decode import SoftwareDecoder
 from pipeline.h264.packets import clip_packets
-from pipeline.picture_reader import PictureReader
+from pipeline.picture_reader import PictureReader, open_tar
 from pipeline.shard import ShardError, ShardIndex, choices
-from pipeline.source.plain_file import open_plain
 
 MAX_NAMED = 3  # samples in an error message
 MAX_COMPARED = 2_000  # keys that difflib looks at; of millions it would take minutes
@@ -99,7 +98,7 @@ def sample_meta(index: ShardIndex, sample: int) -> dict[str, Any]:
     """
     tar_number = int(index.tar_of(np.array([sample]))[0])
     try:
-        with open_tar(index, tar_number) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with whole_tar(index, tar_number) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             content = member_bytes(tar, f"{index.key(sample)}.json")
         meta = json.loads(content)
         whole = {name: int(meta[name]) for name in ("num_frames", "segment_start")}
@@ -123,13 +122,16 @@ def member_bytes(tar: tarfile.TarFile, name: str) -> bytes:
     raise KeyError(name)
 
 
-def open_tar(index: ShardIndex, number: int) -> BinaryIO:
-    """A tar, fetched if it is behind a URL."""
-    if index.store is None:
-        return open(open_plain(index.data_dir / index.tars[number]), "rb")
-    file = index.store.open(number, stop=threading.Event())
+def whole_tar(index: ShardIndex, number: int) -> FileIO:
+    """A tar, fetched if it is behind a URL.
+
+    Raises:
+        ShardError: It cannot be had.
+    """
+    file = open_tar(index, number)
     if file is None:
-        raise ShardError(f"{index.tars[number]}: cannot be had from {index.store.url}; run tools/check_shards.py there")
+        url = getattr(index.store, "url", index.data_dir)
+        raise ShardError(f"{index.tars[number]}: cannot be had from {url}; run tools/check_shards.py there")
     return file
 
 

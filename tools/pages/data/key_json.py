@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.picture_reader import read_bytes
+from pipeline.picture_reader import open_tar, read_bytes
 from pipeline.shard import ShardIndex
-from pipeline.source.plain_file import open_plain
 from tools.pages.data.reasons import pattern_of
 
 BLOCK = 512  # a tar's; a file's header is one block, its content begins the next
@@ -71,7 +68,7 @@ def look_at(
         if clock() - begin_s > max_seconds and found.rows:
             break
         try:
-            file = open_tar(index, tar)
+            file = open_tar(index, tar, let_go=lambda: None)
         except OSError:
             file = None
         for row in own.tolist():
@@ -96,22 +93,6 @@ def _add(found: LookedAt, index: ShardIndex, row: int, meta: dict[str, Any] | No
     if size is not None:
         found.source_sizes[size] += 1
     found.warnings.update({pattern_of(one) for one in warnings_of(meta)})
-
-
-def open_tar(index: ShardIndex, number: int) -> FileIO | None:
-    """A tar of an index, fetched where it is remote; None for one that cannot be had.
-
-    Raises:
-        OSError: It is not there.
-        ShardError: Its server is gone.
-    """
-    if index.store is None:
-        return FileIO(open_plain(index.data_dir / index.tars[number]))
-    fetched = index.store.open(number, stop=threading.Event(), let_go=lambda: None)
-    if fetched is None:
-        return None
-    with fetched:
-        return FileIO(os.dup(fetched.fileno()))
 
 
 def read_meta(index: ShardIndex, row: int, file: FileIO) -> dict[str, Any] | None:
