@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 MAX_FRAME_STRIDE = 32
 
 
@@ -26,13 +28,13 @@ class ClipSpec:
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
-            raise ValueError(f"num_frames: {self.num_frames} is not possible; a clip has at least 1 frame")
+            raise UserError(f"num_frames: {self.num_frames} is not possible; a clip has at least 1 frame")
         if not 1 <= self.frame_stride <= MAX_FRAME_STRIDE:
-            raise ValueError(f"frame_stride: {self.frame_stride} is not possible; choose 1 to {MAX_FRAME_STRIDE}")
+            raise UserError(f"frame_stride: {self.frame_stride} is not possible; choose 1 to {MAX_FRAME_STRIDE}")
         if self.crop_size < 1:
-            raise ValueError(f"crop_size: {self.crop_size} is not possible; choose at least 1 pixel")
+            raise UserError(f"crop_size: {self.crop_size} is not possible; choose at least 1 pixel")
         if self.resize is not None and self.resize < self.crop_size:
-            raise ValueError(
+            raise UserError(
                 f"resize: {self.resize} is smaller than crop_size {self.crop_size}; choose at least {self.crop_size}"
             )
 
@@ -99,7 +101,7 @@ def uniform_starts(num_views: int, spec: ClipSpec, *, video_frames: int | np.nda
     array([10])
     """
     if num_views < 1:
-        raise ValueError(f"num_views: {num_views} is not possible; score at least 1 clip a video")
+        raise UserError(f"num_views: {num_views} is not possible; score at least 1 clip a video")
     last = num_starts(spec, video_frames=video_frames)[..., None] - 1
     if num_views == 1:
         return last // 2
@@ -114,5 +116,5 @@ def per_channel(value: float | tuple[float, ...]) -> tuple[float, ...]:
     """
     values = (float(value),) * 3 if isinstance(value, int | float) else tuple(map(float, value))
     if len(values) != 3:
-        raise ValueError(f"mean and std: {len(values)} values for 3 channels; give one or three")
+        raise UserError(f"mean and std: {len(values)} values for 3 channels; give one or three")
     return values

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import av
 import simplejpeg
 
-from pipeline.failure import TooLargeError
+from pipeline.errors import TooLargeError
 from pipeline.filmstrip import Planes, StripLayout, encode_strips, num_strips
 from pipeline.h264.encode import FILE, EncodePolicy, decoder_configuration, encode_segment
 from pipeline.shard_writer import Stored, strip_files

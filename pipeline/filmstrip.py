@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 
 from pipeline.clip import ClipSpec, frame_indices
+from pipeline.errors import UserError
 
 MCU = 16  # a JPEG block of 4:2:0 is 16×16 pixels; tiles that are multiples of it never share one
 
@@ -33,7 +34,7 @@ class StripLayout:
 
     def __post_init__(self) -> None:
         if self.tile_height % MCU or self.tile_width % MCU:
-            raise ValueError(f"tile: {self.tile_width}×{self.tile_height} must be a multiple of {MCU} both ways")
+            raise UserError(f"tile: {self.tile_width}×{self.tile_height} must be a multiple of {MCU} both ways")
 
     @property
     def block_frames(self) -> int:

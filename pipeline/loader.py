@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.clip import per_channel
 from pipeline.decoding import open_decoding
+from pipeline.errors import UserError
 from pipeline.handover import Lender
 from pipeline.plan import Plan, rank_rows
 from pipeline.producer import Made, Producer
@@ -161,10 +162,10 @@ class ClipLoader:
             ValueError: The state is of other data, clips or seed, or lies inside a batch of this size.
         """
         if state["plan"] != self._plan.identity:
-            raise ValueError(f"loader state: it was taken from «{state['plan']}», this is «{self._plan.identity}»")
+            raise UserError(f"loader state: it was taken from «{state['plan']}», this is «{self._plan.identity}»")
         step, rest = divmod(state["position"], self._plan.global_batch_size)
         if rest:
-            raise ValueError(
+            raise UserError(
                 f"global_batch_size: {self._plan.global_batch_size} does not divide the {state['position']} clips "
                 f"already read; choose {state['global_batch_size']} as before"
             )

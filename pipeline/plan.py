@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.clip import ClipSpec, num_starts, uniform_starts
 from pipeline.draws import below, compact, window_order
+from pipeline.errors import UserError
 from pipeline.shard import ShardIndex
 
 ORDER_STREAM, DRAW_STREAM = 0, 1  # two independent Philox streams under one (seed, epoch)
@@ -87,11 +88,11 @@ def rank_rows(global_batch_size: int, *, rank: int, world_size: int) -> slice:
     [slice(0, 4, None), slice(4, 8, None), slice(8, 12, None)]
     """
     if global_batch_size % world_size:
-        raise ValueError(
+        raise UserError(
             f"global_batch_size: {global_batch_size} cannot be shared by {world_size} ranks; choose a multiple of it"
         )
     if not 0 <= rank < world_size:
-        raise ValueError(f"rank: {rank} does not exist among {world_size}; choose 0 to {world_size - 1}")
+        raise UserError(f"rank: {rank} does not exist among {world_size}; choose 0 to {world_size - 1}")
     batch_size = global_batch_size // world_size
     return slice(rank * batch_size, (rank + 1) * batch_size)
 
@@ -103,7 +104,7 @@ def stored_clip(spec: ClipSpec, *, frame_step: int) -> ClipSpec:
     2
     """
     if spec.frame_stride % frame_step:
-        raise ValueError(
+        raise UserError(
             f"frame_stride: {spec.frame_stride} needs frames that these shards dropped; choose a multiple of "
             f"{frame_step} or make the shards without --drop-odd"
         )
@@ -133,7 +134,7 @@ def crop_room(content: np.ndarray, spec: ClipSpec, *, stored_size: int) -> tuple
     room = height - spec.crop_size + 1, width - spec.crop_size + 1
     for side, places in zip((height, width), room, strict=True):
         if np.any(places < 1):
-            raise ValueError(
+            raise UserError(
                 f"crop_size: {spec.crop_size} does not fit a picture of {side.min()} pixels; choose at most that, "
                 "a larger --resize, or make the shards with a larger --size"
             )
@@ -167,15 +168,15 @@ class TrainPlan:
         start_step: int = 1,
     ) -> None:
         if not len(samples):
-            raise ValueError(f"{index.name}: no sample to train on; choose another split")
+            raise UserError(f"{index.name}: no sample to train on; choose another split")
         if start_step < 1:
-            raise ValueError(f"start_step: {start_step} is not possible; choose at least 1 frame")
+            raise UserError(f"start_step: {start_step} is not possible; choose at least 1 frame")
         if global_batch_size < 1:
-            raise ValueError(f"global_batch_size: {global_batch_size} is not possible; choose at least 1")
+            raise UserError(f"global_batch_size: {global_batch_size} is not possible; choose at least 1")
         if not 0 <= seed < 2**63:
-            raise ValueError(f"seed: {seed} is not possible; choose 0 to 2**63 - 1")
+            raise UserError(f"seed: {seed} is not possible; choose 0 to 2**63 - 1")
         if shuffle_window is not None and shuffle_window < 1:
-            raise ValueError(f"shuffle_window: {shuffle_window} is not possible; choose at least 1 shard")
+            raise UserError(f"shuffle_window: {shuffle_window} is not possible; choose at least 1 shard")
         self.index, self.spec = index, spec
         self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
         self.global_batch_size = global_batch_size
@@ -280,11 +281,11 @@ class EvalPlan:
         num_views: int = 1,
     ) -> None:
         if not len(samples):
-            raise ValueError(f"{index.name}: no sample to evaluate; choose another split")
+            raise UserError(f"{index.name}: no sample to evaluate; choose another split")
         if global_batch_size < 1:
-            raise ValueError(f"global_batch_size: {global_batch_size} is not possible; choose at least 1")
+            raise UserError(f"global_batch_size: {global_batch_size} is not possible; choose at least 1")
         if num_views < 1:
-            raise ValueError(f"num_views: {num_views} is not possible; score at least 1 clip a video")
+            raise UserError(f"num_views: {num_views} is not possible; score at least 1 clip a video")
         self.index, self.spec, self.num_views = index, spec, num_views
         self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
         self.global_batch_size = global_batch_size

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pipeline.errors import UserError
+
 
 @dataclass(frozen=True)
 class LoaderSettings:
@@ -37,6 +39,6 @@ class LoaderSettings:
         ):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"{name}: {value} is not possible; choose at least {least}")
+                raise UserError(f"{name}: {value} is not possible; choose at least {least}")
         if not 0 <= self.hw_decoder_load <= 1:
-            raise ValueError(f"hw_decoder_load: {self.hw_decoder_load} is not possible; choose 0 to 1")
+            raise UserError(f"hw_decoder_load: {self.hw_decoder_load} is not possible; choose 0 to 1")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.filmstrip import StripLayout
 from pipeline.index.arrays import LabelLists, Pictures
 from pipeline.index.check import IndexFault, check_info, read_info
@@ -28,7 +29,7 @@ PICTURE_ARRAYS = ("tar", "offset", "size", "crc32")
 PICTURE_NAMES = {"filmstrip": "strip", "h264": "packet"}  # codec -> what a picture is; index files begin with it
 
 
-class ShardError(ValueError):
+class ShardError(UserError):
     """A dataset folder that cannot be used, in one line."""
 
 
@@ -175,12 +176,12 @@ class ShardIndex:
             ValueError: The dataset has no such split, or nothing in that subset.
         """
         if split not in self.split_names:
-            raise ValueError(f"{self.name}: split {split} does not exist; choose {choices(self.split_names)}")
+            raise UserError(f"{self.name}: split {split} does not exist; choose {choices(self.split_names)}")
         if subset not in SUBSETS:
-            raise ValueError(f"{self.name}: subset {subset} does not exist; choose {choices(list(SUBSETS))}")
+            raise UserError(f"{self.name}: subset {subset} does not exist; choose {choices(list(SUBSETS))}")
         rows = np.flatnonzero(self.subsets[:, self.split_names.index(split)] == SUBSETS[subset])
         if not len(rows):
-            raise ValueError(f"{self.name}: split {split} has no {subset} sample; see {self.data_dir / 'dataset.json'}")
+            raise UserError(f"{self.name}: split {split} has no {subset} sample; see {self.data_dir / 'dataset.json'}")
         return rows
 
 

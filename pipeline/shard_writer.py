@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.source.plain_file import new_file_opener
 
 PROCESSES = secrets.token_hex(4)  # this one and those it forks; only names of temporary files hang on it
@@ -127,7 +128,7 @@ class TarShard(AbstractContextManager):
     def add(self, sample: Sample) -> None:
         """Append one sample: its files, then key.json."""
         if "." in sample.key or len(sample.key) > 60:
-            raise ValueError(f"key {sample.key!r}: must be at most 60 characters without a dot")
+            raise UserError(f"key {sample.key!r}: must be at most 60 characters without a dot")
         about = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode()
         self._tar.write({"__key__": sample.key, **sample.files, "json": about})
         self._samples.append(sample)

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from pipeline.clip import frame_indices, num_starts
+from pipeline.errors import UserError
 from pipeline.filmstrip import ClipStrips, clip_strips, max_slots
 from pipeline.h264.packets import ClipPackets, clip_packets
 from pipeline.picture_reader import PictureReader
@@ -18,7 +19,7 @@ Located = ClipStrips | ClipPackets
 MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken
 
 
-class LoaderError(RuntimeError):
+class LoaderError(UserError):
     """The loader cannot go on; the message is one line."""
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 # Upper left corner (down, across) in frame pixels, opacity [P, P, 1], colour [P, P, 3].
 Patch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -155,7 +157,7 @@ def motion(class_name: str, scene: Scene, *, num_frames: int, height: int, width
         ValueError: The class does not exist.
     """
     if class_name not in DIRECTIONS:
-        raise ValueError(f"class_name: {class_name!r} does not exist; choose one of {', '.join(CLASSES)}")
+        raise UserError(f"class_name: {class_name!r} does not exist; choose one of {', '.join(CLASSES)}")
     direction = np.array(DIRECTIONS[class_name])
     # Time is exactly symmetric around 0 and the ground turns round with the class: reversals are exact.
     times = np.arange(num_frames) - (num_frames - 1) / 2

@@ -10,6 +10,7 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 import click
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.shard import choices
 from tools.bench.chart import load_matplotlib
 from tools.bench.measure import BenchError
@@ -132,7 +133,7 @@ def choose_splits(features: Features, wanted: str) -> tuple[list[str], list[str]
             whole.append(split)
     if wanted == "all":
         if not whole:
-            raise ValueError(next(iter(lacking.values())))
+            raise UserError(next(iter(lacking.values())))
         return whole, [f"left out, {line}" for line in lacking.values()]
     for split in wanted.split(","):
         if split not in features.split_names:
@@ -140,7 +141,7 @@ def choose_splits(features: Features, wanted: str) -> tuple[list[str], list[str]
                 f"--splits: split {split} does not exist; choose {choices([*features.split_names, 'all'])}"
             )
         if split in lacking:
-            raise ValueError(lacking[split])
+            raise UserError(lacking[split])
     return list(dict.fromkeys(wanted.split(","))), []
 
 

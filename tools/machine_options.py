@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from pipeline.build.on_ray import MakeOnRay
 from pipeline.build.run import BuildResult, BuildSettings, TaskResult, build_shards, build_task, finish_build
 from pipeline.datasets import Listing
+from pipeline.errors import UserError
 
 # fmt: off
 OPTIONS = [
@@ -77,11 +78,11 @@ def take_machines(options: dict[str, Any]) -> Machines:
     if executor != "ray":
         for name in ("ray_address", "ray_cores"):
             if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
-                raise ValueError(f"--{name.replace('_', '-')} is of --executor ray, not of {executor}; leave it out")
+                raise UserError(f"--{name.replace('_', '-')} is of --executor ray, not of {executor}; leave it out")
     if machines.are_shared and executor != "local":
-        raise ValueError(f"{'--finish' if finish else '--task'}: does not go with --executor {executor}; leave one out")
+        raise UserError(f"{'--finish' if finish else '--task'}: does not go with --executor {executor}; leave one out")
     if finish and task is not None:
-        raise ValueError("--finish: does not go with --task; run it once, after all tasks")
+        raise UserError("--finish: does not go with --task; run it once, after all tasks")
     return machines
 
 
@@ -96,7 +97,7 @@ def parsed(task: str) -> tuple[int, int]:
     """
     number, _, count = task.partition("/")
     if not (number.isascii() and number.isdigit() and count.isascii() and count.isdigit()):
-        raise ValueError(f"--task: {task!r} is not I/N; say 1/8 for the first of eight")
+        raise UserError(f"--task: {task!r} is not I/N; say 1/8 for the first of eight")
     if not 1 <= int(number) <= int(count):
-        raise ValueError(f"--task: {task} does not exist; choose 1/{count} to {count}/{count}")
+        raise UserError(f"--task: {task} does not exist; choose 1/{count} to {count}/{count}")
     return int(number), int(count)

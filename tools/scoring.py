@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.errors import UserError
 from pipeline.loader import LoaderError, LoaderSettings
 from pipeline.shard import ShardIndex
 from pipeline.shard_writer import write_atomically
@@ -66,7 +67,7 @@ def check_classes(classes: list[str], index: ShardIndex, *, checkpoint: Path) ->
         ValueError: The dataset's classes are not the checkpoint's, in the same order.
     """
     if classes != index.classes:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint}: trained on {len(classes)} classes ({', '.join(classes[:3])}, …), {index.name} "
             f"has {len(index.classes)} ({', '.join(index.classes[:3])}, …); choose shards of the same classes"
         )

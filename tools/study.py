@@ -15,6 +15,7 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 import click
 import torch
 
+from pipeline.errors import UserError
 from pipeline.shard import ShardIndex, open_index
 from pipeline.shard_writer import to_json, write_atomically
 from tools.bench.chart import load_matplotlib
@@ -180,7 +181,7 @@ def check_same_videos(indexes: Sequence[ShardIndex]) -> None:
     first = indexes[0]
     for other in indexes[1:]:
         if (other.name, other.classes, other.num_samples) != (first.name, first.classes, first.num_samples):
-            raise ValueError(f"{other.data_dir}: not the videos of {first.data_dir}; give one dataset at several sizes")
+            raise UserError(f"{other.data_dir}: not the videos of {first.data_dir}; give one dataset at several sizes")
 
 
 def check_same_study(out: Path, settings: StudySettings, indexes: Sequence[ShardIndex]) -> None:
@@ -199,10 +200,10 @@ def check_same_study(out: Path, settings: StudySettings, indexes: Sequence[Shard
         differing = [name for name, value in described.items() if before["settings"].get(name) != value]
         differing += [] if before["shards"] == shards else ["shards"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path}: not a study; choose another --out") from None
+        raise UserError(f"{path}: not a study; choose another --out") from None
     if differing:
         was = before["settings"].get(differing[0], "other ones")
-        raise ValueError(f"{out}: holds a study with another {differing[0]} ({was}); choose another --out")
+        raise UserError(f"{out}: holds a study with another {differing[0]} ({was}); choose another --out")
 
 
 def slots_of(kind: str, *, jobs: int | None, num_threads: int) -> list[Slot]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.shard import ShardIndex
 from train.config import FIXED, TrainConfig, differences, from_dict
 from train.whole_file import check_records, write_whole
@@ -17,7 +18,7 @@ FORMAT = 1
 KEYS = {"format", "step", "best_accuracy", "model", "optimizer", "loader", "rng", "config", "data", "classes"}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of another run; the message is one line."""
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.clip import ClipSpec, per_channel
+from pipeline.errors import UserError
 from pipeline.plan import TrainPlan
 from pipeline.shard import ShardIndex
 from train.models import MODELS, ModelConfig, check_clip
@@ -58,10 +59,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)} is not possible; choose at least {least}")
+                raise UserError(f"{name}: {getattr(self, name)} is not possible; choose at least {least}")
         per_channel(self.mean)  # one or three
         if min(per_channel(self.std)) <= 0:
-            raise ValueError(f"std: {self.std} is not possible; choose numbers above 0")
+            raise UserError(f"std: {self.std} is not possible; choose numbers above 0")
         check_clip(self.model.name, num_frames=self.clip.num_frames, crop_size=self.clip.crop_size)
 
 
@@ -177,7 +178,7 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
         tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return TrainConfig(**{**values, **tuples, **parts})
     except TypeError as error:
-        raise ValueError(f"config: {error}; it was written by another version of the trainer") from None
+        raise UserError(f"config: {error}; it was written by another version of the trainer") from None
 
 
 def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:

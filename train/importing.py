@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.clip import ClipSpec
+from pipeline.errors import UserError
 from pipeline.shard_writer import sha256_of
 from train.config import TrainConfig, to_dict
 from train.models import BLOCKS, ModelConfig, build_model
@@ -21,7 +22,7 @@ PIXEL = 255  # torchvision scales pixels to 0…1 first
 TORCHVISION_MEAN, TORCHVISION_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # of every video model
 
 
-class ImportFailed(ValueError):
+class ImportFailed(UserError):
     """A file that does not hold the weights asked for; the message is one line."""
 
 
@@ -118,7 +119,7 @@ def trained_on(source: str, model: str) -> Trained:
         ValueError: It has no such model.
     """
     if model not in SOURCES[source]:
-        raise ValueError(f"model: {source} has no {model}; choose one of {', '.join(SOURCES[source])}")
+        raise UserError(f"model: {source} has no {model}; choose one of {', '.join(SOURCES[source])}")
     return SOURCES[source][model]
 
 

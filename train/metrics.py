@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from pipeline.errors import UserError
 from train.ranks import Ranks
 
 MAX_NAMED_SAMPLES = 20  # of a batch with a bad loss, so that the error stays one line
 
 
-class TrainingError(ValueError):
+class TrainingError(UserError):
     """Training cannot go on; the message is one line."""
 
 

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from pipeline.errors import UserError
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -25,7 +27,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
-            raise ValueError(f"lr: {self.lr} is not possible; choose a number above 0")
+            raise UserError(f"lr: {self.lr} is not possible; choose a number above 0")
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in ("step", "cosine"):
-            raise ValueError(f"schedule: {self.kind} does not exist; choose step or cosine")
+            raise UserError(f"schedule: {self.kind} does not exist; choose step or cosine")
         if self.decay_every < 1 or self.warmup_steps < 0:
-            raise ValueError(f"schedule: decay_every {self.decay_every}, warmup_steps {self.warmup_steps}; "
+            raise UserError(f"schedule: decay_every {self.decay_every}, warmup_steps {self.warmup_steps}; "
                              "choose at least 1 and at least 0")  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from pipeline.errors import UserError
 from train.meeting import meet
 
 COLLECTIVE_TIMEOUT_S = 600.0  # twice what a loader waits for a batch (pipeline/settings.py), so that it speaks first
@@ -23,7 +24,7 @@ COLLECTIVE_TIMEOUT_S = 600.0  # twice what a loader waits for a batch (pipeline/
 MACHINE_LOST_S = 20.0
 
 
-class RanksError(ConnectionError):
+class RanksError(UserError):
     """The processes of a run have lost one another; the message is one line."""
 
 
@@ -108,9 +109,9 @@ def from_torchrun(device: str = "auto") -> Ranks:
     num_gpus = torch.cuda.device_count()
     if not num_gpus:
         built = f"torch {torch.__version__} is built for CPUs only" if torch.version.cuda is None else "torch sees none"
-        raise ValueError(f"device: cuda needs an NVIDIA GPU, but {built}; use --device cpu, or install what is missing")
+        raise UserError(f"device: cuda needs an NVIDIA GPU, but {built}; use --device cpu, or install what is missing")
     if local_rank >= num_gpus:
-        raise ValueError(
+        raise UserError(
             f"device: local rank {local_rank} needs a GPU of its own but torch sees {num_gpus}; "
             "start fewer processes or use --device cpu"
         )

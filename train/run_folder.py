@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.errors import UserError
 from train.checkpoint import save_checkpoint
 from train.metrics import MetricsLog
 from train.ranks import Ranks
@@ -22,7 +23,7 @@ POLL_S = 0.2
 PATIENCE_S = 10.0
 
 
-class RunFolderError(ValueError):
+class RunFolderError(UserError):
     """The folder cannot be used, or does not hold what it should; the message is one line."""
 
 

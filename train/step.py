@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.errors import UserError
 from train.models.stem import use_space_to_depth
 from train.optim import set_lr
 from train.precision import autocast, channels_last, freeze_batch_norm
@@ -50,7 +51,7 @@ class StepOptions:
         for name in ("cuda_graph", "high_priority"):
             if getattr(self, name) and device.type != "cuda":
                 flag = name.replace("_", "-")
-                raise ValueError(f"{flag}: {device} has none; choose a GPU or --no-{flag}")
+                raise UserError(f"{flag}: {device} has none; choose a GPU or --no-{flag}")
 
 
 def default_options(ranks: Ranks) -> StepOptions:
@@ -191,7 +192,7 @@ class TrainStep:
             return self._pass(clips, labels, weights, scale)
         except RuntimeError as error:
             if self.options.compile and _is_compile_error(error):
-                raise ValueError(f"compile: {_one_line(error)}; use --no-compile") from error
+                raise UserError(f"compile: {_one_line(error)}; use --no-compile") from error
             raise
 
     def _graphed(self, clips: Tensor, labels: Tensor, weights: Tensor, scale: float) -> StepLoss:
@@ -255,7 +256,7 @@ class _Inputs:
             ValueError: Its shape or type is not that of the first one.
         """
         if (clips.shape, clips.dtype) != (self.clips.shape, self.clips.dtype):
-            raise ValueError(
+            raise UserError(
                 f"clips: {list(clips.shape)} {clips.dtype}, but the CUDA graph is of {list(self.clips.shape)} "
                 f"{self.clips.dtype}; keep one batch size, or use --no-cuda-graph"
             )
@@ -282,7 +283,7 @@ def record_graph(work: Callable[[], None], stream: torch.cuda.Stream | None) -> 
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # sync, once
             work()
     except RuntimeError as error:
-        raise ValueError(f"cuda-graph: recording failed ({_one_line(error)}); use --no-cuda-graph") from error
+        raise UserError(f"cuda-graph: recording failed ({_one_line(error)}); use --no-cuda-graph") from error
     return graph.replay
 
 

@@ -21,7 +21,7 @@ from pipeline.build.parts import fingerprint
 from pipeline.build.samples import common_canvas
 from pipeline.build.settings import BuildSettings
 from pipeline.datasets import Listing, VideoRecord
-from pipeline.failure import VideoFailure
+from pipeline.errors import VideoFailure
 from pipeline.shard import ShardError
 from pipeline.source.inspector import Inspector
 from pipeline.source.limits import Limits

@@ -23,6 +23,7 @@ from pipeline.build.samples import transcode
 from pipeline.build.settings import BuildSettings
 from pipeline.build.shard import MAX_ATTEMPTS
 from pipeline.datasets import Listing
+from pipeline.errors import UserError
 from pipeline.shard import ShardError
 from pipeline.source.inspector import Inspector
 from pipeline.source.limits import Limits
@@ -157,7 +158,7 @@ def share(tasks: list[ShardTask], *, number: int, num_tasks: int) -> list[ShardT
         ValueError: There is no task of this number.
     """
     if not 1 <= number <= num_tasks:
-        raise ValueError(f"task: {number}/{num_tasks} does not exist; choose 1/{num_tasks} to {num_tasks}/{num_tasks}")
+        raise UserError(f"task: {number}/{num_tasks} does not exist; choose 1/{num_tasks} to {num_tasks}/{num_tasks}")
     return tasks[number - 1 :: num_tasks]
 
 

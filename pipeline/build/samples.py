@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.build.settings import BuildSettings
 from pipeline.datasets import VideoRecord
 from pipeline.encoding import Segment
-from pipeline.failure import TooLargeError, VideoFailure
+from pipeline.errors import TooLargeError, VideoFailure
 from pipeline.shard_writer import Sample
 from pipeline.source.inspector import Inspector
 from pipeline.source.limits import MB, Guard, Limits

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.encoding import Encoding, StripEncoding, VideoEncoding
+from pipeline.errors import UserError
 from pipeline.filmstrip import StripLayout
 from pipeline.h264.encode import EncodePolicy
 from pipeline.shard import PICTURE_NAMES, choices
@@ -50,25 +51,25 @@ class BuildSettings:
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 1024:
-            raise ValueError(f"size: {self.size} is not possible; choose 16 to 1024, the paper uses 64, 128 and 256")
+            raise UserError(f"size: {self.size} is not possible; choose 16 to 1024, the paper uses 64, 128 and 256")
         if self.codec not in PICTURE_NAMES:
-            raise ValueError(f"codec: {self.codec!r} is unknown; choose {choices(list(PICTURE_NAMES))}")
+            raise UserError(f"codec: {self.codec!r} is unknown; choose {choices(list(PICTURE_NAMES))}")
         if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality: {self.quality} is not possible; choose 1 to 100")
+            raise UserError(f"quality: {self.quality} is not possible; choose 1 to 100")
         if self.fps is not None and not 0 < self.fps <= 1000:
-            raise ValueError(f"fps: {self.fps} is not possible; choose more than 0 and at most 1000")
+            raise UserError(f"fps: {self.fps} is not possible; choose more than 0 and at most 1000")
         if self.samples_per_shard < 1:
-            raise ValueError(f"samples_per_shard: {self.samples_per_shard} is not possible; choose at least 1")
+            raise UserError(f"samples_per_shard: {self.samples_per_shard} is not possible; choose at least 1")
         if self.segment_s is not None:
             if not 0 < self.segment_s <= 3600:
-                raise ValueError(f"segment_s: {self.segment_s} is not possible; choose more than 0 and at most 3600 s")
+                raise UserError(f"segment_s: {self.segment_s} is not possible; choose more than 0 and at most 3600 s")
             if self.fps is not None:
-                raise ValueError(
+                raise UserError(
                     f"fps: {self.fps} does not go with segments, which are the source's frames; leave it out"
                 )
             for name, count in (("train_segments", self.train_segments), ("test_segments", self.test_segments)):
                 if not 1 <= count <= 100:
-                    raise ValueError(f"{name}: {count} is not possible; choose 1 to 100")
+                    raise UserError(f"{name}: {count} is not possible; choose 1 to 100")
         self.encoding(self.narrowest)  # refuses what the codec cannot do, before any work
 
     @property

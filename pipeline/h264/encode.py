@@ -17,7 +17,7 @@ from functools import lru_cache
 import av
 import numpy as np
 
-from pipeline.failure import TooLargeError, VideoFailure
+from pipeline.errors import TooLargeError, UserError, VideoFailure
 from pipeline.filmstrip import Planes
 from pipeline.shard_writer import Stored
 
@@ -48,14 +48,14 @@ class EncodePolicy:
     def __post_init__(self) -> None:
         fits = 48 <= self.width <= 4096 and 16 <= self.height <= 4096  # what NVDEC decodes
         if not fits or self.width % 16 or self.height % 16:
-            raise ValueError(
+            raise UserError(
                 f"size: frames of {self.width}×{self.height} cannot be H.264; choose one that gives multiples of 16 "
                 "from 48×16 to 4096×4096"
             )
         if not 2 <= self.gop_size <= 250:
-            raise ValueError(f"gop_size: {self.gop_size} is not possible; choose 2 to 250, for clips best 4 to 16")
+            raise UserError(f"gop_size: {self.gop_size} is not possible; choose 2 to 250, for clips best 4 to 16")
         if not 1 <= self.crf <= 51:  # 0 would be lossless, which is another profile
-            raise ValueError(f"crf: {self.crf} is not possible; choose 1 to 51")
+            raise UserError(f"crf: {self.crf} is not possible; choose 1 to 51")
 
     @property
     def x264_params(self) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.filmstrip import MCU
 from pipeline.source.plain_file import NotPlainError, is_plain_name, read_plain
 
@@ -13,7 +14,7 @@ MAX_SIDE, MAX_AREA = 65_520, 2**26  # of a stored frame; the first is JPEG's
 MAX_COUNT = 2**40
 
 
-class IndexFault(ValueError):
+class IndexFault(UserError):
     """What is wrong with an index, in one line."""
 
 

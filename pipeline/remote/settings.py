@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import UserError
+
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 BINARY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -30,7 +32,7 @@ class RemoteSettings:
         for name, least in (("limit_bytes", 1), ("timeout_s", 0), ("fetch_ahead", 0), ("num_fetchers", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"{name}: {value} is not possible; choose at least {least}")
+                raise UserError(f"{name}: {value} is not possible; choose at least {least}")
 
 
 def parse_size(text: str) -> int:
@@ -44,10 +46,10 @@ def parse_size(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", text.strip().upper())
     if not match or (match[3] and not match[2]):
-        raise ValueError(f"{text!r} is no size; choose one like 50GB, 500MB or 1TiB")
+        raise UserError(f"{text!r} is no size; choose one like 50GB, 500MB or 1TiB")
     num_bytes = round(float(match[1]) * (BINARY_UNITS if match[3] else UNITS)[match[2]])
     if num_bytes < 1:
-        raise ValueError(f"{text!r} holds nothing; choose at least 1 byte")
+        raise UserError(f"{text!r} holds nothing; choose at least 1 byte")
     return num_bytes
 
 

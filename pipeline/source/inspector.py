@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.failure import VideoFailure
+from pipeline.errors import VideoFailure
 from pipeline.source.limits import MB, Guard, Limits, ended_by
 from pipeline.source.probe import VideoFacts, count_frames, probe
 from pipeline.source.timeline import Timeline, read_timeline

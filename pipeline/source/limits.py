@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from pipeline.failure import VideoFailure
+from pipeline.errors import UserError, VideoFailure
 from pipeline.source.plain_file import NotPlainError, open_plain
 
 # Containers of the suffixes that adapters look for, by FFmpeg's names: each is one file that holds its streams itself.
@@ -48,9 +48,9 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name != "follow_links" and not 0 < value <= MOST:
-                raise ValueError(f"{field.name}: {value} is not possible; choose more than 0 and at most {MOST}")
+                raise UserError(f"{field.name}: {value} is not possible; choose more than 0 and at most {MOST}")
         if self.max_memory_mb < 1000:
-            raise ValueError(f"max_memory_mb: {self.max_memory_mb} is too little for ffmpeg; choose at least 1000")
+            raise UserError(f"max_memory_mb: {self.max_memory_mb} is too little for ffmpeg; choose at least 1000")
 
 
 class Guard:

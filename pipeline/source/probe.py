@@ -12,7 +12,7 @@ from pathlib import Path
 
 import av
 
-from pipeline.failure import VideoFailure
+from pipeline.errors import VideoFailure
 from pipeline.source.limits import FORMATS, Guard, input_options
 
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}

@@ -18,7 +18,7 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
-from pipeline.failure import VideoFailure
+from pipeline.errors import VideoFailure
 from pipeline.filmstrip import MCU, Planes
 from pipeline.source.ffmpeg_log import damage
 from pipeline.source.limits import MESSAGE_BYTES, PROTOCOL, Guard, confine, cpu_s_of, ended_by, input_options

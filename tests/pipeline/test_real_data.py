@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.build.run import BuildSettings, build_shards, transcode
 from pipeline.datasets import list_hmdb51, list_ucf101
-from pipeline.failure import VideoFailure
+from pipeline.errors import VideoFailure
 from pipeline.h264.check import policy_faults
 from pipeline.h264.encode import EncodePolicy
 from pipeline.reference import decode_sample

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.failure import VideoFailure
+from pipeline.errors import VideoFailure
 from pipeline.source.timeline import Piece, Seek, Timeline, begins_anew, read_timeline, seek_options, timeline_of
 from pipeline.source.transcode import FrameReader, stretched
 from tests.numbered import number_of, numbered_frame, read_bits, write_video

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.failure import VideoFailure
+from pipeline.errors import VideoFailure
 from pipeline.filmstrip import Planes
 from pipeline.source.probe import count_frames, probe
 from pipeline.source.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 MEMORY_EVERY_S = 0.5
 WARMING_SHARE = 0.5  # of the work; buffers and caches still grow there, so slopes leave it out
 
 Way = Callable[[Any], AbstractContextManager[Iterator[Any]]]
 
 
-class BenchError(RuntimeError):
+class BenchError(UserError):
     """A benchmark cannot go on; the message is one line."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.clip import ClipSpec
+from pipeline.errors import UserError
 from pipeline.shard import ShardIndex
 from tools.bench.run import Settings
 from tools.terminal import QUIET
@@ -191,7 +192,7 @@ def start_step_of(index: ShardIndex, *, snapped: bool) -> int:
     if not snapped:
         return 1
     if index.codec != "h264":
-        raise ValueError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
+        raise UserError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
     return index.gop_size
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
 from tools.bench.chart import picture
 from tools.figures.colors import GREY, MANY
 from tools.figures.labels import Box, place_labels
@@ -43,10 +44,10 @@ def draw_cost(path: Path, points: Sequence[CostPoint], *, title: str) -> None:
         ValueError: There is nothing to draw, or a cost is not above 0.
     """
     if not points:
-        raise ValueError("cost: there are no points; give at least one network")
+        raise UserError("cost: there are no points; give at least one network")
     for point in points:
         if point.parameters < 1 or point.multiply_adds < 1:
-            raise ValueError(
+            raise UserError(
                 f"cost: {point.name} has {point.parameters} parameters and {point.multiply_adds} multiply-adds; "
                 "both must be above 0"
             )
@@ -201,13 +202,13 @@ def read_points(path: Path) -> list[CostPoint]:
             reader = csv.DictReader(file)
             names, rows = reader.fieldnames or (), list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV file ({error}); give a table with {', '.join(COLUMNS)}") from None
+        raise UserError(f"{path}: not a CSV file ({error}); give a table with {', '.join(COLUMNS)}") from None
     missing = [name for name in COLUMNS if name not in names]
     if missing:
-        raise ValueError(f"{path}: no column {missing[0]}; give a table with {', '.join(COLUMNS)}")
+        raise UserError(f"{path}: no column {missing[0]}; give a table with {', '.join(COLUMNS)}")
     points = [read_point(row, where=f"{path}:{n}") for n, row in enumerate(rows, start=2) if row["clip_accuracy"]]
     if not points:
-        raise ValueError(f"{path}: no row has a clip_accuracy; run the study first")
+        raise UserError(f"{path}: no row has a clip_accuracy; run the study first")
     return points
 
 
@@ -220,7 +221,7 @@ def read_point(row: dict[str, str], *, where: str) -> CostPoint:
         except (TypeError, ValueError):  # None where the line is too short
             value = math.nan
         if not math.isfinite(value):
-            raise ValueError(f"{where}: {name} is {row[name]!r}; write a number")
+            raise UserError(f"{where}: {name} is {row[name]!r}; write a number")
         return value
 
     spread = number("clip_accuracy_spread") if row["clip_accuracy_spread"] else None

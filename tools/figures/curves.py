@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.errors import UserError
 from tools.bench.chart import picture
 from tools.figures.colors import GREY, look_of
 from tools.figures.cost import short_count
@@ -33,7 +34,7 @@ def draw_curves(
         ValueError: There is no run.
     """
     if not runs:
-        raise ValueError("curves: there is no run; give at least one folder")
+        raise UserError("curves: there is no run; give at least one folder")
     window = window or default_window(runs)
     entries = legend_entries(runs)
     num_columns = 2 if len(entries) > 4 and max(map(len, entries)) <= IN_COLUMN else 1

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.errors import UserError
 from tools.bench.chart import DPI, picture
 from tools.figures.filters import (
     Filters,
@@ -86,7 +87,7 @@ def animate_filters(path: Path, networks: Sequence[Filters], *, title: str) -> N
     """
     num_frames = math.lcm(*(filters.num_slices for filters in networks))
     if networks and num_frames == 1:
-        raise ValueError(f"{path}: no filter has more than one slice in time; add a 3D network's checkpoint")
+        raise UserError(f"{path}: no filter has more than one slice in time; add a 3D network's checkpoint")
     colors = [as_colors(filters.weight) for filters in networks]
     with tempfile.TemporaryDirectory() as folder:
         pages = []
@@ -109,7 +110,7 @@ def write_gif(path: Path, pages: Sequence[Path]) -> None:
 def draw_page(path: Path, networks: Sequence[Filters], colors: Sequence[np.ndarray], *, title: str) -> None:
     """One page; `colors` are uint8 [K, T, H, W, 3], for each network what is shown of it."""
     if not networks:
-        raise ValueError("filters: there is no network; give at least one checkpoint")
+        raise UserError("filters: there is no network; give at least one checkpoint")
     blocks, height = lay_out([c.shape for c in colors], title_lines=title.count("\n") + 1)
     with picture(path, "", size=(WIDTH, height)) as figure:
         write(figure, title, left=MARGIN, top=10, fontsize=14)  # picture's would move with the height

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
 from train.checkpoint import load_checkpoint
 
 SLICE_PIXELS, FEW_SLICE_PIXELS = 42, 63  # about, as a filter's pixels become whole squares; and for few filters
@@ -86,10 +87,10 @@ def first_convolution(weights: Mapping[str, Any], *, where: str) -> tuple[str, n
     for name, weight in weights.items():
         if weight.ndim in (4, 5):
             if weight.shape[1] != 3:
-                raise ValueError(f"{where}: {name} takes {weight.shape[1]} channels; only filters on RGB can be shown")
+                raise UserError(f"{where}: {name} takes {weight.shape[1]} channels; only filters on RGB can be shown")
             values = weight.float().numpy()
             return name, values if values.ndim == 5 else values[:, :, None]
-    raise ValueError(
+    raise UserError(
         f"{where}: the network has no convolution; choose a checkpoint of a model in python -m train.models"
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
 from train.config import TrainConfig, differences, from_dict
 
 # How a run was recorded, which changes nothing that is drawn.
@@ -54,19 +55,19 @@ def read_run(folder: Path) -> RunCurves:
     """
     config_file, metrics_file = folder / "config.json", folder / "metrics.jsonl"
     if not config_file.is_file():
-        raise ValueError(f"{folder}: no config.json, so it is not a run's folder; give the --out of train/main.py")
+        raise UserError(f"{folder}: no config.json, so it is not a run's folder; give the --out of train/main.py")
     try:
         about = json.loads(config_file.read_text(encoding="utf-8"))
         config, data = from_dict(about["config"]), about["data"]["name"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{config_file}: not the trainer's ({error!r}); give another folder") from None
+        raise UserError(f"{config_file}: not the trainer's ({error!r}); give another folder") from None
     except ValueError as error:
-        raise ValueError(f"{config_file}: {error}") from None
+        raise UserError(f"{config_file}: {error}") from None
     lines = read_metrics(metrics_file) if metrics_file.is_file() else []
     tested = [line for line in lines if line["event"] in ("eval", "final")]
     loss = curve_of([line for line in lines if line["event"] == "train"], "loss")
     if not len(loss.steps):
-        raise ValueError(f"{folder}: no training step in metrics.jsonl yet; wait for --log-every steps")
+        raise UserError(f"{folder}: no training step in metrics.jsonl yet; wait for --log-every steps")
     chance = tested[-1].get("chance") if tested else None
     return RunCurves(folder, config, data, loss, curve_of(tested, "clip_at_1"), chance)
 
@@ -93,7 +94,7 @@ def read_metrics(path: Path, *, on_damage: Callable[[int], None] | None = None) 
             if on_damage is not None:
                 on_damage(number)
                 continue
-            raise ValueError(f"{path}:{number}: not a line of the trainer; mend or remove it") from None
+            raise UserError(f"{path}:{number}: not a line of the trainer; mend or remove it") from None
         found.append(values)
     return found
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import simplejpeg
 
+from pipeline.errors import UserError
 from pipeline.filmstrip import locate
 from pipeline.h264.decode import SoftwareDecoder, UndecodableError
 from pipeline.h264.packets import clip_packets
@@ -20,7 +21,7 @@ FACTORS = {1: (60,), 2: (75, 50), 4: (75, 50)}  # how many times smaller -> JPEG
 HOPE = 1.2  # a guess of so many times the room is worth a try
 
 
-class UnreadableError(ValueError):
+class UnreadableError(UserError):
     """A segment whose pictures are missing or damaged, in one line."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from pipeline.errors import UserError
 from pipeline.shard_writer import write_atomically
 
 MAX_PAGE_BYTES = 15_000_000
@@ -100,7 +101,7 @@ def write_page(path: Path, html: str) -> int:
     """
     content = html.encode("utf-8", "replace")  # names may hold what UTF-8 has no bytes for
     if len(content) > MAX_PAGE_BYTES:
-        raise ValueError(
+        raise UserError(
             f"{path}: the page has {len(content) / 1e6:.1f} MB, at most {MAX_PAGE_BYTES / 1e6:.0f} MB are right; "
             "ask for fewer clips"
         )

@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.shard_writer import write_atomically
 from tools.playing.draw import Show, frames, sheet
 from tools.playing.layout import durations_cs
@@ -32,11 +33,11 @@ def write_show(
     """
     kind = path.suffix.lower()
     if kind not in KINDS:
-        raise ValueError(f"{path}: must end in .gif, .mp4 or .png")
+        raise UserError(f"{path}: must end in .gif, .mp4 or .png")
     try:
         content, (height, width), count = encode(show, kind, on_frame=on_frame)
     except ImportError as error:
-        raise ValueError(f"{error.name} is not installed; pip install -e '.[report]'") from None
+        raise UserError(f"{error.name} is not installed; pip install -e '.[report]'") from None
     write_atomically(path, content)
     facts = {"path": str(path), "width": width, "height": height, "num_bytes": len(content)}
     if kind != ".png":

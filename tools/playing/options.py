@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from pipeline.errors import UserError
 from pipeline.shard import ShardIndex, choices
 from tools.playing.planned import config_of_run
 from train.config import TrainConfig, override
@@ -34,8 +35,8 @@ def plan_config(
     config = PRESETS[preset or DEFAULT_PRESET] if run is None else config_of_run(run)
     split = split or (config.split if config.split in index.split_names else index.split_names[0])
     if split not in index.split_names:
-        raise ValueError(f"{index.name}: split {split} does not exist; choose {choices(index.split_names)}")
+        raise UserError(f"{index.name}: split {split} does not exist; choose {choices(index.split_names)}")
     config = override(config, split=split, **options)
     if config.snap_to_keyframe and index.codec != "h264":
-        raise ValueError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
+        raise UserError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
     return config

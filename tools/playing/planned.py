@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.clip import ClipSpec, frame_indices
+from pipeline.errors import UserError
 from pipeline.loader import ClipLoader
 from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, drawn_labels, stored_clip
 from pipeline.shard import SUBSETS, ShardIndex
@@ -73,9 +74,9 @@ def config_of_run(folder: Path) -> TrainConfig:
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
     except FileNotFoundError:
-        raise ValueError(f"{folder}: no config.json, so it is not a run's folder; give train/main.py's --out") from None
+        raise UserError(f"{folder}: no config.json, so it is not a run's folder; give train/main.py's --out") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not the trainer's ({error!r}); give another folder") from None
+        raise UserError(f"{path}: not the trainer's ({error!r}); give another folder") from None
 
 
 def side_of(index: ShardIndex, sample: int, *, split: str, side: str | None) -> str:
@@ -87,11 +88,11 @@ def side_of(index: ShardIndex, sample: int, *, split: str, side: str | None) -> 
     number = int(index.subsets[sample, index.split_names.index(split)])
     names = {value: name for name, value in SUBSETS.items()}
     if number not in names:
-        raise ValueError(
+        raise UserError(
             f"{index.key(sample)}: split {split} does not use it; choose another --split, or --stage segment"
         )
     if side not in (None, names[number]):
-        raise ValueError(f"{index.key(sample)}: on the {names[number]} side of split {split}; leave out --side {side}")
+        raise UserError(f"{index.key(sample)}: on the {names[number]} side of split {split}; leave out --side {side}")
     return names[number]
 
 
@@ -115,7 +116,7 @@ def training_clips(
             here = step * batch_size // num_samples  # epoch of the step's first clip
             coming = [position_of(plan, sample, epoch=e) for e in (here, here + 1)]
             then = min(position for position in coming if position >= step * batch_size) // batch_size
-            raise ValueError(f"--step: {step} does not train on {index.key(sample)}; step {then} is the next that does")
+            raise UserError(f"--step: {step} does not train on {index.key(sample)}; step {then} is the next that does")
     clips = batch[rows]
     return Taken(
         "train", clips, clips.position // batch_size, clips.position // num_samples, drawn_labels(index, clips)
@@ -143,7 +144,7 @@ def scored_clips(
     video_of = videos_of(index, index.samples_of(config.split, "test"))
     num_views = views_per_sample(video_of, num_clips=num_clips)
     if view is not None and view >= num_views:
-        raise ValueError(
+        raise UserError(
             f"--view: {view} does not exist; --clips {num_clips} gives {index.key(sample)} "
             + (f"0 to {num_views - 1}" if num_views > 1 else "view 0 alone")
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
+from pipeline.errors import UserError
 from pipeline.filmstrip import locate
 from pipeline.h264.decode import SoftwareDecoder
 from pipeline.h264.packets import clip_packets
@@ -39,10 +40,10 @@ def find_sample(index: ShardIndex, key: str) -> int:
         return int(named[0])
     if len(found):
         first = listed([f"{index.key(row)} ({index.source(row)})" for row in found[:MAX_NAMED]], count=len(found))
-        raise ValueError(f"{key}: {len(found)} samples have it in their key or source: {first}; give one's key")
+        raise UserError(f"{key}: {len(found)} samples have it in their key or source: {first}; give one's key")
     names = nearest_names(index, key)
     near = f"the nearest are {', '.join(names)}" if names else "nothing is like it"
-    raise ValueError(f"{key}: no sample of {index.name} has it in its key or source; {near}")
+    raise UserError(f"{key}: no sample of {index.name} has it in its key or source; {near}")
 
 
 def contains(names: np.ndarray, part: bytes) -> np.ndarray:
@@ -203,7 +204,7 @@ def nth_sample(index: ShardIndex, number: int) -> int:
         ValueError: There are fewer.
     """
     if number >= index.num_samples:
-        raise ValueError(f"--index: {number} does not exist; choose 0 to {index.num_samples - 1}")
+        raise UserError(f"--index: {number} does not exist; choose 0 to {index.num_samples - 1}")
     return number
 
 
@@ -218,8 +219,8 @@ def random_sample(index: ShardIndex, *, split: str | None, side: str | None, ran
     if split is None:
         return int(random.integers(index.num_samples))
     if split not in index.split_names:
-        raise ValueError(f"{index.name}: split {split} does not exist; choose {choices(index.split_names)}")
+        raise UserError(f"{index.name}: split {split} does not exist; choose {choices(index.split_names)}")
     used = np.flatnonzero(index.subsets[:, index.split_names.index(split)])
     if not len(used):
-        raise ValueError(f"{index.name}: split {split} uses no sample; choose another")
+        raise UserError(f"{index.name}: split {split} uses no sample; choose another")
     return int(random.choice(used))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.shard import ShardIndex
 from tools.playing.draw import Show
 from tools.playing.planned import Taken, scored_clips, side_of, training_clips
@@ -84,7 +85,7 @@ def take(index: ShardIndex, config: TrainConfig, sample: int, wanted: Wanted) ->
     other = "test" if side == "train" else "train"
     for name, value in wanted.of_side(other).items():
         if value is not None:
-            raise ValueError(f"{name}: of the {other} side, {index.key(sample)} is on the {side} side; leave it out")
+            raise UserError(f"{name}: of the {other} side, {index.key(sample)} is on the {side} side; leave it out")
     if side == "train":
         return training_clips(index, train_plan(index, config), sample, step=wanted.step, epoch=wanted.epoch)
     num_clips = wanted.num_clips or (1 if wanted.view is None else VIEWS)

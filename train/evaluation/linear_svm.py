@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.errors import UserError
 from train.evaluation.confusion import confusion_matrix
 from train.evaluation.features.rows import l2_normalised
 
@@ -25,7 +26,7 @@ MAX_ITERATIONS = 5_000
 SEED = 0  # of liblinear's order of samples
 
 
-class SvmError(ValueError):
+class SvmError(UserError):
     """Features that cannot be classified, or a missing package; the message is one line."""
 
 

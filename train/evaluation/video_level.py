@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.clip import ClipSpec
+from pipeline.errors import UserError
 from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import EvalPlan
 from pipeline.shard import ShardIndex
@@ -167,7 +168,7 @@ def combine(
     """
     readable = (scores.num_seen > 0) & (centre.num_seen > 0)  # [S]
     if not readable.any():
-        raise ValueError(f"{index.name}: none of the {len(samples)} samples could be scored; run tools/check_shards.py")
+        raise UserError(f"{index.name}: none of the {len(samples)} samples could be scored; run tools/check_shards.py")
     videos, first = np.unique(video_of[readable], return_index=True)
     clip_samples = samples[readable]
     video_samples = clip_samples[first]

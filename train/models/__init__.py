@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import nn
 
+from pipeline.errors import UserError
 from train.models.c3d import C3d
 from train.models.mixed import MixedResNet
 from train.models.r2plus1d import R2Plus1d
@@ -88,11 +89,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.name not in MODELS:
-            raise ValueError(f"model: {self.name} does not exist; choose one of {', '.join(MODELS)}")
+            raise UserError(f"model: {self.name} does not exist; choose one of {', '.join(MODELS)}")
         if self.width is None:
             object.__setattr__(self, "width", MODELS[self.name].width)
         elif self.width < 1:
-            raise ValueError(f"width: {self.width} is not possible; a model has at least 1 channel")
+            raise UserError(f"width: {self.width} is not possible; a model has at least 1 channel")
 
 
 def build_model(config: ModelConfig, *, num_classes: int) -> nn.Module:
@@ -114,6 +115,6 @@ def check_clip(name: str, *, num_frames: int, crop_size: int) -> None:
     model = MODELS[name]
     if "num_frames" in model.fixed and num_frames != model.num_frames:
         wanted = "one frame" if model.num_frames == 1 else f"{model.num_frames} frames"
-        raise ValueError(f"num_frames: {num_frames}, but {name} takes {wanted}; use {model.num_frames}")
+        raise UserError(f"num_frames: {num_frames}, but {name} takes {wanted}; use {model.num_frames}")
     if "crop_size" in model.fixed and crop_size != model.crop_size:
-        raise ValueError(f"crop_size: {crop_size}, but {name} takes {model.crop_size} pixels; use {model.crop_size}")
+        raise UserError(f"crop_size: {crop_size}, but {name} takes {model.crop_size} pixels; use {model.crop_size}")

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
+
 NUM_FRAMES, CROP_SIZE = 16, 112  # fc6 fixes both
 
 # Channels of each convolution, times width; groups end in a max-pool. The authors' files (C3D v1.0, Sports-1M).
@@ -46,7 +48,7 @@ class C3d(nn.Module):
         """
         num_frames, height, width = clips.shape[2:]
         if (num_frames, height, width) != (NUM_FRAMES, CROP_SIZE, CROP_SIZE):
-            raise ValueError(
+            raise UserError(
                 f"clips: {num_frames} frames of {height}x{width}, but C3D takes {NUM_FRAMES} of "
                 f"{CROP_SIZE}x{CROP_SIZE}; use num_frames {NUM_FRAMES} and crop_size {CROP_SIZE}"
             )

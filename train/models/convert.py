@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
+
 # How our names begin, and torchvision's; the first that fits counts. The first {} is our number of a stage plus 1.
 STAGE = r"stages\.(\d)\.(\d+)\."
 TORCHVISION = [
@@ -97,7 +99,7 @@ def _torchvision_name(name: str, rules: list[tuple[str, str]]) -> str:
             if numbers:
                 numbers[0] += 1  # stages.0 is layer1
             return theirs.format(*numbers) + name[match.end() :]
-    raise ValueError(f"convert: {name} has no name in torchvision; use r3d_18, mc3_18 or r2plus1d_18")
+    raise UserError(f"convert: {name} has no name in torchvision; use r3d_18, mc3_18 or r2plus1d_18")
 
 
 # Parts of a layer: ours -> (prefix of the caffe layer, blob).
@@ -135,18 +137,18 @@ def _caffe_name(name: str) -> str:
             prefix, blob = CAFFE_NORM[part]
             return f"{prefix}{block}.{blob}"
         return f"res{block}.{blob}"
-    raise ValueError(f"convert: {name} has no name in the authors' caffe networks; use res3d18 or c3d")
+    raise UserError(f"convert: {name} has no name in the authors' caffe networks; use res3d18 or c3d")
 
 
 def _take(left: dict[str, Tensor], name: str, *, like: Tensor) -> Tensor:
     """Take one weight out of `left`, in our number format; caffe may store vectors as 1x1x1xC."""
     if name not in left:
-        raise ValueError(f"convert: {name} is missing; the file is of another network than the model")
+        raise UserError(f"convert: {name} is missing; the file is of another network than the model")
     value = left.pop(name)
     while value.dim() > like.dim() and value.shape[0] == 1:
         value = value[0]
     if value.shape != like.shape:
-        raise ValueError(
+        raise UserError(
             f"convert: {name} is {list(value.shape)}, the model has {list(like.shape)} there; "
             "choose the model, width and number of classes that the weights are of"
         )
@@ -155,6 +157,6 @@ def _take(left: dict[str, Tensor], name: str, *, like: Tensor) -> Tensor:
 
 def _check_nothing_left(left: Mapping[str, Tensor], *, model: nn.Module) -> None:
     if left:
-        raise ValueError(
+        raise UserError(
             f"convert: {min(left)} has no place in this {type(model).__name__}; choose the model of these weights"
         )

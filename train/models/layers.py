@@ -5,6 +5,8 @@ from typing import Protocol, cast
 
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
+
 
 class HasLayers(Protocol):
     """What every model of MODELS has."""
@@ -43,7 +45,7 @@ def take_layers(model: nn.Module, clips: Tensor, layers: Sequence[str]) -> dict[
     modules = cast(HasLayers, model).layers()
     unknown = [name for name in layers if name not in modules and name != "prob"]
     if unknown:
-        raise ValueError(f"layers: {unknown[0]} does not exist; this model has {', '.join(layer_names(model))}")
+        raise UserError(f"layers: {unknown[0]} does not exist; this model has {', '.join(layer_names(model))}")
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.shard import ShardIndex
 from train.evaluation.linear_svm import mean_and_spread
 from train.study.runs import SCORES, StudyRun
@@ -65,9 +66,7 @@ def read_scores(out: Path, run: StudyRun, *, groups: Mapping[str, str]) -> RunSc
             total[place] += video["num_clips"]
         return RunScores(right, total, scores["video_at_1"], scores["chance"])
     except (KeyError, TypeError):
-        raise ValueError(
-            f"{path}: not the scores of these shards; remove the folder, or choose another --out"
-        ) from None
+        raise UserError(f"{path}: not the scores of these shards; remove the folder, or choose another --out") from None
 
 
 def groups_of(index: ShardIndex, split: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 
 import pipeline.h264.encode
 from pipeline.build.run import BuildSettings, transcode
-from pipeline.failure import VideoFailure
+from pipeline.errors import VideoFailure
 from pipeline.filmstrip import Planes
 from pipeline.h264.avc import parse_avcc, parse_sps
 from pipeline.h264.check import blank_faults, policy_faults

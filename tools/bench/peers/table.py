@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from pipeline.errors import UserError
 from pipeline.shard import choices
 from pipeline.step_reader import ReadWork
 from tools.bench.measure import Way
@@ -146,5 +147,5 @@ def peers_named(names: str) -> list[Peer]:
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name.lower() not in by_name:
-            raise ValueError(f"peer {name!r} does not exist; choose all, or with commas {choices(list(PEERS))}")
+            raise UserError(f"peer {name!r} does not exist; choose all, or with commas {choices(list(PEERS))}")
     return [by_name[name.lower()] for name in wanted]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.index.load import chunks
 from pipeline.shard import SUBSETS, ShardIndex
 
@@ -41,7 +42,7 @@ def split_column(index: ShardIndex, split: str | None) -> int:
     if split is None:
         return names.index("1") if "1" in names else 0
     if split not in names:
-        raise ValueError(f"{index.name}: split {split} does not exist; choose {' or '.join(names)}")
+        raise UserError(f"{index.name}: split {split} does not exist; choose {' or '.join(names)}")
     return names.index(split)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.shard import ShardIndex
 from tools.figures.runs import BOOKKEEPING, short_name
 from tools.pages.page import Section, page
@@ -104,7 +105,7 @@ def shards_to_score(folders: Sequence[Path], given: Sequence[ShardIndex]) -> lis
     for run in read_runs(folders):
         index, remark = shards_of(run, given)
         if index is None:
-            raise ValueError(f"{run.folder}: --evaluate needs the shards; {remark[:1].lower()}{remark[1:].rstrip('.')}")
+            raise UserError(f"{run.folder}: --evaluate needs the shards; {remark[:1].lower()}{remark[1:].rstrip('.')}")
         found.append((run.folder, index))
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
 from tools.figures.runs import distinct_names, read_metrics
 from tools.pages.run.facts import Run, part_of
 from train.config import TrainConfig, from_dict
@@ -40,20 +41,18 @@ def read_run(folder: Path, *, name: str) -> Run:
         ValueError: There is no such folder, or neither config.json nor metrics.jsonl is in it, or both are empty.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such run; give the --out of train/main.py")
+        raise UserError(f"{folder}: there is no such run; give the --out of train/main.py")
     problems: list[str] = []
     about, config = _read_config(folder / "config.json", problems)
     lines = _read_lines(folder / "metrics.jsonl", problems)
     if not about and not lines:
         files = [path for path in (folder / "config.json", folder / "metrics.jsonl") if path.exists()]
         if not files:
-            raise ValueError(
+            raise UserError(
                 f"{folder}: neither config.json nor metrics.jsonl, so it is not a run's folder; "
                 "give the --out of train/main.py"
             )
-        raise ValueError(
-            f"{folder}: nothing in it can be shown ({problems[0]}); wait for a first line, or give another"
-        )
+        raise UserError(f"{folder}: nothing in it can be shown ({problems[0]}); wait for a first line, or give another")
     return Run(folder, name, about, config, lines, is_locked=is_locked(folder), problems=problems)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
 from train.evaluation.confusion import class_accuracy
 
 SCORES = "scores.json"  # as in train.study.runs, whose import would load DALI
@@ -97,7 +98,7 @@ def read_scores(path: Path) -> Scores:
             raise ValueError(f"{len(classes)} classes, a confusion matrix of {'×'.join(map(str, confusion.shape))}")
         predictions = [one for one in found["predictions"] if {"key", "label", "predicted", "top5"} <= set(one)]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not what tools/evaluate.py writes ({error!r:.80}); evaluate again") from None
+        raise UserError(f"{path}: not what tools/evaluate.py writes ({error!r:.80}); evaluate again") from None
     numbers = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
     return Scores(numbers, classes, confusion, predictions)
 

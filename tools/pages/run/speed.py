@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
 from tools.bench.chart import draw_bars
 from tools.bench.measure import Spread
 from tools.bench.verdict import SATURATION
@@ -130,7 +131,7 @@ def read_bench(path: Path) -> Bench:
         dataset = found.get("dataset", {}).get("name", "clips")
         return Bench(lanes, str(found["verdict"]), f"Loader on {dataset}", ", ".join(filter(None, about)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: not what tools/bench_loader.py --json writes ({error!r:.80}); measure again"
         ) from None
 

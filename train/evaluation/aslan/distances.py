@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pipeline.errors import UserError
 from train.evaluation.features.rows import l2_normalised
 
 PAIRS_AT_ONCE = 64  # times the 25,088 float64 of res5b: 13 MB for each of about ten arrays
@@ -47,7 +48,7 @@ def pair_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     x, y = np.asarray(first, np.float64), np.asarray(second, np.float64)
     lowest = min(x.min(initial=0), y.min(initial=0))
     if lowest < 0:
-        raise ValueError(f"features: {lowest:.3g} is negative; take layers after a ReLU or softmax, such as res5b")
+        raise UserError(f"features: {lowest:.3g} is negative; take layers after a ReLU or softmax, such as res5b")
     total, gap, low = x + y, x - y, np.minimum(x, y)  # [P, D]
     roots = np.sqrt(x * y)
     dot, root_sum = (x * y).sum(axis=1), roots.sum(axis=1)  # [P]

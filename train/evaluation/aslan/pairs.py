@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 LAYERS = ("res5b", "pool5", "prob")  # not stated in the paper; C3D takes prob, fc7, fc6 and pool5
 
 
@@ -47,14 +49,14 @@ def read_pairs(path: Path) -> list[Pairs]:
         try:
             arrays = {name: values for name, values in loadmat(file).items() if not name.startswith("__")}
         except Exception as error:  # scipy raises half a dozen kinds for files that are not MATLAB's
-            raise ValueError(f"{path} is not a MATLAB file that scipy reads ({error}); give the official one") from None
+            raise UserError(f"{path} is not a MATLAB file that scipy reads ({error}); give the official one") from None
     shapes = {name: values.shape for name, values in arrays.items()}
     tables = [values for values in arrays.values() if values.ndim in (2, 3) and values.shape[1] == 5]
     if len(tables) != 1 or not len(tables[0]):
-        raise ValueError(f"{path} holds {shapes or 'nothing'}; expected one matrix of pairs x 5 (x folds)")
+        raise UserError(f"{path} holds {shapes or 'nothing'}; expected one matrix of pairs x 5 (x folds)")
     table = tables[0].reshape(len(tables[0]), 5, -1)  # [P, 5, folds]
     if not np.isin(table[:, 2], (0, 1)).all():
-        raise ValueError(f"{path}: the third column holds {sorted({*table[:, 2].flat})[:4]}; expected 0 and 1")
+        raise UserError(f"{path}: the third column holds {sorted({*table[:, 2].flat})[:4]}; expected 0 and 1")
     return [
         Pairs(samples=table[:, :2, fold].astype(np.int64), same=table[:, 2, fold] == 1)
         for fold in range(table.shape[2])
@@ -77,12 +79,10 @@ def rows_of_samples(names: Sequence[str]) -> dict[int, int]:
     for row, name in enumerate(names):
         found = re.search(r"(?<!\d)(\d{4})(\.\w+)?$", name)
         if found is None:
-            raise ValueError(f"features: video {name!r} does not end in an ASLAN sample's four digits, such as 0012")
+            raise UserError(f"features: video {name!r} does not end in an ASLAN sample's four digits, such as 0012")
         number = int(found[1])
         if number in rows:
-            raise ValueError(
-                f"features: {names[rows[number]]} and {name} are both sample {number:04}; keep one of them"
-            )
+            raise UserError(f"features: {names[rows[number]]} and {name} are both sample {number:04}; keep one of them")
         rows[number] = row
     return rows
 
@@ -123,7 +123,7 @@ def score_fold(
 
     for side, same in (("training", train_same), ("test", test_same)):
         if len(np.unique(same)) < 2:
-            raise ValueError(f"pairs: {len(same)} {side} pairs of one kind only; same and not-same ones are needed")
+            raise UserError(f"pairs: {len(same)} {side} pairs of one kind only; same and not-same ones are needed")
     svm = make_pipeline(StandardScaler(), LinearSVC(C=c, dual=False)).fit(train, train_same)
     margins = svm.decision_function(test)  # [P]
     return FoldScore(

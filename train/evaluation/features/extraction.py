@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.errors import UserError
 from pipeline.plan import EvalPlan
 from pipeline.shard import ShardIndex
 from train.config import from_dict
@@ -37,11 +38,11 @@ class ExtractOptions:
     def __post_init__(self) -> None:
         for name in ("num_clips", "videos_per_part"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not possible; choose at least 1")
+                raise UserError(f"{name}: {getattr(self, name)} is not possible; choose at least 1")
         if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise ValueError(f"layers: {','.join(self.layers) or 'none'} is not possible; name one or more, each once")
+            raise UserError(f"layers: {','.join(self.layers) or 'none'} is not possible; name one or more, each once")
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: {self.dtype} does not exist; choose {' or '.join(DTYPES)}")
+            raise UserError(f"dtype: {self.dtype} does not exist; choose {' or '.join(DTYPES)}")
 
 
 class Extraction(PartedExtraction):

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.shard import SUBSETS
 from train.evaluation.features import npz
 
@@ -28,7 +29,7 @@ ROW_ARRAYS = ("keys", "sources", "groups", "labels", "subsets", "num_clips", "st
 SAME_IN_ALL = ("checkpoint", "data", "clip", "mean", "std", "compute")  # or rows of two files cannot be compared
 
 
-class FeatureError(ValueError):
+class FeatureError(UserError):
     """Features that are missing, damaged or made another way; the message is one line."""
 
 

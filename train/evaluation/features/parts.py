@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.loader import Batch
 from pipeline.plan import Plan, PlannedClips
 from pipeline.shard import ShardIndex
@@ -114,7 +115,7 @@ class PartFeatures:
             rows = taken[first]
         for name, values in layers.items():
             if not (np.abs(values) <= np.finfo(dtype).max).all():
-                raise ValueError(
+                raise UserError(
                     f"{name}: a feature is {np.abs(values).max()}, which {dtype} cannot hold; "
                     "use --dtype float32, or another checkpoint if it is not a number"
                 )

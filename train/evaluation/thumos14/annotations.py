@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import UserError
 from train.evaluation.thumos14.segments import non_max_suppression, rows_by_name
 
 # The 20 detection classes and their numbers in a detections file, which are those of UCF101 (detclasslist.txt).
@@ -62,7 +63,7 @@ def parse_line(path: Path, number: int, line: str, *, form: str) -> tuple[str, l
         if len(found) != len(form.split()) - 1 or not np.isfinite(found).all():
             raise ValueError
     except ValueError:
-        raise ValueError(f"{path}, line {number}: {line.strip()!r} is not of the form '{form}'") from None
+        raise UserError(f"{path}, line {number}: {line.strip()!r} is not of the form '{form}'") from None
     return name.removesuffix(".mp4").removesuffix(".mpeg"), found
 
 
@@ -90,7 +91,7 @@ def read_annotations(folder: Path, *, subset: str) -> dict[str, Segments]:
                     rows.append((video, start, end, name, 1.0))
             found[name] = Segments.of(rows)
     if not any(len(found[name]) for name in found if name != AMBIGUOUS):
-        raise ValueError(f"{folder}: no annotated class, such as Diving_{subset}.txt; give the folder of the lists")
+        raise UserError(f"{folder}: no annotated class, such as Diving_{subset}.txt; give the folder of the lists")
     return found
 
 

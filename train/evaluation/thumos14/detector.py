@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import UserError
 from train.evaluation.features.rows import l2_normalised
 from train.evaluation.thumos14.annotations import AMBIGUOUS, CLASS_IDS, Segments, suppress
 from train.evaluation.thumos14.segments import rows_by_name, temporal_iou
@@ -100,7 +101,7 @@ def train_detector(
         if on_class is not None:
             on_class(done, len(names))
     if not classes:
-        raise ValueError(
+        raise UserError(
             f"training windows: none of {len(windows)} has IoU {POSITIVE_IOU} with an annotated segment; "
             "give windows of the annotated videos"
         )
@@ -167,9 +168,7 @@ def detect(
     """
     unknown = [name for name in classes if name not in CLASS_IDS and name != BACKGROUND]
     if unknown:
-        raise ValueError(
-            f"scores: {unknown[0]} is no class of THUMOS14's detection task; choose {', '.join(CLASS_IDS)}"
-        )
+        raise UserError(f"scores: {unknown[0]} is no class of THUMOS14's detection task; choose {', '.join(CLASS_IDS)}")
     counts = np.ones(scores.shape, bool)
     if BACKGROUND in classes:
         counts = np.arange(len(classes)) == scores.argmax(axis=1)[:, None]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
 from train.evaluation.thumos14.annotations import AMBIGUOUS, Segments, suppress
 from train.evaluation.thumos14.segments import rows_by_name, temporal_iou
 from train.text_table import text_table
@@ -51,7 +52,7 @@ def average_precision(right: np.ndarray, *, num_truths: int) -> float:
     0.41666666666666663
     """
     if num_truths < max(1, int(np.sum(right))):
-        raise ValueError(f"num_truths: {num_truths} for {np.sum(right)} right detections; a class needs at least 1")
+        raise UserError(f"num_truths: {num_truths} for {np.sum(right)} right detections; a class needs at least 1")
     precision = np.cumsum(right) / np.arange(1, len(right) + 1)  # [D]
     return float(precision[np.asarray(right, bool)].sum() / num_truths)
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from pipeline.clip import ClipSpec, frame_indices
+from pipeline.errors import UserError
 
 # Of S-CNN (Shou et al. 2016), the pipeline that arXiv:1708.05038 takes over for THUMOS14.
 WINDOW_LENGTHS = (16, 32, 64, 128, 256, 512)  # frames
@@ -99,11 +100,11 @@ def windows_of(
     [[0, 16], [4, 20], [8, 24], [0, 24]]
     """
     if not 0 <= overlap < 1:
-        raise ValueError(f"overlap: {overlap} is not possible; choose at least 0 and less than 1")
+        raise UserError(f"overlap: {overlap} is not possible; choose at least 0 and less than 1")
     windows = []
     for length in lengths:
         if length < 1:
-            raise ValueError(f"window length: {length} is not possible; choose at least 1 frame")
+            raise UserError(f"window length: {length} is not possible; choose at least 1 frame")
         starts = np.arange(0, num_frames - length + 1, max(1, round(length * (1 - overlap))), dtype=np.int64)
         windows.append(np.stack([starts, starts + length], axis=1))  # [w, 2]
     return np.concatenate(windows) if windows else np.zeros((0, 2), np.int64)
@@ -126,6 +127,6 @@ def frames_of_window(start: int, end: int, *, num_frames: int = WINDOW_CLIP) -> 
     [8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38]
     """
     if end <= start or (end - start) % num_frames:
-        raise ValueError(f"window {start}…{end}: {end - start} frames; choose a multiple of {num_frames}")
+        raise UserError(f"window {start}…{end}: {end - start} frames; choose a multiple of {num_frames}")
     spec = ClipSpec(num_frames=num_frames, frame_stride=(end - start) // num_frames)
     return frame_indices(start, spec, video_frames=end)

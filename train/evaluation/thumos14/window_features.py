@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.clip import ClipSpec
+from pipeline.errors import UserError
 from pipeline.loader import Batch
 from pipeline.plan import PlannedClips, crop_room, stored_clip
 from pipeline.shard import ShardIndex
@@ -41,7 +42,7 @@ class WindowPlan:
         self, index: ShardIndex, samples: np.ndarray, starts: np.ndarray, spec: ClipSpec, *, global_batch_size: int
     ) -> None:
         if (starts % index.frame_step).any():
-            raise ValueError(f"{index.name}: stores every {index.frame_step}. frame; build shards with all of them")
+            raise UserError(f"{index.name}: stores every {index.frame_step}. frame; build shards with all of them")
         self.index, self.spec, self.global_batch_size = index, spec, global_batch_size
         self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
         self._samples, self._starts = samples, starts // index.frame_step
@@ -90,13 +91,13 @@ def samples_of_windows(index: ShardIndex, windows: WindowList) -> np.ndarray:
     listed, which = np.unique(windows.videos, return_inverse=True)
     for video in listed.tolist():
         if names.count(video) != 1:
-            raise ValueError(f"{index.name}: video {video} is there {names.count(video)} times; windows need it once")
+            raise UserError(f"{index.name}: video {video} is there {names.count(video)} times; windows need it once")
     samples = np.array([row_of[video] for video in listed.tolist()], np.int64)[which]
     ends = index.num_frames[samples].astype(np.int64) * index.frame_step
     late = np.flatnonzero(windows.frames[:, 1] > ends)
     if len(late):
         key, row = windows.keys[late[0]], late[0]
-        raise ValueError(f"{index.name}: window {key} ends after the video's {ends[row]} frames; list windows anew")
+        raise UserError(f"{index.name}: window {key} ends after the video's {ends[row]} frames; list windows anew")
     return samples
 
 
@@ -128,7 +129,7 @@ class WindowExtraction(PartedExtraction):
         windows_per_part: int = 1024,
     ) -> None:
         if not len(windows):
-            raise ValueError("windows: there are none; videos of fewer than 16 frames have none")
+            raise UserError("windows: there are none; videos of fewer than 16 frames have none")
         config = from_dict(state["config"])
         check_clip(config.model.name, num_frames=WINDOW_CLIP, crop_size=config.clip.crop_size)
         self.windows, self.samples = windows, samples_of_windows(index, windows)

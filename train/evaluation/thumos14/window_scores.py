@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import UserError
 from train.evaluation.features.files import read_array
 from train.evaluation.features.rows import read_rows
 from train.evaluation.thumos14.annotations import Segments
@@ -22,7 +23,7 @@ def with_rows(keys: list[str], windows: WindowList, *, what: str) -> tuple[np.nd
     rows = np.array([row_of.get(key, -1) for key in windows.keys], np.int64)
     if not (rows >= 0).any():
         first = windows.keys[0] if len(windows) else "none"
-        raise ValueError(f"{what}: nothing for any of {len(windows)} windows, the first is {first}; give their file")
+        raise UserError(f"{what}: nothing for any of {len(windows)} windows, the first is {first}; give their file")
     return np.flatnonzero(rows >= 0), rows[rows >= 0]
 
 
@@ -38,7 +39,7 @@ def read_scores(path: Path, windows: WindowList) -> tuple[WindowList, np.ndarray
     scores, classes = read_array(path, "scores"), [str(name) for name in read_array(path, "classes")]
     keys = [str(key) for key in read_array(path, "keys")]
     if scores.shape != (len(keys), len(classes)) or not np.isfinite(scores).all():
-        raise ValueError(
+        raise UserError(
             f"{path}: scores of shape {list(scores.shape)} for {len(keys)} windows and {len(classes)} classes; "
             "expected finite ones, windows x classes"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import UserError
 from train.evaluation.thumos14.segments import WINDOW_CLIP, WINDOW_LENGTHS, WINDOW_OVERLAP, frames_of_window, windows_of
 
 
@@ -72,11 +73,11 @@ def read_lengths(path: Path) -> list[VideoLength]:
             if video.num_frames < 0 or not 0 < video.fps < float("inf"):
                 raise ValueError
         except ValueError:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: {line.strip()!r} is not of the form 'video frames frames/s'"
             ) from None
         if video.name in videos:
-            raise ValueError(f"{path}, line {number}: {video.name} is there twice; keep one of the lines")
+            raise UserError(f"{path}, line {number}: {video.name} is there twice; keep one of the lines")
         videos[video.name] = video
     return list(videos.values())
 
@@ -139,7 +140,7 @@ def read_windows(path: Path) -> WindowList:
                 row = json.loads(line)
                 rows.append((str(row["video"]), int(row["start_frame"]), int(row["end_frame"]), float(row["fps"])))
             except (ValueError, KeyError, TypeError):
-                raise ValueError(
+                raise UserError(
                     f"{path}, line {number}: not a window; make the file with thumos14.py windows"
                 ) from None
     videos, starts, ends, fps = zip(*rows, strict=True) if rows else ((), (), (), ())

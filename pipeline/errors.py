@@ -1,0 +1,49 @@
+"""Errors that a person reads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """Something that the user can mend: a wrong value, a damaged file, a full disk, a server that is gone.
+
+    The message is one line: what is wrong, with the value; what is allowed; the command or change that fixes it.
+    Commands print it and end with exit code 1. Any other exception is a bug of ours and keeps its traceback.
+    """
+
+
+class VideoFailure(Exception):
+    """This video cannot become a sample; it becomes a line of quarantine.jsonl.
+
+    Attributes:
+        stage: Where it failed: "missing", "open", "probe", "decode", "encode" or "count"; or "limit".
+        reason: One line for a person.
+    """
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(reason)
+        self.stage = stage
+        self.reason = reason
+
+
+class TooLargeError(Exception):
+    """A segment that would become larger than its encoder was allowed to make it."""
+
+
+@contextmanager
+def os_errors_of_the_user(path: Path | str, *, way_out: str = "") -> Iterator[None]:
+    """Say of a file that the user named why the system refuses it.
+
+    Args:
+        path: Named where the error itself names no file.
+        way_out: What to do about it, at the end of the line.
+
+    Raises:
+        UserError: The block raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.filename or path}: {error.strerror or error}"
+        raise UserError(f"{reason}; {way_out}" if way_out else reason) from error
