@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,10 @@ class Batch:
         samples, starts, views: int64 [N]; row of the index, first source frame, which of the sample's clips.
         step: Of the plan, 0-based.
         num_real_global: Clips of weight 1 that the plan has for this step, over all ranks.
+        num_replaced: Clips of this rank that are not the plan's, because a sample is damaged.
+        damaged: Row of each of those samples -> why.
+        work: What was read for it.
+        wait_s: How long the caller waited for it.
     """
 
     clips: Tensor
@@ -47,15 +51,19 @@ class Batch:
     views: np.ndarray
     step: int
     num_real_global: int
+    num_replaced: int = 0
+    damaged: dict[int, str] = field(default_factory=dict)
+    work: ReadWork = field(default_factory=ReadWork)
+    wait_s: float = 0.0
 
 
 class ClipLoader:
     """Batches of a plan, prepared ahead in a thread of its own.
 
-    Iterating goes on after the last batch handed out and ends with the plan: never, for a `TrainPlan`. A sample whose
-    bytes fail their checksum or do not decode is replaced by the plan's next good one in training and gets weight 0 in
-    evaluation; `num_replaced` counts them and `bad_samples` names them. `work` says what was read for the batches
-    handed out so far, `data_wait_s` how long the caller waited for them.
+    Iterating goes on after the last batch handed out and ends with the plan: never, for a `TrainPlan`. A clip whose
+    bytes fail their checksum or do not decode is replaced by one of the plan's next good sample in training and gets
+    weight 0 in evaluation; `num_replaced` counts them and `bad_samples` names their samples. `work` says what was read
+    for the batches handed out so far, `data_wait_s` how long the caller waited for them.
 
     Args:
         rank, world_size: This process's place; it gets rows [rank × N, (rank + 1) × N) of each global batch.
@@ -139,11 +147,12 @@ class ClipLoader:
             except BaseException:
                 self.close()
                 raise
-            self.data_wait_s += time.perf_counter() - started
+            wait_s = time.perf_counter() - started
+            self.data_wait_s += wait_s
             self._step += 1
             self.num_replaced += made.read.num_replaced
             self.work += made.read.work
-            yield self._hand_over(made)
+            yield self._hand_over(made, wait_s=wait_s)
         self.close()
         self._step = 0  # a finite plan can be iterated again
 
@@ -184,7 +193,7 @@ class ClipLoader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _hand_over(self, made: Made) -> Batch:
+    def _hand_over(self, made: Made, *, wait_s: float) -> Batch:
         """The batch for the caller's current stream: an event orders it after ours, the host does not wait."""
         if made.ready is not None:
             stream = torch.cuda.current_stream(self.device)
@@ -204,4 +213,8 @@ class ClipLoader:
             views=made.read.clips.view,
             step=made.read.step,
             num_real_global=made.read.num_real_global,
+            num_replaced=made.read.num_replaced,
+            damaged=made.read.damaged,
+            work=made.read.work,
+            wait_s=wait_s,
         )

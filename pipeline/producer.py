@@ -204,7 +204,7 @@ class Lane:
             try:
                 inputs = self._decoding.inputs(read)
             except UndecodableError as error:
-                self._reader.bad.update(read.clips.sample[error.streams].tolist())
+                self._reader.add_undecodable(read, error.streams)
                 continue  # with other samples in the place of these
             self._underway.append((read, inputs))
             return inputs

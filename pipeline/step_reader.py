@@ -17,6 +17,7 @@ from pipeline.shard import ShardError, ShardIndex
 
 Located = ClipStrips | ClipPackets
 MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken
+UNREADABLE, UNDECODABLE = "its bytes are missing or fail their checksum", "it does not decode"  # why a clip is damaged
 
 
 class LoaderError(UserError):
@@ -75,6 +76,7 @@ class ReadStep:
         owner: int64 [M], the clip that each picture belongs to, rising.
         data: M pictures, uint8 [bytes] each.
         num_replaced: Clips that are not the plan's because a sample is damaged.
+        damaged: Row of each of those samples -> why.
         num_real_global: Clips of weight 1 that the plan has for this step, over all ranks.
     """
 
@@ -84,28 +86,42 @@ class ReadStep:
     owner: np.ndarray
     data: list[np.ndarray]
     num_replaced: int
+    damaged: dict[int, str]
     num_real_global: int
     work: ReadWork
 
     def data_of_clips(self) -> list[list[np.ndarray]]:
         """The pictures of each of the N clips."""
-        ends = np.searchsorted(self.owner, np.arange(len(self.clips) + 1))
-        return [self.data[a:b] for a, b in itertools.pairwise(ends)]
+        return [self.data[part] for part in parts_of_clips(self.owner, num_clips=len(self.clips))]
+
+
+def parts_of_clips(owner: np.ndarray, *, num_clips: int) -> list[slice]:
+    """Which of the pictures are each clip's.
+
+    >>> parts_of_clips(np.array([0, 0, 2]), num_clips=3)
+    [slice(0, 2, None), slice(2, 2, None), slice(2, 3, None)]
+    """
+    ends = np.searchsorted(owner, np.arange(num_clips + 1)).tolist()
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
 class StepReader:
     """Reads one rank's share of a plan's steps.
+
+    A clip is damaged if one of its own pictures is, whatever is known of its sample from other clips. So what takes its
+    place is the same on every rank, and after any stop.
 
     Args:
         rows: This rank's rows of each global batch.
         whole_strips: Name all tiles of a strip, for decoders that cannot decode a part.
 
     Attributes:
-        bad: Rows of the index found damaged so far.
+        bad: Rows of the index of which some clip was damaged so far.
     """
 
     def __init__(self, index: ShardIndex, plan: Plan, *, rows: slice, whole_strips: bool) -> None:
         self.bad: set[int] = set()
+        self._damaged: dict[tuple[int, ...], str] = {}  # the pictures of a clip -> why
         self._index, self._plan, self._rows = index, plan, rows
         self._pictures = PictureReader(index)
         self._ahead = None if index.store is None else index.store.ahead(plan, rows=rows)
@@ -152,20 +168,26 @@ class StepReader:
         planned = self._fetched.pop(step) if step in self._fetched else self._planned(step)
         clips, located = planned.clips, planned.located
         attempts, blank = np.zeros(len(clips), int), np.zeros(len(clips), bool)
+        replaced: dict[int, str] = {}
         while True:
-            if self._replace_bad(clips, attempts, blank):
-                located = self._locate(clips, blank)
             pictures, owner = self._pictures_of(clips, located)
             self._reading = step, clips.sample[owner]
-            try:
-                found = self._pictures.read(pictures)
-            except ShardError as error:
-                raise LoaderError(str(error)) from None
-            data = [picture for picture in found if picture is not None]
-            if len(data) == len(found):
-                break
-            damaged = owner[[picture is None for picture in found]]
-            self.bad.update(clips.sample[damaged].tolist())
+            damaged = self._known_damaged(pictures, owner, num_clips=len(clips))
+            if not damaged:
+                try:
+                    found = self._pictures.read(pictures)
+                except ShardError as error:
+                    raise LoaderError(str(error)) from None
+                data = [picture for picture in found if picture is not None]
+                if len(data) == len(found):
+                    break
+                damaged = dict.fromkeys(owner[[picture is None for picture in found]].tolist(), UNREADABLE)
+                self._remember(damaged, clips, pictures, owner)
+            for n, why in damaged.items():
+                replaced[int(clips.sample[n])] = why
+                attempts[n] += 1
+                blank[n] = not self._replace(clips, n, attempt=int(attempts[n]))
+            located = self._locate(clips, blank)
         work = ReadWork(
             num_clips=len(clips),
             num_frames=located.order.size,
@@ -175,7 +197,7 @@ class StepReader:
         )
         num_replaced = int((attempts > 0).sum())
         self._index.give_back_pages()
-        return ReadStep(step, clips, located, owner, data, num_replaced, planned.num_real_global, work)
+        return ReadStep(step, clips, located, owner, data, num_replaced, replaced, planned.num_real_global, work)
 
     def whereabouts(self) -> str | None:
         """What the reader is at, without a look at a disk that may hang; None for a remote tar, which has a limit."""
@@ -187,18 +209,21 @@ class StepReader:
         return f"reading {self._index.tars[at[0]]} for step {step}, row {samples[at[1]]} of the index"
 
     def find_undecodable(self, steps: Iterable[int], *, decodes: Callable[[list[np.ndarray]], bool]) -> bool:
-        """Mark the samples of some steps that are not pictures; True when there are any new ones.
+        """Remember the clips of some steps that are not pictures; True when there are any new ones.
 
         Args:
             decodes: Whether the pictures of a clip do.
         """
-        before = len(self.bad)
+        before = len(self._damaged)
         for step in steps:
             read = self.read(step)
-            for sample, data in zip(read.clips.sample.tolist(), read.data_of_clips(), strict=True):
-                if data and not decodes(data):
-                    self.bad.add(sample)
-        return len(self.bad) > before
+            self.add_undecodable(read, [n for n, data in enumerate(read.data_of_clips()) if data and not decodes(data)])
+        return len(self._damaged) > before
+
+    def add_undecodable(self, read: ReadStep, clips: Iterable[int]) -> None:
+        """Remember that some clips of a step do not decode; read again, it has others in their place."""
+        pictures, _ = self._pictures_of(read.clips, read.located)
+        self._remember(dict.fromkeys(clips, UNDECODABLE), read.clips, pictures, read.owner)
 
     def _planned(self, step: int) -> PlannedStep:
         """This rank's clips of a step, in arrays of their own."""
@@ -216,20 +241,18 @@ class StepReader:
         """Rows of the index's pictures, and the clip that each belongs to: int64 [M] both."""
         return located.pictures(self._index.pictures.first[clips.sample])
 
-    def _replace_bad(self, clips: PlannedClips, attempts: np.ndarray, blank: np.ndarray) -> bool:
-        """Put good samples in the place of those known as bad; a clip that nothing may stand in for becomes blank.
+    def _known_damaged(self, pictures: np.ndarray, owner: np.ndarray, *, num_clips: int) -> dict[int, str]:
+        """The clips that are known to be damaged -> why."""
+        if not self._damaged:
+            return {}
+        parts = enumerate(parts_of_clips(owner, num_clips=num_clips))
+        return {n: self._damaged[own] for n, part in parts if (own := tuple(pictures[part].tolist())) in self._damaged}
 
-        Returns:
-            Whether there was any.
-        """
-        if not self.bad:
-            return False
-        known = np.flatnonzero(np.isin(clips.sample, list(self.bad)) & ~blank).tolist()
-        for n in known:
-            while not blank[n] and int(clips.sample[n]) in self.bad:
-                attempts[n] += 1
-                blank[n] = not self._replace(clips, n, attempt=int(attempts[n]))
-        return bool(known)
+    def _remember(self, damaged: dict[int, str], clips: PlannedClips, pictures: np.ndarray, owner: np.ndarray) -> None:
+        """That some clips, -> why, are damaged."""
+        parts = parts_of_clips(owner, num_clips=len(clips))
+        self._damaged |= {tuple(pictures[parts[n]].tolist()): why for n, why in damaged.items()}
+        self.bad.update(clips.sample[list(damaged)].tolist())
 
     def _replace(self, clips: PlannedClips, n: int, *, attempt: int) -> bool:
         """Put the plan's next sample in the place of a bad one; False, and no weight, where nothing may stand in."""

@@ -80,12 +80,15 @@ def same(a: Batch, b: Batch) -> bool:
     return torch.equal(a.clips, b.clips) and torch.equal(a.labels, b.labels) and np.array_equal(a.samples, b.samples)
 
 
-def damaged_copy(index: ShardIndex, folder: Path, sample: int, *, fix_checksum: bool) -> ShardIndex:
-    """A copy in which every picture of a sample is overwritten; with `fix_checksum` only decoding can tell."""
+def damaged_copy(
+    index: ShardIndex, folder: Path, sample: int, *, fix_checksum: bool, most: int | None = None
+) -> ShardIndex:
+    """A copy in which every picture of a sample, or the first ones, is overwritten; with `fix_checksum` only decoding
+    can tell."""
     shutil.copytree(index.data_dir, folder)
     crc32_file = folder / f"index/{PICTURE_NAMES[index.codec]}_crc32.npy"
     checksums = np.load(crc32_file)
-    for picture in range(int(index.pictures.first[sample]), int(index.pictures.first[sample + 1])):
+    for picture in range(int(index.pictures.first[sample]), int(index.pictures.first[sample + 1]))[:most]:
         path, offset = folder / index.tars[index.pictures.tar[picture]], int(index.pictures.offset[picture])
         size = int(index.pictures.size[picture])
         content = bytearray(path.read_bytes())

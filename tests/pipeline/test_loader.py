@@ -4,7 +4,7 @@ import gc
 import itertools
 import shutil
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +20,7 @@ from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
 from pipeline.plan import EvalPlan, TrainPlan
 from pipeline.reference import reference_clips
 from pipeline.shard import ShardIndex, open_index
+from pipeline.step_reader import StepReader
 from tests.clips import DEVICES, GridPlan, damaged_copy, same, sample_of_length, shown, take, train_plan
 from tests.conftest import build_numbered
 from tests.numbered import read_numbers
@@ -296,6 +297,27 @@ def test_a_bad_sample_is_replaced_by_the_plan_s_next_on_every_rank_and_counted(
             half = take(loader, 4)
         for whole, part in zip(batches, half, strict=True):
             assert torch.equal(whole.clips[rank * 6 : rank * 6 + 6], part.clips)
+
+
+def test_what_takes_the_place_of_a_damaged_clip_depends_on_nothing_read_before(
+    shards: ShardIndex, tmp_path: Path
+) -> None:
+    bad = sample_of_length(shards, 33)
+    index = damaged_copy(shards, tmp_path / "data", bad, fix_checksum=False, most=1)
+    plan = train_plan(index)
+
+    def read(steps: Iterable[int], rows: slice = slice(0, 12)) -> list[tuple[list[int], dict[int, str]]]:
+        reader = StepReader(index, plan, rows=rows, whole_strips=False)
+        return [(done.clips.sample.tolist(), done.damaged) for done in map(reader.read, steps)]
+
+    in_order = read(range(20))
+    num_planned = sum(int((plan.batch(step).sample == bad).sum()) for step in range(20))
+    num_kept = sum(samples.count(bad) for samples, _ in in_order)
+    assert 0 < num_kept < num_planned, "some clips of the sample are whole, some are not"
+    assert {row for _, damaged in in_order for row in damaged} == {bad}
+    assert [read([step])[0] for step in range(20)] == in_order
+    halves = [read(range(20), rows) for rows in (slice(0, 6), slice(6, 12))]
+    assert [(a + b, x | y) for (a, x), (b, y) in zip(*halves, strict=True)] == in_order
 
 
 @pytest.mark.parametrize("fix_checksum", [False, True], ids=["checksum", "decode"])
