@@ -16,6 +16,7 @@ JOBS ?= 2
 KILLS ?= 50
 
 PY = $(VENV)/bin/python
+PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 READY = $(VENV)/.ready
 
 .PHONY: demo test test-all chaos check format env clean-demo
@@ -52,10 +53,10 @@ demo: $(READY)
 	@echo "logs        $(DEMO)/run/metrics.jsonl and TensorBoard files beside it"
 
 test: $(READY)
-	$(PY) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	$(PYTEST) $(TESTS)
 
 test-all: $(READY)
-	$(PY) -m pytest -n $(JOBS) --dist loadfile tests
+	$(PYTEST) --timeout 1800 tests
 
 chaos: $(READY)
 	$(PY) -m tests.chaos --kills $(KILLS)
@@ -64,7 +65,7 @@ check: $(READY)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	$(PYTEST) $(TESTS)
 
 format: $(READY)
 	$(PY) -m ruff format .

@@ -1,5 +1,6 @@
 """Fixtures: the videos of the tests, made on the spot, and shards made from them."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,16 @@ NUMBERED_LENGTHS = (1, 2, 7, 15, 16, 17, 33, 40, 64, 120, 505)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a shell in the background, and children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Close a pytest-xdist worker's pipes in every process that it forks: while such a process lives, pytest would wait
+    for a worker that has died."""
+    workers = [plugin for plugin in config.pluginmanager.get_plugins() if type(plugin).__name__ == "WorkerInteractor"]
+    pipes = [
+        file.fileno() for it in workers for file in (it.channel.gateway._io.infile, it.channel.gateway._io.outfile)
+    ]
+    os.register_at_fork(after_in_child=lambda: [os.close(pipe) for pipe in pipes])
 
 
 @pytest.fixture(scope="session")

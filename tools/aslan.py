@@ -1,6 +1,5 @@
 """Same action or not: ASLAN accuracy and AUC from features, over the official ten folds."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,8 +9,6 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 import click
 import numpy as np
 
-from tools.terminal import QUIET, Failed, progress
-from train.command import Command
 from train.evaluation.aslan.distances import describe_pairs
 from train.evaluation.aslan.pairs import (
     LAYERS,
@@ -25,6 +22,7 @@ from train.evaluation.aslan.pairs import (
     without_missing,
 )
 from train.evaluation.features.rows import read_rows
+from train.terminal import JSON_FILE, QUIET, Command, extra_needed, progress, save_json
 
 EPILOG = """\b
 Examples:
@@ -44,7 +42,7 @@ same or not. C3D reaches 78.3% accuracy so (Tran et al. 2015, with four layers).
 @click.option("--layers", default=",".join(LAYERS), help="Layers to use.")
 @click.option("--c", default=1.0, type=click.FloatRange(0, min_open=True), help="C of the SVM; the papers state none.")
 @QUIET
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here.")
+@JSON_FILE
 def main(
     *,
     features: Path,
@@ -59,7 +57,7 @@ def main(
     chosen = [name for name in layers.split(",") if name]
     if not chosen:
         raise click.UsageError("--layers: none is named; choose some, such as res5b,pool5")
-    try:
+    with extra_needed("features"):
         folds = [*(read_pairs(train_pairs) if train_pairs else []), *read_pairs(pairs)]
         if len(folds) != 2 and (train_pairs or len(folds) < 2):
             raise click.UsageError(f"{len(folds)} folds: give View2.mat alone, or one matrix of View 1 to each option")
@@ -68,18 +66,14 @@ def main(
         missing = set[int]().union(*(without_missing(fold, rows)[1] for fold in folds))
         usable = [without_missing(fold, rows)[0] for fold in folds]
         scores = score(usable, rows, values, c=c, view_1=train_pairs is not None, quiet=quiet)
-    except (ValueError, OSError) as error:
-        raise Failed(str(error)) from None
-    except ModuleNotFoundError as error:
-        raise Failed(f"{error.name} is not installed; pip install -e '.[features]'") from None
     num_left_out = sum(map(len, folds)) - sum(map(len, usable))
+    if json_path is not None:
+        about = {"features": str(features), "pairs": str(pairs), "layers": chosen, "c": c}
+        left_out = {"missing": sorted(missing), "num_pairs_left_out": num_left_out}
+        save_json(json_path, about | summary(scores) | left_out)
     for line in report(scores, layers=chosen, missing=sorted(missing), num_left_out=num_left_out):
         click.echo(line)
     if json_path is not None:
-        about = {"features": str(features), "pairs": str(pairs), "layers": chosen, "c": c}
-        result = about | summary(scores) | {"missing": sorted(missing), "num_pairs_left_out": num_left_out}
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         click.echo(f"result    {json_path}")
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import json
 import os
 import shlex
 import sys
@@ -21,12 +20,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import torch
 
-from pipeline.loader import MEAN, LoaderError
+from pipeline.loader import MEAN
 from pipeline.shard import ShardIndex
 from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
 from tools.bench.machine import machine, machine_lines, table, write
-from tools.bench.measure import BenchError, Order, Spread, load_psutil
+from tools.bench.measure import Order, Spread, load_psutil
 from tools.bench.options import COMMAND, all_options, settings_of
 from tools.bench.ours import NAMES
 from tools.bench.peers.compare import Comparison, compare
@@ -36,8 +35,8 @@ from tools.bench.peers.table import peers_named
 from tools.bench.report import console, page, summary
 from tools.bench.results import Result, lane_numbers
 from tools.bench.run import Settings, run
-from tools.terminal import Failed, progress
 from train.data_options import Data
+from train.terminal import Failed, progress, save_json
 
 TUNING_SECONDS, TUNING_REPEATS = 1.0, 3
 PEER_WARMUP_BATCHES = 8  # more than wait ready in any way's queues
@@ -63,40 +62,45 @@ def main(
         raise click.UsageError(
             f"--data: {data} is a URL, and --vs and --cold need files; copy it with tools/sync_shards.py first"
         )
+    load_psutil()
+    if chart_path is not None:
+        load_matplotlib()
+    if vs != "none":
+        peers_named(vs)  # a name that does not exist fails here
+    index = data.open()
+    settings = settings_of(index, with_peers=vs != "none", **options)
+    settings.plan(index)  # a crop that does not fit fails here
+    peers: Comparison | None = None
     try:
-        load_psutil()
-        if chart_path is not None:
-            load_matplotlib()
-        if vs != "none":
-            peers_named(vs)  # a name that does not exist fails here
-        index = data.open()
-        settings = settings_of(index, with_peers=vs != "none", **options)
-        settings.plan(index)  # a crop that does not fit fails here
         tuning = tune(settings, index, quiet=quiet) if autotune_first else None
         if tuning is not None:
             settings = dataclasses.replace(settings, loader=tuning.best.settings)
             click.echo("\n".join([*table(tuning.header(), tuning.rows()), "", f"best here: {tuning.flags}", ""]))
         result = run(settings, index, quiet=quiet)
         facts, heading = machine_facts(settings, result), describe(settings, index)
-        click.echo("\n".join([heading, *machine_lines(facts), *console(result)]))
-        peers = None if vs == "none" else run_peers(settings, index, names=vs, cache=peer_cache, quiet=quiet)
-        if peers:
-            click.echo("\n".join([*peers.table(), peers.sentence()]))
+        found = about(settings, index, facts) | summary(result)
+        found |= {"peers": None, "tuning": tuning and tuning.summary()}
         if json_path is not None:
-            found = about(settings, index, facts) | summary(result)
-            found |= {"peers": peers and peers.summary(), "tuning": tuning and tuning.summary()}
-            save(json_path, json.dumps(found, indent=1))
-        if settings.profile_dir is not None:
-            click.echo(f"wrote {settings.profile_dir / 'kernels.md'}, and a trace of each step beside it")
-        if markdown_path is not None:
-            below = ["", *peers.markdown(), "", f"**{peers.sentence()}**"] if peers else []
-            save(markdown_path, "\n".join([heading, "", *page(result), *below]))
-        if chart_path is not None:
-            draw_chart(chart_path, heading, result, peers)
+            save_json(json_path, found)  # the peers take long and may fail
+        click.echo("\n".join([heading, *machine_lines(facts), *console(result)]))
+        if vs != "none":
+            peers = run_peers(settings, index, names=vs, cache=peer_cache, quiet=quiet)
     except torch.OutOfMemoryError:
         raise Failed("the GPU's memory is too small; choose a smaller --batch-size") from None
-    except (BenchError, LoaderError, ValueError, OSError) as error:
-        raise Failed(str(error)) from None
+    written = [json_path, markdown_path, chart_path]
+    if peers and json_path is not None:
+        save_json(json_path, found | {"peers": peers.summary()})
+    if markdown_path is not None:
+        below = ["", *peers.markdown(), "", f"**{peers.sentence()}**"] if peers else []
+        write(markdown_path, "\n".join([heading, "", *page(result), *below]))
+    if chart_path is not None:
+        draw_chart(chart_path, heading, result, peers)
+    if peers:
+        click.echo("\n".join([*peers.table(), peers.sentence()]))
+    if settings.profile_dir is not None:
+        click.echo(f"wrote {settings.profile_dir / 'kernels.md'}, and a trace of each step beside it")
+    for path in filter(None, written):
+        click.echo(f"wrote {path}")
 
 
 def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:
@@ -181,13 +185,6 @@ def draw_chart(path: Path, heading: str, result: Result, peers: Comparison | Non
     saturation = f"saturation {result.saturation.median:.3f}" if result.saturation else "the loader alone"
     others = {name: rate for name, rate in peers.lanes.items() if isinstance(rate, Spread)} if peers else {}
     draw(path, f"{saturation}\n{heading}", ours, others)
-    click.echo(f"wrote {path}")
-
-
-def save(path: Path, text: str) -> None:
-    """Write a file and say where it is."""
-    write(path, text)
-    click.echo(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -25,13 +25,11 @@ import ffmpeg
 from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import Listing, VideoRecord
 from pipeline.datasets.listing import is_video_name
-from pipeline.shard import ShardError
 from pipeline.source.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, stretched
 from tools.bench.machine import machine, machine_lines, table
 from tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil
 from tools.bench.process import pick_cores, pinned
-from tools.terminal import QUIET, Failed, progress
-from train.command import Command
+from train.terminal import JSON_FILE, QUIET, Command, progress
 
 OURS = "make_shards"
 TARGET_RATIO = 0.8  # to the faster bare ffmpeg
@@ -121,27 +119,25 @@ class Result:
 @click.option("--limit", type=click.IntRange(min=1), help="Take only this many videos, drawn from all.")
 @click.option("--workers", type=click.IntRange(min=1), help="And the CPUs of every way.  [default: all CPUs]")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all numbers here.")
+@JSON_FILE
 @QUIET
 def main(
     *, raw: Path, limit: int | None, workers: int | None, repeats: int, json_path: Path | None, quiet: bool
 ) -> None:
     """Measure make_shards, and a bare ffmpeg beside it."""
-    try:
-        load_psutil()
-        listing = list_videos(raw, limit=limit)
-        workers = workers or len(os.sched_getaffinity(0))
-        cores = pick_cores(workers)
-        with pinned(cores), tempfile.TemporaryDirectory(prefix="bench-shards-") as scratch:
-            result = run(listing, Path(scratch), workers=workers, repeats=repeats, quiet=quiet)
-    except (BenchError, ShardError, OSError) as error:
-        raise Failed(str(error)) from None
+    load_psutil()
+    listing = list_videos(raw, limit=limit)
+    workers = workers or len(os.sched_getaffinity(0))
+    cores = pick_cores(workers)
+    with pinned(cores), tempfile.TemporaryDirectory(prefix="bench-shards-") as scratch:
+        result = run(listing, Path(scratch), workers=workers, repeats=repeats, quiet=quiet)
     facts = machine("simplejpeg", "av", "numpy")
     facts["versions"]["ffmpeg"] = ffmpeg_version().removeprefix("ffmpeg version ")
+    if json_path is not None:
+        write_json(json_path, result, listing, raw=raw, cores=cores, facts=facts)
     for line in report(result, listing, cores=cores, facts=facts):
         click.echo(line)
     if json_path is not None:
-        write_json(json_path, result, listing, raw=raw, cores=cores, facts=facts)
         click.echo(f"all numbers: {json_path}")
 
 

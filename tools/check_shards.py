@@ -1,6 +1,5 @@
 """Verify a folder of shards: checksums, index, counts and, with --decode, every picture."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,11 +8,9 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 
 import click
 
-from pipeline.shard import ShardError
 from pipeline.verify import verify
-from tools.terminal import QUIET, Failed, progress
-from train.command import Command
 from train.data_options import DATA, Data, remote_options
+from train.terminal import QUIET, Command, print_json, progress
 
 EPILOG = """\b
 Examples:
@@ -33,13 +30,10 @@ Exit code 0: whole. 1: damaged, with one line for each fault. 2: wrong usage.
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 def main(*, data: Data, decode: bool, quiet: bool, as_json: bool) -> None:
     """Verify the shards in DATA: checksums, index against tars, class and split counts, H.264 headers and packets."""
-    try:
-        with progress(f"checking {data}", unit="shards", quiet=quiet) as tell:
-            index, faults = verify(data.open(), decode=decode, report=tell)
-    except (ShardError, OSError) as error:
-        raise Failed(str(error)) from None
+    with progress(f"checking {data}", unit="shards", quiet=quiet) as tell:
+        index, faults = verify(data.open(), decode=decode, report=tell)
     if as_json:
-        click.echo(json.dumps({"data": str(data), "num_samples": index.num_samples, "faults": faults}))
+        print_json({"data": str(data), "num_samples": index.num_samples, "faults": faults})
     else:
         for fault in faults:
             click.echo(fault)

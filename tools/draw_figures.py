@@ -1,6 +1,5 @@
 """Pictures of a study: filters of the first convolution, learning curves, accuracy against cost."""
 
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -14,14 +13,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from tools.bench.measure import BenchError
 from tools.figures.cost import draw_cost, pareto_front, read_points
 from tools.figures.curves import Along, default_window, draw_curves
 from tools.figures.filter_page import animate_filters, draw_filters
 from tools.figures.filters import read_filters
 from tools.figures.runs import read_run, summarise
-from tools.terminal import Failed
-from train.command import Group
+from train.terminal import JSON_FILE, Group, OutputFile, save_json
 from train.text_table import text_table
 
 EPILOG = """\b
@@ -39,11 +36,8 @@ Needs matplotlib: pip install -e ".[bench]".
 """
 
 SHOW = {"max_content_width": 110, "show_default": True}
-OUT_FILE = click.Path(dir_okay=False, path_type=Path)
-ERRORS = (ValueError, OSError, BenchError)
-OUT = click.option("--out", required=True, type=OUT_FILE, help="The .png to write.")
+OUT = click.option("--out", required=True, type=OutputFile(".png"), help="The .png to write.")
 TITLE = click.option("--title", help="Above the picture.  [default: says what is shown]")
-JSON = click.option("--json", "json_path", type=OUT_FILE, help="Write the numbers shown here.")
 
 
 @click.group(cls=Group, context_settings=SHOW, epilog=EPILOG)
@@ -57,26 +51,21 @@ def main() -> None:
     help="A .pt file of a run; repeat for several blocks.",
 )  # fmt: skip
 @OUT
-@click.option("--animate", type=OUT_FILE, help="Write a .gif too: one slice in time after the other.")
+@click.option("--animate", type=OutputFile(".gif"), help="Write a .gif too: one slice in time after the other.")
 @TITLE
-@JSON
+@JSON_FILE
 def filters_command(
     *, checkpoints: tuple[Path, ...], out: Path, animate: Path | None, title: str | None, json_path: Path | None
 ) -> None:
     """Filters of conv1: of 3D networks every slice in time, of R(2+1)D those in space."""
-    check_suffix("--out", out, suffix=".png")
-    check_suffix("--animate", animate, suffix=".gif")
     title = title or "Filters of conv1"
-    try:
-        networks = [read_filters(path) for path in checkpoints]
-        draw_filters(out, networks, title=title)
-        if animate is not None:
-            animate_filters(animate, networks, title=title)
-    except ERRORS as error:
-        raise Failed(str(error)) from None
+    networks = [read_filters(path) for path in checkpoints]
+    draw_filters(out, networks, title=title)
+    if animate is not None:
+        animate_filters(animate, networks, title=title)
     rows = [[str(f.checkpoint), f.model, f.layer, "×".join(map(str, f.weight.shape))] for f in networks]
-    click.echo("\n".join(text_table(["checkpoint", "model", "layer", "weights"], rows, left=(0, 1, 2))))
-    report(out, animate, json_path, [filters.summary() for filters in networks])
+    table = text_table(["checkpoint", "model", "layer", "weights"], rows, left=(0, 1, 2))
+    report(table, out, animate, json_path, [filters.summary() for filters in networks])
 
 
 @main.command("curves")
@@ -85,40 +74,31 @@ def filters_command(
 @click.option("--x", default="steps", type=click.Choice(["steps", "clips"]), help="Horizontal axis.")
 @click.option("--smooth", type=click.IntRange(1), help="Steps of the mean loss.  [default: a 50th of the longest run]")
 @TITLE
-@JSON
+@JSON_FILE
 def curves_command(
     *, runs: tuple[Path, ...], out: Path, x: Along, smooth: int | None, title: str | None, json_path: Path | None
 ) -> None:
     """Training loss and clip@1 of run folders."""
-    check_suffix("--out", out, suffix=".png")
-    try:
-        found = [read_run(folder) for folder in runs]
-        window = smooth or default_window(found)
-        draw_curves(out, found, title=title or "Learning curves", x=x, window=window)
-    except ERRORS as error:
-        raise Failed(str(error)) from None
+    found = [read_run(folder) for folder in runs]
+    window = smooth or default_window(found)
+    draw_curves(out, found, title=title or "Learning curves", x=x, window=window)
     numbers = summarise(found, window=window)
     rows = [[r["name"], str(r["step"]), f"{r['loss']:.3f}", accuracy_text(r["clip_at_1"])] for r in numbers]
-    click.echo("\n".join(text_table(["run", "step", "loss", "clip@1"], rows)))
-    report(out, None, json_path, numbers)
+    report(text_table(["run", "step", "loss", "clip@1"], rows), out, None, json_path, numbers)
 
 
 @main.command("cost")
 @click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @OUT
 @TITLE
-@JSON
+@JSON_FILE
 def cost_command(*, table: Path, out: Path, title: str | None, json_path: Path | None) -> None:
     """Clip accuracy against multiply-adds; a point's area is its parameters."""
-    check_suffix("--out", out, suffix=".png")
-    try:
-        points = read_points(table)
-        draw_cost(out, points, title=title or "What accuracy costs")
-    except ERRORS as error:
-        raise Failed(str(error)) from None
+    points = read_points(table)
+    draw_cost(out, points, title=title or "What accuracy costs")
     front = pareto_front(points)
-    click.echo(f"{len(points)} networks; on the Pareto front: {', '.join(point.name for point in front)}")
-    report(out, None, json_path, [asdict(point) | {"on_front": point in front} for point in points])
+    lines = [f"{len(points)} networks; on the Pareto front: {', '.join(point.name for point in front)}"]
+    report(lines, out, None, json_path, [asdict(point) | {"on_front": point in front} for point in points])
 
 
 def accuracy_text(share: float | None) -> str:
@@ -129,20 +109,16 @@ def accuracy_text(share: float | None) -> str:
     return "not evaluated yet" if share is None else f"{share:.1%}"
 
 
-def check_suffix(option: str, path: Path | None, *, suffix: str) -> None:
-    """Another kind of file is wrong usage."""
-    if path is not None and path.suffix != suffix:
-        raise click.UsageError(f"{option}: {path} must end in {suffix}")
-
-
-def report(out: Path, animation: Path | None, json_path: Path | None, numbers: list[dict[str, Any]]) -> None:
-    """Where the files are; the numbers as JSON."""
-    click.echo(f"picture    {out}")
+def report(
+    lines: list[str], out: Path, animation: Path | None, json_path: Path | None, numbers: list[dict[str, Any]]
+) -> None:
+    """The numbers as JSON; what they say, and where the files are."""
+    if json_path is not None:
+        save_json(json_path, numbers)
+    click.echo("\n".join([*lines, f"picture    {out}"]))
     if animation is not None:
         click.echo(f"animation  {animation}")
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         click.echo(f"numbers    {json_path}")
 
 

@@ -14,17 +14,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import numpy as np
 
-from pipeline.loader import LoaderError
 from pipeline.shard import ShardIndex
 from tools.scoring import check_classes, score, write_json
-from tools.terminal import QUIET, Failed
 from train.checkpoint import load_checkpoint
-from train.command import Command
 from train.config import from_dict
 from train.data_options import DATA, Data, remote_options
 from train.evaluation.confusion import class_table
 from train.ranks import from_torchrun
 from train.report import accuracy_lines
+from train.terminal import QUIET, Command, OutputFile, wrong_usage
 
 EPILOG = """\b
 Examples:
@@ -47,7 +45,7 @@ video@5 of the softmax averaged over --clips evenly spaced ones. Accuracies in t
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write predictions here.")
+@click.option("--json", "json_path", type=OutputFile(), help="Write predictions here.")
 def main(
     *,
     checkpoint: Path,
@@ -62,44 +60,40 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Score a checkpoint on videos: clip@1, video@1, video@5, every class."""
-    try:
-        ranks = from_torchrun(device)
-        index = data.open()
-        state = load_checkpoint(checkpoint)
-        config = from_dict(state["config"])
-        split = split or config.split
-        check_classes(state["classes"], index, checkpoint=checkpoint)
-        samples = samples_to_score(index, split=split, subset=subset)
-        scores = score(
-            state,
-            config,
-            index,
-            samples,
-            clips=clips,
-            batch_size=batch_size,
-            num_threads=num_threads,
-            ranks=ranks,
-            quiet=quiet,
-        )
-    except (ValueError, OSError, LoaderError) as error:
-        raise Failed(str(error)) from None
+    ranks = from_torchrun(device)
+    index = data.open()
+    state = load_checkpoint(checkpoint)
+    config = from_dict(state["config"])
+    split = split or config.split
+    check_classes(state["classes"], index, checkpoint=checkpoint)
+    samples = samples_to_score(index, split=split, subset=subset)
+    scores = score(
+        state,
+        config,
+        index,
+        samples,
+        clips=clips,
+        batch_size=batch_size,
+        num_threads=num_threads,
+        ranks=ranks,
+        quiet=quiet,
+    )
     if not ranks.is_main:
         return
+    if json_path is not None:
+        about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": split}
+        write_json(json_path, scores, about=about | {"subset": subset})
     click.echo(f"{checkpoint} (step {state['step']}) on {index.name}, split {split}, {subset}")
     for line in accuracy_lines(scores) + class_table(scores.classes, scores.confusion):
         click.echo(line)
     if json_path is not None:
-        about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": split}
-        write_json(json_path, scores, about=about | {"subset": subset})
         click.echo(f"predictions {json_path}")
 
 
 def samples_to_score(index: ShardIndex, *, split: str, subset: str) -> np.ndarray:
     """Rows of one side of a split; a split that does not exist is wrong usage."""
-    try:
+    with wrong_usage():
         return index.samples_of(split, subset)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Features of videos: layers of a checkpoint's network, averaged over each video's clips, as .npz or .parquet."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,18 +14,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import numpy as np
 
-from pipeline.loader import LoaderError
 from pipeline.shard import ShardIndex
-from tools.extracting import check_out, make_features
-from tools.terminal import QUIET, Failed
+from tools.extracting import FEATURE_FILE, make_features
 from train.checkpoint import load_checkpoint
-from train.command import Command
 from train.config import from_dict
 from train.data_options import DATA, Data, remote_options
 from train.evaluation.features.extraction import Extraction, ExtractOptions, default_layers
-from train.evaluation.features.files import read_about, read_array, read_dims
+from train.evaluation.features.files import file_kind, read_about, read_array, read_dims
 from train.evaluation.features.parts import DTYPES
 from train.ranks import from_torchrun
+from train.terminal import QUIET, Command, OutputFile, save_json, wrong_usage
 
 EPILOG = """\b
 Examples:
@@ -50,7 +47,7 @@ The file is the same for any number of processes.
 )
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run.")
 @click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.")
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help=".npz or .parquet.")
+@click.option("--out", required=True, type=FEATURE_FILE, help=".npz or .parquet.")
 @click.option("--layers", help="Names, with commas between.  [default: res5b,pool5, of C3D fc6]")
 @click.option(
     "--subset", default="all", type=click.Choice(["all", "train", "test"]),
@@ -66,7 +63,7 @@ The file is the same for any number of processes.
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a summary here.")
+@click.option("--json", "json_path", type=OutputFile(), help="Write a summary here.")
 def main(
     *,
     checkpoint: Path,
@@ -88,46 +85,40 @@ def main(
     """Features of videos: layers of a checkpoint's network, averaged over each video's clips, as .npz or .parquet."""
     if subset == "all" and split is not None:
         raise click.UsageError(f"--split: {split} says nothing about all videos; add --subset train or test")
-    try:
-        check_out(out)
-        ranks = from_torchrun(device)
-        index = data.open()
-        state = load_checkpoint(checkpoint)
-        config = from_dict(state["config"])
-        options = read_options(
-            layers if layers is not None else ",".join(default_layers(config.model.name)),
-            num_clips=clips,
-            per_clip=per_clip,
-            dtype=dtype,
-            videos_per_part=videos_per_part,
-        )
-        samples = samples_to_read(index, split=split or config.split, subset=subset)
-        extraction = Extraction(state, index, samples, options, out=out, device=ranks.device)
-        made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads, quiet=quiet)
-    except (ValueError, OSError, LoaderError) as error:
-        raise Failed(str(error)) from None
+    file_kind(out)  # a package that it wants is missed here, not after the work
+    ranks = from_torchrun(device)
+    index = data.open()
+    state = load_checkpoint(checkpoint)
+    config = from_dict(state["config"])
+    options = read_options(
+        layers if layers is not None else ",".join(default_layers(config.model.name)),
+        num_clips=clips,
+        per_clip=per_clip,
+        dtype=dtype,
+        videos_per_part=videos_per_part,
+    )
+    samples = samples_to_read(index, split=split or config.split, subset=subset)
+    extraction = Extraction(state, index, samples, options, out=out, device=ranks.device)
+    made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads, quiet=quiet)
     if ranks.is_main:
+        if json_path is not None:
+            save_json(json_path, summarise(out))
         for line in summary_lines(out) if made else [f"features    {out} is there already, made in the same way"]:
             click.echo(line)
-        write_json(json_path, out)
 
 
 def read_options(layers: str, **options: Any) -> ExtractOptions:
     """What the command line asks for; something impossible is wrong usage."""
-    try:
+    with wrong_usage():
         return ExtractOptions(layers=tuple(name for name in layers.split(",") if name), **options)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
 
 
 def samples_to_read(index: ShardIndex, *, split: str, subset: str) -> np.ndarray:
     """Rows of the index; a split that does not exist is wrong usage."""
     if subset == "all":
         return np.arange(index.num_samples)
-    try:
+    with wrong_usage():
         return index.samples_of(split, subset)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
 
 
 def summarise(path: Path) -> dict:
@@ -157,13 +148,6 @@ def summary_lines(path: Path) -> list[str]:
     if summary["unreadable"]:
         lines.append(f"unreadable  {len(summary['unreadable'])} videos, left out; see tools/check_shards.py")
     return lines
-
-
-def write_json(json_path: Path | None, out: Path) -> None:
-    """The summary for machines."""
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(summarise(out), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

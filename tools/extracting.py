@@ -1,28 +1,11 @@
 """What the commands that extract features share: a run over all processes, and the names of the files."""
 
-from pathlib import Path
-
-import click
-
 from pipeline.loader import LoaderSettings
-from tools.terminal import progress
-from train.evaluation.features.files import file_kind
 from train.evaluation.features.parted import PartedExtraction
 from train.ranks import Ranks, process_group
+from train.terminal import OutputFile, progress
 
-SUFFIXES = (".npz", ".parquet")
-
-
-def check_out(out: Path) -> None:
-    """Refuse a feature file that could not be written, before the work.
-
-    Raises:
-        click.UsageError: Its name ends in something else.
-        FeatureError: It wants a package that is not installed.
-    """
-    if out.suffix not in SUFFIXES:
-        raise click.UsageError(f"--out: {out} must end in {' or '.join(SUFFIXES)}")
-    file_kind(out)
+FEATURE_FILE = OutputFile(".npz", ".parquet")
 
 
 def make_features(

@@ -1,6 +1,5 @@
 """Weights of others as a checkpoint: torchvision's video networks, or the authors' caffe networks."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,11 +9,10 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 import click
 
 from pipeline.clip import per_channel
-from tools.terminal import Failed
 from train.checkpoint import save_checkpoint
-from train.command import Command
 from train.config import TrainConfig, from_dict
 from train.importing import SOURCES, import_weights, read_classes, trained_on
+from train.terminal import JSON_FILE, Command, OutputFile, save_json, wrong_usage
 
 EPILOG = """\b
 Examples:
@@ -31,7 +29,6 @@ train/main.py --init-from, tools/evaluate.py and tools/extract_features.py take 
 """
 
 IN_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-OUT_FILE = click.Path(dir_okay=False, path_type=Path)
 MODELS = list(dict.fromkeys(model for models in SOURCES.values() for model in models))
 
 
@@ -42,8 +39,8 @@ MODELS = list(dict.fromkeys(model for models in SOURCES.values() for model in mo
 @click.option("--classes", "classes_path", type=IN_FILE, help="Names, one a line.  [default: class_000, class_001, …]")
 @click.option("--mean", nargs=3, type=float, metavar="R G B", help="Of the pixels, 0 to 255.  [default: the source's]")
 @click.option("--std", nargs=3, type=float, metavar="R G B", help="What they were divided by.  [default: the source's]")
-@click.option("--out", required=True, type=OUT_FILE, help="The checkpoint to write.")
-@click.option("--json", "json_path", type=OUT_FILE, help="Write what is in it here.")
+@click.option("--out", required=True, type=OutputFile(), help="The checkpoint to write.")
+@JSON_FILE
 def main(
     *,
     weights: Path,
@@ -58,25 +55,19 @@ def main(
     """Weights of others as a checkpoint: torchvision's video networks, or the authors' caffe networks."""
     if out.exists():
         raise click.UsageError(f"--out: {out} is there already; choose another name or remove it")
-    try:
+    with wrong_usage():
         note = trained_on(source, model).note
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    try:
-        classes = read_classes(classes_path) if classes_path is not None else None
-        state = import_weights(weights, source=source, model=model, classes=classes, mean=mean, std=std)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(out, state)
-    except (ValueError, OSError) as error:
-        raise Failed(str(error)) from None
+    classes = read_classes(classes_path) if classes_path is not None else None
+    state = import_weights(weights, source=source, model=model, classes=classes, mean=mean, std=std)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(out, state)
     summary = summarise(state, weights=weights, out=out)
+    if json_path is not None:
+        save_json(json_path, summary | {"note": note})
     for line in summary_lines(summary, from_dict(state["config"])):
         click.echo(line)
     if note:
         click.echo(f"note: {note}")
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(summary | {"note": note}, indent=1) + "\n", encoding="utf-8")
 
 
 def summarise(state: dict, *, weights: Path, out: Path) -> dict:

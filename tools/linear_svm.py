@@ -1,8 +1,8 @@
 """A linear SVM on features of videos: accuracy on the official splits, confusion, compactness."""
 
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # started by path: look in the checkout, not in tools/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -13,10 +13,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.shard import choices
 from tools.bench.chart import load_matplotlib
-from tools.bench.measure import BenchError
 from tools.svm_report import draw_compactness, draw_confusion, mean_of, score_lines, write_confusion
-from tools.terminal import QUIET, Failed, progress
-from train.command import Command
 from train.evaluation.compactness import compactness
 from train.evaluation.confusion import accuracies_by_name, class_table
 from train.evaluation.features.files import Features, load_features
@@ -27,6 +24,7 @@ from train.evaluation.linear_svm import (
     SplitScores,
     score_split,
 )
+from train.terminal import JSON_FILE, QUIET, Command, progress, save_json
 
 EPILOG = """\b
 Examples:
@@ -74,7 +72,7 @@ class Numbers(click.ParamType):
 )  # fmt: skip
 @click.option("--num-threads", default=1, type=click.IntRange(1), help="SVMs fitted at a time.")
 @QUIET
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all numbers here.")
+@JSON_FILE
 def main(
     *,
     paths: tuple[Path, ...],
@@ -88,17 +86,23 @@ def main(
     json_path: Path | None,
 ) -> None:
     """A linear SVM on features of videos: accuracy on the official splits, confusion, compactness."""
-    try:
-        if out is not None:
-            load_matplotlib()  # fails here, not after the work
-        features = load_features(paths, [layer])
-        chosen, left_out = choose_splits(features, splits)
-        scores, by_dims = score_all(
-            features, chosen, layer=layer, grid=grid, pca=pca or (), num_threads=num_threads, quiet=quiet
-        )
-    except (ValueError, OSError, BenchError) as error:
-        raise Failed(str(error)) from None
+    if out is not None:
+        load_matplotlib()  # fails here, not after the work
+    features = load_features(paths, [layer])
+    chosen, left_out = choose_splits(features, splits)
+    scores, by_dims = score_all(
+        features, chosen, layer=layer, grid=grid, pca=pca or (), num_threads=num_threads, quiet=quiet
+    )
     confusion = np.sum([split.confusion for split in scores.values()], axis=0)
+    if out is not None:
+        title = f"{features.about['data']['name']}, linear SVM on {layer}, splits {', '.join(scores)}"
+        write_confusion(out / "confusion.csv", classes=features.classes, confusion=confusion)
+        draw_confusion(out / "confusion.png", title, classes=features.classes, confusion=confusion)
+        if by_dims:
+            accuracy = {d: [split.accuracy for split in found.values()] for d, found in by_dims.items()}
+            draw_compactness(out / "compactness.png", title, accuracy, whole=mean_of(scores)[0])
+    if json_path is not None:
+        save_json(json_path, summary(features, scores, by_dims, layer=layer))
     click.echo(
         f"{layer}, {features.layers[layer].shape[1]} dimensions, {len(features)} videos of "
         f"{features.about['data']['name']}, network of step {features.about['checkpoint']['step']}"
@@ -109,15 +113,8 @@ def main(
     for line in notes and ["", *(f"note: {note}" for note in notes)]:
         click.echo(line)
     if out is not None:
-        title = f"{features.about['data']['name']}, linear SVM on {layer}, splits {', '.join(scores)}"
-        write_confusion(out / "confusion.csv", classes=features.classes, confusion=confusion)
-        draw_confusion(out / "confusion.png", title, classes=features.classes, confusion=confusion)
-        if by_dims:
-            accuracy = {d: [split.accuracy for split in found.values()] for d, found in by_dims.items()}
-            draw_compactness(out / "compactness.png", title, accuracy, whole=mean_of(scores)[0])
         click.echo(f"pictures {out}")
     if json_path is not None:
-        write_json(json_path, features, scores, by_dims, layer=layer)
         click.echo(f"numbers {json_path}")
 
 
@@ -200,17 +197,16 @@ def warning_lines(features: Features, scores: dict[str, SplitScores], *, too_man
     return lines
 
 
-def write_json(
-    path: Path,
+def summary(
     features: Features,
     scores: dict[str, SplitScores],
     by_dims: dict[int, dict[str, SplitScores]],
     *,
     layer: str,
-) -> None:
+) -> dict[str, Any]:
     """Everything about the SVM: accuracies 0 to 1, C, classes, confusion, compactness, and the features' "about"."""
     mean, spread = mean_of(scores)
-    result = {
+    return {
         "layer": layer,
         "num_dims": features.layers[layer].shape[1],
         "video_at_1": mean,
@@ -235,8 +231,6 @@ def write_json(
         },
         "features": features.about,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

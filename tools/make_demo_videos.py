@@ -16,10 +16,10 @@ import click
 import ffmpeg
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.source.transcode import ffmpeg_exe
 from tools.demo_scenes import CLASSES, render_video
-from tools.terminal import QUIET, Failed, progress
-from train.command import Command, no_interrupts
+from train.terminal import QUIET, Command, no_interrupts, print_json, progress
 
 FPS = 25
 HEIGHT, WIDTH = 96, 128
@@ -74,25 +74,22 @@ def main(out: Path, *, workers: int, quiet: bool, as_json: bool, **settings: int
         (out / class_name).mkdir(exist_ok=True)
     # Spawned, not forked: the progress bar has a thread.
     context = multiprocessing.get_context("spawn")
-    try:
-        with (
-            progress(str(out), unit="videos", quiet=quiet) as tell,
-            ProcessPoolExecutor(workers, mp_context=context) as pool,
-        ):
-            with no_interrupts():  # its processes begin here
-                made = [pool.submit(make_video, *job, settings=wanted) for job in to_make]
-            for done, future in enumerate(made, start=1):
-                try:
-                    future.result()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-                tell(done, len(to_make))
-    except (OSError, RuntimeError) as error:
-        raise Failed(str(error)) from None
+    with (
+        progress(str(out), unit="videos", quiet=quiet) as tell,
+        ProcessPoolExecutor(workers, mp_context=context) as pool,
+    ):
+        with no_interrupts():  # its processes begin here
+            made = [pool.submit(make_video, *job, settings=wanted) for job in to_make]
+        for done, future in enumerate(made, start=1):
+            try:
+                future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+            tell(done, len(to_make))
     result = {"out": str(out), "classes": CLASSES, "num_videos": len(jobs), "num_made": len(to_make)}
     if as_json:
-        click.echo(json.dumps(result))
+        print_json(result)
     else:
         click.echo(f"{len(jobs)} videos of {len(CLASSES)} classes in {out}, {len(to_make)} of them made now")
 
@@ -128,7 +125,7 @@ def encode_video(video: np.ndarray, path: Path) -> None:
     """Write uint8 [F, H, W, 3] as H.264 in MP4, 25 frames a second; the same bytes every time.
 
     Raises:
-        RuntimeError: ffmpeg failed; its first line says why.
+        UserError: ffmpeg failed; its first line says why.
     """
     _, height, width, _ = video.shape
     raw = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="rgb24", video_size=(width, height), framerate=FPS)
@@ -146,7 +143,7 @@ def encode_video(video: np.ndarray, path: Path) -> None:
     done = subprocess.run(command, input=video.tobytes(), capture_output=True)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise RuntimeError(f"{path}: ffmpeg failed ({lines[0]}); try another ffmpeg, or none on PATH")
+        raise UserError(f"{path}: ffmpeg failed ({lines[0]}); try another ffmpeg, or none on PATH")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Transcode a dataset of videos into WebDataset shards for the loader."""
 
-import json
 import sys
 import time
 from dataclasses import asdict, replace
@@ -18,15 +17,13 @@ from pipeline.build.settings import OWN_SETTINGS, BuildSettings
 from pipeline.datasets import DATASETS, DatasetError, Listing
 from pipeline.remote.place import is_url
 from pipeline.remote.sync import staging_folder
-from pipeline.shard import ShardError, choices
+from pipeline.shard import choices
 from tools.limit_options import take_limits
 from tools.machine_options import take_machines
 from tools.shard_options import COMMAND, WIDE, shard_options
 from tools.shard_report import progress_note, task_line, whole_lines, written_line
 from tools.sync_shards import copy
-from tools.terminal import Failed, progress
-from train.command import Group
-from train.wrong_usage import WrongUsage
+from train.terminal import Failed, Group, WrongUsage, print_json, progress
 
 EPILOG = """\b
 Examples:
@@ -158,8 +155,6 @@ def run(
             result = machines.build(
                 listing, folder, build_settings, workers=workers, limit=limit, limits=limits, report=report
             )
-    except ShardError as error:
-        raise Failed(str(error)) from None
     except OSError as error:
         where = error.filename or folder
         raise Failed(
@@ -170,7 +165,7 @@ def run(
     if url is not None and whole and whole.num_samples:
         copy(folder, url, quiet=quiet)
     if as_json:
-        click.echo(json.dumps(asdict(result) | {"out": url or str(folder)}))
+        print_json(asdict(result) | {"out": url or str(folder)})
     else:
         if isinstance(result, TaskResult):
             click.echo(task_line(result, folder))

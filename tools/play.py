@@ -1,6 +1,5 @@
 """Look at a sample, or at the clips that training and evaluation take of it: as a GIF, an MP4 or a contact sheet."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,19 +12,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from pipeline.loader import LoaderError
-from pipeline.shard_writer import write_atomically
 from tools.playing.files import KINDS, write_show
 from tools.playing.options import PLAN, plan_config, plan_options
 from tools.playing.report import report_lines
 from tools.playing.shows import Look
 from tools.playing.titles import Stage
 from tools.playing.wanted import Wanted, make_show
-from tools.terminal import QUIET, Failed, progress
-from train.command import Command
 from train.data_options import DATA, REMOTE, Data, remote_options
 from train.presets import PRESETS
-from train.wrong_usage import Name, WrongUsage
+from train.terminal import JSON_FILE, QUIET, Command, Name, OutputFile, WrongUsage, progress, save_json
 
 EPILOG = """\b
 Examples:
@@ -42,7 +37,6 @@ what the network gets, from the same DALI graph, with its normalisation undone; 
 drawn in. Needs Pillow and matplotlib: pip install -e ".[report]".
 """
 
-FILE = click.Path(dir_okay=False, path_type=Path)
 STAGES = list(get_args(Stage))
 
 
@@ -74,7 +68,7 @@ STAGES = list(get_args(Stage))
 @click.option(
     "--run", type=click.Path(file_okay=False, exists=True, path_type=Path), help="As the run in this folder has it."
 )
-@click.option("--out", required=True, type=FILE, help="The .gif, .mp4 or .png (a sheet of all frames) to write.")
+@click.option("--out", required=True, type=OutputFile(*KINDS), help="The file to write; .png is a sheet of all frames.")
 @click.option("--stage", default="both", type=click.Choice(STAGES), help="What is shown.")
 @click.option(
     "--normalised", "is_normalised", is_flag=True, show_default=False,
@@ -85,7 +79,7 @@ STAGES = list(get_args(Stage))
 @click.option("--max-frames", type=click.IntRange(1), help="Of a segment.  [default: .png 32, .gif 300, .mp4 2000]")
 @remote_options
 @QUIET
-@click.option("--json", "json_path", type=FILE, help="Write what is shown here, in numbers.")
+@JSON_FILE
 def main(
     *,
     data: Data,
@@ -110,8 +104,6 @@ def main(
     **options: Any,
 ) -> None:
     """Write a sample of the shards in DIR, or clips of it before and after augmentation, as pictures."""
-    if out.suffix.lower() not in KINDS:
-        raise WrongUsage(f"--out: {out} must end in .gif, .mp4 or .png")
     if sum([key is not None, is_random, number is not None]) != 1:
         raise WrongUsage("KEY, --random and --index each say which sample; give one of them")
     exclusive({"--step": step, "--epoch": epoch}, {"--view": view, "--clips": num_clips})
@@ -125,16 +117,13 @@ def main(
         raise WrongUsage(f"{name}: --stage segment shows no clip; leave it out, or choose another stage")
     wanted = Wanted(stage, key, number, side, step, epoch, view, num_clips, split=options["split"])
     look = Look(out.suffix.lower(), zoom, fps, max_frames, is_normalised)
-    try:
-        index = data.open()
-        config = None if stage == "segment" else plan_config(index, preset=preset, run=run, **options)
-        show, told = make_show(index, config, wanted, look)
-        with progress("drawing", unit="frames", quiet=quiet) as tell:
-            told |= {"out": write_show(out, show, on_frame=tell)}
-        if json_path is not None:
-            write_atomically(json_path, (json.dumps(told, indent=1) + "\n").encode())
-    except (ValueError, OSError, LoaderError) as error:
-        raise Failed(str(error)) from None
+    index = data.open()
+    config = None if stage == "segment" else plan_config(index, preset=preset, run=run, **options)
+    show, told = make_show(index, config, wanted, look)
+    with progress("drawing", unit="frames", quiet=quiet) as tell:
+        told |= {"out": write_show(out, show, on_frame=tell)}
+    if json_path is not None:
+        save_json(json_path, told)
     for line in report_lines(told):
         click.echo(line)
     if json_path is not None:

@@ -1,7 +1,6 @@
 """Pages to look at in a browser, one HTML file each: what a dataset's shards hold, and how trainings went."""
 
 import importlib
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,10 +14,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 import click
 
 from pipeline.clip import ClipSpec
-from tools.bench.measure import BenchError
-from tools.terminal import QUIET, Failed, progress
-from train.command import Group
 from train.data_options import DATA, Data, remote_options
+from train.terminal import JSON_FILE, QUIET, Group, OutputFile, extra_needed, progress, save_json, wrong_usage
 
 EPILOG = """\b
 Examples:
@@ -32,21 +29,7 @@ Needs jinja2 and matplotlib: pip install -e ".[report]".
 """
 
 SHOW = {"max_content_width": 110, "show_default": True}
-OUT_FILE = click.Path(dir_okay=False, path_type=Path)
-ERRORS = (ValueError, OSError, BenchError)
-
-
-class PageFile(click.Path):
-    """A file to write whose name ends in .html."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if Path(value).suffix.lower() not in (".html", ".htm"):
-            self.fail(f"{value} is no .html; choose a name that ends so", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-OUT_PAGE = PageFile(dir_okay=False, path_type=Path)
-JSON = click.option("--json", "json_path", type=OUT_FILE, help="Write the facts of the page here.")
+PAGE = OutputFile(".html", ".htm")
 
 
 @click.group(cls=Group, context_settings=SHOW, epilog=EPILOG)
@@ -56,7 +39,7 @@ def main() -> None:
 
 @main.command("data")
 @click.argument("data", type=DATA)
-@click.option("--out", type=OUT_PAGE, help="The .html to write.  [default: NAME-data.html in this folder]")
+@click.option("--out", type=PAGE, help="The .html to write.  [default: NAME-data.html in this folder]")
 @click.option("--split", help="Whose sides are compared.  [default: 1, else the first]")
 @click.option("--num-frames", default=8, type=click.IntRange(1), help="Frames of a planned clip.")
 @click.option("--frame-stride", default=2, help="Source frames from one frame of a clip to the next.")
@@ -67,7 +50,7 @@ def main() -> None:
 @click.option("--max-mb", default=12.0, type=click.FloatRange(1, 15), help="Size of the page at most.")
 @remote_options
 @QUIET
-@JSON
+@JSON_FILE
 def data_command(
     *,
     data: Data,
@@ -85,23 +68,18 @@ def data_command(
 ) -> None:
     """What the shards in DATA hold: counts, lengths, settings, failures, clips that play, leaks between sides."""
     pages = load("tools.pages.data.page")
-    try:
+    with wrong_usage():
         spec = ClipSpec(num_frames=num_frames, frame_stride=frame_stride)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     wanted = pages.Wanted(spec, split, clips, seed, num_classes, per_class, max_mb)
-    try:
-        index = data.open()
-        with progress("report", unit="parts", quiet=quiet) as tell:
-            made = pages.data_page(index, wanted, report=tell)
-        report(out or Path(f"{index.name}-data.html"), made.html, made.facts, json_path)
-    except ERRORS as error:
-        raise Failed(str(error)) from None
+    index = data.open()
+    with progress("report", unit="parts", quiet=quiet) as tell:
+        made = pages.data_page(index, wanted, report=tell)
+    report(out or Path(f"{index.name}-data.html"), made.html, made.facts, json_path)
 
 
 @main.command("run")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--out", type=OUT_PAGE, help="The .html to write.  [default: NAME-run.html; runs.html of several]")
+@click.option("--out", type=PAGE, help="The .html to write.  [default: NAME-run.html; runs.html of several]")
 @click.option(
     "--data", "datasets", multiple=True, type=DATA,
     help="Shards for the clips of mistakes; repeat for runs on several.  [default: where the run found them]",
@@ -110,10 +88,14 @@ def data_command(
 @click.option("--clips", default=10, type=click.IntRange(1), help="Of --evaluate: clips a video.")
 @click.option("--num-threads", default=2, type=click.IntRange(1), help="Of --evaluate: decoding threads.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Of --evaluate.")
-@click.option("--bench", type=OUT_FILE, help="A bench_loader.py --json file.  [default: RUN/bench.json]")
+@click.option(
+    "--bench",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A bench_loader.py --json file.  [default: RUN/bench.json]",
+)
 @click.option("--mistakes", default=12, type=click.IntRange(0), help="Clips of mistakes of a run at most.")
 @QUIET
-@JSON
+@JSON_FILE
 def run_command(
     *,
     runs: tuple[Path, ...],
@@ -133,35 +115,30 @@ def run_command(
     Classes and mistakes come from RUN/scores.json: tools/evaluate.py --json writes it, and so does --evaluate.
     """
     pages = load("tools.pages.run.page")
-    try:
-        shards = [Data(place).open() for place in datasets]
-        if evaluate:
-            work = {"clips": clips, "num_threads": num_threads, "device": device, "quiet": quiet}
-            for folder, index in pages.shards_to_score(runs, shards):
-                load("tools.scoring").score_run(folder, index, **work)
-        with progress("report", unit="parts", quiet=quiet) as tell:
-            made = pages.run_page(runs, pages.Wanted(shards, bench, mistakes), report=tell)
-        name = f"{runs[0].resolve().name}-run.html" if len(runs) == 1 else "runs.html"
-        report(out or Path(name), made.html, made.facts, json_path)
-    except ERRORS as error:
-        raise Failed(str(error)) from None
+    shards = [Data(place).open() for place in datasets]
+    if evaluate:
+        work = {"clips": clips, "num_threads": num_threads, "device": device, "quiet": quiet}
+        for folder, index in pages.shards_to_score(runs, shards):
+            load("tools.scoring").score_run(folder, index, **work)
+    with progress("report", unit="parts", quiet=quiet) as tell:
+        made = pages.run_page(runs, pages.Wanted(shards, bench, mistakes), report=tell)
+    name = f"{runs[0].resolve().name}-run.html" if len(runs) == 1 else "runs.html"
+    report(out or Path(name), made.html, made.facts, json_path)
 
 
 def load(module: str) -> Any:
     """A module that draws pages; the packages that it needs may be missing."""
-    try:
+    with extra_needed("report"):
         return importlib.import_module(module)
-    except ImportError as error:
-        raise Failed(f'{error.name} is not installed; pip install -e ".[report]"') from None
 
 
 def report(out: Path, html: str, facts: dict[str, Any], json_path: Path | None) -> None:
     """Write the page, and its facts where they are wanted."""
     num_bytes = load("tools.pages.page").write_page(out, html)
+    if json_path is not None:
+        save_json(json_path, facts)
     click.echo(f"page {out}  {num_bytes / 1e6:.1f} MB")
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         click.echo(f"facts {json_path}")
 
 

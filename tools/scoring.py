@@ -1,16 +1,13 @@
 """What the commands that score checkpoints share: an evaluation, and the file that it becomes."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.errors import UserError
-from pipeline.loader import LoaderError, LoaderSettings
+from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
-from pipeline.shard_writer import write_atomically
-from tools.terminal import progress
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig, from_dict
 from train.evaluation.confusion import accuracies_by_name
@@ -19,6 +16,7 @@ from train.models import build_model
 from train.precision import channels_last
 from train.ranks import Ranks, from_torchrun, process_group
 from train.study.runs import SCORES
+from train.terminal import progress, save_json
 
 
 def score(
@@ -64,7 +62,7 @@ def check_classes(classes: list[str], index: ShardIndex, *, checkpoint: Path) ->
     """Refuse to score outputs that mean something else.
 
     Raises:
-        ValueError: The dataset's classes are not the checkpoint's, in the same order.
+        UserError: The dataset's classes are not the checkpoint's, in the same order.
     """
     if classes != index.classes:
         raise UserError(
@@ -83,8 +81,7 @@ def write_json(path: Path, scores: VideoScores, *, about: dict) -> None:
         "predictions": scores.predictions(),
         "torch": torch.__version__,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
+    save_json(path, result)
 
 
 def score_run(folder: Path, index: ShardIndex, *, clips: int, num_threads: int, device: str, quiet: bool) -> None:
@@ -94,7 +91,7 @@ def score_run(folder: Path, index: ShardIndex, *, clips: int, num_threads: int, 
         device: "cpu", "cuda" or "auto".
 
     Raises:
-        ValueError: There is no checkpoint, it cannot be read, or the shards are of other classes or splits.
+        UserError: There is no checkpoint, it cannot be read, or the shards are of other classes or splits.
         OSError: The shards cannot be read, or nothing can be written.
     """
     checkpoint, ranks = folder / "latest.pt", from_torchrun(device)
@@ -102,10 +99,7 @@ def score_run(folder: Path, index: ShardIndex, *, clips: int, num_threads: int, 
     config = from_dict(state["config"])
     check_classes(state["classes"], index, checkpoint=checkpoint)
     samples = index.samples_of(config.split, "test")
-    try:
-        scores = score(state, config, index, samples, clips=clips, num_threads=num_threads, ranks=ranks, quiet=quiet)
-    except LoaderError as error:
-        raise OSError(str(error)) from None
+    scores = score(state, config, index, samples, clips=clips, num_threads=num_threads, ranks=ranks, quiet=quiet)
     about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": config.split}
     if ranks.is_main:
         write_json(folder / SCORES, scores, about=about | {"subset": "test"})

@@ -13,7 +13,7 @@ from tools.limit_options import HELP as LIMITS
 from tools.limit_options import limit_options
 from tools.machine_options import NAMES as MACHINES
 from tools.machine_options import machine_options
-from tools.terminal import QUIET
+from train.terminal import QUIET
 
 STAGING_HELP = "Of a URL: build here, then copy.  [default: in the user's cache folder]"
 

@@ -24,12 +24,11 @@ from tools.bench.options import Numbers
 from tools.study_findings import collect
 from tools.study_pool import Pool, Slot
 from tools.study_report import table_lines, write_report
-from tools.terminal import QUIET, Failed, progress
-from train.command import Command
 from train.data_options import LOCAL_DATA
 from train.study.results import is_done
 from train.study.runs import StudyRun, StudySettings, plan_run, unique_runs
 from train.study.tables import TABLES
+from train.terminal import QUIET, Command, Failed, progress
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets networks that it can train; None is the paper's
@@ -113,36 +112,33 @@ def main(
     """Run the paper's architecture study, Tables 3 to 7, and say which of its claims are seen."""
     if unknown := sorted(set(tables) - set(TABLES)):
         raise click.UsageError(f"--tables: {unknown[0]} is not among {', '.join(map(str, TABLES))}")
-    try:
-        load_matplotlib()  # fails here, not after the work
-        load_scipy()
-        kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-        indexes = [open_index(folder.resolve()) for folder in folders]
-        check_same_videos(indexes)
-        settings = settings_of(options, indexes[0], kind=kind)
-        num_seeds = seeds or DEFAULTS[kind]["seeds"]
-        numbers = [number for number in TABLES if number in tables]
-        planned = {
-            (number, row.name, seed): plan_run(row, seed=seed, settings=settings, indexes=indexes)
-            for number in numbers
-            for row in TABLES[number].rows
-            for seed in range(num_seeds)
-        }
-        runs = unique_runs(list(planned.values()))
-        out = out.resolve()
-        if only_list:
-            for line in list_lines(runs, out):
-                click.echo(line)
-            return
-        check_same_study(out, settings, indexes)
-        failures = []
-        if not only_report:
-            slots = slots_of(kind, jobs=jobs, num_threads=num_threads)
-            failures = work(runs, Pool(out, clips=settings.clips, checkout=CHECKOUT, slots=slots), quiet=quiet)
-        findings = collect(planned, numbers, settings, indexes, out=out)
-        write_report(out, findings)
-    except (ValueError, OSError, BenchError) as error:
-        raise Failed(str(error)) from None
+    load_matplotlib()  # fails here, not after the work
+    load_scipy()
+    kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    indexes = [open_index(folder.resolve()) for folder in folders]
+    check_same_videos(indexes)
+    settings = settings_of(options, indexes[0], kind=kind)
+    num_seeds = seeds or DEFAULTS[kind]["seeds"]
+    numbers = [number for number in TABLES if number in tables]
+    planned = {
+        (number, row.name, seed): plan_run(row, seed=seed, settings=settings, indexes=indexes)
+        for number in numbers
+        for row in TABLES[number].rows
+        for seed in range(num_seeds)
+    }
+    runs = unique_runs(list(planned.values()))
+    out = out.resolve()
+    if only_list:
+        for line in list_lines(runs, out):
+            click.echo(line)
+        return
+    check_same_study(out, settings, indexes)
+    failures = []
+    if not only_report:
+        slots = slots_of(kind, jobs=jobs, num_threads=num_threads)
+        failures = work(runs, Pool(out, clips=settings.clips, checkout=CHECKOUT, slots=slots), quiet=quiet)
+    findings = collect(planned, numbers, settings, indexes, out=out)
+    write_report(out, findings)
     for number in numbers:
         for line in table_lines(number, findings):
             click.echo(line)

@@ -1,6 +1,5 @@
 """Copy a dataset of shards between any two places: folders, s3://, gs://, and from https://."""
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +11,8 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 import click
 
 from pipeline.remote.sync import SyncResult, sync_dataset
-from pipeline.shard import ShardError
-from tools.terminal import QUIET, Failed, progress
-from train.command import Command
 from train.data_options import DATA, to_stderr
+from train.terminal import QUIET, Command, print_json, progress
 
 EPILOG = """\b
 Examples:
@@ -68,7 +65,7 @@ def main(
         scratch=scratch,
     )
     if as_json:
-        click.echo(json.dumps({"source": str(source), "destination": destination} | asdict(result)))
+        print_json({"source": str(source), "destination": destination} | asdict(result))
     else:
         click.echo(
             f"{result.num_copied} files copied, {result.num_bytes_copied / 1e6:.1f} MB; {result.num_kept} were there"
@@ -77,17 +74,8 @@ def main(
 
 def copy(source: Path | str, destination: str, *, quiet: bool, **options: Any) -> SyncResult:
     """`sync_dataset` as a command shows it."""
-    try:
-        with progress(f"{source} -> {destination}", unit="files", quiet=quiet) as tell:
-            return sync_dataset(
-                source,
-                destination,
-                say=to_stderr,
-                report=tell,
-                **options,
-            )
-    except (ShardError, OSError) as error:
-        raise Failed(str(error)) from None
+    with progress(f"{source} -> {destination}", unit="files", quiet=quiet) as tell:
+        return sync_dataset(source, destination, say=to_stderr, report=tell, **options)
 
 
 if __name__ == "__main__":

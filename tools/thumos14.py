@@ -1,6 +1,5 @@
 """Temporal action detection on THUMOS14: sliding windows, detections from their scores, and the official mAP."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -12,13 +11,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from pipeline.loader import LoaderError
-from tools.extracting import check_out, make_features
-from tools.terminal import QUIET, Failed, progress
+from tools.extracting import FEATURE_FILE, make_features
 from train.checkpoint import load_checkpoint
-from train.command import Group
 from train.data_options import DATA, Data, remote_options
-from train.evaluation.features.files import read_array
+from train.evaluation.features.files import file_kind, read_array
 from train.evaluation.thumos14.annotations import (
     AMBIGUOUS,
     CLASS_IDS,
@@ -33,6 +29,7 @@ from train.evaluation.thumos14.window_features import WindowExtraction
 from train.evaluation.thumos14.window_scores import read_scores, scores_from_features
 from train.evaluation.thumos14.windows import list_windows, read_lengths, read_windows, write_windows
 from train.ranks import from_torchrun
+from train.terminal import JSON_FILE, QUIET, Group, OutputFile, extra_needed, progress, save_json
 
 EPILOG = """\b
 Examples:
@@ -50,7 +47,7 @@ detect --nms-iou 1 and evaluate --scnn-nms. The evaluation is that of the offici
 """
 
 IN_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-OUT_FILE = click.Path(dir_okay=False, path_type=Path)
+OUT_FILE = OutputFile()
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 SHOW = {"max_content_width": 110, "show_default": True}
 
@@ -67,12 +64,9 @@ def main() -> None:
 @click.option("--out", required=True, type=OUT_FILE, help="A JSON object a line: seconds, and the 16 frames to take.")
 def windows_command(*, videos: Path, lengths: tuple[int, ...], overlap: float, out: Path) -> None:
     """List the windows of 16 to 512 frames that slide over videos, and the 16 frames that stand for each."""
-    try:
-        listed = read_lengths(videos)
-        windows = list_windows(listed, lengths=lengths, overlap=overlap)
-        write_windows(out, windows)
-    except (ValueError, OSError) as error:
-        raise Failed(str(error)) from None
+    listed = read_lengths(videos)
+    windows = list_windows(listed, lengths=lengths, overlap=overlap)
+    write_windows(out, windows)
     click.echo(f"{len(windows)} windows of {len(listed)} videos in {out}")
     short = sorted({video.name for video in listed} - set(windows.videos.tolist()))
     if short:
@@ -90,7 +84,7 @@ def windows_command(*, videos: Path, lengths: tuple[int, ...], overlap: float, o
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET
-@click.option("--out", required=True, type=OUT_FILE, help=".npz or .parquet, float16; a row a window.")
+@click.option("--out", required=True, type=FEATURE_FILE, help=".npz or .parquet, float16; a row a window.")
 def features_command(
     *,
     checkpoint: Path,
@@ -105,21 +99,18 @@ def features_command(
     out: Path,
 ) -> None:
     """Run a network over the clip of every window; under torchrun on all processes, and on after a kill."""
-    try:
-        check_out(out)
-        ranks, listed = from_torchrun(device), read_windows(windows)
-        extraction = WindowExtraction(
-            load_checkpoint(checkpoint),
-            data.open(),
-            listed,
-            [layer],
-            out=out,
-            device=ranks.device,
-            windows_per_part=windows_per_part,
-        )
-        made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads, quiet=quiet)
-    except (ValueError, OSError, LoaderError) as error:
-        raise Failed(str(error)) from None
+    file_kind(out)  # a package that it wants is missed here, not after the work
+    ranks, listed = from_torchrun(device), read_windows(windows)
+    extraction = WindowExtraction(
+        load_checkpoint(checkpoint),
+        data.open(),
+        listed,
+        [layer],
+        out=out,
+        device=ranks.device,
+        windows_per_part=windows_per_part,
+    )
+    made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads, quiet=quiet)
     if not ranks.is_main:
         return
     num_lost = len(read_array(out, "unreadable"))
@@ -166,7 +157,7 @@ def detect_command(
         raise click.UsageError("give either --scores or --features")
     if features is not None and None in (train_windows, train_features, annotations):
         raise click.UsageError("--features needs --train-windows, --train-features and --annotations")
-    try:
+    with extra_needed("features"):
         listed = read_windows(windows)
         true = read_annotations(annotations, subset=subset) if annotations is not None else None
         if scores is not None:
@@ -199,10 +190,6 @@ def detect_command(
                 on_video=tell,
             )
         write_detections(out, found)
-    except (ValueError, OSError) as error:
-        raise Failed(str(error)) from None
-    except ModuleNotFoundError as error:
-        raise Failed(f"{error.name} is not installed; pip install -e '.[features]'") from None
     click.echo(f"{len(found)} detections of {len(set(found.classes))} classes in {len(scored)} windows: {out}")
     if len(scored) < len(listed):
         lost = sorted({*listed.keys} - {*scored.keys})
@@ -216,7 +203,7 @@ def detect_command(
 @click.option("--iou", "ious", multiple=True, type=click.FloatRange(0, 1), default=IOU_THRESHOLDS, help="Thresholds.")
 @click.option("--scnn-nms", is_flag=True, help="Suppress first, at each IoU minus 0.1, as S-CNN does.")
 @QUIET
-@click.option("--json", "json_path", type=OUT_FILE, help="Write the result here.")
+@JSON_FILE
 def evaluate_command(
     *,
     detections: Path,
@@ -228,21 +215,16 @@ def evaluate_command(
     json_path: Path | None,
 ) -> None:
     """Average precision of each class and their mean, by the rules of the official kit."""
-    try:
-        true = read_annotations(annotations, subset=subset)
-        found, num_skipped = read_detections(detections)
-        with progress("evaluating", unit="classes", quiet=quiet) as tell:
-            scores = evaluate(
-                found,
-                true,
-                iou_thresholds=ious,
-                nms_margin=SCNN_NMS_MARGIN if scnn_nms else None,
-                on_class=tell,
-            )
-    except (ValueError, OSError) as error:
-        raise Failed(str(error)) from None
-    for line in score_lines(scores):
-        click.echo(line)
+    true = read_annotations(annotations, subset=subset)
+    found, num_skipped = read_detections(detections)
+    with progress("evaluating", unit="classes", quiet=quiet) as tell:
+        scores = evaluate(
+            found,
+            true,
+            iou_thresholds=ious,
+            nms_margin=SCNN_NMS_MARGIN if scnn_nms else None,
+            on_class=tell,
+        )
     notes = []
     if len(scores.classes) < len(CLASS_IDS):
         notes.append(f"mAP is of {len(scores.classes)} of the {len(CLASS_IDS)} classes: the others have no list")
@@ -250,13 +232,12 @@ def evaluate_command(
         notes.append(f"no {AMBIGUOUS}_{subset}.txt: detections of ambiguous segments count as wrong")
     if num_skipped:
         notes.append(f"{num_skipped} detections are of other classes and skipped")
-    for note in notes:
-        click.echo(f"note: {note}")
     if json_path is not None:
         about = {"detections": str(detections), "num_detections": len(found), "num_skipped": num_skipped}
-        result = about | {"scnn_nms": scnn_nms, "notes": notes} | scores.summary()
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        save_json(json_path, about | {"scnn_nms": scnn_nms, "notes": notes} | scores.summary())
+    for line in [*score_lines(scores), *(f"note: {note}" for note in notes)]:
+        click.echo(line)
+    if json_path is not None:
         click.echo(f"result {json_path}")
 
 

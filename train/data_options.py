@@ -14,7 +14,7 @@ from pipeline.remote.dataset import open_dataset
 from pipeline.remote.place import is_url
 from pipeline.remote.settings import RemoteSettings, parse_size
 from pipeline.shard import ShardIndex
-from train.wrong_usage import WrongUsage
+from train.terminal import WrongUsage
 
 DEFAULT = RemoteSettings()
 to_stderr = functools.partial(click.echo, err=True)

@@ -1,7 +1,6 @@
 """The trainer: shards and a preset in, checkpoints and metrics out. Reads top to bottom."""
 
 import gc
-import json
 import math
 import os
 import sys
@@ -20,11 +19,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import torch
 
-from pipeline.loader import Batch, ClipLoader, LoaderError
+from pipeline.errors import UserError
+from pipeline.loader import Batch, ClipLoader
 from pipeline.shard import ShardIndex
 from train.advice import advice
 from train.checkpoint import check_same_run, data_identity, load_checkpoint, load_weights
-from train.command import INTERRUPTED
 from train.config import TrainConfig, is_due, to_dict, train_plan
 from train.evaluation.video_level import VideoScores, evaluate
 from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Throughput, TrainingError, bad_loss_message
@@ -39,6 +38,7 @@ from train.run_folder import CheckpointFiles, check_agreement, only_trainer
 from train.setting import Setting
 from train.step import TrainStep
 from train.stopping import StopRequest
+from train.terminal import INTERRUPTED, Failed, print_json
 
 
 class Run:
@@ -267,11 +267,11 @@ def main(
             for line in last_lines(out, scores, step=run.step, steps=config.steps):
                 say(line)
             if as_json and ranks.is_main:
-                click.echo(json.dumps(result(out, scores, step=run.step, best_accuracy=run.best_accuracy)))
+                print_json(result(out, scores, step=run.step, best_accuracy=run.best_accuracy))
             if run.files is not None:
                 run.files.check()
-    except (ValueError, OSError, LoaderError) as error:  # RanksError is an OSError
-        raise click.ClickException(f"{who}{error}") from None
+    except UserError as error:
+        raise Failed(f"{who}{error}") from error
     if run.stop_request.interrupted:
         click.get_current_context().exit(INTERRUPTED)
 

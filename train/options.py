@@ -10,14 +10,13 @@ import click
 from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
 from train.checkpoint import load_checkpoint, load_latest
-from train.command import Command
 from train.config import TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
 from train.data_options import DATA, REMOTE, Data, remote_options
 from train.models import MODELS
 from train.presets import PRESETS
 from train.ranks import COLLECTIVE_TIMEOUT_S, Ranks
 from train.step import StepOptions, default_options
-from train.wrong_usage import Name
+from train.terminal import Command, Name, wrong_usage
 
 EPILOG = """\b
 Examples:
@@ -151,11 +150,9 @@ def execution(options: dict[str, Any], ranks: Ranks) -> tuple[LoaderSettings, St
     loader = {name: options.pop(name) for name in (field.name for field in fields(LoaderSettings)) if name in options}
     step = {name: options.pop(name) for name in (field.name for field in fields(StepOptions)) if name in options}
     given = {name: value for name, value in step.items() if value is not None}
-    try:
+    with wrong_usage():
         settings, chosen = LoaderSettings(**loader), replace(default_options(ranks), **given)
         chosen.check(ranks.device)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     return settings, chosen
 
 
@@ -205,7 +202,7 @@ def configure(
             flag = "--scale-to-steps" if name == "steps" else "--scale-lr"
             raise click.UsageError(f"--{name} and {flag} both decide the same; leave one of them out")
     split = split or ("1" if "1" in index.split_names else index.split_names[0])
-    try:
+    with wrong_usage():
         for subset in ("train", "test"):
             index.samples_of(split, subset)
         config = override(PRESETS[preset], split=split, **options)
@@ -213,8 +210,6 @@ def configure(
             config = scaled_to_steps(config, scale_to_steps)
         if scale_lr:
             config = scaled_lr(config, PRESETS[preset])
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     if config.snap_to_keyframe and index.codec != "h264":
         raise click.UsageError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
     if config.global_batch_size % world_size:

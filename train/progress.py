@@ -9,6 +9,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from train.streams import install, plain
+
 LINE_EVERY_S = 10.0
 WINDOW_S = 60.0  # the speed is that of the last minute
 MARK_EVERY_S = 0.1
@@ -131,8 +133,9 @@ class Shown:
             bar = BarColumn(bar_width=20 if console.width >= WIDE else 8)
             columns = (TextColumn("{task.description}", markup=False), bar, Facts(self))
             self.bar = Progress(*columns, console=console, transient=transient)
-            self.task = self.bar.add_task(title, total=None, note="", failed=None)
+            self.task = self.bar.add_task(plain(title), total=None, note="", failed=None)
             self.bar.start()
+            install()  # in front of what rich puts in the place of the streams while it draws
 
     def update(self, done: int, total: int, note: str = "", *, failed: int | None = None) -> None:
         """So much is done; as often as one likes.
@@ -162,7 +165,7 @@ class Shown:
     def message(self, text: str) -> None:
         """One line above the bar, or just a line."""
         if self.bar is not None:
-            self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.bar.console.print(plain(text), highlight=False, markup=False, soft_wrap=True)
         else:
             self.say(text)
 
@@ -184,7 +187,7 @@ class Facts(ProgressColumn):
         if task.total is None:
             return Text("")
         note, failed = task.fields["note"], task.fields["failed"]
-        return Text(self.shown.line(int(task.completed), int(task.total), note=note, failed=failed))
+        return Text(plain(self.shown.line(int(task.completed), int(task.total), note=note, failed=failed)))
 
 
 class TrainProgress(Shown):

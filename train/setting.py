@@ -9,6 +9,7 @@ from rich.console import Console
 from pipeline.loader import LoaderSettings
 from train.ranks import Ranks
 from train.step import StepOptions
+from train.streams import console
 
 Say = Callable[[str], None]
 
@@ -37,4 +38,4 @@ class Setting:
 
     def console(self) -> Console | None:
         """Where progress is drawn; None: this rank shows none."""
-        return Console(stderr=self.to_stderr) if self.ranks.is_main and not self.quiet else None
+        return console(stderr=self.to_stderr) if self.ranks.is_main and not self.quiet else None

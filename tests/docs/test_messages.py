@@ -18,7 +18,6 @@ OURS = {
 LEFT_OUT = {
     ("pipeline/h264/encode.py", "x264 gave it parameter sets of its own"): "a fault of x264 that was never seen",
     ("tools/bench/peers/", ""): "of ways to read clips that are not ours; a line of the table, not an end",
-    ("tools/bench/panels.py", ""): "below a table that says why",
     ("tools/bench/process.py", ""): "passes on what a process of its own said",
     ("tools/figures/", "cost: "): "of callers in Python; the command cannot cause it",
     ("tools/figures/", "curves: "): "likewise",

@@ -22,7 +22,7 @@ CHILD = """
 import time
 import click
 from tools.bench.process import Child
-from train.command import Command
+from train.terminal import Command
 
 def serve(connection):
     connection.send("ready")

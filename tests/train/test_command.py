@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from tests.terminal import CHECKOUT
-from tools import bench_loader, bench_sweep, check_shards, evaluate, study
-from train.command import Command, Group, no_interrupts
+from tools import bench_loader, check_shards, evaluate, study
 from train.data_options import missing
 from train.main import main as train
+from train.terminal import Command, Group, no_interrupts
 
 
 @click.command(
@@ -79,7 +79,7 @@ def test_every_command_ends_at_ctrl_c_and_with_progress_has_quiet(name: str, mod
     main = importlib.import_module(module).main
     commands = list(main.commands.values()) if isinstance(main, Group) else [main]
     for command in commands:
-        assert isinstance(command, Command), f"{name}: give it cls=Command of train/command.py, or its group cls=Group"
+        assert isinstance(command, Command), f"{name}: give it cls=Command of train/terminal.py, or its group cls=Group"
         names = [param.name for param in command.params if isinstance(param, click.Option)]
         placed = [n for places in (command.headings, command.rare) for heading in places.values() for n in heading]
         assert len(placed) == len(set(placed)), "an option has two headings"
@@ -110,7 +110,6 @@ def test_a_folder_that_is_not_there_names_the_command_that_makes_it(
         bench_loader.main: ["--data", "shards/ucf101"],
         check_shards.main: ["shards/ucf101"],
         study.main: ["--data", "shards/ucf101"],
-        bench_sweep.main: ["--data", "shards/ucf101"],
     }
     for command, words in lines.items():
         result = CliRunner().invoke(command, words)
@@ -118,9 +117,8 @@ def test_a_folder_that_is_not_there_names_the_command_that_makes_it(
         assert (result.exit_code, result.stderr) == (2, f"error: {prefix}{hint}")
 
 
-@pytest.mark.parametrize("command", [study.main, bench_sweep.main])
-def test_commands_that_read_folders_only_say_how_to_bring_shards(command: click.Command) -> None:
-    result = CliRunner().invoke(command, ["--data", "s3://bucket/shards/ucf101"])
+def test_commands_that_read_folders_only_say_how_to_bring_shards() -> None:
+    result = CliRunner().invoke(study.main, ["--data", "s3://bucket/shards/ucf101"])
     assert (result.exit_code, result.stderr) == (
         2,
         "error: --data: s3://bucket/shards/ucf101: shards are read here from a folder; python tools/sync_shards.py "

@@ -13,12 +13,11 @@ from pipeline.clip import ClipSpec
 from pipeline.errors import UserError
 from pipeline.shard import ShardIndex
 from tools.bench.run import Settings
-from tools.terminal import QUIET
-from train.command import Command
 from train.data_options import DATA, REMOTE, remote_options
 from train.models import MODELS, ModelConfig
 from train.options import EXECUTION, EXECUTION_OPTIONS, execution
 from train.ranks import Ranks
+from train.terminal import JSON_FILE, QUIET, Command, OutputFile, wrong_usage
 
 DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets a net that it can train
     "cuda": {"model": "res3d18", "width": 64, "batch_size": 256, "seconds": 10.0},
@@ -43,7 +42,6 @@ files are in the page cache; --cold drops them before each turn that reads. Peer
 read the stored mp4 files of h264 shards as they are, or H.264 copies of the segments of filmstrips.
 """
 
-FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -95,9 +93,9 @@ OPTIONS = [
                  help="Then go on so long and watch rate and memory."),
     click.option("--vs", default="none", help="Peers to run beside the loader: all, none, or names with commas."),
     click.option("--peer-cache", type=click.Path(path_type=Path), help="Keep the peers' H.264 files here."),
-    click.option("--json", "json_path", type=FILE, help="Write all numbers here."),
-    click.option("--markdown", "markdown_path", type=FILE, help="Write the table here."),
-    click.option("--chart", "chart_path", type=FILE, help="Draw a PNG here."),
+    JSON_FILE,
+    click.option("--markdown", "markdown_path", type=OutputFile(), help="Write the table here."),
+    click.option("--chart", "chart_path", type=OutputFile(".png"), help="Draw a PNG here."),
     QUIET,
 ]
 # fmt: on
@@ -159,7 +157,7 @@ def settings_of(index: ShardIndex, *, with_peers: bool, **options: Any) -> Setti
     wanted = DEFAULTS[device.type] | given
     limit = options["limit"] or (PEER_SEGMENTS if with_peers else None)
     loader, step = execution(options, Ranks(device=device))
-    try:
+    with wrong_usage():
         return Settings(
             data=index.data_dir,
             samples=pick_segments(index, limit, seed=options["seed"]),
@@ -179,8 +177,6 @@ def settings_of(index: ShardIndex, *, with_peers: bool, **options: Any) -> Setti
             profile_dir=options["profile_dir"],
             start_step=start_step_of(index, snapped=options["snap_to_keyframe"]),
         )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
 
 
 def start_step_of(index: ShardIndex, *, snapped: bool) -> int:

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from tools.bench.measure import BenchError, Measurement, Order, Way, measure
-from train.command import no_interrupts
+from train.terminal import no_interrupts
 
 CLOSE_TIMEOUT_S = 10.0
 

@@ -24,11 +24,11 @@ from tools.bench.profiling import profile_page, profile_steps
 from tools.bench.results import Result
 from tools.bench.soak import WINDOW_S, Use, Window, soak
 from tools.bench.turns import turns_of
-from tools.terminal import progress
 from train.models import ModelConfig, build_model
 from train.optim import OptimConfig, build_optimizer
 from train.ranks import Ranks
 from train.step import StepOptions, TrainStep
+from train.terminal import progress
 
 FIRST_STEPS = {"cpu": 2, "cuda": 12}  # compiling, choosing algorithms and capturing happen in them
 PROFILED_STEPS = {"cpu": 3, "cuda": 20}

@@ -1,11 +1,8 @@
 """A table of the models: parameters, multiply-adds, what the paper prints, why they differ."""
 
-import json
 import sys
 import textwrap
-from contextlib import closing
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 if not __package__:  # started by path: look in the checkout, not in train/models/
@@ -13,14 +10,12 @@ if not __package__:  # started by path: look in the checkout, not in train/model
 
 import click
 import torch
-from rich.console import Console
 
-from train.command import Command
 from train.models import MODELS, ModelConfig
 from train.models.measure import Speed, measure
 from train.models.table import Cost, cost_of
-from train.progress import Shown
 from train.ranks import from_torchrun
+from train.terminal import QUIET, Command, Failed, print_json, progress
 from train.text_table import text_table
 
 EPILOG = """\b
@@ -45,7 +40,7 @@ MEASURED = ["forward clips/s", "step clips/s", "peak memory"]
 @click.option("--batch-size", default=4, type=click.IntRange(1), help="Clips at a time, for --measure.")
 @click.option("--repeats", default=3, type=click.IntRange(1), help="Runs whose median counts, for --measure.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to measure.")
-@click.option("--quiet", is_flag=True, show_default=False, help="No progress: results and errors only.")
+@QUIET
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def main(
     *,
@@ -63,12 +58,9 @@ def main(
     names = tuple(dict.fromkeys(names or MODELS))
     costs = [cost_of(name, num_classes=classes, width=width) for name in names]
     speeds = []
-    progress = Shown(
-        "measuring", unit="models", console=Console(stderr=True), say=partial(click.echo, err=True), quiet=quiet
-    )
-    with closing(progress):
+    with progress("measuring", unit="models", quiet=quiet) as tell:
         for done, cost in enumerate(costs if measured else []):
-            progress.update(done, len(costs), cost.model)
+            tell(done, len(costs), cost.model)
             try:
                 speeds.append(
                     measure(
@@ -81,12 +73,12 @@ def main(
                     )
                 )
             except (ValueError, torch.OutOfMemoryError) as error:
-                raise click.ClickException(f"{cost.model}: {str(error).splitlines()[0]}") from None
-            progress.update(done + 1, len(costs), cost.model)
+                raise Failed(f"{cost.model}: {str(error).splitlines()[0]}") from None
+            tell(done + 1, len(costs), cost.model)
     if as_json:
         speed_dicts = [asdict(speed) for speed in speeds] or [{} for _ in costs]
         rows = [cost.to_dict() | speed for cost, speed in zip(costs, speed_dicts, strict=True)]
-        click.echo(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     for line in table(costs, speeds):
         click.echo(line)

@@ -256,7 +256,7 @@ def test_the_command_writes_the_page_and_its_facts(numbered: ShardIndex, tmp_pat
     [
         (["--split", "7"], 1, "split 7 does not exist; choose 1"),
         (["--frame-stride", "99"], 2, "choose 1 to 32"),
-        (["--out", "page.pdf"], 2, "page.pdf is no .html"),
+        (["--out", "page.pdf"], 2, "page.pdf must end in .html or .htm"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

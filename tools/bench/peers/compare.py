@@ -19,7 +19,7 @@ from tools.bench.peers.pools import BATCHES_AHEAD
 from tools.bench.peers.table import Peer, peers_named, worker_choices
 from tools.bench.process import MeasuredProcess
 from tools.bench.turns import turns_of
-from tools.terminal import progress
+from train.terminal import progress
 
 MIN_PSNR_DB = 25.0  # two lossy codecs apart; another frame of a moving scene is below it
 LEAST_ERROR = 1e-9  # squared, for pixels that are the very same

@@ -13,7 +13,7 @@ from tools.pages.data.origin import gallery_section
 from tools.pages.data.sections import sections
 from tools.pages.data.texts import about_line, num_bytes, top_facts
 from tools.pages.page import page
-from tools.terminal import Report
+from train.terminal import Report
 
 BYTES_BESIDE = 50_000  # of a page, besides its sections
 NUMBERS = 8  # as much work as so many segments of the gallery, to a reader who waits

@@ -26,7 +26,7 @@ from tools.pages.run.tables import (
     settings_of,
     value_text,
 )
-from tools.terminal import Report
+from train.terminal import Report
 
 
 @dataclass(frozen=True)

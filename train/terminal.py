@@ -1,0 +1,276 @@
+"""What our commands share: help under headings, one line for an error, Ctrl-C, progress, files that they write."""
+
+import errno
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import click
+
+from pipeline.errors import UserError
+from pipeline.nearest import did_you_mean
+from pipeline.shard import choices
+from pipeline.shard_writer import write_atomically
+from train.progress import Shown
+from train.streams import console, tolerant_streams
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+ALL = "train.terminal.all_help"  # of the context: show every option
+NOTHING_KEPT = "nothing is kept; run the same command again"
+# What the system refuses for reasons that the user can mend.
+OF_THE_MACHINE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE,
+    errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ECONNREFUSED, errno.ECONNRESET,
+    errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRINUSE,
+}  # fmt: skip
+
+
+def show_line(text: str) -> None:
+    """One line on standard error, whatever the text holds."""
+    click.echo(" ".join(text.splitlines()), err=True)
+
+
+class Failed(click.ClickException):
+    """The command could not do its work; exit code 1. Wrong usage is click.UsageError, exit code 2."""
+
+    def show(self, file: object = None) -> None:
+        show_line(f"error: {self.format_message()}")
+
+
+class WrongUsage(click.UsageError):
+    """Exit code 2, as click's own; one line that names the way out, without the usage above it."""
+
+    def show(self, file: Any = None) -> None:
+        show_line(f"error: {self.format_message()}")
+
+
+class Interrupted(click.ClickException):
+    """Ctrl-C; the message says how to go on."""
+
+    exit_code = INTERRUPTED
+
+    def show(self, file: object = None) -> None:
+        """A line of its own, below the ^C of a terminal."""
+        click.echo(("\n" if sys.stderr.isatty() else "") + f"interrupted; {self.format_message()}", err=True)
+
+
+@contextmanager
+def no_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the block ends. Processes that begin in it never get it: this one decides when they end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Command(click.Command):
+    """A command that ends with one line for what its user can mend and for Ctrl-C; a bug keeps its traceback.
+
+    Args:
+        go_on: What to do after Ctrl-C.
+        headings: Heading -> names of options, in the order of the help, also of some that another command has; options
+            that are not named come last.
+        rare: The same, for headings that only --help-all shows.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        go_on: str = NOTHING_KEPT,
+        headings: Mapping[str, Sequence[str]] | None = None,
+        rare: Mapping[str, Sequence[str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.go_on, self.headings, self.rare = go_on, dict(headings or {}), dict(rare or {})
+        if rare:
+            self.params.append(
+                click.Option(
+                    ["--help-all"],
+                    is_flag=True,
+                    is_eager=True,
+                    expose_value=False,
+                    callback=show_all_help,
+                    show_default=False,
+                    help=f"Every option, also: {', '.join(name[0].lower() + name[1:] for name in rare)}.",
+                )
+            )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it.
+
+        Raises:
+            Interrupted: Ctrl-C came.
+            Failed: The user can mend it: a UserError, or the machine's word about a file or a network.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted(self.go_on) from None
+        except UserError as error:
+            raise Failed(str(error)) from error
+        except OSError as error:
+            if error.errno not in OF_THE_MACHINE and not is_missing_argument(error, ctx):
+                raise
+            raise Failed(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it as the process's command, or in a test."""
+        with tolerant_streams():
+            return super().main(*args, **kwargs)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, heading by heading."""
+        shown = self.headings | self.rare if ctx.meta.get(ALL) else self.headings
+        placed = {name for names in [*self.headings.values(), *self.rare.values()] for name in names}
+        params = {param.name: param for param in self.get_params(ctx) if isinstance(param, click.Option)}
+        others = [name for name in params if name not in placed]
+        for heading, names in [*shown.items(), ("Help" if self.headings else "Options", others)]:
+            records = [record for name in names if name in params and (record := params[name].get_help_record(ctx))]
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
+def is_missing_argument(error: OSError, ctx: click.Context) -> bool:
+    """Whether what is missing is named on the command line, or lies in a folder named there; anything else is a bug."""
+    if error.errno != errno.ENOENT or not isinstance(error.filename, str):
+        return False
+    given = [one for value in ctx.params.values() for one in (value if isinstance(value, tuple) else (value,))]
+    return any(isinstance(one, str | Path) and Path(error.filename).is_relative_to(one) for one in given)
+
+
+class Group(click.Group):
+    """Several commands in one."""
+
+    command_class = Command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one of them as the process's command, or in a test."""
+        with tolerant_streams():
+            return super().main(*args, **kwargs)
+
+
+def show_all_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """What --help-all does."""
+    if value and not ctx.resilient_parsing:
+        ctx.meta[ALL] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+@contextmanager
+def wrong_usage() -> Iterator[None]:
+    """What the block cannot do with the options is wrong usage, exit code 2.
+
+    Raises:
+        WrongUsage: The block raised a UserError.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise WrongUsage(str(error)) from error
+
+
+class Name(click.Choice):
+    """One of some names; for another one, the one that was probably meant, and all of them."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        names = [str(name) for name in self.choices]
+        return f"{value} does not exist{did_you_mean(str(value), names) or ';'} choose {', '.join(names)}"
+
+    def fail(self, message: str, param: click.Parameter | None = None, ctx: click.Context | None = None) -> NoReturn:
+        raise WrongUsage(f"{param.opts[0]}: {message}" if param else message)
+
+
+class Report(Protocol):
+    """Told how far some work is, as often as one likes; `failed` is None where nothing can fail."""
+
+    def __call__(self, done: int, total: int, note: str = "", *, failed: int | None = None) -> None: ...
+
+
+@contextmanager
+def progress(title: str, *, unit: str, quiet: bool = False) -> Iterator[Report]:
+    """Show how far some work is, on standard error: `train.progress.Shown`.
+
+    Args:
+        title: What is being done.
+        unit: What is counted, plural.
+    """
+    shown = Shown(title, unit=unit, console=console(stderr=True), say=partial(click.echo, err=True), quiet=quiet)
+    try:
+        yield shown.update
+    finally:
+        shown.close()
+
+
+QUIET = click.option("--quiet", is_flag=True, show_default=False, help="No progress: results and errors only.")
+
+
+class OutputFile(click.Path):
+    """A file to write, tried before the work: something is written where it will lie, and removed.
+
+    Args:
+        suffixes: Endings that its name may have; none allows any.
+    """
+
+    def __init__(self, *suffixes: str) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+        self._suffixes = suffixes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(str(super().convert(value, param, ctx)))
+        name = f"{param.opts[0]}: " if isinstance(param, click.Option) else ""
+        if self._suffixes and path.suffix.lower() not in self._suffixes:
+            raise WrongUsage(f"{name}{path} must end in {choices(list(self._suffixes))}", ctx)
+        try:
+            with tempfile.TemporaryFile(
+                dir=next(folder for folder in path.absolute().parents if folder.exists())
+            ) as file:
+                file.write(b"\n")
+        except OSError as error:
+            raise WrongUsage(f"{name}{path} cannot be written ({error.strerror}); choose another file", ctx) from None
+        return path
+
+
+JSON_FILE = click.option("--json", "json_path", type=OutputFile(), help="Write all numbers here as JSON.")
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write a value as an indented JSON file, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def print_json(value: Any) -> None:
+    """The result of --json on standard output.
+
+    Raises:
+        Failed: It is lost, because the disk under the output is full. A reader that has gone wanted no more.
+    """
+    click.echo(json.dumps(value))
+    lost = getattr(sys.stdout, "lost", None)
+    if lost is not None and not isinstance(lost, BrokenPipeError):
+        raise Failed(f"standard output: the result could not be written ({lost}); the work itself is done")
+
+
+@contextmanager
+def extra_needed(extra: str) -> Iterator[None]:
+    """Say of a package that is not there which extra brings it.
+
+    Raises:
+        Failed: The block imports what is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("pipeline", "train", "tools"):
+            raise
+        raise Failed(f"{error.name} is not installed; pip install -e '.[{extra}]'") from None
