@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Same action or not: ASLAN accuracy and AUC from features, over the official ten folds."""
 
 import sys

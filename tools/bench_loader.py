@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Does the GPU ever wait for video? Loader alone, synthetic step and real step take turns; a table and one sentence."""
 
 import dataclasses
@@ -21,7 +22,7 @@ import click
 import torch
 
 from pipeline.loader import MEAN
-from pipeline.shard import ShardIndex
+from pipeline.shard import ShardIndex, choices
 from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
 from tools.bench.machine import machine, machine_lines, table, write
@@ -35,8 +36,9 @@ from tools.bench.peers.table import peers_named
 from tools.bench.report import console, page, summary
 from tools.bench.results import Result, lane_numbers
 from tools.bench.run import Settings, run
+from tools.make_demo_videos import demo_shards
 from train.data_options import Data
-from train.terminal import Failed, progress, save_json
+from train.terminal import Failed, WrongUsage, progress, save_json
 
 TUNING_SECONDS, TUNING_REPEATS = 1.0, 3
 PEER_WARMUP_BATCHES = 8  # more than wait ready in any way's queues
@@ -58,6 +60,8 @@ def main(
     **options: Any,
 ) -> None:
     """Measure the loader alone, the training step on ready clips and on real ones, and say who waits for whom."""
+    if not data.place:  # --data was left out
+        data = dataclasses.replace(data, place=shards_here(quiet=quiet))
     if data.is_remote and (vs != "none" or options["cold"]):
         raise click.UsageError(
             f"--data: {data} is a URL, and --vs and --cold need files; copy it with tools/sync_shards.py first"
@@ -101,6 +105,19 @@ def main(
         click.echo(f"wrote {settings.profile_dir / 'kernels.md'}, and a trace of each step beside it")
     for path in filter(None, written):
         click.echo(f"wrote {path}")
+
+
+def shards_here(*, quiet: bool) -> Path:
+    """The only dataset in shards/; where there is none, small demo shards that go away with the command."""
+    found = sorted(path.parent for path in Path("shards").glob("*/dataset.json"))
+    if len(found) > 1:
+        raise WrongUsage(f"--data: shards/ holds several datasets; choose {choices([str(path) for path in found])}")
+    if found:
+        click.echo(f"--data {found[0]}: the only dataset in shards/", err=True)
+        return found[0]
+    click.echo("no dataset in shards/: making small demo shards; tools/make_shards.py makes real ones", err=True)
+    scratch = tempfile.TemporaryDirectory(prefix="bench-demo-")
+    return demo_shards(Path(click.get_current_context().with_resource(scratch)), quiet=quiet)
 
 
 def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Measure how fast shards are made, beside a bare ffmpeg that decodes, scales and encodes JPEG on the same cores."""
 
 import json

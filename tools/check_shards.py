@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Verify a folder of shards: checksums, index, counts and, with --decode, every picture."""
 
 import sys

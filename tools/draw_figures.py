@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Pictures of a study: filters of the first convolution, learning curves, accuracy against cost."""
 
 import os

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Score a checkpoint on videos: clip@1, video@1, video@5, every class."""
 
 import os

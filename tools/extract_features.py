@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Features of videos: layers of a checkpoint's network, averaged over each video's clips, as .npz or .parquet."""
 
 import os

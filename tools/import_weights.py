@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Weights of others as a checkpoint: torchvision's video networks, or the authors' caffe networks."""
 
 import sys

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A linear SVM on features of videos: accuracy on the official splits, confusion, compactness."""
 
 import sys

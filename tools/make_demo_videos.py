@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Make a small labelled set of videos whose classes differ only by motion, for trying everything out."""
 
 import json
@@ -16,6 +17,9 @@ import click
 import ffmpeg
 import numpy as np
 
+from pipeline.build.run import build_shards
+from pipeline.build.settings import BuildSettings
+from pipeline.datasets import list_folder
 from pipeline.errors import UserError
 from pipeline.source.transcode import ffmpeg_exe
 from tools.demo_scenes import CLASSES, render_video
@@ -60,7 +64,20 @@ def main(out: Path, *, workers: int, quiet: bool, as_json: bool, **settings: int
     Textured shapes go left, right, up or down, grow, shrink or spin over a drifting ground. One frame cannot
     tell which; a 3D network learns it in minutes. Videos that are there already are kept.
     """
-    wanted = DemoSettings(**settings)
+    num_videos, num_made = make_videos(out, DemoSettings(**settings), workers=workers, quiet=quiet)
+    result = {"out": str(out), "classes": CLASSES, "num_videos": num_videos, "num_made": num_made}
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(f"{num_videos} videos of {len(CLASSES)} classes in {out}, {num_made} of them made now")
+
+
+def make_videos(out: Path, wanted: DemoSettings, *, workers: int, quiet: bool) -> tuple[int, int]:
+    """Make those videos of a set that are not there yet.
+
+    Returns:
+        Videos of the set, and how many were made now.
+    """
     check_folder(out, wanted)
     out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS_NAME).write_text(json.dumps(asdict(wanted)) + "\n")
@@ -87,11 +104,20 @@ def main(out: Path, *, workers: int, quiet: bool, as_json: bool, **settings: int
                 pool.shutdown(cancel_futures=True)
                 raise
             tell(done, len(to_make))
-    result = {"out": str(out), "classes": CLASSES, "num_videos": len(jobs), "num_made": len(to_make)}
-    if as_json:
-        print_json(result)
-    else:
-        click.echo(f"{len(jobs)} videos of {len(CLASSES)} classes in {out}, {len(to_make)} of them made now")
+    return len(jobs), len(to_make)
+
+
+def demo_shards(folder: Path, *, quiet: bool) -> Path:
+    """Small shards to measure on where there are no others: 32 videos of eight classes.
+
+    Returns:
+        The folder of the shards, in `folder`.
+    """
+    workers = len(os.sched_getaffinity(0))
+    make_videos(folder / "videos", DemoSettings(videos_per_class=4), workers=workers, quiet=quiet)
+    listing = list_folder(folder / "videos", name="demo", group_pattern=r"^(scene[0-9]+)_")
+    build_shards(listing, folder / "shards", BuildSettings(), workers=workers)
+    return folder / "shards"
 
 
 def check_folder(out: Path, wanted: DemoSettings) -> None:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Transcode a dataset of videos into WebDataset shards for the loader."""
 
 import sys

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Look at a sample, or at the clips that training and evaluation take of it: as a GIF, an MP4 or a contact sheet."""
 
 import os

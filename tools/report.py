@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Pages to look at in a browser, one HTML file each: what a dataset's shards hold, and how trainings went."""
 
 import importlib

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The paper's architecture study: Tables 3 to 7 from a folder of shards, with a verdict on each claim."""
 
 import json

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Copy a dataset of shards between any two places: folders, s3://, gs://, and from https://."""
 
 import sys

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Temporal action detection on THUMOS14: sliding windows, detections from their scores, and the official mAP."""
 
 import os

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The trainer: shards and a preset in, checkpoints and metrics out. Reads top to bottom."""
 
 import gc

@@ -27,6 +27,7 @@ PEER_SEGMENTS = 256  # H.264 copies of more take long to make
 
 EPILOG = """\b
 Examples:
+  python tools/bench_loader.py                                # the only dataset in shards/, or a small one made now
   python tools/bench_loader.py --data shards/ucf101
   python tools/bench_loader.py --data shards/ucf101 --batch-size 64 --json bench.json --chart bench.png
   python tools/bench_loader.py --data shards/ucf101 --soak-minutes 10
@@ -64,7 +65,8 @@ class Numbers(click.ParamType):
 
 # fmt: off
 OPTIONS = [
-    click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards."),
+    click.option("--data", type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.  [default: the only "
+                 "dataset in shards/, else small demo shards]"),
     click.option("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N."),
     click.option("--loader-only", is_flag=True, show_default=False, help="Leave out the training steps."),
     click.option("--model", type=click.Choice(list(MODELS)), metavar="NAME",
