@@ -9,7 +9,7 @@ from tools.bench.machine import markdown, table
 from tools.bench.measure import Spread, slope
 from tools.bench.results import Result, figures, lane_numbers, thread_cores
 from tools.bench.soak import judge
-from tools.bench.verdict import sentence, targets
+from tools.bench.verdict import sentence
 
 
 def rate_text(rate: Spread) -> str:
@@ -92,17 +92,14 @@ def notes(result: Result) -> list[str]:
 
 
 def console(result: Result) -> list[str]:
-    """The table, what belongs to it, the targets, and the verdict as the last line."""
-    found = figures(result)
-    below = [*notes(result), *(target.line() for target in targets(found)), sentence(found)]
-    return ["", *table(*cells(result)), "", *below]
+    """The table, what belongs to it, and the verdict as the last line."""
+    return ["", *table(*cells(result)), "", *notes(result), sentence(figures(result))]
 
 
 def page(result: Result) -> list[str]:
     """The same as Markdown."""
-    found = figures(result)
-    below = [*notes(result), *(target.line() for target in targets(found))]
-    return [*markdown(*cells(result)), "", *(f"- {line}" for line in below), "", f"**{sentence(found)}**"]
+    below = [f"- {line}" for line in notes(result)]
+    return [*markdown(*cells(result)), "", *below, "", f"**{sentence(figures(result))}**"]
 
 
 def summary(result: Result) -> dict[str, Any]:
@@ -123,7 +120,6 @@ def summary(result: Result) -> dict[str, Any]:
         "resident": result.resident,
         "gpu_missing": result.gpu_missing,
         "figures": asdict(found),
-        "targets": [asdict(target) for target in targets(found)],
         "verdict": sentence(found),
         "soak": {
             "lane": result.soak_lane,

@@ -22,7 +22,6 @@ class Result:
     Attributes:
         num_threads: Of all DALI pipelines together.
         resident: Share of the shards in the page cache before the first turn; None where unknown.
-        gop_size: Of h264 shards; None for filmstrips.
         soak_lane, soak: What ran for --soak-minutes, and its windows.
         gpu_missing: Readings that NVML does not give here, and why.
         gpu_driver: Its version.
@@ -34,7 +33,6 @@ class Result:
     num_cpus: int
     num_threads: int
     resident: float | None = None
-    gop_size: int | None = None
     turns: list[Turn] = field(default_factory=list)
     soak_lane: str = ""
     soak: list[Window] = field(default_factory=list)
@@ -115,16 +113,11 @@ def figures(result: Result) -> Figures:
     disk, read = loader["disk_bytes_per_s"], loader["bytes_per_s"]
     return Figures(
         on_gpu=result.on_gpu,
-        gop_size=result.gop_size,
-        standard_clip=result.spec == ClipSpec(8, 2, 112),
-        batch_size=result.batch_size,
-        num_repeats=len(result.turns_of(LOADER)),
         num_cpus=result.num_cpus,
         loader=loader["clips_per_s"].median,
         loader_cores=loader["cores"].median,
         busy={name: min(share, 1.0) for name, share in busy.items() if share is not None},  # time comes in ticks
         disk_share=disk / read if disk is not None and read else None,
-        disk_bytes_per_s=disk or 0.0,
         synthetic=synthetic["clips_per_s"].median if synthetic else None,
         real=real["clips_per_s"].median if real else None,
         saturation=result.saturation.median if result.saturation else None,

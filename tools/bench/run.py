@@ -98,7 +98,6 @@ def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
         settings.num_cpus,
         settings.loader.num_threads * num_pipelines(settings.loader, codec=index.codec, on_gpu=on_gpu),
         resident=resident_share(tars),
-        gop_size=index.gop_size if index.codec == "h264" else None,
     )
     ranks, plan = Ranks(device=device), settings.plan(index)
     open_loader = partial(ClipLoader, index, plan, device=device, settings=settings.loader, mean=MEAN)

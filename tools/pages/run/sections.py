@@ -59,7 +59,7 @@ def speed(runs: Sequence[Run], benches: Sequence[Bench]) -> Section:
     made += [bench_chart(bench, name=f"bench{place}") for place, bench in enumerate(benches)]
     lead = (
         "Of the training alone: without evaluations, and without the first line, in which everything starts. Training "
-        "may wait as long as tools/bench_loader.py's targets allow: 3 % of the time from batch 256 on, below it 5 %."
+        "may wait 3 % of the time from batch 256 on, below it 5 %; what waits longer is held up by the loader."
     )
     return Section("speed", "Speed", lead, joined([*body, joined(made, box="charts")]))
 

@@ -9,7 +9,6 @@ from typing import Any
 from pipeline.errors import UserError
 from tools.bench.chart import draw_bars
 from tools.bench.measure import Spread
-from tools.bench.verdict import SATURATION
 from tools.pages.charts import INK, SERIES, Chart
 from tools.pages.page import Markup, Number, table
 from tools.pages.run.facts import Run
@@ -44,15 +43,15 @@ class WaitVerdict:
 
 
 def allowed_wait(batch_size: int) -> float:
-    """The share of its time that training may wait: what the benchmark's target for saturation leaves.
+    """The share of its time that training may wait before the loader is called its bottleneck.
 
     Args:
         batch_size: Of a process.
 
-    >>> [round(allowed_wait(size), 3) for size in (1, 255, 256)]
+    >>> [allowed_wait(size) for size in (1, 255, 256)]
     [0.05, 0.05, 0.03]
     """
-    return 1 - next(share for least, share in SATURATION.items() if batch_size >= least)
+    return 0.03 if batch_size >= 256 else 0.05
 
 
 def wait_verdict(run: Run) -> WaitVerdict:
