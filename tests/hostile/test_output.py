@@ -1,0 +1,132 @@
+"""Every command does its work to the end when its output is full, closed, or read by somebody who has gone."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.world import SMALL_STEP, World
+from tests.terminal import CHECKOUT
+from tests.train.test_importing import written
+from tests.train.test_models_convert import CaffeForward
+
+CHEAP = {
+    "check_shards": ("tools.check_shards", "shards/ucf101", None),
+    "make_shards": ("tools.make_shards", "ucf101 --out made/shards --workers 1", "made/shards/dataset.json"),
+    "models": ("train.models.__main__", "--model res2d18", None),
+    "study": ("tools.study", "--data shards/ucf101 --list", None),
+    "sync_shards": ("tools.sync_shards", "shards/ucf101 made/copy", "made/copy/dataset.json"),
+    "thumos14": ("tools.thumos14", "windows --videos lengths.txt --out made/w.jsonl", "made/w.jsonl"),
+}
+RUN = "--checkpoint runs/ucf101/latest.pt --data shards/ucf101 --clips 1"
+BENCH = "--batches 1 --repeats 1 --batch-size 2 --crop-size 32 --resize 32 --width 4"
+OTHERS = {
+    "aslan": ("tools.aslan", "--help", None),  # its files are MATLAB's
+    "bench_loader": ("tools.bench_loader", f"--data shards/ucf101 {BENCH} --json made/b.json", "made/b.json"),
+    "bench_shards": (
+        "tools.bench_shards", "--raw data/mine --limit 1 --repeats 1 --workers 1 --json made/bs.json", "made/bs.json"
+    ),
+    "draw_figures": ("tools.draw_figures", "curves runs/ucf101 --out made/c.png", "made/c.png"),
+    "evaluate": ("tools.evaluate", f"{RUN} --json made/e.json", "made/e.json"),
+    "extract_features": (
+        "tools.extract_features",
+        f"{RUN} --layers pool5 --subset all --out made/f.npz --json made/f.json",
+        "made/f.json",
+    ),
+    "import_weights": (
+        "tools.import_weights",
+        "--from caffe blobs.npz --model res3d18 --classes classes.txt --out made/i.pt --json made/i.json",
+        "made/i.json",
+    ),
+    "linear_svm": (
+        "tools.linear_svm", "--features made/f.npz --layer pool5 --splits 1 --c 1 --json made/s.json", "made/s.json"
+    ),
+    "make_demo_videos": (
+        "tools.make_demo_videos",
+        "--out made/demo --videos-per-class 1 --frames 2 --workers 1",
+        "made/demo/left/scene000_left.mp4",
+    ),
+    "play": ("tools.play", "shards/ucf101 --random --out made/p.gif --json made/p.json", "made/p.json"),
+    "report": ("tools.report", "data shards/ucf101 --out made/d.html --json made/d.json", "made/d.json"),
+    "train": ("train.main", f"--data shards/ucf101 --preset tiny --out made/run {SMALL_STEP}", "made/run/latest.pt"),
+}  # fmt: skip
+IN_ONE_PROCESS = """
+import importlib, json, pathlib, traceback
+if __name__ == "__main__":  # make_demo_videos starts processes that import this
+    codes = {}
+    for name, (module, words, _) in json.loads(pathlib.Path("commands.json").read_text()).items():
+        try:
+            importlib.import_module(module).main.main(words.split(), prog_name=name)
+        except SystemExit as end:
+            codes[name] = end.code
+        except BaseException:
+            codes[name] = traceback.format_exc()
+    pathlib.Path("codes.json").write_text(json.dumps(codes))
+"""
+OUTPUTS = {"full": "> /dev/full 2>&1", "closed": ">&- 2>&-", "read by head": "| head -1 > head.txt"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, ucf_raw: Path) -> Path:
+    """A folder with raw videos, shards, a run, and what the other commands read."""
+    home = tmp_path_factory.mktemp("home")
+    world = World(home, ucf_raw=ucf_raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        world.prepare("shards/ucf101 runs/ucf101")
+    (home / "lengths.txt").write_text("video 64 25\n")
+    written(home, CaffeForward()).rename(home / "blobs.npz")
+    (home / "classes.txt").write_text("a\nb\nc\n")
+    return home
+
+
+def codes_of(commands: dict, home: Path, output: str) -> dict:
+    """Exit code of each command, or its traceback, run in one process whose output goes there."""
+    subprocess.run(["rm", "-rf", "made", "codes.json"], cwd=home, check=True)
+    (home / "commands.json").write_text(json.dumps(commands))
+    (home / "run.py").write_text(f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n{IN_ONE_PROCESS}")
+    subprocess.run(["bash", "-c", f"{sys.executable} run.py {output}"], cwd=home, timeout=240)
+    return json.loads((home / "codes.json").read_text())
+
+
+@pytest.mark.slow
+def test_every_command_ends_well_on_a_full_disk_under_its_output(home: Path) -> None:
+    names = set(re.findall(r"^    res3d-([\w-]+) =", (CHECKOUT / "setup.cfg").read_text(), re.MULTILINE))
+    commands = CHEAP | OTHERS
+    assert set(commands) == {name.replace("-", "_") for name in names}
+    assert codes_of(commands, home, OUTPUTS["full"]) == dict.fromkeys(commands, 0)
+    assert [path for _, _, path in commands.values() if path is not None and not (home / path).is_file()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["closed", "read by head"])
+def test_commands_end_well_when_nobody_takes_their_output(home: Path, output: str) -> None:
+    assert codes_of(CHEAP, home, OUTPUTS[output]) == dict.fromkeys(CHEAP, 0)
+
+
+@pytest.mark.slow
+def test_a_result_of_json_that_is_lost_is_no_success(home: Path) -> None:
+    commands = {name: (module, f"{words} --json", None) for name, (module, words, _) in CHEAP.items()
+                if name in ("check_shards", "models")}  # fmt: skip
+    assert codes_of(commands, home, "> /dev/full 2> errors.txt") == dict.fromkeys(commands, 1)
+    line = "error: standard output: the result could not be written ([Errno 28] No space left on device)"
+    assert (home / "errors.txt").read_text().count(f"{line}; the work itself is done\n") == 2
+    assert codes_of(commands, home, OUTPUTS["closed"])["check_shards"] in (0, 1)
+    assert codes_of(commands, home, OUTPUTS["read by head"]) == dict.fromkeys(commands, 0)
+
+
+@pytest.mark.slow
+def test_a_file_that_cannot_be_written_is_told_before_the_work(home: Path) -> None:
+    (home / "file").write_text("")
+    blocked = {
+        name: (module, re.sub(r"--json \S+", "--json file/below.json", words), None)
+        for name, (module, words, _) in OTHERS.items()
+        if "--json" in words
+    }
+    assert codes_of(blocked, home, "2> errors.txt") == dict.fromkeys(blocked, 2)
+    line = "error: --json: file/below.json cannot be written (Not a directory); choose another file\n"
+    assert (home / "errors.txt").read_text() == line * len(blocked)
+    assert not (home / "made").exists()
