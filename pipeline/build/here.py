@@ -10,6 +10,7 @@ from pipeline.build.progress import Make, Tell
 from pipeline.build.samples import Converted
 from pipeline.build.shard import (
     MAX_ATTEMPTS,
+    PASSING,
     Counts,
     FinishedElsewhere,
     convert_one,
@@ -31,7 +32,7 @@ def make_here(pool: ThreadPoolExecutor, inspector: Inspector, *, workers: int) -
     def attempt(item: tuple[ShardTask, int]) -> Converted | Exception:
         try:
             return convert_one(*item, inspector)
-        except Exception as error:  # raised again where its tar is written
+        except PASSING as error:  # raised again where its tar is written
             return error
 
     def make(tasks: list[ShardTask], out_dir: Path, tell: Tell) -> dict[str, str]:
@@ -70,7 +71,7 @@ def _made(task: ShardTask, results: Iterator[Converted | Exception], out_dir: Pa
         write_shard(task, _raised(results), out_dir, tell=add)
     except FinishedElsewhere:
         pass
-    except Exception as error:
+    except PASSING as error:
         if is_full(error):
             raise
         tell(Counts(-told.num_videos, -told.num_frames, -told.num_failed), False)

@@ -13,7 +13,7 @@ import pipeline
 from pipeline.build.giving_out import GivingOut, Patience
 from pipeline.build.plan import ShardTask
 from pipeline.build.progress import Tell
-from pipeline.build.shard import MAX_ATTEMPTS, OtherInputsError, is_full, make_shard, reason_of
+from pipeline.build.shard import MAX_ATTEMPTS, PASSING, OtherInputsError, is_full, make_shard, reason_of
 from pipeline.shard import ShardError
 
 LOOK_EVERY_S = 1.0
@@ -116,13 +116,16 @@ def failure(error: Any) -> str:
     Raises:
         OSError: The disk is full, so that no other worker can do better.
         OtherInputsError: A machine is not like the others, and would soon have tried and failed everything.
+        RayError: A bug ended the work; with the worker's traceback.
     """
     cause = getattr(error, "cause", None)
-    if cause is not None:
-        if is_full(cause) or isinstance(cause, OtherInputsError):
-            raise cause
-        return reason_of(cause)
-    return f"its worker died ({type(error).__name__})"
+    if cause is None:
+        return f"its worker died ({type(error).__name__})"
+    if is_full(cause) or isinstance(cause, OtherInputsError):
+        raise cause
+    if not isinstance(cause, PASSING):
+        raise error
+    return reason_of(cause)
 
 
 def end(ray: Any, refs: list[Any]) -> None:

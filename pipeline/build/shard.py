@@ -21,6 +21,8 @@ from pipeline.source.inspector import Inspector
 
 MAX_ATTEMPTS = 3  # to make a tar, before it is reported and the others go on
 REASON_LENGTH = 200
+# What may go better the next time: a disk, a network file system, memory, another process. All else is a bug.
+PASSING = (OSError, MemoryError, ShardError)
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no tar can be written, so none is tried again
 Item = TypeVar("Item")
 Result = TypeVar("Result")

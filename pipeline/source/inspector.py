@@ -1,7 +1,8 @@
 """Source facts found out in processes of their own: a video that crashes or stalls one of them costs only that.
 
 FFmpeg's libraries run inside the process that calls PyAV. Here that is a worker, held to the limits, which is kept for
-the next video as long as it answers, and ended when it does not.
+the next video as long as it answers, and ended when it does not. A bug of ours ends a worker with a traceback, which is
+no video's fault: it is raised again in the process that asked.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import VideoFailure
-from pipeline.source.limits import MB, Guard, Limits, ended_by
+from pipeline.source.limits import MB, MESSAGE_BYTES, Guard, Limits, ended_by
 from pipeline.source.probe import VideoFacts, count_frames, probe
 from pipeline.source.timeline import Timeline, read_timeline
 
@@ -31,6 +33,7 @@ START = "from pipeline.source.inspector import serve; serve()"
 MAX_ANSWER_BYTES = 256 * 2**20  # the times of five million frames
 CHUNK_BYTES = 2**20
 CLOSE_S = 5.0
+TRACEBACK = "Traceback (most recent call last)"
 
 
 class Inspector:
@@ -45,6 +48,7 @@ class Inspector:
 
         Raises:
             VideoFailure: What that raises; or the worker crashed or exceeded a limit.
+            RuntimeError: A bug ended the worker; with its traceback.
         """
         facts = self._ask("probe", path, guard)
         return VideoFacts(**{**facts, "notes": tuple(facts["notes"])})
@@ -76,6 +80,8 @@ class Inspector:
             code = worker.kill()
             if code == -signal.SIGXCPU:
                 raise guard.exceeded("max_cpu_s", path, "took too long to read") from None
+            if TRACEBACK in worker.said:
+                raise RuntimeError(f"{path}: the process that read it failed\n{worker.said}") from None
             raise VideoFailure(what, f"{path.name}: the process that read it {ended_by(code)}") from None
         except BaseException:
             worker.kill()
@@ -99,14 +105,21 @@ class Inspector:
 
 
 class Worker:
-    """A process that inspects one video after another; lines of JSON go to it and come back."""
+    """A process that inspects one video after another; lines of JSON go to it and come back.
+
+    Attributes:
+        said: What it wrote on standard error, once it is killed.
+    """
+
+    said = ""
 
     def __init__(self) -> None:
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {START}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._messages,
         )
         assert self._process.stdin
         assert self._process.stdout
@@ -148,28 +161,31 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        self._close_pipes()
+        self._messages.seek(0)
+        self.said = self._messages.read(MESSAGE_BYTES).decode(errors="replace")
+        self._close()
         return code
 
     def close(self) -> None:
         """Let it end by itself."""
-        self._close_pipes()
+        self._close()
         try:
             self._process.wait(CLOSE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
-    def _close_pipes(self) -> None:
-        for pipe in (self._to, self._from):
+    def _close(self) -> None:
+        for file in (self._to, self._from, self._messages):
             with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+                file.close()
 
 
 def serve() -> None:
     """What a worker does: answer questions until nobody asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the builder, which then asks no more
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MESSAGE_BYTES, MESSAGE_BYTES))  # what libraries say goes to a file
     memory_mb = 0
     for line in sys.stdin.buffer:
         question = json.loads(line)
@@ -181,26 +197,29 @@ def serve() -> None:
         soft = int(used.ru_utime + used.ru_stime + limits.max_cpu_s) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
         guard = Guard(limits, home=None if question["home"] is None else Path(question["home"]))
-        sys.stdout.buffer.write(json.dumps(answer_to(question["what"], Path(question["path"]), guard)).encode() + b"\n")
+        sys.stdout.buffer.write(answer_to(question["what"], Path(question["path"]), guard))
         sys.stdout.buffer.flush()
 
 
-def answer_to(what: str, path: Path, guard: Guard) -> dict[str, Any]:
-    """What a worker answers: {"found"}, or the {"stage", "reason"} of a failure."""
+def answer_to(what: str, path: Path, guard: Guard) -> bytes:
+    """What a worker answers: a line of {"found"}, or of the {"stage", "reason"} of a failure."""
     questions: dict[str, Callable[[], Any]] = {
         "probe": lambda: asdict(probe(path, guard)),
         "count": lambda: count_frames(path, guard),
         "timeline": lambda: told(read_timeline(path, guard)),
     }
     try:
-        return {"found": questions[what]()}
+        return line_of({"found": questions[what]()})
     except VideoFailure as failure:
-        return {"stage": failure.stage, "reason": failure.reason}
+        return line_of({"stage": failure.stage, "reason": failure.reason})
     except MemoryError:
         met = guard.exceeded("max_memory_mb", path, "needs more memory to read")
-        return {"stage": met.stage, "reason": met.reason}
-    except Exception as error:
-        return {"stage": what, "reason": f"{path.name}: {type(error).__name__}: {' '.join(str(error).split())}"}
+        return line_of({"stage": met.stage, "reason": met.reason})
+
+
+def line_of(answer: dict[str, Any]) -> bytes:
+    """An answer as it goes through a pipe."""
+    return json.dumps(answer).encode() + b"\n"
 
 
 def told(timeline: Timeline | None) -> dict[str, Any] | None:

@@ -3,19 +3,24 @@
 PyAV runs FFmpeg's code in this process, which a video may crash or fill; `Inspector` does the same in others.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
+import numpy as np
 
 from pipeline.errors import VideoFailure
 from pipeline.source.limits import FORMATS, Guard, input_options
 
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
+# Titles that are not UTF-8 do not matter. PyAV 19 has no such option: it never fails for them.
+ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def open_video(path: Path, guard: Guard) -> Iterator[av.container.InputContainer
     try:
         options = input_options(descriptor, guard.limits)
         try:
-            container = av.open("fd:", options=options, metadata_errors="replace")
+            container = av.open("fd:", options=options, **ANY_TITLE)
         except av.ArgumentError as error:  # FFmpeg's word for what its lists of formats and protocols forbid
             reason = f"is none of the kinds that are read ({FORMATS}), or its header is damaged"
             raise VideoFailure("probe", f"{path.name}: {reason}") from error
@@ -78,7 +83,7 @@ def probe(path: Path, guard: Guard | None = None) -> VideoFacts:
                 raise VideoFailure("probe", f"{path.name}: no frame can be decoded")
             aspect = stream.sample_aspect_ratio or Fraction(1)
             shown = (max(round(frame.width * aspect), 1), frame.height)
-            if frame.rotation % 180:
+            if lies_on_its_side(frame):
                 shown = shown[::-1]
             transfer = HDR_TRANSFERS.get(int(frame.color_trc))
             return VideoFacts(
@@ -92,8 +97,25 @@ def probe(path: Path, guard: Guard | None = None) -> VideoFacts:
                 num_frames_header=stream.frames or None,
                 notes=(f"HDR ({transfer}) is not tone-mapped",) if transfer else (),
             )
-    except (av.FFmpegError, OSError, EOFError, ValueError) as error:
+    except av.FFmpegError as error:
         raise failure_of(error, "probe", path, guard) from error
+
+
+def lies_on_its_side(frame: av.VideoFrame) -> bool:
+    """Whether ffmpeg exchanges width and height to show a frame: at 90° and 270°, rounded to whole degrees as it does.
+
+    At other angles it turns the picture within its shape.
+    """
+    if abs(frame.rotation) not in (89, 90):  # cut to whole degrees
+        return False
+    try:
+        found = frame.side_data[av.sidedata.sidedata.Type.DISPLAYMATRIX]
+    except ValueError:  # before PyAV 19: the frame has data of a kind that it does not know, such as EXIF
+        return abs(frame.rotation) == 90
+    matrix = np.frombuffer(memoryview(found), np.int32, 9).astype(float)
+    across, along = math.hypot(matrix[0], matrix[3]), math.hypot(matrix[1], matrix[4])
+    degrees = math.degrees(math.atan2(matrix[1] / along, matrix[0] / across))  # as av_display_rotation_get
+    return math.floor(abs(degrees) + 0.5) == 90
 
 
 def admit(container: av.container.InputContainer, stream: av.VideoStream, path: Path, guard: Guard) -> None:
@@ -125,7 +147,7 @@ def count_frames(path: Path, guard: Guard | None = None) -> int:
                 if count > guard.limits.max_frames:
                     raise guard.exceeded("max_frames", path, f"has more than {guard.limits.max_frames} frames")
             return count
-    except (av.FFmpegError, OSError, EOFError) as error:
+    except av.FFmpegError as error:
         raise failure_of(error, "count", path, guard) from error
 
 

@@ -104,7 +104,7 @@ def read_timeline(path: Path, guard: Guard | None = None) -> Timeline | None:
                 if len(times) > guard.limits.max_frames:
                     raise guard.exceeded("max_frames", path, f"has more than {guard.limits.max_frames} packets")
             time_base = stream.time_base
-    except (av.FFmpegError, OSError, EOFError, ValueError) as error:
+    except av.FFmpegError as error:
         raise failure_of(error, "probe", path, guard) from error
     return None if time_base is None else timeline_of(times, keyframes, time_base=time_base)
 

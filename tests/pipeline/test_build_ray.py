@@ -103,3 +103,12 @@ def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(builtins, "__import__", no_ray)
     with pytest.raises(ShardError, match=re.escape('ray is not installed; pip install "res3d-video[ray]" on all')):
         MakeOnRay("auto")([], tmp_path, no_tell)
+
+
+@pytest.mark.parametrize("bug", [TypeError(), AttributeError(), NameError(), KeyError(), ImportError(), ValueError()])
+def test_a_bug_on_a_worker_is_raised_as_ray_has_it_and_not_tried_again(bug: Exception) -> None:
+    class RayTaskError(Exception):
+        cause = bug
+
+    with pytest.raises(RayTaskError):
+        pipeline.build.on_ray.failure(RayTaskError("with the worker's traceback"))

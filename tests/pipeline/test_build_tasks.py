@@ -18,6 +18,8 @@ import pytest
 
 import pipeline.build.here
 import pipeline.build.shard
+import pipeline.encoding
+import pipeline.source.inspector
 from pipeline.build.parts import clean, only_builder
 from pipeline.build.plan import ShardTask, plan_build
 from pipeline.build.run import BuildProgress, BuildSettings, TaskResult, build_shards, build_task, finish_build, share
@@ -298,7 +300,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, source: str, error: Exception, *, t
 def test_a_shard_that_fails_twice_is_made_the_third_time(
     listing: Listing, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing(monkeypatch, "class1/v3.mp4", RuntimeError("no such luck"), times=2)
+    failing(monkeypatch, "class1/v3.mp4", OSError(errno.EIO, "no such luck"), times=2)
     told: list[BuildProgress] = []
     result = build_shards(listing, tmp_path, SETTINGS, workers=2, report=told.append)
     assert result.num_shards_written == NUM_SHARDS
@@ -310,8 +312,8 @@ def test_a_shard_that_fails_three_times_is_named_and_the_others_are_made(
     listing: Listing, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = next(task.name for task in tasks_of(listing) if "v3.mp4" in str(task.records))
-    tried = failing(monkeypatch, "class1/v3.mp4", RuntimeError("no such\nluck"), times=9)
-    said = rf"1 shards failed 3 times, 4 others were made: {name} \(RuntimeError: no such luck\); the same command"
+    tried = failing(monkeypatch, "class1/v3.mp4", OSError(errno.EIO, "no such\nluck"), times=9)
+    said = rf"1 shards failed 3 times, 4 others were made: {name} \(OSError: \[Errno 5\] no such luck\); the same command"
     with pytest.raises(ShardError, match=said):
         build_shards(listing, tmp_path, SETTINGS, workers=2)
     assert tried.count("class1/v3.mp4") == 3
@@ -326,3 +328,58 @@ def test_a_full_disk_ends_a_build_at_once(listing: Listing, tmp_path: Path, monk
     with pytest.raises(OSError, match="No space left"):
         build_shards(listing, tmp_path, SETTINGS, workers=1)
     assert tried.count("class1/v3.mp4") == 1
+
+
+BUGS = {  # an expression that fails as code does that was never right -> how
+    "len(1)": TypeError,
+    "None.width": AttributeError,
+    "undefined": NameError,
+    "{}['width']": KeyError,
+    "__import__('no_such_module')": ModuleNotFoundError,
+    "int('a')": ValueError,
+    "[][0]": IndexError,
+    "1 / 0": ZeroDivisionError,
+    "(_ for _ in ()).throw(AssertionError)": AssertionError,
+}
+
+
+@pytest.mark.parametrize(("bug", "keep_aspect"), [(bug, i == 0) for i, bug in enumerate(BUGS)])  # one while planning
+def test_a_bug_in_the_process_that_reads_videos_is_no_fault_of_a_video(
+    listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: str, keep_aspect: bool
+) -> None:
+    code = f"import pipeline.source.inspector as i; i.probe = lambda path, guard: {bug}; i.serve()"
+    monkeypatch.setattr(pipeline.source.inspector, "START", code)
+    settings = replace(SETTINGS, keep_aspect=keep_aspect)
+    with pytest.raises(RuntimeError, match=rf"(?s)class\d/.*Traceback.*{BUGS[bug].__name__}"):
+        build_shards(listing, tmp_path, settings, workers=1, limit=2)
+    assert not list(tmp_path.glob("parts/*.json"))
+
+
+def test_a_module_that_is_missing_there_is_no_fault_of_a_video(
+    listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "av").mkdir()
+    (tmp_path / "av/__init__.py").write_text("from nowhere import FFmpegError")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="(?s)Traceback.*No module named 'nowhere'"):
+        build_shards(listing, tmp_path / "out", SETTINGS, workers=1)
+
+
+@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.parametrize("executor", ["local", "task"])
+def test_a_bug_while_encoding_stops_the_build_at_once_and_keeps_its_class(
+    listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: str, executor: str
+) -> None:
+    tried: list[object] = []
+
+    def encode(*args: object, **options: object) -> object:
+        tried.append(args)
+        return eval(bug)
+
+    monkeypatch.setattr(pipeline.encoding.StripEncoding, "encode", encode)
+    with pytest.raises(BUGS[bug]):
+        if executor == "local":
+            build_shards(listing, tmp_path, SETTINGS, workers=1)
+        else:
+            build_task(listing, tmp_path, SETTINGS, number=1, num_tasks=2, workers=1)
+    assert len(tried) <= 4, "nothing is tried again"
