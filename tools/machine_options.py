@@ -19,7 +19,7 @@ OPTIONS = [
                  help="This machine, or a Ray cluster."),
     click.option("--ray-address", metavar="ADDRESS", default="auto", show_default=True,
                  help="Of Ray's cluster: auto finds one on this machine; host:port, or local for a new one."),
-    click.option("--ray-cores", type=click.IntRange(min=1), default=1, show_default=True,
+    click.option("--ray-cores", type=click.IntRange(min=1, max=1024), default=1, show_default=True,
                  help="Of a machine for one shard in work."),
     click.option("--task", metavar="I/N", help="Make only every N-th shard, from the I-th; the last task writes the "
                  "index."),

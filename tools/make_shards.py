@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Transcode a dataset of videos into WebDataset shards for the loader."""
 
+import os
 import sys
 import time
 from dataclasses import asdict, replace
@@ -16,13 +17,14 @@ from click.core import ParameterSource
 from pipeline.build.run import BuildProgress, TaskResult
 from pipeline.build.settings import OWN_SETTINGS, BuildSettings
 from pipeline.datasets import DATASETS, DatasetError, Listing
+from pipeline.errors import UserError, os_errors_of_the_user
 from pipeline.remote.place import is_url
 from pipeline.remote.sync import staging_folder
-from pipeline.shard import choices
+from pipeline.shard import choices, open_index
 from tools.limit_options import take_limits
 from tools.machine_options import take_machines
 from tools.shard_options import COMMAND, WIDE, shard_options
-from tools.shard_report import progress_note, task_line, whole_lines, written_line
+from tools.shard_report import progress_note, side_warnings, task_line, whole_lines, written_line
 from tools.sync_shards import copy
 from train.terminal import Failed, Group, WrongUsage, print_json, progress
 
@@ -78,9 +80,7 @@ def sports1m(**options: Any) -> None:
 @shard_options
 @click.option("--name", help="Name of the dataset.  [default: the raw folder's]")
 @click.option("--split-file", type=click.Path(path_type=Path), help="CSV: path,subset or path,split1,split2,…")
-@click.option(
-    "--test-fraction", type=float, default=0.2, show_default=True, help="Of the groups, held out for testing."
-)
+@click.option("--test-fraction", type=float, help="Of the groups, held out for testing.  [default: 0.2]")
 @click.option("--split-seed", default=0, show_default=True, help="Of the drawn test groups.")
 @click.option("--group-pattern", help="Regular expression on the file name; its first group names the video's group.")
 @click.option("--test-groups", help="Groups to hold out, with commas between them, instead of a fraction.")
@@ -88,13 +88,13 @@ def folder(
     *,
     name: str | None,
     split_file: Path | None,
-    test_fraction: float,
+    test_fraction: float | None,
     split_seed: int,
     group_pattern: str | None,
     test_groups: str | None,
     **options: Any,
 ) -> None:
-    """Any folder: videos in RAW/<class>/, split by a CSV or by drawn groups."""
+    """Any folder: videos in RAW/<class>/, split by a CSV or by drawn groups; or in RAW/{train,val,test}/<class>/."""
     run(
         "folder",
         **options,
@@ -120,22 +120,24 @@ def run(
     split: str | None,
     quiet: bool,
     as_json: bool,
+    keep_aspect: bool | None,
     listing_options: dict[str, Any] | None = None,
     **settings: Any,
 ) -> None:
     """List, build, say what came of it."""
     refuse_options_of_other_codecs(settings["codec"])
+    source = raw or Path("data") / dataset
+    settings["keep_aspect"] = dataset == "folder" if keep_aspect is None else keep_aspect
     try:
-        listing = DATASETS[dataset](raw or Path("data") / dataset, **(listing_options or {}))
-        listing = only_split(listing, split)
+        with os_errors_of_the_user(source, way_out="make it readable, or move it elsewhere"):
+            listing = only_split(DATASETS[dataset](source, **(listing_options or {})), split)
         limits, machines = take_limits(settings), take_machines(settings)
         build_settings = BuildSettings(**settings)
-    except ValueError as error:  # DatasetError is one
-        elsewhere = "" if raw or (Path("data") / dataset).is_dir() else ", or name your folder with --raw"
+    except UserError as error:
+        elsewhere = "" if raw or os.path.isdir(source) else ", or name your folder with --raw"
         raise WrongUsage(f"{error}{elsewhere}") from None
     if not listing.records:
-        absent = len(listing.missing)
-        raise WrongUsage(f"{raw or Path('data') / dataset}: no video to store; {absent} are named in lists but absent")
+        raise WrongUsage(f"{source}: split {split} has no video that is there; choose another")
     url = out if out is not None and is_url(out) else None
     if url is not None and machines.are_shared:
         raise click.UsageError(
@@ -163,6 +165,7 @@ def run(
             "finished shards are kept"
         ) from None
     whole = result.whole if isinstance(result, TaskResult) else result
+    built_warnings = list(side_warnings(open_index(folder))) if whole and whole.num_samples else []
     if url is not None and whole and whole.num_samples:
         copy(folder, url, quiet=quiet)
     if as_json:
@@ -174,6 +177,8 @@ def run(
             click.echo(written_line(result))
         for line in whole_lines(whole, folder, out=url or str(folder)) if whole else []:
             click.echo(line)
+    for warning in [] if quiet else built_warnings:
+        click.echo(f"warning: {warning}", err=True)
     if whole and not whole.num_samples:
         raise Failed(f"{folder}: not one video could be read; see {folder / 'quarantine.jsonl'}")
 

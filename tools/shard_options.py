@@ -44,7 +44,7 @@ def shard_options(command: Callable) -> Callable:
         click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw videos.  [default: data/NAME]"),
         click.option("--out", help="For the shards: a folder or a URL.  [default: shards/NAME]"),
         click.option("--staging", type=click.Path(file_okay=False, path_type=Path), help=STAGING_HELP),
-        click.option("--workers", type=click.IntRange(min=1), default=len(os.sched_getaffinity(0)),
+        click.option("--workers", type=click.IntRange(min=1, max=1024), default=len(os.sched_getaffinity(0)),
                      show_default="all cores", help="Videos in work at once."),
         click.option("--limit", type=click.IntRange(min=1), help="Take only this many videos, for a try-out."),
         click.option("--split", help="Store only the videos that this split uses.  [default: all]"),
@@ -58,7 +58,8 @@ def shard_options(command: Callable) -> Callable:
         click.option("--crf", default=default.crf, show_default=True, help="Of H.264: x264's quality, 1 (best) to 51."),
         click.option("--drop-odd", is_flag=True, help="Store every second frame: half the bytes, even strides only."),
         click.option("--fps", type=float, help="Resample to this rate.  [default: the source's own frames]"),
-        click.option("--keep-aspect", is_flag=True, help="Short side = size, aspect ratio kept, centred in one tile."),
+        click.option("--keep-aspect/--no-keep-aspect", default=None, help="Short side = size, aspect ratio kept, "
+                     "centred in one tile; or stretched to 4:3.  [default: kept by folder alone]"),
         click.option("--samples-per-shard", default=default.samples_per_shard, show_default=True),
         click.option("--seed", default=default.seed, show_default=True,
                      help="Of the order of videos, and of segments."),

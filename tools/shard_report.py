@@ -1,9 +1,15 @@
 """What make_shards says when it is done."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.build.run import BuildProgress, BuildResult, TaskResult
+from pipeline.shard import ShardIndex
+
+MAX_REASONS = 5  # of failures that are told apart
 
 
 def progress_note(progress: BuildProgress, *, passed_s: float) -> str:
@@ -55,8 +61,32 @@ def whole_lines(result: BuildResult, folder: Path, *, out: str) -> list[str]:
         counts = ", ".join(f"{count} {state}" for state, count in result.videos.items())
         lines.append(f"listed videos: {counts}; see {folder / 'manifest.jsonl'}")
     elif result.num_quarantined or result.num_missing:
-        lines.append(
-            f"{result.num_quarantined} videos failed, {result.num_missing} are named in the lists but absent: "
-            f"see {folder / 'quarantine.jsonl'}"
-        )
-    return lines
+        absent = f", {result.num_missing} are named in the lists but absent" if result.num_missing else ""
+        lines.append(f"{result.num_quarantined} videos failed{absent}: see {folder / 'quarantine.jsonl'}")
+    return lines + list(failure_lines(result.failures))
+
+
+def failure_lines(failures: dict[str, int]) -> Iterator[str]:
+    """Why videos failed, and how many for each reason.
+
+    >>> list(failure_lines({"is empty": 5, "no frame can be decoded": 2}))
+    ['  5 failed: is empty', '  2 failed: no frame can be decoded']
+    """
+    for reason, count in list(failures.items())[:MAX_REASONS]:
+        yield f"  {count} failed: {reason}"
+    rest = list(failures.values())[MAX_REASONS:]
+    if rest:
+        yield f"  {sum(rest)} failed for {len(rest)} other reasons"
+
+
+def side_warnings(index: ShardIndex) -> Iterator[str]:
+    """One line for each split and side in which some class that is stored has no video."""
+    present = np.unique(index.labels)
+    for split in index.split_names:
+        for side in ("train", "test"):
+            absent = np.setdiff1d(present, index.labels[index.samples_of(split, side)])
+            if len(absent) == len(present):
+                yield f"split {split}: no {side} video"
+            elif len(absent):
+                first = index.classes[absent[0]]
+                yield f"split {split}: {len(absent)} of {len(present)} classes have no {side} video, first {first!r}"

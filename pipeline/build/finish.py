@@ -1,5 +1,8 @@
 """The last step of a build, when all tars are there: the index over them, and dataset.json."""
 
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +20,7 @@ class BuildResult:
     """What a build left behind.
 
     Attributes:
+        failures: Why videos failed, the most frequent reason first, with how many.
         videos: How many lines of manifest.jsonl have each of its states; empty where there is none.
     """
 
@@ -26,6 +30,7 @@ class BuildResult:
     num_shards_written: int
     num_shards_kept: int
     num_files_changed: int
+    failures: dict[str, int] = field(default_factory=dict)
     videos: dict[str, int] = field(default_factory=dict)
 
 
@@ -76,8 +81,29 @@ def write_whole(plan: BuildPlan, out_dir: Path, *, num_written: int, num_kept: i
         num_shards_written=num_written,
         num_shards_kept=num_kept,
         num_files_changed=changed + manifest_changed,
+        failures=reasons_of(tally.quarantine),
         videos=videos,
     )
+
+
+def reasons_of(quarantine: Iterable[dict[str, str]]) -> dict[str, int]:
+    """The reasons of quarantine.jsonl without the videos' names, the most frequent first, with how many videos each.
+
+    Reasons that differ only in numbers are one, with … in their place.
+
+    >>> reasons = ["a.mp4: has 7 frames", "b.mp4: is empty", "c.mp4: has 9 frames"]
+    >>> reasons_of({"source": f"x/{reason[:5]}", "reason": reason} for reason in reasons)
+    {'has … frames': 2, 'is empty': 1}
+    """
+    counts: Counter[str] = Counter()
+    exact: dict[str, str] = {}
+    for line in quarantine:
+        reason = line["reason"].removeprefix(f"{Path(line['source']).name}: ")
+        alike = re.sub(r"\b\d[\d.]*\b", "…", reason)
+        counts[alike] += 1
+        if exact.setdefault(alike, reason) != reason:
+            exact[alike] = alike
+    return {exact[alike]: count for alike, count in counts.most_common()}
 
 
 def first_of(names: list[str]) -> str:

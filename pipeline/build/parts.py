@@ -19,6 +19,7 @@ from pipeline.source.limits import Limits
 from pipeline.source.plain_file import new_file_opener
 
 PART_VERSION = 2  # of what parts/*.json holds; tars whose part is of another one are made anew
+PART_KEYS = {"inputs", "tar", "num_bytes", "sha256", "samples", "quarantine"}
 DAY_S = 24 * 3600
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a file system without locks says
 
@@ -51,16 +52,18 @@ def is_finished(out_dir: Path, name: str, inputs: str, *, limits: Limits, read: 
     Args:
         read: Read the tar and compare its checksum; else its size.
     """
+    tar = out_dir / f"{name}.tar"
     try:
         part = json.loads((out_dir / "parts" / f"{name}.json").read_bytes())
-        if part["inputs"] != inputs or part.get("limits", asdict(limits)) != asdict(limits):
+        if not isinstance(part, dict) or not part.keys() >= PART_KEYS or part["inputs"] != inputs:
             return False
-        tar = out_dir / part["tar"]
+        if part.get("limits", asdict(limits)) != asdict(limits):
+            return False
         if not part["samples"]:
             return True
         is_same = sha256_of(tar) == part["sha256"] if read else tar.stat().st_size == part["num_bytes"]
         return is_same and tar.with_suffix(".idx").is_file()
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, RecursionError):  # not there, or not JSON
         return False
 
 

@@ -21,7 +21,7 @@ from pipeline.build.parts import fingerprint
 from pipeline.build.samples import common_canvas
 from pipeline.build.settings import BuildSettings
 from pipeline.datasets import Listing, VideoRecord
-from pipeline.errors import VideoFailure
+from pipeline.errors import UserError, VideoFailure
 from pipeline.shard import ShardError
 from pipeline.source.inspector import Inspector
 from pipeline.source.limits import Limits
@@ -144,7 +144,7 @@ def made_by(dataset: str, settings: BuildSettings, canvas: tuple[int, int] | Non
     geometry = stretched(settings.size) if canvas is None else centred(canvas, canvas)
     try:
         encoding = settings.encoding(geometry)
-    except ValueError as error:
+    except UserError as error:
         raise ShardError(f"{dataset}: {error}") from None
     return {
         "name": dataset,
@@ -185,14 +185,14 @@ def refuse_other_settings(out_dir: Path, head: dict[str, Any]) -> None:
     """
     try:
         made = json.loads((out_dir / "dataset.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
+    made = made if isinstance(made, dict) else {}
+    settings, codec = (made[k] if isinstance(made.get(k), dict) else {} for k in ("settings", "codec"))
     if (made.get("name"), made.get("settings")) != (head["name"], head["settings"]):
-        differing = sorted(
-            {k for k in head["settings"] if made.get("settings", {}).get(k) != head["settings"][k]}
-            | ({"name"} if made.get("name") != head["name"] else set())
-        )
-        if made.get("codec", {}).get("name") != head["codec"]["name"]:
+        differing = sorted(k for k in head["settings"] if settings.get(k) != head["settings"][k])
+        differing += ["name"] if made.get("name") != head["name"] else []
+        if codec.get("name") != head["codec"]["name"]:
             differing = ["codec"]
         raise ShardError(
             f"{out_dir}: holds shards made with another {', '.join(differing)}; choose another --out or remove it"

@@ -117,7 +117,8 @@ def transcode(
     assert len(pictures) == encoding.num_pictures(num_stored)
     warnings = [*facts.notes, *reader.warnings]
     claimed = facts.num_frames_header
-    if piece is None and claimed is not None and claimed != reader.num_frames and not settings.fps:
+    disagree = piece is None and not settings.fps and claimed not in (None, reader.num_frames)
+    if disagree and inspector.edit_list(path, guard) != (claimed, reader.num_frames):
         # A second decoder's word, asked for only where header and ffmpeg disagree.
         counted = inspector.count_frames(path, guard)
         warnings.append(f"header states {claimed} frames, {reader.num_frames} decode")

@@ -13,6 +13,8 @@ from pipeline.source.transcode import Geometry, centred, stretched
 OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
 SEGMENT_SETTINGS = {"segment_s", "train_segments", "test_segments"}  # what only segments write down
 
+MAX_SAMPLES_PER_SHARD = 100_000  # of which a part is held in memory
+
 
 @dataclass(frozen=True)
 class BuildSettings:
@@ -58,8 +60,12 @@ class BuildSettings:
             raise UserError(f"quality: {self.quality} is not possible; choose 1 to 100")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise UserError(f"fps: {self.fps} is not possible; choose more than 0 and at most 1000")
-        if self.samples_per_shard < 1:
-            raise UserError(f"samples_per_shard: {self.samples_per_shard} is not possible; choose at least 1")
+        if not 1 <= self.samples_per_shard <= MAX_SAMPLES_PER_SHARD:
+            raise UserError(
+                f"samples_per_shard: {self.samples_per_shard} is not possible; choose 1 to {MAX_SAMPLES_PER_SHARD}"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed: {self.seed} is not possible; choose 0 to 2**63 - 1")
         if self.segment_s is not None:
             if not 0 < self.segment_s <= 3600:
                 raise UserError(f"segment_s: {self.segment_s} is not possible; choose more than 0 and at most 3600 s")

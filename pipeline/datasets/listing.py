@@ -1,5 +1,7 @@
-"""What an adapter returns, and the checks that hold for every dataset."""
+"""What an adapter returns, how it finds videos, and the checks that hold for every dataset."""
 
+import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from pipeline.errors import UserError
 VIDEO_SUFFIXES = frozenset({".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"})
 VIDEO_SUFFIXES |= {".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 SUBSETS = ("train", "test", "")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 class DatasetError(UserError):
@@ -43,6 +46,7 @@ class Listing:
     """A dataset as found on disk.
 
     Attributes:
+        name: Tars are named by it, so it holds nothing that means something to WebDataset, DALI, a URL or a shell.
         classes: All class names, position = label, also those without a video here.
         records: Sorted by source.
         missing: Named in the lists, not on disk; as the lists write them.
@@ -61,6 +65,68 @@ class Listing:
     warnings: list[str]
     subset_of_missing: dict[str, str] = field(default_factory=dict)
     in_both: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            better = re.sub(r"[^A-Za-z0-9_.]+", "-", self.name).strip("-.")[:100] or "mine"
+            raise DatasetError(
+                f"name: {self.name!r} cannot name files of shards; use at most 100 letters (A to Z), digits, '_', '-' "
+                f"and '.', the first a letter, digit or '_': --name {better}"
+            )
+
+
+@dataclass(frozen=True)
+class VideoTree:
+    """What lies below a folder; posix paths relative to it, sorted.
+
+    Attributes:
+        warnings: One line each of what is left out.
+    """
+
+    videos: list[str]
+    folders: list[str]
+    warnings: list[str]
+
+
+def find_videos(root: Path) -> VideoTree:
+    """Everything below a folder with a video's name, at any depth; hidden names are left out.
+
+    Linked folders are not followed. Linked videos are a matter of the build.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    videos: list[str] = []
+    folders: list[str] = []
+    warnings: list[str] = []
+    left = [""]
+    while left:
+        parent = left.pop()
+        with os.scandir(root / parent) as entries:
+            for entry in entries:
+                source = parent + entry.name
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if entry.name.startswith(".") or not (is_folder or entry.is_symlink() or is_video_name(entry.name)):
+                    continue
+                if not is_utf8(entry.name):
+                    warnings.append(f"{entry.name!a}: the name is not UTF-8; rename it")
+                elif is_folder:
+                    folders.append(source)
+                    left.append(f"{source}/")
+                elif is_video_name(entry.name):
+                    videos.append(source)
+                else:
+                    try:
+                        if entry.is_dir():
+                            warnings.append(f"{source}: a linked folder is not followed")
+                    except OSError as error:
+                        warnings.append(f"{source}: a link that cannot be followed ({error.strerror})")
+    return VideoTree(sorted(videos), sorted(folders), sorted(warnings))
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name's bytes are UTF-8; others reach us as lone surrogates, which JSON cannot hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def is_video_name(name: str) -> bool:

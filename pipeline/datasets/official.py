@@ -1,13 +1,14 @@
 """What the adapters of published lists share: find the folders, read the lists, match names with files."""
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, group_warnings, is_video_name
+from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, find_videos, group_warnings
 from pipeline.nearest import nearest
+from pipeline.source.plain_file import NotPlainError, read_plain
 
 SPLIT_NAMES = ["1", "2", "3"]  # of UCF101 and of HMDB51
+MAX_LIST_BYTES = 10**9  # the largest, Sports-1M's, has 60 MB
 
 
 def list_lines(path: Path) -> list[tuple[int, str]]:
@@ -17,13 +18,26 @@ def list_lines(path: Path) -> list[tuple[int, str]]:
         DatasetError: The file is not there or not UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file; unpack the official lists whole") from None
+        text = read_list_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not UTF-8 at byte {error.start}; unpack the official lists again") from None
     numbered = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
     return [(number, line) for number, line in numbered if line]
+
+
+def read_list_file(path: Path) -> bytes:
+    """A list's content.
+
+    Raises:
+        DatasetError: It is not there, no plain file, or far too long.
+        OSError: It cannot be read.
+    """
+    try:
+        return read_plain(path, max_bytes=MAX_LIST_BYTES)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file; unpack the official lists whole") from None
+    except NotPlainError as error:
+        raise DatasetError(f"{path.parent}: {error}; unpack the official lists again") from None
 
 
 def list_folder_of(raw: Path, *, candidates: Sequence[str], probe: str, wanted: str) -> Path:
@@ -89,19 +103,22 @@ class ClassFiles:
     """The videos below <folder>/<class>/, found by class and file name: exactly, else in any case.
 
     UCF101 writes one class HandstandPushups and HandStandPushups, and copies differ in which is where.
+
+    Attributes:
+        warnings: Of what is left out.
     """
 
     def __init__(self, folder: Path) -> None:
         exact: dict[tuple[str, str], Path] = {}
+        self.warnings: list[str] = []
         # A class folder may be a link to another disk; links below it are not followed.
         for class_folder in sorted(folder.iterdir()):
             if class_folder.name.startswith(".") or not class_folder.is_dir():
                 continue
-            for parent, children, files in os.walk(class_folder):
-                children[:] = sorted(child for child in children if not child.startswith("."))
-                for name in sorted(files):
-                    if is_video_name(name):
-                        exact.setdefault((class_folder.name, name), Path(parent, name))
+            tree = find_videos(class_folder)
+            for path in (class_folder / video for video in tree.videos):
+                exact.setdefault((class_folder.name, path.name), path)
+            self.warnings += [f"{class_folder.name}/{line}" for line in tree.warnings]
         self._exact = exact
         self._any_case: dict[tuple[str, str], Path] = {}
         for (class_name, name), path in exact.items():
@@ -156,5 +173,5 @@ def listing_of(
     records.sort(key=lambda record: record.source)
     used = {record.path for record in records}
     unlisted = [path.relative_to(raw).as_posix() for path in files.paths() if path not in used]
-    warnings = group_warnings(records, SPLIT_NAMES)
+    warnings = files.warnings + group_warnings(records, SPLIT_NAMES)
     return Listing(name, list(labels), list(SPLIT_NAMES), records, missing, unlisted, warnings)

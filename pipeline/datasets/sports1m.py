@@ -1,13 +1,13 @@
 """Sports-1M (Karpathy et al., CVPR 2014): the official lists, or the JSON ones, and whatever videos are on disk."""
 
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, is_video_name
-from pipeline.datasets.official import list_lines
+from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, find_videos
+from pipeline.datasets.official import list_lines, read_list_file
 
 NUM_CLASSES = 487
 SUBSETS = ("train", "test")
@@ -20,7 +20,9 @@ WANTED = (
 
 ID = r"[\w-]{11}"
 # `https://www.youtube.com/watch?v=UDqivjS-lpI 168,169`, the README's form; others shorten the URL to the id.
-LINE = re.compile(rf"(?:\S*(?:[?&]v=|youtu\.be/|/v/|/embed/))?(?P<id>{ID})(?:&\S*)?\s+(?P<labels>\d+(?:\s*,\s*\d+)*)")
+LINE = re.compile(
+    rf"(?:\S*(?:[?&]v=|youtu\.be/|/v/|/embed/))?(?P<id>{ID})(?:&\S*)?\s+(?P<labels>\d{{1,9}}(?:\s*,\s*\d{{1,9}})*)"
+)
 
 Partition = dict[str, tuple[int, ...]]  # YouTube id -> labels, 0-based, in the order of the list
 
@@ -59,7 +61,14 @@ def list_sports1m(raw: Path) -> Listing:
             f"{len(in_both)} videos are in both lists, first {min(in_both)}; they are tested, not trained on"
         )
 
-    files, unlisted = find_videos(raw / "videos")
+    files: dict[str, Path] = {}
+    unlisted: list[Path] = []  # another has the same name
+    if (raw / "videos").is_dir():
+        tree = find_videos(raw / "videos")
+        for path in (raw / "videos" / video for video in tree.videos):
+            if files.setdefault(path.stem, path) is not path:
+                unlisted.append(path)
+        warnings += tree.warnings
     subset_of = {name: subset for subset in SUBSETS for name in partitions[subset]}  # test comes last and wins
     records, missing = [], []
     for name, subset in subset_of.items():
@@ -129,19 +138,18 @@ def read_list(path: Path, *, num_classes: int) -> tuple[Partition, list[str]]:
 def read_json_list(path: Path, *, num_classes: int) -> tuple[Partition, list[str]]:
     """The same of a list of objects with `id` and `label487`, a list of labels."""
     try:
-        entries = json.loads(path.read_bytes())
-    except ValueError as error:
+        entries = json.loads(read_list_file(path))
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not JSON ({error}); unpack it again") from None
     if not isinstance(entries, list):
         raise DatasetError(f"{path}: not a list of videos; unpack it again")
     partition: Partition = {}
     twice: dict[str, None] = {}
     for number, entry in enumerate(entries):
-        try:
-            name, labels = entry["id"], [int(label) for label in entry["label487"]]
-        except (KeyError, TypeError, ValueError):
-            name, labels = None, []
-        if not isinstance(name, str) or not re.fullmatch(ID, name) or not labels:
+        about: dict[str, Any] = entry if isinstance(entry, dict) else {}
+        name, labels = about.get("id", ""), about.get("label487", [])
+        is_name = isinstance(name, str) and re.fullmatch(ID, name)
+        if not is_name or not isinstance(labels, list) or not labels or any(type(label) is not int for label in labels):
             raise DatasetError(f"{path}: entry {number} has no YouTube id or no labels in label487; unpack it again")
         _add(partition, twice, name, labels, where=f"{path}: entry {number}", num_classes=num_classes)
     return partition, list(twice)
@@ -157,16 +165,3 @@ def _add(
     if name in partition:
         twice[name] = None
     partition[name] = tuple(dict.fromkeys((*partition.get(name, ()), *labels)))
-
-
-def find_videos(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """Video files below a folder by their name without the suffix, and those whose name another one has already."""
-    files: dict[str, Path] = {}
-    doubles: list[Path] = []
-    for parent, children, names in os.walk(folder):
-        children[:] = sorted(child for child in children if not child.startswith("."))
-        for name in sorted(filter(is_video_name, names)):
-            path = Path(parent, name)
-            if files.setdefault(path.stem, path) is not path:
-                doubles.append(path)
-    return files, doubles

@@ -21,7 +21,16 @@ def damage(lines: list[str]) -> list[str]:
     told: dict[str, None] = {}
     for line in lines:
         if any(word in line.lower() for word in words):
-            source, _, text = line.rpartition("] ")
-            name = source.strip("[").split(" @")[0]
-            told[f"{name}: {text}" if name else text] = None
+            told[without_address(line)] = None
     return list(told)[:5]
+
+
+def without_address(line: str) -> str:
+    """A line that is the same in every run.
+
+    >>> without_address("[mov,mp4 @ 0x55] moov atom not found"), without_address("No such filter: 'a'")
+    ('mov,mp4: moov atom not found', "No such filter: 'a'")
+    """
+    source, _, text = line.rpartition("] ")
+    name = source.strip("[").split(" @")[0]
+    return f"{name}: {text}" if name else text

@@ -26,7 +26,7 @@ import numpy as np
 
 from pipeline.errors import VideoFailure
 from pipeline.source.limits import MB, MESSAGE_BYTES, Guard, Limits, ended_by
-from pipeline.source.probe import VideoFacts, count_frames, probe
+from pipeline.source.probe import VideoFacts, count_frames, edit_list, probe
 from pipeline.source.timeline import Timeline, read_timeline
 
 START = "from pipeline.source.inspector import serve; serve()"
@@ -56,6 +56,11 @@ class Inspector:
     def count_frames(self, path: Path, guard: Guard) -> int:
         """`probe.count_frames`; raises like `probe`."""
         return self._ask("count", path, guard)
+
+    def edit_list(self, path: Path, guard: Guard) -> tuple[int, int] | None:
+        """`probe.edit_list`; raises like `probe`."""
+        found = self._ask("edits", path, guard)
+        return None if found is None else (found[0], found[1])
 
     def timeline(self, path: Path, guard: Guard) -> Timeline | None:
         """`timeline.read_timeline`; raises like `probe`."""
@@ -206,6 +211,7 @@ def answer_to(what: str, path: Path, guard: Guard) -> bytes:
     questions: dict[str, Callable[[], Any]] = {
         "probe": lambda: asdict(probe(path, guard)),
         "count": lambda: count_frames(path, guard),
+        "edits": lambda: edit_list(path, guard),
         "timeline": lambda: told(read_timeline(path, guard)),
     }
     try:

@@ -46,15 +46,18 @@ class VideoFacts:
 
 
 @contextmanager
-def open_video(path: Path, guard: Guard) -> Iterator[av.container.InputContainer]:
+def open_video(path: Path, guard: Guard, **more: str) -> Iterator[av.container.InputContainer]:
     """A video's container, opened as a plain file and as nothing else.
+
+    Args:
+        more: Options of FFmpeg's demuxer.
 
     Raises:
         VideoFailure: It may not be opened, or is of no kind that is read.
     """
     descriptor = guard.open(path)
     try:
-        options = input_options(descriptor, guard.limits)
+        options = input_options(descriptor, guard.limits) | more
         try:
             container = av.open("fd:", options=options, **ANY_TITLE)
         except av.ArgumentError as error:  # FFmpeg's word for what its lists of formats and protocols forbid
@@ -108,8 +111,9 @@ def lies_on_its_side(frame: av.VideoFrame) -> bool:
     """
     if abs(frame.rotation) not in (89, 90):  # cut to whole degrees
         return False
+    side_data: Any = frame.side_data  # whose types are not those of any version of PyAV
     try:
-        found = frame.side_data[av.sidedata.sidedata.Type.DISPLAYMATRIX]
+        found = side_data["DISPLAYMATRIX"]
     except ValueError:  # before PyAV 19: the frame has data of a kind that it does not know, such as EXIF
         return abs(frame.rotation) == 90
     matrix = np.frombuffer(memoryview(found), np.int32, 9).astype(float)
@@ -147,6 +151,24 @@ def count_frames(path: Path, guard: Guard | None = None) -> int:
                 if count > guard.limits.max_frames:
                     raise guard.exceeded("max_frames", path, f"has more than {guard.limits.max_frames} frames")
             return count
+    except av.FFmpegError as error:
+        raise failure_of(error, "count", path, guard) from error
+
+
+def edit_list(path: Path, guard: Guard | None = None) -> tuple[int, int] | None:
+    """Packets of an MP4 or MOV, and how many of them its edit list has shown; None of another container.
+
+    The header counts all of them; with an edit list, such as a trimmed video has, fewer are decoded, and none is lost.
+    """
+    guard = guard or Guard()
+    try:
+        with open_video(path, guard, ignore_editlist="1") as container:
+            if "mov" not in container.format.name.split(","):
+                return None
+            num_all = sum(packet.size > 0 for packet in container.demux(picture_stream(container, path)))
+        with open_video(path, guard) as container:
+            packets = container.demux(picture_stream(container, path))
+            return num_all, sum(packet.size > 0 and not packet.is_discard for packet in packets)
     except av.FFmpegError as error:
         raise failure_of(error, "count", path, guard) from error
 

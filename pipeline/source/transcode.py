@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.errors import VideoFailure
 from pipeline.filmstrip import MCU, Planes
-from pipeline.source.ffmpeg_log import damage
+from pipeline.source.ffmpeg_log import damage, without_address
 from pipeline.source.limits import MESSAGE_BYTES, PROTOCOL, Guard, confine, cpu_s_of, ended_by, input_options
 from pipeline.source.timeline import Piece, seek_options
 
@@ -224,7 +224,7 @@ class FrameReader:
         if code < 0 or code == ASKED_TO_END:  # it crashed, or was not allowed to finish
             raise VideoFailure("decode", f"{self.path.name}: {ended}")
         if not self.num_frames:
-            raise VideoFailure("decode", f"{self.path.name}: {lines[-1] if lines else ended}")
+            raise VideoFailure("decode", f"{self.path.name}: {without_address(lines[-1]) if lines else ended}")
         self.warnings = damage(lines)
         if code:
             self.warnings.append(ended)
