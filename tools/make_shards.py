@@ -24,7 +24,7 @@ from pipeline.shard import choices, open_index
 from tools.limit_options import take_limits
 from tools.machine_options import take_machines
 from tools.shard_options import COMMAND, WIDE, shard_options
-from tools.shard_report import progress_note, side_warnings, task_line, whole_lines, written_line
+from tools.shard_report import progress_note, shape_warnings, side_warnings, task_line, whole_lines, written_line
 from tools.sync_shards import copy
 from train.terminal import Failed, Group, WrongUsage, print_json, progress
 
@@ -165,7 +165,8 @@ def run(
             "finished shards are kept"
         ) from None
     whole = result.whole if isinstance(result, TaskResult) else result
-    built_warnings = list(side_warnings(open_index(folder))) if whole and whole.num_samples else []
+    index = open_index(folder) if whole and whole.num_samples and not quiet else None
+    warnings = [*side_warnings(index), *shape_warnings(index)] if index else []
     if url is not None and whole and whole.num_samples:
         copy(folder, url, quiet=quiet)
     if as_json:
@@ -177,7 +178,7 @@ def run(
             click.echo(written_line(result))
         for line in whole_lines(whole, folder, out=url or str(folder)) if whole else []:
             click.echo(line)
-    for warning in [] if quiet else built_warnings:
+    for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if whole and not whole.num_samples:
         raise Failed(f"{folder}: not one video could be read; see {folder / 'quarantine.jsonl'}")

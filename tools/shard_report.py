@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.build.run import BuildProgress, BuildResult, TaskResult
-from pipeline.shard import ShardIndex
+from pipeline.shard import SUBSETS, ShardIndex
 
 MAX_REASONS = 5  # of failures that are told apart
+LARGE = 3  # times the median picture: a tile that is mostly empty; wide and high videos together have less than 2
 
 
 def progress_note(progress: BuildProgress, *, passed_s: float) -> str:
@@ -82,11 +83,23 @@ def failure_lines(failures: dict[str, int]) -> Iterator[str]:
 def side_warnings(index: ShardIndex) -> Iterator[str]:
     """One line for each split and side in which some class that is stored has no video."""
     present = np.unique(index.labels)
-    for split in index.split_names:
-        for side in ("train", "test"):
-            absent = np.setdiff1d(present, index.labels[index.samples_of(split, side)])
+    for position, split in enumerate(index.split_names):
+        for side, value in SUBSETS.items():
+            absent = np.setdiff1d(present, index.labels[index.subsets[:, position] == value])
             if len(absent) == len(present):
                 yield f"split {split}: no {side} video"
             elif len(absent):
                 first = index.classes[absent[0]]
                 yield f"split {split}: {len(absent)} of {len(present)} classes have no {side} video, first {first!r}"
+
+
+def shape_warnings(index: ShardIndex) -> Iterator[str]:
+    """A line if a few pictures make the tiles of all too large."""
+    (height, width), sizes = index.tile_size, index.content[:, 2:].astype(int)
+    typical = np.median(sizes[:, 0] * sizes[:, 1])
+    if height * width > LARGE * typical:
+        name = index.source(int(sizes.max(axis=1).argmax()))
+        yield (
+            f"every frame takes {width}×{height} pixels, of which most fill {typical / (height * width):.0%}: {name} "
+            "has the longest picture; move such videos away, or take --no-keep-aspect"
+        )

@@ -12,7 +12,6 @@ from pipeline.source.transcode import Geometry, centred, stretched
 
 OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
 SEGMENT_SETTINGS = {"segment_s", "train_segments", "test_segments"}  # what only segments write down
-
 MAX_SAMPLES_PER_SHARD = 100_000  # of which a part is held in memory
 
 

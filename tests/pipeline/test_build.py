@@ -19,6 +19,7 @@ from pipeline.h264.check import avcc_faults, blank_faults
 from pipeline.h264.encode import EncodePolicy
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardError, ShardIndex, open_index
+from pipeline.source.transcode import ffmpeg_exe
 from pipeline.verify import verify
 from tests.conftest import NUMBERED_LENGTHS, build_numbered, numbered_listing
 from tests.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
@@ -144,6 +145,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(numbered: ShardIndex, numbered
         "4",
         "--workers",
         "2",
+        "--no-keep-aspect",
     ]
     process = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.DEVNULL, start_new_session=True)
     while process.poll() is None and not list(tmp_path.glob("parts/*.json")):
@@ -208,6 +210,30 @@ def test_what_cannot_be_read_is_a_line_of_quarantine_and_the_rest_is_stored(tmp_
     }
     assert all(line["reason"] for line in lines)
     assert open_index(tmp_path / "out").info["num_quarantined"] == 2
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_frames_that_an_edit_list_hides_are_no_warning_and_frames_that_are_lost_are(
+    tmp_path: Path, b_frames: int
+) -> None:
+    folder, whole = tmp_path / "raw/one", tmp_path / "whole.mp4"
+    folder.mkdir(parents=True)
+    x264 = {"preset": "medium", "g": 12, "bf": b_frames, "movflags": "+faststart"}
+    write_numbered_video(whole, 40, width=96, height=64, **x264)
+    for begin in ("0.04", "0.2", "0.6"):  # trimmed without encoding anew: a keyframe comes before the first frame
+        command = [ffmpeg_exe(), "-v", "error", "-ss", begin, "-i", whole, "-c", "copy", folder / f"trim{begin}.mp4"]
+        subprocess.run(command, check=True)
+    write_numbered_video(tmp_path / "intra.mp4", 40, width=96, height=64, vcodec="mpeg4", g=1, movflags="+faststart")
+    content = (tmp_path / "intra.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(content[: len(content) // 2])
+    build_numbered_like(tmp_path)
+    part = json.loads(next((tmp_path / "out/parts").glob("*.json")).read_text())
+    told = {Path(sample["source"]).stem: sample for sample in part["samples"]}
+    assert len(told) == 4
+    for name, sample in told.items():
+        assert sample["num_frames_header"] > sample["num_frames"]
+        lost = [line for line in sample["warnings"] if line.startswith("header states")]
+        assert lost == ([f"header states 40 frames, {sample['num_frames']} decode"] if name == "cut" else [])
 
 
 def test_a_folder_of_nothing_but_failures_is_an_empty_dataset_not_a_crash(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ def tasks_of(listing: Listing) -> list[ShardTask]:
 
 
 def command(raw: Path, out: Path, *words: str) -> list[str]:
-    options = "--name few --test-fraction 0.25 --size 32 --samples-per-shard 2 --workers 1 --json --quiet"
+    options = (
+        "--name few --test-fraction 0.25 --size 32 --samples-per-shard 2 --workers 1 --json --quiet --no-keep-aspect"
+    )
     start = [sys.executable, "tools/make_shards.py", "folder", "--raw", str(raw), "--out", str(out)]
     return [*start, *options.split(), *words]
 

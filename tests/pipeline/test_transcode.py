@@ -1,6 +1,7 @@
 """Every kind of source becomes its own frames, all of them, in order."""
 
 import itertools
+import re
 import subprocess
 from pathlib import Path
 
@@ -88,13 +89,31 @@ def test_a_rotated_video_stands_upright(tmp_path: Path) -> None:
     assert (facts.display_width, facts.display_height) == (320, 240)
 
 
-def turn_on_display(source: Path, target: Path) -> None:
+ANGLES = sorted({*range(-180, 181, 15), 1, 44, 89, 91, 269, 271, 89.4, 89.6, 90.4, 90.6, -89.4, -89.6, -90.4, -90.6})
+
+
+def test_a_video_turned_by_any_angle_has_the_shape_that_ffmpeg_gives_it(tmp_path: Path) -> None:
+    write_numbered_video(tmp_path / "a.mp4", 1, width=96, height=64)
+    wrong = {}
+    for angle in ANGLES:
+        turn_on_display(tmp_path / "a.mp4", tmp_path / "turned.mp4", degrees=angle)
+        command = [ffmpeg_exe(), "-i", tmp_path / "turned.mp4", "-f", "null", "-"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        shown = re.findall(r"Video: wrapped_avframe, .*? (\d+)x(\d+)", said)[-1]
+        facts = probe(tmp_path / "turned.mp4")
+        if (str(facts.display_width), str(facts.display_height)) != shown:
+            wrong[angle] = (facts.display_width, facts.display_height, shown)
+    assert not wrong
+
+
+def turn_on_display(source: Path, target: Path, *, degrees: float = -90) -> None:
     command = [
         ffmpeg_exe(),
         "-v",
         "error",
+        "-y",
         "-display_rotation:v:0",
-        "-90",
+        str(degrees),
         "-i",
         source,
         "-c",

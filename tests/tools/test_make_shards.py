@@ -1,6 +1,9 @@
 """The commands make_shards and check_shards, as a user types them."""
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.shard import open_index
 from tests.numbered import write_numbered_video
+from tests.raw_sets import small_hmdb51, small_sports1m
 from tests.schemas import check_schema
 from tools import check_shards, make_shards
 
@@ -202,3 +206,127 @@ def test_wrong_usage_of_sports1m_is_one_line_and_exit_code_2(
     assert result.exit_code == 2, result.output
     assert said in result.output.strip().splitlines()[-1]
     assert not (tmp_path / "s").exists()
+
+
+def test_the_shape_of_pictures_is_kept_by_folder_and_not_by_the_papers_datasets(ucf_raw: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    (raw / "a").mkdir(parents=True)
+    for name, width, height in (("phone", 72, 128), ("wide", 128, 72)):
+        write_numbered_video(raw / f"a/{name}.mp4", 2, width=width, height=height)
+    words = {
+        ("folder", raw): [(128, 228), (228, 128)],
+        ("folder", raw, "--no-keep-aspect"): [(171, 128), (171, 128)],
+        ("ucf101", ucf_raw, "--limit", 1): [(171, 128)],
+    }
+    for number, (command, expected) in enumerate(words.items()):
+        out = tmp_path / str(number)
+        result = run(make_shards.main, command[0], "--raw", *command[1:], "--out", out)
+        assert result.exit_code == 0, result.output
+        assert "longest picture" not in result.output
+        assert sorted(map(tuple, open_index(out).content[:, 2:].tolist())) == expected
+
+
+def test_one_long_picture_that_makes_all_tiles_large_is_named(tmp_path: Path) -> None:
+    (tmp_path / "raw/a").mkdir(parents=True)
+    for name, width in (("1", 64), ("2", 64), ("long", 640)):
+        write_numbered_video(tmp_path / f"raw/a/{name}.mp4", 1, width=width, height=48)
+    result = run(make_shards.main, "folder", "--raw", tmp_path / "raw", "--out", tmp_path / "out", "--size", 32)
+    assert (
+        "warning: every frame takes 432×32 pixels, of which most fill 10%: a/long.mp4 has the longest" in result.stderr
+    )
+
+
+def test_failures_are_counted_by_reason_and_sides_from_what_was_stored(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for class_name in "ab":
+        (raw / class_name).mkdir(parents=True)
+        for number in range(2):
+            write_numbered_video(raw / f"{class_name}/{number}.mp4", 2, width=64, height=48)
+    (raw / "b/1.mp4").write_bytes(b"")
+    for number in range(3):
+        (raw / f"a/text{number}.mp4").write_text("no video")
+    words = ["--raw", raw, "--out", tmp_path / "out", "--group-pattern", "(.+)", "--test-groups", "1"]
+    result = run(make_shards.main, "folder", *words)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-3:] == [
+        f"4 videos failed: see {tmp_path / 'out/quarantine.jsonl'}",
+        "  3 failed: Invalid data found when processing input",
+        "  1 failed: is empty",
+    ]
+    assert "named in the lists" not in result.output, "there are none"
+    assert result.stderr.splitlines()[-1] == "warning: split 1: 1 of 2 classes have no test video, first 'b'"
+    again = run(make_shards.main, "folder", *words, "--json")
+    check_schema("make_shards", json.loads(again.stdout))
+    assert list(json.loads(again.stdout)["failures"].values()) == [3, 1]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "my videos", "{1..3}", "a::b", ""])
+def test_a_name_that_cannot_name_shards_is_refused_before_any_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / "raw/a").mkdir(parents=True)
+    (tmp_path / "raw/a/1.mp4").write_bytes(b"")
+    result = run(make_shards.main, "folder", "--raw", tmp_path / "raw", "--name", name, "--out", tmp_path / "out")
+    if name:
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
+        assert "cannot name files of shards" in result.stderr
+    assert name == "" or not (tmp_path / "out").exists()
+
+
+LAYOUTS: dict[str, Callable[[Path, Path], object]] = {
+    "folder": lambda ucf, raw: shutil.copytree(ucf / "UCF-101", raw),
+    "ucf101": lambda ucf, raw: shutil.copytree(ucf, raw),
+    "hmdb51": lambda ucf, raw: small_hmdb51(raw, ucf / "UCF-101"),
+    "sports1m": lambda ucf, raw: small_sports1m(raw, ucf / "UCF-101"),
+}
+
+
+@pytest.mark.parametrize("dataset", LAYOUTS)
+def test_any_folder_that_cannot_be_read_is_one_line_and_never_passed_over(
+    ucf_raw: Path, tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "raw"
+    LAYOUTS[dataset](ucf_raw, raw)
+    hidden = raw / "videos" if dataset == "sports1m" else next(path.parent for path in sorted(raw.rglob("*.avi")))
+    (hidden / "deep/er").mkdir(parents=True)
+    folders = [raw, *(path for path in raw.rglob("*") if path.is_dir())]
+    by_name = {"ucfTrainTestlist", "testTrainMulti_7030_splits", "original"}  # nothing in them is looked for
+    by_name |= {raw.name} if dataset in ("ucf101", "sports1m") else set()
+    for folder in (folder for folder in folders if folder.name not in by_name):
+        with monkeypatch.context() as patched:
+            for function in ("scandir", "listdir"):
+                patched.setattr(os, function, refusing(getattr(os, function), folder))
+            result = run(make_shards.main, dataset, "--raw", raw, "--out", tmp_path / "out")
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), (folder, result.output)
+        assert f"{folder}: Permission denied; make it readable" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def refusing(real: Callable, folder: Path) -> Callable:
+    """A function of the system that may not read one folder; tests may run as root, who may read all."""
+
+    def refuse(path: object = ".") -> object:
+        if Path(os.fspath(path)) == folder:  # type: ignore[call-overload]
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    return refuse
+
+
+@pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "sports1m"])
+def test_a_linked_folder_is_named_and_a_pipe_for_a_list_is_not_waited_for(
+    ucf_raw: Path, tmp_path: Path, dataset: str
+) -> None:
+    raw = tmp_path / "raw"
+    LAYOUTS[dataset](ucf_raw, raw)
+    where = raw / "videos" if dataset == "sports1m" else next(path.parent for path in sorted(raw.rglob("*.avi")))
+    (where / "more").symlink_to(ucf_raw)
+    result = run(make_shards.main, dataset, "--raw", raw, "--out", tmp_path / "out", "--limit", 1, "--size", 32)
+    assert result.exit_code == 0, result.output
+    assert "more: a linked folder is not followed" in result.stderr
+    for path in sorted(raw.rglob("*.txt")):
+        content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        result = run(make_shards.main, dataset, "--raw", raw, "--out", tmp_path / "other")
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), (path, result.output)
+        path.unlink()
+        path.write_bytes(content)

@@ -1,15 +1,21 @@
 """Any folder: what counts as a video, split files, and splits drawn by group."""
 
 import os
+import re
+import shlex
 from collections import defaultdict
 from pathlib import Path
+from urllib.parse import quote
 
+import braceexpand
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.datasets import DATASETS, DatasetError, Listing, list_folder
+from pipeline.datasets.listing import NAME
 from pipeline.datasets.splits import class_of, draw_test_groups
+from pipeline.source.plain_file import is_plain_name
 
 
 def write_videos(root: Path, *sources: str) -> Path:
@@ -173,14 +179,13 @@ def test_the_draw_is_a_fixed_share_of_each_class_and_changes_with_the_seed(tmp_p
         assert sum(words == ("test",) for source, words in draw.items() if source[0] == "b") == 3
 
 
-def test_a_class_of_one_video_stays_in_train_and_is_warned_of(tmp_path: Path) -> None:
+def test_a_class_of_one_video_stays_in_train(tmp_path: Path) -> None:
     listing = list_folder(write_videos(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mp4"))
     assert subsets(listing)["a/1.mp4"] == ("train",)
     assert sorted(words for source, words in subsets(listing).items() if source[0] == "b") == [
         ("test",),
         ("train",),
     ]
-    assert "split 1: 1 of 2 classes have no test video, first 'a'" in listing.warnings
 
 
 @given(
@@ -221,3 +226,115 @@ def test_weizmann_is_split_by_actor(shared_data: Path) -> None:
     assert (len(listing.records), len(test)) == (90, 30)
     assert {record.group for record in test} == {"daria", "denis", "eli"}
     assert listing.warnings == []
+
+
+SPELLINGS = {"train": ("train", "Train", "training"), "test": ("test", "TEST"), "val": ("val", "valid", "Validation")}
+
+
+@pytest.mark.parametrize("train", SPELLINGS["train"])
+@pytest.mark.parametrize("test", [*SPELLINGS["test"], None])
+@pytest.mark.parametrize("val", [*SPELLINGS["val"], None])
+def test_folders_of_subsets_say_who_is_tested(tmp_path: Path, train: str, test: str | None, val: str | None) -> None:
+    folders = {"train": train, "test": test, "val": val}
+    there = {subset: folder for subset, folder in folders.items() if folder}
+    root = write_videos(tmp_path, *(f"{f}/{c}/deep/{f}.mp4" for f in there.values() for c in ("jump", "run")))
+    (root / train / "empty").mkdir()
+    (root / "notes/jump").mkdir(parents=True)  # holds no video
+    if len(there) < 2:
+        with pytest.raises(DatasetError, match=f"no test/ or val/ with videos; add it, or .* --raw {root / train}$"):
+            list_folder(root)
+        return
+    listing = list_folder(root)
+    assert listing.classes == ["empty", "jump", "run"]
+    assert sorted({record.class_name for record in listing.records}) == ["jump", "run"]
+    words = {
+        subset: {r.subsets for r in listing.records if r.source.startswith(f"{f}/")} for subset, f in there.items()
+    }
+    if test and val:
+        assert listing.split_names == ["1", "val"]
+        assert words == {"train": {("train", "train")}, "test": {("test", "")}, "val": {("", "test")}}
+    else:
+        assert listing.split_names == ["1"]
+        assert words == {"train": {("train",)}, "test" if test else "val": {("test",)}}
+    assert [line for line in listing.warnings if val and val in line] == [
+        line for line in listing.warnings if "test side" in line
+    ]
+    assert sum("test side" in line for line in listing.warnings) == bool(val), "what becomes of val is said"
+
+
+FORMS = {None: (), "direct": ("a.mp4",), "deeper": ("jump/a.mp4",), "both": ("a.mp4", "jump/a.mp4")}
+
+
+@pytest.mark.parametrize("train", FORMS)
+@pytest.mark.parametrize("test", FORMS)
+@pytest.mark.parametrize("other", FORMS)
+def test_folders_that_may_be_subsets_or_classes_are_refused_with_the_way_out(
+    tmp_path: Path, train: str | None, test: str | None, other: str | None
+) -> None:
+    forms = {"train": train, "test": test, "other": other}
+    sources = [f"{folder}/{video}" for folder, form in forms.items() for video in FORMS[form]]
+    root = write_videos(tmp_path, *sources)
+    named = [form for form in (train, test) if form]
+    if not sources:
+        return
+    if not named or (other and named == ["direct"]):
+        listing = list_folder(root)
+        assert listing.classes == sorted(folder for folder, form in forms.items() if form)
+        assert any("is taken for a class" in line for line in listing.warnings) == bool(named)
+    elif not other and train == test == "deeper":
+        assert list_folder(root).classes == ["jump"]
+    else:
+        with pytest.raises(DatasetError, match="move it away|rename|add it, or take") as caught:
+            list_folder(root)
+        assert str(root) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sources", "says"),
+    [
+        (["train/a/1.mp4", "val/a/1.mp4", "valid/a/1.mp4"], "val/ and valid/ mean the same; put their class folders"),
+        (["train/a/1.mp4", "Train/b/1.mp4", "test/a/1.mp4"], "Train/ and train/ mean the same"),
+        (["train/Jump/1.mp4", "test/jump/1.mp4"], "jump/ and Jump/ are class folders that differ only in case"),
+        (["val/a/1.mp4", "test/a/1.mp4"], "test/ and val/ may be subsets, but there is no train/ with videos"),
+    ],
+)
+def test_subsets_that_do_not_fit_are_refused(tmp_path: Path, sources: list[str], says: str) -> None:
+    with pytest.raises(DatasetError, match=re.escape(says)):
+        list_folder(write_videos(tmp_path, *sources))
+
+
+@pytest.mark.parametrize("given", ["split_file", "test_groups", "test_fraction"])
+def test_another_word_on_who_is_tested_is_refused_beside_folders_of_subsets(tmp_path: Path, given: str) -> None:
+    root = write_videos(tmp_path / "root", "train/a/1.mp4", "test/a/2.mp4")
+    (tmp_path / "split.csv").write_text("path,subset\ntrain/a/1.mp4,test\n")
+    options: dict = {"split_file": tmp_path / "split.csv", "test_groups": ("x",), "test_fraction": 0.2}
+    with pytest.raises(DatasetError, match=f"{given}: is given, but the folders test/ and train/ .* leave it out"):
+        list_folder(root, **{given: options[given]})
+
+
+def test_with_a_split_file_classes_may_be_called_train_and_test(tmp_path: Path) -> None:
+    root = write_videos(tmp_path / "root", "train/1.mp4", "test/1.mp4")
+    (tmp_path / "split.csv").write_text("path,subset\ntrain/1.mp4,train\ntest/1.mp4,test\n")
+    assert list_folder(root, split_file=tmp_path / "split.csv").classes == ["test", "train"]
+
+
+@given(st.from_regex(NAME, fullmatch=True))
+def test_a_name_that_is_taken_means_nothing_else_to_any_reader(name: str) -> None:
+    Listing(name, [], ["1"], [], [], [], [])
+    tar = f"{name}-000000.tar"
+    assert is_plain_name(tar)
+    assert quote(tar) == shlex.quote(tar) == tar
+    assert list(braceexpand.braceexpand(tar)) == [tar]  # as WebDataset does
+    assert Path(tar).name == tar == Path(tar).with_suffix(".idx").with_suffix(".tar").name
+
+
+@given(st.text() | st.sampled_from(["..", "a/b", "a\\b", "a::b", "{0..9}", "pipe:a", "a b", "é", "-a", "a" * 101]))
+def test_a_name_that_may_mean_something_is_refused_with_one_that_will_do(name: str) -> None:
+    if NAME.fullmatch(name):
+        return
+    with pytest.raises(DatasetError, match="cannot name files of shards") as caught:
+        Listing(name, [], ["1"], [], [], [], [])
+    message = str(caught.value)
+    assert "\n" not in message
+    Listing(message.rsplit(" ", 1)[1], [], ["1"], [], [], [], [])
