@@ -27,7 +27,7 @@ from pipeline.source.timeline import Piece, seek_options
 # Antialiased bilinear, exact rounding: the same bytes on every CPU. The paper resized with OpenCV's bilinear, which
 # does not antialias; a network trained on these frames sees slightly cleaner ones.
 SCALE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+bitexact"
-MAX_ASPECT = 32  # of a picture whose shape is kept
+MAX_ASPECT = 8  # of a picture whose shape is kept; one of 8:1 and one of 1:8 give tiles 46 times as large as 4:3
 ASKED_TO_END = 255  # exit code of an ffmpeg that got a signal: its CPU time is over, or Ctrl-C reached it
 PIPE_BYTES = 1 << 20  # of frames under way from ffmpeg; the kernel's 64 KiB are two frames
 
@@ -58,14 +58,15 @@ def fitted(display_width: int, display_height: int, size: int) -> tuple[int, int
     """Width and height of a picture whose short side becomes `size`, aspect ratio kept.
 
     Raises:
-        VideoFailure: One side is more than 32 times the other; all tiles of a dataset would be as long.
+        VideoFailure: One side is more than 8 times the other; all tiles of a dataset would be as long.
 
     >>> fitted(320, 240, 128), fitted(240, 320, 128)
     ((171, 128), (128, 171))
     """
     if max(display_width, display_height) > MAX_ASPECT * min(display_width, display_height):
         shape = f"{display_width}×{display_height}"
-        raise VideoFailure("probe", f"its shape, {shape}, is too long to keep; at most {MAX_ASPECT} to 1 can be stored")
+        rule = f"at most {MAX_ASPECT} to 1 can be stored; --no-keep-aspect stretches it"
+        raise VideoFailure("probe", f"its shape, {shape}, is too long to keep; {rule}")
     scale = size / min(display_width, display_height)
     return max(round(display_width * scale), size), max(round(display_height * scale), size)
 

@@ -14,7 +14,7 @@ NUM_FRAMES = 12
 SIZE = {"width": 172, "height": 96}
 INTRA = {"vcodec": "mjpeg", "qscale": 3, "pix_fmt": "yuvj420p"}  # every frame stands alone
 KINDS = {
-    ".mp4": {"movflags": "+faststart", "g": 1},
+    ".mp4": {"movflags": "+faststart", "g": 1, "aspect": "16:9"},
     ".avi": {**INTRA},
     ".mkv": {"vcodec": "mpeg4", "qscale": 2, "g": 1},
     ".ts": {"vcodec": "mpeg2video", "qscale": 2, "g": 4},
@@ -193,3 +193,21 @@ def add_huge(hostile: Hostile, videos: dict[str, bytes]) -> None:
         hostile.add(f"huge-{name}.mp4", EITHER, mp4[:place] + value + mp4[place + len(value) :])
     external = mp4.replace(b"url \0\0\0\1", b"url \0\0\0\0")  # the frames are in another file, says its dref
     hostile.add("elsewhere.mp4", EITHER, external)
+
+
+def add_turned(hostile: Hostile, videos: dict[str, bytes], *, count: int) -> None:
+    """Videos whose display matrix, pixel aspect or edit list is drawn at random or at the edge of its type."""
+    drawn, mp4 = random.Random(2), videos[".mp4"]
+    edges = [bytes(4), b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\1\0\0", b"\0\0\0\1"]
+
+    def words(number: int) -> bytes:
+        return b"".join(drawn.choice([*edges, drawn.randbytes(4)]) for _ in range(number))
+
+    for i in range(count):
+        for name, box, offset, number in (
+            ("matrix", b"tkhd", 44, 9),
+            ("edits", b"elst", 12, 3),
+            ("aspect", b"pasp", 4, 2),
+        ):
+            place = mp4.index(box) + offset
+            hostile.add(f"{name}-{i}.mp4", EITHER, mp4[:place] + words(number) + mp4[place + 4 * number :])
