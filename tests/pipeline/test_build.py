@@ -299,9 +299,9 @@ def test_odd_sizes_and_varying_rates_become_h264_by_the_same_policy(tmp_path: Pa
 
 def test_a_video_too_wide_for_h264_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "raw/one").mkdir(parents=True)
-    write_numbered_video(tmp_path / "raw/one/a.mp4", 2, width=512, height=32, pix_fmt="yuv444p")
-    with pytest.raises(ShardError, match="raw: size: frames of 8192×512 cannot be H.264"):
-        build_numbered_like(tmp_path, keep_aspect=True, codec="h264", size=512)
+    write_numbered_video(tmp_path / "raw/one/a.mp4", 2, width=256, height=32, pix_fmt="yuv444p")
+    with pytest.raises(ShardError, match="raw: size: frames of 8192×1024 cannot be H.264"):
+        build_numbered_like(tmp_path, keep_aspect=True, codec="h264", size=1024)
 
 
 def test_two_builds_cannot_write_to_one_folder(numbered_raw: Path, tmp_path: Path) -> None:
