@@ -2,20 +2,75 @@
 
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
-from torch import nn
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, os_errors_of_the_user
+from pipeline.schema import Count, Number, SchemaError, Text, convert
 from pipeline.shard import ShardIndex
-from train.config import FIXED, TrainConfig, differences, from_dict
-from train.whole_file import check_records, write_whole
+from train.config import FIXED, TrainConfig, differences, from_dict, to_dict
+from train.models import ModelConfig, build_model
+from train.optim import OptimConfig, build_optimizer
+from train.torch_file import is_stored, read_torch_file, short
+from train.whole_file import write_whole
 
 FORMAT = 1
 KEYS = {"format", "step", "best_accuracy", "model", "optimizer", "loader", "rng", "config", "data", "classes"}
+
+
+class MomentumState(TypedDict):
+    """Of one parameter."""
+
+    momentum_buffer: Tensor | None
+
+
+class GroupState(TypedDict):
+    """Of some parameters; the rest of torch's settings follows from the configuration."""
+
+    lr: Number
+    fused: bool | None
+
+
+class OptimizerState(TypedDict, total=False):
+    """As SGD has it; empty for imported weights."""
+
+    state: dict[Count, MomentumState]
+    param_groups: list[GroupState]
+
+
+class LoaderState(TypedDict, total=False):
+    """As ClipLoader has it; empty for imported weights."""
+
+    position: Count
+    global_batch_size: Count
+    plan: Text
+
+
+class DataState(TypedDict):
+    """Which dataset."""
+
+    name: Text
+    fingerprint: Text
+
+
+class CheckpointState(TypedDict):
+    """What a checkpoint holds, but "format"."""
+
+    step: Count
+    best_accuracy: Annotated[float, Meta(ge=-1, le=1)]
+    model: dict[str, Tensor]
+    optimizer: OptimizerState
+    loader: LoaderState
+    rng: Tensor
+    config: dict[str, Any]
+    data: DataState
+    classes: list[Text]
 
 
 class CheckpointError(UserError):
@@ -35,24 +90,106 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, former: Path | None = 
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint, tensors on the CPU.
+    """The state of a checkpoint, tensors on the CPU; every field is of its type, every tensor fits the network.
 
     Raises:
         CheckpointError: The file is missing, damaged, or not one of ours.
     """
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"checkpoint: {path} does not exist; give a .pt file of a run folder")
     try:
-        check_records(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for damaged files
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"checkpoint: {path} cannot be read ({reason[0][:120]}); use another one") from None
-    if not isinstance(state, dict) or not set(state) >= KEYS:
-        raise CheckpointError(f"checkpoint: {path} is not a checkpoint of this trainer; use one of a run folder")
-    if state["format"] != FORMAT:
-        raise CheckpointError(f"checkpoint: {path} has format {state['format']}, this version reads {FORMAT}")
+        with os_errors_of_the_user(path):
+            return read_torch_file(path, check_state)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise CheckpointError(f"checkpoint: {path} cannot be read ({reason}); use another one") from None
+
+
+def check_state(found: Any) -> dict[str, Any]:
+    """The fields of a checkpoint, or of its outline on the device meta, without any that this trainer does not write.
+
+    Raises:
+        SchemaError: One is missing, of another type or shape, or out of bounds.
+    """
+    if not isinstance(found, dict) or not set(found) >= KEYS:
+        raise SchemaError("not a checkpoint of this trainer")
+    if found["format"] != FORMAT:
+        raise SchemaError(f"format {found['format']!r:.20}, this version reads {FORMAT}")
+    state: dict[str, Any] = dict(convert(found, CheckpointState), format=FORMAT)
+    config = from_dict(state["config"])
+    network, optimizer = outline(config.model, config.optim, num_classes=len(state["classes"]))
+    weights = network.state_dict()
+    if set(weights) != set(state["model"]):
+        name = min(set(weights) ^ set(state["model"]))
+        raise SchemaError(f"model: {name:.80} is {'missing' if name in weights else 'not of this network'}")
+    for name, value in state["model"].items():
+        check_tensor(f"model: {name}", value, like=weights[name])
+    check_tensor("rng", state["rng"], like=torch.get_rng_state())
+    if state["rng"].device.type == "cpu":
+        try:
+            torch.Generator().set_state(state["rng"])
+        except RuntimeError as error:
+            raise SchemaError(f"rng: {short(error)}") from None
+    state["config"] = to_dict(config)
+    if state["optimizer"] or state["loader"]:
+        state["optimizer"] = whole_optimizer(state["optimizer"], optimizer)
+        check_loader(state["loader"], step=state["step"], config=config)
     return state
+
+
+def check_tensor(name: str, value: Tensor, *, like: Tensor) -> None:
+    """Raises SchemaError where a tensor is not of the type and shape of `like`, or claims what the file has not."""
+    if not is_stored(value, dtype=like.dtype, shape=like.shape):
+        found = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        raise SchemaError(f"{name}: {found:.80}, must be {str(like.dtype).removeprefix('torch.')} {list(like.shape)}")
+
+
+def whole_optimizer(state: OptimizerState, ours: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimizer: of the file the momenta, and what no configuration says.
+
+    Args:
+        ours: As the checkpoint's configuration has it.
+
+    Raises:
+        SchemaError: It is of another network.
+    """
+    groups = ours.state_dict()["param_groups"]
+    if len(state.get("param_groups", [])) != len(groups) or "state" not in state:
+        raise SchemaError(f"optimizer: it must have {len(groups)} param_groups and a state")
+    parameters = [parameter for group in ours.param_groups for parameter in group["params"]]
+    for number, one in state["state"].items():
+        if number >= len(parameters):
+            raise SchemaError(f"optimizer: state of parameter {number}, the network has {len(parameters)}")
+        if one["momentum_buffer"] is not None:
+            check_tensor(f"optimizer: momentum of {number}", one["momentum_buffer"], like=parameters[number])
+    return {
+        "state": state["state"],
+        "param_groups": [a | b for a, b in zip(groups, state["param_groups"], strict=True)],
+    }
+
+
+def check_loader(state: LoaderState, *, step: int, config: TrainConfig) -> None:
+    """Raises SchemaError where the loader is not where a run of this step has it."""
+    batch = config.global_batch_size
+    if "plan" not in state or (state.get("position"), state.get("global_batch_size")) != (step * batch, batch):
+        raise SchemaError(f"loader: it is not at step {step} of batches of {batch}")
+
+
+class NoNumbers(TorchFunctionMode):
+    """Leaves new weights as they are; on the device meta drawing them would import sympy, seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return (args or [*kwargs.values()])[0]
+        return func(*args, **(kwargs or {}))
+
+
+@cache
+def outline(model: ModelConfig, optim: OptimConfig, *, num_classes: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A network and its optimizer without numbers, on the device meta."""
+    with torch.device("meta"), NoNumbers():
+        network = build_model(model, num_classes=num_classes)
+    return network, build_optimizer(network, optim, fused=False)
 
 
 def load_latest(folder: Path, *, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.clip import ClipSpec, per_channel
 from pipeline.errors import UserError
 from pipeline.plan import TrainPlan
+from pipeline.schema import SchemaError, convert
 from pipeline.shard import ShardIndex
 from train.models import MODELS, ModelConfig, check_clip
 from train.optim import OptimConfig, ScheduleConfig
@@ -171,14 +172,16 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `to_dict`.
 
     Raises:
-        ValueError: A field is unknown, so another version of this code wrote it.
+        SchemaError: A field is unknown, so another version of this code wrote it; or a value is not possible.
     """
-    try:
-        parts = {part: build(**values[part]) for part, build in NESTED.items() if part in values}
-        tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return TrainConfig(**{**values, **tuples, **parts})
-    except TypeError as error:
-        raise UserError(f"config: {error}; it was written by another version of the trainer") from None
+    config = convert(values, TrainConfig)
+    for part, ours in {"": to_dict(config), **to_dict(config)}.items():
+        theirs = values.get(part) if part else values
+        unknown = set(theirs) - set(ours) if isinstance(theirs, dict) else ()
+        if unknown:
+            name = f"{part}.{min(unknown)}".lstrip(".")
+            raise SchemaError(f"config: {name:.80} is unknown; it was written by another version of the trainer")
+    return config
 
 
 def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:

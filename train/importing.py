@@ -1,7 +1,6 @@
 """Weights of others as a checkpoint: with the clips they were trained on, and no run to go on with."""
 
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.clip import ClipSpec
 from pipeline.errors import UserError
+from pipeline.schema import SchemaError, convert
 from pipeline.shard_writer import sha256_of
+from pipeline.source.plain_file import read_text
+from train.checkpoint import check_tensor, outline
 from train.config import TrainConfig, to_dict
-from train.models import BLOCKS, ModelConfig, build_model
+from train.evaluation.features import npz
+from train.models import BLOCKS, MAX_WIDTH, ModelConfig
 from train.models.convert import from_caffe, from_torchvision
+from train.torch_file import read_torch_file, short
 
+MAX_BYTES = 2**30  # of a file; the largest network, C3D, has 0.3 GB
 PIXEL = 255  # torchvision scales pixels to 0…1 first
 TORCHVISION_MEAN, TORCHVISION_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # of every video model
 
@@ -98,7 +103,7 @@ def import_weights(
         mean=trained.mean if mean is None else mean,
         std=trained.std if std is None else std,
     )
-    network: nn.Module = build_model(config.model, num_classes=num_classes)
+    network, _ = outline(config.model, config.optim, num_classes=num_classes)
     return {
         "step": 0,
         "best_accuracy": -1.0,
@@ -135,7 +140,7 @@ def sizes(weights: Mapping[str, Any], *, path: Path, source: str, model: str) ->
         raise ImportFailed(f"{path}: has no weights of the fc under {source}'s name; choose the source they are from")
     num_classes, num_inputs = weights[found[0]].shape[-2:]
     width, rest = divmod(num_inputs, 64 if model == "c3d" else 8)
-    if rest or not width:
+    if rest or not 1 <= width <= MAX_WIDTH:
         raise ImportFailed(f"{path}: the fc has {num_inputs} inputs, which no {model} has; choose the model it is of")
     return num_classes, width
 
@@ -146,15 +151,27 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         ImportFailed: It is missing or damaged, or holds something else.
     """
-    check_is_file(path)
+    check_file(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, … for damaged files
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ImportFailed(f"{path}: cannot be read ({reason[0][:120]}); save model.state_dict() anew") from None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ImportFailed(f"{path}: is not a dict of weights by name; save model.state_dict() alone")
-    return state
+        return read_torch_file(path, check_weights, max_legacy_bytes=MAX_BYTES)
+    except (SchemaError, OSError) as error:
+        raise ImportFailed(f"{path}: cannot be read ({error}); save model.state_dict() anew") from None
+
+
+def check_weights(found: Any) -> dict[str, Tensor]:
+    """Weights by name, or their outline on the device meta.
+
+    Raises:
+        SchemaError: It is something else, or a weight claims numbers that the file has not.
+    """
+    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise SchemaError("not a dict of weights by name")
+    weights = convert(found, dict[str, Tensor])
+    for name, value in weights.items():
+        if not value.is_floating_point() and value.dtype is not torch.int64:
+            raise SchemaError(f"{name:.80}: {value.dtype}, must be floating point")
+        check_tensor(name, value, like=value)
+    return weights
 
 
 def read_blobs(path: Path) -> dict[str, np.ndarray]:
@@ -163,22 +180,26 @@ def read_blobs(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ImportFailed: It is missing or damaged, or no .npz.
     """
-    check_is_file(path)
+    check_file(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        blobs = {name: npz.read(path, name) for name in npz.names(path)}
+        if any(blob is None or blob.dtype.kind != "f" for blob in blobs.values()):
+            raise ValueError("not floating point")
+    except npz.DAMAGED as error:
         raise ImportFailed(
-            f"{path}: is no .npz of blobs ({error}); train/models/convert.py has how to write one"
+            f"{path}: is no .npz of blobs ({short(error)}); train/models/convert.py has how to write one"
         ) from None
+    return {name: blob for name, blob in blobs.items() if blob is not None}
 
 
 def read_classes(path: Path) -> list[str]:
     """Names of classes, one a line, by position; empty lines do not count."""
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
-def check_is_file(path: Path) -> None:
-    """Raises ImportFailed where there is no file."""
+def check_file(path: Path) -> None:
+    """Raises ImportFailed where there is no file, or one too large to be weights."""
     if not path.is_file():
         raise ImportFailed(f"{path}: does not exist; give a file of weights")
+    if path.stat().st_size > MAX_BYTES:
+        raise ImportFailed(f"{path}: has {path.stat().st_size:,} bytes; weights have at most {MAX_BYTES:,}")

@@ -2,10 +2,12 @@
 
 import errno
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+from pipeline.schema import SchemaError
+from train.torch_file import check_records
 
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # said where there are no hard links
 
@@ -37,7 +39,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None], *, former: Path |
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that it is read from the disk
         try:
             check_records(temporary)
-        except zipfile.BadZipFile as error:
+        except SchemaError as error:
             raise OSError(errno.EIO, f"what was read back is not what was written: {error}", str(temporary)) from None
         if former is not None and path.exists():
             keep_as(path, former)
@@ -64,19 +66,3 @@ def keep_as(path: Path, former: Path) -> None:
         path.replace(former)
     else:
         link.replace(former)
-
-
-def check_records(path: Path) -> None:
-    """Hold every record of a zip file to its CRC-32, which torch writes and does not look at.
-
-    Raises:
-        zipfile.BadZipFile: One is not what it was, or the file is none.
-        OSError: It cannot be read.
-    """
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-        no_files = [entry.filename for entry in archive.infolist() if entry.external_attr]
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-    if no_files:  # torch reads nothing for what says that it is a folder, and gives whatever is in memory
-        raise zipfile.BadZipFile(f"{no_files[0]} has attributes, which torch never writes")

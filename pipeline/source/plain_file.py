@@ -5,6 +5,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError, os_errors_of_the_user
+
+MAX_TEXT_BYTES = 2**28  # a line for each of a million videos
 KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -55,6 +58,21 @@ def read_plain(path: Path, *, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise NotPlainError(f"{path.name}: is longer than {max_bytes} bytes")
     return content
+
+
+def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """All of a list: UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: It cannot be read, is longer than `max_bytes`, or is not UTF-8.
+    """
+    with os_errors_of_the_user(path):
+        content = read_plain(path, max_bytes=max_bytes)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: is not UTF-8; save the file as UTF-8") from None
 
 
 def is_plain_name(name: Any) -> bool:

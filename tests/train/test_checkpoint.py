@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.checkpoints import tiny_state
 from train.checkpoint import (
     FORMAT,
-    KEYS,
     CheckpointError,
     load_checkpoint,
     load_latest,
@@ -16,22 +16,20 @@ from train.checkpoint import (
 )
 
 
-def state_at(step: int) -> dict:
-    return {key: None for key in KEYS - {"format"}} | {"step": step, "model": {"w": torch.arange(3.0)}}
-
-
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "a.pt", state_at(7))
+    state = tiny_state(7)
+    save_checkpoint(tmp_path / "a.pt", state)
     loaded = load_checkpoint(tmp_path / "a.pt")
     assert (loaded["step"], loaded["format"]) == (7, FORMAT)
-    assert torch.equal(loaded["model"]["w"], torch.arange(3.0))
+    assert all(torch.equal(loaded["model"][name], value) for name, value in state["model"].items())
+    assert loaded.keys() == {"format", *state}
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "a.pt", state_at(1))
+    save_checkpoint(tmp_path / "a.pt", tiny_state(1))
     with pytest.raises((TypeError, AttributeError, RuntimeError)):
-        save_checkpoint(tmp_path / "a.pt", state_at(2) | {"loader": (value for value in ())})  # no generator pickles
+        save_checkpoint(tmp_path / "a.pt", tiny_state(2) | {"loader": (value for value in ())})  # no generator pickles
     assert load_checkpoint(tmp_path / "a.pt")["step"] == 1
 
 
@@ -57,13 +55,13 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 def test_some_other_file_of_torch_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(1)}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="is not a checkpoint of this trainer"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of this trainer"):
         load_checkpoint(tmp_path / "a.pt")
 
 
 def test_the_newest_readable_checkpoint_is_taken_when_latest_is_damaged(tmp_path: Path) -> None:
     for name, step in (("best.pt", 30), ("step-20.pt", 20), ("step-40.pt", 40)):
-        save_checkpoint(tmp_path / name, state_at(step))
+        save_checkpoint(tmp_path / name, tiny_state(step))
     for name in ("latest.pt", "step-40.pt"):
         (tmp_path / name).write_bytes(b"damaged")
     said: list[str] = []
@@ -77,11 +75,12 @@ def test_the_newest_readable_checkpoint_is_taken_when_latest_is_damaged(tmp_path
 
 
 def test_the_checkpoint_before_the_last_is_kept_and_taken_when_the_last_is_damaged(tmp_path: Path) -> None:
-    for step in (1, 2, 3):
-        save_checkpoint(tmp_path / "latest.pt", state_at(step), former=tmp_path / "previous.pt")
-    save_checkpoint(tmp_path / "best.pt", state_at(1))
+    states = {step: tiny_state(step) for step in (1, 2, 3)}
+    for state in states.values():
+        save_checkpoint(tmp_path / "latest.pt", state, former=tmp_path / "previous.pt")
+    save_checkpoint(tmp_path / "best.pt", tiny_state(1))
     content = bytearray((tmp_path / "latest.pt").read_bytes())
-    weights = content.index(torch.arange(3.0).numpy().tobytes())
+    weights = content.index(states[3]["model"]["stem.conv.weight"].numpy().tobytes())
     content[weights + 5] ^= 1  # torch.load would not see it
     (tmp_path / "latest.pt").write_bytes(content)
     said: list[str] = []
@@ -95,8 +94,8 @@ def test_the_checkpoint_before_the_last_is_kept_and_taken_when_the_last_is_damag
 
 
 def test_a_readable_latest_is_taken_whatever_else_is_there(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "latest.pt", state_at(5))
-    save_checkpoint(tmp_path / "step-9.pt", state_at(9))  # of a run that was begun anew further back
+    save_checkpoint(tmp_path / "latest.pt", tiny_state(5))
+    save_checkpoint(tmp_path / "step-9.pt", tiny_state(9))  # of a run that was begun anew further back
     (tmp_path / "best.pt").write_bytes(b"damaged")
     found = load_latest(tmp_path, say=pytest.fail)
     assert found is not None

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import train.run_folder
+from tests.checkpoints import tiny_state
 from tests.schemas import check_schema
-from train.checkpoint import KEYS, load_checkpoint
+from train.checkpoint import load_checkpoint
 from train.metrics import MetricsLog
 from train.ranks import Ranks
 from train.run_folder import LOCK, CheckpointFiles, RunFolderError, check_agreement, only_trainer
@@ -23,10 +23,6 @@ class FoundSteps(Ranks):
 
     def gather(self, value: Any) -> list[Any]:
         return [value, 40]
-
-
-def state_at(step: int) -> dict[str, Any]:
-    return {key: None for key in KEYS - {"format"}} | {"step": step, "model": {"w": torch.arange(3.0)}}
 
 
 def test_a_second_trainer_is_refused_and_the_first_named(tmp_path: Path) -> None:
@@ -91,7 +87,7 @@ def test_where_there_are_no_locks_it_says_so_and_goes_on(tmp_path: Path, monkeyp
 
 
 def test_ranks_that_see_different_checkpoints_do_not_train_together(tmp_path: Path) -> None:
-    check_agreement(tmp_path, FoundSteps(), state_at(40))
+    check_agreement(tmp_path, FoundSteps(), tiny_state(40))
     with pytest.raises(RunFolderError, match=r"different steps in .* \(0, 40\); it must be one folder"):
         check_agreement(tmp_path, FoundSteps(), None)
 
@@ -119,7 +115,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_a_line_and_the_old_one_stays(
     log = MetricsLog(tmp_path, start=0)
     files = CheckpointFiles(tmp_path, say=said.append, log=log)
     for step in (1, 2):
-        files.save("latest.pt", state_at(step))
+        files.save("latest.pt", tiny_state(step))
     assert load_checkpoint(tmp_path / "latest.pt")["step"] == 1
     assert said == [
         f"NOT SAVED: {tmp_path / 'latest.pt'} of step 2 (No space left on device); the one of step 1 stays, "
@@ -134,8 +130,8 @@ def test_a_checkpoint_that_cannot_be_written_costs_a_line_and_the_old_one_stays(
         f"{tmp_path}: latest.pt of step 2 could not be written (No space left on device); the one of step 1 stays; "
         "make room and go on with --resume auto"
     )
-    files.save("step-3.pt", state_at(3))  # a file that stays behind is not missed at the end
-    files.save("latest.pt", state_at(4))
+    files.save("step-3.pt", tiny_state(3))  # a file that stays behind is not missed at the end
+    files.save("latest.pt", tiny_state(4))
     files.check()
     assert [load_checkpoint(tmp_path / name)["step"] for name in ("latest.pt", "previous.pt")] == [4, 1]
     log.close()
@@ -147,7 +143,7 @@ def test_the_checkpoint_of_an_earlier_process_is_named_as_such(tmp_path: Path, f
     said: list[str] = []
     files = CheckpointFiles(tmp_path, say=said.append, log=MetricsLog(tmp_path, start=0))
     for name in ("latest.pt", "best.pt"):
-        files.save(name, state_at(2))
+        files.save(name, tiny_state(2))
     assert "; the one from before stays, training" in said[0]
     assert "; there is none before it, training" in said[1]
     assert (tmp_path / "latest.pt").read_bytes() == b"of before"

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
-from train.whole_file import check_records, write_whole
+from train.torch_file import check_records
+from train.whole_file import write_whole
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

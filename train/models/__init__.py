@@ -34,6 +34,7 @@ class Model:
     fixed: tuple[str, ...] = ()
 
 
+MAX_WIDTH = 1024  # 8.5 G parameters
 DEPTH_WIDTHS = {10: 97, 16: 85, 26: 51, 34: 46}  # parameters within 1.2 % of SR18's; the paper's own widths not found
 MIXED_WIDTHS = {2: 110, 3: 109, 4: 104, 5: 90}  # likewise, of MC2 … MC5
 REVERSED_WIDTHS = {2: 64, 3: 64, 4: 65, 5: 70}  # and of rMC2 … rMC5
@@ -92,8 +93,8 @@ class ModelConfig:
             raise UserError(f"model: {self.name} does not exist; choose one of {', '.join(MODELS)}")
         if self.width is None:
             object.__setattr__(self, "width", MODELS[self.name].width)
-        elif self.width < 1:
-            raise UserError(f"width: {self.width} is not possible; a model has at least 1 channel")
+        elif not 1 <= self.width <= MAX_WIDTH:
+            raise UserError(f"width: {self.width} is not possible; choose 1 to {MAX_WIDTH} channels")
 
 
 def build_model(config: ModelConfig, *, num_classes: int) -> nn.Module:

@@ -84,7 +84,7 @@ def from_caffe(blobs: Mapping[str, np.ndarray], *, model: nn.Module) -> dict[str
     converted = {}
     for name, value in model.state_dict().items():
         if name.endswith(COUNTED):
-            converted[name] = torch.zeros_like(value)
+            converted[name] = torch.zeros_like(value, device="cpu")
             continue
         blob = _take(left, _caffe_name(name), like=value)
         converted[name] = blob.flip(1) if name in BGR else blob

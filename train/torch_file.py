@@ -1,0 +1,143 @@
+"""What torch.save wrote, read without running code of the file and without believing the sizes that it claims."""
+
+import os
+import pickletools
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from pipeline.schema import SchemaError
+from pipeline.source.plain_file import open_plain
+
+# Tensors and dicts; weights_only lets more pass, such as bytearray(10**12).
+HARMLESS = r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"
+MAX_PICKLE_BYTES = 2**26  # names, shapes and settings; the numbers are records of their own
+LEGACY_PICKLES = 5  # in a file of torch before 1.6: magic number, protocol, system, content, keys of the numbers
+ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile)
+
+T = TypeVar("T")
+
+
+def read_torch_file(path: Path, check: Callable[[Any], T], *, max_legacy_bytes: int = 0) -> T:
+    """The content of a file, as `check` returns it.
+
+    Of a zip file the outline comes first: tensors without numbers, on the device meta. Only when `check` has taken it
+    are the numbers read, as many as the records of the file hold.
+
+    Args:
+        check: Called twice, with the outline and with the content; raises SchemaError for what it does not take.
+        max_legacy_bytes: Of a file in torch's format before 1.6, which has no outline; 0 refuses it.
+
+    Raises:
+        SchemaError: It is damaged, or something else; names no path.
+        OSError: It cannot be opened.
+    """
+    with os.fdopen(open_plain(path), "rb") as file:
+        if zipfile.is_zipfile(file):
+            check_archive(file)
+            check(_load(file, device="meta"))
+            check_records(path)
+        elif os.fstat(file.fileno()).st_size > max_legacy_bytes:
+            raise SchemaError("not a zip file of torch.save, or cut off")
+        else:
+            file.seek(0)
+            for _ in range(LEGACY_PICKLES):
+                check_pickle(file)
+        return check(_load(file, device="cpu"))
+
+
+def check_archive(file: IO[bytes]) -> None:
+    """Refuse a zip file that would cost more memory than it has bytes, or whose pickle makes more than tensors.
+
+    Raises:
+        SchemaError: It is one, or damaged.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise SchemaError(f"{packed[0]!r:.80} is compressed, which torch never does")
+            size = os.fstat(file.fileno()).st_size
+            claimed = sum(entry.file_size for entry in entries)
+            if claimed > size:
+                raise SchemaError(f"its records claim {claimed} bytes, the file has {size}")
+            pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+            if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
+                raise SchemaError(
+                    f"it has {len(pickles)} data.pkl; it must have one, of at most {MAX_PICKLE_BYTES} bytes"
+                )
+            with archive.open(pickles[0]) as pickle:
+                check_pickle(pickle)
+    except ZIP_ERRORS as error:
+        raise error if isinstance(error, SchemaError) else SchemaError(short(error)) from None
+
+
+def check_pickle(file: IO[bytes]) -> None:
+    """Read a pickle, without making what it describes, up to its end.
+
+    Raises:
+        SchemaError: It is damaged, or would call something that is not of HARMLESS.
+    """
+    try:
+        called = {str(arg) for opcode, arg, _ in pickletools.genops(file) if opcode.name == "GLOBAL"}
+    except (ValueError, OverflowError, EOFError, struct.error) as error:
+        raise SchemaError(short(error)) from None
+    for name in sorted(called):
+        if not re.fullmatch(HARMLESS, name):
+            raise SchemaError(f"it would call {name!r:.80}, which is no tensor")
+
+
+def check_records(path: Path) -> None:
+    """Hold every record of a zip file to its CRC-32, which torch writes and does not look at.
+
+    Raises:
+        SchemaError: One is not what it was, or the file is none.
+        OSError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            no_files = [entry.filename for entry in archive.infolist() if entry.external_attr]
+    except OSError:
+        raise
+    except ZIP_ERRORS as error:
+        raise SchemaError(short(error)) from None
+    if damaged is not None:
+        raise SchemaError(f"{damaged} does not match its checksum")
+    if no_files:  # torch reads nothing for what says that it is a folder, and gives whatever is in memory
+        raise SchemaError(f"{no_files[0]} has attributes, which torch never writes")
+
+
+def is_stored(tensor: Tensor, *, dtype: torch.dtype, shape: torch.Size) -> bool:
+    """Whether a tensor is of a type and shape, and has no more numbers than the file."""
+    return (
+        tensor.layout is torch.strided
+        and tensor.dtype is dtype
+        and tensor.shape == shape
+        and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+    )
+
+
+def _load(file: IO[bytes], *, device: str) -> Any:
+    file.seek(0)
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, KeyError, … for damaged files
+        raise SchemaError(short(error)) from None
+
+
+def short(error: Exception) -> str:
+    """The first line of what an exception says.
+
+    >>> short(ValueError("bad\\nand more")), short(KeyError())
+    ('bad', 'KeyError')
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:120]
