@@ -7,6 +7,8 @@ import numpy as np
 from pipeline.errors import UserError
 
 MAX_FRAME_STRIDE = 32
+MAX_RESIZE = 4096
+MAX_CLIP = 2**25  # pixels; 0.1 GB
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,17 @@ class ClipSpec:
             raise UserError(f"frame_stride: {self.frame_stride} is not possible; choose 1 to {MAX_FRAME_STRIDE}")
         if self.crop_size < 1:
             raise UserError(f"crop_size: {self.crop_size} is not possible; choose at least 1 pixel")
+        if self.num_frames * self.crop_size**2 > MAX_CLIP:
+            raise UserError(
+                f"num_frames and crop_size: {self.num_frames} frames of {self.crop_size} pixels are too many; choose "
+                f"fewer, at most {MAX_CLIP:,} pixels a clip"
+            )
         if self.resize is not None and self.resize < self.crop_size:
             raise UserError(
                 f"resize: {self.resize} is smaller than crop_size {self.crop_size}; choose at least {self.crop_size}"
             )
+        if self.resize is not None and self.resize > MAX_RESIZE:
+            raise UserError(f"resize: {self.resize} is not possible; choose at most {MAX_RESIZE}")
 
     @property
     def span(self) -> int:

@@ -18,6 +18,7 @@ MAX_JSON_BYTES = 2**28  # predictions of a million videos
 MOST = 2**53  # what a float64 counts to
 
 Count = Annotated[int, Meta(ge=0, le=MOST)]
+Size = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # of what is made in memory, or done one after another
 Number = Annotated[float, Meta(ge=-1e30, le=1e30)]  # finite: NaN is in no range
 Share = Annotated[float, Meta(ge=0, le=1)]
 Text = Annotated[str, Meta(max_length=10_000)]
@@ -87,6 +88,15 @@ def reason_of(error: Exception) -> str:
     'config.steps: expected `int`, got `str`'
     """
     reason, _, place = str(error).partition(" - at ")
-    reason = " ".join(reason.split())[:300]
+    reason = printable(reason)
     place = re.sub(r"^`\$\.?|`$", "", place)
     return f"{place}: {reason[:1].lower()}{reason[1:]}" if place else reason
+
+
+def printable(text: str, *, most: int = 300) -> str:
+    """One line of a text of others, without what a terminal obeys.
+
+    >>> printable("a\\n\\x1b[2Jb")
+    'a ?[2Jb'
+    """
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:most]

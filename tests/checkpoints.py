@@ -8,11 +8,11 @@ from train.config import TrainConfig, override, to_dict
 from train.models import build_model
 from train.optim import build_optimizer
 
-CONFIG = override(TrainConfig(), model="res2d18", width=1, num_frames=1, crop_size=32, global_batch_size=4, steps=50)
+CONFIG = override(TrainConfig(), model="c3d", width=1, num_frames=16, global_batch_size=4, steps=50)
 
 
 def tiny_state(step: int = 1, **changes: Any) -> dict[str, Any]:
-    """What `save_checkpoint` takes: a network of width 1 after so many steps; `changes` are fields."""
+    """What `save_checkpoint` takes of C3D of width 1, which has few tensors; `changes` are fields."""
     model = build_model(CONFIG.model, num_classes=3)
     optimizer = build_optimizer(model, CONFIG.optim, fused=False)
     for parameter in model.parameters():

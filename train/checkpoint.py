@@ -121,7 +121,7 @@ def check_state(found: Any) -> dict[str, Any]:
     weights = network.state_dict()
     if set(weights) != set(state["model"]):
         name = min(set(weights) ^ set(state["model"]))
-        raise SchemaError(f"model: {name:.80} is {'missing' if name in weights else 'not of this network'}")
+        raise SchemaError(f"model: {name!r:.80} is {'missing' if name in weights else 'not of this network'}")
     for name, value in state["model"].items():
         check_tensor(f"model: {name}", value, like=weights[name])
     check_tensor("rng", state["rng"], like=torch.get_rng_state())

@@ -2,15 +2,19 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from pipeline.clip import ClipSpec, per_channel
 from pipeline.errors import UserError
 from pipeline.plan import TrainPlan
-from pipeline.schema import SchemaError, convert
+from pipeline.schema import Count, SchemaError, Share, Size, Text, convert
 from pipeline.shard import ShardIndex
 from train.models import MODELS, ModelConfig, check_clip
 from train.optim import OptimConfig, ScheduleConfig
+
+Pixel = Annotated[float, Meta(ge=-1e6, le=1e6)]
 
 
 @dataclass(frozen=True)
@@ -40,22 +44,22 @@ class TrainConfig:
     clip: ClipSpec = field(default_factory=ClipSpec)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    steps: int = 90_000
-    global_batch_size: int = 20
-    split: str = "1"
+    steps: Size = 90_000
+    global_batch_size: Size = 20
+    split: Text = "1"
     flip: bool = True
-    shuffle_window: int | None = None
+    shuffle_window: Size | None = None
     snap_to_keyframe: bool = False
-    mean: float | tuple[float, ...] = 128.0
-    std: float | tuple[float, ...] = 1.0
-    label_smoothing: float = 0.0
+    mean: Pixel | tuple[Pixel, ...] = 128.0
+    std: Pixel | tuple[Pixel, ...] = 1.0
+    label_smoothing: Share = 0.0
     freeze_bn: bool = False
-    seed: int = 0
-    eval_every: int = 5_000
-    eval_clips: int = 10
-    save_every: int = 1_000
-    keep_every: int = 0
-    log_every: int = 10
+    seed: Count = 0
+    eval_every: Size = 5_000
+    eval_clips: Size = 10
+    save_every: Size = 1_000
+    keep_every: Size = 0
+    log_every: Size = 10
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
@@ -180,7 +184,7 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
         unknown = set(theirs) - set(ours) if isinstance(theirs, dict) else ()
         if unknown:
             name = f"{part}.{min(unknown)}".lstrip(".")
-            raise SchemaError(f"config: {name:.80} is unknown; it was written by another version of the trainer")
+            raise SchemaError(f"config: {name!r:.80} is unknown; it was written by another version of the trainer")
     return config
 
 

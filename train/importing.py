@@ -169,8 +169,8 @@ def check_weights(found: Any) -> dict[str, Tensor]:
     weights = convert(found, dict[str, Tensor])
     for name, value in weights.items():
         if not value.is_floating_point() and value.dtype is not torch.int64:
-            raise SchemaError(f"{name:.80}: {value.dtype}, must be floating point")
-        check_tensor(name, value, like=value)
+            raise SchemaError(f"{name!r:.80}: {value.dtype}, must be floating point")
+        check_tensor(f"{name!r:.80}", value, like=value)
     return weights
 
 

@@ -2,12 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from msgspec import Meta
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.schema import Share, Size
+
+Rate = Annotated[float, Meta(ge=0, le=1e6)]
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,10 @@ class OptimConfig:
         weight_decay: On convolution and fc weights; BN scale and shift and the fc bias have none.
     """
 
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-5
-    head_bias_lr_scale: float = 2.0
+    lr: Rate = 0.01
+    momentum: Share = 0.9
+    weight_decay: Rate = 5e-5
+    head_bias_lr_scale: Rate = 2.0
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -41,9 +45,9 @@ class ScheduleConfig:
     """
 
     kind: Literal["step", "cosine"] = "step"
-    decay_every: int = 20_000
-    decay_factor: float = 0.1
-    warmup_steps: int = 0
+    decay_every: Size = 20_000
+    decay_factor: Share = 0.1
+    warmup_steps: Size = 0
 
     def __post_init__(self) -> None:
         if self.kind not in ("step", "cosine"):

@@ -12,12 +12,12 @@ from typing import IO, Any, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline.schema import SchemaError
+from pipeline.schema import SchemaError, printable
 from pipeline.source.plain_file import open_plain
 
 # Tensors and dicts; weights_only lets more pass, such as bytearray(10**12).
 HARMLESS = r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"
-MAX_PICKLE_BYTES = 2**26  # names, shapes and settings; the numbers are records of their own
+MAX_PICKLE_BYTES = 2**24  # names, shapes and settings; the numbers are records of their own
 LEGACY_PICKLES = 5  # in a file of torch before 1.6: magic number, protocol, system, content, keys of the numbers
 ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile)
 
@@ -110,9 +110,9 @@ def check_records(path: Path) -> None:
     except ZIP_ERRORS as error:
         raise SchemaError(short(error)) from None
     if damaged is not None:
-        raise SchemaError(f"{damaged} does not match its checksum")
+        raise SchemaError(f"{printable(damaged, most=80)} does not match its checksum")
     if no_files:  # torch reads nothing for what says that it is a folder, and gives whatever is in memory
-        raise SchemaError(f"{no_files[0]} has attributes, which torch never writes")
+        raise SchemaError(f"{printable(no_files[0], most=80)} has attributes, which torch never writes")
 
 
 def is_stored(tensor: Tensor, *, dtype: torch.dtype, shape: torch.Size) -> bool:
@@ -140,4 +140,4 @@ def short(error: Exception) -> str:
     ('bad', 'KeyError')
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:120]
+    return printable(lines[0], most=120)

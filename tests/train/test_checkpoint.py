@@ -80,7 +80,7 @@ def test_the_checkpoint_before_the_last_is_kept_and_taken_when_the_last_is_damag
         save_checkpoint(tmp_path / "latest.pt", state, former=tmp_path / "previous.pt")
     save_checkpoint(tmp_path / "best.pt", tiny_state(1))
     content = bytearray((tmp_path / "latest.pt").read_bytes())
-    weights = content.index(states[3]["model"]["stem.conv.weight"].numpy().tobytes())
+    weights = content.index(next(iter(states[3]["model"].values())).numpy().tobytes())
     content[weights + 5] ^= 1  # torch.load would not see it
     (tmp_path / "latest.pt").write_bytes(content)
     said: list[str] = []

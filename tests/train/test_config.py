@@ -47,7 +47,7 @@ def test_differences_name_nested_fields() -> None:
 
 
 def test_a_field_of_another_version_is_named() -> None:
-    with pytest.raises(ValueError, match=r"config: dropout is unknown; .*another version"):
+    with pytest.raises(ValueError, match=r"config: 'dropout' is unknown; .*another version"):
         from_dict(to_dict(TrainConfig()) | {"dropout": 0.5})
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.schema import Share
 from train.models.c3d import C3d
 from train.models.mixed import MixedResNet
 from train.models.r2plus1d import R2Plus1d
@@ -86,7 +87,7 @@ class ModelConfig:
     name: str = "res3d18"
     width: int | None = None
     zero_init_gamma: bool = False
-    bn_momentum: float = 0.1
+    bn_momentum: Share = 0.1
 
     def __post_init__(self) -> None:
         if self.name not in MODELS:
