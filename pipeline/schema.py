@@ -5,6 +5,8 @@ last counts.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -14,12 +16,12 @@ from msgspec import Meta
 from pipeline.errors import UserError, os_errors_of_the_user
 from pipeline.source.plain_file import read_plain
 
-MAX_JSON_BYTES = 2**28  # predictions of a million videos
+MAX_JSON_BYTES = 2**27  # predictions of 300,000 videos
 MOST = 2**53  # what a float64 counts to
 
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 Size = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # of what is made in memory, or done one after another
-Number = Annotated[float, Meta(ge=-1e30, le=1e30)]  # finite: NaN is in no range
+Real = Annotated[float, Meta(ge=-1e30, le=1e30)]  # finite: NaN is in no range
 Share = Annotated[float, Meta(ge=0, le=1)]
 Text = Annotated[str, Meta(max_length=10_000)]
 
@@ -35,16 +37,14 @@ def convert(value: Any, kind: type[T]) -> T:
 
     Keys that the type does not have are left out.
 
-    >>> convert({"fps": [25]}, dict[str, list[Number]])
+    >>> convert({"fps": [25]}, dict[str, list[Real]])
     {'fps': [25.0]}
 
     Raises:
         SchemaError: It is of another type, or out of bounds.
     """
-    try:
+    with errors_of_the_value():
         return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise SchemaError(reason_of(error)) from None
 
 
 def decode(text: bytes | str, kind: type[T]) -> T:
@@ -57,17 +57,16 @@ def decode(text: bytes | str, kind: type[T]) -> T:
     Raises:
         SchemaError: It is no JSON, of another type, or out of bounds.
     """
-    try:
+    with errors_of_the_value():
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise SchemaError(reason_of(error)) from None
 
 
-def read_json(path: Path, kind: type[T], *, way_out: str) -> T:
+def read_json(path: Path, kind: type[T], *, what: str, way_out: str) -> T:
     """A file of JSON of a type.
 
     Args:
-        way_out: What to do where it is damaged.
+        what: The file should be, as "what tools/evaluate.py writes".
+        way_out: What to do where it is not.
 
     Raises:
         SchemaError: It is no JSON, of another type, or out of bounds; says which file and field.
@@ -78,7 +77,20 @@ def read_json(path: Path, kind: type[T], *, way_out: str) -> T:
     try:
         return decode(content, kind)
     except SchemaError as error:
-        raise SchemaError(f"{path}: {error}; {way_out}") from None
+        raise SchemaError(f"{path}: not {what} ({error}); {way_out}") from None
+
+
+@contextmanager
+def errors_of_the_value() -> Iterator[None]:
+    """Raises SchemaError for what msgspec says of a value, and for a UserError of a dataclass's own check."""
+    try:
+        yield
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if isinstance(error.__cause__, UserError):
+            raise SchemaError(printable(str(error.__cause__))) from None
+        if error.__cause__ is not None:
+            raise  # a bug of a __post_init__
+        raise SchemaError(reason_of(error)) from None
 
 
 def reason_of(error: Exception) -> str:

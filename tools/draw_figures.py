@@ -15,10 +15,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 import click
 
 from tools.figures.cost import draw_cost, pareto_front, read_points
-from tools.figures.curves import Along, default_window, draw_curves
+from tools.figures.curves import Along, default_window, draw_curves, read_curves, summarise
 from tools.figures.filter_page import animate_filters, draw_filters
 from tools.figures.filters import read_filters
-from tools.figures.runs import read_run, summarise
 from train.terminal import JSON_FILE, Group, OutputFile, save_json
 from train.text_table import text_table
 
@@ -80,7 +79,7 @@ def curves_command(
     *, runs: tuple[Path, ...], out: Path, x: Along, smooth: int | None, title: str | None, json_path: Path | None
 ) -> None:
     """Training loss and clip@1 of run folders."""
-    found = [read_run(folder) for folder in runs]
+    found = [read_curves(folder) for folder in runs]
     window = smooth or default_window(found)
     draw_curves(out, found, title=title or "Learning curves", x=x, window=window)
     numbers = summarise(found, window=window)

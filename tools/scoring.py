@@ -10,12 +10,11 @@ from pipeline.loader import LoaderSettings
 from pipeline.shard import ShardIndex
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig, from_dict
-from train.evaluation.confusion import accuracies_by_name
+from train.evaluation.confusion import SCORES, accuracies_by_name
 from train.evaluation.video_level import VideoScores, evaluate
 from train.models import build_model
 from train.precision import channels_last
 from train.ranks import Ranks, from_torchrun, process_group
-from train.study.runs import SCORES
 from train.terminal import progress, save_json
 
 

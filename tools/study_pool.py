@@ -13,8 +13,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
+from train.evaluation.confusion import SCORES
 from train.study.results import is_done
-from train.study.runs import SCORES, StudyRun
+from train.study.runs import StudyRun
 
 LOG = "log.txt"
 

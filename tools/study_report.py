@@ -7,8 +7,7 @@ from typing import Any
 
 from tools.bench.machine import markdown, table, write
 from tools.figures.cost import CostPoint, draw_cost, short_count
-from tools.figures.curves import draw_curves
-from tools.figures.runs import read_run
+from tools.figures.curves import draw_curves, read_curves
 from tools.figures.tables import TableRow, draw_table
 from tools.study_findings import Findings
 from train.study.results import RowScores
@@ -111,7 +110,7 @@ def write_report(out: Path, findings: Findings) -> None:
         write_csv(out / f"table-{number}.csv", rows)
         if rows:
             draw(out / f"table-{number}.png", TABLES[number], findings)
-            curves = [read_run(folder) for folder in findings.folders[number]]
+            curves = [read_curves(folder) for folder in findings.folders[number]]
             title = f"Table {number}: {TABLES[number].factor}, the first seed's runs\n{findings.about[0]}"
             draw_curves(out / f"table-{number}-curves.png", curves, title=title)
     write_csv(out / "tables.csv", [row for number in findings.tables for row in csv_rows(number, findings)])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import UserError, os_errors_of_the_user
-from pipeline.schema import Count, Number, SchemaError, Text, convert
+from pipeline.schema import Count, Real, SchemaError, Text, convert
 from pipeline.shard import ShardIndex
 from train.config import FIXED, TrainConfig, differences, from_dict, to_dict
 from train.models import ModelConfig, build_model
@@ -33,7 +33,7 @@ class MomentumState(TypedDict):
 class GroupState(TypedDict):
     """Of some parameters; the rest of torch's settings follows from the configuration."""
 
-    lr: Number
+    lr: Real
     fused: bool | None
 
 

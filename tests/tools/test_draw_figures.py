@@ -68,7 +68,7 @@ def test_what_is_not_there_gets_one_line_and_exit_code_1(tmp_path: Path) -> None
     (tmp_path / "t.csv").write_text(TABLE)
     commands = {
         "does not exist; give a .pt file of a run folder": ("filters", "--checkpoint", tmp_path / "no.pt"),
-        "no config.json, so it is not a run's folder": ("curves", tmp_path),
+        "so it is not a run's folder; give the --out": ("curves", tmp_path),
         "no row has a clip_accuracy; run the study first": ("cost", tmp_path / "t.csv"),
     }
     for message, words in commands.items():

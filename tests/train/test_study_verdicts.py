@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline.shard import ShardIndex
+from train.evaluation.confusion import SCORES
 from train.study.results import Difference, RowScores, RunScores, difference, groups_of, is_done, read_scores
-from train.study.runs import SCORES, StudySettings, plan_run
+from train.study.runs import StudySettings, plan_run
 from train.study.tables import TABLES, Claim, Row
 from train.study.verdicts import judge
 

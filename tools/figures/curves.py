@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +12,50 @@ from pipeline.errors import UserError
 from tools.bench.chart import picture
 from tools.figures.colors import GREY, look_of
 from tools.figures.cost import short_count
-from tools.figures.runs import RunCurves, distinct_names, rate_drops, running_mean, what_differs
+from tools.figures.runs import BOOKKEEPING, Curve, distinct_names, rate_drops, running_mean, short_name
+from tools.pages.run.reading import read_run
+from train.config import TrainConfig, differences
 
 WIDTH, PANEL_HEIGHT = 1400, 560  # pixels
 LEGEND_CHARACTERS = 150  # in a line
 IN_COLUMN = 70  # characters of an entry that leaves room for another beside it
 NOTE = {"color": "0.35", "fontsize": 10, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1}, "zorder": 2}
 Along = Literal["steps", "clips"]
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """A run folder of the trainer.
+
+    Attributes:
+        data: Name of the dataset.
+        loss: Mean training loss since the line before.
+        accuracy: clip@1 on the test side, 0 to 1; may be empty.
+        chance: Accuracy of guessing; None where nothing has been evaluated.
+    """
+
+    folder: Path
+    config: TrainConfig
+    data: str
+    loss: Curve
+    accuracy: Curve
+    chance: float | None
+
+
+def read_curves(folder: Path) -> RunCurves:
+    """What is drawn of a run, of one that has ended or still goes on.
+
+    Raises:
+        UserError: The folder is not a run's, has no metrics yet, or a file is damaged; in one line.
+    """
+    run = read_run(folder, name=folder.name)
+    loss = run.curve("loss")
+    if run.config is None or (run.problems and len(loss.steps)):
+        raise UserError(f"{run.problems[0]}; mend the file, or give another folder")
+    if not len(loss.steps):
+        raise UserError(f"{folder}: no training step in metrics.jsonl yet; wait for --log-every steps")
+    chance = run.tests[-1].get("chance") if run.tests else None
+    return RunCurves(folder, run.config, run.data, loss, run.accuracy, chance)
 
 
 def draw_curves(
@@ -130,3 +168,42 @@ def finish(axes: Any, *, x: Along) -> None:
     axes.tick_params(labelsize=11)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def summarise(runs: Sequence[RunCurves], *, window: int) -> list[dict[str, Any]]:
+    """For JSON: where each run stands; the loss is the mean of the last `window` steps, accuracies are 0 to 1."""
+    names = distinct_names([run.folder for run in runs])
+    return [
+        {
+            "run": str(run.folder),
+            "name": name,
+            "differs": text,
+            "step": int(run.loss.steps[-1]),
+            "loss": float(running_mean(run.loss, window=window).values[-1]),
+            "clip_at_1": float(run.accuracy.values[-1]) if len(run.accuracy.values) else None,
+            "chance": run.chance,
+        }
+        for run, name, text in zip(runs, names, what_differs(runs), strict=True)
+    ]
+
+
+def what_differs(runs: Sequence[RunCurves]) -> list[str]:
+    """For each run the values of the fields in which not all agree, as "lr 0.01, seed 2"; bookkeeping is left out."""
+    fields: list[str] = []
+    for run in runs[1:]:
+        found = differences(runs[0].config, run.config)
+        fields += [name for name in found if name not in BOOKKEEPING and name not in fields]
+    same_data = len({run.data for run in runs}) == 1
+    texts = []
+    for run in runs:
+        values = [f"{short_name(name)} {value_of(run.config, name)}" for name in fields]
+        texts.append(", ".join(values if same_data else [f"data {run.data}", *values]))
+    return texts
+
+
+def value_of(config: TrainConfig, name: str) -> Any:
+    """A field by its name in `differences`, such as "optim.lr"."""
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

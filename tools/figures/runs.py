@@ -1,15 +1,13 @@
-"""What a run folder tells about learning: losses, test accuracies, the configuration; and what sets runs apart."""
+"""Curves of a run over its steps, and short names of runs and settings. Pure."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
-from train.config import TrainConfig, differences, from_dict
+from train.config import TrainConfig
 
 # How a run was recorded, which changes nothing that is drawn.
 BOOKKEEPING = frozenset({"eval_every", "eval_clips", "save_every", "keep_every", "log_every"})
@@ -26,77 +24,6 @@ class Curve:
 
     steps: np.ndarray
     values: np.ndarray
-
-
-@dataclass(frozen=True)
-class RunCurves:
-    """A run folder of the trainer.
-
-    Attributes:
-        data: Name of the dataset.
-        loss: Mean training loss since the line before.
-        accuracy: clip@1 on the test side, 0 to 1; may be empty.
-        chance: Accuracy of guessing; None where nothing has been evaluated.
-    """
-
-    folder: Path
-    config: TrainConfig
-    data: str
-    loss: Curve
-    accuracy: Curve
-    chance: float | None
-
-
-def read_run(folder: Path) -> RunCurves:
-    """Read config.json and metrics.jsonl, of a run that has ended or still goes on.
-
-    Raises:
-        ValueError: The folder is not a run's, has no metrics yet, or a file is damaged; in one line.
-    """
-    config_file, metrics_file = folder / "config.json", folder / "metrics.jsonl"
-    if not config_file.is_file():
-        raise UserError(f"{folder}: no config.json, so it is not a run's folder; give the --out of train/main.py")
-    try:
-        about = json.loads(config_file.read_text(encoding="utf-8"))
-        config, data = from_dict(about["config"]), about["data"]["name"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{config_file}: not the trainer's ({error!r}); give another folder") from None
-    except ValueError as error:
-        raise UserError(f"{config_file}: {error}") from None
-    lines = read_metrics(metrics_file) if metrics_file.is_file() else []
-    tested = [line for line in lines if line["event"] in ("eval", "final")]
-    loss = curve_of([line for line in lines if line["event"] == "train"], "loss")
-    if not len(loss.steps):
-        raise UserError(f"{folder}: no training step in metrics.jsonl yet; wait for --log-every steps")
-    chance = tested[-1].get("chance") if tested else None
-    return RunCurves(folder, config, data, loss, curve_of(tested, "clip_at_1"), chance)
-
-
-def read_metrics(path: Path, *, on_damage: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last one that is cut off, as a running trainer may leave it, is left out.
-
-    Args:
-        on_damage: Told the number of any other damaged line, which is left out then; None refuses the file.
-
-    Raises:
-        ValueError: Any other line is damaged.
-    """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            values = json.loads(line)
-            if not isinstance(values, dict) or "event" not in values or not isinstance(values.get("step"), int):
-                raise ValueError("no event and step")
-        except ValueError:  # JSON's errors too
-            if number == len(lines):
-                break
-            if on_damage is not None:
-                on_damage(number)
-                continue
-            raise UserError(f"{path}:{number}: not a line of the trainer; mend or remove it") from None
-        found.append(values)
-    return found
 
 
 def curve_of(lines: Sequence[dict[str, Any]], name: str) -> Curve:
@@ -116,23 +43,6 @@ def running_mean(curve: Curve, *, window: int) -> Curve:
     ends = np.arange(1, len(curve.steps) + 1)
     starts = np.searchsorted(curve.steps, curve.steps - window, side="right")
     return Curve(curve.steps, (sums[ends] - sums[starts]) / (ends - starts))
-
-
-def summarise(runs: Sequence[RunCurves], *, window: int) -> list[dict[str, Any]]:
-    """For JSON: where each run stands; the loss is the mean of the last `window` steps, accuracies are 0 to 1."""
-    names = distinct_names([run.folder for run in runs])
-    return [
-        {
-            "run": str(run.folder),
-            "name": name,
-            "differs": text,
-            "step": int(run.loss.steps[-1]),
-            "loss": float(running_mean(run.loss, window=window).values[-1]),
-            "clip_at_1": float(run.accuracy.values[-1]) if len(run.accuracy.values) else None,
-            "chance": run.chance,
-        }
-        for run, name, text in zip(runs, names, what_differs(runs), strict=True)
-    ]
 
 
 def rate_drops(config: TrainConfig, *, last_step: int) -> list[int]:
@@ -161,20 +71,6 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def what_differs(runs: Sequence[RunCurves]) -> list[str]:
-    """For each run the values of the fields in which not all agree, as "lr 0.01, seed 2"; bookkeeping is left out."""
-    fields: list[str] = []
-    for run in runs[1:]:
-        found = differences(runs[0].config, run.config)
-        fields += [name for name in found if name not in BOOKKEEPING and name not in fields]
-    same_data = len({run.data for run in runs}) == 1
-    texts = []
-    for run in runs:
-        values = [f"{short_name(name)} {value_of(run.config, name)}" for name in fields]
-        texts.append(", ".join(values if same_data else [f"data {run.data}", *values]))
-    return texts
-
-
 def short_name(name: str) -> str:
     """ "model.name" is "model", any other "part.field" is "field".
 
@@ -183,11 +79,3 @@ def short_name(name: str) -> str:
     """
     part, _, field = name.rpartition(".")
     return part if field == "name" else field
-
-
-def value_of(config: TrainConfig, name: str) -> Any:
-    """A field by its name in `differences`, such as "optim.lr"."""
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

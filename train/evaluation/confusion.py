@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+SCORES = "scores.json"  # of tools/evaluate.py, in the folder of a run that is done
+
 from train.text_table import text_table
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.shard import ShardIndex
+from train.evaluation.confusion import SCORES
 from train.evaluation.linear_svm import mean_and_spread
-from train.study.runs import SCORES, StudyRun
+from train.study.runs import StudyRun
 from train.study.tables import Row
 
 

@@ -14,7 +14,6 @@ from train.study.tables import Row
 
 PAPER_CROP, PAPER_RESIZE = 112, 128  # pixels (section 3)
 PAPER_STEPS = 90_000
-SCORES = "scores.json"  # of tools/evaluate.py, in the folder of a run that is done
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ import pytest
 
 from tests.tools.figures.made import pixels_of, write_run
 from tools.figures.colors import DASHES, MANY, look_of
-from tools.figures.curves import draw_curves
-from tools.figures.runs import RunCurves, read_run
+from tools.figures.curves import RunCurves, draw_curves, read_curves
 from train.optim import ScheduleConfig
 
 
 def some_run(folder: Path, **options: Any) -> RunCurves:
     losses = {step: 2.0 - step / 100 for step in range(10, 101, 10)}
-    return read_run(write_run(folder, losses=losses, accuracies={50: 0.25, 100: 0.5}, **options))
+    return read_curves(write_run(folder, losses=losses, accuracies={50: 0.25, 100: 0.5}, **options))
 
 
 def test_raw_and_smoothed_losses_and_accuracies_in_per_cent_are_drawn(tmp_path: Path, figures: list[Any]) -> None:
@@ -76,7 +75,7 @@ def test_learning_rate_steps_are_marked_in_both_panels(tmp_path: Path, figures: 
 
 
 def test_a_run_without_an_evaluation_says_so(tmp_path: Path, figures: list[Any]) -> None:
-    run = read_run(write_run(tmp_path / "a", losses={10: 1.0}))
+    run = read_curves(write_run(tmp_path / "a", losses={10: 1.0}))
     draw_curves(tmp_path / "c.png", [run], title="")
     assert [text.get_text() for text in figures[0].axes[1].texts] == ["not evaluated yet"]
 

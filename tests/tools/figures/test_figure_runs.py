@@ -6,24 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.errors import UserError
 from tests.tools.figures.made import write_run
-from tools.figures.runs import (
-    Curve,
-    distinct_names,
-    rate_drops,
-    read_metrics,
-    read_run,
-    running_mean,
-    summarise,
-    what_differs,
-)
+from tools.figures.curves import read_curves, summarise, what_differs
+from tools.figures.runs import Curve, distinct_names, rate_drops, running_mean
+from tools.pages.run.reading import read_metrics
 from train.config import TrainConfig, override
 from train.optim import ScheduleConfig, lr_at
 
 
 def test_losses_and_accuracies_come_back_and_null_is_left_out(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", losses={10: 2.0, 20: None, 30: 1.0}, accuracies={20: 0.5, 30: 0.75})
-    run = read_run(folder)
+    run = read_curves(folder)
     assert run.loss.steps.tolist() == [10, 30]
     assert run.loss.values.tolist() == [2.0, 1.0]
     assert run.accuracy.steps.tolist() == [20, 30]
@@ -35,7 +29,7 @@ def test_the_evaluation_at_the_end_is_the_last_point(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", losses={10: 2.0}, accuracies={5: 0.5})
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"event": "final", "step": 10, "clip_at_1": 0.625, "chance": 0.25}\n')
-    assert read_run(folder).accuracy.values.tolist() == [0.5, 0.625]
+    assert read_curves(folder).accuracy.values.tolist() == [0.5, 0.625]
 
 
 def test_wherever_the_last_line_is_cut_off_the_others_are_read(tmp_path: Path) -> None:
@@ -43,34 +37,39 @@ def test_wherever_the_last_line_is_cut_off_the_others_are_read(tmp_path: Path) -
     first, last = '{"event": "train", "step": 1, "loss": 2.0}\n', '{"event": "train", "step": 2, "loss": 1.0}\n'
     for length in range(len(last) + 1):
         path.write_text(first + last[:length])
-        assert len(read_metrics(path)) == (2 if length >= len(last) - 1 else 1)
+        assert len(read_metrics(path)[0]) == (2 if length >= len(last) - 1 else 1)
 
 
-def test_a_damaged_line_before_the_last_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    good = '{"event": "train", "step": 1, "loss": 2.0}\n'
-    for bad in ("{\n", "[]\n", '{"event": "train"}\n', "\x00\x00\n"):
-        path.write_text(good + bad + good)
-        with pytest.raises(ValueError, match=r"metrics.jsonl:2: not a line of the trainer; mend or remove it$"):
-            read_metrics(path)
+@pytest.mark.parametrize(
+    "bad", ["{", "[]", '{"event": "train"}', "\0\0", '{"event": "train", "step": 1e400}', "[" * 9999]
+)
+def test_a_damaged_line_before_the_last_is_named(tmp_path: Path, bad: str) -> None:
+    folder = write_run(tmp_path / "a", losses={1: 2.0, 3: 1.0})
+    path = folder / "metrics.jsonl"
+    first, last = path.read_text().splitlines(keepends=True)
+    path.write_text(f"{first}{bad}\n{last}")
+    with pytest.raises(UserError, match=r"metrics.jsonl: 1 damaged line left out, the first is line 2; mend the file"):
+        read_curves(folder)
 
 
 def test_folders_that_are_no_runs_get_one_line_each(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no config.json, so it is not a run's folder; give the --out of train/main"):
-        read_run(tmp_path / "nothing")
+    with pytest.raises(UserError, match="nothing: there is no such run; give the --out of train/main"):
+        read_curves(tmp_path / "nothing")
     empty = write_run(tmp_path / "empty", losses={})
-    with pytest.raises(ValueError, match=r"empty: no training step in metrics.jsonl yet; wait for --log-every steps$"):
-        read_run(empty)
-    (empty / "metrics.jsonl").unlink()
-    with pytest.raises(ValueError, match="no training step in metrics.jsonl yet"):
-        read_run(empty)
-    for text in ("{", "[]", "{}"):
-        (empty / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=r"config.json: not the trainer's \(.*\); give another folder$"):
-            read_run(empty)
-    (empty / "config.json").write_text(json.dumps({"config": {"model": {"name": "res9"}}, "data": {"name": "x"}}))
-    with pytest.raises(ValueError, match=r"config.json: model: res9 does not exist"):
-        read_run(empty)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"empty: no training step in metrics.jsonl yet; wait for --log-every"):
+            read_curves(empty)
+        (empty / "metrics.jsonl").unlink(missing_ok=True)
+    write_run(tmp_path / "run", losses={1: 1.0})
+    for text in ("{", "[]", '{"config": 3}'):
+        (tmp_path / "run" / "config.json").write_text(text)
+        with pytest.raises(
+            UserError, match=r"config.json: not the trainer's \(.*\); settings are unknown; mend the file"
+        ):
+            read_curves(tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"config": {"model": {"name": "res9"}}}))
+    with pytest.raises(UserError, match=r"config.json: model: res9 does not exist"):
+        read_curves(tmp_path / "run")
 
 
 @pytest.mark.parametrize("window", [1, 3, 10, 25, 1_000])
@@ -104,21 +103,21 @@ def test_a_folder_given_twice_keeps_its_short_name() -> None:
 
 def test_what_differs_names_every_field_in_which_not_all_agree_but_no_bookkeeping(tmp_path: Path) -> None:
     runs = [
-        read_run(write_run(tmp_path / "a", losses={1: 1.0}, lr=0.01, log_every=5)),
-        read_run(write_run(tmp_path / "b", losses={1: 1.0}, lr=0.02, save_every=9)),
-        read_run(write_run(tmp_path / "c", losses={1: 1.0}, model="res3d34")),
+        read_curves(write_run(tmp_path / "a", losses={1: 1.0}, lr=0.01, log_every=5)),
+        read_curves(write_run(tmp_path / "b", losses={1: 1.0}, lr=0.02, save_every=9)),
+        read_curves(write_run(tmp_path / "c", losses={1: 1.0}, model="res3d34")),
     ]
     assert what_differs(runs) == ["lr 0.01, model res3d18", "lr 0.02, model res3d18", "lr 0.01, model res3d34"]
     assert what_differs(runs[:1]) == [""]
-    other = read_run(write_run(tmp_path / "d", losses={1: 1.0}, data="other"))
+    other = read_curves(write_run(tmp_path / "d", losses={1: 1.0}, data="other"))
     assert what_differs([runs[0], other]) == ["data demo", "data other"]
 
 
 def test_the_summary_has_the_smoothed_loss_and_the_last_accuracy(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "a", losses={1: 4.0, 2: 2.0, 3: 1.0}, accuracies={2: 0.5, 3: 0.25}))
+    run = read_curves(write_run(tmp_path / "a", losses={1: 4.0, 2: 2.0, 3: 1.0}, accuracies={2: 0.5, 3: 0.25}))
     (numbers,) = summarise([run], window=2)
     assert (numbers["name"], numbers["step"], numbers["loss"], numbers["clip_at_1"]) == ("a", 3, 1.5, 0.25)
-    untested = read_run(write_run(tmp_path / "b", losses={1: 4.0}))
+    untested = read_curves(write_run(tmp_path / "b", losses={1: 4.0}))
     assert summarise([untested], window=2)[0]["clip_at_1"] is None
 
 
@@ -127,4 +126,4 @@ def test_configs_written_by_older_versions_are_read(tmp_path: Path) -> None:
     about = json.loads((folder / "config.json").read_text())
     del about["config"]["snap_to_keyframe"]
     (folder / "config.json").write_text(json.dumps(about))
-    assert read_run(folder).config == override(TrainConfig(), seed=3)
+    assert read_curves(folder).config == override(TrainConfig(), seed=3)

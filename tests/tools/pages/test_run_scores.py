@@ -9,8 +9,7 @@ import pytest
 from tests.tools.pages.made_runs import train_line, write_run, write_scores
 from tools.pages.run.classes import OTHERS, class_table, matrix_html, matrix_of
 from tools.pages.run.reading import read_run
-from tools.pages.run.scores import SCORES, Scores, read_scores, surest_mistakes
-from train.study import runs as study_runs
+from tools.pages.run.scores import Scores, read_scores, surest_mistakes
 
 CLASSES = ["dive", "jump", "swing", "walk"]
 VIDEOS = [
@@ -106,7 +105,3 @@ def test_a_file_of_another_program_is_refused_in_one_line(tmp_path: Path, change
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=r"scores.json: not what tools/evaluate.py writes \(.*\); evaluate again$"):
         read_scores(path)
-
-
-def test_the_scores_of_a_study_are_found() -> None:
-    assert SCORES == study_runs.SCORES

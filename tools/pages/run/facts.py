@@ -4,12 +4,38 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
+from pipeline.schema import Count, Real, Size, Text
 from tools.figures.runs import Curve, curve_of, rate_drops
 from train.config import TrainConfig
+
+Plain = Annotated[dict[Text, bool | Count | Real | Text | None], Meta(max_length=1000)]
+
+
+class RunData(TypedDict, total=False):
+    """The shards that a run was trained on."""
+
+    name: Text
+    fingerprint: Text
+    folder: Text
+
+
+class About(TypedDict, total=False):
+    """What is read of config.json; `config` is for `train.config.from_dict`."""
+
+    preset: Text
+    config: dict[str, Any]
+    data: RunData
+    world_size: Size
+    device: Text
+    loader: Plain
+    step: Plain
+    versions: Plain
+
 
 State = Literal["finished", "running", "stopped"]
 
@@ -30,7 +56,7 @@ class Run:
 
     folder: Path
     name: str
-    about: dict[str, Any]
+    about: About
     config: TrainConfig | None
     lines: list[dict[str, Any]]
     is_locked: bool = False
@@ -59,7 +85,7 @@ class Run:
     @property
     def data(self) -> str:
         """The dataset's name, "" where unknown."""
-        return str(part_of(self.about, "data").get("name", ""))
+        return self.about.get("data", {}).get("name", "")
 
     @property
     def step(self) -> int:
@@ -158,12 +184,6 @@ def line_seconds(line: dict[str, Any], *, num_clips: int) -> float:
     if line.get("data_wait") and "data_wait_s" in line:
         return line["data_wait_s"] / line["data_wait"]
     return num_clips / line["clips_per_s"] if line.get("clips_per_s") else 0.0
-
-
-def part_of(about: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part of config.json that should be an object; {} where it is not."""
-    part = about.get(name)
-    return part if isinstance(part, dict) else {}
 
 
 def _median(curve: Curve) -> float | None:

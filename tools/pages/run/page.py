@@ -116,17 +116,13 @@ def gather(runs: list[Run], wanted: Wanted, *, report: Report) -> Gathered:
     for done, run in enumerate(runs, start=1):
         checkpoints[run.name] = checkpoint_files(run.folder)
         try:
-            scores[run.name] = read_scores(run.folder / SCORES)
-            run.evaluation.update(scores[run.name].about)
-        except FileNotFoundError:
-            pass
-        except (ValueError, OSError) as error:
-            run.problems.append(str(error))
-        if wanted.bench is None and (run.folder / BENCH).is_file():
-            try:
+            if (run.folder / SCORES).exists():
+                scores[run.name] = read_scores(run.folder / SCORES)
+                run.evaluation.update(scores[run.name].about)
+            if wanted.bench is None and (run.folder / BENCH).exists():
                 benches.append(read_bench(run.folder / BENCH))
-            except (ValueError, OSError) as error:
-                run.problems.append(str(error))
+        except UserError as error:
+            run.problems.append(str(error))
         report(done, len(runs) + 9, run.name)
     if wanted.bench is not None:
         benches.append(read_bench(wanted.bench))

@@ -1,17 +1,26 @@
 """Run folders read for a page: damage costs what it hit and no more, and is said."""
 
 import fcntl
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from pipeline.errors import UserError
-from tools.figures.runs import distinct_names, read_metrics
-from tools.pages.run.facts import Run, part_of
+from pipeline.errors import UserError, os_errors_of_the_user
+from pipeline.schema import MAX_JSON_BYTES, MOST, Count, SchemaError, Text, convert, decode, read_json
+from pipeline.source.plain_file import read_plain
+from tools.figures.runs import distinct_names
+from tools.pages.run.facts import About, Run
 from train.config import TrainConfig, from_dict
 from train.run_folder import LOCK
+
+MAX_LINES = 500_000  # of metrics.jsonl; a dict each
+
+
+class MetricsLine(TypedDict):
+    """What every line has."""
+
+    event: Text
+    step: Count
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -68,29 +77,21 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def _read_config(path: Path, problems: list[str]) -> tuple[dict[str, Any], TrainConfig | None]:
+def _read_config(path: Path, problems: list[str]) -> tuple[About, TrainConfig | None]:
+    about: About = {}
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        problems.append(f"{path} cannot be read ({reason}): settings are unknown")
-        return {}, None
-    if not isinstance(about, dict):
-        problems.append(f"{path} is not the trainer's: settings are unknown")
-        return {}, None
-    try:
-        return about, from_dict(part_of(about, "config") or {"": ""})
-    except (ValueError, TypeError) as error:
-        problems.append(f"{path}: {error}")
+        about = read_json(path, About, what="the trainer's", way_out="settings are unknown")
+        return about, from_dict(about.get("config", {"": ""}))
+    except UserError as error:
+        problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
         return about, None
 
 
 def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    damaged: list[int] = []
     try:
-        lines = read_metrics(path, on_damage=damaged.append)
-    except OSError as error:
-        problems.append(f"{path} cannot be read ({error.strerror})")
+        lines, damaged = read_metrics(path)
+    except UserError as error:
+        problems.append(str(error))
         return []
     if not lines:
         problems.append(f"{path} has no line yet")
@@ -98,10 +99,30 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         problems.append(
             f"{path}: {len(damaged)} damaged line{'s' * (len(damaged) > 1)} left out, the first is line {damaged[0]}"
         )
-    return sorted(map(_numbers, lines), key=lambda line: line["step"])
+    return sorted(lines, key=lambda line: line["step"])
 
 
-def _numbers(line: dict[str, Any]) -> dict[str, Any]:
-    """A line without what is no finite number, event aside."""
-    kept = {k: v for k, v in line.items() if isinstance(v, int | float) and math.isfinite(v)}
-    return kept | {"event": line["event"]}
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines of a metrics.jsonl, of which only numbers are kept, beside "event"; and the numbers of damaged ones.
+
+    A last line that is cut off, as a running trainer may leave it, is neither.
+
+    Raises:
+        UserError: The file cannot be read, or is too long to be the trainer's.
+    """
+    with os_errors_of_the_user(path):
+        texts = read_plain(path, max_bytes=MAX_JSON_BYTES).splitlines()
+    if len(texts) > MAX_LINES:
+        raise UserError(f"{path}: has {len(texts):,} lines; at most {MAX_LINES:,} are read, use a larger --log-every")
+    lines, damaged = [], []
+    for number, text in enumerate(texts, start=1):
+        try:
+            found = decode(text, dict[str, Any])
+            line = dict(convert(found, MetricsLine))
+        except SchemaError:
+            if number < len(texts):
+                damaged.append(number)
+            continue
+        numbers = {k: v for k, v in found.items() if isinstance(v, int | float) and -MOST < v < MOST}
+        lines.append(numbers | line)
+    return lines, damaged

@@ -1,16 +1,47 @@
 """What an evaluation left in a run folder, scores.json: which classes are taken for which, and the surest mistakes."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from pipeline.errors import UserError
-from train.evaluation.confusion import class_accuracy
+from pipeline.schema import Count, Real, SchemaError, Share, Size, Text, read_json
+from train.evaluation.confusion import SCORES, class_accuracy
 
-SCORES = "scores.json"  # as in train.study.runs, whose import would load DALI
+__all__ = ["SCORES", "Mistake", "Scores", "read_scores", "surest_mistakes"]
+
+
+class ScoredVideo(TypedDict):
+    """A prediction in scores.json."""
+
+    key: Text
+    source: NotRequired[Text]
+    label: Text
+    labels: NotRequired[list[Text]]
+    predicted: Text
+    top5: dict[Text, Real]
+
+
+class Evaluation(TypedDict, total=False):
+    """What is said of all videos together."""
+
+    step: Count
+    data: Text
+    split: Text
+    subset: Text
+    clip_at_1: Share
+    video_at_1: Share
+    video_at_5: Share
+    chance: Share
+
+
+class ScoresFile(Evaluation):
+    """What is read of scores.json."""
+
+    class_accuracy: dict[Text, Share | None]
+    confusion: list[list[Size]]
+    predictions: list[ScoredVideo]
 
 
 @dataclass(frozen=True)
@@ -47,7 +78,7 @@ class Scores:
     about: dict[str, Any]
     classes: list[str]
     confusion: np.ndarray
-    predictions: list[dict[str, Any]]
+    predictions: list[ScoredVideo]
 
     @property
     def occurring(self) -> np.ndarray:
@@ -88,19 +119,15 @@ def read_scores(path: Path) -> Scores:
     """What tools/evaluate.py wrote with --json.
 
     Raises:
-        OSError: There is no such file, or it cannot be read.
-        ValueError: It is damaged, or of another program; in one line.
+        SchemaError: There is no such file, or it is damaged, or of another program; in one line.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        classes, confusion = list(found["class_accuracy"]), np.array(found["confusion"], np.int64)
-        if confusion.shape != (len(classes), len(classes)):
-            raise ValueError(f"{len(classes)} classes, a confusion matrix of {'×'.join(map(str, confusion.shape))}")
-        predictions = [one for one in found["predictions"] if {"key", "label", "predicted", "top5"} <= set(one)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not what tools/evaluate.py writes ({error!r:.80}); evaluate again") from None
-    numbers = {name: value for name, value in found.items() if isinstance(value, int | float | str)}
-    return Scores(numbers, classes, confusion, predictions)
+    what, way_out = "what tools/evaluate.py writes", "evaluate again"
+    found = read_json(path, ScoresFile, what=what, way_out=way_out)
+    classes, rows = list(found["class_accuracy"]), found["confusion"]
+    if not classes or {len(rows), *map(len, rows)} != {len(classes)}:
+        raise SchemaError(f"{path}: not {what} (confusion is no square of {len(classes)} classes); {way_out}")
+    about = {name: value for name, value in found.items() if name in Evaluation.__annotations__}
+    return Scores(about, classes, np.array(rows, np.int64), found["predictions"])
 
 
 def surest_mistakes(scores: Scores) -> list[Mistake]:
@@ -113,7 +140,7 @@ def surest_mistakes(scores: Scores) -> list[Mistake]:
         right = one.get("labels", [one["label"]])
         if one["predicted"] in right:
             continue
-        top: dict[str, float] = one["top5"]
+        top = one["top5"]
         order = sorted(top, key=lambda name: -top[name])
         found.append(
             Mistake(

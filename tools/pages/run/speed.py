@@ -1,12 +1,13 @@
 """Who waits for whom: a run's wait for clips as a sentence, and a benchmark of the loader as a chart."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypedDict
 
-from pipeline.errors import UserError
+from msgspec import Meta
+
+from pipeline.schema import Real, Text, read_json
 from tools.bench.chart import draw_bars
 from tools.bench.measure import Spread
 from tools.pages.charts import INK, SERIES, Chart
@@ -56,9 +57,7 @@ def allowed_wait(batch_size: int) -> float:
 
 def wait_verdict(run: Run) -> WaitVerdict:
     """The wait for clips in a run, without the first line of its log."""
-    world_size = run.about.get("world_size")
-    world_size = world_size if isinstance(world_size, int) and world_size > 0 else 1
-    batch_size = run.config.global_batch_size // world_size if run.config else 1
+    batch_size = run.config.global_batch_size // max(run.about.get("world_size", 1), 1) if run.config else 1
     who = "training" if run.about.get("device", "cpu") == "cpu" else "the GPU"
     return WaitVerdict(run.whole_wait, allowed_wait(max(batch_size, 1)), who)
 
@@ -97,6 +96,44 @@ def grouped(verdicts: Sequence[tuple[Run, WaitVerdict]]) -> list[tuple[str, bool
     ]
 
 
+class Rate(TypedDict):
+    """Turns of a lane, clips/s."""
+
+    median: Real
+    min: Real
+    max: Real
+
+
+class BenchLane(TypedDict):
+    """A lane of a benchmark's file."""
+
+    clips_per_s: Rate
+
+
+class BenchDetails(TypedDict, total=False):
+    """Parts of a benchmark's "machine", "settings" and "dataset"."""
+
+    gpu: Text | None
+    cpu: Text | None
+    batch_size: int
+    name: Text
+
+
+class BenchHead(TypedDict):
+    """What a benchmark's file must have."""
+
+    lanes: Annotated[dict[Text, BenchLane], Meta(min_length=1, max_length=100)]
+    verdict: Text
+
+
+class BenchFile(BenchHead, total=False):
+    """What is read of the file of tools/bench_loader.py."""
+
+    machine: BenchDetails
+    settings: BenchDetails
+    dataset: BenchDetails
+
+
 @dataclass(frozen=True)
 class Bench:
     """A file of tools/bench_loader.py.
@@ -116,23 +153,15 @@ def read_bench(path: Path) -> Bench:
     """What tools/bench_loader.py wrote with --json.
 
     Raises:
-        OSError: There is no such file, or it cannot be read.
-        ValueError: It is damaged, or of another program; in one line.
+        UserError: There is no such file, or it is damaged, or of another program; in one line.
     """
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        rates = {name: lane["clips_per_s"] for name, lane in found["lanes"].items()}
-        lanes = {name: Spread(rate["median"], rate["min"], rate["max"]) for name, rate in rates.items()}
-        if not lanes:
-            raise ValueError("no lane")
-        machine, settings = found.get("machine", {}), found.get("settings", {})
-        about = [str(machine.get("gpu") or machine.get("cpu") or ""), f"batch {settings.get('batch_size', '?')}"]
-        dataset = found.get("dataset", {}).get("name", "clips")
-        return Bench(lanes, str(found["verdict"]), f"Loader on {dataset}", ", ".join(filter(None, about)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not what tools/bench_loader.py --json writes ({error!r:.80}); measure again"
-        ) from None
+    found = read_json(path, BenchFile, what="what tools/bench_loader.py --json writes", way_out="measure again")
+    rates = {name: lane["clips_per_s"] for name, lane in found["lanes"].items()}
+    lanes = {name: Spread(rate["median"], rate["min"], rate["max"]) for name, rate in rates.items()}
+    machine, settings = found.get("machine", {}), found.get("settings", {})
+    about = [machine.get("gpu") or machine.get("cpu") or "", f"batch {settings.get('batch_size', '?')}"]
+    dataset = found.get("dataset", {}).get("name", "clips")
+    return Bench(lanes, found["verdict"], f"Loader on {dataset}", ", ".join(filter(None, about)))
 
 
 def bench_chart(bench: Bench, *, name: str) -> Markup:

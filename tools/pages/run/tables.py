@@ -80,7 +80,7 @@ def settings_of(run: Run) -> dict[str, Any]:
 def environment_of(run: Run) -> dict[str, Any]:
     """How and with what it ran: devices, versions, the loader's and the step's settings."""
     names = ("device", "world_size", "versions", "loader", "step")
-    return dict(flatten({name: run.about[name] for name in names if name in run.about}))
+    return dict(flatten({name: value for name, value in run.about.items() if name in names}))
 
 
 def side_by_side(runs: Sequence[Run], read: Callable[[Run], dict[str, Any]], *, caption: str, only: bool) -> Markup:
