@@ -21,6 +21,7 @@ from pipeline.build.run import build_shards
 from pipeline.build.settings import BuildSettings
 from pipeline.datasets import list_folder
 from pipeline.errors import UserError
+from pipeline.schema import Count, Text, read_json
 from pipeline.source.transcode import ffmpeg_exe
 from tools.demo_scenes import CLASSES, render_video
 from train.terminal import QUIET, Command, no_interrupts, print_json, progress
@@ -125,8 +126,8 @@ def check_folder(out: Path, wanted: DemoSettings) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        found = json.loads((out / SETTINGS_NAME).read_text())
-    except (OSError, ValueError):
+        found = read_json(out / SETTINGS_NAME, dict[Text, Count], what="demo videos", way_out="choose another --out")
+    except UserError:
         raise click.UsageError(f"{out}: holds something else than demo videos; choose another --out") from None
     if found != asdict(wanted):
         told = ", ".join(f"{name} {value}" for name, value in found.items())

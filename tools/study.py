@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """The paper's architecture study: Tables 3 to 7 from a folder of shards, with a verdict on each claim."""
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 if not __package__:  # started by path: look in the checkout, not in tools/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -17,6 +16,7 @@ import click
 import torch
 
 from pipeline.errors import UserError
+from pipeline.schema import Text, read_json
 from pipeline.shard import ShardIndex, open_index
 from pipeline.shard_writer import to_json, write_atomically
 from tools.bench.chart import load_matplotlib
@@ -37,6 +37,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets networks that it can train
     "cpu": {"batch_size": 8, "size": 56, "width_scale": 0.125, "seeds": 1},
 }
 STUDY = "study.json"
+
+
+class StudyFile(TypedDict):
+    """What is read of study.json."""
+
+    settings: dict[str, Any]
+    shards: list[Text]
+
 
 EPILOG = """\b
 Examples:
@@ -192,12 +200,9 @@ def check_same_study(out: Path, settings: StudySettings, indexes: Sequence[Shard
     if not path.is_file():
         write_atomically(path, to_json({"settings": described, "shards": shards}))
         return
-    try:
-        before = json.loads(path.read_bytes())
-        differing = [name for name, value in described.items() if before["settings"].get(name) != value]
-        differing += [] if before["shards"] == shards else ["shards"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: not a study; choose another --out") from None
+    before = read_json(path, StudyFile, what="a study", way_out="choose another --out")
+    differing = [name for name, value in described.items() if before["settings"].get(name) != value]
+    differing += [] if before["shards"] == shards else ["shards"]
     if differing:
         was = before["settings"].get(differing[0], "other ones")
         raise UserError(f"{out}: holds a study with another {differing[0]} ({was}); choose another --out")

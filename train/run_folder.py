@@ -9,9 +9,10 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 from pipeline.errors import UserError
+from pipeline.schema import SchemaError, Size, Text, decode, printable
 from train.checkpoint import save_checkpoint
 from train.metrics import MetricsLog
 from train.ranks import Ranks
@@ -21,6 +22,13 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # said where there ar
 LEFT_OVERS = (".*.pt.tmp", ".metrics.jsonl.tmp", ".config.json.tmp")
 POLL_S = 0.2
 PATIENCE_S = 10.0
+
+
+class LockOwner(TypedDict):
+    """Who wrote a lock file."""
+
+    host: Text
+    pid: Size
 
 
 class RunFolderError(UserError):
@@ -108,10 +116,10 @@ def _owner(text: str) -> str:
     ('process 812 on node3', 'unknown process')
     """
     try:
-        about = json.loads(text)
-        return f"process {about['pid']} on {about['host']}"
-    except (ValueError, KeyError, TypeError):
+        owner = decode(text, LockOwner)
+    except SchemaError:
         return "unknown process"
+    return f"process {owner['pid']} on {printable(owner['host'], most=80)}"
 
 
 class CheckpointFiles:

@@ -219,7 +219,10 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         (("--random", "--stage", "segment", "--split", "2"), "numbered: split 2 does not exist; choose 1"),
         (("g09_120", "--crop-size", 200), "crop_size: 200 does not fit a picture of 128 pixels"),
         (("g09_120", "--snap-to-keyframe"), "--snap-to-keyframe: DIR holds filmstrips, which have none; leave it out"),
-        (("g09_120", "--run", "."), ".: no config.json, so it is not a run's folder; give train/main.py's --out"),
+        (
+            ("g09_120", "--run", "."),
+            ".: neither config.json nor metrics.jsonl, so it is not a run's folder; give the --out of train/main.py",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_1(

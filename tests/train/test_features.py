@@ -164,7 +164,10 @@ def test_clips_are_averaged_over_their_video_in_the_order_of_first_clips(tmp_pat
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"checkpoint": {"fingerprint": "ffff"}}, "one.npz and .*two.npz differ in checkpoint; extract both"),
+        (
+            {"checkpoint": ABOUT["checkpoint"] | {"fingerprint": "ffff"}},
+            "one.npz and .*two.npz differ in checkpoint; extract both",
+        ),
         ({"clip": {"num_frames": 16}, "compute": "bfloat16"}, "differ in clip, compute"),
         ({}, "b is in two of the files; give each video once"),
     ],

@@ -114,5 +114,7 @@ def test_scores_are_read_by_group_and_only_from_a_run_of_all_its_steps(squares: 
     assert found.total.sum() == 4 * len(groups)
     assert (found.clip_accuracy, found.video_at_1, len(found.total)) == (0.75, 0.75, len(set(groups.values())))
     path.write_text(json.dumps(scores | {"predictions": [{"key": "other"} | video]}))
-    with pytest.raises(ValueError, match="not the scores of these shards; remove the folder, or choose another --out"):
+    with pytest.raises(
+        ValueError, match=r"not the scores of these shards \('other'\); remove the folder, or choose another --out"
+    ):
         read_scores(tmp_path, run, groups=groups)

@@ -1,6 +1,7 @@
 """Accuracy against multiply-adds: what a network costs, and what that buys."""
 
 import csv
+import io
 import itertools
 import math
 from collections.abc import Sequence
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.source.plain_file import read_text
 from tools.bench.chart import picture
 from tools.figures.colors import GREY, MANY
 from tools.figures.labels import Box, place_labels
 
+MAX_TABLE_BYTES = 2**24
 COLUMNS = ("row", "parameters", "multiply_adds", "clip_accuracy", "clip_accuracy_spread")
 SIZE = (1100, 750)  # pixels
 LARGEST_AREA = 500.0  # of a point, square typographic points
@@ -198,10 +201,9 @@ def read_points(path: Path) -> list[CostPoint]:
         ValueError: A column is missing, a value is no number, or no row has an accuracy; in one line.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            names, rows = reader.fieldnames or (), list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(path, max_bytes=MAX_TABLE_BYTES)), restval="")
+        names, rows = reader.fieldnames or (), list(reader)
+    except csv.Error as error:
         raise UserError(f"{path}: not a CSV file ({error}); give a table with {', '.join(COLUMNS)}") from None
     missing = [name for name in COLUMNS if name not in names]
     if missing:

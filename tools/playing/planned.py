@@ -1,6 +1,5 @@
 """The clips that the trainer or an evaluation takes of one sample, and what the network gets of them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,9 @@ from pipeline.errors import UserError
 from pipeline.loader import ClipLoader
 from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, drawn_labels, stored_clip
 from pipeline.shard import SUBSETS, ShardIndex
+from tools.pages.run.reading import read_run
 from tools.playing.samples import damaged
-from train.config import TrainConfig, from_dict
+from train.config import TrainConfig
 from train.evaluation.video_level import videos_of, views_per_sample
 
 
@@ -70,13 +70,10 @@ def config_of_run(folder: Path) -> TrainConfig:
     Raises:
         ValueError: The folder is not a run's.
     """
-    path = folder / "config.json"
-    try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no config.json, so it is not a run's folder; give train/main.py's --out") from None
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not the trainer's ({error!r}); give another folder") from None
+    run = read_run(folder, name=folder.name)
+    if run.config is None:
+        raise UserError(f"{run.problems[0]}; give another folder")
+    return run.config
 
 
 def side_of(index: ShardIndex, sample: int, *, split: str, side: str | None) -> str:

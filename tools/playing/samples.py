@@ -1,10 +1,7 @@
 """Which sample is meant, what its key.json says, and its frames as they are stored."""
 
 import difflib
-import json
-import tarfile
 from io import FileIO
-from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -15,10 +12,10 @@ from pipeline.h264.decode import SoftwareDecoder
 from pipeline.h264.packets import clip_packets
 from pipeline.picture_reader import PictureReader, open_tar
 from pipeline.shard import ShardError, ShardIndex, choices
+from tools.pages.data.key_json import KeyJson, read_meta
 
 MAX_NAMED = 3  # samples in an error message
 MAX_COMPARED = 2_000  # keys that difflib looks at; of millions it would take minutes
-MAX_META_BYTES = 2**20
 
 
 def find_sample(index: ShardIndex, key: str) -> int:
@@ -91,36 +88,20 @@ def like_beginning(names: np.ndarray, wanted: bytes) -> np.ndarray:
     return rows
 
 
-def sample_meta(index: ShardIndex, sample: int) -> dict[str, Any]:
+def sample_meta(index: ShardIndex, sample: int) -> KeyJson:
     """What the sample's key.json in the tar says; shards/README.md has its fields.
 
     Raises:
         ShardError: It cannot be read.
     """
-    tar_number = int(index.tar_of(np.array([sample]))[0])
     try:
-        with whole_tar(index, tar_number) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            content = member_bytes(tar, f"{index.key(sample)}.json")
-        meta = json.loads(content)
-        whole = {name: int(meta[name]) for name in ("num_frames", "segment_start")}
-        return meta | whole | {"fps": float(meta["fps"])}
-    except ShardError:
-        raise
-    except (tarfile.TarError, OSError, KeyError, TypeError, ValueError):
-        raise damaged(index, sample) from None
-
-
-def member_bytes(tar: tarfile.TarFile, name: str) -> bytes:
-    """A small file of a tar.
-
-    Raises:
-        KeyError: It is not there, or is no small file.
-    """
-    for member in tar:  # up to it, not all
-        file = tar.extractfile(member) if member.name == name and member.size <= MAX_META_BYTES else None
-        if file is not None:
-            return file.read()
-    raise KeyError(name)
+        with whole_tar(index, int(index.tar_of(np.array([sample]))[0])) as file:
+            meta = read_meta(index, sample, file)
+    except OSError:
+        meta = None
+    if meta is None:
+        raise damaged(index, sample)
+    return meta
 
 
 def whole_tar(index: ShardIndex, number: int) -> FileIO:

@@ -1,19 +1,39 @@
 """What the runs of a study found: clip accuracies by test group, rows with their spread, and differences of rows."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.schema import Count, Share, Size, Text, read_json
 from pipeline.shard import ShardIndex
 from train.evaluation.confusion import SCORES
 from train.evaluation.linear_svm import mean_and_spread
 from train.study.runs import StudyRun
 from train.study.tables import Row
+
+WAY_OUT = "remove the folder, or choose another --out"
+
+
+class VideoClips(TypedDict):
+    """A prediction in scores.json."""
+
+    key: Text
+    num_clips: Size
+    num_clips_right: Size
+
+
+class StudyScores(TypedDict):
+    """What a study reads of scores.json."""
+
+    step: Count
+    video_at_1: Share
+    chance: Share
+    predictions: list[VideoClips]
 
 
 @dataclass(frozen=True)
@@ -41,9 +61,18 @@ class RunScores:
 def is_done(out: Path, run: StudyRun) -> bool:
     """Whether the study's folder has a run's scores, after all of its steps."""
     try:
-        return json.loads((out / run.folder / SCORES).read_bytes())["step"] == run.config.steps
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_file(out / run.folder / SCORES)["step"] == run.config.steps
+    except UserError:
         return False
+
+
+def read_file(path: Path) -> StudyScores:
+    """A file of tools/evaluate.py.
+
+    Raises:
+        UserError: It is not there, or something else; in one line.
+    """
+    return read_json(path, StudyScores, what="the scores of these shards", way_out=WAY_OUT)
 
 
 def read_scores(out: Path, run: StudyRun, *, groups: Mapping[str, str]) -> RunScores:
@@ -59,15 +88,14 @@ def read_scores(out: Path, run: StudyRun, *, groups: Mapping[str, str]) -> RunSc
     names = sorted(set(groups.values()))
     position = {name: i for i, name in enumerate(names)}
     right, total = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
-    try:
-        scores = json.loads(path.read_bytes())
-        for video in scores["predictions"]:
-            place = position[groups[video["key"]]]
-            right[place] += video["num_clips_right"]
-            total[place] += video["num_clips"]
-        return RunScores(right, total, scores["video_at_1"], scores["chance"])
-    except (KeyError, TypeError):
-        raise UserError(f"{path}: not the scores of these shards; remove the folder, or choose another --out") from None
+    scores = read_file(path)
+    for video in scores["predictions"]:
+        if video["key"] not in groups or video["num_clips_right"] > video["num_clips"]:
+            raise UserError(f"{path}: not the scores of these shards ({video['key']!r:.80}); {WAY_OUT}")
+        place = position[groups[video["key"]]]
+        right[place] += video["num_clips_right"]
+        total[place] += video["num_clips"]
+    return RunScores(right, total, scores["video_at_1"], scores["chance"])
 
 
 def groups_of(index: ShardIndex, split: str) -> dict[str, str]:

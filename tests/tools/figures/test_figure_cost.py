@@ -127,5 +127,5 @@ def test_a_wrong_table_gets_one_line_that_says_what_is_wrong(tmp_path: Path, tex
 def test_a_picture_is_not_a_table(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(ValueError, match="not a CSV file"):
+    with pytest.raises(ValueError, match="line 1: is not UTF-8; save the file as UTF-8"):
         read_points(path)

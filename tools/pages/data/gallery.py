@@ -1,5 +1,6 @@
 """Segments drawn from a dataset that play on a page, class by class, with the frames that the plans take of them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from pipeline.clip import ClipSpec
 from pipeline.picture_reader import PictureReader
 from pipeline.shard import SUBSETS, ShardIndex
 from tools.pages.clips import Strips, UnreadableError, strips_of
-from tools.pages.data.key_json import fps_of, open_tar, read_meta, warnings_of
+from tools.pages.data.key_json import open_tar, read_meta
 from tools.pages.data.windows import Window, windows_of
 from tools.pages.page import Markup, render
 from tools.pages.player import player, timeline
@@ -155,9 +156,9 @@ def read(
     """One segment with its pictures, or why they cannot be read."""
     try:
         file = open_tar(index, int(index.tar_of(np.array([row]))[0]))
-        meta = (read_meta(index, row, file) if file is not None else None) or {}
+        meta = read_meta(index, row, file) if file is not None else None
     except OSError:
-        meta = {}
+        meta = None
     strips, fault = None, ""
     try:
         strips = strips_of(index, row, reader=reader, max_bytes=max_bytes)
@@ -171,8 +172,8 @@ def read(
         group=index.groups[row].decode(errors="backslashreplace"),
         side=SIDE_NAMES[int(index.subsets[row, split])],
         num_frames=int(index.num_frames[row]),
-        fps=fps_of(meta) / index.frame_step,
-        warnings=warnings_of(meta),
+        fps=(meta["fps"] if meta else 0) / index.frame_step or math.nan,
+        warnings=meta.get("warnings", []) if meta else [],
         windows=windows,
         strips=strips,
         fault=fault,

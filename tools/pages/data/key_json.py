@@ -1,23 +1,43 @@
 """What key.json says of some samples: rates, source sizes, warnings; read at random places, in bounded time."""
 
-import json
 import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import FileIO
-from typing import Any
+from typing import Annotated, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from pipeline.picture_reader import open_tar, read_bytes
+from pipeline.schema import SchemaError, Size, Text, decode
 from pipeline.shard import ShardIndex
 from tools.pages.data.reasons import pattern_of
 
 BLOCK = 512  # a tar's; a file's header is one block, its content begins the next
 MAX_JSON_BYTES = 2**20
 MAX_SAMPLES, MAX_SECONDS = 20_000, 10.0  # looked at; all of UCF101 and HMDB51
+
+
+Side = Annotated[int, Meta(gt=0, lt=2**20)]
+
+
+class SampleMeta(TypedDict):
+    """What is read of key.json."""
+
+    num_frames: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    segment_start: Size
+    fps: Annotated[float, Meta(ge=0, le=1000)]
+
+
+class KeyJson(SampleMeta, total=False):
+    """And what those of older builds lack."""
+
+    source: Text
+    source_size: tuple[Side, Side]
+    warnings: list[Text]
 
 
 @dataclass
@@ -78,24 +98,23 @@ def look_at(
     return found
 
 
-def _add(found: LookedAt, index: ShardIndex, row: int, meta: dict[str, Any] | None) -> None:
+def _add(found: LookedAt, index: ShardIndex, row: int, meta: KeyJson | None) -> None:
     """Take what one sample says of itself."""
     if meta is None:
         found.num_unreadable += 1
         return
-    fps = fps_of(meta)
+    fps = meta["fps"] or math.nan
     found.rows.append(row)
     found.fps.append(fps)
     found.duration_s.append(int(index.num_frames[row]) * index.frame_step / fps)
     pictures = index.pictures
     found.kilobytes.append(int(pictures.size[pictures.first[row] : pictures.first[row + 1]].sum()) / 1000)
-    size = source_size_of(meta)
-    if size is not None:
-        found.source_sizes[size] += 1
-    found.warnings.update({pattern_of(one) for one in warnings_of(meta)})
+    if "source_size" in meta:
+        found.source_sizes[meta["source_size"]] += 1
+    found.warnings.update({pattern_of(one[:300]) for one in meta.get("warnings", [])})
 
 
-def read_meta(index: ShardIndex, row: int, file: FileIO) -> dict[str, Any] | None:
+def read_meta(index: ShardIndex, row: int, file: FileIO) -> KeyJson | None:
     """A sample's key.json; None where it is not there or damaged."""
     header_at = place_of_json(index, row)
     header = read_bytes(file.fileno(), header_at, BLOCK) if header_at >= 0 else None
@@ -107,10 +126,14 @@ def read_meta(index: ShardIndex, row: int, file: FileIO) -> dict[str, Any] | Non
     try:
         size = int(head[124:136].strip(b"\0 "), 8)
         content = read_bytes(file.fileno(), header_at + BLOCK, size) if 0 < size <= MAX_JSON_BYTES else None
-        meta = json.loads(content.tobytes()) if content is not None else None
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
-    return meta if isinstance(meta, dict) else None
+    if content is None:
+        return None
+    try:
+        return decode(content.tobytes(), KeyJson)
+    except SchemaError:
+        return None
 
 
 def place_of_json(index: ShardIndex, row: int) -> int:
@@ -123,26 +146,3 @@ def place_of_json(index: ShardIndex, row: int) -> int:
         return 0
     end = int(pictures.offset[last]) + int(pictures.size[last])
     return -(-end // BLOCK) * BLOCK
-
-
-def fps_of(meta: dict[str, Any]) -> float:
-    """Frames of the source a second; NaN where key.json says nothing possible."""
-    fps = meta.get("fps")
-    if isinstance(fps, bool) or not isinstance(fps, int | float):
-        return math.nan
-    return float(fps) if 0 < fps <= 1000 else math.nan
-
-
-def source_size_of(meta: dict[str, Any]) -> tuple[int, int] | None:
-    """Width and height of the source; None where key.json, of an older build perhaps, says nothing possible."""
-    size = meta.get("source_size")
-    if not isinstance(size, list) or len(size) != 2:
-        return None
-    width, height = size
-    return (width, height) if all(type(side) is int and 0 < side < 2**20 for side in size) else None
-
-
-def warnings_of(meta: dict[str, Any]) -> list[str]:
-    """What key.json warns of."""
-    warnings = meta.get("warnings")
-    return [str(one)[:300] for one in warnings] if isinstance(warnings, list) else []

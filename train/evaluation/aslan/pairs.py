@@ -4,6 +4,8 @@ Protocol of C3D and arXiv:1708.05038: features of each layer are averaged over a
 twelve distances a layer, each is z-normalised, and a linear SVM says same or not (Kliper-Gross et al. 2012).
 """
 
+import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,8 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, os_errors_of_the_user
+from pipeline.schema import printable
+from pipeline.source.plain_file import read_plain
 
+MAX_MAT_BYTES = 2**19  # View2.mat has half of it, and zlib makes no more than a thousand times as much
+MAX_NUMBERS = 10**6
 LAYERS = ("res5b", "pool5", "prob")  # not stated in the paper; C3D takes prob, fc7, fc6 and pool5
 
 
@@ -43,24 +49,39 @@ def read_pairs(path: Path) -> list[Pairs]:
     Raises:
         ValueError: The file holds something else.
     """
-    from scipy.io import loadmat  # of the extra `features`, as is scikit-learn
+    from scipy.io import loadmat, whosmat  # of the extra `features`, as is scikit-learn
 
-    with path.open("rb") as file:
-        try:
-            arrays = {name: values for name, values in loadmat(file).items() if not name.startswith("__")}
-        except Exception as error:  # scipy raises half a dozen kinds for files that are not MATLAB's
-            raise UserError(f"{path} is not a MATLAB file that scipy reads ({error}); give the official one") from None
-    shapes = {name: values.shape for name, values in arrays.items()}
-    tables = [values for values in arrays.values() if values.ndim in (2, 3) and values.shape[1] == 5]
-    if len(tables) != 1 or not len(tables[0]):
-        raise UserError(f"{path} holds {shapes or 'nothing'}; expected one matrix of pairs x 5 (x folds)")
+    with os_errors_of_the_user(path):
+        content = read_plain(path, max_bytes=MAX_MAT_BYTES)
+    try:
+        shapes = {name: shape for name, shape, _ in whosmat(io.BytesIO(content))}
+        fit = [name for name, shape in shapes.items() if is_table(shape)]
+        arrays = loadmat(io.BytesIO(content), variable_names=fit) if len(fit) == 1 else {}
+    except Exception as error:  # scipy raises half a dozen kinds for files that are not MATLAB's
+        reason = printable(str(error), most=120)
+        raise UserError(f"{path} is not a MATLAB file that scipy reads ({reason}); give the official one") from None
+    tables = [arrays[name] for name in fit if name in arrays]
+    if len(tables) != 1 or not is_table(tables[0].shape) or tables[0].dtype.kind not in "iuf":
+        found = ", ".join(f"{printable(name, most=40)} {list(shape)}" for name, shape in [*shapes.items()][:5])
+        raise UserError(f"{path} holds {found or 'nothing'}; expected one matrix of pairs x 5 (x folds)")
     table = tables[0].reshape(len(tables[0]), 5, -1)  # [P, 5, folds]
     if not np.isin(table[:, 2], (0, 1)).all():
         raise UserError(f"{path}: the third column holds {sorted({*table[:, 2].flat})[:4]}; expected 0 and 1")
+    if not ((table[:, :2] >= 1) & (table[:, :2] < 10_000) & (table[:, :2] % 1 == 0)).all():
+        raise UserError(f"{path}: the first two columns hold no sample numbers; expected 1 to 9999")
     return [
         Pairs(samples=table[:, :2, fold].astype(np.int64), same=table[:, 2, fold] == 1)
         for fold in range(table.shape[2])
     ]
+
+
+def is_table(shape: tuple[int, ...]) -> bool:
+    """Whether a matrix may be pairs x 5 (x folds).
+
+    >>> is_table((600, 5, 10)), is_table((5, 600)), is_table((10**9, 5))
+    (True, False, False)
+    """
+    return len(shape) in (2, 3) and shape[1] == 5 and 0 < math.prod(shape) <= MAX_NUMBERS
 
 
 def rows_of_samples(names: Sequence[str]) -> dict[int, int]:

@@ -11,26 +11,64 @@ layer/NAME          float16 or float32 [R, D], one for each layer
 These are the arrays of an .npz; parquet.py says what becomes of them there.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.schema import MOST, Count, Real, SchemaError, Text, convert, decode
 from pipeline.shard import SUBSETS
 from train.evaluation.features import npz
 
 FORMAT = 1
 ROW_ARRAYS = ("keys", "sources", "groups", "labels", "subsets", "num_clips", "starts")
+KINDS = {"keys": "U", "sources": "U", "groups": "U", "unreadable": "U"}  # of arrays; all others hold integers
 SAME_IN_ALL = ("checkpoint", "data", "clip", "mean", "std", "compute")  # or rows of two files cannot be compared
 
 
 class FeatureError(UserError):
     """Features that are missing, damaged or made another way; the message is one line."""
+
+
+class AboutDataset(TypedDict):
+    """Which dataset."""
+
+    name: Text
+
+
+class AboutCheckpoint(TypedDict):
+    """Which network."""
+
+    fingerprint: Text
+    data: AboutDataset
+    split: Text
+
+
+class AboutData(AboutDataset):
+    """Which videos."""
+
+    fingerprint: Text
+    classes: list[Text]
+    split_names: list[Text]
+    num_videos: dict[Text, dict[Text, Count]]
+
+
+class About(TypedDict):
+    """What every feature file says of itself."""
+
+    format: Literal[1]
+    checkpoint: AboutCheckpoint
+    data: AboutData
+    clip: dict[Text, Any]
+    mean: Real | list[Real]
+    std: Real | list[Real]
+    compute: Text
+    layers: list[Text]
+    per_clip: bool
 
 
 @dataclass(frozen=True)
@@ -105,8 +143,8 @@ def merge_features(paths: Sequence[Path], path: Path) -> int:
         FeatureError: There is not one row in them.
     """
     about = read_about(paths[0])
-    names = (*ROW_ARRAYS, "unreadable")
-    columns = {name: np.concatenate([read_array(part, name) for part in paths]) for name in names}
+    parts = [read_columns(part, about) for part in paths]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     num_rows = len(columns["labels"])
     if not num_rows:
         what = "windows" if "windows" in about else "videos"
@@ -171,6 +209,59 @@ def read_array(path: Path, name: str) -> np.ndarray:
     raise FeatureError(f"features: {path} has no array {name!r}; make it with tools/extract_features.py")
 
 
+def read_names(path: Path, name: str) -> list[str]:
+    """An array of names.
+
+    Raises:
+        FeatureError: As `read_array`, or it is an array of something else.
+    """
+    values = read_array(path, name)
+    if values.ndim != 1 or values.dtype.kind not in "Uiu":
+        raise FeatureError(f"features: {name} of {path} is {described(values)}, not names; make it again")
+    return [str(value) for value in values.tolist()]
+
+
+def read_layer(path: Path, layer: str, *, num_rows: int) -> np.ndarray:
+    """A layer's features: float [R, D].
+
+    Raises:
+        FeatureError: As `read_array`, or it is of another shape or type.
+    """
+    values = read_array(path, f"layer/{layer}")
+    if values.ndim != 2 or len(values) != num_rows or values.dtype.kind not in "fiu":
+        raise FeatureError(f"features: {path} has {num_rows} keys and layer {layer} of {described(values)}")
+    return values
+
+
+def read_columns(path: Path, about: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Every array of a feature file but its layers.
+
+    Raises:
+        FeatureError: One is missing, of another shape or type, or has impossible values.
+    """
+    columns = {name: read_array(path, name) for name in (*ROW_ARRAYS, "unreadable")}
+    num_rows, num_splits = len(columns["keys"]) if columns["keys"].ndim else -1, len(about["data"]["split_names"])
+    shapes = dict.fromkeys(ROW_ARRAYS, (num_rows,)) | {"subsets": (num_rows, num_splits)}
+    most = {"labels": len(about["data"]["classes"]) - 1, "subsets": max(SUBSETS.values())}
+    for name, values in columns.items():
+        fits = values.shape == shapes.get(name, (values.size,))
+        if fits and values.size:
+            fits = values.dtype.kind in KINDS.get(name, "iu")
+            fits = fits and (name in KINDS or 0 <= values.min() <= values.max() <= most.get(name, MOST))
+        if not fits:
+            raise FeatureError(f"features: {name} of {path} is {described(values)}, which no file has; make it again")
+    return columns
+
+
+def described(values: np.ndarray) -> str:
+    """Type and shape of an array.
+
+    >>> described(np.zeros((2, 3)))
+    'float64 [2, 3]'
+    """
+    return f"{values.dtype.name} {list(values.shape)}"
+
+
 def read_dims(path: Path, layer: str) -> int:
     """D of a layer, without reading it."""
     return file_kind(path).num_dims(path, layer)
@@ -182,9 +273,16 @@ def read_about(path: Path) -> dict[str, Any]:
     Raises:
         FeatureError: It is missing or damaged, not a feature file, or of another format.
     """
-    about = json.loads(str(read_array(path, "about")))
-    if about.get("format") != FORMAT:
-        raise FeatureError(f"features: {path} has format {about.get('format')}, this version reads {FORMAT}")
+    try:
+        about = decode(str(read_array(path, "about")), dict[str, Any])
+        if about.get("format") != FORMAT:
+            format_ = repr(about.get("format"))
+            raise FeatureError(f"features: {path} has format {format_:.20}, this version reads {FORMAT}")
+        data = convert(about, About)["data"]
+        if set(data["num_videos"]) != set(data["split_names"]):
+            raise SchemaError("data.num_videos: not of each split")
+    except SchemaError as error:
+        raise FeatureError(f"features: {path} cannot be read (about: {error}); make it again") from None
     return about
 
 
@@ -198,8 +296,8 @@ def load_features(paths: Sequence[Path], layers: Sequence[str]) -> Features:
     parts = []
     for path in paths:
         about = read_about(path)
-        columns = {name: read_array(path, name) for name in (*ROW_ARRAYS, "unreadable")}
-        values = {layer: read_array(path, f"layer/{layer}") for layer in layers}
+        columns = read_columns(path, about)
+        values = {layer: read_layer(path, layer, num_rows=len(columns["labels"])) for layer in layers}
         part = Features(about=about, **columns, layers=values)
         parts.append(average_videos(part) if about["per_clip"] else part)
         differing = [name for name in SAME_IN_ALL if about[name] != parts[0].about[name]]

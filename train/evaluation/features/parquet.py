@@ -19,7 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.schema import decode
 from pipeline.shard import SUBSETS
+from train.evaluation.features.npz import MAX_PACKED, MAX_RATIO
 
 COLUMN_OF = {
     "keys": "key",
@@ -32,7 +34,8 @@ COLUMN_OF = {
 }
 METADATA = ("about", "unreadable")
 REPEATED = ["source", "class", "group", "subset.list.element"]  # columns that a dictionary makes smaller
-DAMAGED = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)  # what reading raises then
+DAMAGED = (OSError, ValueError, pa.ArrowException)  # what reading raises then
+MAX_ROWS = 2**20  # of a file with fewer bytes
 
 
 def write(
@@ -92,22 +95,49 @@ def vectors(values: np.ndarray) -> pa.Array:
 
 def read(path: Path, name: str) -> np.ndarray | None:
     """One array, None if there is none of that name; raises one of DAMAGED."""
+    schema = pq.read_schema(path)
     if name in METADATA:
-        found = (pq.read_schema(path).metadata or {}).get(name.encode())
+        found = (schema.metadata or {}).get(name.encode())
         if found is None:
             return None
-        return np.array(found.decode()) if name == "about" else np.array(json.loads(found), np.str_)
+        return np.array(found.decode()) if name == "about" else np.array(decode(found, list[str]), np.str_)
     wanted = COLUMN_OF.get(name, name.removeprefix("layer/"))
-    if wanted not in pq.read_schema(path).names:
+    if wanted not in schema.names:
         return None
+    kind = schema.field(wanted).type
+    check_size(path, wanted, kind)
     column = pq.read_table(path, columns=[wanted], page_checksum_verification=True)[wanted].combine_chunks()
-    if name == "subsets":
-        rows = [[SUBSETS.get(subset, 0) for subset in row] for row in column.to_pylist()]
-        return np.array(rows, np.int8).reshape(len(rows), -1 if rows else column.type.list_size)
-    if name.startswith("layer/"):
-        num_dims = column.type.list_size if pa.types.is_fixed_size_list(column.type) else -1
+    if name == "subsets" and is_list(kind):
+        rows = [[SUBSETS.get(subset, 0) for subset in row or ()] for row in column.to_pylist()]
+        return np.array(rows, np.int8).reshape(len(rows), -1 if rows else kind.list_size)
+    if column.null_count:
+        raise ValueError(f"{wanted}: {column.null_count} rows without a value")
+    if name.startswith("layer/") and is_list(kind) and pa.types.is_floating(kind.value_type):
+        num_dims = kind.list_size if pa.types.is_fixed_size_list(kind) else -1
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), num_dims)
-    return np.array(column.to_pylist(), np.int64 if pa.types.is_integer(column.type) else np.str_)
+    if pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.array(column.to_pylist(), np.int64 if pa.types.is_integer(kind) else np.str_)
+    raise ValueError(f"{wanted}: holds {kind!s:.80}")
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column's rows are lists."""
+    return pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)
+
+
+def check_size(path: Path, column: str, kind: pa.DataType) -> None:
+    """Refuse a column that would take far more memory than the file has bytes.
+
+    Raises:
+        ValueError: It would.
+    """
+    about, size = pq.read_metadata(path), path.stat().st_size
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    num_bytes = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] == column)
+    num_bytes = max(num_bytes, about.num_rows * (kind.list_size * 4 if pa.types.is_fixed_size_list(kind) else 8))
+    if about.num_rows > max(MAX_ROWS, size) or num_bytes > max(MAX_PACKED, MAX_RATIO * size):
+        raise ValueError(f"{column}: {about.num_rows} rows of {num_bytes} bytes packed into {size}")
 
 
 def names(path: Path) -> list[str]:

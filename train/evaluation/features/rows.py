@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.evaluation.features.files import FeatureError, read_array
+from train.evaluation.features.files import FeatureError, read_layer, read_names
 
 
 def read_rows(
@@ -26,11 +26,9 @@ def read_rows(
     Raises:
         FeatureError: The file is missing or damaged, lacks an array, or has a name twice.
     """
-    keys = [str(key) for key in _first_array(path, names)]
-    values = {name: read_array(path, f"layer/{name}") for name in layers}
+    keys = _first_names(path, names)
+    values = {name: read_layer(path, name, num_rows=len(keys)) for name in layers}
     for name, rows in values.items():
-        if rows.ndim != 2 or len(rows) != len(keys):
-            raise FeatureError(f"features: {path} has {len(keys)} keys and layer {name} of shape {list(rows.shape)}")
         if not np.isfinite(rows).all():
             raise FeatureError(f"features: layer {name} of {path} holds values that are not finite; extract it again")
     if len(set(keys)) < len(keys):
@@ -39,12 +37,12 @@ def read_rows(
     return keys, values
 
 
-def _first_array(path: Path, names: Sequence[str]) -> np.ndarray:
+def _first_names(path: Path, names: Sequence[str]) -> list[str]:
     """The first of these arrays that the file has."""
     for name in names[:-1]:
         with suppress(FeatureError):
-            return read_array(path, name)
-    return read_array(path, names[-1])
+            return read_names(path, name)
+    return read_names(path, names[-1])
 
 
 def l2_normalised(features: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.source.plain_file import read_text
 from train.evaluation.thumos14.segments import non_max_suppression, rows_by_name
 
 # The 20 detection classes and their numbers in a detections file, which are those of UCF101 (detclasslist.txt).
@@ -18,6 +19,7 @@ CLASS_IDS = {
 }  # fmt: skip
 CLASS_NAMES = {number: name for name, number in CLASS_IDS.items()}
 AMBIGUOUS = "Ambiguous"
+MAX_NUMBER = 1e9  # of seconds and scores
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ def parse_line(path: Path, number: int, line: str, *, form: str) -> tuple[str, l
     name, *values = line.split()
     try:
         found = [float(value) for value in values]
-        if len(found) != len(form.split()) - 1 or not np.isfinite(found).all():
+        if len(found) != len(form.split()) - 1 or not (np.abs(found) <= MAX_NUMBER).all():
             raise ValueError
     except ValueError:
-        raise UserError(f"{path}, line {number}: {line.strip()!r} is not of the form '{form}'") from None
+        raise UserError(f"{path}, line {number}: {line.strip()!r:.200} is not of the form '{form}'") from None
     return name.removesuffix(".mp4").removesuffix(".mpeg"), found
 
 
@@ -85,7 +87,7 @@ def read_annotations(folder: Path, *, subset: str) -> dict[str, Segments]:
         path = folder / f"{name}_{subset}.txt"
         if path.is_file():
             rows = []
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            for number, line in enumerate(read_text(path).splitlines(), start=1):
                 if line.strip():
                     video, (start, end) = parse_line(path, number, line, form="video start end")
                     rows.append((video, start, end, name, 1.0))
@@ -105,7 +107,7 @@ def read_detections(path: Path) -> tuple[Segments, int]:
         ValueError: A line has another form.
     """
     rows, num_skipped = [], 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
             video, (start, end, label, score) = parse_line(path, number, line, form="video start end class score")
             if label in CLASS_NAMES:

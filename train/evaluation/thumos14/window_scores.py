@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
-from train.evaluation.features.files import read_array
+from train.evaluation.features.files import read_array, read_names
 from train.evaluation.features.rows import read_rows
 from train.evaluation.thumos14.annotations import Segments
 from train.evaluation.thumos14.detector import train_detector
@@ -36,9 +36,9 @@ def read_scores(path: Path, windows: WindowList) -> tuple[WindowList, np.ndarray
     Raises:
         ValueError: It holds something else, or nothing for these windows.
     """
-    scores, classes = read_array(path, "scores"), [str(name) for name in read_array(path, "classes")]
-    keys = [str(key) for key in read_array(path, "keys")]
-    if scores.shape != (len(keys), len(classes)) or not np.isfinite(scores).all():
+    scores, classes, keys = read_array(path, "scores"), read_names(path, "classes"), read_names(path, "keys")
+    fits = scores.dtype.kind in "fiu" and scores.shape == (len(keys), len(classes))
+    if not fits or not np.isfinite(scores).all():
         raise UserError(
             f"{path}: scores of shape {list(scores.shape)} for {len(keys)} windows and {len(classes)} classes; "
             "expected finite ones, windows x classes"

@@ -4,11 +4,27 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from pipeline.errors import UserError
+from pipeline.schema import SchemaError, decode
+from pipeline.source.plain_file import read_text
 from train.evaluation.thumos14.segments import WINDOW_CLIP, WINDOW_LENGTHS, WINDOW_OVERLAP, frames_of_window, windows_of
+
+MAX_FRAMES = 10**7  # of a video; four days
+MIN_FPS, MAX_FPS = 0.001, 1000.0
+
+
+class Window(TypedDict):
+    """What is read of a line of a window file."""
+
+    video: Annotated[str, Meta(min_length=1, max_length=1000)]
+    start_frame: Annotated[int, Meta(ge=0, le=MAX_FRAMES)]
+    end_frame: Annotated[int, Meta(ge=1, le=MAX_FRAMES)]
+    fps: Annotated[float, Meta(ge=MIN_FPS, le=MAX_FPS)]
 
 
 @dataclass(frozen=True)
@@ -64,17 +80,17 @@ def read_lengths(path: Path) -> list[VideoLength]:
         ValueError: A line has another form, or a video comes twice.
     """
     videos: dict[str, VideoLength] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
             name, num_frames, fps = line.split()
             video = VideoLength(name.removesuffix(".mp4"), int(num_frames), float(fps))
-            if video.num_frames < 0 or not 0 < video.fps < float("inf"):
+            if not 0 <= video.num_frames <= MAX_FRAMES or not MIN_FPS <= video.fps <= MAX_FPS:
                 raise ValueError
         except ValueError:
             raise UserError(
-                f"{path}, line {number}: {line.strip()!r} is not of the form 'video frames frames/s'"
+                f"{path}, line {number}: {line.strip()!r:.200} is not of the form 'video frames frames/s'"
             ) from None
         if video.name in videos:
             raise UserError(f"{path}, line {number}: {video.name} is there twice; keep one of the lines")
@@ -134,15 +150,16 @@ def read_windows(path: Path) -> WindowList:
         ValueError: A line is not one of a window file.
     """
     rows = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                rows.append((str(row["video"]), int(row["start_frame"]), int(row["end_frame"]), float(row["fps"])))
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"{path}, line {number}: not a window; make the file with thumos14.py windows"
-                ) from None
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        try:
+            row = decode(line, Window)
+            if row["start_frame"] >= row["end_frame"]:
+                raise SchemaError("end_frame: not after start_frame")
+        except SchemaError as error:
+            raise UserError(
+                f"{path}, line {number}: not a window ({error}); make the file with thumos14.py windows"
+            ) from None
+        rows.append((row["video"], row["start_frame"], row["end_frame"], row["fps"]))
     videos, starts, ends, fps = zip(*rows, strict=True) if rows else ((), (), (), ())
     frames = np.stack([np.array(starts, np.int64), np.array(ends, np.int64)], axis=1)  # [W, 2]
     return WindowList(videos=np.array(videos, str), frames=frames, fps=np.array(fps, np.float64))
