@@ -22,11 +22,8 @@ LEFT_OUT = {
     ("tools/figures/", "cost: "): "of callers in Python; the command cannot cause it",
     ("tools/figures/", "curves: "): "likewise",
     ("tools/figures/", "filters: "): "likewise",
-    ("tools/figures/runs.py", "no event and step"): "becomes: not a line of the trainer",
     ("tools/pages/player.py", ""): "of callers in Python",
     ("tools/pages/run/classes.py", ""): "of callers in Python",
-    ("tools/pages/run/scores.py", ""): "becomes: not what tools/evaluate.py writes",
-    ("tools/pages/run/speed.py", "no lane"): "becomes: not what tools/bench_loader.py --json writes",
     ("tools/pages/clips.py", ""): "the page goes on without that clip",
 }
 
