@@ -18,14 +18,13 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.filmstrip import StripLayout
 from pipeline.index.arrays import LabelLists, Pictures
-from pipeline.index.check import IndexFault, check_info, read_info
+from pipeline.index.check import MAX_INFO_BYTES, IndexFault, check_info, one_line, parse_json, short
 from pipeline.index.load import check_samples, chunks, label_lists_of, load_arrays, pictures_of
+from pipeline.source.plain_file import read_plain
 from pipeline.tar_store import TarStore
 
 FORMAT_VERSION = 1
 SUBSETS = {"train": 1, "test": 2}  # in the split column; 0 is "not used"
-SAMPLE_ARRAYS = ("key", "source", "group", "label", "num_frames", "content", "split")
-PICTURE_ARRAYS = ("tar", "offset", "size", "crc32")
 PICTURE_NAMES = {"filmstrip": "strip", "h264": "packet"}  # codec -> what a picture is; index files begin with it
 
 
@@ -194,6 +193,32 @@ def choices(names: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
+def parse_info(content: bytes, *, where: Path | str) -> dict[str, Any]:
+    """dataset.json, every field of which is there, of its type and in its bounds.
+
+    Args:
+        where: Its path or URL, for messages.
+
+    Raises:
+        ShardError: It is damaged, of another format version, or of an unknown codec.
+    """
+    try:
+        info = parse_json(content)
+        version = info.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ShardError(
+                f"{where}: format version {short(version)}, this program reads {FORMAT_VERSION}; build the shards again"
+            )
+        codec = info.get("codec")
+        name = codec.get("name") if isinstance(codec, dict) else None
+        if not isinstance(name, str) or name not in PICTURE_NAMES:
+            raise ShardError(f"{where}: codec {short(name)} is unknown; install a newer version of this program")
+        check_info(info, picture=PICTURE_NAMES[name])
+    except IndexFault as fault:
+        raise ShardError(f"{where}: {fault}; build the shards again") from None
+    return info
+
+
 def open_index(data_dir: Path) -> ShardIndex:
     """Open a dataset folder.
 
@@ -203,7 +228,7 @@ def open_index(data_dir: Path) -> ShardIndex:
     folder = Path(data_dir)
     path = folder / "dataset.json"
     try:
-        info = read_info(path)
+        content = read_plain(path, max_bytes=MAX_INFO_BYTES)
     except FileNotFoundError:
         unfinished = (folder / "parts").is_dir()
         way_out = (
@@ -212,22 +237,10 @@ def open_index(data_dir: Path) -> ShardIndex:
             else "make it with tools/make_shards.py"
         )
         raise ShardError(f"{data_dir}: no dataset.json, so no finished shards; {way_out}") from None
-    except IndexFault as fault:
-        raise ShardError(f"{path}: {fault}; build the shards again") from None
-    version = info.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ShardError(
-            f"{path}: format version {version!r:.20}, this program reads {FORMAT_VERSION}; build the shards again"
-        )
-    codec = info.get("codec")
-    name = codec.get("name") if isinstance(codec, dict) else None
-    if not isinstance(name, str) or name not in PICTURE_NAMES:
-        raise ShardError(f"{path}: codec {name!r:.60} is unknown; install a newer version of this program")
-    picture = PICTURE_NAMES[name]
-    try:
-        check_info(info, picture=picture)
-    except IndexFault as fault:
-        raise ShardError(f"{path}: {fault}; build the shards again") from None
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({one_line(error)}); build the shards again") from None
+    info = parse_info(content, where=path)
+    picture = PICTURE_NAMES[info["codec"]["name"]]
     try:
         arrays, mappings = load_arrays(folder / "index", info, picture=picture)
         check_samples(arrays, info, picture=picture)

@@ -22,6 +22,7 @@ import click
 import torch
 
 from pipeline.loader import MEAN
+from pipeline.remote.place import public_url
 from pipeline.shard import ShardIndex, choices
 from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
@@ -189,7 +190,7 @@ def about(settings: Settings, index: ShardIndex, facts: dict[str, Any]) -> dict[
     chosen["num_segments"] = len(chosen.pop("samples"))
     chosen |= {name: str(value) for name, value in chosen.items() if isinstance(value, Path | torch.device)}
     return {
-        "command": shlex.join(["bench_loader.py", *sys.argv[1:]]),
+        "command": shlex.join(["bench_loader.py", *map(public_url, sys.argv[1:])]),
         "machine": facts,
         "dataset": {"name": index.name, "fingerprint": index.fingerprint, "codec": index.info["codec"]},
         "settings": chosen,

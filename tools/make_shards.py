@@ -18,7 +18,7 @@ from pipeline.build.run import BuildProgress, TaskResult
 from pipeline.build.settings import OWN_SETTINGS, BuildSettings
 from pipeline.datasets import DATASETS, DatasetError, Listing
 from pipeline.errors import UserError, os_errors_of_the_user
-from pipeline.remote.place import is_url
+from pipeline.remote.place import is_url, public_url
 from pipeline.remote.sync import staging_folder
 from pipeline.shard import choices, open_index
 from tools.limit_options import take_limits
@@ -141,7 +141,7 @@ def run(
     url = out if out is not None and is_url(out) else None
     if url is not None and machines.are_shared:
         raise click.UsageError(
-            f"--out: {url} is no folder that tasks can share; copy it with sync_shards.py at the end"
+            f"--out: {public_url(url)} is no folder that tasks can share; copy it with sync_shards.py at the end"
         )
     folder = Path(out or Path("shards") / listing.name) if url is None else staging or staging_folder(url)
     if not quiet:
@@ -170,13 +170,13 @@ def run(
     if url is not None and whole and whole.num_samples:
         copy(folder, url, quiet=quiet)
     if as_json:
-        print_json(asdict(result) | {"out": url or str(folder)})
+        print_json(asdict(result) | {"out": public_url(url or str(folder))})
     else:
         if isinstance(result, TaskResult):
             click.echo(task_line(result, folder))
         else:
             click.echo(written_line(result))
-        for line in whole_lines(whole, folder, out=url or str(folder)) if whole else []:
+        for line in whole_lines(whole, folder, out=public_url(url or str(folder))) if whole else []:
             click.echo(line)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)

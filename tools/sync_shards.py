@@ -11,6 +11,8 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 
 import click
 
+from pipeline.remote.place import public_url
+from pipeline.remote.settings import BOUNDS
 from pipeline.remote.sync import SyncResult, sync_dataset
 from train.data_options import DATA, to_stderr
 from train.terminal import QUIET, Command, print_json, progress
@@ -35,13 +37,14 @@ AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS.
 )
 @click.argument("source", type=DATA)
 @click.argument("destination")
-@click.option("--workers", default=4, type=click.IntRange(1), help="Files in work at a time.")
+@click.option("--workers", default=4, type=click.IntRange(1, 256), help="Files in work at a time.")
 @click.option("--read-back", is_flag=True, help="Then read everything at the destination and check it.")
 @click.option(
     "--scratch", type=click.Path(file_okay=False, path_type=Path),
     help="Folder for files on their way between two servers.  [default: the system's]",
 )  # fmt: skip
-@click.option("--remote-timeout", default=180.0, type=click.FloatRange(0), help="Seconds that a server may be gone.")
+@click.option("--remote-timeout", default=180.0, type=click.FloatRange(*BOUNDS["timeout_s"]),
+              help="Seconds that a server may be gone, or too slow.")  # fmt: skip
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 def main(
@@ -66,7 +69,7 @@ def main(
         scratch=scratch,
     )
     if as_json:
-        print_json({"source": str(source), "destination": destination} | asdict(result))
+        print_json({"source": public_url(str(source)), "destination": public_url(destination)} | asdict(result))
     else:
         click.echo(
             f"{result.num_copied} files copied, {result.num_bytes_copied / 1e6:.1f} MB; {result.num_kept} were there"
@@ -75,7 +78,7 @@ def main(
 
 def copy(source: Path | str, destination: str, *, quiet: bool, **options: Any) -> SyncResult:
     """`sync_dataset` as a command shows it."""
-    with progress(f"{source} -> {destination}", unit="files", quiet=quiet) as tell:
+    with progress(f"{public_url(str(source))} -> {public_url(destination)}", unit="files", quiet=quiet) as tell:
         return sync_dataset(source, destination, say=to_stderr, report=tell, **options)
 
 

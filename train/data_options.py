@@ -11,8 +11,8 @@ from click.shell_completion import CompletionItem
 
 from pipeline.datasets import DATASETS
 from pipeline.remote.dataset import open_dataset
-from pipeline.remote.place import is_url
-from pipeline.remote.settings import RemoteSettings, parse_size
+from pipeline.remote.place import is_url, public_url
+from pipeline.remote.settings import BOUNDS, RemoteSettings, parse_size
 from pipeline.shard import ShardIndex
 from train.terminal import WrongUsage
 
@@ -40,7 +40,7 @@ class Data:
         return open_dataset(self.place, self.remote, say=say)
 
     def __str__(self) -> str:
-        return str(self.place)
+        return public_url(str(self.place))
 
 
 class DataType(click.ParamType):
@@ -71,16 +71,19 @@ class LocalDataType(DataType):
         place = super().convert(value, param, ctx)
         if isinstance(place, str):
             name = (param.opts[0] if param else "") or "--data"
-            raise WrongUsage(f"{name}: {place}: shards are read here from a folder; {fetch(place)} brings them", ctx)
+            raise WrongUsage(
+                f"{name}: {public_url(place)}: shards are read here from a folder; {fetch(place)} brings them", ctx
+            )
         return place
 
 
 def fetch(url: str) -> str:
-    """The command that copies a dataset here.
+    """The command that copies a dataset here; secrets of the URL are left out.
 
     >>> fetch("s3://bucket/shards/ucf101/")
     'python tools/sync_shards.py s3://bucket/shards/ucf101/ shards/ucf101'
     """
+    url = public_url(url)
     return f"python tools/sync_shards.py {url} shards/{url.rstrip('/').rsplit('/', 1)[-1]}"
 
 
@@ -126,10 +129,10 @@ REMOTE_OPTIONS = [
     click.option("--cache-limit", type=SIZE,
                  help="Of a URL: tars kept there at most, like 50GB; the least recently used give way.  "
                  "[default: the disk]"),
-    click.option("--remote-timeout", default=DEFAULT.timeout_s, type=click.FloatRange(0), show_default=True,
-                 help="Of a URL: seconds that its server may be gone."),
-    click.option("--fetch-ahead", default=DEFAULT.fetch_ahead, type=click.IntRange(0), show_default=True,
-                 help="Of a URL: steps whose tars are fetched before they are needed."),
+    click.option("--remote-timeout", default=DEFAULT.timeout_s, type=click.FloatRange(*BOUNDS["timeout_s"]),
+                 show_default=True, help="Of a URL: seconds that its server may be gone, or too slow."),
+    click.option("--fetch-ahead", default=DEFAULT.fetch_ahead, type=click.IntRange(*BOUNDS["fetch_ahead"]),
+                 show_default=True, help="Of a URL: steps whose tars are fetched before they are needed."),
 ]
 # fmt: on
 REMOTE = ["cache", "cache_limit", "remote_timeout", "fetch_ahead"]

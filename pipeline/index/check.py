@@ -1,15 +1,16 @@
 """Is a dataset.json fit to be read? It may be damaged, or written by somebody who means harm."""
 
 import json
+import reprlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.filmstrip import MCU
-from pipeline.source.plain_file import NotPlainError, is_plain_name, read_plain
+from pipeline.source.plain_file import is_plain_name
 
-MAX_INFO_BYTES = 2**28  # of dataset.json; that of five million samples has a twentieth
+MAX_INFO_BYTES = 2**25  # of dataset.json; that of five million samples has less than half
+MAX_CONTAINERS = 2**20  # objects and lists in it: 200 bytes each in memory, where one takes two bytes to write
 MAX_SIDE, MAX_AREA = 65_520, 2**26  # of a stored frame; the first is JPEG's
 MAX_COUNT = 2**40
 
@@ -18,29 +19,38 @@ class IndexFault(UserError):
     """What is wrong with an index, in one line."""
 
 
-def read_info(path: Path) -> dict[str, Any]:
-    """The content of a dataset.json: an object, of which nothing is known yet.
+def parse_json(content: bytes) -> dict[str, Any]:
+    """An object that somebody else has written as JSON; nothing else is known of it, but that it is not too large.
 
     Raises:
-        FileNotFoundError: There is none.
-        IndexFault: It is not a file, not JSON or not an object.
+        IndexFault: It is too long, not JSON, or not an object.
+
+    >>> parse_json(b'{"a": [1]}')
+    {'a': [1]}
     """
+    if len(content) > MAX_INFO_BYTES or content.count(b"[") + content.count(b"{") > MAX_CONTAINERS:
+        raise IndexFault(f"too large; possible are {MAX_INFO_BYTES} bytes with {MAX_CONTAINERS} objects and lists")
     try:
-        info = json.loads(read_plain(path, max_bytes=MAX_INFO_BYTES))
-    except FileNotFoundError:
-        raise
-    except NotPlainError as error:
-        raise IndexFault(str(error)) from None
-    except (OSError, ValueError, RecursionError) as error:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise IndexFault(f"not JSON ({one_line(error)})") from None
-    if not isinstance(info, dict):
+    if not isinstance(parsed, dict):
         raise IndexFault("not JSON of an object")
-    return info
+    return parsed
 
 
 def one_line(error: Exception) -> str:
     """What an exception says, short."""
     return " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
+
+
+def short(value: Any) -> str:
+    """A value of any size and depth, for a message.
+
+    >>> short([[0] * 99, "x"])
+    "[[0, 0, 0, 0, 0, 0, ...], 'x']"
+    """
+    return " ".join(reprlib.repr(value)[:60].split())
 
 
 class Fields:
@@ -54,7 +64,7 @@ class Fields:
         if name not in self._of:
             raise IndexFault(f"{name} is missing; it must be {rule}")
         if not fits(self._of[name]):
-            raise IndexFault(f"{name} is {self._of[name]!r:.60}; it must be {rule}".replace("\n", " "))
+            raise IndexFault(f"{name} is {short(self._of[name])}; it must be {rule}")
 
     def value(self, name: str) -> Any:
         """A field that is there."""
@@ -140,7 +150,7 @@ def check_shards(shards: list[Any]) -> None:
     seen: set[str] = set()
     for shard in shards:
         if not isinstance(shard, dict):
-            raise IndexFault(f"shards has {shard!r:.60}; it must have objects".replace("\n", " "))
+            raise IndexFault(f"shards has {short(shard)}; it must have objects")
         fields = Fields(shard)
         fields.need("tar", lambda value: is_tar_name(value) and value not in seen, "the plain name of a tar")
         fields.integer("num_bytes", 1, MAX_COUNT)

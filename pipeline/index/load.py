@@ -21,7 +21,10 @@ PICTURE_TYPES = {"tar": np.int32, "offset": np.int64, "size": np.int32, "crc32":
 LARGE_BYTES = 2**23  # of a file whose pages are given back after every step
 PLANNED = {"label", "num_frames", "content"}  # but not these: a step is planned with rows of all ranks' clips
 CHUNK_ROWS = 2**20  # looked at together, which bounds the memory
-READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+MAX_TEXT_BYTES = 2**12  # of a key, source or group: the longest path that Linux opens
+MAX_HEADER_BYTES = 2**16 + 10  # of a .npy file of version 1.0
+# What numpy raises for a damaged header, which it hands to Python's parser of literals.
+DAMAGED = (OSError, ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError)
 
 
 def load_arrays(
@@ -35,6 +38,15 @@ def load_arrays(
     Raises:
         IndexFault: One is missing, damaged or another.
     """
+    wanted = expected_arrays(info, picture=picture)
+    loaded = {name: load_array(folder / f"{name}.npy", kind, shape) for name, (kind, shape) in wanted.items()}
+    mappings = {name: mapping for name, (_, mapping) in loaded.items() if name not in PLANNED}
+    large = tuple(mapping for mapping in mappings.values() if mapping is not None and len(mapping) >= LARGE_BYTES)
+    return {name: array for name, (array, _) in loaded.items()}, large
+
+
+def expected_arrays(info: dict[str, Any], *, picture: str) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """Type and shape of each array that a checked dataset.json asks for, by name."""
     count, pictures, splits = info["num_samples"], info[f"num_{picture}s"], len(info["split_names"])
     wanted: dict[str, tuple[Any, tuple[int, ...]]] = {name: (TEXT, (count,)) for name in NAMES}
     wanted |= {"label": (np.int32, (count,)), "num_frames": (np.int32, (count,)), "content": (np.int16, (count, 4))}
@@ -43,10 +55,16 @@ def load_arrays(
     wanted |= {f"{picture}_{name}": (PICTURE_TYPES[name], (pictures,)) for name in columns}
     if "num_labels" in info:
         wanted |= {"first_label": (np.int64, (count + 1,)), "labels": (np.int32, (info["num_labels"],))}
-    loaded = {name: load_array(folder / f"{name}.npy", kind, shape) for name, (kind, shape) in wanted.items()}
-    mappings = {name: mapping for name, (_, mapping) in loaded.items() if name not in PLANNED}
-    large = tuple(mapping for mapping in mappings.values() if mapping is not None and len(mapping) >= LARGE_BYTES)
-    return {name: array for name, (array, _) in loaded.items()}, large
+    return wanted
+
+
+def most_bytes(kind: Any, shape: tuple[int, ...]) -> int:
+    """The longest file that can hold an array of this type and shape.
+
+    >>> most_bytes(np.int32, (10,)) - MAX_HEADER_BYTES, most_bytes(TEXT, (10,)) - MAX_HEADER_BYTES
+    (40, 40960)
+    """
+    return MAX_HEADER_BYTES + math.prod(shape) * (MAX_TEXT_BYTES if kind is TEXT else np.dtype(kind).itemsize)
 
 
 def load_array(path: Path, kind: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, mmap.mmap | None]:
@@ -57,8 +75,12 @@ def load_array(path: Path, kind: Any, shape: tuple[int, ...]) -> tuple[np.ndarra
     """
     try:
         with os.fdopen(open_plain(path), "rb") as file:
-            found, fortran, dtype = READ_HEADER[np.lib.format.read_magic(file)](file)
-            fits = dtype.kind == TEXT and dtype.itemsize > 0 if kind is TEXT else dtype == np.dtype(kind)
+            if np.lib.format.read_magic(file) != (1, 0):  # a header of version 2.0 may be of any length
+                raise ValueError("not version 1.0 of the .npy format")
+            found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            fits = (
+                dtype.kind == TEXT and 0 < dtype.itemsize <= MAX_TEXT_BYTES if kind is TEXT else dtype == np.dtype(kind)
+            )
             if found != shape or fortran or not fits:
                 wanted = "bytes" if kind is TEXT else np.dtype(kind)
                 raise ValueError(f"{dtype} {list(found)} where dataset.json asks for {wanted} {list(shape)}")
@@ -69,7 +91,7 @@ def load_array(path: Path, kind: Any, shape: tuple[int, ...]) -> tuple[np.ndarra
                 return np.empty(shape, dtype), None
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return np.ndarray(shape, dtype, mapping, start), mapping
-    except Exception as error:  # numpy raises nearly everything for damaged headers
+    except DAMAGED as error:
         raise IndexFault(f"index/{path.name}: cannot be read ({one_line(error)})") from None
 
 

@@ -15,10 +15,11 @@ from typing import BinaryIO
 
 from pipeline.remote.errors import RemoteError
 from pipeline.remote.files import is_still, locked, private_folder, try_lock
+from pipeline.remote.place import public_url
 from pipeline.remote.settings import size_text
 
 FREE_BYTES = 10**9  # of the disk, which stay free whatever the limit
-TAR_DEPTH = "*/*/*.tar", "*/*/.*.tar.tmp"  # dataset folders lie two levels deep
+OURS = f"*-{'[0-9a-f]' * 12}/{'[0-9a-f]' * 16}"  # folders of datasets: what else lies there is not touched
 
 
 @dataclass(frozen=True, order=True)
@@ -50,8 +51,8 @@ class CacheFolder:
     def tars(self) -> list[CachedTar]:
         """All tars of all datasets, the least recently used first."""
         found = []
-        for pattern in TAR_DEPTH:
-            for path in self.folder.glob(pattern):
+        for pattern in ("*.tar", ".*.tar.tmp"):
+            for path in self.folder.glob(f"{OURS}/{pattern}"):
                 try:
                     stat = path.lstat()
                 except FileNotFoundError:
@@ -62,6 +63,9 @@ class CacheFolder:
     def reserve(self, file: BinaryIO, num_bytes: int, *, force: bool, stop: threading.Event) -> bool:
         """Give an empty file its size, after others have given way; False when too few could.
 
+        Nobody gives way for one that would not fit even then. One that is larger than the whole limit takes the place
+        of other such tars, and of no others.
+
         Args:
             force: Do it then too, and go beyond the limit; not beyond the disk.
 
@@ -69,32 +73,34 @@ class CacheFolder:
             RemoteError: The disk is full.
         """
         with locked(self.folder / ".room.lock", stop=stop):
-            missing = self._missing(num_bytes)
-            for tar in self.tars() if missing > 0 else []:
-                if missing <= 0:
-                    break
-                if evict(tar.path):
-                    missing -= tar.num_bytes
-            if missing > 0 and not force:
+            tars, limit = self.tars(), self.limit_bytes
+            disk = os.statvfs(self.folder)
+            missing = missing_on_disk = num_bytes + FREE_BYTES - disk.f_bavail * disk.f_frsize
+            if limit is not None:
+                missing = max(missing, sum(tar.num_bytes for tar in tars) + num_bytes - limit)
+                if num_bytes > limit:
+                    tars = [tar for tar in tars if tar.num_bytes > limit]
+            unused = [tar for tar in tars if give_way(tar.path, ask_only=True)] if missing > 0 else []
+            can_go = sum(tar.num_bytes for tar in unused)
+            if missing > can_go and not force:
                 return False
+            if missing_on_disk - FREE_BYTES > can_go:
+                raise self._no_room(num_bytes)
+            for tar in unused:
+                if missing > 0 and give_way(tar.path):
+                    missing -= tar.num_bytes
             try:
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise
-                raise RemoteError(
-                    f"{self.folder}: the disk has no room for {size_text(num_bytes)}; free some, or choose another "
-                    "--cache"
-                ) from None
+                raise self._no_room(num_bytes) from None
         return True
 
-    def _missing(self, num_bytes: int) -> int:
-        """Bytes that must go so that a tar may come."""
-        disk = os.statvfs(self.folder)
-        missing = num_bytes + FREE_BYTES - disk.f_bavail * disk.f_frsize
-        if self.limit_bytes is not None:
-            missing = max(missing, sum(tar.num_bytes for tar in self.tars()) + num_bytes - self.limit_bytes)
-        return missing
+    def _no_room(self, num_bytes: int) -> RemoteError:
+        return RemoteError(
+            f"{self.folder}: the disk has no room for {size_text(num_bytes)}; free some, or choose another --cache"
+        )
 
     def ask_for_room(self) -> None:
         """Let every process know that it should give up what it does not need at once."""
@@ -108,8 +114,8 @@ class CacheFolder:
             return 0
 
 
-def evict(path: Path) -> bool:
-    """Remove a tar, or what a killed process left of one, unless somebody uses it."""
+def give_way(path: Path, *, ask_only: bool = False) -> bool:
+    """Remove a tar, or what a killed process left of one, unless somebody uses it; or say whether that could be."""
     try:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b")
     except OSError:
@@ -117,15 +123,17 @@ def evict(path: Path) -> bool:
     with file:
         if not try_lock(file, exclusive=True) or not is_still(file, path):
             return False
-        path.unlink()
+        if not ask_only:
+            path.unlink()
     return True
 
 
 def folder_name(url: str) -> str:
-    """A folder for a URL: its last part, for people, and a digest of all of it.
+    """A folder for a URL: its last part, for people, and a digest of all of it but user and password.
 
     >>> folder_name("s3://bucket/shards/ucf101")
     'ucf101-a4b0b6af8eb5'
     """
-    last = re.sub(r"[^A-Za-z0-9._-]+", "_", url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]).strip(".") or "data"
-    return f"{last[:60]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    shown, query = public_url(url), url.partition("?")[1:]
+    last = re.sub(r"[^A-Za-z0-9._-]+", "_", shown.rstrip("/").rsplit("/", 1)[-1]).strip(".") or "data"
+    return f"{last[:60]}-{hashlib.sha256(''.join((shown, *query)).encode()).hexdigest()[:12]}"

@@ -1,7 +1,7 @@
 """One copy of a dataset under way: what has to be copied, in which order, and the list of what is there."""
 
+import contextlib
 import hashlib
-import json
 import os
 import tempfile
 import threading
@@ -11,10 +11,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from pipeline.remote.dataset import CHECKSUMS
-from pipeline.remote.download import download
+from pipeline.index.check import IndexFault
+from pipeline.remote.dataset import CHECKSUMS, parse_checksums
+from pipeline.remote.download import download, read_small
 from pipeline.remote.errors import ContentError, RemoteError
 from pipeline.remote.files import new_file, private_folder
 from pipeline.remote.names import OPTIONAL, DatasetFile
@@ -41,7 +42,7 @@ class Copy:
         listed: checksums.json of the destination: name -> {"num_bytes", "sha256"}.
     """
 
-    def __init__(self, source: Place, to: Place, patience: Patience, stop: threading.Event) -> None:
+    def __init__(self, source: Place, to: Place, patience: dict[Place, Patience], stop: threading.Event) -> None:
         self.source, self.to = source, to
         self.listed: dict[str, Any] = {}
         self._sizes: dict[str, int] = {}
@@ -54,17 +55,11 @@ class Copy:
     def content(self) -> bytes:
         """dataset.json of the source; reads what the destination has, too."""
         try:
-            content = self._ask(lambda: self.source.read("dataset.json"), self.source, "dataset.json")
+            content = self._read(self.source, "dataset.json")
         except FileNotFoundError:
-            raise RemoteError(f"{self.source.url}: no dataset.json, so no finished shards to copy") from None
-        try:
-            raw = self._ask(lambda: self.to.read(CHECKSUMS), self.to, CHECKSUMS)
-            self.listed = dict(json.loads(raw)["files"])
-        except FileNotFoundError:
-            pass
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, RemoteError):
-                raise
+            raise RemoteError(f"{self.source.shown}: no dataset.json, so no finished shards to copy") from None
+        with contextlib.suppress(FileNotFoundError, IndexFault):  # without a list all is copied, and there is one again
+            self.listed = parse_checksums(self._read(self.to, CHECKSUMS))
         try:
             self._sizes = self._ask(self.to.sizes, self.to, "")
         except FileNotFoundError:
@@ -101,10 +96,13 @@ class Copy:
                 self._open_for_writing()
             self.listed = {name: self.listed[name] for name in sorted(self.listed) if name in {f.name for f in files}}
             self.listed["dataset.json"] = {"num_bytes": len(content), "sha256": sha256}
-        finally:
+        except BaseException:
             if self._opened:
-                self._save()
+                with contextlib.suppress(RemoteError, OSError):  # what was copied is copied again; not this error hides
+                    self._save()
+            raise
         if self._opened:
+            self._save()
             self._ask(lambda: self.to.write("dataset.json", content), self.to, "dataset.json")
         report(len(files) + 1, len(files) + 1)
         sizes = [size for size in copied if size is not None]
@@ -116,7 +114,7 @@ class Copy:
 
         def check(name: str) -> None:
             with open(os.devnull, "wb") as nowhere:
-                sha256 = download(self.to, name, nowhere, patience=self._patience, stop=self._stop)
+                sha256 = self._download(self.to, name, nowhere, at_most=self.listed[name]["num_bytes"])
             if sha256 != self.listed[name]["sha256"]:
                 raise ContentError(f"{self.to.address(name)}: is not what was copied; run the same command again")
 
@@ -160,7 +158,7 @@ class Copy:
             path, there = folder / file.name.replace("/", "-"), True
             with new_file(path) as into:
                 try:
-                    download(self.source, file.name, into, patience=self._patience, stop=self._stop)
+                    self._download(self.source, file.name, into, at_most=file.at_most)
                 except FileNotFoundError:
                     there = False
         if not there and file.name not in OPTIONAL:
@@ -187,7 +185,13 @@ class Copy:
         self._saved_s = time.monotonic()
 
     def _ask(self, request: Callable[[], Any], place: Place, name: str) -> Any:
-        return self._patience.until_done(request, what=place.address(name), stop=self._stop)
+        return self._patience[place].until_done(request, what=place.address(name), stop=self._stop)
+
+    def _download(self, place: Place, name: str, into: BinaryIO, *, at_most: int) -> str:
+        return download(place, name, into, patience=self._patience[place], stop=self._stop, at_most=at_most)
+
+    def _read(self, place: Place, name: str) -> bytes:
+        return read_small(place, name, patience=self._patience[place], stop=self._stop)
 
 
 def in_any_order(work: list[Future], stop: threading.Event) -> Iterator[Any]:

@@ -3,22 +3,26 @@
 import hashlib
 import importlib
 import json
+import re
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.index.check import MAX_COUNT, MAX_INFO_BYTES, Fields, IndexFault, parse_json, short
 from pipeline.remote.cache import CacheFolder
-from pipeline.remote.download import download
+from pipeline.remote.download import download, read_small
 from pipeline.remote.errors import ContentError, RemoteError
 from pipeline.remote.files import locked, new_file, private_folder, put_file_in_place, write_private
-from pipeline.remote.names import check_shard_list, index_files
+from pipeline.remote.names import MAX_INDEX_BYTES, index_files
 from pipeline.remote.patience import Patience
 from pipeline.remote.place import Place, is_url
 from pipeline.remote.settings import RemoteSettings
 from pipeline.remote.tars import RemoteTars
-from pipeline.shard import PICTURE_NAMES, ShardIndex, open_index
+from pipeline.shard import ShardError, ShardIndex, open_index, parse_info
+from pipeline.source.plain_file import read_plain
 
 CHECKSUMS = "checksums.json"  # beside dataset.json where tools/sync_shards.py has copied it
 KNOWN = "known.json"  # in the cache: what state of the dataset was found last
@@ -49,8 +53,12 @@ def open_dataset(
     cache = CacheFolder(settings.cache or default_cache(), limit_bytes=settings.limit_bytes)
     patience = Patience(timeout_s=settings.timeout_s, say=say)
     folder = bring_index(place, cache.home(place.url), patience=patience, stop=stop)
-    index = open_index(folder)
-    shards = check_shard_list(place.url, index.info["shards"])
+    try:
+        index = open_index(folder)
+    except ShardError as error:
+        (folder / "dataset.json").unlink(missing_ok=True)  # or one that is mended there would not be fetched
+        raise RemoteError(f"{place.shown}: {error}") from None
+    shards = index.info["shards"]
     tars = RemoteTars(place, folder, shards, cache=cache, settings=settings, patience=patience, say=say)
     return replace(index, store=tars)
 
@@ -77,93 +85,113 @@ def bring_index(place: Place, home: Path, *, patience: Patience, stop: threading
         RemoteError: There is none, it changes all the time, or it cannot be reached.
     """
 
-    def ask(request: Callable[[], Any]) -> Any:
-        try:
-            return patience.until_done(request, what=place.address("dataset.json"), stop=stop)
-        except FileNotFoundError:
-            raise RemoteError(
-                f"{place.url}: no dataset.json, so no finished shards; tools/sync_shards.py copies them there"
-            ) from None
+    def stamp() -> str | None:
+        def ask() -> str | None:
+            return place.stamp("dataset.json", wait_s=patience.wait_s)
 
-    with locked(home / ".lock", stop=stop):
-        stamp = ask(lambda: place.stamp("dataset.json"))
-        known = read_json(home / KNOWN)
-        if stamp is not None and known.get("stamp") == stamp:
-            folder = home / str(known["folder"])
-            if (folder / "dataset.json").is_file():
-                return folder
-        for _ in range(MAX_CHANGES):
-            content = ask(lambda: place.read("dataset.json"))
-            folder = private_folder(home / hashlib.sha256(content).hexdigest()[:16])
-            if not (folder / "dataset.json").is_file():
-                fetch_index(place, content, folder, patience=patience, stop=stop)
-            now = ask(lambda: place.stamp("dataset.json"))
-            if now == stamp and (now is not None or ask(lambda: place.read("dataset.json")) == content):
-                write_private(home / KNOWN, json.dumps({"stamp": stamp, "folder": folder.name}).encode())
-                return folder
-            stamp = now
-    raise RemoteError(f"{place.url}: changes while it is read; wait until it is finished")
+        return patience.until_done(ask, what=place.address("dataset.json"), stop=stop)
+
+    try:
+        with locked(home / ".lock", stop=stop):
+            before, known = stamp(), read_known(home / KNOWN)
+            if before is not None and known.get("stamp") == before:
+                folder = home / known["folder"]
+                if (folder / "dataset.json").is_file():
+                    return folder
+            for _ in range(MAX_CHANGES):
+                content = read_small(place, "dataset.json", patience=patience, stop=stop)
+                folder = private_folder(home / hashlib.sha256(content).hexdigest()[:16])
+                is_new = not (folder / "dataset.json").is_file()
+                if is_new:
+                    fetch_index(place, content, folder, patience=patience, stop=stop)
+                now = stamp()
+                same = now is not None or read_small(place, "dataset.json", patience=patience, stop=stop) == content
+                if now == before and same:
+                    write_private(home / KNOWN, json.dumps({"stamp": now, "folder": folder.name}).encode())
+                    return folder
+                before = now
+                if is_new:
+                    shutil.rmtree(folder)  # nobody knows of it
+    except FileNotFoundError:
+        raise RemoteError(
+            f"{place.shown}: no dataset.json, so no finished shards; tools/sync_shards.py copies them there"
+        ) from None
+    except OSError as error:
+        raise RemoteError(f"{home}: {error.strerror or error}; make room, or choose another --cache") from None
+    raise RemoteError(f"{place.shown}: changes while it is read; wait until it is finished")
 
 
 def fetch_index(place: Place, content: bytes, folder: Path, *, patience: Patience, stop: threading.Event) -> None:
-    """Fetch the arrays that a dataset.json of this content needs, and put it beside them last."""
-    info = parse_info(place.url, content)
+    """Fetch the arrays that a dataset.json of this content needs, and put it beside them last.
+
+    Raises:
+        RemoteError: It is damaged, an array is missing, damaged or too large, or the server is gone.
+    """
+    files = index_files(parse_info(content, where=place.address("dataset.json")))
     checksums = read_checksums(place, content, patience=patience, stop=stop)
+    left = MAX_INDEX_BYTES
     private_folder(folder / "index")
-    for name in index_files(info):
-        path = folder / name
-        temporary = path.with_name(f".{path.name}.tmp")
-        with new_file(temporary) as file:
-            try:
-                sha256 = download(place, name, file, patience=patience, stop=stop)
-            except FileNotFoundError:
-                raise RemoteError(f"{place.address(name)}: is not there; copy the dataset again") from None
-            if checksums.get(name, {}).get("sha256", sha256) != sha256:
-                raise ContentError(f"{place.address(name)}: its sha256 is not the one in {CHECKSUMS}; copy it again")
-            put_file_in_place(file, temporary, path)
+    try:
+        for array in files:
+            path = folder / array.name
+            temporary = path.with_name(f".{path.name}.tmp")
+            with new_file(temporary) as file:
+                try:
+                    at_most = min(left, array.at_most)
+                    sha256 = download(place, array.name, file, patience=patience, stop=stop, at_most=at_most)
+                except FileNotFoundError:
+                    raise RemoteError(f"{place.address(array.name)}: is not there; copy the dataset again") from None
+                if checksums.get(array.name, sha256) != sha256:
+                    what = place.address(array.name)
+                    raise ContentError(f"{what}: its sha256 is not the one in {CHECKSUMS}; copy it again")
+                left -= file.tell()
+                put_file_in_place(file, temporary, path)
+    except BaseException:
+        shutil.rmtree(folder / "index", ignore_errors=True)  # it is fetched anew next time
+        raise
     write_private(folder / "dataset.json", content)
 
 
-def parse_info(url: str, content: bytes) -> dict[str, Any]:
-    """dataset.json, if its tars may be fetched and its arrays are known.
-
-    Raises:
-        RemoteError: It is damaged, or of a codec that this program does not know.
-    """
-    try:
-        info = json.loads(content)
-        codec = info["codec"]["name"]
-        check_shard_list(url, info["shards"])
-    except RemoteError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise RemoteError(f"{url}/dataset.json: damaged ({error}); build the shards again") from None
-    if codec not in PICTURE_NAMES:
-        raise RemoteError(f"{url}/dataset.json: codec {codec!r} is unknown; install a newer version of this program")
-    return info
-
-
-def read_checksums(place: Place, content: bytes, *, patience: Patience, stop: threading.Event) -> dict[str, Any]:
+def read_checksums(place: Place, content: bytes, *, patience: Patience, stop: threading.Event) -> dict[str, str]:
     """What checksums.json says of the files of this very dataset.json; nothing where there is none.
 
     Returns:
-        Name -> {"num_bytes", "sha256"}.
+        The sha256 of each, by its name.
+
+    Raises:
+        ContentError: It is damaged.
     """
     try:
-        raw = patience.until_done(lambda: place.read(CHECKSUMS), what=place.address(CHECKSUMS), stop=stop)
-        files = json.loads(raw)["files"]
-        fits = files["dataset.json"]["sha256"] == hashlib.sha256(content).hexdigest()
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, RemoteError):
-            raise
+        files = parse_checksums(read_small(place, CHECKSUMS, patience=patience, stop=stop))
+    except FileNotFoundError:
         return {}
-    return files if fits else {}
+    except IndexFault as fault:
+        raise ContentError(f"{place.address(CHECKSUMS)}: {fault}; copy the dataset again") from None
+    sha256 = {name: file["sha256"] for name, file in files.items()}
+    return sha256 if sha256.get("dataset.json") == hashlib.sha256(content).hexdigest() else {}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A small file of ours; nothing when it is missing or damaged."""
+def parse_checksums(content: bytes) -> dict[str, dict[str, Any]]:
+    """Name -> {"num_bytes", "sha256"} of a checksums.json.
+
+    Raises:
+        IndexFault: It is something else.
+    """
+    fields = Fields(parse_json(content))
+    fields.need("files", lambda value: isinstance(value, dict), "an object")
+    for name, file in fields.value("files").items():
+        if not isinstance(file, dict):
+            raise IndexFault(f"{short(name)} is {short(file)}; it must be an object")
+        of_file = Fields(file)
+        of_file.integer("num_bytes", 0, MAX_COUNT)
+        of_file.hexadecimal("sha256", num_bytes=32)
+    return fields.value("files")
+
+
+def read_known(path: Path) -> dict[str, str]:
+    """The state of the dataset that was found last: a file of ours; nothing when it is missing or damaged."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        known = parse_json(read_plain(path, max_bytes=MAX_INFO_BYTES))
+    except (OSError, IndexFault):
         return {}
-    return found if isinstance(found, dict) else {}
+    return known if isinstance(known.get("folder"), str) and re.fullmatch("[0-9a-f]{16}", known["folder"]) else {}

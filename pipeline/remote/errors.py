@@ -11,5 +11,9 @@ class Interrupted(RemoteError):
     """Whoever waited for a server does not want to any more."""
 
 
+class StallError(OSError):
+    """A server keeps a line open and brings next to nothing; it may do better later."""
+
+
 class ContentError(RemoteError):
     """What the server has is not what dataset.json says; asking again may or may not help."""

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,18 +19,20 @@ def private_folder(path: Path) -> Path:
     """A folder that is there afterwards; the ones made for it are for their owner alone (mode 0700).
 
     Raises:
-        RemoteError: It belongs to somebody else, or cannot be made.
+        RemoteError: It is a link, others own it or may write to it, or it cannot be made.
     """
     missing = [p for p in (path, *path.parents) if not p.exists()]
     try:
         for parent in reversed(missing):
             with contextlib.suppress(FileExistsError):  # another process was faster
                 parent.mkdir(mode=0o700)
-        owner = path.stat().st_uid
+        found = path.lstat()
     except OSError as error:
         raise RemoteError(f"{path}: cannot be made ({error.strerror}); choose another --cache") from None
-    if not path.is_dir() or owner != os.getuid():
-        raise RemoteError(f"{path}: is no folder of yours; choose another --cache")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise RemoteError(f"{path}: is no folder of yours, or a link; choose another --cache")
+    if found.st_mode & 0o022:
+        raise RemoteError(f"{path}: others may write there; run chmod 700 {path}, or choose another --cache")
     return path
 
 

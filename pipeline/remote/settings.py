@@ -9,6 +9,9 @@ from pipeline.errors import UserError
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 BINARY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
+MAX_BYTES = 2**60
+BOUNDS = {"limit_bytes": (1, MAX_BYTES), "timeout_s": (0, 604_800), "fetch_ahead": (0, 10**6), "num_fetchers": (1, 256)}
+
 
 @dataclass(frozen=True)
 class RemoteSettings:
@@ -29,10 +32,10 @@ class RemoteSettings:
     num_fetchers: int = 4
 
     def __post_init__(self) -> None:
-        for name, least in (("limit_bytes", 1), ("timeout_s", 0), ("fetch_ahead", 0), ("num_fetchers", 1)):
+        for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name}: {value} is not possible; choose at least {least}")
+            if value is not None and not least <= value <= most:  # nor is nan
+                raise UserError(f"{name}: {value} is not possible; choose {least} to {most}")
 
 
 def parse_size(text: str) -> int:
@@ -46,11 +49,11 @@ def parse_size(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", text.strip().upper())
     if not match or (match[3] and not match[2]):
-        raise UserError(f"{text!r} is no size; choose one like 50GB, 500MB or 1TiB")
-    num_bytes = round(float(match[1]) * (BINARY_UNITS if match[3] else UNITS)[match[2]])
-    if num_bytes < 1:
-        raise UserError(f"{text!r} holds nothing; choose at least 1 byte")
-    return num_bytes
+        raise UserError(f"{text[:40]!r} is no size; choose one like 50GB, 500MB or 1TiB")
+    num_bytes = float(match[1]) * (BINARY_UNITS if match[3] else UNITS)[match[2]]
+    if not 1 <= num_bytes <= MAX_BYTES:
+        raise UserError(f"{text[:40]!r} is not possible; choose 1 byte to {size_text(MAX_BYTES)}")
+    return round(num_bytes)
 
 
 def size_text(num_bytes: int) -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pipeline.remote.cache import folder_name
 from pipeline.remote.copying import Copy, SyncResult
-from pipeline.remote.dataset import default_cache, parse_info
+from pipeline.remote.dataset import default_cache
 from pipeline.remote.errors import RemoteError
 from pipeline.remote.files import private_folder
 from pipeline.remote.names import dataset_files
 from pipeline.remote.patience import Patience
 from pipeline.remote.place import Place, is_url
+from pipeline.shard import parse_info
 
 __all__ = ["SyncResult", "place_of", "staging_folder", "sync_dataset"]
 
@@ -59,13 +60,13 @@ def sync_dataset(
         ShardError: The source is not finished or damaged, or a server is gone, in one line.
     """
     stop = stop or threading.Event()
-    patience = Patience(timeout_s=timeout_s, say=say)
-    copy = Copy(place_of(source), place_of(destination), patience, stop)
+    places = place_of(source), place_of(destination)
+    copy = Copy(*places, {place: Patience(timeout_s=timeout_s, say=say) for place in places}, stop)
     copy.to.refuse_read_only()
     if copy.source.url == copy.to.url:
-        raise RemoteError(f"{destination}: is the source itself; choose another place")
+        raise RemoteError(f"{copy.to.shown}: is the source itself; choose another place")
     content = copy.content()
-    files = dataset_files(parse_info(copy.source.url, content))
+    files = dataset_files(parse_info(content, where=copy.source.address("dataset.json")))
     with copy.folder(scratch) as folder, ThreadPoolExecutor(workers) as pool:
         result = copy.run(content, files, folder=folder, pool=pool, report=report)
         if read_back:

@@ -25,11 +25,11 @@ class RemoteTars:
 
     Args:
         folder: In the cache, of this dataset.
-        shards: Of dataset.json, with names that `names.check_shard_list` has passed.
+        shards: Of a dataset.json that has been checked.
         say: Takes a line for a person.
 
     Attributes:
-        url: Of the dataset.
+        url: Of the dataset, without secrets.
         unreadable: Tars given up in this process, by number, and why.
         num_fetched: Tars that this process has fetched.
         is_short: Whether the cache was found too small for what is needed at once.
@@ -46,7 +46,7 @@ class RemoteTars:
         patience: Patience,
         say: Callable[[str], None],
     ) -> None:
-        self.url, self.settings = place.url, settings
+        self.url, self.settings = place.shown, settings
         self.unreadable: dict[int, str] = {}
         self.num_fetched = 0
         self.is_short = False
@@ -97,7 +97,8 @@ class RemoteTars:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-                download(self._place, path.name, file, patience=self._patience, stop=stop)
+                at_most = self._shards[number]["num_bytes"]  # it names the tar's members, and is shorter
+                download(self._place, path.name, file, patience=self._patience, stop=stop, at_most=at_most)
             temporary.replace(path)
         except FileNotFoundError:
             path.unlink(missing_ok=True)
@@ -195,6 +196,7 @@ class RemoteTars:
                         file,
                         patience=self._patience,
                         stop=stop,
+                        at_most=shard["num_bytes"],
                         num_bytes=shard["num_bytes"],
                     )
                 except FileNotFoundError:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.remote.download
+import pipeline.remote.body
 import pipeline.remote.patience
+from pipeline.remote.body import FileBody
 from pipeline.remote.dataset import open_dataset
 from pipeline.remote.download import download
 from pipeline.remote.errors import ContentError, Interrupted, RemoteError
@@ -31,28 +32,23 @@ NEVER = threading.Event()
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that take no time."""
     monkeypatch.setattr(pipeline.remote.patience, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(pipeline.remote.download, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(pipeline.remote.body, "BLOCK_BYTES", 1000)
 
 
 class BadLine:
     """A place whose files break off after so many bytes each time they are opened."""
 
-    def __init__(self, *, breaks: int, can_seek: bool) -> None:
-        self.left, self.can_seek, self.num_opened = breaks, can_seek, 0
+    def __init__(self, *, breaks: int) -> None:
+        self.left, self.num_opened = breaks, 0
 
     def address(self, name: str) -> str:
         return f"bad://{name}"
 
-    def open(self, name: str) -> io.BytesIO:
+    def open(self, name: str, start: int, *, wait_s: float) -> FileBody:
         place, self.num_opened = self, self.num_opened + 1
 
         class File(io.BytesIO):
             num_read = 0
-
-            def seek(self, position: int, whence: int = 0) -> int:
-                if not place.can_seek and position:
-                    raise ValueError("cannot seek")
-                return super().seek(position, whence)
 
             def read(self, size: int | None = -1) -> bytes:
                 data = super().read(size)
@@ -62,25 +58,27 @@ class BadLine:
                     raise ConnectionResetError("cut off")
                 return data
 
-        return File(CONTENT)
+        return FileBody(File(CONTENT), start)
 
 
-@pytest.mark.parametrize("can_seek", [True, False])
-def test_a_broken_line_is_taken_up_where_it_broke(impatient: None, can_seek: bool) -> None:
-    place, said, into = BadLine(breaks=2 if can_seek else 1, can_seek=can_seek), [], io.BytesIO()
+def test_a_broken_line_is_taken_up_where_it_broke(impatient: None) -> None:
+    place, said, into = BadLine(breaks=2), [], io.BytesIO()
     patience = Patience(timeout_s=30, say=said.append)
-    sha256 = download(place, "x", into, patience=patience, stop=NEVER, num_bytes=len(CONTENT))
+    sha256 = download(place, "x", into, patience=patience, stop=NEVER, at_most=len(CONTENT), num_bytes=len(CONTENT))
     assert into.getvalue() == CONTENT
     assert sha256 == hashlib.sha256(CONTENT).hexdigest()
-    assert place.num_opened == (3 if can_seek else 2)
+    assert place.num_opened == 3
     assert [line.split(": ")[0] for line in said if "no answer" in line] == ["bad://x"] * (len(said) // 2)
 
 
 def test_a_file_of_another_size_is_refused(impatient: None) -> None:
-    place, patience = BadLine(breaks=0, can_seek=True), Patience(timeout_s=0, say=print)
-    for num_bytes, words in ((len(CONTENT) - 1, "has more than the"), (len(CONTENT) + 1, "10240 bytes, dataset.json")):
+    place, patience = BadLine(breaks=0), Patience(timeout_s=0, say=print)
+    for num_bytes, words in (
+        (len(CONTENT) - 1, "has more than the 10239 bytes"),
+        (len(CONTENT) + 1, "10240 bytes, dataset.json"),
+    ):
         with pytest.raises(ContentError, match=words):
-            download(place, "x", io.BytesIO(), patience=patience, stop=NEVER, num_bytes=num_bytes)
+            download(place, "x", io.BytesIO(), patience=patience, stop=NEVER, at_most=num_bytes, num_bytes=num_bytes)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +135,7 @@ def test_sizes_have_the_units_that_people_use() -> None:
     assert [parse_size(text) for text in ("1kB", "1KB", "1KiB", "1k", "2 tb", "0.5MB")] == [
         1000, 1000, 1024, 1000, 2 * 10**12, 500_000,
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="limit_bytes: 0 is not possible; choose at least 1"):
+    with pytest.raises(ValueError, match="limit_bytes: 0 is not possible; choose 1 to "):
         RemoteSettings(limit_bytes=0)
 
 

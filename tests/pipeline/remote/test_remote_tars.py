@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.remote.cache import CacheFolder, evict
+from pipeline.remote.cache import CacheFolder, give_way
 from pipeline.remote.dataset import open_dataset
 from pipeline.remote.errors import RemoteError
 from pipeline.remote.settings import RemoteSettings
@@ -112,9 +112,9 @@ def test_what_a_killed_process_left_gives_way_and_what_one_fetches_does_not(tmp_
         path.write_bytes(b"half")
     with open(held, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert (evict(left), evict(held)) == (True, False)
-    assert evict(held)
-    assert not evict(held), "it is gone already"
+        assert (give_way(left), give_way(held)) == (True, False)
+    assert give_way(held)
+    assert not give_way(held), "it is gone already"
 
 
 def test_the_least_recently_used_tar_gives_way_and_one_in_use_never(there: str, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_cache_must_be_ones_own_and_can_be_made(tmp_path: Path, monkeypatch: p
     with pytest.raises(RemoteError, match=r"file/x: cannot be made \(Not a directory\); choose another --cache"):
         CacheFolder(tmp_path / "file" / "x", limit_bytes=None)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    with pytest.raises(RemoteError, match="is no folder of yours; choose another --cache"):
+    with pytest.raises(RemoteError, match="is no folder of yours, or a link; choose another --cache"):
         CacheFolder(tmp_path, limit_bytes=None)
 
 

@@ -2,7 +2,6 @@
 
 import json
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
@@ -62,19 +61,9 @@ def about_line(index: ShardIndex, found: Found) -> str:
     """One line below the title."""
     codec = f"filmstrips of {index.layout.strip_frames} frames" if index.codec == "filmstrip" else "H.264"
     (width, height), _ = max(found.sizes[0].items(), key=lambda item: item[1])
-    place = index.data_dir if index.store is None else public(index.store.url)
+    place = index.data_dir if index.store is None else index.store.url
     often = ", most of them" if len(found.sizes[0]) > 1 else ""
     return f"{place}: {codec}, pictures{often} of {width}×{height} pixels."
-
-
-def public(url: str) -> str:
-    """A URL without what may be a secret: user, password and whatever follows a question mark.
-
-    >>> public("https://me:secret@host/shards?token=1"), public("s3://bucket/shards")
-    ('https://host/shards', 's3://bucket/shards')
-    """
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
 def top_facts(index: ShardIndex, found: Found) -> dict[str, str]:
