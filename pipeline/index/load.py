@@ -6,8 +6,9 @@ Rows of pictures, of which there are many more, are checked when they are read: 
 import math
 import mmap
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,8 +24,10 @@ PLANNED = {"label", "num_frames", "content"}  # but not these: a step is planned
 CHUNK_ROWS = 2**20  # looked at together, which bounds the memory
 MAX_TEXT_BYTES = 2**12  # of a key, source or group: the longest path that Linux opens
 MAX_HEADER_BYTES = 2**16 + 10  # of a .npy file of version 1.0
-# What numpy raises for a damaged header, which it hands to Python's parser of literals.
-DAMAGED = (OSError, ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError)
+# As numpy writes it; numpy reads it with Python's own parsers, which raise nearly everything, and print warnings.
+HEADER = re.compile(
+    rb"\{'descr': '([|<>]\w{2,8})', 'fortran_order': False, 'shape': \(((?:\d{1,18}, )*(?:\d{1,18},?)?)\), \} *\n"
+)
 
 
 def load_arrays(
@@ -75,13 +78,11 @@ def load_array(path: Path, kind: Any, shape: tuple[int, ...]) -> tuple[np.ndarra
     """
     try:
         with os.fdopen(open_plain(path), "rb") as file:
-            if np.lib.format.read_magic(file) != (1, 0):  # a header of version 2.0 may be of any length
-                raise ValueError("not version 1.0 of the .npy format")
-            found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            dtype, found = read_header(file)
             fits = (
                 dtype.kind == TEXT and 0 < dtype.itemsize <= MAX_TEXT_BYTES if kind is TEXT else dtype == np.dtype(kind)
             )
-            if found != shape or fortran or not fits:
+            if found != shape or not fits:
                 wanted = "bytes" if kind is TEXT else np.dtype(kind)
                 raise ValueError(f"{dtype} {list(found)} where dataset.json asks for {wanted} {list(shape)}")
             start, size = file.tell(), os.fstat(file.fileno()).st_size
@@ -91,8 +92,21 @@ def load_array(path: Path, kind: Any, shape: tuple[int, ...]) -> tuple[np.ndarra
                 return np.empty(shape, dtype), None
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return np.ndarray(shape, dtype, mapping, start), mapping
-    except DAMAGED as error:
+    except (OSError, ValueError, TypeError) as error:
         raise IndexFault(f"index/{path.name}: cannot be read ({one_line(error)})") from None
+
+
+def read_header(file: BinaryIO) -> tuple[np.dtype, tuple[int, ...]]:
+    """Type and shape of an array in a .npy file of version 1.0; `file` stands at its first byte then.
+
+    Raises:
+        ValueError, TypeError: numpy has not written it, or does not know the type.
+    """
+    magic, num_bytes = file.read(8), int.from_bytes(file.read(2), "little")
+    header = HEADER.fullmatch(file.read(num_bytes))
+    if magic != b"\x93NUMPY\1\0" or not header:
+        raise ValueError("no .npy file of version 1.0")
+    return np.dtype(header[1].decode()), tuple(map(int, re.findall(rb"\d+", header[2])))
 
 
 def check_samples(arrays: dict[str, np.ndarray], info: dict[str, Any], *, picture: str) -> None:

@@ -296,11 +296,12 @@ def main(folder: Path, scratch: Path, step: int) -> None:
         host = f"127.0.0.1:{server.server_address[1]}"
         os.environ |= {"AWS_ENDPOINT_URL": f"http://{host}", "AWS_DEFAULT_REGION": "us-east-1"}
         os.environ |= {"AWS_ACCESS_KEY_ID": USER, "AWS_SECRET_ACCESS_KEY": SECRET}
-        before = most_memory()
+        before, alone = most_memory(), threading.Lock()
 
         def run(number: int, kind: str) -> None:
             url = f"http://{USER}:{SECRET}@{host}/{number}?token={SECRET}" if kind == "web" else f"s3://ways/{number}"
-            found = outcome(url, scratch / f"{kind}-{number}", folder)
+            with alone if ": JSON of" in ways[number].name else contextlib.nullcontext():  # those take most memory
+                found = outcome(url, scratch / f"{kind}-{number}", folder)
             name = ways[number].name if kind == "web" else f"{kind} {ways[number].name}"
             sys.stdout.write(json.dumps({"name": name, **found}) + "\n")
 

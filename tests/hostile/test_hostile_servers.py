@@ -1,4 +1,4 @@
-"""Hundreds of ways in which a server can misbehave: each ends in the dataset or in one line, soon and in little room."""
+"""Ways in which a server can misbehave: each ends in the dataset or in one line, soon and in little room."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from tests.hostile.servers import SECRET, TIMEOUT_S, USER
 from tests.numbered import write_numbered_video
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-NUM_TARS, STEP = 2, 2  # every second way; `python -m tests.hostile.servers` tries all
+NUM_TARS, STEP = 2, 3  # every third way; `python -m tests.hostile.servers` tries all
 MAX_SECONDS = 60.0  # thirty-two at once on two cores, which others use too; alone each takes less than ten
 MAX_MEMORY, MAX_DISK = 10**9, 10**6  # of all together, and of each
 
@@ -55,7 +55,7 @@ pytestmark = pytest.mark.slow
 
 def test_every_way_ends_in_the_dataset_or_in_one_line(found: dict[str, dict[str, Any]]) -> None:
     ways = {name: one for name, one in found.items() if name != "all"}
-    assert len(ways) > 200
+    assert len(ways) > 150
     assert not {name: one["crashed"] for name, one in ways.items() if "crashed" in one}
     for name, one in ways.items():
         lines = [*one["said"], *filter(None, [one.get("refused")])]
@@ -73,7 +73,7 @@ def test_it_takes_little_time_memory_and_disk(found: dict[str, dict[str, Any]]) 
 
 def test_what_time_heals_is_waited_for(web: dict[str, dict[str, Any]]) -> None:
     once = {name: one for name, one in web.items() if name.endswith(", once")}
-    assert len(once) > 15
+    assert len(once) > 10
     assert [name for name, one in once.items() if one.get("whole") != NUM_TARS] == []
 
 
@@ -97,7 +97,7 @@ def test_who_may_not_read_is_told_so_and_at_once(web: dict[str, dict[str, Any]])
 def test_stalls_and_errors_of_the_server_are_tried_again_until_the_deadline(web: dict[str, dict[str, Any]]) -> None:
     words = ("status 429", "status 500", "status 503", "silence", "byte by byte", "a byte, and", "a chunk, and")
     tried = {name: one for name, one in web.items() if any(w in name for w in words) and "once" not in name}
-    assert len(tried) > 25
+    assert len(tried) > 15
     for name, one in tried.items():
         assert f"no answer for {TIMEOUT_S:.0f} s" in one["refused"], name
         assert any("trying again" in line for line in one["said"]), name

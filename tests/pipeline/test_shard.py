@@ -1,9 +1,12 @@
 """The shard format: other people's readers open it, and damage is said in one line."""
 
+import contextlib
 import json
 import mmap
+import os
 import shutil
 import tarfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,11 @@ from nvidia.dali import Pipeline, fn
 from wds2idx import IndexCreator
 
 import pipeline.index.load
+from pipeline.index.check import IndexFault
+from pipeline.index.load import load_array
 from pipeline.reference import decode_sample
 from pipeline.shard import ShardError, ShardIndex, open_index
-from pipeline.shard_writer import Sample, TarShard, strip_files, write_atomically
+from pipeline.shard_writer import Sample, TarShard, npy_bytes, strip_files, write_atomically
 
 
 def test_webdataset_reads_the_tars_with_no_code_of_ours(numbered: ShardIndex) -> None:
@@ -107,6 +112,11 @@ def test_a_split_or_subset_that_does_not_exist_is_named(numbered: ShardIndex) ->
             r"int32 \[3\] where dataset.json asks for int32 \[11\]",
         ),
         (lambda d: np.save(d / "index/label.npy", np.array([{}], object)), "cannot be read"),
+        (lambda d: save_version_2(d / "index/label.npy"), "no .npy file of version 1.0"),
+        (lambda d: np.save(d / "index/key.npy", np.array([b"x" * 5000] * 11)), "cannot be read"),
+        (lambda d: (d / "dataset.json").write_bytes(b'{"a":[' + b"[]," * 2**20 + b"0]}"), "too large; possible are"),
+        (lambda d: os.truncate(d / "dataset.json", 2**26), "dataset.json: is longer than"),
+        (lambda d: (d / "dataset.json").write_bytes(b'{"a":' * 10**5), "not JSON"),
     ],
 )
 def test_a_folder_that_is_not_a_whole_dataset_is_refused_in_one_line(
@@ -117,6 +127,13 @@ def test_a_folder_that_is_not_a_whole_dataset_is_refused_in_one_line(
     with pytest.raises(ShardError, match=said) as error:
         open_index(tmp_path / "data")
     assert "\n" not in str(error.value)
+
+
+def save_version_2(path: Path) -> None:
+    """An array that is right but for its header's form, which would let it be four gigabytes long."""
+    labels = np.load(path)
+    with open(path, "wb") as file:
+        np.lib.format.write_array(file, labels, version=(2, 0))
 
 
 def edit(folder: Path, **changes: object) -> None:
@@ -154,3 +171,40 @@ def test_writing_the_same_content_again_leaves_the_file_alone(tmp_path: Path) ->
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (state.st_ino, state.st_mtime_ns)
     assert write_atomically(path, b"two")
     assert path.read_bytes() == b"two"
+
+
+PARTS = [
+    "(",
+    ")",
+    "{",
+    "}",
+    "[",
+    "'",
+    ",",
+    "#",
+    "\n",
+    "\\",
+    "9" * 30,
+    "-1",
+    "1e9",
+    "b'",
+    "|O",
+    "<i8",
+    "lambda:0",
+    "e",
+    "=",
+]
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_a_header_of_an_array_that_was_tampered_with_is_refused_in_one_line(number: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(number)
+    for _ in range(25):
+        content = bytearray(npy_bytes(np.arange(5, dtype=np.int32)))
+        begin = int(rng.integers(10, 110))
+        text = "".join(rng.choice(PARTS, int(rng.integers(1, 6)))).encode()
+        content[begin : begin + len(text)] = text
+        (tmp_path / "a.npy").write_bytes(content)
+        with warnings.catch_warnings(), contextlib.suppress(IndexFault):
+            warnings.simplefilter("error")
+            assert load_array(tmp_path / "a.npy", np.int32, (5,))[0].tolist() == [0, 1, 2, 3, 4]

@@ -1,15 +1,34 @@
 """sync_shards and the other commands on URLs, as a user types them."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.errors import UserError
 from pipeline.shard import ShardIndex, open_index
+from tests.hostile.servers import Server, Way, right
 from tests.s3_server import S3Server
 from tests.schemas import check_schema
 from tools import bench_loader, check_shards, make_shards, sync_shards
+
+BENCH = (
+    "--frames",
+    "4",
+    "--crop-size",
+    "56",
+    "--resize",
+    "64",
+    "--batch-size",
+    "2",
+    "--batches",
+    "2",
+    "--loader-only",
+    "--repeats",
+    "1",
+)
 
 
 def run(command: object, *words: object) -> Result:
@@ -70,3 +89,37 @@ def test_mistakes_get_one_line(words: tuple, code: int, message: str, tmp_path: 
     result = run(*(word if not isinstance(word, str) else word.replace("{tmp}", str(tmp_path)) for word in words))
     assert result.exit_code == code, result.output
     assert message in " ".join(result.stderr.split())
+
+
+def test_commands_keep_the_secrets_of_a_url_to_themselves(numbered: ShardIndex, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    with Server(numbered.data_dir, [Way("", "", right)]) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_address[1]}"
+        url = f"http://someone:hunter2@{host}/0?signature=hunter2"
+        good = [
+            run(check_shards.main, url, "--cache", tmp_path / "cache", "--json"),
+            run(sync_shards.main, url, tmp_path / "copy", "--json", "--read-back"),
+            run(bench_loader.main, "--data", url, "--cache", tmp_path / "cache", *BENCH, "--json", tmp_path / "b.json"),
+        ]
+        server.shutdown()
+    bad = [
+        run(sync_shards.main, url, tmp_path / "more", "--remote-timeout", "0"),
+        run(check_shards.main, url, "--cache", tmp_path / "other", "--remote-timeout", "0"),
+        run(sync_shards.main, numbered.data_dir, url),
+        run(bench_loader.main, "--data", url, "--cold"),
+    ]
+    assert [result.exit_code for result in good] == [0, 0, 0], [result.output for result in good]
+    assert [result.exit_code for result in bad] == [1, 1, 1, 2]
+    texts = [result.output for result in good + bad]
+    texts += [f"{path} {path.read_bytes()!r}" for path in tmp_path.rglob("*.json")]
+    assert json.loads(good[1].stdout)["source"] == f"http://{host}/0"
+    assert all(host in result.output for result in bad)
+    assert not [text for text in texts if "hunter2" in text or "someone" in text]
+
+
+def test_options_of_servers_have_bounds(numbered: ShardIndex, tmp_path: Path) -> None:
+    for words in (["--remote-timeout", "inf"], ["--remote-timeout", "nan"], ["--cache-limit", "9" * 400 + "GB"]):
+        result = run(check_shards.main, "memory://x", "--cache", tmp_path, *words)
+        assert result.exit_code in (1, 2)
+        assert isinstance(result.exception, SystemExit | UserError), result.exception

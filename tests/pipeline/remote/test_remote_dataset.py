@@ -280,3 +280,24 @@ def test_a_loader_that_waits_for_its_server_is_not_taken_for_a_stalled_one(
     with pytest.raises(LoaderError, match="no batch for 0.01 s: reading a.tar"):
         producer.take()
     assert next(Waiting.told, "all asked") == "all asked"
+
+
+def test_arrays_are_bounded_by_what_dataset_json_says(numbered: ShardIndex, tmp_path: Path) -> None:
+    shutil.copytree(numbered.data_dir, tmp_path / "there")
+    with open(tmp_path / "there/index/label.npy", "ab") as file:
+        file.truncate(10**9)  # zeros, which take no room there
+    with pytest.raises(RemoteError, match=r"label.npy: has more than the 65590 bytes that are possible"):
+        open_dataset(f"file://{tmp_path}/there", settings(tmp_path / "cache"))
+    assert not list((tmp_path / "cache").rglob("*.npy")), "nothing of it is kept"
+
+
+def test_an_index_that_was_damaged_and_is_mended_is_fetched_anew(numbered: ShardIndex, tmp_path: Path) -> None:
+    shutil.copytree(numbered.data_dir, tmp_path / "there")
+    path, url = tmp_path / "there/index/label.npy", f"file://{tmp_path}/there"
+    content = path.read_bytes()
+    path.write_bytes(content[:-4] + b"\xff\xff\xff\x7f")
+    for _ in range(2):
+        with pytest.raises(RemoteError, match=rf"^{url}: .*label.npy: has .* 2147483647"):
+            open_dataset(url, settings(tmp_path / "cache"))
+    path.write_bytes(content)
+    assert open_dataset(url, settings(tmp_path / "cache")).num_samples == numbered.num_samples

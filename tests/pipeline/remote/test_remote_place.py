@@ -14,15 +14,18 @@ import pytest
 
 import pipeline.remote.body
 import pipeline.remote.patience
+from pipeline.errors import UserError
 from pipeline.remote.body import FileBody
+from pipeline.remote.cache import folder_name
 from pipeline.remote.dataset import open_dataset
 from pipeline.remote.download import download
 from pipeline.remote.errors import ContentError, Interrupted, RemoteError
 from pipeline.remote.files import private_folder, write_private
-from pipeline.remote.patience import Patience
-from pipeline.remote.place import Place, is_url
+from pipeline.remote.patience import Patience, reason
+from pipeline.remote.place import Place, is_url, public_url
 from pipeline.remote.settings import RemoteSettings, parse_size
 from pipeline.shard import ShardIndex
+from train.data_options import Data
 
 CONTENT = bytes(range(256)) * 40
 NEVER = threading.Event()
@@ -194,3 +197,34 @@ def test_any_web_server_will_do(web: tuple[str, list[str]], numbered: ShardIndex
                 assert tar.read() == (numbered.data_dir / name).read_bytes()
     assert sum(line.startswith("GET") and ".tar" in line for line in asked) == len(numbered.tars)
     assert sum(line == "GET /dataset.json" for line in asked) == 1
+
+
+@pytest.mark.parametrize("name", ["limit_bytes", "timeout_s", "fetch_ahead", "num_fetchers"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), -1, 10**30])
+def test_settings_have_bounds(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"{name}: .* is not possible; choose . to "):
+        RemoteSettings(**{name: value})
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + "GB", "2000000TiB", "0.1"])
+def test_sizes_have_bounds(text: str) -> None:
+    with pytest.raises(UserError, match="is not possible; choose 1 byte to"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:secret@host/shards", "https://me:secret@host", "https://secret@host:1/a", "http://host/a?secret",
+        "http://host/a#secret", "https://me:se/cret@host/a", "https://me:se?secret@host/a", "s3://me:secret@bucket/a?b",
+        "https://me:secret@[::1]:80/a?secret", "https://me:secret@[::1/a", "http://a@b:secret@host/a",
+    ],
+)  # fmt: skip
+def test_secrets_of_a_url_are_in_nothing_that_is_shown(url: str) -> None:
+    texts = [public_url(url), folder_name(url), reason(OSError(f"no way to ({url})")), str(Data(url))]
+    try:
+        texts += [Place(url).address("x"), Place(url).shown]
+    except RemoteError as error:
+        texts.append(str(error))
+    assert not [text for text in texts if "secret" in text or "se/cret" in text or "me" in text.split("host")[0]]
+    assert folder_name("https://me:a@host/b") == folder_name("https://host/b") != folder_name("https://host/b?c")

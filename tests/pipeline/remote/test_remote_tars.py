@@ -147,6 +147,49 @@ def test_who_is_asked_to_let_go_is_asked_before_the_limit_is_exceeded(there: str
     assert [tars.touch(number) for number in range(3)] == [False, True, False]
 
 
+def cache_of(folder: Path, sizes: dict[str, int], *, limit_bytes: int | None) -> tuple[CacheFolder, dict[str, Path]]:
+    """A cache that holds tars of these sizes, used in this order; and a file of somebody else in the same depth."""
+    cache = CacheFolder(folder, limit_bytes=limit_bytes)
+    home = cache.home("s3://bucket/data") / "0123456789abcdef"
+    home.mkdir()
+    (folder / "a/b").mkdir(parents=True)
+    paths = {name: home / f"{name}.tar" for name in sizes} | {"other": folder / "a/b/other.tar"}
+    for i, (name, path) in enumerate(paths.items()):
+        path.write_bytes(bytes(sizes.get(name, 500)))
+        os.utime(path, ns=(i + 1, i + 1))
+    return cache, paths
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "force", "limit", "left"),
+    [
+        (300, False, 1000, ["large", "older", "used", "newer"]),  # one that is used is in the way
+        (600, True, 2000, ["older", "used", "newer"]),  # by last use
+        (900, False, 1000, ["large", "older", "used", "newer"]),
+        (2000, False, 1000, ["large", "older", "used", "newer"]),  # larger than the whole limit
+        (2000, True, 1000, ["older", "used", "newer"]),  # and only its like gives way
+        (10**17, True, 1000, None),  # larger than the disk
+        (10**17, True, None, None),
+    ],
+)
+def test_no_tar_gives_way_in_vain(
+    num_bytes: int, force: bool, limit: int | None, left: list[str] | None, tmp_path: Path
+) -> None:
+    sizes = {"large": 1100, "older": 100, "used": 300, "newer": 100}
+    if limit == 1000 and num_bytes < limit:
+        sizes["used"] = 900
+    cache, paths = cache_of(tmp_path / "cache", sizes, limit_bytes=limit)
+    with open(paths["used"], "rb") as used, open(tmp_path / "new", "w+b") as new:
+        fcntl.flock(used, fcntl.LOCK_SH)
+        if left is None:
+            with pytest.raises(RemoteError, match=r"the disk has no room for 1e\+05 TB"):
+                cache.reserve(new, num_bytes, force=force, stop=NEVER)
+        else:
+            assert cache.reserve(new, num_bytes, force=force, stop=NEVER) is force
+    assert [name for name in sizes if paths[name].exists()] == (left or list(sizes))
+    assert paths["other"].exists(), "not ours"
+
+
 def test_a_tar_cut_short_in_the_cache_is_fetched_anew(there: str, tmp_path: Path) -> None:
     index, tars = opened(there, tmp_path)
     tars.open(0, stop=NEVER).close()
@@ -170,6 +213,14 @@ def test_a_cache_must_be_ones_own_and_can_be_made(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").touch()
     with pytest.raises(RemoteError, match=r"file/x: cannot be made \(Not a directory\); choose another --cache"):
         CacheFolder(tmp_path / "file" / "x", limit_bytes=None)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(RemoteError, match="open: others may write there; run chmod 700 .*/open, or choose another"):
+        CacheFolder(tmp_path / "open", limit_bytes=None)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    with pytest.raises(RemoteError, match="link: is no folder of yours, or a link; choose another --cache"):
+        CacheFolder(tmp_path / "link", limit_bytes=None)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(RemoteError, match="is no folder of yours, or a link; choose another --cache"):
         CacheFolder(tmp_path, limit_bytes=None)

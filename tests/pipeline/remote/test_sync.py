@@ -10,6 +10,7 @@ import pytest
 import pipeline.remote.copying
 from pipeline.remote.copying import Copy
 from pipeline.remote.dataset import open_dataset
+from pipeline.remote.errors import RemoteError
 from pipeline.remote.place import Place
 from pipeline.remote.settings import RemoteSettings
 from pipeline.remote.sync import sync_dataset
@@ -129,3 +130,45 @@ def test_what_cannot_be_copied_gets_one_line(numbered: ShardIndex, tmp_path: Pat
         sync_dataset(tmp_path, tmp_path / "to")
     with pytest.raises(ShardError, match="is the source itself"):
         sync_dataset(numbered.data_dir, f"file://{numbered.data_dir}")
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_the_server_that_fails_is_the_one_that_is_named(
+    numbered: ShardIndex, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = {name: f"memory://{side}/{name}" for name in ("source", "destination")}
+    sync_dataset(numbered.data_dir, urls["source"])
+    done, gone = [], []
+
+    def failing(method: str) -> None:
+        works = getattr(Place, method)
+
+        def request(self: Place, *args: object, **options: object) -> object:
+            if self.url == urls[side] and gone:
+                raise ConnectionResetError("gone")
+            done.append(method)
+            if method == "upload" and done.count("upload") == 2:
+                gone.append(True)  # after the first changes, so that the list of them cannot be written any more
+            return works(self, *args, **options)
+
+        monkeypatch.setattr(Place, method, request)
+
+    for method in ("open", "upload", "write", "remove", "sizes"):
+        failing(method)
+    with pytest.raises(RemoteError, match=rf"^{urls[side]}/\S+: no answer for 0 s \(ConnectionResetError: gone\)"):
+        sync_dataset(urls["source"], urls["destination"], timeout_s=0.01)
+
+
+def test_a_list_at_the_destination_that_is_none_is_written_anew(numbered: ShardIndex, tmp_path: Path) -> None:
+    for text in (
+        b"[]",
+        b"{}",
+        b'{"files": 5}',
+        b'{"files": {"dataset.json": null}}',
+        b"[" * 10**5,
+        b'{"files": {"a": 5}}',
+    ):
+        (tmp_path / "to").mkdir(exist_ok=True)
+        (tmp_path / "to/checksums.json").write_bytes(text)
+        assert sync_dataset(numbered.data_dir, tmp_path / "to").num_kept == 0
+        shutil.rmtree(tmp_path / "to")
