@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.index.check import IndexFault
-from pipeline.remote.dataset import CHECKSUMS, parse_checksums
+from pipeline.remote.dataset import CHECKSUMS, ListedFile, parse_checksums
 from pipeline.remote.download import download, read_small
 from pipeline.remote.errors import ContentError, RemoteError
 from pipeline.remote.files import new_file, private_folder
 from pipeline.remote.names import OPTIONAL, DatasetFile
 from pipeline.remote.patience import Patience
 from pipeline.remote.place import Place
+from pipeline.schema import SchemaError
 from pipeline.shard_writer import sha256_of, to_json
 
 SAVE_EVERY_S = 10.0  # the list of what is there already; a kill costs at most so much work
@@ -44,7 +44,7 @@ class Copy:
 
     def __init__(self, source: Place, to: Place, patience: dict[Place, Patience], stop: threading.Event) -> None:
         self.source, self.to = source, to
-        self.listed: dict[str, Any] = {}
+        self.listed: dict[str, ListedFile] = {}
         self._sizes: dict[str, int] = {}
         self._patience, self._stop = patience, stop
         self._lock = threading.Lock()
@@ -58,7 +58,9 @@ class Copy:
             content = self._read(self.source, "dataset.json")
         except FileNotFoundError:
             raise RemoteError(f"{self.source.shown}: no dataset.json, so no finished shards to copy") from None
-        with contextlib.suppress(FileNotFoundError, IndexFault):  # without a list all is copied, and there is one again
+        with contextlib.suppress(
+            FileNotFoundError, SchemaError
+        ):  # without a list all is copied, and there is one again
             self.listed = parse_checksums(self._read(self.to, CHECKSUMS))
         try:
             self._sizes = self._ask(self.to.sizes, self.to, "")
@@ -170,7 +172,8 @@ class Copy:
                 path.unlink(missing_ok=True)
 
     def _is_there(self, name: str, num_bytes: int | None, sha256: str) -> bool:
-        return self._sizes.get(name) == num_bytes and self.listed.get(name, {}).get("sha256") == sha256
+        listed = self.listed.get(name)
+        return listed is not None and self._sizes.get(name) == num_bytes and listed["sha256"] == sha256
 
     def _open_for_writing(self) -> None:
         """Before the first change: readers must not take what is there for a finished dataset."""

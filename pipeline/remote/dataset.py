@@ -3,15 +3,16 @@
 import hashlib
 import importlib
 import json
-import re
 import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypedDict
 
-from pipeline.index.check import MAX_COUNT, MAX_INFO_BYTES, Fields, IndexFault, parse_json, short
+from msgspec import Meta
+
+from pipeline.index.check import MAX_INFO_BYTES
 from pipeline.remote.cache import CacheFolder
 from pipeline.remote.download import download, read_small
 from pipeline.remote.errors import ContentError, RemoteError
@@ -21,12 +22,33 @@ from pipeline.remote.patience import Patience
 from pipeline.remote.place import Place, is_url
 from pipeline.remote.settings import RemoteSettings
 from pipeline.remote.tars import RemoteTars
+from pipeline.schema import Count, SchemaError, decode
 from pipeline.shard import ShardError, ShardIndex, open_index, parse_info
 from pipeline.source.plain_file import read_plain
 
 CHECKSUMS = "checksums.json"  # beside dataset.json where tools/sync_shards.py has copied it
 KNOWN = "known.json"  # in the cache: what state of the dataset was found last
 MAX_CHANGES = 5  # of a dataset, while it is being opened
+
+
+class ListedFile(TypedDict):
+    """A file in checksums.json."""
+
+    num_bytes: Count
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Checksums(TypedDict):
+    """checksums.json."""
+
+    files: dict[str, ListedFile]
+
+
+class Known(TypedDict):
+    """known.json."""
+
+    stamp: str
+    folder: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
 
 def open_dataset(
@@ -94,7 +116,7 @@ def bring_index(place: Place, home: Path, *, patience: Patience, stop: threading
     try:
         with locked(home / ".lock", stop=stop):
             before, known = stamp(), read_known(home / KNOWN)
-            if before is not None and known.get("stamp") == before:
+            if known is not None and known["stamp"] == before:
                 folder = home / known["folder"]
                 if (folder / "dataset.json").is_file():
                     return folder
@@ -107,7 +129,8 @@ def bring_index(place: Place, home: Path, *, patience: Patience, stop: threading
                 now = stamp()
                 same = now is not None or read_small(place, "dataset.json", patience=patience, stop=stop) == content
                 if now == before and same:
-                    write_private(home / KNOWN, json.dumps({"stamp": now, "folder": folder.name}).encode())
+                    if now is not None:
+                        write_private(home / KNOWN, json.dumps({"stamp": now, "folder": folder.name}).encode())
                     return folder
                 before = now
                 if is_new:
@@ -165,33 +188,24 @@ def read_checksums(place: Place, content: bytes, *, patience: Patience, stop: th
         files = parse_checksums(read_small(place, CHECKSUMS, patience=patience, stop=stop))
     except FileNotFoundError:
         return {}
-    except IndexFault as fault:
-        raise ContentError(f"{place.address(CHECKSUMS)}: {fault}; copy the dataset again") from None
+    except SchemaError as error:
+        raise ContentError(f"{place.address(CHECKSUMS)}: {error}; copy the dataset again") from None
     sha256 = {name: file["sha256"] for name, file in files.items()}
     return sha256 if sha256.get("dataset.json") == hashlib.sha256(content).hexdigest() else {}
 
 
-def parse_checksums(content: bytes) -> dict[str, dict[str, Any]]:
-    """Name -> {"num_bytes", "sha256"} of a checksums.json.
+def parse_checksums(content: bytes) -> dict[str, ListedFile]:
+    """The files that a checksums.json lists, by name.
 
     Raises:
-        IndexFault: It is something else.
+        SchemaError: It is something else.
     """
-    fields = Fields(parse_json(content))
-    fields.need("files", lambda value: isinstance(value, dict), "an object")
-    for name, file in fields.value("files").items():
-        if not isinstance(file, dict):
-            raise IndexFault(f"{short(name)} is {short(file)}; it must be an object")
-        of_file = Fields(file)
-        of_file.integer("num_bytes", 0, MAX_COUNT)
-        of_file.hexadecimal("sha256", num_bytes=32)
-    return fields.value("files")
+    return decode(content, Checksums)["files"]
 
 
-def read_known(path: Path) -> dict[str, str]:
-    """The state of the dataset that was found last: a file of ours; nothing when it is missing or damaged."""
+def read_known(path: Path) -> Known | None:
+    """The state of the dataset that was found last: a file of ours; None when it is missing or damaged."""
     try:
-        known = parse_json(read_plain(path, max_bytes=MAX_INFO_BYTES))
-    except (OSError, IndexFault):
-        return {}
-    return known if isinstance(known.get("folder"), str) and re.fullmatch("[0-9a-f]{16}", known["folder"]) else {}
+        return decode(read_plain(path, max_bytes=MAX_INFO_BYTES), Known)
+    except (OSError, SchemaError):
+        return None

@@ -1,5 +1,6 @@
 """The tars of a remote dataset: fetched whole when first needed, checked, and then read like any other."""
 
+import errno
 import os
 import threading
 import time
@@ -11,7 +12,7 @@ from pipeline.plan import Plan
 from pipeline.remote.ahead import TarsAhead
 from pipeline.remote.cache import CacheFolder
 from pipeline.remote.download import download
-from pipeline.remote.errors import ContentError
+from pipeline.remote.errors import ContentError, RemoteError
 from pipeline.remote.files import is_still, pause, put_file_in_place, try_lock
 from pipeline.remote.patience import Patience
 from pipeline.remote.place import Place
@@ -68,19 +69,25 @@ class RemoteTars:
             None for a tar that cannot be had; `unreadable` says why if that is for good.
 
         Raises:
-            RemoteError: The server is gone for too long, or the disk is full.
+            RemoteError: The server is gone for too long, the disk is full, or the cache cannot be used.
+            OSError: Too many files are open (EMFILE).
             Interrupted: `stop` was set.
         """
-        while True:
-            file = self._open_present(number, stop)
-            if file is not None or not wait or number in self.unreadable:
-                return file
-            temporary = self._locked_temporary(number, stop)
-            if temporary is None:  # another process was faster
-                continue
-            with temporary:
-                if not self._fetch(number, temporary, stop, let_go):
-                    return None
+        try:
+            while True:
+                file = self._open_present(number, stop)
+                if file is not None or not wait or number in self.unreadable:
+                    return file
+                temporary = self._locked_temporary(number, stop)
+                if temporary is None:  # another process was faster
+                    continue
+                with temporary:
+                    if not self._fetch(number, temporary, stop, let_go):
+                        return None
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise
+            raise RemoteError(f"{self._folder}: {error.strerror or error}; choose another --cache") from None
 
     def touch(self, number: int) -> bool:
         """Whether a tar is there; it counts as used now."""
