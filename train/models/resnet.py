@@ -63,12 +63,17 @@ class BasicBlock(nn.Module):
         self.bn2 = norm(out_channels, momentum=bn_momentum)
         self.shortcut: nn.Module = nn.Identity()
         if projection:
-            self.shortcut = nn.Sequential(
-                OrderedDict(
-                    conv=conv(in_channels, out_channels, 1, stride=group.stride, bias=False),
-                    bn=norm(out_channels, momentum=bn_momentum),
-                )
-            )
+            stride, layers = group.stride, OrderedDict[str, nn.Module]()
+            if stride == (2, 2):
+                # https://github.com/uxlfoundation/oneDNN/issues/6035 (oneDNN 3.12.0, in torch 2.13.0): on a CPU, the
+                # gradient of the weights of a strided 1x1 convolution, channels-last, of fewer channels than a vector
+                # register holds (8 with AVX2, 16 with AVX-512) writes past its memory. Pooling single pixels takes the
+                # same ones, exactly and no slower. 3D convolutions have another kernel. It goes with a torch whose
+                # oneDNN has that fixed.
+                stride, layers["take"] = (1, 1), nn.AvgPool2d(1, stride)
+            layers["conv"] = conv(in_channels, out_channels, 1, stride=stride, bias=False)
+            layers["bn"] = norm(out_channels, momentum=bn_momentum)
+            self.shortcut = nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.bn1(self.conv1(x)))  # [N, C_out, T/s, H/s, W/s]

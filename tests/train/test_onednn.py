@@ -1,0 +1,51 @@
+"""No network reaches a kernel of oneDNN that corrupts memory, on whatever CPU this runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+UPDATES = """
+import torch
+from train.models import MODELS, ModelConfig, build_model
+
+torch.set_num_threads(1)
+widths = {name: [8] for name in MODELS} | {"res2d18": range(4, 17), "res3d10": range(4, 17)}
+for name, model in MODELS.items():
+    for width in widths[name]:
+        print(f"{name} {width}", flush=True)
+        size = model.crop_size if "crop_size" in model.fixed else 32
+        clips = torch.randn(2, 3, model.num_frames, size, size).contiguous(memory_format=torch.channels_last_3d)
+        build_model(ModelConfig(name, width=width), num_classes=2)(clips).sum().backward()
+"""
+
+
+def run(*args: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *args], cwd=CHECKOUT, env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, (done.returncode, done.stdout[-1000:], done.stderr[-1000:])
+    return done.stdout
+
+
+def test_no_model_of_any_width_gives_a_1x1_kernel_a_stride() -> None:
+    model, seen, wrong = "", 0, set()
+    for line in run("-c", UPDATES, ONEDNN_VERBOSE="1").splitlines():
+        if not line.startswith("onednn_verbose"):
+            model = line
+        elif ",exec," in line and ",convolution," in line:
+            seen += 1
+            if ",jit_1x1:" in line and re.search(r"s[dhw]2", line.rpartition(",mb")[2]):
+                wrong.add(model)
+    assert seen > 1000
+    assert not wrong
+
+
+@pytest.mark.parametrize("width", [4, 8])  # less than the 8 floats of AVX2, and than the 16 of AVX-512
+def test_a_narrow_2d_net_trains_on_a_heap_that_is_checked(width: int) -> None:
+    words = f"--model res2d18 --width {width} --measure --batch-size 2 --repeats 3 --device cpu"
+    run("-m", "train.models", *words.split(), MALLOC_CHECK_="3", LD_PRELOAD="libc_malloc_debug.so.0")
