@@ -4,11 +4,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+import simplejpeg
 from nvidia.dali import Pipeline
 
-from pipeline.filmstrip import ClipStrips, blank_tile, is_strip, max_slots
+from pipeline.filmstrip import ClipStrips, blank_tile, max_slots
 from pipeline.graph import GraphSpec, build_graph, graph_inputs
+from pipeline.h264.check import avcc_faults, blank_faults
 from pipeline.h264.decode import SoftwareDecoder, UndecodableError
+from pipeline.h264.encode import EncodePolicy
 from pipeline.h264.graph import VideoGraphSpec, build_video_graph, video_graph_inputs
 from pipeline.h264.packets import ClipPackets, join
 from pipeline.h264.splice import Splicer
@@ -59,7 +62,12 @@ class StripDecoding:
         return graph_inputs(self._spec, read.data, self._blank, read.located, **crops_of(read, self._index))
 
     def decodes(self, data: list[np.ndarray]) -> bool:
-        return all(is_strip(jpeg, self._index.layout) for jpeg in data)
+        try:
+            for jpeg in data:
+                simplejpeg.decode_jpeg(jpeg)
+        except ValueError:
+            return False
+        return True
 
 
 class VideoDecoding:
@@ -69,12 +77,14 @@ class VideoDecoding:
         self.num_pipelines = num_pipelines
         self._index, self._spec = index, spec
         codec = index.info["codec"]
-        avcc, size = bytes.fromhex(codec["avcc"]), {"height": spec.tile_height, "width": spec.tile_width}
-        self._blank = np.frombuffer(bytes.fromhex(codec["blank"]), np.uint8)
+        avcc, blank = bytes.fromhex(codec["avcc"]), bytes.fromhex(codec["blank"])
+        size = {"height": spec.tile_height, "width": spec.tile_width}
+        policy = EncodePolicy(spec.tile_width, spec.tile_height)
+        for fault in (*avcc_faults(avcc, policy), *blank_faults(blank, avcc, policy)):
+            raise ShardError(f"{index.data_dir}/dataset.json: its codec is damaged ({fault}); build the shards again")
+        self._blank = np.frombuffer(blank, np.uint8)
         self._splicer = Splicer(avcc, **size)
         self._software = SoftwareDecoder(avcc, **size, num_threads=spec.num_threads)
-        if not self.decodes([self._blank]):
-            raise ShardError(f"{index.data_dir}/dataset.json: its grey picture does not decode; build the shards again")
 
     def build(self, source: Callable[[], tuple[Any, ...]]) -> Pipeline:
         return build_video_graph(self._spec, source)

@@ -5,6 +5,7 @@ travel eight to a picture. With `phase_stride` 2, strip 0 holds frames 0, 2, …
 holds 16, 18, … A clip at stride 2 touches at most two strips wherever it starts; every other stride works too.
 """
 
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import simplejpeg
 from pipeline.clip import ClipSpec, frame_indices
 from pipeline.errors import UserError
 
+EOI = b"\xff\xd9"  # what a JPEG ends with
 MCU = 16  # a JPEG block of 4:2:0 is 16×16 pixels; tiles that are multiples of it never share one
 
 
@@ -226,16 +228,30 @@ def encode_strips(
             yield simplejpeg.encode_jpeg_yuv_planes(*stacked, quality=quality)
 
 
-def is_strip(jpeg: np.ndarray, layout: StripLayout) -> bool:
-    """Whether some bytes, uint8 [bytes], are a picture of the right size."""
-    try:
-        return simplejpeg.decode_jpeg(jpeg).shape == (layout.strip_height, layout.tile_width, 3)
-    except ValueError:
-        return False
+def strip_header(layout: StripLayout, *, quality: int) -> bytes:
+    """What every strip of a dataset begins with, up to its compressed data: the encoder's bytes for these settings."""
+    jpeg = bytearray(blank_tile(StripLayout(MCU, MCU), quality=quality))
+    frame, scan = jpeg.index(b"\xff\xc0"), jpeg.index(b"\xff\xda")
+    struct.pack_into(">HH", jpeg, frame + 5, layout.strip_height, layout.tile_width)
+    return bytes(jpeg[: scan + 2 + int.from_bytes(jpeg[scan + 2 : scan + 4], "big")])
 
 
-def blank_tile(layout: StripLayout) -> bytes:
+def strip_fault(jpeg: np.ndarray, header: bytes) -> str | None:
+    """Why some bytes, uint8 [bytes], are no strip of a dataset; None for one, whatever its pixels.
+
+    The header decides the format, the size and the orientation, and so what decoding costs. Compressed data decides
+    pixels: where it is broken, DALI's decoder fills them in. To search it for markers, which no encoder writes there,
+    would cost half as much as reading does (docs/decisions/0014-the-form-of-pictures.md).
+    """
+    if jpeg[: len(header)].tobytes() != header:
+        return "is not a JPEG of this dataset: its header is another"
+    if jpeg[-2:].tobytes() != EOI:
+        return "does not end as a JPEG does"
+    return None
+
+
+def blank_tile(layout: StripLayout, *, quality: int = 50) -> bytes:
     """A grey JPEG of one tile, decoded where a clip needs fewer strips than it has slots."""
     grey = np.full((layout.tile_height, layout.tile_width), 128, np.uint8)
     chroma = grey[: layout.tile_height // 2, : layout.tile_width // 2].copy()
-    return simplejpeg.encode_jpeg_yuv_planes(grey, chroma, chroma, quality=50)
+    return simplejpeg.encode_jpeg_yuv_planes(grey, chroma, chroma, quality=quality)

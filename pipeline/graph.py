@@ -86,7 +86,7 @@ def normalise(frames: Any, *, mean: tuple[float, ...], std: tuple[float, ...], g
 
 def decode(spec: GraphSpec, jpeg: Any, start: Any = None, end: Any = None) -> Any:
     """One slot's strip, or the part of it between two corners; HWC uint8 RGB."""
-    how: dict[str, Any] = {"device": "cpu", "output_type": DALIImageType.RGB}
+    how: dict[str, Any] = {"device": "cpu", "output_type": DALIImageType.RGB, "adjust_orientation": False}
     if spec.gpu is not None:
         how |= {"device": "mixed", "hw_decoder_load": spec.hw_decoder_load}
     if start is None:

@@ -1,4 +1,8 @@
-"""The bytes of pictures, strips or packets, read from the tars: every one checked, fetched from disk ahead."""
+"""The bytes of pictures, strips or packets, read from the tars: every one checked, fetched from disk ahead.
+
+A checksum finds damage, not intent: whoever writes a tar writes its checksums too. So no decoder is given a picture of
+another form than this dataset's encoder writes. The form fixes the size, and with it what decoding costs.
+"""
 
 import errno
 import os
@@ -6,10 +10,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from io import FileIO
+from typing import Any
 
 import numpy as np
 from isal import isal_zlib  # zlib's crc32 by vector instructions, at three times its speed and more
 
+from pipeline.filmstrip import strip_fault, strip_header
+from pipeline.h264.avc import IDR, NON_IDR, packet_fault
 from pipeline.shard import ShardError, ShardIndex
 from pipeline.source.plain_file import open_plain
 
@@ -28,8 +35,15 @@ class PictureReader:
     def __init__(self, index: ShardIndex, *, max_open_tars: int = MAX_OPEN_TARS) -> None:
         self._index = index
         self._max_open_tars = max_open_tars
-        self._tars: OrderedDict[int, FileIO] = OrderedDict()  # the one used last at the end
+        self._tars: OrderedDict[int, tuple[FileIO, int]] = (
+            OrderedDict()
+        )  # with their sizes; the one used last at the end
         self._let_go_ns = 0
+        self._fault: Callable[[np.ndarray, Any], str | None]  # of a picture, and of its form
+        if index.codec == "h264":
+            self._fault = packet_fault
+        else:
+            self._fault, self._header = strip_fault, strip_header(index.layout, quality=index.info["codec"]["quality"])
         self.stop = threading.Event()
         self.at: tuple[int, int] | None = None
         self.is_fetching = False
@@ -41,11 +55,16 @@ class PictureReader:
             pictures: int64 [M].
 
         Returns:
-            M arrays, uint8 [bytes]; None for one whose bytes are missing or fail their crc32.
+            M arrays, uint8 [bytes]; None for one that is damaged.
         """
-        found: list[np.ndarray | None] = [None] * len(pictures)
+        return [None if isinstance(found, str) else found for found in self.read_or_fault(pictures)]
+
+    def read_or_fault(self, pictures: np.ndarray) -> list[np.ndarray | str]:
+        """Bytes of some pictures, uint8 [bytes]; of one that is damaged, what is wrong with it."""
+        found: list[np.ndarray | str] = ["fails its crc32"] * len(pictures)
         tars, offsets, sizes = self._places(pictures)
         expected = self._index.pictures.crc32[pictures].tolist()
+        forms = self._forms(pictures)
         order: Sequence[int] = range(len(pictures))
         if self._index.store is not None:
             self._let_go_if_asked()
@@ -54,15 +73,23 @@ class PictureReader:
             self.at = tars[i], i
             data = self._read(tars[i], offsets[i], sizes[i])
             if data is not None and isal_zlib.crc32(data) == expected[i]:
-                found[i] = data
+                found[i] = self._fault(data, forms[i]) or data
         self.at = None
         return found
 
+    def _forms(self, pictures: np.ndarray) -> Sequence[Any]:
+        """What some pictures must be: the header of strips, the type of each packet's NAL."""
+        if self._index.codec != "h264":
+            return [self._header] * len(pictures)
+        first = self._index.pictures.first
+        number = pictures - first[np.searchsorted(first, pictures, side="right") - 1]  # of a packet in its sample
+        return np.where(number % self._index.gop_size == 0, IDR, NON_IDR).tolist()
+
     def _read(self, tar: int, offset: int, size: int) -> np.ndarray | None:
-        file = self._tar(tar)
-        if file is None or size < 1 or not 0 <= offset <= os.fstat(file.fileno()).st_size - size:
+        opened = self._tar(tar)
+        if opened is None or size < 1 or not 0 <= offset <= opened[1] - size:
             return None  # before memory is taken for bytes that a damaged index claims
-        return read_bytes(file.fileno(), offset, size)
+        return read_bytes(opened[0].fileno(), offset, size)
 
     def read_one(self, picture: int) -> np.ndarray | None:
         """`read` for a single picture."""
@@ -73,9 +100,9 @@ class PictureReader:
         tars, offsets, sizes = self._places(pictures)
         for tar, offset, size, i in sorted(zip(tars, offsets, sizes, range(len(pictures)), strict=True)):
             self.at = tar, i
-            file = self._tar(tar, wait=False)
-            if file is not None and size > 0 and offset >= 0:
-                os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+            opened = self._tar(tar, wait=False)
+            if opened is not None and size > 0 and offset >= 0:
+                os.posix_fadvise(opened[0].fileno(), offset, size, os.POSIX_FADV_WILLNEED)
         self.at = None
 
     def _places(self, pictures: np.ndarray) -> tuple[list[int], list[int], list[int]]:
@@ -83,8 +110,8 @@ class PictureReader:
         where = self._index.pictures
         return where.tar[pictures].tolist(), where.offset[pictures].tolist(), where.size[pictures].tolist()
 
-    def _tar(self, number: int, *, wait: bool = True) -> FileIO | None:
-        """A tar; None when there is none: its samples are replaced and counted like damaged ones.
+    def _tar(self, number: int, *, wait: bool = True) -> tuple[FileIO, int] | None:
+        """A tar and its size; None when there is none: its samples are replaced and counted like damaged ones.
 
         Args:
             wait: Have a remote one fetched.
@@ -112,10 +139,10 @@ class PictureReader:
             return None
         if file is None:
             return None
-        self._tars[number] = file
+        self._tars[number] = file, os.fstat(file.fileno()).st_size
         if len(self._tars) > self._max_open_tars:
             self._tars.popitem(last=False)
-        return file
+        return self._tars[number]
 
     def _open(self, number: int, *, wait: bool) -> FileIO | None:
         self.is_fetching = wait and self._index.store is not None
@@ -166,13 +193,13 @@ def read_bytes(file: int, offset: int, size: int) -> np.ndarray | None:
         file: Its descriptor. Other threads run while the disk is waited for.
     """
     data = np.empty(size, np.uint8)
-    num_read = 0
-    while num_read < size:
+    rest = data.data
+    while len(rest):
         try:
-            count = os.preadv(file, [data.data[num_read:]], offset + num_read)
+            count = os.preadv(file, [rest], offset + size - len(rest))
         except OSError:
             return None
         if not count:
             return None
-        num_read += count
+        rest = rest[count:]
     return data

@@ -11,7 +11,7 @@ from pipeline.clip import ClipSpec, frame_indices
 from pipeline.filmstrip import locate
 from pipeline.picture_reader import PictureReader
 from pipeline.plan import PlannedClips, stored_clip
-from pipeline.shard import ShardIndex
+from pipeline.shard import ShardError, ShardIndex
 
 
 def reference_clips(
@@ -72,12 +72,11 @@ def decode_strips(index: ShardIndex, sample: int) -> np.ndarray:
     layout, reader = index.layout, PictureReader(index)
     strips = []
     for strip in range(int(index.pictures.first[sample]), int(index.pictures.first[sample + 1])):
-        jpeg = reader.read_one(strip)
-        if jpeg is None:
-            raise ValueError(f"{index.key(sample)}: strip {strip} fails its checksum")
-        strips.append(
-            simplejpeg.decode_jpeg(jpeg).reshape(layout.strip_frames, layout.tile_height, layout.tile_width, 3)
-        )
+        (jpeg,) = reader.read_or_fault(np.array([strip]))
+        if isinstance(jpeg, str):
+            raise ShardError(f"{index.key(sample)}: strip {strip} {jpeg}; run tools/check_shards.py")
+        picture = simplejpeg.decode_jpeg(jpeg, strict=False)  # DALI is not strict either
+        strips.append(picture.reshape(layout.strip_frames, layout.tile_height, layout.tile_width, 3))
     place = [locate(np.array(f), layout) for f in range(int(index.num_frames[sample]))]
     return np.stack([strips[int(strip)][int(tile)] for strip, tile in place])
 

@@ -1,9 +1,14 @@
 """The headers of H.264 as they lie in MP4 (ISO/IEC 14496-10 and -15): decoder configuration, SPS, slices. Pure."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 NAL_TYPE = 31  # the bits of a NAL's first byte that are its type
+REF_IDC = 96  # other bits of that byte
+START_CODE = re.compile(b"\0\0\1")  # bytes that no NAL holds, and that begin one elsewhere than in MP4
 NON_IDR, IDR, SEI, SPS = 1, 5, 6, 7  # nal_unit_type, table 7-1
 NAL_NAMES = {NON_IDR: "slice", IDR: "IDR slice", SEI: "SEI", SPS: "SPS", 8: "PPS", 9: "access unit delimiter"}
 # Profiles whose SPS speaks of chroma, depth and scaling lists (7.3.2.1.1).
@@ -238,8 +243,45 @@ def nals(packet: bytes) -> Iterator[bytes]:
         at += 4 + size
 
 
+def packet_fault(packet: np.ndarray, kind: int) -> str | None:
+    """Why some bytes, uint8 [bytes], are not one I or P slice of a whole picture; None for such a packet.
+
+    A packet that holds nothing else cannot bring parameter sets, and so no other size, past the dataset's own.
+
+    Args:
+        kind: Type of its NAL: IDR or NON_IDR.
+    """
+    size = len(packet)
+    size_and_kind = int.from_bytes(packet[:5].tobytes(), "big") & ~REF_IDC
+    if size > 5 and size_and_kind == size - 4 << 8 | kind and packet.item(5) in WHOLE_PICTURE[kind]:
+        return None if START_CODE.search(packet.data, 5) is None else "holds a start code"
+    data = packet.tobytes()
+    try:
+        kinds = [nal[0] & NAL_TYPE for nal in nals(data)]
+        if kinds != [kind]:
+            names = ", ".join(NAL_NAMES.get(found, f"NAL of type {found}") for found in kinds)
+            return f"holds {names or 'nothing'}, not one {NAL_NAMES[kind]}"
+        if slice_is_b(data[4:]):
+            return "is a B-frame"
+    except ValueError as error:
+        return f"cannot be read ({error})"
+    return f"is not one {NAL_NAMES[kind]} of a whole picture"
+
+
 def slice_is_b(nal: bytes) -> bool:
     """Whether a slice takes from later frames as well: slice_type 1 or 6 (7.4.3)."""
     reader = BitReader(nal[:16])  # two numbers at its very begin
     reader.ue()  # first_mb_in_slice
     return reader.ue() % 5 == 1
+
+
+def _begins_picture(first_byte: int, types: tuple[int, ...]) -> bool:
+    """Whether a slice with this first byte has the first macroblock and one of these slice_types (7.4.3)."""
+    reader = BitReader(bytes([0, first_byte, 255, 255, 255]))
+    return reader.ue() == 0 and reader.ue() in types
+
+
+WHOLE_PICTURE = {  # first bytes of a slice: of type I in a keyframe, also P elsewhere
+    kind: frozenset(byte for byte in range(256) if _begins_picture(byte, types))
+    for kind, types in ((IDR, (2, 7)), (NON_IDR, (0, 2, 5, 7)))
+}

@@ -1,14 +1,14 @@
 """Does a stored MP4 keep to the policy of its dataset, and does it decode? Each fault is one line."""
 
-import io
 import struct
 from collections.abc import Iterator, Sequence
 
 import av
+import numpy as np
 
-from pipeline.h264.avc import IDR, NAL_NAMES, NAL_TYPE, NON_IDR, Sps, nals, parse_avcc, parse_sps, slice_is_b
+from pipeline.h264.avc import IDR, NON_IDR, Sps, packet_fault, parse_avcc, parse_sps
 from pipeline.h264.decode import open_decoder
-from pipeline.h264.encode import MIN_REF_FRAMES, SMPTE170M, EncodePolicy
+from pipeline.h264.encode import MIN_REF_FRAMES, SMPTE170M, EncodePolicy, open_mp4
 
 HIGH_PROFILE = 100
 BOX_HEADER = 8  # bytes: size and four letters
@@ -25,7 +25,7 @@ def policy_faults(
     """
     try:
         yield from _box_faults(mp4)
-        with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
+        with open_mp4(mp4, policy) as container:
             if [stream.type for stream in container.streams] != ["video"]:
                 yield f"holds {len(container.streams)} streams, not one of video"
                 return
@@ -66,19 +66,14 @@ def avcc_faults(avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
 
 def blank_faults(blank: bytes, avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
     """What is wrong with a dataset's grey keyframe."""
-    try:
-        if [nal[0] & NAL_TYPE for nal in nals(blank)] != [IDR]:
-            yield "is not one IDR slice behind its length of four bytes"
-            return
-    except ValueError as error:
-        yield str(error)
-        return
-    yield from decode_faults([blank], avcc, policy)
+    fault = packet_fault(np.frombuffer(blank, np.uint8), IDR)
+    yield from [fault] if fault else decode_faults([blank], avcc, policy)
 
 
 def decode_faults(packets: Sequence[bytes], avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
     """The first packet that is not one whole frame of the right size; those after it hang on it."""
-    decoder, wanted = open_decoder(avcc), f"{policy.width}×{policy.height} yuv420p"
+    decoder = open_decoder(avcc, height=policy.height, width=policy.width)
+    wanted = f"{policy.width}×{policy.height} yuv420p"
     for number, packet in enumerate(packets):
         try:
             frames = decoder.decode(av.Packet(packet))
@@ -159,23 +154,11 @@ def _packet_faults(packets: list[av.Packet], policy: EncodePolicy) -> Iterator[s
         if packet.is_keyframe != key:
             rule = f"is {'no' if key else 'a'} keyframe, with GOPs of {policy.gop_size}"
             broken.setdefault(rule, []).append(number)
-        for rule in _nal_faults(bytes(packet), IDR if key else NON_IDR):
-            broken.setdefault(rule, []).append(number)
+        fault = packet_fault(np.frombuffer(bytes(packet), np.uint8), IDR if key else NON_IDR)
+        if fault:
+            broken.setdefault(fault, []).append(number)
     for rule, numbers in broken.items():
         yield f"packet {numbers[0]} {rule}{and_more(numbers)}"
-
-
-def _nal_faults(packet: bytes, wanted: int) -> Iterator[str]:
-    """One packet against "exactly one slice NAL"."""
-    try:
-        found = list(nals(packet))
-        if [nal[0] & NAL_TYPE for nal in found] != [wanted]:
-            kinds = ", ".join(NAL_NAMES.get(nal[0] & NAL_TYPE, f"NAL of type {nal[0] & NAL_TYPE}") for nal in found)
-            yield f"holds {kinds}, not one {NAL_NAMES[wanted]}"
-        elif slice_is_b(found[0]):
-            yield "is a B-frame"
-    except ValueError as error:
-        yield f"cannot be read ({error})"
 
 
 def and_more(numbers: Sequence[int]) -> str:

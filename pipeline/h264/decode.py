@@ -8,6 +8,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+STRIDE = 64  # pixels; FFmpeg counts a row's length rounded up to it
+
 
 class UndecodableError(ValueError):
     """Packets that pass their checksum and are not video of the dataset's kind.
@@ -77,7 +79,7 @@ class SoftwareDecoder:
     def _decoder(self) -> av.VideoCodecContext:
         """This thread's; it goes from stream to stream, for each begins with a keyframe that clears it."""
         if not hasattr(self._mine, "decoder"):
-            self._mine.decoder = open_decoder(self._avcc)
+            self._mine.decoder = open_decoder(self._avcc, height=self._height, width=self._width)
             self._mine.reformatter = VideoReformatter()
         return self._mine.decoder
 
@@ -85,15 +87,20 @@ class SoftwareDecoder:
         return to_rgb(frame, self._mine.reformatter)
 
 
-def open_decoder(avcc: bytes) -> av.VideoCodecContext:
-    """A decoder of one thread that gives each frame with its packet, and reports what is broken."""
+def open_decoder(avcc: bytes, *, height: int, width: int) -> av.VideoCodecContext:
+    """A decoder of one thread that gives each frame of this size with its packet, and reports what is broken."""
     decoder = av.CodecContext.create("h264", "r")
     assert isinstance(decoder, av.VideoCodecContext)
     decoder.extradata = avcc
     decoder.thread_count = 1
     decoder.flags |= av.codec.context.Flags.low_delay
-    decoder.options = {"err_detect": "explode"}
+    decoder.options = {"err_detect": "explode", **size_limit(height=height, width=width)}
     return decoder
+
+
+def size_limit(*, height: int, width: int) -> dict[str, str]:
+    """FFmpeg's option to take no memory for larger frames, whatever a parameter set says."""
+    return {"max_pixels": str(height * (width + STRIDE))}
 
 
 def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:

@@ -16,9 +16,11 @@ from functools import lru_cache
 
 import av
 import numpy as np
+from av.container import InputContainer
 
 from pipeline.errors import TooLargeError, UserError, VideoFailure
 from pipeline.filmstrip import Planes
+from pipeline.h264.decode import size_limit
 from pipeline.shard_writer import Stored
 
 FILE = "mp4"  # what follows the key and a dot in the tar
@@ -91,7 +93,7 @@ def encode_segment(
         TooLargeError: It gives more than `max_bytes`.
     """
     mp4 = _encode(blocks, policy, top=top, left=left, rate=exact_rate(fps), max_bytes=max_bytes)
-    avcc, packets = read_packets(mp4)
+    avcc, packets = read_packets(mp4, policy)
     if avcc != decoder_configuration(policy)[0]:
         raise VideoFailure("encode", "x264 gave it parameter sets of its own; its packets cannot be joined to others")
     return mp4, packets
@@ -103,13 +105,18 @@ def decoder_configuration(policy: EncodePolicy) -> tuple[bytes, bytes]:
     grey = np.full((1, policy.height, policy.width), 128, np.uint8)
     chroma = grey[:, ::2, ::2]
     mp4 = _encode([Planes(grey, chroma, chroma)], policy, top=0, left=0, rate=Fraction(NOMINAL_FPS))
-    avcc, (packet,) = read_packets(mp4)
+    avcc, (packet,) = read_packets(mp4, policy)
     return avcc, mp4[packet.offset : packet.offset + packet.size]
 
 
-def read_packets(mp4: bytes) -> tuple[bytes, list[Stored]]:
+def open_mp4(mp4: bytes, policy: EncodePolicy) -> InputContainer:
+    """A demuxer of an MP4, which may be anybody's."""
+    return av.open(io.BytesIO(mp4), "r", format="mp4", options=size_limit(height=policy.height, width=policy.width))
+
+
+def read_packets(mp4: bytes, policy: EncodePolicy) -> tuple[bytes, list[Stored]]:
     """The avcC of an MP4 and where its packets lie, as a demuxer finds them."""
-    with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
+    with open_mp4(mp4, policy) as container:
         stream = container.streams.video[0]
         packets = []
         for packet in container.demux(stream):

@@ -63,7 +63,7 @@ class VideoCheck:
         assert where.keyframe is not None
         rows = slice(int(where.first[sample]), int(where.first[sample + 1]))
         try:
-            packets = read_packets(mp4)[1]
+            packets = read_packets(mp4, self._policy)[1]
         except (av.FFmpegError, IndexError):  # damaged so that a demuxer finds no video in it
             yield "its packets cannot be found"
             return
@@ -83,11 +83,11 @@ class VideoCheck:
     def _sample_faults(self, sample: int, *, decode: bool) -> Iterator[str]:
         """Packets of one sample, read in place as a loader does."""
         first = self._index.pictures.first
-        packets = self._reader.read(np.arange(first[sample], first[sample + 1]))
-        broken = [number for number, packet in enumerate(packets) if packet is None]
+        packets = self._reader.read_or_fault(np.arange(first[sample], first[sample + 1]))
+        broken = [number for number, packet in enumerate(packets) if isinstance(packet, str)]
         if broken:
-            yield f"packet {broken[0]} fails its crc32{and_more(broken)}"
+            yield f"packet {broken[0]} {packets[broken[0]]}{and_more(broken)}"
         elif decode:
             yield from decode_faults(
-                [packet.tobytes() for packet in packets if packet is not None], self._avcc, self._policy
+                [packet.tobytes() for packet in packets if not isinstance(packet, str)], self._avcc, self._policy
             )

@@ -12,6 +12,7 @@ from pipeline.source.plain_file import is_plain_name
 MAX_INFO_BYTES = 2**25  # of dataset.json; that of five million samples has less than half
 MAX_CONTAINERS = 2**20  # objects and lists in it: 200 bytes each in memory, where one takes two bytes to write
 MAX_SIDE, MAX_AREA = 65_520, 2**26  # of a stored frame; the first is JPEG's
+MAX_STRIP_AREA = 2**27
 MAX_COUNT = 2**40
 
 
@@ -139,6 +140,13 @@ def check_codec(codec: Fields, *, picture: str) -> None:
     if picture == "strip":
         codec.integer("strip_frames", 1, 256)
         codec.integer("phase_stride", 1, 32)
+        codec.integer("quality", 1, 100)
+        height = codec.value("strip_frames") * codec.value("tile_height")
+        if height > MAX_SIDE or height * codec.value("tile_width") > MAX_STRIP_AREA:
+            size = f"{codec.value('tile_width')}×{height}"
+            raise IndexFault(
+                f"strips are {size}; they must have at most {MAX_STRIP_AREA} pixels and a height of {MAX_SIDE}"
+            )
     else:
         codec.integer("gop_size", 2, 250)
         codec.hexadecimal("avcc")

@@ -57,7 +57,7 @@ def make(folder: Path, num_samples: int) -> None:
         "name": "sports1m",
         "classes": [f"class {i}" for i in range(NUM_CLASSES)],
         "split_names": ["1"],
-        "codec": codec | {"strip_frames": 8, "phase_stride": 2},
+        "codec": codec | {"strip_frames": 8, "phase_stride": 2, "quality": 85},
         "num_samples": count,
         "num_frames": count * FRAMES,
         "class_counts": {f"class {i}": 0 for i in range(NUM_CLASSES)},

@@ -17,6 +17,8 @@ from pipeline.filmstrip import (
     max_slots,
     num_strips,
     strip_contents,
+    strip_fault,
+    strip_header,
 )
 
 LAYOUTS = [StripLayout(128, 176), StripLayout(128, 176, phase_stride=1), StripLayout(64, 96, 4, 3)]
@@ -89,6 +91,20 @@ def test_a_strip_is_the_stack_of_its_tiles_and_luma_does_not_bleed_between_them(
         tiles = np.array(Image.open(io.BytesIO(jpeg)).convert("L")).reshape(8, 32, 48).astype(int)
         for i, tile in enumerate(tiles):
             assert np.abs(tile - 10 * (2 * i + phase)).max() <= 1, "edges are replicated to the tile's border"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("quality", [1, 49, 50, 85, 100])
+def test_every_strip_begins_with_the_header_of_its_dataset(layout: StripLayout, quality: int) -> None:
+    noise = np.random.default_rng(0)
+    size = (layout.block_frames - 1, layout.tile_height, layout.tile_width)
+    chroma = noise.integers(0, 256, (size[0], size[1] // 2, size[2] // 2), np.uint8)
+    header = strip_header(layout, quality=quality)
+    for luma in (np.zeros(size, np.uint8), noise.integers(0, 256, size, np.uint8)):
+        for strip in encode_strips([Planes(luma, chroma, chroma)], layout, quality=quality):
+            assert strip.startswith(header)
+            assert strip_fault(np.frombuffer(strip, np.uint8), header) is None
+    assert strip_header(layout, quality=70) != header
 
 
 def test_the_blank_picture_is_one_tile() -> None:

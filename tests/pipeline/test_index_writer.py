@@ -12,7 +12,7 @@ from pipeline.index.write import Parts, write_index
 from pipeline.shard import open_index
 from pipeline.shard_writer import put_in_place, temporary_of
 
-LAYOUT = {"tile_width": 176, "tile_height": 128, "strip_frames": 1, "phase_stride": 1}
+LAYOUT = {"tile_width": 176, "tile_height": 128, "strip_frames": 1, "phase_stride": 1, "quality": 85}
 HEAD = {
     "name": "made-up",
     "classes": ["a", "b", "c"],

@@ -13,6 +13,7 @@ import pytest
 import torch
 from nvidia.dali import Pipeline
 
+import pipeline.picture_reader
 from pipeline.clip import ClipSpec, frame_indices, num_starts
 from pipeline.decoding import Decoding
 from pipeline.filmstrip import locate
@@ -274,12 +275,20 @@ def test_an_evaluation_ends_and_can_be_run_again(shards: ShardIndex) -> None:
     assert all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("fix_checksum", [False, True], ids=["checksum", "decode"])
+def only_found_by(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every picture of a right checksum reach the decoder, where that is to be what refuses it."""
+    if what == "decoder":
+        for check in ("strip_fault", "packet_fault"):
+            monkeypatch.setattr(pipeline.picture_reader, check, lambda data, form: None)
+
+
+@pytest.mark.parametrize("found_by", ["checksum", "form", "decoder"])
 def test_a_bad_sample_is_replaced_by_the_plan_s_next_on_every_rank_and_counted(
-    shards: ShardIndex, tmp_path: Path, fix_checksum: bool
+    shards: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found_by: str
 ) -> None:
+    only_found_by(found_by, monkeypatch)
     bad = sample_of_length(shards, 64)
-    index = damaged_copy(shards, tmp_path / "data", bad, fix_checksum=fix_checksum)
+    index = damaged_copy(shards, tmp_path / "data", bad, fix_checksum=found_by != "checksum")
     plan = train_plan(index)
     with ClipLoader(index, plan) as loader:
         batches = take(loader, 4)
@@ -320,12 +329,13 @@ def test_what_takes_the_place_of_a_damaged_clip_depends_on_nothing_read_before(
     assert [(a + b, x | y) for (a, x), (b, y) in zip(*halves, strict=True)] == in_order
 
 
-@pytest.mark.parametrize("fix_checksum", [False, True], ids=["checksum", "decode"])
+@pytest.mark.parametrize("found_by", ["checksum", "form", "decoder"])
 def test_a_bad_test_video_gets_no_weight_and_no_stand_in(
-    shards: ShardIndex, tmp_path: Path, fix_checksum: bool
+    shards: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found_by: str
 ) -> None:
+    only_found_by(found_by, monkeypatch)
     bad = sample_of_length(shards, 40)
-    index = damaged_copy(shards, tmp_path / "data", bad, fix_checksum=fix_checksum)
+    index = damaged_copy(shards, tmp_path / "data", bad, fix_checksum=found_by != "checksum")
     plan = EvalPlan(index, np.arange(index.num_samples), ClipSpec(4, 2), global_batch_size=4)
     with ClipLoader(index, plan) as loader:
         batches = list(loader)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.filmstrip import EOI, strip_header
 from pipeline.shard import ShardError, ShardIndex
 from pipeline.verify import verify
 
@@ -110,8 +111,10 @@ def test_what_no_sample_can_have_is_refused(copy: Path, name: str, change: Calla
 def test_a_picture_that_does_not_decode_is_found_only_by_decoding(numbered: ShardIndex, copy: Path) -> None:
     strip = first(numbered)
     offset, size = int(numbered.pictures.offset[strip]), int(numbered.pictures.size[strip])
-    overwrite(copy / TAR, offset, bytes(size))
-    edit_array(copy, "strip_crc32", put(strip, zlib.crc32(bytes(size))))
+    header = strip_header(numbered.layout, quality=numbered.info["codec"]["quality"])
+    spoilt = header + bytes(size - len(header) - 2) + EOI
+    overwrite(copy / TAR, offset, spoilt)
+    edit_array(copy, "strip_crc32", put(strip, zlib.crc32(spoilt)))
     digest = hashlib.sha256((copy / TAR).read_bytes()).hexdigest()
     edit_json(copy, lambda info: info["shards"][1].update(sha256=digest))
     assert verify(copy)[1] == []

@@ -139,7 +139,7 @@ def tiles_of(index: ShardIndex, sample: int, frames: np.ndarray, *, reader: Pict
                 decoded.pop(min(decoded))
             jpeg = read(index, sample, np.array([number]), reader=reader)[0]
             try:
-                picture = simplejpeg.decode_jpeg(jpeg)
+                picture = simplejpeg.decode_jpeg(jpeg, strict=False)
                 decoded[number] = picture.reshape(layout.strip_frames, layout.tile_height, layout.tile_width, 3)
             except ValueError as error:
                 raise UnreadableError(f"{index.key(sample)}: strip {number} does not decode ({error})") from None

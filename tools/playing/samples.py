@@ -8,7 +8,7 @@ import simplejpeg
 
 from pipeline.errors import UserError
 from pipeline.filmstrip import locate
-from pipeline.h264.decode import SoftwareDecoder
+from pipeline.h264.decode import SoftwareDecoder, UndecodableError
 from pipeline.h264.packets import clip_packets
 from pipeline.picture_reader import PictureReader, open_tar
 from pipeline.shard import ShardError, ShardIndex, choices
@@ -132,13 +132,7 @@ def stored_frames(index: ShardIndex, sample: int, frames: np.ndarray) -> np.ndar
         ShardError: A picture is damaged.
     """
     wanted, place = np.unique(frames, return_inverse=True)
-    decode = packet_frames if index.codec == "h264" else strip_frames
-    try:
-        tiles = decode(index, sample, wanted)
-    except ShardError:
-        raise
-    except ValueError:  # what simplejpeg and SoftwareDecoder say of bytes that are no picture
-        raise damaged(index, sample) from None
+    tiles = (packet_frames if index.codec == "h264" else strip_frames)(index, sample, wanted)
     left, top, width, height = (int(value) for value in index.content[sample])
     return tiles[place, top : top + height, left : left + width]
 
@@ -149,7 +143,11 @@ def strip_frames(index: ShardIndex, sample: int, wanted: np.ndarray) -> np.ndarr
     strip, tile = locate(wanted, layout)
     needed, slot = np.unique(strip, return_inverse=True)
     shape = (layout.strip_frames, layout.tile_height, layout.tile_width, 3)
-    decoded = [simplejpeg.decode_jpeg(data).reshape(shape) for data in read(index, sample, first + needed)]
+    jpegs = read(index, sample, first + needed)
+    try:
+        decoded = [simplejpeg.decode_jpeg(jpeg, strict=False).reshape(shape) for jpeg in jpegs]
+    except ValueError:  # what simplejpeg says of a JPEG that holds more than one
+        raise damaged(index, sample) from None
     return np.stack([decoded[s][t] for s, t in zip(slot, tile, strict=True)])
 
 
@@ -159,7 +157,10 @@ def packet_frames(index: ShardIndex, sample: int, wanted: np.ndarray) -> np.ndar
     located = clip_packets(wanted[None], gop_size=index.gop_size)
     packets = read(index, sample, int(index.pictures.first[sample]) + located.packets)
     decoder = SoftwareDecoder(bytes.fromhex(index.info["codec"]["avcc"]), height=height, width=width, num_threads=1)
-    return decoder.decode([packets], [located.order[0]])[0]
+    try:
+        return decoder.decode([packets], [located.order[0]])[0]
+    except UndecodableError:
+        raise damaged(index, sample) from None
 
 
 def read(index: ShardIndex, sample: int, pictures: np.ndarray) -> list[np.ndarray]:

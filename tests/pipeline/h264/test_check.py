@@ -143,7 +143,7 @@ def test_a_configuration_that_cannot_be_read_is_one_fault() -> None:
 
 def test_packets_that_do_not_decode_are_found_at_the_first() -> None:
     mp4, avcc = segment(POLICY), decoder_configuration(POLICY)[0]
-    packets = [mp4[p.offset : p.offset + p.size] for p in read_packets(mp4)[1]]
+    packets = [mp4[p.offset : p.offset + p.size] for p in read_packets(mp4, POLICY)[1]]
     assert list(decode_faults(packets, avcc, POLICY)) == []
     assert list(decode_faults(packets[8:], avcc, POLICY)) == [], "a keyframe needs nothing before it"
     spoilt = [*packets[:9], packets[9][:5] + bytes(len(packets[9]) - 5), *packets[10:]]
@@ -157,6 +157,8 @@ def test_packets_that_do_not_decode_are_found_at_the_first() -> None:
 def test_a_blank_packet_is_a_keyframe_that_decodes() -> None:
     avcc, blank = decoder_configuration(POLICY)
     assert list(blank_faults(blank, avcc, POLICY)) == []
-    assert list(blank_faults(b"", avcc, POLICY)) == ["is not one IDR slice behind its length of four bytes"]
-    assert list(blank_faults(blank[:-1], avcc, POLICY)) == ["its NAL lengths do not add up to its size"]
+    assert list(blank_faults(b"", avcc, POLICY)) == ["holds nothing, not one IDR slice"]
+    assert list(blank_faults(blank[:-1], avcc, POLICY)) == [
+        "cannot be read (its NAL lengths do not add up to its size)"
+    ]
     assert list(blank_faults(blank[:5] + bytes(len(blank) - 5), avcc, POLICY))

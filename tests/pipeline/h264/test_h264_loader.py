@@ -5,6 +5,7 @@ import itertools
 import os
 import shutil
 import zlib
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from pipeline.clip import ClipSpec, frame_indices, num_starts
+from pipeline.h264.avc import parse_avcc
+from pipeline.h264.decode import SoftwareDecoder, UndecodableError
 from pipeline.h264.packets import clip_packets, join
 from pipeline.h264.splice import Splicer
 from pipeline.loader import ClipLoader, LoaderSettings
@@ -22,6 +25,7 @@ from pipeline.shard import ShardError, ShardIndex, open_index
 from pipeline.step_reader import StepReader
 from tests.clips import DEVICES, GridPlan, damaged_copy, sample_of_length, shown, take, train_plan
 from tests.conftest import build_numbered
+from tests.hostile.pictures import peak_mb, sps_of
 from tests.numbered import number_of, read_bits
 
 GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # DALI upsamples chroma linearly, swscale takes the nearest
@@ -202,8 +206,23 @@ def test_a_damaged_decoder_configuration_is_named(numbered_h264: ShardIndex, tmp
     index = damaged_copy(numbered_h264, tmp_path / "data", 0, fix_checksum=False)
     codec = index.info["codec"]
     codec[name] = codec[name][:12] + "00" * (len(codec[name]) // 2 - 6)
-    with pytest.raises(ShardError, match=r"dataset.json: its grey picture does not decode; build the shards again"):
+    with pytest.raises(ShardError, match=r"dataset.json: its codec is damaged \(.*\); build the shards again"):
         ClipLoader(index, train_plan(index))
+
+
+def test_a_parameter_set_of_another_size_takes_no_memory(numbered_h264: ShardIndex) -> None:
+    codec = dict(numbered_h264.info["codec"])
+    own, other = parse_avcc(bytes.fromhex(codec["avcc"])).sps[0], sps_of(16_000, 16_000)
+    sets = [len(sps).to_bytes(2, "big") + sps for sps in (own, other)]
+    codec["avcc"] = bytes.fromhex(codec["avcc"]).replace(*sets).hex()
+    index = replace(numbered_h264, info=numbered_h264.info | {"codec": codec})
+    with pytest.raises(ShardError, match=r"SPS: coded size is \(16000, 16000\), not \(176, 128\)"):
+        ClipLoader(index, train_plan(index))
+    decoder = SoftwareDecoder(bytes.fromhex(codec["avcc"]), height=128, width=176, num_threads=1)
+    before = peak_mb()
+    with pytest.raises(UndecodableError):
+        decoder.decode([[np.frombuffer(bytes.fromhex(codec["blank"]), np.uint8)]], [np.arange(1)])
+    assert peak_mb() - before < 300
 
 
 def with_packets_of_other_settings(index: ShardIndex, folder: Path, sample: int) -> ShardIndex:

@@ -86,7 +86,7 @@ DAMAGE: dict[str, tuple[Callable[[Path, ShardIndex], None], str]] = {
     "a configuration of nothing": (codec("avcc", lambda avcc: "01"), r"dataset.json: avcC cannot be read"),
     "one of other sizes": (codec("tile_height", lambda height: 144), r"dataset.json: SPS: coded size is \(176, 128\)"),
     "another GOP": (codec("gop_size", lambda size: 4), "packet 4 is no keyframe, with GOPs of 4"),
-    "no blank": (codec("blank", lambda blank: blank[:-2]), "dataset.json: blank its NAL lengths"),
+    "no blank": (codec("blank", lambda blank: blank[:-2]), "dataset.json: blank cannot be read"),
 }
 
 
@@ -117,7 +117,7 @@ def fix_checksums(folder: Path, row: int, content: bytes) -> None:
 def test_a_packet_that_does_not_decode_is_found_only_by_decoding(numbered_h264: ShardIndex, copy: Path) -> None:
     row = packet(numbered_h264, 8)
     offset, size = int(numbered_h264.pictures.offset[row]), int(numbered_h264.pictures.size[row])
-    spoilt = (copy / TAR).read_bytes()[offset : offset + 5] + bytes([255]) * (size - 5)
+    spoilt = (copy / TAR).read_bytes()[offset : offset + 6] + bytes([255]) * (size - 6)
     overwrite(copy / TAR, offset, spoilt)
     fix_checksums(copy, row, spoilt)
     assert verify(copy)[1] == []
