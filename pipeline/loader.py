@@ -61,9 +61,10 @@ class ClipLoader:
     """Batches of a plan, prepared ahead in a thread of its own.
 
     Iterating goes on after the last batch handed out and ends with the plan: never, for a `TrainPlan`. A clip whose
-    bytes fail their checksum or do not decode is replaced by one of the plan's next good sample in training and gets
-    weight 0 in evaluation; `num_replaced` counts them and `bad_samples` names their samples. `work` says what was read
-    for the batches handed out so far, `data_wait_s` how long the caller waited for them.
+    bytes fail their checksum, have another form than the dataset's pictures or do not decode is replaced by one of the
+    plan's next good sample in training and gets weight 0 in evaluation; `num_replaced` counts them and `bad_samples`
+    names their samples. `work` says what was read for the batches handed out so far, `data_wait_s` how long the caller
+    waited for them.
 
     Args:
         rank, world_size: This process's place; it gets rows [rank × N, (rank + 1) × N) of each global batch.

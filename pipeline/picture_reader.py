@@ -61,7 +61,7 @@ class PictureReader:
 
     def read_or_fault(self, pictures: np.ndarray) -> list[np.ndarray | str]:
         """Bytes of some pictures, uint8 [bytes]; of one that is damaged, what is wrong with it."""
-        found: list[np.ndarray | str] = ["fails its crc32"] * len(pictures)
+        found: list[np.ndarray | str] = ["is missing or fails its crc32"] * len(pictures)
         tars, offsets, sizes = self._places(pictures)
         expected = self._index.pictures.crc32[pictures].tolist()
         forms = self._forms(pictures)

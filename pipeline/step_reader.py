@@ -13,11 +13,11 @@ from pipeline.filmstrip import ClipStrips, clip_strips, max_slots
 from pipeline.h264.packets import ClipPackets, clip_packets
 from pipeline.picture_reader import PictureReader
 from pipeline.plan import Plan, PlannedClips, crop_room
-from pipeline.shard import ShardError, ShardIndex
+from pipeline.shard import PICTURE_NAMES, ShardError, ShardIndex
 
 Located = ClipStrips | ClipPackets
 MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken
-UNREADABLE, UNDECODABLE = "its bytes are missing or fail their checksum", "it does not decode"  # why a clip is damaged
+UNDECODABLE = "it does not decode"  # why a clip is damaged, where no picture of it is
 
 
 class LoaderError(UserError):
@@ -123,7 +123,7 @@ class StepReader:
         self.bad: set[int] = set()
         self._damaged: dict[tuple[int, ...], str] = {}  # the pictures of a clip -> why
         self._index, self._plan, self._rows = index, plan, rows
-        self._pictures = PictureReader(index)
+        self._picture, self._pictures = PICTURE_NAMES[index.codec], PictureReader(index)
         self._ahead = None if index.store is None else index.store.ahead(plan, rows=rows)
         self._fetched: dict[int, PlannedStep] = {}  # not yet read
         self._reading: tuple[int, np.ndarray] = (0, np.zeros(0, int))  # step, sample of each of its pictures
@@ -158,7 +158,7 @@ class StepReader:
         self._pictures.fetch(pictures)
 
     def read(self, step: int) -> ReadStep:
-        """Read a step; a sample whose bytes fail their checksum is replaced, and remembered as bad.
+        """Read a step; a sample with a damaged picture is replaced, and remembered as bad.
 
         Raises:
             LoaderError: A hundred samples in a row are bad, or a remote tar cannot be fetched.
@@ -175,13 +175,14 @@ class StepReader:
             damaged = self._known_damaged(pictures, owner, num_clips=len(clips))
             if not damaged:
                 try:
-                    found = self._pictures.read(pictures)
+                    found = self._pictures.read_or_fault(pictures)
                 except ShardError as error:
                     raise LoaderError(str(error)) from None
-                data = [picture for picture in found if picture is not None]
+                data = [picture for picture in found if not isinstance(picture, str)]
                 if len(data) == len(found):
                     break
-                damaged = dict.fromkeys(owner[[picture is None for picture in found]].tolist(), UNREADABLE)
+                faults = zip(owner.tolist(), found, strict=True)
+                damaged = {n: f"a {self._picture} {fault}" for n, fault in faults if isinstance(fault, str)}
                 self._remember(damaged, clips, pictures, owner)
             for n, why in damaged.items():
                 replaced[int(clips.sample[n])] = why

@@ -266,7 +266,8 @@ def outcome(index: ShardIndex) -> dict[str, Any]:
     keys = [index.key(row) for row in samples.tolist()]
     before = peak_mb()
     with ClipLoader(index, EvalPlan(index, samples, spec, global_batch_size=16)) as loader:
-        clips = [clip for b in loader for clip in zip(b.samples.tolist(), b.weights.tolist(), strict=True)]
+        batches = list(loader)
+        clips = [clip for b in batches for clip in zip(b.samples.tolist(), b.weights.tolist(), strict=True)]
         seen: dict[str, Any] = {"evaluated": loader.bad_samples, "num_evaluated": loader.num_replaced}
     with ClipLoader(index, TrainPlan(index, samples, spec, global_batch_size=16, seed=0)) as loader:
         steps = itertools.islice(loader, -(-len(samples) // 16))
@@ -276,6 +277,7 @@ def outcome(index: ShardIndex) -> dict[str, Any]:
         faults = verify(index, decode=decode)[1]
         assert all("\n" not in fault for fault in faults)
         seen[name] = [key for key in keys if any(key in fault for fault in faults)]
+    seen["reasons"] = {keys[row]: why for batch in batches for row, why in batch.damaged.items()}
     seen["weightless"] = [keys[sample] for sample, weight in clips[: len(keys)] if not weight]
     return seen | {"trained": sorted(trained), "memory_mb": peak_mb() - before}
 

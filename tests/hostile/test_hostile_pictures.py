@@ -49,6 +49,12 @@ def test_a_loader_replaces_each_of_them_and_no_other(found: dict[str, Any]) -> N
     assert not set(found["trained"]) & bad
 
 
+def test_batches_say_why(found: dict[str, Any]) -> None:
+    assert len(found["reasons"]) == len(found["bad"])
+    assert all(why.startswith(f"a {found['picture']} ") for why in found["reasons"].values())
+    assert len(set(found["reasons"].values())) >= 2
+
+
 def test_a_check_names_what_a_loader_replaces(found: dict[str, Any]) -> None:
     assert set(found["checked"]) == set(found["replaced"])
     assert set(found["decoded"]) >= set(found["replaced"])

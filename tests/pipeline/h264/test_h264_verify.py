@@ -49,7 +49,7 @@ def codec(name: str, change: Callable[[str], object]) -> Callable[[Path, ShardIn
 DAMAGE: dict[str, tuple[Callable[[Path, ShardIndex], None], str]] = {
     "flipped bytes": (
         lambda d, i: overwrite(d / TAR, int(i.pictures.offset[packet(i, 9)]) + 6, b"\xff\xfe"),
-        f"{TAR}: \\d+: packet 9 fails its crc32$",
+        f"{TAR}: \\d+: packet 9 is missing or fails its crc32$",
     ),
     "a wrong NAL type": (
         lambda d, i: overwrite(d / TAR, int(i.pictures.offset[packet(i, 9)]) + 4, b"\x06"),
@@ -61,7 +61,7 @@ DAMAGE: dict[str, tuple[Callable[[Path, ShardIndex], None], str]] = {
     ),
     "a cut tar": (
         lambda d, i: (d / TAR).write_bytes((d / TAR).read_bytes()[: int(i.pictures.offset[packet(i, 3)])]),
-        r"packet 3 fails its crc32 \(and \d+ more\)",
+        r"packet 3 is missing or fails its crc32 \(and \d+ more\)",
     ),
     "a wrong offset": (
         lambda d, i: edit_array(d, "packet_offset", put(packet(i, 5), 512)),
