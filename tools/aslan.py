@@ -10,6 +10,7 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 import click
 import numpy as np
 
+from train.bounds import Number
 from train.evaluation.aslan.distances import describe_pairs
 from train.evaluation.aslan.pairs import (
     LAYERS,
@@ -41,7 +42,7 @@ same or not. C3D reaches 78.3% accuracy so (Tran et al. 2015, with four layers).
 @click.option("--pairs", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Official .mat file.")
 @click.option("--train-pairs", type=click.Path(dir_okay=False, path_type=Path), help="Train on these, test on --pairs.")
 @click.option("--layers", default=",".join(LAYERS), help="Layers to use.")
-@click.option("--c", default=1.0, type=click.FloatRange(0, min_open=True), help="C of the SVM; the papers state none.")
+@click.option("--c", default=1.0, type=Number(0, 1e9, min_open=True), help="C of the SVM; the papers state none.")
 @QUIET
 @JSON_FILE
 def main(

@@ -30,6 +30,7 @@ from pipeline.source.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, s
 from tools.bench.machine import machine, machine_lines, table
 from tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil
 from tools.bench.process import pick_cores, pinned
+from train.bounds import COUNT, THREADS
 from train.terminal import JSON_FILE, QUIET, Command, progress
 
 OURS = "make_shards"
@@ -117,9 +118,9 @@ class Result:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with videos anywhere in it.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Take only this many videos, drawn from all.")
-@click.option("--workers", type=click.IntRange(min=1), help="And the CPUs of every way.  [default: all CPUs]")
-@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--limit", type=COUNT, help="Take only this many videos, drawn from all.")
+@click.option("--workers", type=THREADS, help="And the CPUs of every way.  [default: all CPUs]")
+@click.option("--repeats", type=COUNT, default=5, show_default=True)
 @JSON_FILE
 @QUIET
 def main(

@@ -18,6 +18,7 @@ from tools.figures.cost import draw_cost, pareto_front, read_points
 from tools.figures.curves import Along, default_window, draw_curves, read_curves, summarise
 from tools.figures.filter_page import animate_filters, draw_filters
 from tools.figures.filters import read_filters
+from train.bounds import COUNT
 from train.terminal import JSON_FILE, Group, OutputFile, save_json
 from train.text_table import text_table
 
@@ -72,7 +73,7 @@ def filters_command(
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @OUT
 @click.option("--x", default="steps", type=click.Choice(["steps", "clips"]), help="Horizontal axis.")
-@click.option("--smooth", type=click.IntRange(1), help="Steps of the mean loss.  [default: a 50th of the longest run]")
+@click.option("--smooth", type=COUNT, help="Steps of the mean loss.  [default: a 50th of the longest run]")
 @TITLE
 @JSON_FILE
 def curves_command(

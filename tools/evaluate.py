@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.shard import ShardIndex
 from tools.scoring import check_classes, score, write_json
+from train.bounds import BATCH, CLIPS, THREADS
 from train.checkpoint import load_checkpoint
 from train.config import from_dict
 from train.data_options import DATA, Data, remote_options
@@ -40,9 +41,9 @@ video@5 of the softmax averaged over --clips evenly spaced ones. Accuracies in t
 @click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.")
 @click.option("--split", help="Split of the dataset.  [default: the one trained on]")
 @click.option("--subset", default="test", type=click.Choice(["test", "train"]), help="Side of the split.")
-@click.option("--clips", default=10, type=click.IntRange(1), help="Clips a video.")
-@click.option("--batch-size", type=click.IntRange(1), help="GLOBAL: clips at a time.  [default: 16 a process]")
-@click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
+@click.option("--clips", default=10, type=CLIPS, help="Clips a video.")
+@click.option("--batch-size", type=BATCH, help="GLOBAL: clips at a time.  [default: 16 a process]")
+@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.shard import ShardIndex
 from tools.extracting import FEATURE_FILE, make_features
+from train.bounds import BATCH, CLIPS, COUNT, THREADS
 from train.checkpoint import load_checkpoint
 from train.config import from_dict
 from train.data_options import DATA, Data, remote_options
@@ -55,12 +56,12 @@ The file is the same for any number of processes.
     help="A side of --split, or every video of the dataset.",
 )  # fmt: skip
 @click.option("--split", help="Of train or test: split of the dataset.  [default: the one trained on]")
-@click.option("--clips", default=10, type=click.IntRange(1), help="Clips a video, evenly spaced, centre crop.")
+@click.option("--clips", default=10, type=CLIPS, help="Clips a video, evenly spaced, centre crop.")
 @click.option("--per-clip", is_flag=True, help="A row for each clip in place of each video's mean.")
 @click.option("--dtype", default="float32", type=click.Choice(DTYPES), help="Of the features in the file.")
-@click.option("--batch-size", default=16, type=click.IntRange(1), help="Clips at a time, of each process.")
-@click.option("--videos-per-part", default=64, type=click.IntRange(1), help="Videos saved at a time.")
-@click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
+@click.option("--batch-size", default=16, type=BATCH, help="Clips at a time, of each process.")
+@click.option("--videos-per-part", default=64, type=COUNT, help="Videos saved at a time.")
+@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET

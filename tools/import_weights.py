@@ -10,6 +10,7 @@ if not __package__:  # started by path: look in the checkout, not in tools/
 import click
 
 from pipeline.clip import per_channel
+from train.bounds import Number
 from train.checkpoint import save_checkpoint
 from train.config import TrainConfig, from_dict
 from train.importing import SOURCES, import_weights, read_classes, trained_on
@@ -38,8 +39,16 @@ MODELS = list(dict.fromkeys(model for models in SOURCES.values() for model in mo
 @click.option("--from", "source", required=True, type=click.Choice(list(SOURCES)), help="Whose weights.")
 @click.option("--model", required=True, type=click.Choice(MODELS), help="Network that they are of.")
 @click.option("--classes", "classes_path", type=IN_FILE, help="Names, one a line.  [default: class_000, class_001, …]")
-@click.option("--mean", nargs=3, type=float, metavar="R G B", help="Of the pixels, 0 to 255.  [default: the source's]")
-@click.option("--std", nargs=3, type=float, metavar="R G B", help="What they were divided by.  [default: the source's]")
+@click.option(
+    "--mean", nargs=3, type=Number(-1e6, 1e6), metavar="R G B", help="Of the pixels, 0 to 255.  [default: the source's]"
+)
+@click.option(
+    "--std",
+    nargs=3,
+    type=Number(0, 1e6, min_open=True),
+    metavar="R G B",
+    help="What they were divided by.  [default: the source's]",
+)
 @click.option("--out", required=True, type=OutputFile(), help="The checkpoint to write.")
 @JSON_FILE
 def main(

@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.shard import choices
 from tools.bench.chart import load_matplotlib
 from tools.svm_report import draw_compactness, draw_confusion, mean_of, score_lines, write_confusion
+from train.bounds import MOST, THREADS
 from train.evaluation.compactness import compactness
 from train.evaluation.confusion import accuracies_by_name, class_table
 from train.evaluation.features.files import Features, load_features
@@ -52,9 +53,9 @@ class Numbers(click.ParamType):
         try:
             numbers = tuple(self.kind(word) for word in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a list of numbers such as 10,100", param, ctx)
-        if not all(0 < number < float("inf") for number in numbers):
-            self.fail(f"{value} has a number that is not positive", param, ctx)
+            self.fail(f"{value!r:.80} is not a list of numbers such as 10,100", param, ctx)
+        if not all(0 < number <= MOST for number in numbers):  # nor is NaN
+            self.fail(f"{value!r:.80} has a number that is not above 0 and at most {MOST}", param, ctx)
         return numbers
 
 
@@ -71,7 +72,7 @@ class Numbers(click.ParamType):
     "--out", type=click.Path(file_okay=False, path_type=Path),
     help="Folder for confusion.csv, confusion.png and compactness.png.",
 )  # fmt: skip
-@click.option("--num-threads", default=1, type=click.IntRange(1), help="SVMs fitted at a time.")
+@click.option("--num-threads", default=1, type=THREADS, help="SVMs fitted at a time.")
 @QUIET
 @JSON_FILE
 def main(

@@ -24,6 +24,7 @@ from pipeline.errors import UserError
 from pipeline.schema import Count, Text, read_json
 from pipeline.source.transcode import ffmpeg_exe
 from tools.demo_scenes import CLASSES, render_video
+from train.bounds import SEED, THREADS
 from train.terminal import QUIET, Command, no_interrupts, print_json, progress
 
 FPS = 25
@@ -55,8 +56,8 @@ class DemoSettings:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("data/demo"), show_default=True)
 @click.option("--videos-per-class", type=click.IntRange(1, 999_999), default=40, show_default=True)
 @click.option("--frames", "num_frames", type=click.IntRange(2, 1000), default=48, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another one, other scenes.")
-@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count(), show_default="all cores")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Another one, other scenes.")
+@click.option("--workers", type=THREADS, default=os.cpu_count(), show_default="all cores")
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 def main(out: Path, *, workers: int, quiet: bool, as_json: bool, **settings: int) -> None:

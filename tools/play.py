@@ -19,6 +19,7 @@ from tools.playing.report import report_lines
 from tools.playing.shows import Look
 from tools.playing.titles import Stage
 from tools.playing.wanted import Wanted, make_show
+from train.bounds import CLIPS, COUNT, MOST, Number
 from train.data_options import DATA, REMOTE, Data, remote_options
 from train.presets import PRESETS
 from train.terminal import JSON_FILE, QUIET, Command, Name, OutputFile, WrongUsage, progress, save_json
@@ -57,14 +58,12 @@ STAGES = list(get_args(Stage))
 @click.argument("data", metavar="DIR", type=DATA)
 @click.argument("key", required=False)
 @click.option("--random", "is_random", is_flag=True, show_default=False, help="Any sample of --side, else of all.")
-@click.option("--index", "number", type=click.IntRange(0), help="Number of the sample, from 0.")
+@click.option("--index", "number", type=click.IntRange(0, MOST), help="Number of the sample, from 0.")
 @click.option("--side", type=click.Choice(["train", "test"]), help="Of the split.  [default: the sample's]")
-@click.option("--step", type=click.IntRange(0), help="The sample's clips in this step of training, from 0.")
-@click.option("--epoch", type=click.IntRange(0), help="Its clip in this epoch of training, from 0.")
-@click.option("--view", type=click.IntRange(0), help="This clip of an evaluation alone, from 0.")
-@click.option(
-    "--clips", "num_clips", type=click.IntRange(1), help="Clips of a video in an evaluation.  [default: 1, --view 10]"
-)
+@click.option("--step", type=click.IntRange(0, MOST), help="The sample's clips in this step of training, from 0.")
+@click.option("--epoch", type=click.IntRange(0, MOST), help="Its clip in this epoch of training, from 0.")
+@click.option("--view", type=click.IntRange(0, MOST), help="This clip of an evaluation alone, from 0.")
+@click.option("--clips", "num_clips", type=CLIPS, help="Clips of a video in an evaluation.  [default: 1, --view 10]")
 @click.option("--preset", type=Name(list(PRESETS)), metavar="NAME", help="Recipe.  [default: ucf101-search]")
 @click.option(
     "--run", type=click.Path(file_okay=False, exists=True, path_type=Path), help="As the run in this folder has it."
@@ -75,9 +74,9 @@ STAGES = list(get_args(Stage))
     "--normalised", "is_normalised", is_flag=True, show_default=False,
     help="Show the numbers the network gets as grey, 0 in the middle.",
 )  # fmt: skip
-@click.option("--fps", type=click.FloatRange(0.1, 100), help="Of what plays.  [default: the speed of the source]")
-@click.option("--zoom", type=click.FloatRange(0.1, 16), help="Pixels for one of a stored frame.  [default: chosen]")
-@click.option("--max-frames", type=click.IntRange(1), help="Of a segment.  [default: .png 32, .gif 300, .mp4 2000]")
+@click.option("--fps", type=Number(0.1, 100), help="Of what plays.  [default: the speed of the source]")
+@click.option("--zoom", type=Number(0.1, 16), help="Pixels for one of a stored frame.  [default: chosen]")
+@click.option("--max-frames", type=COUNT, help="Of a segment.  [default: .png 32, .gif 300, .mp4 2000]")
 @remote_options
 @QUIET
 @JSON_FILE

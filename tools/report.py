@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 import click
 
 from pipeline.clip import ClipSpec
+from train.bounds import CLIPS, COUNT, MOST, SEED, STRIDE, THREADS, Number
 from train.data_options import DATA, Data, remote_options
 from train.terminal import JSON_FILE, QUIET, Group, OutputFile, extra_needed, progress, save_json, wrong_usage
 
@@ -42,13 +43,15 @@ def main() -> None:
 @click.argument("data", type=DATA)
 @click.option("--out", type=PAGE, help="The .html to write.  [default: NAME-data.html in this folder]")
 @click.option("--split", help="Whose sides are compared.  [default: 1, else the first]")
-@click.option("--num-frames", default=8, type=click.IntRange(1), help="Frames of a planned clip.")
-@click.option("--frame-stride", default=2, help="Source frames from one frame of a clip to the next.")
-@click.option("--clips", default=10, type=click.IntRange(1), help="Clips of a video in an evaluation.")
-@click.option("--seed", default=0, type=click.IntRange(0), help="Of the plan and of what is drawn for the gallery.")
-@click.option("--classes", "num_classes", default=12, type=click.IntRange(0), help="Classes in the gallery at most.")
-@click.option("--per-class", default=2, type=click.IntRange(1), help="Segments of each.")
-@click.option("--max-mb", default=12.0, type=click.FloatRange(1, 15), help="Size of the page at most.")
+@click.option("--num-frames", default=8, type=COUNT, help="Frames of a planned clip.")
+@click.option("--frame-stride", default=2, type=STRIDE, help="Source frames from one frame of a clip to the next.")
+@click.option("--clips", default=10, type=CLIPS, help="Clips of a video in an evaluation.")
+@click.option("--seed", default=0, type=SEED, help="Of the plan and of what is drawn for the gallery.")
+@click.option(
+    "--classes", "num_classes", default=12, type=click.IntRange(0, MOST), help="Classes in the gallery at most."
+)
+@click.option("--per-class", default=2, type=COUNT, help="Segments of each.")
+@click.option("--max-mb", default=12.0, type=Number(1, 15), help="Size of the page at most.")
 @remote_options
 @QUIET
 @JSON_FILE
@@ -86,15 +89,15 @@ def data_command(
     help="Shards for the clips of mistakes; repeat for runs on several.  [default: where the run found them]",
 )  # fmt: skip
 @click.option("--evaluate", is_flag=True, show_default=False, help="Score latest.pt first; writes RUN/scores.json.")
-@click.option("--clips", default=10, type=click.IntRange(1), help="Of --evaluate: clips a video.")
-@click.option("--num-threads", default=2, type=click.IntRange(1), help="Of --evaluate: decoding threads.")
+@click.option("--clips", default=10, type=CLIPS, help="Of --evaluate: clips a video.")
+@click.option("--num-threads", default=2, type=THREADS, help="Of --evaluate: decoding threads.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Of --evaluate.")
 @click.option(
     "--bench",
     type=click.Path(dir_okay=False, path_type=Path),
     help="A bench_loader.py --json file.  [default: RUN/bench.json]",
 )
-@click.option("--mistakes", default=12, type=click.IntRange(0), help="Clips of mistakes of a run at most.")
+@click.option("--mistakes", default=12, type=click.IntRange(0, MOST), help="Clips of mistakes of a run at most.")
 @QUIET
 @JSON_FILE
 def run_command(

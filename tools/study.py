@@ -25,6 +25,7 @@ from tools.bench.options import Numbers
 from tools.study_findings import collect
 from tools.study_pool import Pool, Slot
 from tools.study_report import table_lines, write_report
+from train.bounds import BATCH, CLIPS, COUNT, THREADS, Number
 from train.data_options import LOCAL_DATA
 from train.study.results import is_done
 from train.study.runs import StudyRun, StudySettings, plan_run, unique_runs
@@ -81,25 +82,27 @@ Table 5 needs frames of 256 pixels: give shards of several stored sizes; smaller
     help="Folder of the study: its runs, tables and pictures.",
 )
 @click.option("--tables", default="3,4,5,6,7", type=Numbers(), help="Which of the paper's tables.")
-@click.option("--steps", type=click.IntRange(1), help="Of every run; the schedule keeps its shape.  [default: 90000]")
-@click.option("--seeds", type=click.IntRange(1), help="Runs of each row.  [default: 3; on a CPU 1]")
-@click.option("--batch-size", type=click.IntRange(1), help="Clips of a step.  [default: 20; on a CPU 8]")
-@click.option("--lr", type=float, help="Base learning rate; nothing rescales it.  [default: 0.01]")
+@click.option("--steps", type=COUNT, help="Of every run; the schedule keeps its shape.  [default: 90000]")
+@click.option("--seeds", type=COUNT, help="Runs of each row.  [default: 3; on a CPU 1]")
+@click.option("--batch-size", type=BATCH, help="Clips of a step.  [default: 20; on a CPU 8]")
+@click.option(
+    "--lr", type=Number(0, 1000, min_open=True), help="Base learning rate; nothing rescales it.  [default: 0.01]"
+)
 @click.option(
     "--size",
-    type=click.IntRange(16),
+    type=click.IntRange(16, 4096),
     help="Crop in pixels where the paper has 112; the other sizes follow.  [default: 112; on a CPU 56]",
 )
 @click.option(
     "--width-scale",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, 1e9, min_open=True),
     help="Channels, as a part of the paper's.  [default: 1; on a CPU 0.125]",
 )
 @click.option("--flip/--no-flip", default=True, help="Mirror half of the training clips.")
 @click.option("--split", help="Split of the dataset.  [default: 1, else its first]")
-@click.option("--clips", default=10, type=click.IntRange(1), help="Of each test video; all are scored.")
-@click.option("--jobs", type=click.IntRange(1), help="Runs at a time.  [default: one a GPU; on a CPU 1]")
-@click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads of a run.")
+@click.option("--clips", default=10, type=CLIPS, help="Of each test video; all are scored.")
+@click.option("--jobs", type=THREADS, help="Runs at a time.  [default: one a GPU; on a CPU 1]")
+@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads of a run.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @click.option("--list", "only_list", is_flag=True, help="List the runs and whether they are done; run nothing.")
 @click.option("--report", "only_report", is_flag=True, help="Tables and pictures of what is done; run nothing.")

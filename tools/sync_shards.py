@@ -14,6 +14,7 @@ import click
 from pipeline.remote.place import public_url
 from pipeline.remote.settings import BOUNDS
 from pipeline.remote.sync import SyncResult, sync_dataset
+from train.bounds import Number
 from train.data_options import DATA, to_stderr
 from train.terminal import QUIET, Command, print_json, progress
 
@@ -43,7 +44,7 @@ AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS.
     "--scratch", type=click.Path(file_okay=False, path_type=Path),
     help="Folder for files on their way between two servers.  [default: the system's]",
 )  # fmt: skip
-@click.option("--remote-timeout", default=180.0, type=click.FloatRange(*BOUNDS["timeout_s"]),
+@click.option("--remote-timeout", default=180.0, type=Number(*BOUNDS["timeout_s"]),
               help="Seconds that a server may be gone, or too slow.")  # fmt: skip
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")

@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 import click
 
 from tools.extracting import FEATURE_FILE, make_features
+from train.bounds import BATCH, COUNT, THREADS, Number
 from train.checkpoint import load_checkpoint
 from train.data_options import DATA, Data, remote_options
 from train.evaluation.features.files import file_kind, read_array
@@ -60,8 +61,8 @@ def main() -> None:
 
 @main.command("windows")
 @click.option("--videos", required=True, type=IN_FILE, help="Lines 'video frames frames/s'.")
-@click.option("--length", "lengths", multiple=True, type=click.IntRange(1), default=WINDOW_LENGTHS, help="Frames.")
-@click.option("--overlap", default=WINDOW_OVERLAP, type=click.FloatRange(0, 1, max_open=True), help="Of neighbours.")
+@click.option("--length", "lengths", multiple=True, type=COUNT, default=WINDOW_LENGTHS, help="Frames.")
+@click.option("--overlap", default=WINDOW_OVERLAP, type=Number(0, 1, max_open=True), help="Of neighbours.")
 @click.option("--out", required=True, type=OUT_FILE, help="A JSON object a line: seconds, and the 16 frames to take.")
 def windows_command(*, videos: Path, lengths: tuple[int, ...], overlap: float, out: Path) -> None:
     """List the windows of 16 to 512 frames that slide over videos, and the 16 frames that stand for each."""
@@ -79,9 +80,9 @@ def windows_command(*, videos: Path, lengths: tuple[int, ...], overlap: float, o
 @click.option("--data", required=True, type=DATA, help="Shards of the videos, all frames stored; a folder or a URL.")
 @click.option("--windows", required=True, type=IN_FILE, help="Windows of these videos.")
 @click.option("--layer", default="pool5", help="Layer to store.")
-@click.option("--batch-size", default=16, type=click.IntRange(1), help="Clips at a time, of each process.")
-@click.option("--windows-per-part", default=1024, type=click.IntRange(1), help="Windows saved at a time.")
-@click.option("--num-threads", default=2, type=click.IntRange(1), help="Decoding threads a process.")
+@click.option("--batch-size", default=16, type=BATCH, help="Clips at a time, of each process.")
+@click.option("--windows-per-part", default=1024, type=COUNT, help="Windows saved at a time.")
+@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET
@@ -130,10 +131,10 @@ def features_command(
 @click.option("--annotations", type=FOLDER, help="Lists of the annotated videos, <Class>_val.txt.")
 @click.option("--subset", default="val", type=click.Choice(["val", "test"]), help="Which lists are the annotated ones.")
 @click.option("--layer", default="pool5", help="Features of this layer.")
-@click.option("--c", default=1.0, type=click.FloatRange(0, min_open=True), help="C of the SVM.")
+@click.option("--c", default=1.0, type=Number(0, 1e9, min_open=True), help="C of the SVM.")
 @click.option("--length-prior/--no-length-prior", default=True, help="Weigh by usual durations; wants --annotations.")
-@click.option("--nms-iou", default=0.4, type=click.FloatRange(0, 1), help="Drop windows above this; 1 keeps all.")
-@click.option("--keep", default=1000, type=click.IntRange(1), help="Detections of a class in a video, at most.")
+@click.option("--nms-iou", default=0.4, type=Number(0, 1), help="Drop windows above this; 1 keeps all.")
+@click.option("--keep", default=1000, type=COUNT, help="Detections of a class in a video, at most.")
 @QUIET
 @click.option("--out", required=True, type=OUT_FILE, help="Detections, in the official format.")
 def detect_command(
@@ -201,7 +202,7 @@ def detect_command(
 @click.option("--detections", required=True, type=IN_FILE, help="Lines 'video start end class score', official form.")
 @click.option("--annotations", required=True, type=FOLDER, help="Folder of the official lists, <Class>_test.txt.")
 @click.option("--subset", default="test", type=click.Choice(["val", "test"]), help="Which lists.")
-@click.option("--iou", "ious", multiple=True, type=click.FloatRange(0, 1), default=IOU_THRESHOLDS, help="Thresholds.")
+@click.option("--iou", "ious", multiple=True, type=Number(0, 1), default=IOU_THRESHOLDS, help="Thresholds.")
 @click.option("--scnn-nms", is_flag=True, help="Suppress first, at each IoU minus 0.1, as S-CNN does.")
 @QUIET
 @JSON_FILE

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import torch
 from msgspec import Meta
@@ -59,11 +59,22 @@ class DataState(TypedDict):
     fingerprint: Text
 
 
+class TallyState(TypedDict, total=False):
+    """What the steps since the last line of the log left, and the damage since the run began."""
+
+    losses: list[Real]
+    num_frames: Count
+    num_frames_decoded: Count
+    num_replaced: Count
+    damaged: dict[Text, dict[Text, Text]]
+
+
 class CheckpointState(TypedDict):
     """What a checkpoint holds, but "format"."""
 
     step: Count
     best_accuracy: Annotated[float, Meta(ge=-1, le=1)]
+    tally: NotRequired[TallyState]
     model: dict[str, Tensor]
     optimizer: OptimizerState
     loader: LoaderState

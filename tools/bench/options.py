@@ -13,6 +13,7 @@ from pipeline.clip import ClipSpec
 from pipeline.errors import UserError
 from pipeline.shard import ShardIndex
 from tools.bench.run import Settings
+from train.bounds import BATCH, COUNT, MOST, SEED, SIDE, STRIDE, WIDTH, Number
 from train.data_options import DATA, REMOTE, remote_options
 from train.models import MODELS, ModelConfig
 from train.options import EXECUTION, EXECUTION_OPTIONS, execution
@@ -58,8 +59,8 @@ class Numbers(click.ParamType):
             numbers = tuple(sorted({int(number) for number in value.split(",")}))
         except ValueError:
             numbers = (0,)
-        if numbers[0] < 1:
-            self.fail(f"{value!r} is not possible; choose numbers from 1 on, with commas", param, ctx)
+        if not 1 <= numbers[0] <= numbers[-1] <= MOST:
+            self.fail(f"{value!r} is not possible; choose numbers from 1 to {MOST}, with commas", param, ctx)
         return numbers
 
 
@@ -71,27 +72,27 @@ OPTIONS = [
     click.option("--loader-only", is_flag=True, show_default=False, help="Leave out the training steps."),
     click.option("--model", type=click.Choice(list(MODELS)), metavar="NAME",
                  help="Network.  [default: res3d18; on a CPU res3d10]"),
-    click.option("--width", type=int, help="Of the network.  [default: 64; on a CPU 16]"),
-    click.option("--batch-size", type=click.IntRange(1), help="Clips of a step.  [default: 256; on a CPU 16]"),
-    click.option("--frames", default=8, help="Frames of a clip."),
-    click.option("--frame-stride", default=2, help="Source frames from one frame to the next."),
-    click.option("--crop-size", default=112, help="Height and width of a clip, pixels."),
-    click.option("--resize", type=int, help="Height of a frame before the crop.  [default: as stored]"),
+    click.option("--width", type=WIDTH, help="Of the network.  [default: 64; on a CPU 16]"),
+    click.option("--batch-size", type=BATCH, help="Clips of a step.  [default: 256; on a CPU 16]"),
+    click.option("--frames", default=8, type=click.IntRange(1, 1024), help="Frames of a clip."),
+    click.option("--frame-stride", default=2, type=STRIDE, help="Source frames from one frame to the next."),
+    click.option("--crop-size", default=112, type=SIDE, help="Height and width of a clip, pixels."),
+    click.option("--resize", type=SIDE, help="Height of a frame before the crop.  [default: as stored]"),
     *EXECUTION_OPTIONS,
-    click.option("--repeats", default=5, type=click.IntRange(1), help="Turns of each lane."),
-    click.option("--seconds", type=click.FloatRange(min=0, min_open=True),
+    click.option("--repeats", default=5, type=COUNT, help="Turns of each lane."),
+    click.option("--seconds", type=Number(0, 1e6, min_open=True),
                  help="A turn, after warming up.  [default: 10; on a CPU 5]"),
-    click.option("--batches", type=click.IntRange(1), help="A turn, instead of --seconds."),
-    click.option("--limit", type=click.IntRange(1), help="Use so many segments.  [default: all; 256 with --vs]"),
+    click.option("--batches", type=COUNT, help="A turn, instead of --seconds."),
+    click.option("--limit", type=COUNT, help="Use so many segments.  [default: all; 256 with --vs]"),
     click.option("--snap-to-keyframe", is_flag=True, show_default=False,
                  help="Clips of h264 shards begin at keyframes, as the trainer's do with this flag."),
-    click.option("--seed", default=0, type=click.IntRange(0), help="Of segments, clips and weights."),
+    click.option("--seed", default=0, type=SEED, help="Of segments, clips and weights."),
     click.option("--cold", is_flag=True, show_default=False, help="Drop the shards from the page cache before turns."),
     click.option("--autotune", "autotune_first", is_flag=True, show_default=False,
                  help="First find the loader's settings for this machine; prints them as flags."),
     click.option("--profile", "profile_dir", type=click.Path(file_okay=False, path_type=Path),
                  help="Write traces of the step with and without loader here, and a table of kernels."),
-    click.option("--soak-minutes", default=0.0, type=click.FloatRange(0),
+    click.option("--soak-minutes", default=0.0, type=Number(0, 1e6),
                  help="Then go on so long and watch rate and memory."),
     click.option("--vs", default="none", help="Peers to run beside the loader: all, none, or names with commas."),
     click.option("--peer-cache", type=click.Path(path_type=Path), help="Keep the peers' H.264 files here."),

@@ -11,6 +11,7 @@ if not __package__:  # started by path: look in the checkout, not in train/model
 import click
 import torch
 
+from train.bounds import BATCH, COUNT, WIDTH
 from train.models import MODELS, ModelConfig
 from train.models.measure import Speed, measure
 from train.models.table import Cost, cost_of
@@ -34,11 +35,11 @@ MEASURED = ["forward clips/s", "step clips/s", "peak memory"]
 @click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @click.option("--model", "names", multiple=True, type=click.Choice(list(MODELS)), metavar="NAME",
               help="Only this model; again for more.  [default: all]")  # fmt: skip
-@click.option("--classes", default=101, type=click.IntRange(1), help="Outputs of the last layer.")
-@click.option("--width", type=click.IntRange(1), help="Channels of the first stage.  [default: the model's own]")
+@click.option("--classes", default=101, type=COUNT, help="Outputs of the last layer.")
+@click.option("--width", type=WIDTH, help="Channels of the first stage.  [default: the model's own]")
 @click.option("--measure", "measured", is_flag=True, help="Clips/s and memory on this machine; give --model as well.")
-@click.option("--batch-size", default=4, type=click.IntRange(1), help="Clips at a time, for --measure.")
-@click.option("--repeats", default=3, type=click.IntRange(1), help="Runs whose median counts, for --measure.")
+@click.option("--batch-size", default=4, type=BATCH, help="Clips at a time, for --measure.")
+@click.option("--repeats", default=3, type=COUNT, help="Runs whose median counts, for --measure.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to measure.")
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")

@@ -3,7 +3,7 @@
 import fcntl
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from pipeline.errors import UserError, os_errors_of_the_user
 from pipeline.schema import MAX_JSON_BYTES, MOST, Count, SchemaError, Text, convert, decode, read_json
@@ -16,11 +16,20 @@ from train.run_folder import LOCK
 MAX_LINES = 500_000  # of metrics.jsonl; a dict each
 
 
-class MetricsLine(TypedDict):
-    """What every line has."""
+class DamagedSample(TypedDict, total=False):
+    """One that training or an evaluation could not read."""
+
+    key: Text
+    tar: Text
+    reason: Text
+
+
+class MetricsLine(DamagedSample):
+    """What is read of a line beside its numbers."""
 
     event: Text
     step: Count
+    unreadable: NotRequired[list[DamagedSample]]
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

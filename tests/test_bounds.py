@@ -1,0 +1,72 @@
+"""Every numeric option of every command has two ends, and refuses what is no number of this world in one line."""
+
+import importlib
+import math
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.core import ParameterSource
+
+from tests.test_structure import COMMANDS, dotted
+
+IMPOSSIBLE = ("inf", "-inf", "nan", "-1e400", "1e400", str(10**30), str(-(10**30)), "9" * 5000)
+NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
+NO_NUMBERS = (click.Path, click.File, click.Choice)
+# Options that set a field of a dataclass have their bounds there: what they set in the trainer and in a build.
+OF_DATACLASSES = {"train.main", "tools.make_shards", "tools.bench_loader", "tools.play"}
+ELSEWHERE = {"remote_timeout", "fetch_ahead", "scale_to_steps", "collective_timeout_s"}  # tests/train/test_options.py
+
+
+def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """A command and those in it."""
+    yield name, command
+    if isinstance(command, click.Group):
+        for part, child in command.commands.items():
+            yield from commands(child, f"{name} {part}")
+
+
+def numeric() -> list[tuple[str, click.Option]]:
+    """The options that take numbers: those of a type for numbers, or with a number as default."""
+    found = []
+    for path in COMMANDS:
+        module = importlib.import_module(dotted(path))
+        for name, command in commands(module.main, dotted(path)):
+            for option in command.params:
+                if not isinstance(option, click.Option) or option.is_flag or isinstance(option.type, NO_NUMBERS):
+                    continue
+                if option.name not in ELSEWHERE and isinstance(
+                    option.type, click.types.IntParamType | click.types.FloatParamType
+                ):
+                    found.append((name, option))
+    return found
+
+
+NUMERIC = numeric()
+
+
+def test_there_are_many() -> None:
+    assert len(NUMERIC) > 80
+
+
+@pytest.mark.parametrize(("name", "option"), NUMERIC, ids=lambda value: getattr(value, "name", value))
+def test_a_numeric_option_refuses_what_is_no_number_of_this_world(name: str, option: click.Option) -> None:
+    if name.split()[0] in OF_DATACLASSES and not isinstance(option.type, click.IntRange | click.FloatRange):
+        return
+    context = click.Context(click.Command(name))
+    for text in IMPOSSIBLE:
+        words = (text,) * option.nargs if option.nargs > 1 else text
+        given = (words,) if option.multiple else words
+        with pytest.raises(click.UsageError) as caught:
+            option.type_cast_value(context, given)
+        assert caught.value.format_message().count("\n") == 0
+        assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("name", "option"), NUMERIC, ids=lambda value: getattr(value, "name", value))
+def test_the_default_of_a_numeric_option_is_within_its_bounds(name: str, option: click.Option) -> None:
+    context = click.Context(click.Command(name))
+    value, source = option.consume_value(context, {})
+    if source is ParameterSource.DEFAULT and value is not None and not isinstance(value, click.core.UNSET.__class__):
+        cast = option.type_cast_value(context, value)
+        assert all(map(math.isfinite, cast)) if isinstance(cast, tuple) else math.isfinite(cast)
