@@ -45,7 +45,7 @@ MODELS = list(dict.fromkeys(model for models in SOURCES.values() for model in mo
 @click.option(
     "--std",
     nargs=3,
-    type=Number(0, 1e6, min_open=True),
+    type=Number(0, 1e6),
     metavar="R G B",
     help="What they were divided by.  [default: the source's]",
 )

@@ -4,18 +4,21 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.errors import UserError
 from tests.checkpoints import tiny_state
 from tests.hostile.tampering import VALUES, bounded_memory, bytes_tampered, changed, is_one_line, places, zip_tampered
+from tests.train.test_models_convert import TorchvisionForward
 from train.checkpoint import FORMAT, load_checkpoint, load_latest, load_weights
 from train.config import from_dict
+from train.importing import import_weights
 from train.models import build_model
 from train.optim import build_optimizer
 
@@ -47,10 +50,10 @@ def use(path: Path) -> None:
     assert f"{state['step']:,} {state['best_accuracy']:.3f} {state['data']['name']}"
 
 
-def outcome(path: Path) -> str:
-    """ "" where it is taken, else the line that refuses it; fails for any other exception."""
+def refusal(read: Callable[..., Any], *arguments: Any, **options: Any) -> str:
+    """The line that refuses a file, "" where it is taken; fails for any other exception."""
     try:
-        use(path)
+        read(*arguments, **options)
     except UserError as error:
         return str(error)
     return ""
@@ -147,7 +150,7 @@ def test_a_tampered_checkpoint_is_refused_in_one_line(family: str, tmp_path: Pat
     with bounded_memory():
         for name, content in FAMILIES[family]():
             path.write_bytes(content)
-            line = outcome(path)
+            line = refusal(use, path)
             if line:
                 assert is_one_line(line), name
                 assert str(path) in line, name
@@ -176,6 +179,53 @@ def test_what_is_no_file_is_refused_at_once(name: str, tmp_path: Path) -> None:
     path = tmp_path / "latest.pt"
     {"a folder": path.mkdir, "a pipe": lambda: os.mkfifo(path), "a device": lambda: path.symlink_to("/dev/zero"),
      "a loop": lambda: path.symlink_to(path.name)}[name]()  # fmt: skip
-    line = outcome(path)
+    line = refusal(use, path)
     assert is_one_line(line)
     assert str(path) in line
+
+
+def tampered_weights() -> Iterator[tuple[str, str, bytes]]:
+    """Files of torchvision's and caffe's weights: name, source, content."""
+    theirs = TorchvisionForward("mc3_18")
+    with torch.no_grad():
+        theirs(torch.zeros(1, 3, 8, 32, 32))  # makes the weights
+    state = theirs.state
+    fc = state["fc.weight"]
+    for name, value in {
+        "expanded": torch.zeros(1).expand(10**6, 10**6), "turned": fc.t(), "double": fc.double(), "text": "x",
+        "number": 1, "wide": torch.zeros(1, 8 * 1000), "of no class": fc[:0], "flat": fc.flatten(), "bool": fc.bool(),
+        "scalar": fc.sum(), "complex": fc.to(torch.complex64), "sparse": fc.to_sparse(), "a dict": {"x": fc},
+    }.items():  # fmt: skip
+        yield f"fc {name}", "torchvision", bytes_of(state | {"fc.weight": value})
+    yield "calls", "torchvision", bytes_of(state | {"x": Call(bytearray, 10**10)})
+    old = io.BytesIO()
+    torch.save(state | {"x": Call(bytearray, 10**10)}, old, _use_new_zipfile_serialization=False)
+    yield "an old file that calls", "torchvision", old.getvalue()
+    old = io.BytesIO()
+    torch.save(state, old, _use_new_zipfile_serialization=False)
+    for way, content in bytes_tampered(old.getvalue(), flips=10, cuts=6):
+        yield f"an old file {way}", "torchvision", content
+    for way, content in zip_tampered(bytes_of(state), bomb=2**29):
+        yield way, "torchvision", content
+    for kind in (np.float32, np.int64, np.complex64, np.str_):
+        blobs = {"fc8.0": np.zeros((3, 32), kind), "conv1.0": np.zeros(4, kind)}
+        buffer = io.BytesIO()
+        np.savez(buffer, **blobs)
+        yield f"blobs of {kind.__name__}", "caffe", buffer.getvalue()
+    for way, content in zip_tampered(buffer.getvalue(), bomb=2**29):
+        yield f"blobs {way}", "caffe", content
+
+
+MODEL_OF = {"torchvision": "mc3_18", "caffe": "res3d18"}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tampered_weights_of_others_are_refused_in_one_line(tmp_path: Path) -> None:
+    path, num_refused = tmp_path / "weights", 0
+    with bounded_memory():
+        for name, source, content in tampered_weights():
+            path.write_bytes(content)
+            line = refusal(import_weights, path, source=source, model=MODEL_OF[source])
+            assert not line or (is_one_line(line) and str(path) in line) or line.startswith("convert: "), name
+            num_refused += bool(line)
+    assert num_refused > 70

@@ -138,7 +138,7 @@ def test_one_split_has_no_spread(gym: str) -> None:
     [
         (["--splits", "4"], 2, "--splits: split 4 does not exist; choose 1, 2, 3 or all"),
         (["--c", "1,x"], 2, "'1,x' is not a list of numbers such as 10,100"),
-        (["--c", "0"], 2, "0 has a number that is not positive"),
+        (["--c", "0"], 2, "'0' has a number that is not above 0"),
         (["--pca", "1.5"], 2, "'1.5' is not a list of numbers"),
         (["--layer", "fc6"], 1, "has no fc6; choose pool5"),
         (["--features", "nowhere.npz"], 1, "nowhere.npz does not exist; make it with tools/extract_features.py"),
