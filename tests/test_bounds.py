@@ -15,7 +15,7 @@ NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
 NO_NUMBERS = (click.Path, click.File, click.Choice)
 # Options that set a field of a dataclass have their bounds there: what they set in the trainer and in a build.
 OF_DATACLASSES = {"train.main", "tools.make_shards", "tools.bench_loader", "tools.play"}
-ELSEWHERE = {"remote_timeout", "fetch_ahead", "scale_to_steps", "collective_timeout_s"}  # tests/train/test_options.py
+ELSEWHERE = {"scale_to_steps", "collective_timeout_s"}  # tests/train/test_options.py
 
 
 def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:

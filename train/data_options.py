@@ -14,6 +14,7 @@ from pipeline.remote.dataset import open_dataset
 from pipeline.remote.place import is_url, public_url
 from pipeline.remote.settings import BOUNDS, RemoteSettings, parse_size
 from pipeline.shard import ShardIndex
+from train.bounds import Number
 from train.terminal import WrongUsage
 
 DEFAULT = RemoteSettings()
@@ -129,7 +130,7 @@ REMOTE_OPTIONS = [
     click.option("--cache-limit", type=SIZE,
                  help="Of a URL: tars kept there at most, like 50GB; the least recently used give way.  "
                  "[default: the disk]"),
-    click.option("--remote-timeout", default=DEFAULT.timeout_s, type=click.FloatRange(*BOUNDS["timeout_s"]),
+    click.option("--remote-timeout", default=DEFAULT.timeout_s, type=Number(*BOUNDS["timeout_s"]),
                  show_default=True, help="Of a URL: seconds that its server may be gone, or too slow."),
     click.option("--fetch-ahead", default=DEFAULT.fetch_ahead, type=click.IntRange(*BOUNDS["fetch_ahead"]),
                  show_default=True, help="Of a URL: steps whose tars are fetched before they are needed."),
