@@ -24,7 +24,7 @@ class OptimConfig:
         weight_decay: On convolution and fc weights; BN scale and shift and the fc bias have none.
     """
 
-    lr: Rate = 0.01
+    lr: Annotated[float, Meta(ge=0, le=1e30)] = 0.01
     momentum: Share = 0.9
     weight_decay: Rate = 5e-5
     head_bias_lr_scale: Rate = 2.0

@@ -159,7 +159,8 @@ def test_a_tampered_checkpoint_is_refused_in_one_line(family: str, tmp_path: Pat
                 taken.append(name)
     assert refused >= {"fields": 120, "tensors": 45, "pickles": 20, "bytes": 50, "zip": 30}[family]
     impossible = [name for name in taken if name.endswith((" huge", " nan", " infinite", " nested", " long"))]
-    assert not [name for name in impossible if "param_groups" not in name]  # of groups only lr and fused are read
+    # Of groups only lr and fused are read, and any finite rate may be tried.
+    assert not [name for name in impossible if "param_groups" not in name and "'lr'" not in name]
     assert len(taken) <= {"fields": 200}.get(family, 1)
 
 
