@@ -234,6 +234,37 @@ def s3_info(files: Any, path: str, *, wait_s: float, what: str) -> dict[str, Any
     return run(files.loop, info())
 
 
+def bounded_s3_client() -> dict[str, Any]:
+    """Options of S3's client, under which it takes no message longer than `BLOCK_BYTES`: it reads errors whole.
+
+    An older aiobotocore, which takes no class of one's own, stays as it is.
+    """
+    aiohttp, config = importlib.import_module("aiohttp"), importlib.import_module("aiobotocore.config")
+    if not hasattr(config.AioConfig(), "http_session_cls"):
+        return {}
+
+    answer: Any = aiohttp.ClientResponse
+    client: Any = importlib.import_module("aiobotocore.httpsession").AIOHTTPSession
+
+    class Response(answer):
+        async def read(self) -> bytes:
+            found = bytearray()
+            while piece := await self.content.readany():
+                found += piece
+                if len(found) > BLOCK_BYTES:
+                    self.close()
+                    raise aiohttp.ClientPayloadError(f"a message of more than {BLOCK_BYTES} bytes")
+            return bytes(found)
+
+    class Session(client):
+        async def _get_session(self, *proxy: Any) -> Any:
+            session = await super()._get_session(*proxy)
+            session._response_class = Response
+            return session
+
+    return {"http_session_cls": Session}
+
+
 async def web_client(**options: Any) -> Any:
     """A client of web servers for fsspec: keeps no cookies, unpacks nothing, and has a connection for each request.
 

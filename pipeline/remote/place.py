@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pipeline.remote.body import BLOCK_BYTES, Body, FileBody, open_s3, open_web, s3_info, web_client, web_stamp
+from pipeline.remote.body import (
+    BLOCK_BYTES,
+    Body,
+    FileBody,
+    bounded_s3_client,
+    open_s3,
+    open_web,
+    s3_info,
+    web_client,
+    web_stamp,
+)
 from pipeline.remote.errors import RemoteError
 from pipeline.remote.files import new_file, put_file_in_place
 
@@ -182,6 +192,8 @@ def open_filesystem(kind: str, url: str) -> Any:
     except ImportError as error:
         raise RemoteError(f'{url}: needs the package {error.name}; pip install "res3d-video[remote]"') from None
     options = dict(OPTIONS.get(kind.replace("https", "http").replace("s3a", "s3"), {}))
+    if kind in S3:
+        options["config_kwargs"] = options["config_kwargs"] | bounded_s3_client()
     try:
         files = fsspec.filesystem(kind, use_listings_cache=False, **options)
     except (ValueError, ImportError) as error:

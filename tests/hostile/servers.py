@@ -307,7 +307,9 @@ def main(folder: Path, scratch: Path, step: int) -> None:
             way = ways[number]
             url = f"http://{USER}:{SECRET}@{host}/{number}?token={SECRET}" if kind == "web" else f"s3://ways/{number}"
             with alone if "JSON of" in way.name else contextlib.nullcontext():  # those take most memory
-                found = outcome(url, scratch / f"{kind}-{number}", folder, timeout_s=way.timeout_s)
+                found = outcome(
+                    url, scratch / f"{kind}-{number}", folder, timeout_s=way.timeout_s if kind == "web" else TIMEOUT_S
+                )
             name = way.name if kind == "web" else f"{kind} {way.name}"
             sys.stdout.write(json.dumps({"name": name, **found}) + "\n")
 
