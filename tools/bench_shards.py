@@ -25,7 +25,7 @@ import ffmpeg
 
 from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import Listing, VideoRecord
-from pipeline.datasets.listing import is_video_name
+from pipeline.datasets.listing import find_videos
 from pipeline.source.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, stretched
 from tools.bench.machine import machine, machine_lines, table
 from tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil
@@ -149,7 +149,7 @@ def list_videos(raw: Path, *, limit: int | None) -> Listing:
     Raises:
         BenchError: There is none.
     """
-    paths = sorted(path for path in raw.rglob("*") if is_video_name(path.name) and path.is_file())
+    paths = [raw / video for video in find_videos(raw).videos if (raw / video).is_file()]
     if not paths:
         raise BenchError(f"{raw}: no video found; name a folder that has some")
     paths = sorted(random.Random(0).sample(paths, min(limit or len(paths), len(paths))))

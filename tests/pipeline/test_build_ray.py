@@ -76,6 +76,7 @@ def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
     listing: Listing,  # noqa: F811
     local: Path,  # noqa: F811
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     impatient = MakeOnRay(cluster.address, patience=Patience(factor=0, least_s=0))  # everything is given out twice
     build_shards(listing, tmp_path / "out", SETTINGS, workers=1, make=impatient)
@@ -86,6 +87,11 @@ def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
     failed = MakeOnRay(cluster.address)(tasks[:2], tmp_path / "file", no_tell)
     assert sorted(failed) == ["few-000000", "few-000001"]
     assert all("NotADirectoryError" in reason and "\n" not in reason for reason in failed.values())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline.build.on_ray, "make_shard", lambda *args, **options: len(1))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="(?s)Traceback|ray::.*has no len"):
+            MakeOnRay(cluster.address)(tasks[:1], tmp_path / "out", no_tell)
 
     other = replace(tasks[0], inputs="of another machine")
     with pytest.raises(OtherInputsError, match="few-000000: .* sees other videos"):
