@@ -119,7 +119,7 @@ def failure(error: Any) -> str:
         RayError: A bug ended the work; with the worker's traceback.
     """
     cause = getattr(error, "cause", None)
-    if cause is None:
+    if cause is None or type(cause).__module__.startswith("ray."):  # such as cancelled while it worked
         return f"its worker died ({type(error).__name__})"
     if is_full(cause) or isinstance(cause, OtherInputsError):
         raise cause

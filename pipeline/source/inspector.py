@@ -85,7 +85,7 @@ class Inspector:
             code = worker.kill()
             if code == -signal.SIGXCPU:
                 raise guard.exceeded("max_cpu_s", path, "took too long to read") from None
-            if TRACEBACK in worker.said:
+            if code > 0 and TRACEBACK in worker.said:
                 raise RuntimeError(f"{path}: the process that read it failed\n{worker.said}") from None
             raise VideoFailure(what, f"{path.name}: the process that read it {ended_by(code)}") from None
         except BaseException:

@@ -118,3 +118,9 @@ def test_a_bug_on_a_worker_is_raised_as_ray_has_it_and_not_tried_again(bug: Exce
 
     with pytest.raises(RayTaskError):
         pipeline.build.on_ray.failure(RayTaskError("with the worker's traceback"))
+
+
+def test_work_that_was_cancelled_is_not_taken_for_a_bug() -> None:
+    cancelled = type("TaskCancelledError", (Exception,), {"__module__": "ray.exceptions"})()
+    error = type("RayTaskError", (Exception,), {"cause": cancelled})()
+    assert pipeline.build.on_ray.failure(error) == "its worker died (RayTaskError)"
