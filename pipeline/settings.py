@@ -4,6 +4,12 @@ from dataclasses import dataclass
 
 from pipeline.errors import UserError
 
+WEEK_S = 604_800.0  # longer than anybody waits
+BOUNDS: dict[str, tuple[float, float]] = {
+    "num_threads": (1, 1024), "prefetch": (1, 1000), "queue_depth": (1, 100), "num_pipelines": (1, 100),
+    "hw_decoder_load": (0, 1), "read_ahead": (0, 10_000), "stall_timeout_s": (0, WEEK_S),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class LoaderSettings:
@@ -29,16 +35,7 @@ class LoaderSettings:
     stall_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("num_threads", 1),
-            ("prefetch", 1),
-            ("queue_depth", 1),
-            ("num_pipelines", 1),
-            ("read_ahead", 0),
-            ("stall_timeout_s", 0),
-        ):
+        for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name}: {value} is not possible; choose at least {least}")
-        if not 0 <= self.hw_decoder_load <= 1:
-            raise UserError(f"hw_decoder_load: {self.hw_decoder_load} is not possible; choose 0 to 1")
+            if value is not None and not least <= value <= most:  # nor is NaN
+                raise UserError(f"{name}: {value:g} is not possible; choose {least:g} to {most:g}")

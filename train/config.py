@@ -62,17 +62,27 @@ class TrainConfig:
     log_every: Size = 10
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name}: {getattr(self, name)} is not possible; choose at least {least}")
-        per_channel(self.mean)  # one or three
-        if min(per_channel(self.std)) <= 0:
-            raise UserError(f"std: {self.std} is not possible; choose numbers above 0")
+        for name, (least, most) in BOUNDS.items():
+            value: Any = self
+            for part in name.split("."):
+                value = getattr(value, part)
+            if value is not None and not least <= value <= most:  # nor is NaN
+                raise UserError(f"{name}: {value} is not possible; choose {least} to {most}")
+        if not all(abs(value) <= MOST for value in per_channel(self.mean)):
+            raise UserError(f"mean: {self.mean} is not possible; choose numbers up to {MOST}")
+        if not all(0 < value <= MOST for value in per_channel(self.std)):
+            raise UserError(f"std: {self.std} is not possible; choose numbers above 0, up to {MOST}")
         check_clip(self.model.name, num_frames=self.clip.num_frames, crop_size=self.clip.crop_size)
 
 
-LEAST = {"steps": 1, "global_batch_size": 1, "seed": 0, "eval_every": 0, "eval_clips": 1, "save_every": 1,
-         "keep_every": 0, "log_every": 1}  # fmt: skip
+MOST = 10**9
+BOUNDS: dict[str, tuple[float, float]] = {
+    "steps": (1, MOST), "global_batch_size": (1, 10**6), "seed": (0, 2**63 - 1), "shuffle_window": (1, MOST),
+    "label_smoothing": (0, 1), "eval_every": (0, MOST), "eval_clips": (1, 10_000), "save_every": (1, MOST),
+    "keep_every": (0, MOST), "log_every": (1, MOST), "clip.num_frames": (1, 1024), "clip.crop_size": (1, 1024),
+    "clip.resize": (1, 1024), "model.width": (1, 1024), "optim.lr": (0, 1000), "optim.momentum": (0, 1),
+    "optim.weight_decay": (0, 1),
+}  # fmt: skip
 
 NESTED = {"model": ModelConfig, "clip": ClipSpec, "optim": OptimConfig, "schedule": ScheduleConfig}
 

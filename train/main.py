@@ -2,16 +2,21 @@
 """The trainer: shards and a preset in, checkpoints and metrics out. Reads top to bottom."""
 
 import gc
-import math
 import os
 import sys
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 if not __package__:  # started by path: look in the checkout, not in train/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from train.stopping import StopRequest, is_command
+
+# Before anything slow is loaded, so that no signal is lost.
+STOP = StopRequest(of_command=True, is_alone=os.environ.get("WORLD_SIZE", "1") == "1") if is_command(__name__) else None
 
 # Threads that wait must sleep: spinning ones take the cores from decoding, and on two busy cores training falls to a
 # tenth of its speed (docs/decisions/0004-threads-that-wait-sleep.md). Read by OpenMP when torch is loaded.
@@ -27,10 +32,10 @@ from train.advice import advice
 from train.checkpoint import check_same_run, data_identity, load_checkpoint, load_weights
 from train.config import TrainConfig, is_due, to_dict, train_plan
 from train.evaluation.video_level import VideoScores, evaluate
-from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Throughput, TrainingError, bad_loss_message
+from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Tally, Throughput, check_finite
 from train.models import build_model
 from train.optim import build_optimizer, lr_at
-from train.options import COMMAND, Data, configure, execution, find_state, pixels_as_trained, train_options
+from train.options import COMMAND, Data, configure, defaults, execution, find_state, pixels_as_trained, train_options
 from train.presets import NEEDS_WEIGHTS
 from train.progress import TrainProgress
 from train.ranks import from_torchrun, process_group
@@ -38,7 +43,6 @@ from train.report import last_lines, result, write_config
 from train.run_folder import CheckpointFiles, check_agreement, only_trainer
 from train.setting import Setting
 from train.step import TrainStep
-from train.stopping import StopRequest
 from train.terminal import INTERRUPTED, Failed, print_json
 
 
@@ -51,13 +55,14 @@ class Run:
         index: ShardIndex,
         here: Setting,
         *,
+        stop: StopRequest,
         state: dict[str, Any] | None = None,
         weights: tuple[Path, dict[str, Any]] | None = None,
     ) -> None:
         """`state` is the checkpoint to go on from, `weights` that of another run to start from."""
         self.config, self.index, self.here, self.ranks = config, index, here, here.ranks
         device = self.ranks.device
-        self.stop_request = StopRequest(launcher=self.ranks.launcher)
+        self.stop_request = stop
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, num_classes=len(index.classes)).to(device)
         if weights is not None:
@@ -76,9 +81,10 @@ class Run:
             mean=config.mean,
             std=config.std,
         )
-        self.step, self.best_accuracy = 0, -1.0  # updates done; best clip@1 so far
+        self.step, self.best_accuracy, self.tally = 0, -1.0, Tally()  # updates done; best clip@1 so far
         if state is not None:
             self.step, self.best_accuracy = state["step"], state["best_accuracy"]
+            self.tally = Tally(**state.get("tally", {}))  # not in checkpoints of old
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.loader.load_state_dict(state["loader"])
@@ -91,8 +97,8 @@ class Run:
             label_smoothing=config.label_smoothing,
             freeze_bn=config.freeze_bn,
         )
-        self.outcomes, self.meter = OutcomeQueue(self.ranks), Throughput()
-        self.losses: list[float] = []  # since the last line of the log
+        self.outcomes = OutcomeQueue(self.ranks)
+        self.meter = Throughput(config.global_batch_size, world_size=self.ranks.world_size)
         self.progress = TrainProgress(total=config.steps, console=here.console(), note=here.note, say=here.say)
         self.log: MetricsLog | None = None  # these two on rank 0 only
         self.files: CheckpointFiles | None = None
@@ -102,8 +108,10 @@ class Run:
 
     def train(self) -> bool:
         """Train to the last step; False when a signal stopped it earlier. Both ways latest.pt is written."""
-        config, stop = self.config, False
+        config, stop = self.config, self.ranks.any(self.stop_request.asked())  # collective
         batches, first = iter(self.loader), self.step + 1
+        if stop:
+            self.save("latest.pt")
         while self.step < config.steps and not stop:
             outcomes = self.update(next(batches))
             if self.step == first:
@@ -136,35 +144,26 @@ class Run:
             lr=self.lr_of(self.step),
         )
         self.step += 1
-        return self.outcomes.push(
-            self.step, loss=loss, stop=self.stop_request.asked(), samples=batch.samples, losses=losses
-        )  # collective
+        stop, damaged = self.stop_request.asked(), self.tally.unnamed(self.index, batch.damaged)
+        return self.outcomes.push(self.step, batch, loss=loss, losses=losses, stop=stop, damaged=damaged)  # collective
 
     def record(self, outcome: StepOutcome) -> None:
         """Check a step whose loss has become known, and write it down when a line is due."""
-        if not math.isfinite(outcome.loss):
-            bad = outcome.samples[~outcome.losses.isfinite().cpu().numpy()]  # sync, once
-            keys = self.ranks.gather([self.index.key(row) for row in bad])  # collective, once
-            raise TrainingError(bad_loss_message(outcome, keys=[key for part in keys for key in part]))
-        if self.log is None:
+        check_finite(outcome, self.index, self.ranks)
+        self.tally.add(outcome)
+        self.meter.add(outcome.waits_s)
+        if outcome.num_damaged:
+            for key, about in self.tally.name(self.ranks.gather(outcome.damaged)).items():  # collective, once a sample
+                if self.log is not None:
+                    self.log.write("damaged", step=outcome.step, key=key, **about)
+        if not is_due(outcome.step, self.config.log_every):
             return
-        self.losses.append(outcome.loss)
-        if outcome.step % self.config.log_every:
-            return
-        batch_size, loss = self.config.global_batch_size, sum(self.losses) / len(self.losses)
-        speed = self.meter.read(len(self.losses) * batch_size, data_wait_s=self.loader.data_wait_s)
-        self.losses.clear()
-        self.log.write(
-            "train",
-            step=outcome.step,
-            epoch=(outcome.step - 1) * batch_size // self.plan.samples_per_epoch,
-            loss=loss,
-            lr=self.lr_of(outcome.step - 1),
-            num_replaced=self.loader.num_replaced,
-            decode_waste=self.loader.work.decoded_to_used,
-            **speed,
-        )
-        self.progress.step(outcome.step, loss=loss, num_replaced=self.loader.num_replaced, **speed)
+        numbers = self.tally.take() | self.meter.read()
+        if self.log is not None:
+            clips = (outcome.step - 1) * self.config.global_batch_size
+            epoch, lr = clips // self.plan.samples_per_epoch, self.lr_of(outcome.step - 1)
+            self.log.write("train", step=outcome.step, epoch=epoch, lr=lr, **numbers)
+            self.progress.step(outcome.step, **numbers)
 
     def score(self, *, num_clips: int, event: str) -> VideoScores | None:
         """Accuracy of rank 0's model on the test side; keeps the best as best.pt. None when asked to stop."""
@@ -199,6 +198,7 @@ class Run:
             state = {
                 "step": self.step,
                 "best_accuracy": self.best_accuracy,
+                "tally": asdict(self.tally),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "loader": self.loader.state_dict(),
@@ -214,22 +214,21 @@ class Run:
         return lr_at(step, self.config.schedule, lr=self.config.optim.lr, num_steps=self.config.steps)
 
     def close(self) -> None:
-        """Stop the loader, finish the logs, give the signals back."""
+        """Stop the loader, finish the logs."""
         gc.unfreeze()
         self.loader.close()
         self.progress.close()
         if self.log is not None:
             self.log.close()
-        self.stop_request.close()
 
 
-@click.command(**COMMAND)
+@click.command(**COMMAND, stop=STOP)
 @train_options
 def main(
     *,
     data: Data,
-    preset: str,
-    out: Path,
+    preset: str | None,
+    out: Path | None,
     resume: str,
     init_from: Path | None,
     device: str,
@@ -239,16 +238,19 @@ def main(
     **options: Any,
 ) -> None:
     """Train a 3D convnet on shards. Options left out keep the preset's value."""
-    who = ""
+    who, stop = "", STOP or StopRequest()
     try:
         ranks = from_torchrun(device)
         who = "" if ranks.is_main else f"rank {ranks.rank}: "
         say = partial(click.echo, err=as_json) if ranks.is_main else lambda line: None
         index = data.open(say=lambda line: click.echo(f"{who}{line}", err=True))
         loader, step = execution(options, ranks)
+        preset, out, line = defaults(preset, out, index=index, device=ranks.device)
         config = configure(preset, index, world_size=ranks.world_size, **options)
         here = Setting(ranks, out, loader, step, say, quiet=quiet, to_stderr=as_json)
-        with process_group(ranks, timeout_s=collective_timeout_s), only_trainer(out, ranks, say=say):
+        here.note(line)
+        group = process_group(ranks, timeout_s=collective_timeout_s, while_waiting=stop.while_waiting)
+        with group, only_trainer(out, ranks, say=say):
             state = find_state(resume, out, say=say, note=here.note)
             check_agreement(out, ranks, state)
             weights = (init_from, load_checkpoint(init_from)) if init_from is not None and state is None else None
@@ -263,17 +265,22 @@ def main(
                 write_config(
                     out / "config.json", config, preset=preset, index=index, ranks=ranks, loader=loader, step=step
                 )
-            with closing(Run(config, index, here, state=state, weights=weights)) as run, run.train_step.on_stream():
+            stop.begin(launcher=ranks.launcher)
+            run = Run(config, index, here, stop=stop, state=state, weights=weights)
+            with closing(run), run.train_step.on_stream():
                 scores = run.score(num_clips=config.eval_clips, event="final") if run.train() else None
-            for line in last_lines(out, scores, step=run.step, steps=config.steps):
+            for line in last_lines(out, scores, step=run.step, steps=config.steps, tally=run.tally):
                 say(line)
             if as_json and ranks.is_main:
-                print_json(result(out, scores, step=run.step, best_accuracy=run.best_accuracy))
+                print_json(result(out, scores, step=run.step, best_accuracy=run.best_accuracy, tally=run.tally))
             if run.files is not None:
                 run.files.check()
     except UserError as error:
         raise Failed(f"{who}{error}") from error
-    if run.stop_request.interrupted:
+    finally:
+        if stop is not STOP:
+            stop.close()
+    if stop.interrupted:
         click.get_current_context().exit(INTERRUPTED)
 
 

@@ -8,7 +8,7 @@ when torchrun has a store for each restart.
 
 import time
 import uuid
-from datetime import timedelta
+from collections.abc import Callable
 
 from torch.distributed import Store
 
@@ -16,28 +16,34 @@ POLL_S = 0.05
 OFFER = "meeting"
 
 
-def meet(store: Store, *, rank: int, world_size: int, timeout_s: float) -> str:
+def meet(
+    store: Store, *, rank: int, world_size: int, timeout_s: float, while_waiting: Callable[[], None] = lambda: None
+) -> str:
     """Wait for all processes that were started with this one; all of them return the same token.
+
+    Args:
+        while_waiting: Called again and again meanwhile, for here signals are seen, and in a wait of the store not.
 
     Raises:
         TimeoutError: They did not all come.
-        torch.distributed.DistStoreError: As well, or the store is gone.
+        torch.distributed.DistStoreError: The store is gone.
     """
     own, until_s = uuid.uuid4().hex, time.monotonic() + timeout_s
     if rank == 0:
         store.set(OFFER, own)
-        accepted = [f"{OFFER}/{own}/{other}" for other in range(1, world_size)]
-        store.wait(accepted, timedelta(seconds=timeout_s))
-        store.set(f"{OFFER}/{own}/all", ",".join(store.get(key).decode() for key in accepted))
-        return own
-    token, confirmed = "", ""
-    store.wait([OFFER], timedelta(seconds=timeout_s))
+    accepted = [f"{OFFER}/{own}/{other}" for other in range(1, world_size)]  # of rank 0
+    token, confirmed = "", ""  # of the others
     while time.monotonic() < until_s:
-        offered = store.get(OFFER).decode()
-        if offered != token:
-            token, confirmed = offered, f"{OFFER}/{offered}/all"
-            store.set(f"{OFFER}/{token}/{rank}", own)
-        if store.check([confirmed]) and own in store.get(confirmed).decode().split(","):
-            return token
+        if rank == 0 and store.check(accepted):
+            store.set(f"{OFFER}/{own}/all", ",".join(store.get(key).decode() for key in accepted))
+            return own
+        if rank != 0 and store.check([OFFER]):
+            offered = store.get(OFFER).decode()
+            if offered != token:
+                token, confirmed = offered, f"{OFFER}/{offered}/all"
+                store.set(f"{OFFER}/{token}/{rank}", own)
+            if store.check([confirmed]) and own in store.get(confirmed).decode().split(","):
+                return token
+        while_waiting()
         time.sleep(POLL_S)
-    raise TimeoutError(f"rank {rank} timed out waiting for rank 0")
+    raise TimeoutError(f"rank {rank} timed out waiting for the others")

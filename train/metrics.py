@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.errors import UserError
+from pipeline.loader import Batch
+from pipeline.shard import ShardIndex
 from train.ranks import Ranks
 
 MAX_NAMED_SAMPLES = 20  # of a batch with a bad loss, so that the error stays one line
+MAX_DAMAGED = 1000  # that are named; tools/check_shards.py names all
+Damaged = dict[str, dict[str, str]]  # key of a sample -> its "tar", and the "reason"
 
 
 class TrainingError(UserError):
@@ -29,9 +33,9 @@ class TrainingError(UserError):
 class MetricsLog:
     """metrics.jsonl and TensorBoard of one run folder, written by rank 0.
 
-    A line is {"event": "train" | "eval" | "final" | "not_saved", "step": updates done, …}. Begun at step `start`, the
-    log forgets lines beyond it, so a resumed run has every step once. Lines that cannot be written wait for the next
-    one that can.
+    A line is {"event": "train" | "eval" | "final" | "damaged" | "not_saved", "step": updates done, …}. Begun at step
+    `start`, the log forgets lines beyond it, so a resumed run has every step once. Lines that cannot be written wait
+    for the next one that can.
 
     Args:
         total: Steps of the run.
@@ -135,14 +139,37 @@ class StepOutcome:
         step: Updates done with it, from 1.
         loss: Weighted mean over the global batch.
         stop: Whether any rank was asked to stop.
+        num_replaced: Clips of all ranks that took the place of damaged ones.
+        num_damaged: How many names are in `damaged` of all ranks.
+        num_frames, num_frames_decoded: Of all ranks: in the clips, and decoded to get them.
+        waits_s: How long each rank waited for its clips, [world_size].
         samples, losses: This rank's rows of the index and their losses, [N]; for naming bad ones.
+        damaged: This rank's damaged samples that had no name before.
     """
 
     step: int
     loss: float
     stop: bool
+    num_replaced: int
+    num_damaged: int
+    num_frames: int
+    num_frames_decoded: int
+    waits_s: list[float]
     samples: np.ndarray
     losses: Tensor
+    damaged: Damaged
+
+
+def check_finite(outcome: StepOutcome, index: ShardIndex, ranks: Ranks) -> None:
+    """See that a step's loss is finite; a collective where it is not.
+
+    Raises:
+        TrainingError: It is not; names the samples of all ranks whose own loss is not.
+    """
+    if not math.isfinite(outcome.loss):
+        bad = outcome.samples[~outcome.losses.isfinite().cpu().numpy()]  # sync, once
+        keys = ranks.gather([index.key(row) for row in bad])  # collective, once
+        raise TrainingError(bad_loss_message(outcome, keys=[key for part in keys for key in part]))
 
 
 def bad_loss_message(outcome: StepOutcome, *, keys: list[str]) -> str:
@@ -152,8 +179,65 @@ def bad_loss_message(outcome: StepOutcome, *, keys: list[str]) -> str:
     return f"step {outcome.step}: the loss is {outcome.loss} for samples {names}; lower --lr, or look at these"
 
 
+def name_damaged(index: ShardIndex, damaged: dict[int, str]) -> Damaged:
+    """Key and tar of damaged samples.
+
+    Args:
+        damaged: Row of the index -> why.
+    """
+    named = {}
+    for row, why in damaged.items():
+        tar = int(index.pictures.tar[index.pictures.first[row]])
+        name = index.tars[tar] if 0 <= tar < len(index.tars) else f"tar {tar}, which is not there"
+        named[index.key(row)] = {"tar": name, "reason": why}
+    return named
+
+
+@dataclass
+class Tally:
+    """What steps leave for the next line of the log, and the damage since the run began; the same on all ranks.
+
+    It is part of checkpoints, so a run that was stopped writes the lines of one that was not.
+
+    Attributes:
+        losses, num_frames, num_frames_decoded: Of the steps since the last line.
+        num_replaced, damaged: Since the run began; at most MAX_DAMAGED are named.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    num_frames: int = 0
+    num_frames_decoded: int = 0
+    num_replaced: int = 0
+    damaged: Damaged = field(default_factory=dict)
+
+    def add(self, outcome: StepOutcome) -> None:
+        """Count a step."""
+        self.losses.append(outcome.loss)
+        self.num_frames += outcome.num_frames
+        self.num_frames_decoded += outcome.num_frames_decoded
+        self.num_replaced += outcome.num_replaced
+
+    def take(self) -> dict[str, float]:
+        """The numbers of a line; the next one begins."""
+        loss, waste = sum(self.losses) / len(self.losses), self.num_frames_decoded / self.num_frames
+        self.losses, self.num_frames, self.num_frames_decoded = [], 0, 0
+        return {"loss": loss, "num_replaced": self.num_replaced, "decode_waste": waste}
+
+    def name(self, parts: list[Damaged]) -> Damaged:
+        """Remember the damaged samples of all ranks; those that are new."""
+        new = {key: about for part in parts for key, about in part.items() if key not in self.damaged}
+        self.damaged |= new
+        return new
+
+    def unnamed(self, index: ShardIndex, damaged: dict[int, str]) -> Damaged:
+        """Names of the damaged samples of a batch that have none yet."""
+        if not damaged or len(self.damaged) >= MAX_DAMAGED:
+            return {}
+        return {key: about for key, about in name_damaged(index, damaged).items() if key not in self.damaged}
+
+
 class OutcomeQueue:
-    """Sums loss and stop request over ranks in one small all_reduce a step; a GPU's queue never drains.
+    """Sums what a step found over ranks in one small all_reduce; a GPU's queue never drains.
 
     On a CPU `push` returns the step's own outcome. On a GPU the numbers are copied asynchronously and come
     out at the next `push`, when the GPU has the next step to work on; `drain` waits for them.
@@ -161,25 +245,35 @@ class OutcomeQueue:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
-        self.waiting: deque[tuple[int, Tensor, torch.cuda.Event | None, np.ndarray, Tensor]] = deque()
+        self.waiting: deque[tuple[int, Tensor, torch.cuda.Event | None, np.ndarray, Tensor, Damaged]] = deque()
 
-    def push(self, step: int, *, loss: Tensor, stop: bool, samples: np.ndarray, losses: Tensor) -> list[StepOutcome]:
+    def push(
+        self, step: int, batch: Batch, *, loss: Tensor, losses: Tensor, stop: bool, damaged: Damaged | None = None
+    ) -> list[StepOutcome]:
         """Outcomes that became known; all ranks get the same at the same call.
 
         Args:
             loss: This rank's share, scaled so that the mean over ranks is the global loss.
+            losses: Of each clip of the batch.
         """
-        share = loss.detach().float() / self.ranks.world_size
-        numbers = self.ranks.sum(torch.stack([share, torch.full_like(share, float(stop))]))  # collective, 8 bytes
+        damaged, work, waits_s = damaged or {}, batch.work, [0.0] * self.ranks.world_size
+        waits_s[self.ranks.rank] = batch.wait_s
+        own = torch.tensor(
+            [stop, batch.num_replaced, len(damaged), work.num_frames, work.num_frames_decoded, *waits_s],
+            dtype=torch.float32,
+        )
+        share = loss.detach().float().reshape(1) / self.ranks.world_size
+        if share.device.type == "cuda":
+            own = own.pin_memory().to(share.device, non_blocking=True)  # copy
+        numbers = self.ranks.sum(torch.cat([share, own]))  # collective, 24 bytes and 4 a rank
+        arrived = None
         if numbers.device.type == "cuda":
-            pinned = torch.empty(2, pin_memory=True)
+            pinned = torch.empty(len(numbers), pin_memory=True)
             pinned.copy_(numbers, non_blocking=True)  # copy to the host, read one step later
-            arrived = torch.cuda.Event()
+            numbers, arrived = pinned, torch.cuda.Event()
             arrived.record()
-            self.waiting.append((step, pinned, arrived, samples, losses.detach()))
-            return self._take(len(self.waiting) - 1)
-        self.waiting.append((step, numbers, None, samples, losses.detach()))
-        return self._take(1)
+        self.waiting.append((step, numbers, arrived, batch.samples, losses.detach(), damaged))
+        return self._take(len(self.waiting) - (arrived is not None))
 
     def drain(self) -> list[StepOutcome]:
         """The outcomes not returned yet; on a GPU a sync."""
@@ -188,33 +282,52 @@ class OutcomeQueue:
     def _take(self, count: int) -> list[StepOutcome]:
         outcomes = []
         for _ in range(count):
-            step, numbers, arrived, samples, losses = self.waiting.popleft()
+            step, numbers, arrived, samples, losses, damaged = self.waiting.popleft()
             if arrived is not None:
                 arrived.synchronize()  # sync with a forward pass that is one step behind
-            loss, stop = numbers.tolist()
-            outcomes.append(StepOutcome(step, loss, stop > 0, samples, losses))
+            loss, stop, *sums = numbers.tolist()
+            num_replaced, num_damaged, num_frames, num_decoded = map(round, sums[:4])
+            outcomes.append(
+                StepOutcome(
+                    step, loss, stop > 0, num_replaced, num_damaged, num_frames, num_decoded, sums[4:], samples, losses,
+                    damaged,
+                )
+            )  # fmt: skip
         return outcomes
 
 
 class Throughput:
-    """Clips a second and the share of time spent waiting for them, between one reading and the next."""
+    """Clips a second and the time that ranks spend waiting for them, between one reading and the next.
 
-    def __init__(self) -> None:
-        self.begun_s, self.waited_s = time.monotonic(), 0.0
-        self.paused_s = 0.0
+    Args:
+        batch_size: Clips of a step, over all ranks.
+    """
 
-    def read(self, num_clips: int, *, data_wait_s: float) -> dict[str, float]:
-        """Numbers since the last reading; then begins anew.
+    def __init__(self, batch_size: int, *, world_size: int) -> None:
+        self.batch_size, self.world_size = batch_size, world_size
+        self._begin()
 
-        Args:
-            num_clips: Trained on since then, over all ranks.
-            data_wait_s: The loader's, since its start.
-        """
-        now_s = time.monotonic()
-        seconds = max(now_s - self.begun_s - self.paused_s, 1e-9)
-        waited_s = data_wait_s - self.waited_s
-        self.begun_s, self.waited_s, self.paused_s = now_s, data_wait_s, 0.0
-        return {"clips_per_s": num_clips / seconds, "data_wait_s": waited_s, "data_wait": waited_s / seconds}
+    def _begin(self) -> None:
+        self.begun_s, self.paused_s, self.num_steps = time.monotonic(), 0.0, 0
+        self.waited_s = np.zeros(self.world_size)
+
+    def add(self, waits_s: list[float]) -> None:
+        """A step is done; how long each rank waited for its clips."""
+        self.num_steps += 1
+        self.waited_s += waits_s
+
+    def read(self) -> dict[str, float]:
+        """Numbers since the last reading, the wait of the rank that waited longest; then begins anew."""
+        seconds = max(time.monotonic() - self.begun_s - self.paused_s, 1e-9)
+        slowest = int(self.waited_s.argmax())
+        waited_s, num_clips = float(self.waited_s[slowest]), self.num_steps * self.batch_size
+        self._begin()
+        return {
+            "clips_per_s": num_clips / seconds,
+            "data_wait_s": waited_s,
+            "data_wait": waited_s / seconds,
+            "data_wait_rank": slowest,
+        }
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:

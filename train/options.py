@@ -1,41 +1,75 @@
 """The trainer's command line: its options, and what becomes of them before a run."""
 
+import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from pipeline.loader import LoaderSettings
+from pipeline.settings import WEEK_S
 from pipeline.shard import ShardIndex
+from train.bounds import Number
 from train.checkpoint import load_checkpoint, load_latest
-from train.config import TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
+from train.config import MOST, TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
 from train.data_options import DATA, REMOTE, Data, remote_options
 from train.models import MODELS
 from train.presets import PRESETS
-from train.ranks import COLLECTIVE_TIMEOUT_S, Ranks
+from train.ranks import COLLECTIVE_TIMEOUT_S, Ranks, speaks_for_machine
 from train.step import StepOptions, default_options
+from train.stopping import StopRequest
 from train.terminal import Command, Name, wrong_usage
 
 EPILOG = """\b
 Examples:
-  python train/main.py --data shards/ucf101 --preset tiny --out runs/tiny
-  torchrun --nproc-per-node 8 train/main.py --data shards/sports1m --preset sports1m --out runs/s1m
+  torchrun train/main.py --data shards/sports1m
+  torchrun --nproc-per-node 8 train/main.py --data shards/ucf101 --preset modern --out runs/modern
   python train/main.py --data shards/hmdb51 --split 2 --preset finetune-hmdb51 --out runs/hmdb51-2 \\
-      --init-from runs/s1m/latest.pt
+      --init-from runs/sports1m-sports1m/latest.pt
   python train/main.py --data s3://bucket/ucf101 --cache /scratch/shards --cache-limit 50GB --preset tiny --out runs/s3
 \b
-SIGTERM, SIGUSR1 and Ctrl-C finish the step and save; --resume auto then goes on as if nothing had happened. A second
-Ctrl-C ends at once. A signal to one process stops all of a run; torchrun passes it on, but itself ends with code 1.
+SIGTERM, SIGUSR1 and Ctrl-C finish the step and save; the same command then goes on as if nothing had happened. Before
+the first step there is nothing to finish. A second Ctrl-C ends at once. A signal to one process stops all of a run;
+torchrun passes it on, but itself ends with code 1.
 Exit codes: 0 done, or stopped by SIGTERM or SIGUSR1; 1 failure; 2 wrong usage; 130 Ctrl-C.
 """
 
-__all__ = ["COMMAND", "Data", "configure", "execution", "find_state", "pixels_as_trained", "train_options"]
+__all__ = ["COMMAND", "Data", "configure", "defaults", "execution", "find_state", "pixels_as_trained", "train_options"]
 
 LOADER = LoaderSettings()
+OF_DATASETS = {"sports1m": "sports1m", "ucf101": "ucf101-search"}  # others: that of UCF101, the paper's from scratch
 NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class TrainCommand(Command):
+    """The trainer's: of several processes under torchrun one says what is wrong.
+
+    Args:
+        stop: Knows whether this process was told to stop, as torchrun does when another one has failed.
+    """
+
+    def __init__(self, *args: Any, stop: StopRequest | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._stop = stop
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it as the process's command, or in a test."""
+        stop = self._stop
+        if stop is None:
+            return super().main(*args, **kwargs)
+        try:
+            code = super().main(*args, **kwargs | {"standalone_mode": False})
+        except click.ClickException as error:
+            if speaks_for_machine(error.format_message(), is_ended=lambda: stop.was_signaled):
+                error.show()
+            code = error.exit_code
+        stop.close()
+        raise SystemExit(code)
+
 
 # fmt: off
 EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
@@ -61,14 +95,15 @@ EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
 ]
 OPTIONS = [
     click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards."),
-    click.option("--preset", required=True, type=Name(list(PRESETS)), metavar="NAME",
-                 help=f"Recipe: {', '.join(PRESETS)}."),
-    click.option("--out", required=True, type=NEW_FOLDER, help="Folder of the run."),
+    click.option("--preset", type=Name(list(PRESETS)), metavar="NAME",
+                 help=f"Recipe: {', '.join(PRESETS)}.  [default: by the dataset; tiny without a GPU]"),
+    click.option("--out", type=NEW_FOLDER, help="Folder of the run.  [default: runs/DATASET-PRESET]"),
     click.option("--steps", type=int, help="Updates of the whole run; a cosine ends there, the breakpoints of a "
                  "step schedule and the warm-up stay."),
-    click.option("--scale-to-steps", type=click.IntRange(1),
+    click.option("--scale-to-steps", type=click.IntRange(1, MOST),
                  help="Updates of the whole run, and the schedule keeps its shape: breakpoints and warm-up scale."),
-    click.option("--resume", default="never", help="auto (from OUT if it has one), never, or a checkpoint."),
+    click.option("--resume", default="auto",
+                 help="auto (go on in OUT if a run is there), never, or a checkpoint."),
     click.option("--init-from", type=FILE,
                  help="Start from this checkpoint's weights, with its mean and std of pixels; new fc unless the "
                  "classes are the same."),
@@ -101,7 +136,7 @@ OPTIONS = [
                  help="auto takes a GPU if there is one."),
     *EXECUTION_OPTIONS,
     click.option("--collective-timeout", "collective_timeout_s", default=COLLECTIVE_TIMEOUT_S,
-                 type=click.FloatRange(1), help="Seconds that a process waits for the others before it gives up."),
+                 type=Number(1, WEEK_S), help="Seconds that a process waits for the others before it gives up."),
     click.option("--quiet", is_flag=True, show_default=False, help="No progress: results and errors only."),
     click.option("--json", "as_json", is_flag=True, show_default=False,
                  help="The result as JSON; other lines go to stderr."),
@@ -113,10 +148,10 @@ EXECUTION = {
 }
 # fmt: on
 COMMAND: dict[str, Any] = {
-    "cls": Command,
+    "cls": TrainCommand,
     "context_settings": {"max_content_width": 110, "show_default": True},
     "epilog": EPILOG,
-    "go_on": "--resume auto goes on from the last checkpoint",
+    "go_on": "the same command goes on from the last checkpoint",
     "headings": {
         "Data": ["data", "split"],
         "Recipe": ["preset", "steps", "global_batch_size", "lr", "model", "init_from", "seed"],
@@ -156,6 +191,27 @@ def execution(options: dict[str, Any], ranks: Ranks) -> tuple[LoaderSettings, St
     return settings, chosen
 
 
+def defaults(preset: str | None, out: Path | None, *, index: ShardIndex, device: torch.device) -> tuple[str, Path, str]:
+    """Preset and folder of a run, and a line about those that were left out.
+
+    The preset is the dataset's own where it is for a GPU, and starts from scratch.
+    """
+    why = f"the recipe for {index.name}"
+    if preset is None and device.type != "cuda":
+        preset, why = "tiny", "there is no GPU"
+    elif preset is None:
+        preset = OF_DATASETS.get(index.name, "ucf101-search")
+        if PRESETS[preset].clip.crop_size > index.size:
+            preset, why = "tiny", f"the pictures are {index.size} pixels high"
+    else:
+        why = ""
+    chosen = [f"--preset {preset} ({why})"] if why else []
+    if out is None:
+        out = Path("runs") / (re.sub(r"[^\w.-]", "-", index.name) + f"-{preset}")
+        chosen.append(f"--out {out}")
+    return preset, out, f"taking {' and '.join(chosen)}" if chosen else ""
+
+
 def find_state(
     resume: str, out: Path, *, say: Callable[[str], None], note: Callable[[str], None]
 ) -> dict[str, Any] | None:
@@ -167,7 +223,7 @@ def find_state(
     """
     if resume == "never":
         if any(out.glob("*.pt")):
-            raise click.UsageError(f"--out: {out} already holds a run; add --resume auto to go on, or choose another")
+            raise click.UsageError(f"--out: {out} already holds a run; leave out --resume to go on, or choose another")
         return None
     if resume != "auto":
         if not Path(resume).is_file():

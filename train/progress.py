@@ -206,7 +206,7 @@ class TrainProgress(Shown):
         self.total, self._always = total, say
 
     def step(
-        self, step: int, *, loss: float, clips_per_s: float, data_wait: float, num_replaced: int = 0, **_: float
+        self, step: int, *, loss: float, clips_per_s: float, data_wait: float, num_replaced: float = 0, **_: float
     ) -> None:
         """Show a step's numbers; others than these are left out.
 

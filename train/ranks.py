@@ -1,12 +1,14 @@
 """Processes of one run: torchrun's variables, the process group and the few collectives the trainer needs."""
 
 import contextlib
+import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ COLLECTIVE_TIMEOUT_S = 600.0  # twice what a loader waits for a batch (pipeline/
 # torchrun notices after 15 s that another machine is gone. Asked to start again before, it counts on that machine and
 # gives up in the end; so a process that has lost another one ends only then.
 MACHINE_LOST_S = 20.0
+
+FIRST_SPEAKS_S = 10.0  # how long a process is silent about a mistake, for another one to say it
 
 
 class RanksError(UserError):
@@ -118,13 +122,39 @@ def from_torchrun(device: str = "auto") -> Ranks:
     return Ranks(rank, local_rank, world_size, torch.device("cuda", local_rank), launcher, num_machines)
 
 
+def speaks_for_machine(line: str, *, is_ended: Callable[[], bool]) -> bool:
+    """Whether a process that ends with an error has to say it. torchrun's own last lines name it in any case.
+
+    Most mistakes are those of all processes. The first of a machine says them, then torchrun ends the others; one that
+    it does not end has a mistake of its own. (torchrun 2.13 prints a traceback of its own whenever a process fails.)
+
+    Args:
+        is_ended: Whether torchrun has told this process to end.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file is None:
+        return True
+    with contextlib.suppress(OSError):
+        message = {"message": line, "extraInfo": {"timestamp": int(time.time())}}
+        Path(error_file).write_text(json.dumps({"message": message}), encoding="utf-8")
+    until_s = time.monotonic() + FIRST_SPEAKS_S
+    while os.environ.get("LOCAL_RANK") != "0" and time.monotonic() < until_s:
+        if is_ended():
+            return False
+        time.sleep(0.05)
+    return True
+
+
 @contextlib.contextmanager
-def process_group(ranks: Ranks, *, timeout_s: float = 1800.0) -> Iterator[None]:
+def process_group(
+    ranks: Ranks, *, timeout_s: float = 1800.0, while_waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """The process group, gloo on CPU and NCCL on GPUs, while the block runs; nothing for one process.
 
     Args:
         timeout_s: For the others to come, at the beginning and in every collective. NCCL's watchdog ends this process
             with a message of its own.
+        while_waiting: Called again and again while the others are waited for, at the beginning.
 
     Raises:
         RanksError: They did not, or one has ended.
@@ -138,7 +168,7 @@ def process_group(ranks: Ranks, *, timeout_s: float = 1800.0) -> Iterator[None]:
     timeout = timedelta(seconds=timeout_s)
     try:
         store, *_ = next(rendezvous("env://", timeout=timeout, **place))
-        place["store"] = dist.PrefixStore(meet(store, timeout_s=timeout_s, **place), store)
+        place["store"] = dist.PrefixStore(meet(store, timeout_s=timeout_s, while_waiting=while_waiting, **place), store)
         if ranks.device.type == "cuda":
             dist.init_process_group("nccl", device_id=ranks.device, timeout=timeout, **place)  # collective
         else:
@@ -160,7 +190,7 @@ def lost_message(reason: str, *, timeout_s: float) -> str:
     'another process did not come within 4 s; see its last lines, or wait longer with --collective-timeout'
     """
     if re.search(r"connection (closed|reset|refused)|broken pipe|remote process exited", reason, re.IGNORECASE):
-        return "another process has ended; see its last lines, and go on with --resume auto"
+        return "another process has ended; see its last lines, and run the same command again"
     if re.search(r"timed? ?out", reason, re.IGNORECASE):
         return (
             f"another process did not come within {timeout_s:g} s; see its last lines, or wait longer with "

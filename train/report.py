@@ -15,8 +15,11 @@ from pipeline.shard_writer import write_atomically
 from train.checkpoint import data_identity
 from train.config import TrainConfig, to_dict
 from train.evaluation.video_level import VideoScores
+from train.metrics import Damaged, Tally
 from train.ranks import Ranks
 from train.step import StepOptions
+
+MOST_NAMED = 5  # damaged samples in a line
 
 
 def write_config(
@@ -58,21 +61,34 @@ def accuracy_lines(scores: VideoScores) -> list[str]:
         f"video@5     {scores.video_at_5:6.1%}",
     ]
     if scores.num_unreadable:
-        lines.append(f"unreadable  {scores.num_unreadable} samples, left out; see tools/check_shards.py")
+        lines.append(f"unreadable  {scores.num_unreadable} samples, left out: {named(scores.unreadable)}")
     return lines
 
 
-def last_lines(out: Path, scores: VideoScores | None, *, step: int, steps: int) -> list[str]:
+def named(damaged: Damaged) -> str:
+    """Some damaged samples, for a line.
+
+    >>> named({"000012": {"tar": "a.tar", "reason": "it does not decode"}})
+    '000012 of a.tar (it does not decode); tools/check_shards.py finds all damage'
+    """
+    some = [f"{key} of {about['tar']} ({about['reason']})" for key, about in list(damaged.items())[:MOST_NAMED]]
+    more = [f"{len(damaged) - MOST_NAMED} more"] if len(damaged) > MOST_NAMED else []
+    return f"{', '.join(some + more)}; tools/check_shards.py finds all damage"
+
+
+def last_lines(out: Path, scores: VideoScores | None, *, step: int, steps: int, tally: Tally) -> list[str]:
     """How a run ended and where its files are; `scores` is None when a signal stopped it."""
-    stopped = f"stopped by a signal at step {step} of {steps} and saved; --resume auto goes on from there"
+    stopped = f"stopped by a signal at step {step} of {steps} and saved; the same command goes on from there"
+    replaced = f"damaged     {len(tally.damaged)} samples, {tally.num_replaced} clips replaced: {named(tally.damaged)}"
     return [
         *(accuracy_lines(scores) if scores is not None else [stopped]),
+        *([replaced] if tally.num_replaced else []),
         f"checkpoint  {out / 'latest.pt'}",
         f"logs        {out / 'metrics.jsonl'}, tensorboard --logdir {out / 'tensorboard'}",
     ]
 
 
-def result(out: Path, scores: VideoScores | None, *, step: int, best_accuracy: float) -> dict[str, Any]:
+def result(out: Path, scores: VideoScores | None, *, step: int, best_accuracy: float, tally: Tally) -> dict[str, Any]:
     """What --json prints."""
     return {
         "out": str(out),
@@ -80,5 +96,7 @@ def result(out: Path, scores: VideoScores | None, *, step: int, best_accuracy: f
         "step": step,
         "finished": scores is not None,
         "best_clip_at_1": best_accuracy if best_accuracy >= 0 else None,
+        "num_replaced": tally.num_replaced,
+        "damaged": [{"key": key, **about} for key, about in tally.damaged.items()],
         **(scores.summary() if scores is not None else {}),
     }

@@ -1,10 +1,12 @@
 """One update of the model, and how a machine executes it: eagerly, compiled, or as a CUDA graph."""
 
 import gc
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -136,7 +138,12 @@ class TrainStep:
             if options.cuda_graph:  # it cannot hold DDP's hooks, so gradients are averaged after the pass
                 ranks.broadcast(model.parameters())  # collective; DDP does the same
             else:  # no broadcast of BN statistics: each rank has its own, rank 0's count
-                self._net = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+                is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13
+                alone: dict[str, Any] = {"forward_sync_buffers" if is_new else "broadcast_buffers": False}
+                self._net = DistributedDataParallel(model, gradient_as_bucket_view=True, **alone)
+                for parameter in model.parameters():
+                    if 1 in parameter.shape:
+                        parameter.register_hook(partial(same_strides, parameter))
         self._num_warm = 0
         self._inputs: _Inputs | None = None
         self._replay: Callable[[], None] | None = None
@@ -264,6 +271,20 @@ class _Inputs:
         self.labels.copy_(labels, non_blocking=True)
         self.weights.copy_(weights, non_blocking=True)
         self.scale.fill_(scale)
+
+
+def same_strides(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient, with the parameter's strides also along sides of 1, where they mean nothing.
+
+    Convolutions by 1x1x1 choose them as they like, and DDP would take them for another layout (torch 2.13).
+
+    >>> same_strides(torch.zeros(4, 2, 1, 1), torch.zeros(4, 1, 1, 2).permute(0, 3, 1, 2)).stride()
+    (2, 1, 1, 1)
+    """
+    sides = zip(parameter.shape, gradient.stride(), parameter.stride(), strict=True)
+    if all(size == 1 or theirs == ours for size, theirs, ours in sides):
+        return gradient.as_strided(parameter.shape, parameter.stride())
+    return gradient
 
 
 def record_graph(work: Callable[[], None], stream: torch.cuda.Stream | None) -> Callable[[], None]:

@@ -1,45 +1,99 @@
-"""When a run should stop before its end: a scheduler's signals, Ctrl-C, and a torchrun that is gone."""
+"""When a run should stop before its end: a scheduler's signals, Ctrl-C, and a torchrun that is gone.
 
+The trainer imports this first, so that signals count while packages load. So it imports nothing that is slow.
+"""
+
+import contextlib
 import os
 import signal
+import sys
+import time
 from typing import Any
 
-from train.ranks import RanksError
+from pipeline.errors import UserError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before they take the machine away
 INTERRUPT = signal.SIGINT  # what Ctrl-C sends
+OTHERS_S = 10.0  # how long a process that was asked to stop waits for the others to come, so that it can tell them
+
+
+def is_command(name: str) -> bool:
+    """Whether a module is the process's program: started by path, with -m, or by its installed name.
+
+    Args:
+        name: Its `__name__`.
+    """
+    return name == "__main__" or os.path.basename(sys.argv[0]).startswith("res3d-")
 
 
 class StopRequest:
-    """Takes the stop signals and Ctrl-C until it is closed. A second Ctrl-C raises KeyboardInterrupt, as without this.
+    """Takes the stop signals and Ctrl-C until it is closed.
+
+    A signal is remembered for the run to ask; a second Ctrl-C raises KeyboardInterrupt. Before `begin` there is nothing
+    to save: then Ctrl-C ends the process with a line, and so does any other signal where the process is alone. One of
+    several remembers it, for it must tell the others.
 
     Args:
-        launcher: Process that restarts this one; None if nobody does. Without it this one would go on alone while its
-            successor is started.
+        of_command: Made when the command starts; False: the run has begun, and handlers come back at the end.
+        is_alone: Whether the run has one process.
     """
 
-    def __init__(self, *, launcher: int | None = None) -> None:
-        self._launcher, self._asked, self.interrupted = launcher, False, False
+    def __init__(self, *, of_command: bool = False, is_alone: bool = False) -> None:
+        self._of_command, self._is_alone, self._has_begun = of_command, is_alone, not of_command
+        self._launcher: int | None = None
+        self._asked_s: float | None = None
+        self.interrupted = False
         self._handlers = {number: signal.signal(number, self._ask) for number in (*STOP_SIGNALS, INTERRUPT)}
 
+    @property
+    def was_signaled(self) -> bool:
+        """Whether a signal has come; `interrupted` says whether Ctrl-C was among them."""
+        return self._asked_s is not None
+
+    def begin(self, *, launcher: int | None) -> None:
+        """The run begins: from now on a signal waits for it.
+
+        Args:
+            launcher: Process that restarts this one; None if nobody does. Without it this one would go on alone while
+                its successor is started.
+        """
+        self._has_begun, self._launcher = True, launcher
+
     def asked(self) -> bool:
-        """Whether a signal has come; `interrupted` says whether Ctrl-C was among them.
+        """Whether the run should stop.
 
         Raises:
-            RanksError: The launcher has ended.
+            UserError: The launcher has ended.
         """
         if self._launcher is not None and os.getppid() != self._launcher:
-            raise RanksError("torchrun has ended, so this process does; start again with --resume auto")
-        return self._asked
+            raise UserError("torchrun has ended, so this process does; run the same command again")
+        return self.was_signaled
+
+    def while_waiting(self) -> None:
+        """Called again and again while the other processes are waited for: they are not waited for much longer."""
+        if self._asked_s is not None and time.monotonic() > self._asked_s + OTHERS_S:
+            self._end("stopped by a signal", 0)
 
     def close(self) -> None:
-        """Give the signals back."""
+        """Give the signals back; a command only has to end now, so it ignores them."""
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self._of_command else handler)
 
     def _ask(self, number: int, *_: Any) -> None:
+        if not self._has_begun and number == INTERRUPT:
+            self._end("interrupted", 128 + number)
+        if not self._has_begun and self._is_alone:
+            self._end("stopped by a signal", 0)
         if number == INTERRUPT:
             if self.interrupted:
                 raise KeyboardInterrupt
             self.interrupted = True
-        self._asked = True
+        if self._asked_s is None:
+            self._asked_s = time.monotonic()
+
+    def _end(self, what: str, code: int) -> None:
+        """End the process here and now: an exception would come out of whatever is being imported."""
+        with contextlib.suppress(OSError):
+            line = f"{what} before the run began; the same command starts it\n"
+            os.write(2, ("\n" + line if os.isatty(2) else line).encode())
+        os._exit(code)

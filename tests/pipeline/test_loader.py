@@ -159,7 +159,7 @@ def test_settings_change_nothing_that_is_delivered(shards: ShardIndex, settings:
 
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
-    [("num_threads", 0, "at least 1"), ("read_ahead", -1, "at least 0"), ("hw_decoder_load", 1.5, "0 to 1")],
+    [("num_threads", 0, "1 to 1024"), ("read_ahead", -1, "0 to 10000"), ("hw_decoder_load", 1.5, "0 to 1")],
 )
 def test_a_setting_that_cannot_be_is_named(setting: str, value: float, said: str) -> None:
     with pytest.raises(ValueError, match=rf"{setting}: {value} is not possible; choose {said}"):

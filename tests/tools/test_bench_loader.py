@@ -321,7 +321,7 @@ def test_segments_are_drawn_from_everywhere_and_in_order(numbered: ShardIndex) -
         (["--device", "tpu"], 2, "device: 'tpu' is not possible; choose auto, cpu, cuda or cuda:N"),
         (["--device", "cuda:99"], 2, "device: cuda:99 is not there; choose cpu"),
         (["--frame-stride", "0"], 2, "frame_stride: 0 is not possible"),
-        (["--prefetch", "0"], 2, "prefetch: 0 is not possible; choose at least 1"),
+        (["--prefetch", "0"], 2, "prefetch: 0 is not possible; choose 1 to 1000"),
         (["--width", "0"], 2, "width: 0 is not possible"),
         (["--device", "cpu", "--cuda-graph"], 2, "--no-cuda-graph"),
         (["--crop-size", "300"], 1, "crop_size: 300 does not fit a picture of 128 pixels"),

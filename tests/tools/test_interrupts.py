@@ -68,7 +68,7 @@ def test_the_trainer_finishes_its_step_saves_and_goes_on(squares: ShardIndex, tm
         terminal.wait_for(" steps, ")
         lines = interrupt(terminal)
     step = load_checkpoint(tmp_path / "latest.pt")["step"]
-    assert f"stopped by a signal at step {step} of 100000 and saved; --resume auto goes on from there" in lines
+    assert f"stopped by a signal at step {step} of 100000 and saved; the same command goes on from there" in lines
     assert [line["step"] for line in read_metrics(tmp_path, "train")] == list(range(1, step + 1))
     words = ["--data", str(squares.data_dir), "--out", str(tmp_path), *SMALL, "--steps", str(step + 1)]
     result = CliRunner().invoke(train, [*words, "--resume", "auto", "--quiet"])

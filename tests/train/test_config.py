@@ -54,8 +54,8 @@ def test_a_field_of_another_version_is_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps: 0 is not possible; choose at least 1"),
-        ({"global_batch_size": -4}, "global_batch_size: -4 is not possible; choose at least 1"),
+        ({"steps": 0}, "steps: 0 is not possible; choose 1 to 1000000000"),
+        ({"global_batch_size": -4}, "global_batch_size: -4 is not possible; choose 1 to 1000000"),
         ({"model": "res2d18"}, "num_frames: 8, but res2d18 takes one frame; use 1"),
         ({"frame_stride": 0}, "frame_stride: 0 is not possible; choose 1 to 32"),
     ],

@@ -141,11 +141,11 @@ def test_resume_auto_without_a_checkpoint_starts_and_says_so(run_main: Trainer, 
     assert "holds no checkpoint; starting at step 0" in result.stdout
 
 
-def test_a_run_is_not_overwritten_without_resume(run_main: Trainer, tmp_path: Path) -> None:
+def test_a_run_is_never_overwritten(run_main: Trainer, tmp_path: Path) -> None:
     run_main(tmp_path, "--steps", "1")
-    result = run_main(tmp_path, "--steps", "1")
+    result = run_main(tmp_path, "--steps", "1", "--resume", "never")
     assert result.exit_code == 2
-    assert "already holds a run; add --resume auto" in result.stderr
+    assert f"{tmp_path} already holds a run; leave out --resume to go on, or choose another" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_changed_learning_rate_is_allowed_and_said(run_main: Trainer, tmp_path
         (["--resume", "nowhere.pt"], "nowhere.pt is no file; choose auto, never or a .pt file"),
         (["--model", "res2d18"], "num_frames: 4, but res2d18 takes one frame; use 1"),
         (["--preset", "huge"], "huge"),
-        (["--prefetch", "0"], "prefetch: 0 is not possible; choose at least 1"),
+        (["--prefetch", "0"], "prefetch: 0 is not possible; choose 1 to 1000"),
         (["--hw-decoder-load", "1.5"], "hw_decoder_load: 1.5 is not possible; choose 0 to 1"),
         (["--cuda-graph"], "cuda-graph: cpu has none; choose a GPU or --no-cuda-graph"),
     ],
@@ -217,7 +217,7 @@ def test_a_folder_without_shards_is_a_failure_of_one_line(run_main: Trainer, tmp
 def test_a_loss_that_is_not_finite_stops_with_the_samples_and_saves_nothing(
     run_main: Trainer, squares: ShardIndex, tmp_path: Path
 ) -> None:
-    result = run_main(tmp_path, "--steps", "30", "--lr", "1e30", "--save-every", "1")
+    result = run_main(tmp_path, "--steps", "30", "--lr", "1000", "--save-every", "1")
     assert result.exit_code == 1
     line = result.stderr.splitlines()[-1]
     assert "the loss is" in line

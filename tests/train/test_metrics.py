@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.loader import Batch
+from pipeline.step_reader import ReadWork
 from tests.train.conftest import room_for
 from train.metrics import (
     MetricsLog,
@@ -111,13 +113,18 @@ def test_a_tensorboard_that_cannot_write_is_given_up(tmp_path: Path) -> None:
 def test_on_a_cpu_a_step_has_its_outcome_at_once() -> None:
     queue = OutcomeQueue(Ranks())
     samples, losses = np.array([4, 5]), torch.tensor([1.0, 2.0])
-    (outcome,) = queue.push(3, loss=torch.tensor(1.5), stop=True, samples=samples, losses=losses)
-    assert (outcome.step, outcome.loss, outcome.stop) == (3, 1.5, True)
+    empty, work = torch.zeros(0), ReadWork(num_clips=2, num_frames=8, num_frames_decoded=12)
+    batch = Batch(empty, empty, empty, samples, samples, samples, 0, 2, num_replaced=1, work=work, wait_s=0.25)
+    damaged = {"k": {"tar": "a.tar", "reason": "x"}}
+    (outcome,) = queue.push(3, batch, loss=torch.tensor(1.5), losses=losses, stop=True, damaged=damaged)
+    assert (outcome.step, outcome.loss, outcome.stop, outcome.damaged) == (3, 1.5, True, damaged)
+    assert (outcome.num_replaced, outcome.num_damaged, outcome.waits_s) == (1, 1, [0.25])
+    assert (outcome.num_frames, outcome.num_frames_decoded) == (8, 12)
     assert queue.drain() == []
 
 
 def test_the_message_about_a_bad_loss_stays_one_line() -> None:
-    outcome = StepOutcome(8, math.nan, False, np.arange(2), torch.zeros(2))
+    outcome = StepOutcome(8, math.nan, False, 0, 0, 8, 8, [0.0], np.arange(2), torch.zeros(2), {})
     keys = [f"{i:08d}" for i in range(30)]
     message = bad_loss_message(outcome, keys=keys)
     assert message.startswith("step 8: the loss is nan for samples 00000000, 00000001")
@@ -128,11 +135,14 @@ def test_the_message_about_a_bad_loss_stays_one_line() -> None:
 def test_throughput_leaves_pauses_out(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     now_s = 100.0
     monkeypatch.setattr("train.metrics.time.monotonic", lambda: now_s)
-    meter = Throughput()
+    meter = Throughput(10, world_size=2)
     now_s = 104.0
     with meter.pause():
         now_s = 154.0
+    for _ in range(5):
+        meter.add([0.125, 0.25])
     now_s = 155.0
-    assert meter.read(50, data_wait_s=1.0) == {"clips_per_s": 10.0, "data_wait_s": 1.0, "data_wait": 0.2}
+    assert meter.read() == {"clips_per_s": 10.0, "data_wait_s": 1.25, "data_wait": 0.25, "data_wait_rank": 1}
     now_s = 157.0
-    assert meter.read(10, data_wait_s=1.5) == {"clips_per_s": 5.0, "data_wait_s": 0.5, "data_wait": 0.25}
+    meter.add([0.5, 0.25])
+    assert meter.read() == {"clips_per_s": 5.0, "data_wait_s": 0.5, "data_wait": 0.25, "data_wait_rank": 0}

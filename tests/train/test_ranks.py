@@ -51,7 +51,7 @@ def test_what_is_said_of_a_failed_collective_is_one_line_with_the_way_out(reason
     assert (
         lost_message(reason, timeout_s=4)
         == {
-            "ended": "another process has ended; see its last lines, and go on with --resume auto",
+            "ended": "another process has ended; see its last lines, and run the same command again",
             "late": "another process did not come within 4 s; see its last lines, or wait longer with "
             "--collective-timeout",
             "unknown": "processes cannot reach one another ([gloo/transport/tcp/device.cc:84] unable to resolve); see "

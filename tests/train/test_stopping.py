@@ -2,17 +2,21 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from train.ranks import RanksError
+from pipeline.errors import UserError
+from tests.terminal import CHECKOUT
 from train.stopping import STOP_SIGNALS, StopRequest
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_remembered_until_closed_and_handlers_come_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    request = StopRequest(launcher=os.getppid())
+    request = StopRequest()
+    request.begin(launcher=os.getppid())
     assert not request.asked()
     os.kill(os.getpid(), number)
     assert request.asked()
@@ -21,7 +25,14 @@ def test_a_signal_is_remembered_until_closed_and_handlers_come_back(number: sign
 
 
 def test_a_process_whose_launcher_has_ended_does_not_go_on() -> None:
-    request = StopRequest(launcher=os.getpid())  # which is not its parent, nor anybody's whose launcher is gone
-    with pytest.raises(RanksError, match=r"^torchrun has ended, so this process does; start again with --resume auto$"):
+    request = StopRequest()
+    request.begin(launcher=os.getpid())  # which is not its parent, nor anybody's whose launcher is gone
+    with pytest.raises(UserError, match=r"^torchrun has ended, so this process does; run the same command again$"):
         request.asked()
     request.close()
+
+
+def test_what_is_loaded_before_signals_count_is_small() -> None:
+    code = "import sys; before = set(sys.modules); import train.stopping; print(*set(sys.modules) - before)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert {name.split(".")[0] for name in loaded.stdout.split()} <= {*sys.stdlib_module_names, "train", "pipeline"}

@@ -41,6 +41,8 @@ def index_of(sources: list[str], labels: list[int], num_classes: int) -> Any:
         sources=names,
         labels=np.array(labels, np.int32),
         label_lists=None,
+        tars=["a.tar"],
+        pictures=SimpleNamespace(tar=np.zeros(len(names), int), first=np.arange(len(names))),
         key=lambda row: f"{row:08d}",
         source=lambda row: names[row].decode(),
     )
@@ -167,6 +169,7 @@ def test_unreadable_samples_are_left_out_and_counted() -> None:
     index = index_of(["a.mp4", "b.mp4", "b.mp4"], [0, 1, 1], 2)
     scores = combined(index, scored(index, [(0, [0.6, 0.4], 1), (1, [0.5, 0.5], 0), (2, [0.3, 0.7], 1)]))
     assert (scores.videos, scores.num_unreadable, scores.video_at_1) == (["a.mp4", "b.mp4"], 1, 1.0)
+    assert scores.unreadable == {"00000001": {"tar": "a.tar", "reason": "no clip of it was read"}}
     assert scores.keys == ["00000000", "00000002"]
     scores = combined(index, scored(index, [(0, [0.6, 0.4], 1), (1, [0.5, 0.5], 0), (2, [0.3, 0.7], 0)]))
     assert (scores.videos, scores.num_unreadable) == (["a.mp4"], 2)

@@ -157,7 +157,7 @@ class Lanes:
         assert self._step is not None
         share = self._step(batch.clips, batch.labels, batch.weights, num_real_global=batch.num_real_global, lr=LR)
         self._num_steps += 1
-        self._outcomes.push(self._num_steps, loss=share.loss, stop=False, samples=batch.samples, losses=share.losses)
+        self._outcomes.push(self._num_steps, batch, loss=share.loss, losses=share.losses, stop=False)
         return len(batch.labels)
 
 

@@ -1,7 +1,7 @@
 """Accuracy of one centre clip, and of the mean of many clips' softmax (arXiv:1708.05038, section 4)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.plan import EvalPlan
 from pipeline.shard import ShardIndex
 from train.evaluation.clip_tally import ClipScores, ClipTally
 from train.evaluation.confusion import class_accuracy, confusion_matrix
+from train.metrics import MAX_DAMAGED, Damaged, name_damaged
 from train.precision import autocast
 from train.ranks import Ranks
 
@@ -32,7 +33,7 @@ class VideoScores:
         votes: int64 [V, K], clips of the video by their likeliest class.
         clip_labels, clip_predicted: int64 [S], of each sample's centre clip alone.
         clips_per_video: Clips averaged for a video, at most.
-        num_unreadable: Samples left out because no clip of theirs could be decoded.
+        unreadable: Samples left out because no clip of theirs could be decoded.
         all_labels, all_clip_labels: int64 [V, L] and [S, L], where videos may have several labels, -1 where one has
             fewer: any of them is right. `labels` and `clip_labels` are the first, by which classes are counted.
     """
@@ -46,9 +47,14 @@ class VideoScores:
     clip_labels: np.ndarray
     clip_predicted: np.ndarray
     clips_per_video: int
-    num_unreadable: int = 0
+    unreadable: Damaged = field(default_factory=dict)
     all_labels: np.ndarray | None = None
     all_clip_labels: np.ndarray | None = None
+
+    @property
+    def num_unreadable(self) -> int:
+        """How many samples were left out."""
+        return len(self.unreadable)
 
     @property
     def clip_at_1(self) -> float:
@@ -118,6 +124,7 @@ class VideoScores:
             "num_classes": len(self.classes),
             "clips_per_video": self.clips_per_video,
             "num_unreadable": self.num_unreadable,
+            "unreadable": [{"key": key, **about} for key, about in list(self.unreadable.items())[:MAX_DAMAGED]],
         }
 
     def predictions(self) -> list[dict[str, Any]]:
@@ -154,6 +161,7 @@ def combine(
     scores: ClipScores,
     centre: ClipScores,
     num_views: int,
+    damaged: Mapping[int, str] | None = None,
 ) -> VideoScores:
     """The scores of videos, whose samples are those with the same source; what cannot be decoded is left out.
 
@@ -162,6 +170,7 @@ def combine(
         video_of: Which video each belongs to, int64 [S].
         scores, centre: Of all views, and of the centre view alone.
         num_views: Clips of each sample in `scores`.
+        damaged: Row of the index -> why it could not be decoded.
 
     Raises:
         ValueError: Not one sample could be decoded.
@@ -182,7 +191,9 @@ def combine(
         clip_labels=index.labels[clip_samples].astype(np.int64),
         clip_predicted=centre.predicted[readable],
         clips_per_video=int(np.bincount(video_of[readable]).max()) * num_views,
-        num_unreadable=int((~readable).sum()),
+        unreadable=name_damaged(
+            index, {row: (damaged or {}).get(row, "no clip of it was read") for row in samples[~readable].tolist()}
+        ),
         all_labels=index.all_labels(video_samples) if index.label_lists is not None else None,
         all_clip_labels=index.all_labels(clip_samples) if index.label_lists is not None else None,
     )
@@ -239,7 +250,8 @@ def evaluate(
     plans = [EvalPlan(index, samples, clip, global_batch_size=global_batch_size, num_views=views) for views in passes]
     total, done = sum(len(samples) * plan.num_views for plan in plans), 0
     model.eval()
-    found = []
+    found: list[ClipScores] = []
+    damaged: dict[int, str] = {}
     for plan in plans:
         scores = ClipTally(samples, video_of=video_of, num_views=plan.num_views, num_classes=len(index.classes))
         loader = ClipLoader(
@@ -253,8 +265,13 @@ def evaluate(
                 with autocast(ranks.device):
                     logits = model(batch.clips)  # [N, K]
                 scores.add(logits, samples=batch.samples, weights=batch.weights)
+                damaged |= batch.damaged
                 done += batch.num_real_global
                 if on_batch is not None:
                     on_batch(done, total)
         found.append(scores.reduce(ranks))
-    return combine(index, samples, video_of=video_of, scores=found[-1], centre=found[0], num_views=num_views)
+    for part in ranks.gather(damaged):  # collective, once
+        damaged |= part
+    return combine(
+        index, samples, video_of=video_of, scores=found[-1], centre=found[0], num_views=num_views, damaged=damaged
+    )
