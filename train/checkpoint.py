@@ -304,4 +304,6 @@ def check_same_run(
             raise CheckpointError(f"resume: {name} is {ours} but was {theirs}; use {theirs} again or another --out")
         say(f"resume: {name} is now {ours}, was {theirs}")
     if state["step"] > config.steps:
-        raise CheckpointError(f"resume: the checkpoint is at step {state['step']}; choose --steps of at least that")
+        raise CheckpointError(
+            f"resume: the checkpoint is at step {state['step']}; choose --steps of at least that, or another --out"
+        )

@@ -1,0 +1,122 @@
+"""Damaged samples: counted over all ranks, each named once, and the same lines in the log after any stop."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.loader import Batch
+from pipeline.shard import ShardIndex
+from pipeline.step_reader import ReadWork
+from tests.chaos.training import is_same, results_in
+from tests.clips import damaged_copy
+from tests.schemas import check_schema
+from tests.train.conftest import Trainer, command_line, read_metrics, run_program
+from train.checkpoint import load_checkpoint
+from train.metrics import OutcomeQueue, StepOutcome, Tally, Throughput
+from train.ranks import Ranks
+
+NARROW = ["--width", "4", "--batch-size", "2", "--eval-clips", "1"]
+STEPS = 6
+
+
+@pytest.fixture(scope="session")
+def damaged(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    """The squares with a damaged sample on each side of the split."""
+    index = squares
+    for subset in ("train", "test"):
+        row = int(index.samples_of("1", subset)[0])
+        index = damaged_copy(index, tmp_path_factory.mktemp(subset) / "data", row, fix_checksum=False)
+    return index
+
+
+@pytest.mark.parametrize("log_every", [2, 4, STEPS + 1])
+def test_the_log_of_a_run_killed_after_any_step_is_that_of_one_that_was_not(
+    run_main: Trainer, damaged: ShardIndex, tmp_path: Path, log_every: int
+) -> None:
+    options = [*NARROW, "--steps", str(STEPS), "--eval-every", "3", "--log-every", str(log_every), "--keep-every", "1"]
+    calm = tmp_path / "calm"
+    result = run_main(calm, *options, data=damaged.data_dir)
+    assert result.exit_code == 0, result.output
+    assert read_metrics(calm, "damaged")
+    for step in range(1, STEPS):
+        killed = tmp_path / f"killed{step}"
+        killed.mkdir()
+        shutil.copy(calm / "metrics.jsonl", killed)  # with lines of steps that come again
+        shutil.copy(calm / f"step-{step}.pt", killed / "latest.pt")
+        assert run_main(killed, *options, data=damaged.data_dir).exit_code == 0
+        assert results_in(killed) == results_in(calm), f"killed after step {step}"
+        assert is_same(*(load_checkpoint(folder / "latest.pt") for folder in (killed, calm)))
+
+
+def test_damaged_samples_are_named_in_the_log_and_at_the_end(
+    run_main: Trainer, damaged: ShardIndex, tmp_path: Path
+) -> None:
+    keys = [damaged.key(int(damaged.samples_of("1", subset)[0])) for subset in ("train", "test")]
+    about = {"tar": damaged.tars[0], "reason": "its bytes are missing or fail their checksum"}
+    result = run_main(tmp_path, *NARROW, "--steps", "8", "--json", data=damaged.data_dir)
+    printed = json.loads(result.stdout)
+    check_schema("train", printed)
+    assert printed["num_replaced"] == read_metrics(tmp_path, "train")[-1]["num_replaced"] > 1
+    assert printed["damaged"] == [{"key": keys[0], **about}]
+    assert printed["unreadable"] == [{"key": keys[1], **about}]
+    (line,) = read_metrics(tmp_path, "damaged")
+    check_schema("metrics.jsonl damaged", line)
+    assert line == {"event": "damaged", "step": line["step"], "key": keys[0], **about}
+    (final,) = read_metrics(tmp_path, "final")
+    assert final["unreadable"] == printed["unreadable"]
+    said = result.stderr.splitlines()
+    where = f"{about['tar']} ({about['reason']}); tools/check_shards.py finds all damage"
+    assert f"unreadable  1 samples, left out: {keys[1]} of {where}" in said
+    assert f"damaged     1 samples, {printed['num_replaced']} clips replaced: {keys[0]} of {where}" in said
+
+
+@pytest.mark.slow
+def test_two_processes_count_what_one_does_and_warn_of_nothing(
+    run_main: Trainer, damaged: ShardIndex, tmp_path: Path
+) -> None:
+    options = [*NARROW, "--steps", "8", "--log-every", "4"]
+    run_main(tmp_path / "one", *options, data=damaged.data_dir)
+    done = run_program(command_line(damaged, tmp_path / "two", *options, processes=2))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    one, two = (read_metrics(tmp_path / name, "train") for name in ("one", "two"))
+    for name in ("step", "num_replaced", "decode_waste"):
+        assert [line[name] for line in two] == [line[name] for line in one]
+    assert {line["data_wait_rank"] for line in two} <= {0, 1}
+    assert read_metrics(tmp_path / "two", "damaged") == read_metrics(tmp_path / "one", "damaged")
+
+
+class TwoRanks(Ranks):
+    """The second of two, whose first one waited 0.5 s for eight frames, of which it decoded sixteen."""
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values + torch.tensor([0.5, 0, 3, 1, 8, 16, 0.5, 0])
+
+
+def test_a_step_sums_over_ranks_and_keeps_their_waits_apart() -> None:
+    rows, empty = np.array([4, 5]), torch.zeros(0)
+    work = ReadWork(num_clips=2, num_frames=8, num_frames_decoded=8)
+    batch = Batch(empty, empty, empty, rows, rows, rows, 0, 4, num_replaced=1, work=work, wait_s=0.25)
+    queue = OutcomeQueue(TwoRanks(rank=1, world_size=2))
+    (found,) = queue.push(1, batch, loss=torch.tensor(3.0), losses=torch.zeros(2), stop=False)
+    assert (found.loss, found.stop, found.num_replaced, found.num_damaged) == (2.0, False, 4, 1)
+    assert (found.num_frames, found.num_frames_decoded, found.waits_s) == (16, 24, [0.5, 0.25])
+    meter, tally = Throughput(4, world_size=2), Tally()
+    meter.add(found.waits_s)
+    tally.add(found)
+    assert tally.take() == {"loss": 2.0, "num_replaced": 4, "decode_waste": 1.5}
+    speed = meter.read()
+    assert (speed["data_wait_s"], speed["data_wait_rank"]) == (0.5, 0)
+
+
+def test_names_end_at_a_thousand_and_counting_does_not(damaged: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.metrics.MAX_DAMAGED", 2)
+    tally = Tally()
+    for row in range(3):
+        tally.name([tally.unnamed(damaged, {row: "x"}), {}])
+        tally.add(StepOutcome(row, 0.0, False, 1, 1, 8, 8, [0.0], np.zeros(0), torch.zeros(0), {}))
+    assert (list(tally.damaged), tally.num_replaced) == ([damaged.key(0), damaged.key(1)], 3)

@@ -1,0 +1,86 @@
+"""The trainer's options: defaults by dataset and device, and every number within bounds."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pipeline.datasets import DATASETS
+from pipeline.shard import ShardIndex
+from tests.train.conftest import Trainer, command_line, read_metrics, run_program
+from train.main import main
+from train.options import defaults
+from train.presets import NEEDS_WEIGHTS, PRESETS
+
+NUMBERS = {
+    param.opts[0]: param
+    for param in main.params
+    if isinstance(param, click.Option) and isinstance(param.type, click.types.IntParamType | click.types.FloatParamType)
+}
+
+
+def index_of(name: str, *, size: int = 128) -> Any:
+    return SimpleNamespace(name=name, size=size)
+
+
+@pytest.mark.parametrize("name", [*DATASETS, "mine", "../../mine of theirs"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_dataset_has_a_preset_that_needs_no_weights_and_a_folder_below_runs(name: str, device: str) -> None:
+    preset, out, line = defaults(None, None, index=index_of(name), device=torch.device(device))
+    expected = {"sports1m": "sports1m"}.get(name, "ucf101-search") if device == "cuda" else "tiny"
+    assert preset == expected
+    assert preset in set(PRESETS) - NEEDS_WEIGHTS
+    assert (out.parent, out.name.endswith(f"-{preset}")) == (Path("runs"), True)
+    why = f"the recipe for {name}" if device == "cuda" else "there is no GPU"
+    assert line == f"taking --preset {preset} ({why}) and --out {out}"
+
+
+def test_what_is_given_is_taken_and_small_pictures_get_the_preset_that_fits() -> None:
+    cuda = torch.device("cuda")
+    assert defaults("modern", Path("x"), index=index_of("ucf101"), device=cuda) == ("modern", Path("x"), "")
+    assert defaults(None, Path("x"), index=index_of("ucf101", size=64), device=cuda)[0] == "tiny"
+    assert defaults("modern", None, index=index_of("mine"), device=cuda)[1:] == (
+        Path("runs/mine-modern"), "taking --out runs/mine-modern"
+    )  # fmt: skip
+
+
+def test_data_alone_trains_and_the_same_command_goes_on(
+    run_main: Trainer, squares: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", str(squares.data_dir), "--eval-every", "0", "--eval-clips", "1", "--num-threads", "1"]
+    words += ["--device", "cpu", "--batch-size", "2", "--width", "4"]
+    first = CliRunner().invoke(main, [*words, "--steps", "1"], catch_exceptions=False)
+    assert first.exit_code == 0, first.output
+    assert "taking --preset tiny (there is no GPU) and --out runs/squares-tiny" in first.stdout.splitlines()
+    again = CliRunner().invoke(main, [*words, "--steps", "2"], catch_exceptions=False)
+    assert again.exit_code == 0, again.output
+    assert f"going on from {Path('runs/squares-tiny/latest.pt')} at step 1" in again.stdout.splitlines()
+    assert [line["step"] for line in read_metrics(Path("runs/squares-tiny"), "train")] == [1, 2]
+
+
+@pytest.mark.parametrize("option", NUMBERS)
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e400", "-1e400", str(10**30), str(-(10**30))])
+def test_no_option_takes_a_number_beyond_reason(run_main: Trainer, tmp_path: Path, option: str, value: str) -> None:
+    result = run_main(tmp_path / "run", option, value)
+    assert result.exit_code == 2, result.output
+    said = result.stderr.splitlines()[-1]
+    name = str(NUMBERS[option].name)
+    assert option in said or name in said, said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_says_a_mistake_and_torchrun_s_last_lines_name_it(
+    squares: ShardIndex, tmp_path: Path
+) -> None:
+    done = run_program(command_line(squares, tmp_path / "run", "--split", "7", processes=2))
+    assert done.returncode == 1
+    mistake = "squares: split 7 does not exist; choose 1"
+    said = [line for line in done.stderr.splitlines() if line.lower().endswith(f"error: {mistake}")]
+    assert len(said) == 1, done.stderr
+    assert done.stderr.splitlines()[-2] == f"  traceback : {mistake}"
