@@ -43,7 +43,7 @@ from train.report import last_lines, result, write_config
 from train.run_folder import CheckpointFiles, check_agreement, only_trainer
 from train.setting import Setting
 from train.step import TrainStep
-from train.terminal import INTERRUPTED, Failed, print_json
+from train.terminal import INTERRUPTED, Failed, WrongUsage, print_json
 
 
 class Run:
@@ -258,7 +258,7 @@ def main(
             if state is not None:
                 check_same_run(state, config, index=index, say=say)
             elif preset in NEEDS_WEIGHTS and init_from is None:
-                raise click.UsageError(f"--preset {preset}: starts from trained weights; add --init-from CHECKPOINT")
+                raise WrongUsage(f"--preset {preset}: starts from trained weights; add --init-from CHECKPOINT")
             if ranks.is_main:
                 for line in advice(config, index, ranks):
                     click.echo(line, err=True)

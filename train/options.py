@@ -21,7 +21,7 @@ from train.presets import PRESETS
 from train.ranks import COLLECTIVE_TIMEOUT_S, Ranks, speaks_for_machine
 from train.step import StepOptions, default_options
 from train.stopping import StopRequest
-from train.terminal import Command, Name, wrong_usage
+from train.terminal import Command, Name, WrongUsage, wrong_usage
 
 EPILOG = """\b
 Examples:
@@ -64,7 +64,7 @@ class TrainCommand(Command):
         try:
             code = super().main(*args, **kwargs | {"standalone_mode": False})
         except click.ClickException as error:
-            if speaks_for_machine(error.format_message(), is_ended=lambda: stop.was_signaled):
+            if speaks_for_machine(error.format_message(), is_ended=stop.is_told):
                 error.show()
             code = error.exit_code
         stop.close()
@@ -180,7 +180,7 @@ def execution(options: dict[str, Any], ranks: Ranks) -> tuple[LoaderSettings, St
     """Take the options that say how, not what, out of the command's; the device decides those left out.
 
     Raises:
-        click.UsageError: A value is not possible; says which and what is.
+        WrongUsage: A value is not possible; says which and what is.
     """
     loader = {name: options.pop(name) for name in (field.name for field in fields(LoaderSettings)) if name in options}
     step = {name: options.pop(name) for name in (field.name for field in fields(StepOptions)) if name in options}
@@ -223,11 +223,11 @@ def find_state(
     """
     if resume == "never":
         if any(out.glob("*.pt")):
-            raise click.UsageError(f"--out: {out} already holds a run; leave out --resume to go on, or choose another")
+            raise WrongUsage(f"--out: {out} already holds a run; leave out --resume to go on, or choose another")
         return None
     if resume != "auto":
         if not Path(resume).is_file():
-            raise click.UsageError(f"--resume: {resume} is no file; choose auto, never or a .pt file")
+            raise WrongUsage(f"--resume: {resume} is no file; choose auto, never or a .pt file")
         return load_checkpoint(Path(resume))
     found = load_latest(out, say=say)
     note(
@@ -251,12 +251,12 @@ def configure(
     """The preset with the command line's changes, checked against the dataset and the ranks.
 
     Raises:
-        click.UsageError: Something does not fit; says what and the way out.
+        WrongUsage: Something does not fit; says what and the way out.
     """
     for scaled, name in ((scale_to_steps, "steps"), (scale_lr, "lr")):
         if scaled and options.get(name) is not None:
             flag = "--scale-to-steps" if name == "steps" else "--scale-lr"
-            raise click.UsageError(f"--{name} and {flag} both decide the same; leave one of them out")
+            raise WrongUsage(f"--{name} and {flag} both decide the same; leave one of them out")
     split = split or ("1" if "1" in index.split_names else index.split_names[0])
     with wrong_usage():
         for subset in ("train", "test"):
@@ -267,9 +267,9 @@ def configure(
         if scale_lr:
             config = scaled_lr(config, PRESETS[preset])
     if config.snap_to_keyframe and index.codec != "h264":
-        raise click.UsageError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
+        raise WrongUsage(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
     if config.global_batch_size % world_size:
-        raise click.UsageError(
+        raise WrongUsage(
             f"--batch-size: {config.global_batch_size} clips cannot be shared by {world_size} processes; "
             f"choose a multiple of {world_size}"
         )

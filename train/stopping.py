@@ -46,9 +46,13 @@ class StopRequest:
         self._handlers = {number: signal.signal(number, self._ask) for number in (*STOP_SIGNALS, INTERRUPT)}
 
     @property
-    def was_signaled(self) -> bool:
-        """Whether a signal has come; `interrupted` says whether Ctrl-C was among them."""
-        return self._asked_s is not None
+    def is_left_behind(self) -> bool:
+        """Whether the launcher has ended."""
+        return self._launcher is not None and os.getppid() != self._launcher
+
+    def is_told(self) -> bool:
+        """Whether this process is to end: a signal has come, or the launcher has gone."""
+        return self._asked_s is not None or self.is_left_behind
 
     def begin(self, *, launcher: int | None) -> None:
         """The run begins: from now on a signal waits for it.
@@ -60,14 +64,14 @@ class StopRequest:
         self._has_begun, self._launcher = True, launcher
 
     def asked(self) -> bool:
-        """Whether the run should stop.
+        """Whether the run should stop; `interrupted` says whether Ctrl-C was a reason.
 
         Raises:
             UserError: The launcher has ended.
         """
-        if self._launcher is not None and os.getppid() != self._launcher:
+        if self.is_left_behind:
             raise UserError("torchrun has ended, so this process does; run the same command again")
-        return self.was_signaled
+        return self._asked_s is not None
 
     def while_waiting(self) -> None:
         """Called again and again while the other processes are waited for: they are not waited for much longer."""

@@ -81,6 +81,6 @@ def test_of_two_processes_one_says_a_mistake_and_torchrun_s_last_lines_name_it(
     done = run_program(command_line(squares, tmp_path / "run", "--split", "7", processes=2))
     assert done.returncode == 1
     mistake = "squares: split 7 does not exist; choose 1"
-    said = [line for line in done.stderr.splitlines() if line.lower().endswith(f"error: {mistake}")]
-    assert len(said) == 1, done.stderr
+    assert done.stderr.splitlines()[0] == f"error: {mistake}"
+    assert done.stderr.count(f"error: {mistake}") == 1, done.stderr
     assert done.stderr.splitlines()[-2] == f"  traceback : {mistake}"
