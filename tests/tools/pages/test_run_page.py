@@ -57,7 +57,9 @@ def made(squares: ShardIndex, trained: Path, tmp_path_factory: pytest.TempPathFa
     root = tmp_path_factory.mktemp("page")
     keys = [squares.key(row) for row in squares.samples_of("1", "test")]
     write_scores(trained, ["left", "right"], [(keys[0], "left", "right", 0.6), (keys[1], "right", "left", 0.9)], step=4)
-    lines = [train_line(step, wait_s=1.0) for step in (10, 20, 30)] + [scored_line("eval", 30, 0.5)]
+    lines = [train_line(step, wait_s=1.0, num_replaced=7) for step in (10, 20, 30)]
+    names = {"key": "00000012", "tar": "<b>a</b>.tar", "reason": "it does not decode"}
+    lines += [{"event": "damaged", "step": 10} | names, scored_line("eval", 30, 0.5, unreadable=[names])]
     stopped = write_run(root / "stopped", lines, steps=90, data="ucf101")
     (stopped / "metrics.jsonl").write_text("damage\n" + (stopped / "metrics.jsonl").read_text())
     (stopped / "latest.pt").write_bytes(b"no checkpoint")
@@ -138,6 +140,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_shown(made: Made, chromium:
     with opened(chromium, made.page) as (page, _):
         summary = page.locator("#summary").inner_text()
         assert "1 damaged line left out, the first is line 1" in summary
+        assert "Clips replaced because a sample is damaged: stopped 7. tools/check_shards.py" in summary
         assert "stopped at step 30 of 90" in summary
         assert "begun" in summary
         assert "no" in page.locator("#files .bad").first.inner_text()
@@ -226,3 +229,12 @@ def test_two_trainings_on_real_clips_become_a_page(shared_data: Path, tmp_path: 
         assert not scrolls_sideways(page)
         assert complaints(page) == []
         assert page.locator(".key").first.inner_text().split() == ["first", "second"]
+
+
+def test_damaged_samples_are_named(made: Made) -> None:
+    (stopped,) = [run for run in made.facts["runs"] if run["name"] == "stopped"]
+    names = {"key": "00000012", "tar": "<b>a</b>.tar", "reason": "it does not decode"}
+    assert (stopped["num_replaced"], stopped["damaged"]) == (7, [names | {"step": 10}, names | {"step": 30}])
+    html = made.page.read_text()
+    assert html.count("&lt;b&gt;a&lt;/b&gt;.tar") == 2
+    assert "<b>a</b>.tar" not in html

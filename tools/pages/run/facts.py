@@ -112,6 +112,18 @@ class Run:
         return f"{self.state} at step {self.step:,}" + (f" of {self.steps:,}" if self.steps else "")
 
     @property
+    def damaged(self) -> list[dict[str, Any]]:
+        """Damaged samples with the step that met them: of training, and of its last evaluation."""
+        met = [line for line in self.lines if line["event"] == "damaged"]
+        met += [one | {"step": line["step"]} for line in self.tests[-1:] for one in line.get("unreadable", [])]
+        return [{name: one.get(name, "") for name in ("key", "tar", "reason")} | {"step": one["step"]} for one in met]
+
+    @property
+    def num_replaced(self) -> int:
+        """Clips that took the place of damaged ones."""
+        return int(self.train[-1].get("num_replaced", 0)) if self.train else 0
+
+    @property
     def drops(self) -> list[int]:
         """Steps after which a step schedule lowered the learning rate."""
         return rate_drops(self.config, last_step=self.step) if self.config else []

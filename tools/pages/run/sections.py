@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tools.figures.filters import read_filters
-from tools.pages.page import Section, render, table
+from tools.pages.page import Markup, Number, Section, render, table
 from tools.pages.run import charts
 from tools.pages.run.boxes import folded, joined, note
 from tools.pages.run.facts import Run
@@ -27,9 +27,24 @@ def summary(runs: Sequence[Run]) -> Section:
     """How the runs went, and what of them could not be read."""
     problems = [note(f"{run.name}: {problem}", warning=True) for run in runs for problem in run.problems]
     stopped = [run for run in runs if run.state == "stopped" and run.steps]
-    hints = [note(f"{run.name} is {run.state_text}; the same command with --resume auto goes on.") for run in stopped]
+    hints = [note(f"{run.name} is {run.state_text}; the same command goes on.") for run in stopped]
     lead = "On the test side: clip@1 of one centre clip, video@1 and video@5 of several clips a video together."
-    return Section("summary", "Summary", lead, joined([*problems, *hints[:3], summary_table(runs)]))
+    return Section("summary", "Summary", lead, joined([*problems, *hints[:3], summary_table(runs), *damaged(runs)]))
+
+
+def damaged(runs: Sequence[Run]) -> list[Markup]:
+    """What samples could not be read, and how often others took their place."""
+    names = ", ".join(f"{run.name} {run.num_replaced:,}" for run in runs if run.damaged)
+    rows = [
+        [run.name, Number(one["step"], f"{one['step']:,}"), one["key"], one["tar"], one["reason"]]
+        for run in runs
+        for one in run.damaged
+    ]
+    if not rows:
+        return []
+    said = f"Clips replaced because a sample is damaged: {names}. tools/check_shards.py finds all damage."
+    columns = ["run", "met at step", "sample", "tar", "reason"]
+    return [note(said, warning=True), folded("Damaged samples", table(columns, rows, caption="Damaged samples"))]
 
 
 def learning(runs: Sequence[Run]) -> Section:

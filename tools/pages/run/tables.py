@@ -196,6 +196,8 @@ def facts_of(run: Run, files: Sequence[CheckpointFile]) -> dict[str, Any]:
         "hours": run.hours,
         "clips_per_s": run.clips_per_s,
         "data_wait": run.data_wait,
+        "num_replaced": run.num_replaced,
+        "damaged": run.damaged,
         "checkpoints": [asdict(file) for file in files],
         "problems": run.problems,
     }
