@@ -248,7 +248,8 @@ def main(
         preset, out, line = defaults(preset, out, index=index, device=ranks.device)
         config = configure(preset, index, world_size=ranks.world_size, **options)
         here = Setting(ranks, out, loader, step, say, quiet=quiet, to_stderr=as_json)
-        here.note(line)
+        if line:
+            here.note(line)
         group = process_group(ranks, timeout_s=collective_timeout_s, while_waiting=stop.while_waiting)
         with group, only_trainer(out, ranks, say=say):
             state = find_state(resume, out, say=say, note=here.note)

@@ -192,20 +192,15 @@ def execution(options: dict[str, Any], ranks: Ranks) -> tuple[LoaderSettings, St
 
 
 def defaults(preset: str | None, out: Path | None, *, index: ShardIndex, device: torch.device) -> tuple[str, Path, str]:
-    """Preset and folder of a run, and a line about those that were left out.
-
-    The preset is the dataset's own where it is for a GPU, and starts from scratch.
-    """
-    why = f"the recipe for {index.name}"
-    if preset is None and device.type != "cuda":
-        preset, why = "tiny", "there is no GPU"
-    elif preset is None:
-        preset = OF_DATASETS.get(index.name, "ucf101-search")
-        if PRESETS[preset].clip.crop_size > index.size:
-            preset, why = "tiny", f"the pictures are {index.size} pixels high"
-    else:
-        why = ""
-    chosen = [f"--preset {preset} ({why})"] if why else []
+    """Preset and folder of a run, and a line about those that were left out; "" if none was."""
+    chosen = []
+    if preset is None:
+        preset, why = OF_DATASETS.get(index.name, "ucf101-search"), f"the recipe for {index.name}"
+        if device.type != "cuda":
+            preset, why = "tiny", "the recipe for CPUs"
+        elif PRESETS[preset].clip.crop_size > index.size:
+            preset, why = "tiny", f"the recipe for pictures of {index.size} pixels"
+        chosen.append(f"--preset {preset} ({why})")
     if out is None:
         out = Path("runs") / (re.sub(r"[^\w.-]", "-", index.name) + f"-{preset}")
         chosen.append(f"--out {out}")

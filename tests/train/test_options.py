@@ -35,7 +35,7 @@ def test_a_dataset_has_a_preset_that_needs_no_weights_and_a_folder_below_runs(na
     assert preset == expected
     assert preset in set(PRESETS) - NEEDS_WEIGHTS
     assert (out.parent, out.name.endswith(f"-{preset}")) == (Path("runs"), True)
-    why = f"the recipe for {name}" if device == "cuda" else "there is no GPU"
+    why = f"the recipe for {name}" if device == "cuda" else "the recipe for CPUs"
     assert line == f"taking --preset {preset} ({why}) and --out {out}"
 
 
@@ -56,7 +56,7 @@ def test_data_alone_trains_and_the_same_command_goes_on(
     words += ["--device", "cpu", "--batch-size", "2", "--width", "4"]
     first = CliRunner().invoke(main, [*words, "--steps", "1"], catch_exceptions=False)
     assert first.exit_code == 0, first.output
-    assert "taking --preset tiny (there is no GPU) and --out runs/squares-tiny" in first.stdout.splitlines()
+    assert "taking --preset tiny (the recipe for CPUs) and --out runs/squares-tiny" in first.stdout.splitlines()
     again = CliRunner().invoke(main, [*words, "--steps", "2"], catch_exceptions=False)
     assert again.exit_code == 0, again.output
     assert f"going on from {Path('runs/squares-tiny/latest.pt')} at step 1" in again.stdout.splitlines()
