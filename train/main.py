@@ -250,8 +250,7 @@ def main(
         here = Setting(ranks, out, loader, step, say, quiet=quiet, to_stderr=as_json)
         if line:
             here.note(line)
-        group = process_group(ranks, timeout_s=collective_timeout_s, while_waiting=stop.while_waiting)
-        with group, only_trainer(out, ranks, say=say):
+        with process_group(ranks, timeout_s=collective_timeout_s, stop=stop), only_trainer(out, ranks, say=say):
             state = find_state(resume, out, say=say, note=here.note)
             check_agreement(out, ranks, state)
             weights = (init_from, load_checkpoint(init_from)) if init_from is not None and state is None else None

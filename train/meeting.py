@@ -8,21 +8,29 @@ when torchrun has a store for each restart.
 
 import time
 import uuid
-from collections.abc import Callable
 
 from torch.distributed import Store
+
+from train.stopping import StopRequest
 
 POLL_S = 0.05
 OFFER = "meeting"
 
 
 def meet(
-    store: Store, *, rank: int, world_size: int, timeout_s: float, while_waiting: Callable[[], None] = lambda: None
+    store: Store,
+    *,
+    rank: int,
+    world_size: int,
+    timeout_s: float,
+    stop: StopRequest | None = None,
+    start: str = "0",
 ) -> str:
     """Wait for all processes that were started with this one; all of them return the same token.
 
     Args:
-        while_waiting: Called again and again meanwhile, for here signals are seen, and in a wait of the store not.
+        stop: Where one process is told to stop, all end.
+        start: Tells this start from a restart, which what was told before is none of.
 
     Raises:
         TimeoutError: They did not all come.
@@ -32,7 +40,7 @@ def meet(
     if rank == 0:
         store.set(OFFER, own)
     accepted = [f"{OFFER}/{own}/{other}" for other in range(1, world_size)]  # of rank 0
-    token, confirmed = "", ""  # of the others
+    token, confirmed, stopped = "", "", f"{OFFER}/stopped/{start}"  # the first two are of the others
     while time.monotonic() < until_s:
         if rank == 0 and store.check(accepted):
             store.set(f"{OFFER}/{own}/all", ",".join(store.get(key).decode() for key in accepted))
@@ -44,6 +52,10 @@ def meet(
                 store.set(f"{OFFER}/{token}/{rank}", own)
             if store.check([confirmed]) and own in store.get(confirmed).decode().split(","):
                 return token
-        while_waiting()
+        if stop is not None:
+            if stop.is_told():
+                store.set(stopped, "")
+            if store.check([stopped]):
+                stop.end()
         time.sleep(POLL_S)
     raise TimeoutError(f"rank {rank} timed out waiting for the others")

@@ -18,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from pipeline.errors import UserError
 from train.meeting import meet
+from train.stopping import StopRequest
 
 COLLECTIVE_TIMEOUT_S = 600.0  # twice what a loader waits for a batch (pipeline/settings.py), so that it speaks first
 
@@ -146,15 +147,13 @@ def speaks_for_machine(line: str, *, is_ended: Callable[[], bool]) -> bool:
 
 
 @contextlib.contextmanager
-def process_group(
-    ranks: Ranks, *, timeout_s: float = 1800.0, while_waiting: Callable[[], None] = lambda: None
-) -> Iterator[None]:
+def process_group(ranks: Ranks, *, timeout_s: float = 1800.0, stop: StopRequest | None = None) -> Iterator[None]:
     """The process group, gloo on CPU and NCCL on GPUs, while the block runs; nothing for one process.
 
     Args:
         timeout_s: For the others to come, at the beginning and in every collective. NCCL's watchdog ends this process
             with a message of its own.
-        while_waiting: Called again and again while the others are waited for, at the beginning.
+        stop: Where one process is told to stop before all have come, all end.
 
     Raises:
         RanksError: They did not, or one has ended.
@@ -168,7 +167,9 @@ def process_group(
     timeout = timedelta(seconds=timeout_s)
     try:
         store, *_ = next(rendezvous("env://", timeout=timeout, **place))
-        place["store"] = dist.PrefixStore(meet(store, timeout_s=timeout_s, while_waiting=while_waiting, **place), store)
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        token = meet(store, timeout_s=timeout_s, stop=stop, start=start, **place)
+        place["store"] = dist.PrefixStore(token, store)
         if ranks.device.type == "cuda":
             dist.init_process_group("nccl", device_id=ranks.device, timeout=timeout, **place)  # collective
         else:

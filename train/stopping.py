@@ -7,14 +7,12 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from typing import Any
 
 from pipeline.errors import UserError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before they take the machine away
 INTERRUPT = signal.SIGINT  # what Ctrl-C sends
-OTHERS_S = 10.0  # how long a process that was asked to stop waits for the others to come, so that it can tell them
 
 
 def is_command(name: str) -> bool:
@@ -31,7 +29,7 @@ class StopRequest:
 
     A signal is remembered for the run to ask; a second Ctrl-C raises KeyboardInterrupt. Before `begin` there is nothing
     to save: then Ctrl-C ends the process with a line, and so does any other signal where the process is alone. One of
-    several remembers it, for it must tell the others.
+    several remembers it until it can tell the others (train/meeting.py).
 
     Args:
         of_command: Made when the command starts; False: the run has begun, and handlers come back at the end.
@@ -41,8 +39,7 @@ class StopRequest:
     def __init__(self, *, of_command: bool = False, is_alone: bool = False) -> None:
         self._of_command, self._is_alone, self._has_begun = of_command, is_alone, not of_command
         self._launcher: int | None = None
-        self._asked_s: float | None = None
-        self.interrupted = False
+        self._is_asked = self.interrupted = False
         self._handlers = {number: signal.signal(number, self._ask) for number in (*STOP_SIGNALS, INTERRUPT)}
 
     @property
@@ -52,7 +49,7 @@ class StopRequest:
 
     def is_told(self) -> bool:
         """Whether this process is to end: a signal has come, or the launcher has gone."""
-        return self._asked_s is not None or self.is_left_behind
+        return self._is_asked or self.is_left_behind
 
     def begin(self, *, launcher: int | None) -> None:
         """The run begins: from now on a signal waits for it.
@@ -71,12 +68,7 @@ class StopRequest:
         """
         if self.is_left_behind:
             raise UserError("torchrun has ended, so this process does; run the same command again")
-        return self._asked_s is not None
-
-    def while_waiting(self) -> None:
-        """Called again and again while the other processes are waited for: they are not waited for much longer."""
-        if self._asked_s is not None and time.monotonic() > self._asked_s + OTHERS_S:
-            self._end("stopped by a signal", 0)
+        return self._is_asked
 
     def close(self) -> None:
         """Give the signals back; a command only has to end now, so it ignores them."""
@@ -85,18 +77,17 @@ class StopRequest:
 
     def _ask(self, number: int, *_: Any) -> None:
         if not self._has_begun and number == INTERRUPT:
-            self._end("interrupted", 128 + number)
+            self.end("interrupted", 128 + number)
         if not self._has_begun and self._is_alone:
-            self._end("stopped by a signal", 0)
+            self.end()
         if number == INTERRUPT:
             if self.interrupted:
                 raise KeyboardInterrupt
             self.interrupted = True
-        if self._asked_s is None:
-            self._asked_s = time.monotonic()
+        self._is_asked = True
 
-    def _end(self, what: str, code: int) -> None:
-        """End the process here and now: an exception would come out of whatever is being imported."""
+    def end(self, what: str = "stopped by a signal", code: int = 0) -> None:
+        """End the process before the run has begun. An exception would come out of whatever is being imported."""
         with contextlib.suppress(OSError):
             line = f"{what} before the run began; the same command starts it\n"
             os.write(2, ("\n" + line if os.isatty(2) else line).encode())

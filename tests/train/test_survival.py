@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(run_main: Trainer, 
     result = run_main(tmp_path / "file" / "run", *NARROW, "--steps", "1")
     assert result.exit_code == 1
     assert result.stderr == (
-        f"Error: --out: nothing can be written to {tmp_path / 'file' / 'run'} (Not a directory); make room, or choose "
+        f"error: --out: nothing can be written to {tmp_path / 'file' / 'run'} (Not a directory); make room, or choose "
         "another\n"
     )
 
@@ -82,7 +82,7 @@ def test_a_disk_that_hangs_ends_the_run(
     goes_on.set()
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
-    assert last.startswith(f"Error: no batch for 3 s: reading {squares.tars[0]} for step 0, row ")
+    assert last.startswith(f"error: no batch for 3 s: reading {squares.tars[0]} for step 0, row ")
 
 
 def test_a_clock_that_goes_backwards_changes_nothing(
@@ -130,7 +130,7 @@ def test_a_rank_that_hangs_is_given_up_by_the_others(squares: ShardIndex, tmp_pa
     with started(command_line(squares, tmp_path / "run", *options, processes=2), log=log) as (torchrun,):
         wait_until((tmp_path / "run" / "latest.pt").is_file, "a checkpoint", patience_s=120)
         ranks_of(torchrun)["1"].send_signal(signal.SIGSTOP)
-        wait_until(lambda: "Error: another process did not come within 5 s; see" in log.read_text(), "an error")
+        wait_until(lambda: "error: another process did not come within 5 s; see" in log.read_text(), "an error")
 
 
 @pytest.fixture
