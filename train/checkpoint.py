@@ -59,14 +59,21 @@ class DataState(TypedDict):
     fingerprint: Text
 
 
+class DamagedState(TypedDict):
+    """Of a damaged sample."""
+
+    tar: Text
+    reason: Text
+
+
 class TallyState(TypedDict, total=False):
-    """What the steps since the last line of the log left, and the damage since the run began."""
+    """As train.metrics.Tally has it."""
 
     losses: list[Real]
     num_frames: Count
     num_frames_decoded: Count
     num_replaced: Count
-    damaged: dict[Text, dict[Text, Text]]
+    damaged: dict[Text, DamagedState]
 
 
 class CheckpointState(TypedDict):
@@ -74,7 +81,7 @@ class CheckpointState(TypedDict):
 
     step: Count
     best_accuracy: Annotated[float, Meta(ge=-1, le=1)]
-    tally: NotRequired[TallyState]
+    tally: NotRequired[TallyState]  # not in checkpoints of old, nor in imported weights
     model: dict[str, Tensor]
     optimizer: OptimizerState
     loader: LoaderState
