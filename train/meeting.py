@@ -40,8 +40,19 @@ def meet(
     if rank == 0:
         store.set(OFFER, own)
     accepted = [f"{OFFER}/{own}/{other}" for other in range(1, world_size)]  # of rank 0
-    token, confirmed, stopped = "", "", f"{OFFER}/stopped/{start}"  # the first two are of the others
+    token, confirmed = "", ""  # of the others
+    asked, ended = (
+        f"{OFFER}/asked/{start}",
+        f"{OFFER}/ended/{start}",
+    )  # to stop; rank 0 decides, so nobody goes on alone
     while time.monotonic() < until_s:
+        if stop is not None:
+            if stop.is_told():
+                store.set(asked, "")
+            if rank == 0 and store.check([asked]):
+                store.set(ended, "")
+            if store.check([ended]):
+                stop.end()
         if rank == 0 and store.check(accepted):
             store.set(f"{OFFER}/{own}/all", ",".join(store.get(key).decode() for key in accepted))
             return own
@@ -52,10 +63,5 @@ def meet(
                 store.set(f"{OFFER}/{token}/{rank}", own)
             if store.check([confirmed]) and own in store.get(confirmed).decode().split(","):
                 return token
-        if stop is not None:
-            if stop.is_told():
-                store.set(stopped, "")
-            if store.check([stopped]):
-                stop.end()
         time.sleep(POLL_S)
     raise TimeoutError(f"rank {rank} timed out waiting for the others")

@@ -119,7 +119,9 @@ def test_where_one_process_is_told_to_stop_all_that_wait_for_one_another_end(
     other.close()
     try:
         told._ask(signal.SIGTERM)  # one of three, so it is remembered
-        for rank, stop in ((2, told), (0, other), (1, other)):
+        with pytest.raises(TimeoutError):  # it has told rank 0
+            meet(store, rank=2, world_size=3, timeout_s=0.1, stop=told)
+        for rank, stop in ((0, other), (1, other), (2, told)):
             with pytest.raises(EndedError, match="^0$"):
                 meet(store, rank=rank, world_size=3, timeout_s=60, stop=stop)
         with pytest.raises(TimeoutError):  # a restart
