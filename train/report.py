@@ -58,8 +58,9 @@ def accuracy_lines(scores: VideoScores) -> list[str]:
     lines = [
         f"clip@1      {scores.clip_at_1:6.1%}   one centre clip; chance is {scores.chance:.1%}",
         f"video@1     {scores.video_at_1:6.1%}   {views} clips each of {num_videos} videos",
-        f"video@5     {scores.video_at_5:6.1%}",
     ]
+    if scores.video_at_5 is not None:
+        lines.append(f"video@5     {scores.video_at_5:6.1%}")
     if scores.num_unreadable:
         lines.append(f"unreadable  {scores.num_unreadable} samples, left out: {named(scores.unreadable)}")
     return lines

@@ -12,6 +12,7 @@ from torch import Tensor
 from train.evaluation.clip_tally import ClipScores, ClipTally
 from train.evaluation.video_level import VideoScores, combine, videos_of, views_per_sample
 from train.ranks import Ranks
+from train.report import accuracy_lines
 
 
 class OtherRank(Ranks):
@@ -207,8 +208,10 @@ def test_accuracy_at_1_and_5_and_of_classes() -> None:
     assert scores.class_accuracy == pytest.approx([1, np.nan, np.nan, np.nan, 0, 0], nan_ok=True)
 
 
-def test_with_fewer_than_five_classes_the_right_one_is_always_among_five() -> None:
-    assert scores_of([[0.9, 0.1], [0.9, 0.1]], [1, 0]).video_at_5 == 1.0
+def test_of_so_few_classes_that_the_right_one_is_always_among_five_nothing_is_said() -> None:
+    scores = scores_of([[0.9, 0.1], [0.9, 0.1]], [1, 0])
+    assert scores.video_at_5 is None
+    assert not any("video@5" in line for line in accuracy_lines(scores))
 
 
 def test_predictions_name_classes_from_the_likeliest_down() -> None:

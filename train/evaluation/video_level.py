@@ -84,9 +84,9 @@ class VideoScores:
         return self.video_at(1)
 
     @property
-    def video_at_5(self) -> float:
-        """Share of videos whose class is among the five likeliest."""
-        return self.video_at(5)
+    def video_at_5(self) -> float | None:
+        """Share of videos whose class is among the five likeliest; None of so few classes that it is all of them."""
+        return self.video_at(5) if len(self.classes) > 5 else None
 
     def video_at(self, k: int) -> float:
         """Share of videos whose class is among the `k` likeliest."""

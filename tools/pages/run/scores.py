@@ -32,7 +32,7 @@ class Evaluation(TypedDict, total=False):
     subset: Text
     clip_at_1: Share
     video_at_1: Share
-    video_at_5: Share
+    video_at_5: Share | None
     chance: Share
 
 
