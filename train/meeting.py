@@ -11,7 +11,7 @@ import uuid
 
 from torch.distributed import Store
 
-from train.stopping import StopRequest
+from train.stopping import StopRequest, end_before_start
 
 POLL_S = 0.05
 OFFER = "meeting"
@@ -52,7 +52,7 @@ def meet(
             if rank == 0 and store.check([asked]):
                 store.set(ended, "")
             if store.check([ended]):
-                stop.end()
+                end_before_start("stopped by a signal", 0)
         if rank == 0 and store.check(accepted):
             store.set(f"{OFFER}/{own}/all", ",".join(store.get(key).decode() for key in accepted))
             return own

@@ -1,6 +1,6 @@
 """When a run should stop before its end: a scheduler's signals, Ctrl-C, and a torchrun that is gone.
 
-The trainer imports this first, so that signals count while packages load. So it imports nothing that is slow.
+Commands import this first, so that signals count while packages load. So it imports nothing that is slow.
 """
 
 import contextlib
@@ -22,6 +22,34 @@ def is_command(name: str) -> bool:
         name: Its `__name__`.
     """
     return name == "__main__" or os.path.basename(sys.argv[0]).startswith("res3d-")
+
+
+def end_at_ctrl_c(name: str) -> None:
+    """Until `interrupts_raise`, Ctrl-C ends a command that is loading its packages with a line and exit code 130.
+
+    Args:
+        name: The command's `__name__`; where it is only imported nothing changes.
+    """
+    if is_command(name) and signal.getsignal(INTERRUPT) is signal.default_int_handler:
+        signal.signal(INTERRUPT, _interrupted)
+
+
+def interrupts_raise() -> None:
+    """Ctrl-C raises KeyboardInterrupt again."""
+    if signal.getsignal(INTERRUPT) is _interrupted:
+        signal.signal(INTERRUPT, signal.default_int_handler)
+
+
+def _interrupted(number: int, *_: Any) -> None:
+    end_before_start("interrupted", 128 + number)
+
+
+def end_before_start(what: str, code: int) -> None:
+    """End the process. An exception would come out of whatever is being imported."""
+    with contextlib.suppress(OSError):
+        line = f"{what} before the run began; the same command starts it\n"
+        os.write(2, ("\n" + line if os.isatty(2) else line).encode())
+    os._exit(code)
 
 
 class StopRequest:
@@ -77,18 +105,11 @@ class StopRequest:
 
     def _ask(self, number: int, *_: Any) -> None:
         if not self._has_begun and number == INTERRUPT:
-            self.end("interrupted", 128 + number)
+            end_before_start("interrupted", 128 + number)
         if not self._has_begun and self._is_alone:
-            self.end()
+            end_before_start("stopped by a signal", 0)
         if number == INTERRUPT:
             if self.interrupted:
                 raise KeyboardInterrupt
             self.interrupted = True
         self._is_asked = True
-
-    def end(self, what: str = "stopped by a signal", code: int = 0) -> None:
-        """End the process before the run has begun. An exception would come out of whatever is being imported."""
-        with contextlib.suppress(OSError):
-            line = f"{what} before the run began; the same command starts it\n"
-            os.write(2, ("\n" + line if os.isatty(2) else line).encode())
-        os._exit(code)

@@ -18,6 +18,7 @@ from pipeline.nearest import did_you_mean
 from pipeline.shard import choices
 from pipeline.shard_writer import write_atomically
 from train.progress import Shown
+from train.stopping import interrupts_raise
 from train.streams import console, tolerant_streams
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -110,6 +111,7 @@ class Command(click.Command):
             Interrupted: Ctrl-C came.
             Failed: The user can mend it: a UserError, or the machine's word about a file or a network.
         """
+        interrupts_raise()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

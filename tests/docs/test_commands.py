@@ -46,7 +46,7 @@ def test_every_command_of_a_page_exists_with_its_options(page: Path) -> None:
         ("res3d-check-shards x --decode", ""),
         ("res3d-chek-shards x", "no such command"),
         ("torchrun --nproc-per-node 8 train/main.py --data x --preset tiny --out y --steps many", "many"),
-        ("torchrun --nproc-per-node 8 train/main.py --data x --preset tiny", "--out is missing"),
+        ("torchrun --nproc-per-node 8 train/main.py --preset tiny", "--data is missing"),
         ("srun --x=1 torchrun --nnodes $N \\\n  train/main.py --data x --preset tiny --out y --lr $LR", ""),
         ('sbatch --wrap "python tools/make_shards.py sports1m --finnish"', "No such option"),
         ("A=1 python -m train.models --model res3d19", "res3d19"),

@@ -29,9 +29,7 @@ PEER_SEGMENTS = 256  # H.264 copies of more take long to make
 EPILOG = """\b
 Examples:
   python tools/bench_loader.py                                # the only dataset in shards/, or a small one made now
-  python tools/bench_loader.py --data shards/ucf101
   python tools/bench_loader.py --data shards/ucf101 --batch-size 64 --json bench.json --chart bench.png
-  python tools/bench_loader.py --data shards/ucf101 --soak-minutes 10
   python tools/bench_loader.py --data shards/ucf101 --loader-only --vs all
   python tools/bench_loader.py --data shards/ucf101 --autotune --profile profile
 \b

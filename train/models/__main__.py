@@ -8,6 +8,10 @@ from pathlib import Path
 if not __package__:  # started by path: look in the checkout, not in train/models/
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from train.stopping import end_at_ctrl_c
+
+end_at_ctrl_c(__name__)
+
 import click
 import torch
 

@@ -60,7 +60,7 @@ def make_shards(folder: Path, rows: list[Row], *, classes: list[str], name: str 
         "name": name,
         "classes": classes,
         "split_names": [str(i + 1) for i in range(splits)],
-        "codec": codec | {"strip_frames": 8, "phase_stride": 2},
+        "codec": codec | {"strip_frames": 8, "phase_stride": 2, "quality": 85},
         "num_samples": len(rows),
         "num_frames": sum(row.num_frames for row in rows),
         "class_counts": dict.fromkeys(classes, 0),

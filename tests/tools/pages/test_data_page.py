@@ -255,7 +255,7 @@ def test_the_command_writes_the_page_and_its_facts(numbered: ShardIndex, tmp_pat
     ("options", "code", "words"),
     [
         (["--split", "7"], 1, "split 7 does not exist; choose 1"),
-        (["--frame-stride", "99"], 2, "choose 1 to 32"),
+        (["--frame-stride", "99"], 2, "99 is not in the range 1<=x<=32"),
         (["--out", "page.pdf"], 2, "page.pdf must end in .html or .htm"),
     ],
 )
