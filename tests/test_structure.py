@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -62,33 +63,46 @@ def test_no_module_is_named_like_a_standard_one() -> None:
     assert not {path.stem for path in MODULES} & set(sys.stdlib_module_names)
 
 
-HELP_OF_MODULES = """
+HELP_OF_COMMANDS = """
 import contextlib, io, json, runpy, sys
 said = {}
-for name in sys.argv[1:]:
+for name in sys.argv[2:]:
     sys.argv[:] = [name, "--help"]
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
+        HOW
     said[name] = out.getvalue()
 print(json.dumps(said))
 """
+HOW = {
+    "module": 'runpy.run_module(name, run_name="__main__", alter_sys=True)',
+    "path": 'runpy.run_path(name, run_name="__main__")',
+}
 
 
-@pytest.fixture(scope="module")
-def help_of_modules() -> dict[str, str]:
-    """What each command says when it is run as a module; one process for all, for most load torch."""
-    names = [dotted(path) for path in COMMANDS]
-    command = [sys.executable, "-c", HELP_OF_MODULES, *names]
-    return json.loads(subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout)
+def helps(how: str, names: list[str], *, folder: Path) -> dict[str, str]:
+    """What commands say to --help; one process for all, for most load torch."""
+    command = [sys.executable, "-c", HELP_OF_COMMANDS.replace("HOW", HOW[how]), "", *names]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=dotted)
-def test_every_command_starts_by_path_and_as_a_module_and_has_examples(
-    path: Path, tmp_path: Path, help_of_modules: dict[str, str]
-) -> None:
-    by_path = subprocess.run([sys.executable, path, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert by_path.stdout.splitlines()[1:] == help_of_modules[dotted(path)].splitlines()[1:]
-    assert "Examples:" in by_path.stdout
+@pytest.mark.slow
+def test_every_command_starts_by_path_and_as_a_module_and_has_examples(tmp_path: Path) -> None:
+    as_modules = helps("module", [dotted(path) for path in COMMANDS], folder=CHECKOUT)
+    by_path = helps("path", [str(path) for path in COMMANDS], folder=tmp_path)
+    for path in COMMANDS:
+        shown = by_path[str(path)]
+        assert shown.splitlines()[1:] == as_modules[dotted(path)].splitlines()[1:]
+        assert "Examples:" in shown
+
+
+def test_a_command_starts_as_an_executable_from_any_folder(tmp_path: Path) -> None:
+    assert all(os.access(path, os.X_OK) for path in COMMANDS if path.name != "__main__.py")
+    variables = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    words = [CHECKOUT / "tools/make_shards.py", "--help"]
+    done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+    assert "make_shards.py ucf101" in done.stdout
 
 
 def test_every_console_command_of_setup_cfg_exists() -> None:

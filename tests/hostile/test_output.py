@@ -114,8 +114,6 @@ def test_a_result_of_json_that_is_lost_is_no_success(home: Path) -> None:
     assert codes_of(commands, home, "> /dev/full 2> errors.txt") == dict.fromkeys(commands, 1)
     line = "error: standard output: the result could not be written ([Errno 28] No space left on device)"
     assert (home / "errors.txt").read_text().count(f"{line}; the work itself is done\n") == 2
-    assert codes_of(commands, home, OUTPUTS["closed"])["check_shards"] in (0, 1)
-    assert codes_of(commands, home, OUTPUTS["read by head"]) == dict.fromkeys(commands, 0)
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_hmdb51_packed_b_frames_decode_to_one_frame_fewer_than_the_header_says(
         assert len(decode_sample(index, sample)) == fact["decoded_frames"]
 
 
-@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
+@pytest.mark.parametrize("codec", ["filmstrip", pytest.param("h264", marks=pytest.mark.long)])
 def test_every_odd_video_becomes_all_of_its_frames(shared_data: Path, facts: dict, codec: str) -> None:
     """Odd sizes, 8 to 12 bits, 4:4:4, HDR, rotation, one frame, late start, discarded keyframes, every codec."""
     settings, wrong = BuildSettings(size=64, codec=codec), []

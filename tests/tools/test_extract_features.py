@@ -139,7 +139,7 @@ def test_errors_name_the_value(
     assert message in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_go_on_after_a_kill_of_one_and_find_what_one_finds(
     squares: ShardIndex, checkpoint: Path, tmp_path: Path
 ) -> None:

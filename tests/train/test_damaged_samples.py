@@ -33,7 +33,9 @@ def damaged(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Sh
     return index
 
 
-@pytest.mark.parametrize("log_every", [2, 4, STEPS + 1])
+@pytest.mark.parametrize(
+    "log_every", [pytest.param(2, marks=pytest.mark.long), 4, pytest.param(STEPS + 1, marks=pytest.mark.long)]
+)
 def test_the_log_of_a_run_killed_after_any_step_is_that_of_one_that_was_not(
     run_main: Trainer, damaged: ShardIndex, tmp_path: Path, log_every: int
 ) -> None:

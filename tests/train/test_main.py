@@ -241,7 +241,7 @@ def test_other_classes_get_a_new_fc_and_the_same_classes_keep_it(
     assert "holds res3d10 of width 16" in refused.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_tells_left_from_right(run_main: Trainer, tmp_path: Path) -> None:
     run_main(tmp_path, "--steps", "200", "--no-flip", "--batch-size", "8")
     losses = [line["loss"] for line in read_metrics(tmp_path, "train")]

@@ -174,7 +174,7 @@ def test_two_machines_compute_what_one_does_also_when_one_is_lost_and_comes_back
     assert results_in(out) == results_in(tmp_path / "one")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_few_kills_lose_nothing() -> None:
     command = [sys.executable, "-m", "tests.chaos", "--kills", "4", "--steps", "40", "--videos", "8"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600)

@@ -157,7 +157,7 @@ def breaks_later(contest: Contest) -> Iterator[Iterator[Tensor]]:
     yield batches()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_peers_that_cannot_be_opened_or_break_are_lines_and_the_others_go_on(
     numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
