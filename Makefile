@@ -42,7 +42,7 @@ demo: $(READY)
 	  --group-pattern '^(scene[0-9]+)_' --test-fraction 0.25
 	$(PY) tools/check_shards.py $(DEMO)/shards
 	@echo "== 3/5 training: a narrow Res3D; no flips, for a flip turns left into right"
-	$(PY) train/main.py --data $(DEMO)/shards --preset tiny --no-flip --steps $(DEMO_STEPS) --out $(DEMO)/run --resume auto
+	$(PY) train/main.py --data $(DEMO)/shards --preset tiny --no-flip --steps $(DEMO_STEPS) --out $(DEMO)/run
 	@echo "== 4/5 evaluation: ten clips of each held-out video"
 	$(PY) tools/evaluate.py --checkpoint $(DEMO)/run/latest.pt --data $(DEMO)/shards --json $(DEMO)/run/evaluation.json
 	@echo "== 5/5 the result"
