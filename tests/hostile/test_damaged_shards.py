@@ -27,7 +27,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("codec", "step", "at_least"),
     [
         ("filmstrip", 41, 25),
-        pytest.param("filmstrip", 3, 300, marks=pytest.mark.slow),
+        pytest.param("filmstrip", 3, 300, marks=pytest.mark.long),
         pytest.param("h264", 4, 200, marks=pytest.mark.long),
     ],
 )

@@ -276,7 +276,7 @@ def test_wrong_tables_and_other_videos_are_refused(squares: ShardIndex, numbered
     assert "give one dataset at several sizes" in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_commands_train_and_score_a_row(squares: ShardIndex, tmp_path: Path) -> None:
     run = plan_run(TABLES[4].rows[0], seed=0, settings=SETTINGS, indexes=[squares])
     pool = Pool(tmp_path, clips=2, checkout=CHECKOUT, slots=[Slot({"OMP_NUM_THREADS": "1"}, "cpu", 1)])

@@ -149,7 +149,7 @@ def agent(data: Path, out: Path, *options: str, port: int) -> list[str]:
     return [*command, "--data", str(data), "--out", str(out), *SMALL, *options]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_machines_compute_what_one_does_also_when_one_is_lost_and_comes_back(
     squares: ShardIndex, tmp_path: Path, unused_port: int
 ) -> None:
