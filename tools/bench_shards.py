@@ -35,7 +35,7 @@ from tools.bench.machine import machine, machine_lines, table
 from tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil
 from tools.bench.process import pick_cores, pinned
 from train.bounds import COUNT, THREADS
-from train.terminal import JSON_FILE, QUIET, Command, progress
+from train.terminal import JSON_FILE, QUIET, Command, progress, save_json
 
 OURS = "make_shards"
 TARGET_RATIO = 0.8  # to the faster bare ffmpeg
@@ -368,8 +368,7 @@ def write_json(
         "rss_growth": result.growth,
         "verdict": verdict(result),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    save_json(path, found)
 
 
 if __name__ == "__main__":

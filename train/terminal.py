@@ -247,7 +247,6 @@ JSON_FILE = click.option("--json", "json_path", type=OutputFile(), help="Write a
 
 def save_json(path: Path, value: Any) -> None:
     """Write a value as an indented JSON file, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 

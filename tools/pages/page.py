@@ -105,7 +105,6 @@ def write_page(path: Path, html: str) -> int:
             f"{path}: the page has {len(content) / 1e6:.1f} MB, at most {MAX_PAGE_BYTES / 1e6:.0f} MB are right; "
             "ask for fewer clips"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
     return len(content)
 
