@@ -67,6 +67,11 @@ def is_finished(out_dir: Path, name: str, inputs: str, *, limits: Limits, read: 
         return False
 
 
+def num_quarantined(out_dir: Path, name: str) -> int:
+    """Videos that failed, as the part of a finished tar has them."""
+    return len(json.loads((out_dir / "parts" / f"{name}.json").read_bytes())["quarantine"])
+
+
 def stale_names(out_dir: Path, names: list[str]) -> set[str]:
     """Tars of an earlier build that one of these names does not make."""
     return listed(out_dir) - set(names)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.build.parts import is_finished, limits_met
+from pipeline.build.parts import is_finished, limits_met, num_quarantined
 from pipeline.build.plan import ShardTask
 from pipeline.build.samples import Converted, convert
 from pipeline.shard import ShardError
@@ -69,7 +69,7 @@ def make_shard(task: ShardTask, out_dir: Path, *, workers: int = 1) -> Counts:
             "machine that began; mount the same folder and install the same environment on all"
         )
     if is_finished(out_dir, task.name, task.inputs, limits=task.limits):
-        return Counts(len(task.records))
+        return counts_of_finished(task, out_dir)
     total = Counts()
     with Inspector(task.limits) as inspector, ThreadPoolExecutor(workers) as pool:
         places = list(range(len(task.records)))
@@ -82,8 +82,13 @@ def make_shard(task: ShardTask, out_dir: Path, *, workers: int = 1) -> Counts:
         try:
             write_shard(task, converted, out_dir, tell=tell)
         except FinishedElsewhere:
-            return Counts(len(task.records))
+            return counts_of_finished(task, out_dir)
     return total
+
+
+def counts_of_finished(task: ShardTask, out_dir: Path) -> Counts:
+    """Of a tar that another process has made, such as one that died before it could say so; its frames are not ours."""
+    return Counts(len(task.records), num_failed=num_quarantined(out_dir, task.name))
 
 
 def convert_one(task: ShardTask, place: int, inspector: Inspector) -> Converted:

@@ -2,6 +2,7 @@
 
 import builtins
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.build.run import BuildProgress, build_shards
 from pipeline.build.shard import Counts, OtherInputsError
 from pipeline.datasets import Listing
 from pipeline.shard import ShardError
+from tests.chaos.ledger import wait_until
 from tests.pipeline.test_build import contents
 from tests.pipeline.test_build_tasks import SETTINGS, listing, local, raw, tasks_of  # noqa: F401 - fixtures
 
@@ -48,25 +50,37 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
 ) -> None:
     settings = replace(SETTINGS, samples_per_shard=1)
     build_shards(listing, tmp_path / "local", settings, workers=2)
+    doomed, in_work = cluster.nodes[1].node_id, tmp_path / "in work"
     told: list[BuildProgress] = []
     reasons: list[str] = []
-    real = pipeline.build.on_ray.failure
+    real, real_make = pipeline.build.on_ray.failure, pipeline.build.on_ray.make_shard
+
+    def make_shard(*args: Any, **options: Any) -> Counts:
+        import ray  # on the worker
+
+        counts = real_make(*args, **options)
+        if ray.get_runtime_context().get_node_id() == doomed:  # its tars are made, but it dies before it can say so
+            in_work.touch()
+            threading.Event().wait()
+        return counts
 
     def failure(error: Exception) -> str:
         reasons.append(real(error))
         return reasons[-1]
 
     def report(progress: BuildProgress) -> None:
-        if not told:  # one shard is finished; this machine has two or three others in work
+        if not told:  # one shard is finished here
+            wait_until(in_work.exists, "a tar is made on the other machine")
             cluster.remove_node(cluster.nodes[1], allow_graceful=False)
         told.append(progress)
 
     monkeypatch.setattr(pipeline.build.on_ray, "failure", failure)
+    monkeypatch.setattr(pipeline.build.on_ray, "make_shard", make_shard)
     make = MakeOnRay(cluster.address)
     result = build_shards(listing, tmp_path / "out", settings, workers=1, report=report, make=make)
     assert any("its worker died" in reason for reason in reasons)
     assert (result.num_shards_written, result.num_samples, result.num_quarantined) == (9, 8, 1)
-    assert (told[-1].num_done, told[-1].num_total, told[-1].num_shards) == (9, 9, 9)
+    assert (told[-1].num_done, told[-1].num_total, told[-1].num_shards, told[-1].num_failed) == (9, 9, 9, 1)
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
 
 
