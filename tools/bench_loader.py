@@ -3,6 +3,7 @@
 
 import dataclasses
 import gc
+import itertools
 import os
 import shlex
 import sys
@@ -30,14 +31,12 @@ from pipeline.remote.place import public_url
 from pipeline.shard import ShardIndex, choices
 from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
+from tools.bench.comparison import Comparison, compare
 from tools.bench.machine import machine, machine_lines, table, write
-from tools.bench.measure import Order, Spread, load_psutil
+from tools.bench.measure import Order, load_psutil
 from tools.bench.options import COMMAND, all_options, settings_of
 from tools.bench.ours import NAMES
-from tools.bench.peers.compare import Comparison, compare
-from tools.bench.peers.contest import Contest
-from tools.bench.peers.copies import copies_folder
-from tools.bench.peers.table import peers_named
+from tools.bench.peers import DECODERS, PeerConfig, files_folder, peers_named
 from tools.bench.report import console, page, summary
 from tools.bench.results import Result, lane_numbers
 from tools.bench.run import Settings, run
@@ -46,8 +45,7 @@ from train.data_options import Data
 from train.terminal import Failed, WrongUsage, progress, save_json
 
 TUNING_SECONDS, TUNING_REPEATS = 1.0, 3
-PEER_WARMUP_BATCHES = 8  # more than wait ready in any way's queues
-PACKAGES = ("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "av", "torchcodec", "webdataset", "numpy")
+PACKAGES = ("torch", *itertools.chain.from_iterable(DECODERS.values()), "webdataset", "numpy")
 
 
 @click.command(**COMMAND)
@@ -144,12 +142,11 @@ def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:
 
 def run_peers(settings: Settings, index: ShardIndex, *, names: str, cache: Path | None, quiet: bool) -> Comparison:
     """The loader and others on H.264 files of the same segments, each in a process of its own."""
-    cpus = sorted(os.sched_getaffinity(0))
     if settings.device.type == "cuda":  # the lanes are done; the peers' processes may want their memory
         gc.collect()
         torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory(prefix="bench-peers-") as scratch:
-        contest = Contest(
+        config = PeerConfig(
             data_dir=settings.data,
             samples=settings.samples,
             spec=settings.clip,
@@ -157,13 +154,12 @@ def run_peers(settings: Settings, index: ShardIndex, *, names: str, cache: Path 
             seed=settings.seed,
             device=str(settings.device),
             loader=settings.loader,
-            copies=copies_folder(cache or Path(scratch), index),
-            num_workers=len(cpus),
+            files=files_folder(cache or Path(scratch), index),
+            num_workers=settings.num_cpus,
             start_step=settings.start_step,
         )
-        order = Order(settings.batches, settings.seconds, warmup_batches=PEER_WARMUP_BATCHES)
-        pinned_to = cpus if settings.device.type == "cpu" else None
-        return compare(contest, index, order, names=names, repeats=settings.repeats, cores=pinned_to, quiet=quiet)
+        order = Order(settings.batches, settings.seconds, warmup_batches=0)
+        return compare(config, order, names=names, repeats=settings.repeats, quiet=quiet)
 
 
 def machine_facts(settings: Settings, result: Result) -> dict[str, Any]:
@@ -205,7 +201,7 @@ def draw_chart(path: Path, heading: str, result: Result, peers: Comparison | Non
     """The bars of the lanes, and of the peers that ran."""
     ours = {lane: lane_numbers(result.turns_of(lane))["clips_per_s"] for lane in result.lanes}
     saturation = f"saturation {result.saturation.median:.3f}" if result.saturation else "the loader alone"
-    others = {name: rate for name, rate in peers.lanes.items() if isinstance(rate, Spread)} if peers else {}
+    others = {row.name: row.clips_per_s for row in peers.peers} if peers else {}
     draw(path, f"{saturation}\n{heading}", ours, others)
 
 

@@ -17,8 +17,10 @@ OURS = {
 # What the page leaves out: (path, its text or the beginning of it) -> why.
 LEFT_OUT = {
     ("pipeline/h264/encode.py", "x264 gave it parameter sets of its own"): "a fault of x264 that was never seen",
-    ("tools/bench/peers/", ""): "of ways to read clips that are not ours; a line of the table, not an end",
-    ("tools/bench/process.py", ""): "passes on what a process of its own said",
+    ("tools/bench/comparison.py", ""): "of ways to read clips that are not ours; a line below the table, not an end",
+    ("tools/bench/process.py", ""): "likewise",
+    ("tools/bench/peers.py", "torchcodec decodes"): "likewise",
+    ("tools/bench/peers.py", f"{GAP}: frame"): "likewise",
     ("tools/figures/", "cost: "): "of callers in Python; the command cannot cause it",
     ("tools/figures/", "curves: "): "likewise",
     ("tools/figures/", "filters: "): "likewise",

@@ -1,6 +1,7 @@
 """tools/bench_loader.py: lanes alternate in one process; tables, files and the verdict say what was measured."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,12 +20,12 @@ from pipeline.shard import ShardIndex
 from tests.schemas import check_schema
 from tools import bench_loader
 from tools.bench import run as bench_run
+from tools.bench.comparison import Comparison, Row
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC
-from tools.bench.measure import Measurement, Memory, Order, Spread
+from tools.bench.measure import Measurement, Order, Spread
 from tools.bench.options import pick_segments, settings_of
 from tools.bench.ours import loader_cost
-from tools.bench.peers.compare import Comparison, Lane
-from tools.bench.peers.contest import Contest
+from tools.bench.peers import PeerConfig
 from tools.bench.report import console
 from tools.bench.run import Settings
 from tools.bench.threads import H264_DECODERS
@@ -213,43 +214,31 @@ def test_cold_shards_are_read_from_disk(numbered: ShardIndex, tmp_path: Path) ->
 def test_peers_are_printed_written_and_drawn_beside_ours(
     numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-    measured = Measurement(num_clips=10, wall_s=1.0, cpu_s=1.0, memory=(Memory(0, 1, 1), Memory(10, 1, 1)))
-    ours, theirs = (
-        Lane(name, setting="2 threads", tuned="", cost=None, turns=[measured])
-        for name in ("filmstrips", "PyAV threads")
-    )
+    asked: list = []
+    measured = Measurement(num_clips=10, wall_s=1.0, cpu_s=1.0, read_bytes=100)
+    ours, theirs = (Row(name, "PyAV 18", "2 threads", rounds=[measured]) for name in ("ours (DALI)", "PyAV threads"))
+    compared = Comparison([ours], [theirs], absent={"DALI video": "needs a GPU"})
 
-    def compare(contest: Contest, index: ShardIndex, order: Order, **options: object) -> Comparison:
-        asked.append((contest, order, options))
-        return Comparison(ours, [theirs], absent={"DALI video": "no GPU"})
+    def compare(config: PeerConfig, order: Order, **options: object) -> Comparison:
+        asked.append((config, order, options["names"]))
+        return compared
 
-    monkeypatch.setattr(bench_loader, "compare", compare)
     drawn: list = []
+    monkeypatch.setattr(bench_loader, "compare", compare)
     monkeypatch.setattr(bench_loader, "draw", lambda *words: drawn.append(words))
-    files = [
-        "--json",
-        str(tmp_path / "b.json"),
-        "--markdown",
-        str(tmp_path / "b.md"),
-        "--chart",
-        str(tmp_path / "b.png"),
-    ]
-    result = bench(
-        numbered.data_dir, *SMALL, "--device", "cpu", "--repeats", "1", "--loader-only", "--vs", "PyAV threads", *files
-    )
+    files = [word for name in ("json", "markdown", "chart") for word in (f"--{name}", str(tmp_path / f"b.{name}"))]
+    files[-1] = str(tmp_path / "b.png")
+    options = ["--device", "cpu", "--repeats", "1", "--loader-only", "--vs", "PyAV threads", *files]
+    result = bench(numbered.data_dir, *SMALL, *options)
     assert result.exit_code == 0, result.output
-    ((contest, order, options),) = asked
-    assert (contest.batch_size, contest.spec.num_frames, order.num_batches, options["names"]) == (
-        2,
-        4,
-        2,
-        "PyAV threads",
-    )
-    sentence = Comparison(ours, [theirs], absent={"DALI video": "no GPU"}).sentence()
-    assert sentence in result.stdout.splitlines()
-    assert json.loads((tmp_path / "b.json").read_text())["peers"]["ratio"] == 1.0
-    assert (tmp_path / "b.md").read_text().endswith(f"**{sentence}**\n")
+    ((config, order, names),) = asked
+    assert (config.batch_size, config.spec.num_frames, order.num_batches, names) == (2, 4, 2, "PyAV threads")
+    assert config.num_workers == len(os.sched_getaffinity(0))
+    assert compared.sentence() in result.stdout.splitlines()
+    found = json.loads((tmp_path / "b.json").read_text())
+    check_schema("bench_loader", found)
+    assert found["peers"]["ratio"] == 1.0
+    assert (tmp_path / "b.markdown").read_text().endswith(f"**{compared.sentence()}**\n")
     assert drawn[0][3] == {"PyAV threads": Spread(10.0, 10.0, 10.0)}
 
 

@@ -144,6 +144,6 @@ def measure_loader(
 
         turns = []
         for _ in range(repeats):
-            turns.append(measure(labels, order, done=0, finish=finish))
+            turns.append(measure(labels, order, finish=finish))
             order = replace(order, warmup_batches=0)
     return Spread.of([turn.clips_per_s for turn in turns]).median, Spread.of([turn.cores for turn in turns]).median

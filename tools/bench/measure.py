@@ -2,8 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,9 @@ import numpy as np
 
 from pipeline.errors import UserError
 
-MEMORY_EVERY_S = 0.5
 WARMING_SHARE = 0.5  # of the work; buffers and caches still grow there, so slopes leave it out
 
-Way = Callable[[Any], AbstractContextManager[Iterator[Any]]]
+BatchSource = Callable[[Any], Generator[Any]]  # from a configuration, endless batches
 
 
 class BenchError(UserError):
@@ -58,12 +57,16 @@ class Memory:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement of a way."""
+    """What some batches cost this process and its children.
+
+    Attributes:
+        read_bytes: Asked of the system by reading files; None where it does not say.
+    """
 
     num_clips: int
     wall_s: float
     cpu_s: float
-    memory: tuple[Memory, ...]
+    read_bytes: int | None
 
     @property
     def clips_per_s(self) -> float:
@@ -98,9 +101,9 @@ class ProcessTree:
     """CPU time and memory of this process and the children that it has now."""
 
     def __init__(self) -> None:
-        psutil = load_psutil()
-        self._gone = psutil.NoSuchProcess
-        me = psutil.Process()
+        self._psutil = load_psutil()
+        self._gone = self._psutil.NoSuchProcess
+        me = self._psutil.Process()
         self._processes = [me, *me.children(recursive=True)]
         self._cpu_s: dict[int, float] = {}
 
@@ -111,6 +114,13 @@ class ProcessTree:
                 times = process.cpu_times()
                 self._cpu_s[process.pid] = times.user + times.system
         return sum(self._cpu_s.values())
+
+    def read_bytes(self) -> int | None:
+        """Bytes read from files so far, from the page cache too; None where the system does not say."""
+        try:
+            return sum(process.io_counters().read_chars for process in self._processes)
+        except (self._psutil.Error, AttributeError):  # a child has ended, or this is not Linux
+            return None
 
     def memory(self, done: int) -> Memory:
         """Memory now; a child that has ended counts nothing."""
@@ -157,32 +167,23 @@ def load_psutil() -> Any:
     return psutil
 
 
-def measure(batches: Iterator[Any], order: Order, *, done: int, finish: Callable[[], None]) -> Measurement:
+def measure(batches: Iterator[Any], order: Order, *, finish: Callable[[], None]) -> Measurement:
     """Take batches as fast as they come; nothing else is done with them.
 
     Args:
-        done: Clips delivered by earlier measurements.
         finish: Waits until what was delivered is really there (a GPU works on after the call).
     """
     for _ in range(order.warmup_batches):
-        done += len(next(batches))
+        next(batches)
     finish()
-    tree = ProcessTree()
-    memory, sampled = [tree.memory(done)], time.perf_counter()
-    num_clips = num_batches = 0
-    cpu_before, started = tree.cpu_s(), time.perf_counter()
-    while True:
+    tree, num_clips, num_batches = ProcessTree(), 0, 0
+    read_before, cpu_before, started = tree.read_bytes(), tree.cpu_s(), time.perf_counter()
+    while not num_batches or not enough(order, num_batches, time.perf_counter() - started):
         num_clips += len(next(batches))
         num_batches += 1
-        now = time.perf_counter()
-        if enough(order, num_batches, now - started):
-            break
-        if now - sampled >= MEMORY_EVERY_S:
-            memory.append(tree.memory(done + num_clips))
-            sampled = now
     finish()
-    wall_s, cpu_s = time.perf_counter() - started, tree.cpu_s() - cpu_before
-    return Measurement(num_clips, wall_s, cpu_s, (*memory, tree.memory(done + num_clips)))
+    wall_s, cpu_s, read = time.perf_counter() - started, tree.cpu_s() - cpu_before, tree.read_bytes()
+    return Measurement(num_clips, wall_s, cpu_s, None if read is None or read_before is None else read - read_before)
 
 
 def slope(memory: Sequence[Memory], *, what: str = "own") -> float:

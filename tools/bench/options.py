@@ -42,8 +42,6 @@ files are in the page cache; --cold drops them before each turn that reads. Peer
 read the stored mp4 files of h264 shards as they are, or H.264 copies of the segments of filmstrips.
 """
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-
 
 class Numbers(click.ParamType):
     """Numbers with commas, rising, each once."""
@@ -92,7 +90,8 @@ OPTIONS = [
                  help="Write traces of the step with and without loader here, and a table of kernels."),
     click.option("--soak-minutes", default=0.0, type=Number(0, 1e6),
                  help="Then go on so long and watch rate and memory."),
-    click.option("--vs", default="none", help="Peers to run beside the loader: all, none, or names with commas."),
+    click.option("--vs", default="none",
+                 help="Peers to run beside the loader: all, none, or names with commas, such as SPDL,decord2."),
     click.option("--peer-cache", type=click.Path(path_type=Path), help="Keep the peers' H.264 files here."),
     JSON_FILE,
     click.option("--markdown", "markdown_path", type=OutputFile(), help="Write the table here."),

@@ -1,26 +1,11 @@
-"""Our loader as it is measured beside others: endless clips of a plan, and what reading them costs."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
-from torch import Tensor
+"""Our loader as it is measured: what reading its clips costs, and how many batches wait ready in it."""
 
 from pipeline.decoding import num_pipelines
-from pipeline.loader import MEAN, ClipLoader, LoaderSettings
+from pipeline.loader import LoaderSettings
 from pipeline.plan import TrainPlan
 from pipeline.step_reader import ReadWork, StepReader
 
 NAMES = {"filmstrip": "filmstrips", "h264": "h264"}  # codec of the shards -> what our lane is called
-
-
-@contextmanager
-def loader_clips(
-    plan: TrainPlan, *, device: str | torch.device, settings: LoaderSettings
-) -> Iterator[Iterator[Tensor]]:
-    """The loader's batches of clips [N, 3, T, H, W], the mean subtracted, without end."""
-    with ClipLoader(plan.index, plan, device=device, settings=settings, mean=MEAN) as loader:
-        yield (batch.clips for batch in loader)
 
 
 def loader_cost(plan: TrainPlan, *, on_gpu: bool, steps: range) -> ReadWork:

@@ -1,0 +1,285 @@
+"""tools/bench/peers.py: every peer gives the planned frames, crops and flips, from files of any rate and size."""
+
+import gc
+import itertools
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import webdataset
+from torch import Tensor
+
+from pipeline.clip import ClipSpec, frame_indices
+from pipeline.loader import LoaderSettings
+from pipeline.reference import decode_sample
+from pipeline.shard import ShardIndex
+from tests.conftest import build_numbered
+from tests.numbered import read_numbers, write_numbered_video, write_video
+from tools.bench.measure import BenchError
+from tools.bench.peers import (
+    GOP,
+    OURS,
+    PEERS,
+    Peer,
+    PeerConfig,
+    files_note,
+    in_processes,
+    in_threads,
+    make_files,
+    peers_named,
+    pyav_batches,
+    pyav_pictures,
+    read_pyav,
+    requests,
+    webdataset_batches,
+)
+
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+
+@pytest.fixture(autouse=True)
+def _no_pipeline_left() -> None:
+    """A DALI pipeline that is garbage when a DataLoader forks is ended in the child, and waits there for ever."""
+    gc.collect()
+
+
+def skip_unless_it_runs(peer: Peer) -> None:
+    """Skip where a peer's package, or the FFmpeg that it needs, is not installed."""
+    if peer.version is None:
+        pytest.skip(f"{peer.decoder} is not installed")
+    try:
+        if peer.decoder == "torchcodec":
+            import torchcodec.decoders  # noqa: F401
+        if peer.decoder == "SPDL":
+            import spdl.io
+
+            spdl.io.get_video_filter_desc()
+            spdl.io.demux_config()
+    except RuntimeError as error:
+        pytest.skip(f"{peer.decoder} does not load: {str(error).splitlines()[0]}")
+
+
+def config_of(index: ShardIndex, files: Path, **changes: object) -> PeerConfig:
+    config = PeerConfig(
+        data_dir=index.data_dir,
+        samples=np.arange(index.num_samples),
+        spec=ClipSpec(),
+        batch_size=8,
+        seed=0,
+        device="cpu",
+        loader=LoaderSettings(num_threads=1),
+        files=files,
+        num_workers=2,
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def files(
+    numbered: ShardIndex, numbered_h264: ShardIndex, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, PeerConfig]:
+    """Codec -> what is read: copies encoded from filmstrips, and the files of h264 shards."""
+    found = {}
+    for index in (numbered, numbered_h264):
+        found[index.codec] = config_of(index, tmp_path_factory.mktemp(index.codec))
+        make_files(found[index.codec])
+    return found
+
+
+def numbers_of(batch: Tensor, config: PeerConfig, step: int) -> list[list[int]]:
+    """The frame numbers that the clips of a step show; they are read where the planned crops have them."""
+    planned, scale = config.plan().batch(step), (config.spec.resize or 128) / 128
+    clips = batch.float().cpu().numpy()
+    return [
+        read_numbers(clip, left=left / scale, scale=scale, flip=flip)
+        for clip, left, flip in zip(clips, planned.left, planned.flip, strict=True)
+    ]
+
+
+def planned_numbers(config: PeerConfig, step: int) -> list[list[int]]:
+    plan = config.plan()
+    clips = plan.batch(step)
+    return frame_indices(clips.start, config.spec, video_frames=plan.index.num_frames[clips.sample]).tolist()
+
+
+def shows_the_plan(peer: Peer, config: PeerConfig, *, steps: int = 2) -> None:
+    with closing(peer.source(config)) as batches:
+        for step in range(steps):
+            batch, size = next(batches), config.spec.crop_size
+            assert batch.shape == (config.batch_size, 3, config.spec.num_frames, size, size)
+            assert batch.dtype == (torch.float16 if config.on_gpu else torch.float32)
+            assert batch.is_contiguous(memory_format=torch.channels_last_3d)
+            assert numbers_of(batch, config, step) == planned_numbers(config, step)
+
+
+ON_CPU = {name: peer for name, peer in (OURS | PEERS).items() if peer.in_order and not peer.needs_gpu}
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize(
+    ("codec", "spec"),
+    [("filmstrip", ClipSpec(8, 3)), ("h264", ClipSpec()), ("h264", ClipSpec(4, 8, 56, 64))],
+    ids=lambda value: str(value) if isinstance(value, str) else f"T{value.num_frames}-{value.crop_size}",
+)
+def test_batches_are_the_planned_frames_crops_and_flips(
+    files: dict[str, PeerConfig], codec: str, spec: ClipSpec, name: str
+) -> None:
+    skip_unless_it_runs(ON_CPU[name])
+    shows_the_plan(ON_CPU[name], replace(files[codec], spec=spec))
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=GPU) for n, peer in PEERS.items() if peer.needs_gpu])
+def test_on_a_gpu_batches_are_the_planned_frames_crops_and_flips(files: dict[str, PeerConfig], name: str) -> None:
+    skip_unless_it_runs(PEERS[name])
+    shows_the_plan(PEERS[name], replace(files["h264"], device="cuda"))
+
+
+def test_dalis_video_graph_shows_the_plan_of_files_that_a_cpu_decodes(numbered: ShardIndex, tmp_path: Path) -> None:
+    config = config_of(numbered, tmp_path)
+    for request in {request.path: request for step in range(4) for request in requests(config, config.plan(), step)}:
+        (sample,) = [n for n in range(numbered.num_samples) if numbered.key(n) == request.stem]
+        write_video(request, decode_sample(numbered, sample), vcodec="mjpeg", pix_fmt="yuvj420p", **{"q:v": 2})
+    shows_the_plan(PEERS["DALI video"], config)
+
+
+def test_webdataset_gives_the_clips_of_the_plan_in_an_order_of_its_own(files: dict[str, PeerConfig]) -> None:
+    config = files["filmstrip"]
+    with closing(PEERS["PyAV threads"].source(config)) as batches:
+        planned = [clip.numpy().tobytes() for batch in itertools.islice(batches, 12) for clip in batch]
+    with closing(PEERS["webdataset"].source(config)) as batches:
+        given = [clip.numpy().tobytes() for batch in itertools.islice(batches, 4) for clip in batch]
+    assert set(given) <= set(planned)
+    assert len(set(given)) == len(given), "the two workers read clips of their own"
+    assert given != planned[: len(given)]
+
+
+@pytest.mark.parametrize("fps", [10, 30000 / 1001, 50])
+def test_frames_are_found_in_stored_files_of_any_rate(tmp_path: Path, fps: float) -> None:
+    (tmp_path / "raw" / "a").mkdir(parents=True)
+    write_numbered_video(tmp_path / "raw" / "a" / "g00_a.mp4", 300, fps=fps)
+    index = build_numbered(tmp_path / "raw", tmp_path / "shards", codec="h264")
+    config = config_of(index, tmp_path / "files", batch_size=16)
+    make_files(config)
+    for request in requests(config, config.plan(), 0):
+        assert pyav_pictures(request)[1] == request.frames[0] % 8 + 15  # from the keyframe to the last frame
+    for name in ("SPDL", "torchcodec", "decord2", "PyAV threads"):
+        if PEERS[name].version:
+            shows_the_plan(PEERS[name], config, steps=1)
+
+
+def test_short_videos_repeat_their_last_frame(files: dict[str, PeerConfig]) -> None:
+    config = replace(files["filmstrip"], spec=ClipSpec(8, 8))
+    shortest = int(config.plan().index.num_frames.argmin())
+    config = replace(config, samples=np.array([shortest]), batch_size=2)
+    assert planned_numbers(config, 0)[0][-2] == planned_numbers(config, 0)[0][-1]
+    for peer in ON_CPU.values():
+        if peer.version:
+            shows_the_plan(peer, config, steps=1)
+
+
+def test_snapped_to_keyframes_clips_begin_there(files: dict[str, PeerConfig]) -> None:
+    config = replace(files["h264"], start_step=8)
+    starts = [request.frames[0] for step in range(4) for request in requests(config, config.plan(), step)]
+    assert {start % 8 for start in starts} == {0}
+    shows_the_plan(PEERS["PyAV threads"], config)
+
+
+def test_a_file_that_lacks_a_frame_is_told(files: dict[str, PeerConfig], tmp_path: Path) -> None:
+    config = replace(files["filmstrip"], files=tmp_path)
+    request = requests(config, config.plan(), 0)[0]
+    write_numbered_video(request.path, 2, height=128, width=176)
+    with pytest.raises(BenchError, match=r"frame \d+ is not found by seeking; remove the file"):
+        read_pyav(replace(request, frames=[0, 40]))
+
+
+def test_an_error_in_a_thread_or_a_process_reaches_the_one_who_takes_batches(files: dict[str, PeerConfig]) -> None:
+    config = replace(files["filmstrip"], files=Path("gone"), num_workers=1)
+
+    def fails(source: Generator[Tensor]) -> None:
+        with closing(source) as batches, pytest.raises(Exception, match="No such file or directory"):
+            next(batches)
+
+    fails(in_threads(config, read=read_pyav))
+    fails(in_processes(config, batches=pyav_batches))
+    if PEERS["SPDL"].version:
+        skip_unless_it_runs(PEERS["SPDL"])
+        with closing(PEERS["SPDL"].source(config)) as batches, pytest.raises(Exception, match="."):
+            next(batches)
+
+
+def test_a_copy_shows_every_stored_frame_once_in_closed_gops(
+    files: dict[str, PeerConfig], numbered: ShardIndex
+) -> None:
+    config = files["filmstrip"]
+    for sample in range(numbered.num_samples):
+        with av.open(str(config.files / f"{numbered.key(sample)}.mp4")) as container:
+            frames = list(container.decode(video=0))
+        pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+        assert read_numbers(pictures.transpose(3, 0, 1, 2).astype(np.float32) - 128) == list(range(len(frames)))
+        assert len(frames) == numbered.num_frames[sample]
+        assert [i for i, frame in enumerate(frames) if frame.key_frame] == list(range(0, len(frames), GOP))
+
+
+def test_of_h264_shards_the_very_files_are_read(files: dict[str, PeerConfig], numbered_h264: ShardIndex) -> None:
+    config = files["h264"]
+    tars = [str(path) for path in sorted(numbered_h264.data_dir.glob("*.tar"))]
+    stored = {s["__key__"]: s["mp4"] for s in webdataset.WebDataset(tars, shardshuffle=False)}
+    assert {path.stem: path.read_bytes() for path in config.files.glob("*.mp4")} == stored
+    found = webdataset.WebDataset(str(config.tar), shardshuffle=False)
+    assert {sample["__key__"]: sample["mp4"] for sample in found} == stored
+
+
+def test_files_that_exist_are_not_made_again_and_the_tar_holds_the_samples_asked_for(
+    files: dict[str, PeerConfig], numbered: ShardIndex
+) -> None:
+    config = replace(files["filmstrip"], samples=np.array([1, 3]))
+    before = {path: path.stat().st_mtime_ns for path in config.files.glob("*.mp4")}
+    make_files(config)
+    assert {path: path.stat().st_mtime_ns for path in config.files.glob("*.mp4")} == before
+    keys = [sample["__key__"] for sample in webdataset.WebDataset(str(config.tar), shardshuffle=False)]
+    assert keys == [numbered.key(1), numbered.key(3)]
+    assert not list(config.files.glob(".*")), "nothing unfinished is left"
+    make_files(files["filmstrip"])
+
+
+def test_a_damaged_tar_is_one_line(numbered_h264: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(numbered_h264), "tars", ["gone.tar"] * 99)
+    with pytest.raises(BenchError, match=r"gone\.tar: .*; run tools/check_shards\.py"):
+        make_files(config_of(numbered_h264, tmp_path))
+    assert not list(tmp_path.glob("*.mp4"))
+
+
+def test_what_peers_read_is_said(numbered: ShardIndex, numbered_h264: ShardIndex) -> None:
+    assert files_note(numbered).startswith("peers read H.264 copies (GOP 8, CRF 20, no B-frames)")
+    assert files_note(numbered_h264).startswith("peers read the mp4 files of the tars (GOP 8, CRF 20, no B-frames)")
+
+
+def test_names_choose_peers_and_a_wrong_one_is_told_the_others() -> None:
+    assert peers_named("all") == PEERS
+    assert list(peers_named("webdataset, pyav THREADS")) == ["webdataset", "PyAV threads"]
+    with pytest.raises(ValueError, match=r"peer 'decord' does not exist; choose all, or with commas SPDL, "):
+        peers_named("decord")
+
+
+def test_a_version_is_that_of_the_package_which_is_installed() -> None:
+    assert PEERS["PyAV threads"].version == version("av")
+
+    def absent(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tools.bench.peers.version", absent)
+        assert PEERS["DALI video"].version is None
+
+
+def test_both_kinds_of_process_batches_are_endless(files: dict[str, PeerConfig]) -> None:
+    config = replace(files["filmstrip"], num_workers=1, batch_size=2)
+    for batches in (pyav_batches, webdataset_batches):
+        assert len(list(itertools.islice(partial(batches, config)(0), 30))) == 30

@@ -1,0 +1,581 @@
+"""Other ways to read the same clips: a peer is a function that yields batches, and one entry of `PEERS`.
+
+Peers read one H.264 file for each segment: the stored file where the shards hold H.264, and a copy encoded from the
+stored frames where they hold filmstrips. Clips are those of our plan: same frames, crops and flips.
+"""
+
+import io
+import itertools
+import os
+import tarfile
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+import webdataset
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from pipeline.clip import ClipSpec, frame_indices
+from pipeline.errors import UserError
+from pipeline.loader import MEAN, ClipLoader, LoaderSettings
+from pipeline.plan import TrainPlan
+from pipeline.reference import decode_sample
+from pipeline.shard import ShardIndex, choices, open_index
+from tools.bench.measure import BatchSource, BenchError
+
+BATCHES_AHEAD = 2  # of a pool of threads, and of each process of a DataLoader: torch's default
+SHUFFLE_BUFFER = 256  # compressed samples, some 50 kB each, in each process of webdataset
+GOP, CRF, FPS = 8, 20, 25  # of encoded copies; stored files keep theirs
+
+
+@dataclass(frozen=True)
+class PeerConfig:
+    """What is read, alike for every peer and for our loader.
+
+    Attributes:
+        samples: int64 [n], rows of the index.
+        device: Where the clips are wanted: "cpu" or a CUDA device.
+        loader: Settings of our loader.
+        files: Folder of the H.264 files that peers read.
+        num_workers: Threads or processes of a peer.
+        start_step: Clips begin at multiples of this number of stored frames.
+    """
+
+    data_dir: Path
+    samples: np.ndarray
+    spec: ClipSpec
+    batch_size: int
+    seed: int
+    device: str
+    loader: LoaderSettings
+    files: Path
+    num_workers: int
+    start_step: int = 1
+
+    @property
+    def on_gpu(self) -> bool:
+        return torch.device(self.device).type == "cuda"
+
+    @property
+    def tar(self) -> Path:
+        """All the H.264 files in one WebDataset tar."""
+        return self.files / "all.tar"
+
+    def plan(self) -> TrainPlan:
+        """Random starts, crops and flips, without end."""
+        return TrainPlan(
+            open_index(self.data_dir),
+            self.samples,
+            self.spec,
+            global_batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=self.start_step,
+        )
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """One planned clip as a peer reads it.
+
+    Attributes:
+        path: H.264 file of its segment, named after the sample's key.
+        frames: T frame numbers, never decreasing; a short video repeats its last one.
+        size: Height and width to scale pictures to, pixels; None leaves them as stored.
+        x, y, side: Left and top edge of the square crop in the scaled picture, and its size.
+    """
+
+    path: Path
+    frames: list[int]
+    size: tuple[int, int] | None
+    x: int
+    y: int
+    side: int
+    flip: bool
+
+    def cut(self, pictures: Tensor) -> Tensor:
+        """The crop of whole pictures uint8 [T, H, W, 3], flipped if planned: [T, side, side, 3]."""
+        clip = pictures[:, self.y : self.y + self.side, self.x : self.x + self.side]
+        return clip.flip(2) if self.flip else clip
+
+
+ClipReader = Callable[[ClipRequest], Tensor]  # gives whole pictures, uint8 [T, height, width, 3] RGB
+
+
+def requests(config: PeerConfig, plan: TrainPlan, step: int) -> list[ClipRequest]:
+    """The clips of a step."""
+    index, clips, scale = plan.index, plan.batch(step), plan.spec.scale(plan.index.size)
+    frames = frame_indices(clips.start, plan.stored_spec, video_frames=index.num_frames[clips.sample])
+    height, width = (round(side * scale) for side in index.tile_size)
+    edges = [[round(int(edge) * scale) for edge in index.content[sample, :2]] for sample in clips.sample]
+    return [
+        ClipRequest(
+            path=config.files / f"{index.key(int(clips.sample[n]))}.mp4",
+            frames=frames[n].tolist(),
+            size=None if scale == 1 else (height, width),
+            x=edges[n][0] + int(clips.left[n]),
+            y=edges[n][1] + int(clips.top[n]),
+            side=plan.spec.crop_size,
+            flip=bool(clips.flip[n]),
+        )
+        for n in range(len(clips))
+    ]
+
+
+def delivered(batch: Tensor, config: PeerConfig) -> Tensor:
+    """A batch as a trainer takes it, the mean subtracted.
+
+    Args:
+        batch: uint8 [N, T, H, W, 3], pinned where the device is a GPU, or on it.
+
+    Returns:
+        [N, 3, T, H, W], channels_last_3d; float16 on a GPU, float32 on a CPU.
+    """
+    if config.on_gpu:
+        values = batch.to(config.device, non_blocking=True).half().sub_(MEAN)
+    else:  # one pass and one thread: torch's own threads would take the cores of the decoders
+        values = torch.from_numpy(np.subtract(batch.numpy(), np.float32(MEAN), dtype=np.float32))
+    return values.permute(0, 4, 1, 2, 3)
+
+
+def our_loader(config: PeerConfig, **options: Any) -> Generator[Tensor]:
+    """Our loader; `options` choose its engine."""
+    plan = config.plan()
+    with ClipLoader(plan.index, plan, device=config.device, settings=config.loader, mean=MEAN, **options) as loader:
+        for batch in loader:
+            yield batch.clips
+
+
+# How one clip is read. Each opens the file for every clip, for a real dataset has more files than can be kept open.
+
+
+def read_pyav(request: ClipRequest, file: str | io.BytesIO | None = None) -> Tensor:
+    """PyAV: seek to the keyframe before the clip and decode to its last frame."""
+    return pyav_pictures(request, file)[0]
+
+
+def pyav_pictures(request: ClipRequest, file: str | io.BytesIO | None = None) -> tuple[Tensor, int]:
+    """Whole pictures of a clip, and the number of frames that were decoded for them."""
+    needed, shown, num_decoded = set(request.frames), dict[int, np.ndarray](), 0
+    # One thread for each conversion: by default every frame starts several, and a clip costs twice as much.
+    convert: dict[str, Any] = {"format": "rgb24", "threads": 1}
+    if request.size:
+        convert |= {"height": request.size[0], "width": request.size[1]}
+    container: Any
+    with av.open(file or str(request.path), format="mp4") as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        ticks = 1 / (
+            stream.average_rate * stream.time_base
+        )  # of the container's clock to a frame; the rate is constant
+        container.seek(round(request.frames[0] * ticks), stream=stream)
+        for frame in container.decode(stream):
+            num_decoded += 1
+            number = round((frame.pts or 0) / ticks)
+            if number in needed:
+                shown[number] = frame.to_ndarray(**convert)
+            if number >= request.frames[-1]:
+                break
+    if needed - shown.keys():
+        raise BenchError(f"{request.path}: frame {min(needed - shown.keys())} is not found by seeking; remove the file")
+    return torch.from_numpy(np.stack([shown[number] for number in request.frames])), num_decoded
+
+
+def read_torchcodec(request: ClipRequest, device: str = "cpu") -> Tensor:
+    """torchcodec, with FFmpeg on a CPU and NVDEC on a GPU.
+
+    The files have a constant frame rate, so seek_mode "approximate" gives the frames of "exact" and does not scan the
+    file first; docs/decisions/0007-fair-peers.md has the difference.
+    """
+    from torchcodec.decoders import VideoDecoder
+    from torchcodec.transforms import Resize
+
+    decoder = VideoDecoder(
+        str(request.path),
+        dimension_order="NHWC",
+        num_ffmpeg_threads=1,
+        device=device,
+        seek_mode="approximate",
+        transforms=[Resize(request.size)] if request.size else None,
+    )
+    frames = decoder.get_frames_at(request.frames).data
+    if device != "cpu" and decoder.cpu_fallback:
+        raise BenchError(f"torchcodec decodes on the CPU instead: {decoder.cpu_fallback}")
+    return frames
+
+
+def read_decord(request: ClipRequest) -> Tensor:
+    """decord2, on the CPU; it scans the file when it opens it."""
+    from decord import VideoReader
+
+    height, width = request.size or (-1, -1)
+    video = VideoReader(str(request.path), num_threads=1, height=height, width=width)
+    return torch.from_numpy(video.get_batch(request.frames).asnumpy())
+
+
+def read_spdl(request: ClipRequest) -> Tensor:
+    """SPDL; its filter drops the frames between the wanted ones before it converts to RGB."""
+    import spdl.io
+
+    demuxer = spdl.io.Demuxer(str(request.path))
+    num, den = demuxer.video_codec.frame_rate
+    window = max(request.frames[0] - 0.5, 0) * den / num, (request.frames[-1] + 0.5) * den / num
+    wanted, place = np.unique(request.frames, return_inverse=True)
+    chosen = f"st(0,round(t*{num}/{den}));" + "+".join(f"eq(ld(0),{number})" for number in wanted)
+    scale = "scale=h={}:w={},".format(*request.size) if request.size else ""
+    frames = spdl.io.decode_packets(
+        demuxer.demux_video(window), filter_desc=f"select='{chosen}',{scale}format=pix_fmts=rgb24"
+    )
+    return torch.from_numpy(spdl.io.to_numpy(spdl.io.convert_frames(frames))[place])
+
+
+# How all cores are kept busy.
+
+
+def in_threads(config: PeerConfig, *, read: ClipReader, decoded_on: str = "cpu") -> Generator[Tensor]:
+    """A clip a thread, two batches ahead. FFmpeg decodes and converts without the GIL.
+
+    Args:
+        decoded_on: The device of the reader's pictures.
+    """
+    plan, size = config.plan(), config.spec.crop_size
+    shape, pinned = (config.batch_size, config.spec.num_frames, size, size, 3), config.on_gpu and decoded_on == "cpu"
+    pool = ThreadPoolExecutor(config.num_workers)
+
+    def start(step: int) -> tuple[Tensor, list[Future[None]]]:
+        batch = torch.empty(shape, dtype=torch.uint8, device=decoded_on, pin_memory=pinned)
+
+        def fill(n: int, request: ClipRequest) -> None:
+            batch[n] = request.cut(read(request))
+
+        return batch, [pool.submit(fill, n, request) for n, request in enumerate(requests(config, plan, step))]
+
+    try:
+        underway = deque(start(step) for step in range(BATCHES_AHEAD))
+        for step in itertools.count(BATCHES_AHEAD):
+            batch, futures = underway.popleft()
+            for future in futures:
+                future.result()
+            underway.append(start(step))
+            yield delivered(batch, config)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def torchcodec_cuda(config: PeerConfig) -> Generator[Tensor]:
+    """torchcodec in threads, on the GPU from the first picture on."""
+    return in_threads(config, read=partial(read_torchcodec, device=config.device), decoded_on=config.device)
+
+
+def in_processes(config: PeerConfig, *, batches: Callable[[PeerConfig, int], Iterator[Tensor]]) -> Generator[Tensor]:
+    """torch's DataLoader, a batch a process; bytes cross over, for floats would take four times the memory.
+
+    Args:
+        batches: The endless batches of one worker, uint8 [N, T, H, W, 3], by its number.
+    """
+    dataset = WorkerBatches(partial(batches, config))
+    received = iter(
+        DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=config.num_workers,
+            prefetch_factor=BATCHES_AHEAD,
+            pin_memory=config.on_gpu,
+        )
+    )
+    try:
+        for batch in received:
+            yield delivered(batch, config)
+    finally:
+        dataset.stopped.set()
+        for _ in received:
+            pass  # workers told to stop in the middle of a batch abort, so let them finish what they were given
+
+
+class WorkerBatches(IterableDataset[Tensor]):
+    """What one worker of a DataLoader gives, until `stopped` is set."""
+
+    def __init__(self, batches: Callable[[int], Iterator[Tensor]]) -> None:
+        self._batches, self.stopped = batches, torch.multiprocessing.Event()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        worker = get_worker_info()
+        assert worker
+        return itertools.takewhile(lambda _: not self.stopped.is_set(), self._batches(worker.id))
+
+
+def pyav_batches(config: PeerConfig, worker: int) -> Iterator[Tensor]:
+    """Every so many steps of the plan; the DataLoader takes from its workers in turn, so all come in order."""
+    plan = config.plan()
+    for step in itertools.count(worker, config.num_workers):
+        yield torch.stack([request.cut(read_pyav(request)) for request in requests(config, plan, step)])
+
+
+def webdataset_batches(config: PeerConfig, worker: int) -> Iterator[Tensor]:
+    """webdataset goes through the tar and says which sample comes next; the plan says where its clip lies."""
+    plan, steps = config.plan(), itertools.count(worker, config.num_workers)
+    planned: dict[str, deque[ClipRequest]] = defaultdict(deque)
+
+    def clip(parts: dict[str, Any]) -> Tensor:
+        while not planned[parts["__key__"]]:
+            for request in requests(config, plan, next(steps)):
+                planned[request.path.stem].append(request)
+        request = planned[parts["__key__"]].popleft()
+        return request.cut(read_pyav(request, io.BytesIO(parts["mp4"])))
+
+    samples = webdataset.WebDataset(str(config.tar), resampled=True, shardshuffle=False).shuffle(SHUFFLE_BUFFER)
+    return iter(samples.map(clip).batched(config.batch_size, collation_fn=torch.stack, partial=False))
+
+
+def spdl_pipeline(config: PeerConfig) -> Generator[Tensor]:
+    """SPDL's own pipeline: clips are read in its threads, in order, and joined to batches."""
+    from spdl.pipeline import PipelineBuilder
+
+    plan = config.plan()
+
+    def joined(clips: list[Tensor]) -> Tensor:
+        return torch.stack(clips).pin_memory() if config.on_gpu else torch.stack(clips)
+
+    pipeline: Any = (
+        PipelineBuilder[ClipRequest, Tensor]()
+        .add_source(request for step in itertools.count() for request in requests(config, plan, step))
+        .pipe(lambda request: request.cut(read_spdl(request)), concurrency=config.num_workers, output_order="input")
+        .aggregate(config.batch_size)
+        .pipe(joined)
+        .add_sink(BATCHES_AHEAD)
+        .build(num_threads=config.num_workers, max_failures=0)
+    )
+    with pipeline.auto_stop():
+        for batch in pipeline:
+            yield delivered(batch, config)
+
+
+def dali_video(config: PeerConfig) -> Generator[Tensor]:
+    """DALI's video decoder on the same files: decoders.video, crop_mirror_normalize, DALIGenericIterator.
+
+    It decodes H.264 on a GPU only; on a CPU the graph works for files in MJPEG, VP8 or VP9.
+    """
+    from nvidia.dali import Pipeline, fn
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator
+    from nvidia.dali.types import DALIDataType
+
+    plan = config.plan()
+    side, (height, width) = config.spec.crop_size, plan.index.tile_size
+    scale = plan.spec.scale(plan.index.size)
+    down, sideways = (max(round(length * scale) - side, 1) for length in (height, width))
+
+    def inputs(step: int) -> tuple[list[Any], ...]:
+        clips = requests(config, plan, step)
+        return (
+            [np.fromfile(clip.path, np.uint8) for clip in clips],
+            [np.array(clip.frames, np.int32) for clip in clips],
+            [np.float32(clip.y / down) for clip in clips],
+            [np.float32(clip.x / sideways) for clip in clips],
+            [np.int32(clip.flip) for clip in clips],
+        )
+
+    device_id = (torch.device(config.device).index or 0) if config.on_gpu else None
+    pipe = Pipeline(batch_size=config.batch_size, num_threads=config.num_workers, device_id=device_id)
+    with pipe:
+        types = [DALIDataType.UINT8, DALIDataType.INT32, DALIDataType.FLOAT, DALIDataType.FLOAT, DALIDataType.INT32]
+        video, frames, y, x, flip = fn.external_source(source=inputs, num_outputs=5, dtype=types)
+        pictures: Any = fn.decoders.video(video, device="mixed" if config.on_gpu else "cpu", frames=frames)
+        if scale != 1:
+            pictures = fn.resize(pictures, size=[round(height * scale), round(width * scale)], antialias=True)
+        clips = fn.crop_mirror_normalize(
+            pictures,
+            crop=[side, side],
+            crop_pos_y=y,
+            crop_pos_x=x,
+            rounding="round",
+            mirror=flip,
+            mean=[MEAN] * 3,
+            std=[1.0] * 3,
+            dtype=DALIDataType.FLOAT16 if config.on_gpu else DALIDataType.FLOAT,
+            output_layout="FHWC",
+        )
+        pipe.set_outputs(clips)
+    pipe.build()
+    for out in DALIGenericIterator([pipe], ["clips"]):
+        yield out[0]["clips"].permute(0, 4, 1, 2, 3)
+
+
+DECODERS = {  # decoder, for people -> packages of PyPI, one of which has it
+    "DALI": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
+    "PyAV": ("av",),
+    "SPDL": ("spdl",),
+    "decord2": ("decord2",),
+    "torchcodec": ("torchcodec",),
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A source of batches, for the table.
+
+    Attributes:
+        source: Gives endless batches [N, 3, T, H, W], the mean subtracted, for a `PeerConfig`; importable by name.
+        decoder: A key of `DECODERS`.
+        workers: What its workers are.
+        in_order: Whether its batches are those of the plan, in the plan's order.
+        needs_gpu: Whether it decodes H.264 on a GPU only.
+        num_decoded: Frames decoded for one clip; None where the library does not say.
+    """
+
+    source: BatchSource
+    decoder: str
+    workers: str = "threads"
+    in_order: bool = True
+    needs_gpu: bool = False
+    num_decoded: Callable[[ClipRequest], int] | None = None
+
+    @property
+    def version(self) -> str | None:
+        """Of the decoder; None if it is not installed."""
+        for package in DECODERS[self.decoder]:
+            with suppress(PackageNotFoundError):
+                return version(package)
+        return None
+
+
+def pyav_decoded(request: ClipRequest) -> int:
+    """Frames that PyAV decodes for a clip."""
+    return pyav_pictures(request)[1]
+
+
+OURS = {"ours (DALI)": Peer(our_loader, "DALI")}
+PEERS = {
+    "SPDL": Peer(spdl_pipeline, "SPDL"),
+    "torchcodec": Peer(partial(in_threads, read=read_torchcodec), "torchcodec"),
+    "decord2": Peer(partial(in_threads, read=read_decord), "decord2"),
+    "PyAV threads": Peer(partial(in_threads, read=read_pyav), "PyAV", num_decoded=pyav_decoded),
+    "PyAV DataLoader": Peer(partial(in_processes, batches=pyav_batches), "PyAV", "processes", num_decoded=pyav_decoded),
+    "webdataset": Peer(
+        partial(in_processes, batches=webdataset_batches),
+        "PyAV",
+        "processes",
+        in_order=False,
+        num_decoded=pyav_decoded,
+    ),
+    "torchcodec CUDA": Peer(torchcodec_cuda, "torchcodec", needs_gpu=True),
+    "DALI video": Peer(dali_video, "DALI", needs_gpu=True),
+}
+
+
+def peers_named(names: str) -> dict[str, Peer]:
+    """The peers of a command line: all, or names with commas, in any case.
+
+    Raises:
+        UserError: There is no such peer.
+
+    >>> list(peers_named("pyav threads,SPDL"))
+    ['PyAV threads', 'SPDL']
+    """
+    if names == "all":
+        return PEERS
+    by_name = {name.lower(): name for name in PEERS}
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name.lower() not in by_name:
+            raise UserError(f"peer {name!r} does not exist; choose all, or with commas {choices(list(PEERS))}")
+    return {by_name[name.lower()]: PEERS[by_name[name.lower()]] for name in wanted}
+
+
+# The H.264 files.
+
+
+def files_folder(cache: Path, index: ShardIndex) -> Path:
+    """Where the files of these very shards lie in a cache of many."""
+    made = "as-stored" if index.codec == "h264" else f"gop{GOP}-crf{CRF}"
+    return cache / f"{index.name}-{index.fingerprint[:12]}-{made}"
+
+
+def files_note(index: ShardIndex) -> str:
+    """What peers read, for people."""
+    if index.codec != "h264":
+        return f"peers read H.264 copies (GOP {GOP}, CRF {CRF}, no B-frames); all files are in the page cache"
+    made = f"GOP {index.gop_size}, CRF {index.info['codec']['crf']}, no B-frames"
+    return f"peers read the mp4 files of the tars ({made}), as ours does; all files are in the page cache"
+
+
+def make_files(config: PeerConfig, *, report: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Make the H.264 files that are not there yet, and the tar of all.
+
+    Raises:
+        BenchError: A sample or a tar is damaged.
+    """
+    index = open_index(config.data_dir)
+    config.files.mkdir(parents=True, exist_ok=True)
+    paths = {sample: config.files / f"{index.key(sample)}.mp4" for sample in config.samples.tolist()}
+    absent = [sample for sample, path in paths.items() if not path.is_file()]
+
+    def make(sample: int) -> None:
+        with whole_file(paths[sample]) as unfinished:
+            unfinished.write_bytes(encoded(index, sample))
+
+    if index.codec == "h264":
+        take_out(index, absent, config.files)
+        absent = []
+    with ThreadPoolExecutor(config.num_workers) as pool:
+        try:
+            for done, _ in enumerate(pool.map(make, absent), start=1):
+                report(done, len(absent))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    with whole_file(config.tar) as unfinished, webdataset.TarWriter(str(unfinished), encoder=False, mtime=0) as tar:
+        for path in paths.values():
+            tar.write({"__key__": path.stem, "mp4": path.read_bytes()})
+
+
+def take_out(index: ShardIndex, samples: list[int], folder: Path) -> None:
+    """Write the mp4 files of some samples as they lie in the tars of h264 shards, byte for byte."""
+    rows = np.array(samples, np.int64)
+    tar_of = index.tar_of(rows)
+    for number in np.unique(tar_of):
+        path = index.data_dir / index.tars[number]
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for sample in rows[tar_of == number].tolist():
+                    name = f"{index.key(sample)}.mp4"
+                    with whole_file(folder / name) as unfinished:
+                        unfinished.write_bytes(tar.extractfile(name).read())  # type: ignore[union-attr]  # plain files
+        except (OSError, KeyError, tarfile.TarError) as error:
+            raise BenchError(f"{path}: {error}; run tools/check_shards.py {index.data_dir}") from None
+
+
+def encoded(index: ShardIndex, sample: int) -> bytes:
+    """A segment's stored frames as an mp4: closed GOPs, no B-frames, pictures as large as stored."""
+    try:
+        frames = decode_sample(index, sample)  # [F, tile_height, tile_width, 3]
+    except ValueError as error:
+        raise BenchError(f"{error}; run tools/check_shards.py {index.data_dir}") from None
+    content = io.BytesIO()
+    with av.open(content, "w", format="mp4") as container:
+        options = {"crf": str(CRF), "sc_threshold": "0", "flags": "+cgop", "keyint_min": str(GOP)}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.gop_size, stream.max_b_frames, stream.thread_count = GOP, 0, 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return content.getvalue()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file, which gets its name when it is whole."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield unfinished
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

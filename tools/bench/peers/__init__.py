@@ -1,1 +1,0 @@
-"""Other ways to read the same clips, and our loader beside them."""
