@@ -341,6 +341,7 @@ def spdl_pipeline(config: PeerConfig) -> Generator[Tensor]:
     from spdl.pipeline import PipelineBuilder
 
     plan = config.plan()
+    read_spdl(requests(config, plan, 0)[0])  # says what is wrong; the pipeline would say that a stage failed
 
     def joined(clips: list[Tensor]) -> Tensor:
         return torch.stack(clips).pin_memory() if config.on_gpu else torch.stack(clips)
