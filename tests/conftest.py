@@ -17,6 +17,9 @@ from tests.s3_server import S3Server, s3_server
 NUMBERED_LENGTHS = (1, 2, 7, 15, 16, 17, 33, 40, 64, 120, 505)
 
 
+# Two of pytest's workers and their children share few cores, where threads that wait for one another only cost time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; children inherit it
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a shell in the background, and children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

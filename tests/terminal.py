@@ -11,9 +11,11 @@ import termios
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
+
+from tests.warm import Warm
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CTRL_C = b"\x03"
@@ -28,15 +30,24 @@ class Terminal:
         words: Its command line.
         variables: Of its environment, beside those of this process.
         columns: Width of the terminal.
+        warm: Its packages are loaded already (tests/warm.py).
     """
 
-    def __init__(self, words: Sequence[str], *, variables: Mapping[str, str] | None = None, columns: int = 160) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        *,
+        variables: Mapping[str, str] | None = None,
+        columns: int = 160,
+        warm: bool = False,
+    ) -> None:
         self._screen, ours = b"", {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"}
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-        self.process = subprocess.Popen(
-            words, cwd=CHECKOUT, env=kept | ours | dict(variables or {}), stdin=slave, stdout=slave, stderr=slave,
+        environment = kept | ours | dict(variables or {})
+        self.process: Any = Warm(words, environment=environment, terminal=slave) if warm else subprocess.Popen(
+            words, cwd=CHECKOUT, env=environment, stdin=slave, stdout=slave, stderr=slave,
             start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip
         os.close(slave)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.errors import UserError
 from pipeline.loader import Batch
@@ -45,6 +44,8 @@ class MetricsLog:
     def __init__(
         self, folder: Path, *, start: int, total: int | None = None, say: Callable[[str], None] = lambda line: None
     ) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # half a second, which commands that only read logs save
+
         self.path, self.say = folder / "metrics.jsonl", say
         keep_lines_until(self.path, step=start, total=total)
         self.file = self.path.open("ab", buffering=0)  # a line is on disk when its step is done

@@ -9,7 +9,8 @@ from click.testing import CliRunner, Result
 
 from pipeline.shard import ShardIndex
 from tests.schemas import check_schema
-from tests.train.conftest import SMALL, build_squares, read_metrics, run_program
+from tests.train.conftest import SMALL, build_squares, read_metrics
+from tests.warm import run_warm
 from tools.evaluate import main
 from train.main import main as train_main
 
@@ -89,8 +90,8 @@ def test_errors_name_the_value(squares: ShardIndex, trained: Path, options: list
 def test_two_processes_find_what_one_finds(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:
     options = ["--subset", "train", "--clips", "3", "--batch-size", "10"]
     evaluate(trained / "latest.pt", squares.data_dir, *options, "--json", str(tmp_path / "one.json"))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [
+        sys.executable,
         "tools/evaluate.py",
         "--checkpoint",
         str(trained / "latest.pt"),
@@ -98,7 +99,7 @@ def test_two_processes_find_what_one_finds(squares: ShardIndex, trained: Path, t
         str(squares.data_dir),
     ]
     to_file = ["--device", "cpu", "--json", str(tmp_path / "two.json")]
-    done = run_program([*torchrun, *command, *options, *to_file])
+    done = run_warm([*command, *options, *to_file], world_size=2)
     assert done.returncode == 0, done.stderr
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
     assert len(two["predictions"]) == len(squares.samples_of("1", "train"))

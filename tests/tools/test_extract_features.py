@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -15,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from pipeline.shard import ShardIndex
 from tests.schemas import check_schema
-from tests.train.conftest import CHECKOUT, SMALL, build_squares, run_program
+from tests.train.conftest import SMALL, build_squares
+from tests.warm import Warm, run_warm
 from tools.extract_features import main
 from tools.linear_svm import main as svm_main
 from train.main import main as train_main
@@ -146,16 +146,14 @@ def test_two_processes_go_on_after_a_kill_of_one_and_find_what_one_finds(
     small_parts = ("--videos-per-part", "1", "--batch-size", "1", "--clips", "20")
     out, one = tmp_path / "two.npz", tmp_path / "one.npz"
     command = ["tools/extract_features.py", *arguments(checkpoint, squares, out, *small_parts)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, *command], cwd=CHECKOUT, env=environment, stderr=subprocess.DEVNULL)
+    process = Warm([sys.executable, *command])
     while not (tmp_path / "two.npz.parts/000000.npz").exists() and process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.02)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not out.exists()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = run_program([*torchrun, *command])
+    done = run_warm([sys.executable, *command], world_size=2)
     assert done.returncode == 0, done.stderr
     (num_batches,) = re.findall(r"extracting: (\d+)/\1 batches", done.stderr)
     assert int(num_batches) < 6 * 20  # six parts are rank 0's, the first of which was there

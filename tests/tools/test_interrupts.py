@@ -72,7 +72,7 @@ def test_make_shards_keeps_finished_shards_and_goes_on(numbered_raw: Path, tmp_p
 
 @pytest.mark.slow
 def test_the_trainer_finishes_its_step_saves_and_goes_on(squares: ShardIndex, tmp_path: Path) -> None:  # noqa: F811
-    with Terminal(command_line(squares, tmp_path, "--steps", "100000")) as terminal:
+    with Terminal(command_line(squares, tmp_path, "--steps", "100000"), warm=True) as terminal:
         terminal.wait_for(" steps, ")
         lines = interrupt(terminal)
     step = load_checkpoint(tmp_path / "latest.pt")["step"]
@@ -91,7 +91,7 @@ def test_evaluate_says_that_nothing_is_kept(squares: ShardIndex, tmp_path: Path)
     assert CliRunner().invoke(train, words).exit_code == 0
     options = ["--checkpoint", str(tmp_path / "run/latest.pt"), "--data", str(squares.data_dir), "--clips", "10000"]
     command = [sys.executable, "tools/evaluate.py", *options, "--device", "cpu", "--json", str(tmp_path / "e.json")]
-    with Terminal(command) as terminal:
+    with Terminal(command, warm=True) as terminal:
         terminal.wait_for(" clips, ")
         assert interrupt(terminal)[-1] == "interrupted; nothing is kept; run the same command again"
     assert not (tmp_path / "e.json").exists()

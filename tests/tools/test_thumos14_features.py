@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.shard import ShardIndex
-from tests.train.conftest import SMALL, build_squares, run_program
+from tests.train.conftest import SMALL, build_squares
+from tests.warm import run_warm
 from tools.thumos14 import main
 from train.evaluation.features.rows import read_rows
 from train.evaluation.thumos14.windows import read_windows
@@ -95,8 +96,7 @@ def test_two_processes_find_what_one_finds(squares: ShardIndex, folder: Path, tm
     assert features(squares, folder, tmp_path / "one.npz", *small).exit_code == 0
     words = ["--checkpoint", folder / "latest.pt", "--data", squares.data_dir, "--windows", folder / "w.jsonl"]
     words += ["--device", "cpu", "--num-threads", 1, "--batch-size", 5, "--out", tmp_path / "two.npz", *small]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = run_program([*torchrun, "tools/thumos14.py", "features", *map(str, words)])
+    done = run_warm([sys.executable, "tools/thumos14.py", "features", *map(str, words)], world_size=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("pool5 of 12 windows") == 1
     assert not (tmp_path / "two.npz.parts").exists()

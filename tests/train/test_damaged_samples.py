@@ -14,7 +14,8 @@ from pipeline.step_reader import ReadWork
 from tests.chaos.training import is_same, results_in
 from tests.clips import damaged_copy
 from tests.schemas import check_schema
-from tests.train.conftest import Trainer, command_line, read_metrics, run_program
+from tests.train.conftest import Trainer, command_line, read_metrics
+from tests.warm import run_warm
 from train.checkpoint import load_checkpoint
 from train.metrics import OutcomeQueue, StepOutcome, Tally, Throughput
 from train.ranks import Ranks
@@ -82,7 +83,7 @@ def test_two_processes_count_what_one_does_and_warn_of_nothing(
 ) -> None:
     options = [*NARROW, "--steps", "8", "--log-every", "4"]
     run_main(tmp_path / "one", *options, data=damaged.data_dir)
-    done = run_program(command_line(damaged, tmp_path / "two", *options, processes=2))
+    done = run_warm(command_line(damaged, tmp_path / "two", *options), world_size=2)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     one, two = (read_metrics(tmp_path / name, "train") for name in ("one", "two"))

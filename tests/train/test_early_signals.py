@@ -1,6 +1,5 @@
 """Signals in a trainer's first seconds: each ends it with its documented code and line, whatever it is at."""
 
-import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pipeline.shard import ShardIndex
 from tests.chaos.ledger import wait_until
 from tests.chaos.training import ranks_of
 from tests.train.conftest import CHECKOUT, command_line
+from tests.warm import Warm
 from train.checkpoint import load_checkpoint
 from train.meeting import meet
 from train.stopping import INTERRUPT, STOP_SIGNALS, StopRequest
@@ -48,6 +48,7 @@ MOMENTS: dict[str, Moment] = {
     "first step": has_written("metrics.jsonl", num_bytes=1),
     "last evaluation": has_written("latest.pt"),
 }
+LOADING = ("started", "torch", "DALI")
 
 
 @pytest.mark.slow
@@ -56,12 +57,12 @@ def test_a_signal_at_any_moment_of_starting_ends_the_run_as_documented(
     squares: ShardIndex, tmp_path: Path, moment: str
 ) -> None:
     numbers = (*STOP_SIGNALS, INTERRUPT)
-    started, steps = {}, 1 if moment == "last evaluation" else 100000
+    started: dict[signal.Signals, Warm | subprocess.Popen[str]] = {}
+    steps = 1 if moment == "last evaluation" else 100000
     for number in numbers:
-        out = tmp_path / number.name
-        started[number] = subprocess.Popen(
-            command_line(squares, out, *OPTIONS, str(steps)), cwd=CHECKOUT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command = command_line(squares, tmp_path / number.name, *OPTIONS, str(steps))
+        started[number] = Warm(command) if moment not in LOADING else subprocess.Popen(
+            command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )  # fmt: skip
     try:
         for number, process in started.items():
@@ -69,7 +70,7 @@ def test_a_signal_at_any_moment_of_starting_ends_the_run_as_documented(
             wait_until(lambda p=process, out=out: p.poll() is not None or MOMENTS[moment](p.pid, out), moment)  # type: ignore[misc]
             process.send_signal(number)
         for number, process in started.items():
-            said, _ = process.communicate(timeout=120)
+            said = "".join(process.communicate(timeout=120))
             assert process.returncode == (130 if number == INTERRUPT else 0), said
             assert "Traceback" not in said
             assert "Exception ignored" not in said
@@ -89,9 +90,7 @@ def test_a_signal_at_any_moment_of_starting_ends_the_run_as_documented(
 @pytest.mark.slow
 def test_an_early_signal_to_one_of_two_processes_stops_both(squares: ShardIndex, tmp_path: Path) -> None:
     command = command_line(squares, tmp_path, *OPTIONS, "100000", processes=2)
-    with psutil.Popen(
-        command, cwd=CHECKOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
-    ) as torchrun:
+    with psutil.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as torchrun:
         wait_until(lambda: "1" in (found := ranks_of(torchrun)) and counts_signals(found["1"].pid), "rank 1")
         ranks_of(torchrun)["1"].send_signal(signal.SIGUSR1)
         said, _ = torchrun.communicate(timeout=120)

@@ -5,19 +5,18 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
 import train.run_folder
 from pipeline.shard import ShardIndex
 from tests.schemas import check_schema
-from tests.train.conftest import CHECKOUT, Trainer, command_line, read_metrics, run_program
+from tests.train.conftest import Trainer, command_line, read_metrics
+from tests.warm import Warm, places, run_warm
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.presets import PRESETS
 
@@ -248,18 +247,15 @@ def test_training_tells_left_from_right(run_main: Trainer, tmp_path: Path) -> No
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
 
 
-def start(command: list[str], out: Path, *, steps: int) -> subprocess.Popen[str]:
-    """Start a run and return when it has done so many steps."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start(command: list[str], out: Path, *, steps: int, world_size: int = 1) -> list[Warm]:
+    """Start a run's processes and return when it has done so many steps."""
+    processes = [Warm(command, environment=os.environ | place) for place in places(world_size)]
     log, deadline = out / "metrics.jsonl", time.monotonic() + 120
     while not log.is_file() or log.read_bytes().count(b"\n") < steps:
-        assert process.poll() is None, process.communicate()[0]
+        assert processes[0].poll() is None, processes[0].communicate()
         assert time.monotonic() < deadline, f"{out} has not done {steps} steps in two minutes"
         time.sleep(0.05)
-    return process
+    return processes
 
 
 @pytest.mark.slow
@@ -267,10 +263,10 @@ def start(command: list[str], out: Path, *, steps: int) -> subprocess.Popen[str]
 def test_a_signal_saves_and_exits_0_and_the_run_goes_on(
     squares: ShardIndex, tmp_path: Path, run_main: Trainer, number: signal.Signals
 ) -> None:
-    process = start(command_line(squares, tmp_path, "--steps", "100000"), tmp_path, steps=3)
+    (process,) = start(command_line(squares, tmp_path, "--steps", "100000"), tmp_path, steps=3)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
     step = load_checkpoint(tmp_path / "latest.pt")["step"]
     assert step >= 3
     assert f"stopped by a signal at step {step} of 100000 and saved" in output
@@ -282,15 +278,11 @@ def test_a_signal_saves_and_exits_0_and_the_run_goes_on(
 
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both(squares: ShardIndex, tmp_path: Path) -> None:
-    process = start(command_line(squares, tmp_path, "--steps", "100000", processes=2), tmp_path, steps=3)
-    workers = {
-        worker.environ()["RANK"]: worker
-        for worker in psutil.Process(process.pid).children()
-        if "RANK" in worker.environ()
-    }
-    workers["1"].send_signal(signal.SIGUSR1)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    ranks = start(command_line(squares, tmp_path, "--steps", "100000"), tmp_path, steps=3, world_size=2)
+    ranks[1].send_signal(signal.SIGUSR1)
+    for rank in ranks:
+        printed = rank.communicate(timeout=120)
+        assert rank.returncode == 0, printed
     step = load_checkpoint(tmp_path / "latest.pt")["step"]
     assert [line["step"] for line in read_metrics(tmp_path, "train")] == list(range(1, step + 1))
 
@@ -310,7 +302,7 @@ def test_two_processes_have_the_losses_and_scores_of_one(
         "0.005",
     ]
     run_main(tmp_path / "one", *options)
-    done = run_program(command_line(squares, tmp_path / "two", *options, processes=2))
+    done = run_warm(command_line(squares, tmp_path / "two", *options), world_size=2)
     assert done.returncode == 0, done.stderr
     one, two = ([line["loss"] for line in read_metrics(tmp_path / name, "train")] for name in ("one", "two"))
     assert len(one) == 5
@@ -321,7 +313,7 @@ def test_two_processes_have_the_losses_and_scores_of_one(
 
 @pytest.mark.slow
 def test_two_stopped_processes_go_on_as_one(squares: ShardIndex, tmp_path: Path, run_main: Trainer) -> None:
-    done = run_program(command_line(squares, tmp_path / "two", "--steps", "4", "--save-every", "2", processes=2))
+    done = run_warm(command_line(squares, tmp_path / "two", "--steps", "4", "--save-every", "2"), world_size=2)
     assert done.returncode == 0, done.stderr
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     result = run_main(tmp_path / "one", "--steps", "6", "--resume", "auto")

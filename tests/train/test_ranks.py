@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from train.models import ModelConfig, build_model
@@ -110,4 +110,4 @@ def compare_with_ddp(rank: int, rendezvous: Path) -> None:
 
 @pytest.mark.slow
 def test_gradients_averaged_after_the_pass_are_those_of_ddp(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(compare_with_ddp, (tmp_path / "rendezvous",), nprocs=2)
+    start_processes(compare_with_ddp, (tmp_path / "rendezvous",), nprocs=2, start_method="forkserver")
