@@ -16,7 +16,7 @@ JOBS ?= 2
 KILLS ?= 50
 
 PY = $(VENV)/bin/python
-PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
+PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 READY = $(VENV)/.ready
 
 .PHONY: demo test test-all chaos check format env clean-demo

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
         file.fileno() for it in workers for file in (it.channel.gateway._io.infile, it.channel.gateway._io.outfile)
     ]
     os.register_at_fork(after_in_child=lambda: [os.close(pipe) for pipe in pipes])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that at the end no process works alone (Makefile: --no-loadscope-reorder)."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
