@@ -26,19 +26,47 @@ def no_tell(counts: Counts, is_shard: bool) -> None:
     """Nobody listens."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two machines of one and of three cores, as far as Ray knows; `.nodes` has their handles."""
+    """Two machines of one core, as far as Ray knows; `.nodes` has their handles. The last test takes the second one."""
     pytest.importorskip("ray", reason='ray is not installed: pip install -c constraints.txt -e ".[ray]"')
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        cluster.nodes = [cluster.head_node, cluster.add_node(num_cpus=3)]
+        cluster.nodes = [cluster.head_node, cluster.add_node(num_cpus=1)]
         cluster.wait_for_nodes()
         yield cluster
     finally:
         cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
+    cluster: Any,
+    listing: Listing,  # noqa: F811
+    local: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    impatient = MakeOnRay(cluster.address, patience=Patience(factor=0, least_s=0))  # everything is given out twice
+    build_shards(listing, tmp_path / "out", SETTINGS, workers=1, make=impatient)
+    assert contents(tmp_path / "out") == contents(local)
+
+    tasks = tasks_of(listing)
+    (tmp_path / "file").write_text("no folder")
+    failed = MakeOnRay(cluster.address)(tasks[:2], tmp_path / "file", no_tell)
+    assert sorted(failed) == ["few-000000", "few-000001"]
+    assert all("NotADirectoryError" in reason and "\n" not in reason for reason in failed.values())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline.build.on_ray, "make_shard", lambda *args, **options: len(1))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="(?s)Traceback|ray::.*has no len"):
+            MakeOnRay(cluster.address)(tasks[:1], tmp_path / "out", no_tell)
+
+    other = replace(tasks[0], inputs="of another machine")
+    with pytest.raises(OtherInputsError, match="few-000000: .* sees other videos"):
+        MakeOnRay(cluster.address)([other, *tasks[1:]], tmp_path / "out", no_tell)
 
 
 @pytest.mark.slow
@@ -82,34 +110,6 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
     assert (result.num_shards_written, result.num_samples, result.num_quarantined) == (9, 8, 1)
     assert (told[-1].num_done, told[-1].num_total, told[-1].num_shards, told[-1].num_failed) == (9, 9, 9, 1)
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
-
-
-@pytest.mark.slow
-def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
-    cluster: Any,
-    listing: Listing,  # noqa: F811
-    local: Path,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    impatient = MakeOnRay(cluster.address, patience=Patience(factor=0, least_s=0))  # everything is given out twice
-    build_shards(listing, tmp_path / "out", SETTINGS, workers=1, make=impatient)
-    assert contents(tmp_path / "out") == contents(local)
-
-    tasks = tasks_of(listing)
-    (tmp_path / "file").write_text("no folder")
-    failed = MakeOnRay(cluster.address)(tasks[:2], tmp_path / "file", no_tell)
-    assert sorted(failed) == ["few-000000", "few-000001"]
-    assert all("NotADirectoryError" in reason and "\n" not in reason for reason in failed.values())
-
-    with monkeypatch.context() as patched:
-        patched.setattr(pipeline.build.on_ray, "make_shard", lambda *args, **options: len(1))  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="(?s)Traceback|ray::.*has no len"):
-            MakeOnRay(cluster.address)(tasks[:1], tmp_path / "out", no_tell)
-
-    other = replace(tasks[0], inputs="of another machine")
-    with pytest.raises(OtherInputsError, match="few-000000: .* sees other videos"):
-        MakeOnRay(cluster.address)([other, *tasks[1:]], tmp_path / "out", no_tell)
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
