@@ -271,6 +271,8 @@ def row_of(name: str, peer: Peer, config: PeerConfig) -> Row:
     plan, steps = config.plan(), range(COUNTED_STEPS)
     if name in OURS:
         cost, stored = loader_cost(plan, on_gpu=config.on_gpu, steps=steps), plan.index.codec
+        if stored == "h264" and not config.on_gpu:
+            peer = replace(peer, decoder="PyAV")  # of every engine
         decoder = f"{peer.decoder} {peer.version}, {'JPEG' if stored == 'filmstrip' else 'H.264'}"
         return Row(name, decoder, f"{config.loader.num_threads} threads", cost.decoded_to_used, cost.bytes_per_clip)
     row = Row(name, f"{peer.decoder} {peer.version}, H.264", f"{config.num_workers} {peer.workers}")

@@ -109,11 +109,15 @@ def test_other_clips_than_ours_are_found_out() -> None:
         checked_psnr(clips, clips[:1])
 
 
-def test_a_row_says_what_is_decoded_by_whom_with_how_many_workers(numbered_h264: ShardIndex, tmp_path: Path) -> None:
+def test_a_row_says_what_is_decoded_by_whom_with_how_many_workers(
+    numbered: ShardIndex, numbered_h264: ShardIndex, tmp_path: Path
+) -> None:
+    strips = row_of("ours (DALI)", OURS["ours (DALI)"], config_of(numbered, tmp_path))
+    assert strips.decoder == f"DALI {OURS['ours (DALI)'].version}, JPEG"
     config = replace(config_of(numbered_h264, tmp_path), num_workers=2)
     make_files(config)
     ours = row_of("ours (DALI)", OURS["ours (DALI)"], config)
-    assert (ours.decoder, ours.workers) == (f"DALI {OURS['ours (DALI)'].version}, H.264", "1 threads")
+    assert (ours.decoder, ours.workers) == (f"PyAV {PEERS['PyAV threads'].version}, H.264", "1 threads")
     cost = loader_cost(config.plan(), on_gpu=False, steps=range(module.COUNTED_STEPS))
     assert (ours.decoded_to_used, ours.bytes_per_clip) == (cost.decoded_to_used, cost.bytes_per_clip)
     pyav = row_of("PyAV DataLoader", PEERS["PyAV DataLoader"], config)
@@ -180,6 +184,7 @@ def test_peers_that_cannot_be_opened_or_break_are_lines_and_the_others_go_on(
         "DALI video": PEERS["DALI video"],
         "PyAV threads": PEERS["PyAV threads"],
     }
+    monkeypatch.setattr(module, "IDLE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(module, "peers_named", lambda names: wanted)
     found = compare(config_of(numbered, tmp_path / "files"), ORDER, names="all", repeats=2, quiet=True)
     assert found.absent.pop("other").startswith("its clips are not ours (PSNR ")
