@@ -12,6 +12,7 @@ from tests.docs.world import SMALL_STEP, World
 from tests.terminal import CHECKOUT
 from tests.train.test_importing import written
 from tests.train.test_models_convert import CaffeForward
+from tests.warm import Warm
 
 CHEAP = {
     "check_shards": ("tools.check_shards", "shards/ucf101", None),
@@ -54,8 +55,22 @@ OTHERS = {
     "train": ("train.main", f"--data shards/ucf101 --preset tiny --out made/run {SMALL_STEP}", "made/run/latest.pt"),
 }  # fmt: skip
 IN_ONE_PROCESS = """
-import importlib, json, pathlib, traceback
+import importlib, json, os, pathlib, subprocess, sys, traceback
 if __name__ == "__main__":  # make_demo_videos starts processes that import this
+    os.chdir(pathlib.Path(__file__).parent)
+    for stream, place in ((1, sys.argv[1]), (2, sys.argv[2])):
+        if place == "closed":
+            os.close(stream)
+        elif place == "head":
+            head = subprocess.Popen(["head", "-1"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            os.dup2(head.stdin.fileno(), stream)
+            head.stdin.close()
+        elif place:
+            os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT), stream)
+    closed = sys.argv[1] == "closed"  # as Python has it from its start
+    for stream, name in ((1, "stdout"), (2, "stderr")):
+        setattr(sys, name, None if closed else open(stream, "w", closefd=False))
+        setattr(sys, f"__{name}__", getattr(sys, name))
     codes = {}
     for name, (module, words, _) in json.loads(pathlib.Path("commands.json").read_text()).items():
         try:
@@ -66,7 +81,6 @@ if __name__ == "__main__":  # make_demo_videos starts processes that import this
             codes[name] = traceback.format_exc()
     pathlib.Path("codes.json").write_text(json.dumps(codes))
 """
-OUTPUTS = {"full": "> /dev/full 2>&1", "closed": ">&- 2>&-", "read by head": "| head -1 > head.txt"}
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +97,17 @@ def home(tmp_path_factory: pytest.TempPathFactory, ucf_raw: Path) -> Path:
     return home
 
 
-def codes_of(commands: dict, home: Path, output: str) -> dict:
-    """Exit code of each command, or its traceback, run in one process whose output goes there."""
-    subprocess.run(["rm", "-rf", "made", "codes.json"], cwd=home, check=True)
+def codes_of(commands: dict, home: Path, *, stdout: str = "", stderr: str = "") -> dict:
+    """Exit code of each command, or its traceback, run in one process.
+
+    Args:
+        stdout: A file that it goes to; "closed", or "head" for a reader of one line.
+        stderr: The same.
+    """
+    subprocess.run(["rm", "-rf", "made", "codes.json", "errors.txt"], cwd=home, check=True)
     (home / "commands.json").write_text(json.dumps(commands))
     (home / "run.py").write_text(f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n{IN_ONE_PROCESS}")
-    subprocess.run(["bash", "-c", f"{sys.executable} run.py {output}"], cwd=home, timeout=240)
+    Warm([sys.executable, str(home / "run.py"), stdout, stderr]).wait(240)
     return json.loads((home / "codes.json").read_text())
 
 
@@ -97,21 +116,21 @@ def test_every_command_ends_well_on_a_full_disk_under_its_output(home: Path) -> 
     names = set(re.findall(r"^    res3d-([\w-]+) =", (CHECKOUT / "setup.cfg").read_text(), re.MULTILINE))
     commands = CHEAP | OTHERS
     assert set(commands) == {name.replace("-", "_") for name in names}
-    assert codes_of(commands, home, OUTPUTS["full"]) == dict.fromkeys(commands, 0)
+    assert codes_of(commands, home, stdout="/dev/full", stderr="/dev/full") == dict.fromkeys(commands, 0)
     assert [path for _, _, path in commands.values() if path is not None and not (home / path).is_file()] == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("output", ["closed", "read by head"])
-def test_commands_end_well_when_nobody_takes_their_output(home: Path, output: str) -> None:
-    assert codes_of(CHEAP, home, OUTPUTS[output]) == dict.fromkeys(CHEAP, 0)
+@pytest.mark.parametrize(("stdout", "stderr"), [("closed", "closed"), ("head", "")])
+def test_commands_end_well_when_nobody_takes_their_output(home: Path, stdout: str, stderr: str) -> None:
+    assert codes_of(CHEAP, home, stdout=stdout, stderr=stderr) == dict.fromkeys(CHEAP, 0)
 
 
 @pytest.mark.slow
 def test_a_result_of_json_that_is_lost_is_no_success(home: Path) -> None:
     commands = {name: (module, f"{words} --json", None) for name, (module, words, _) in CHEAP.items()
                 if name in ("check_shards", "models")}  # fmt: skip
-    assert codes_of(commands, home, "> /dev/full 2> errors.txt") == dict.fromkeys(commands, 1)
+    assert codes_of(commands, home, stdout="/dev/full", stderr="errors.txt") == dict.fromkeys(commands, 1)
     line = "error: standard output: the result could not be written ([Errno 28] No space left on device)"
     assert (home / "errors.txt").read_text().count(f"{line}; the work itself is done\n") == 2
 
@@ -124,7 +143,7 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(home: Path) -> No
         for name, (module, words, _) in OTHERS.items()
         if "--json" in words
     }
-    assert codes_of(blocked, home, "2> errors.txt") == dict.fromkeys(blocked, 2)
+    assert codes_of(blocked, home, stderr="errors.txt") == dict.fromkeys(blocked, 2)
     line = "error: --json: file/below.json cannot be written (Not a directory); choose another file\n"
     assert (home / "errors.txt").read_text() == line * len(blocked)
     assert not (home / "made").exists()
