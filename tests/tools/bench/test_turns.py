@@ -1,10 +1,11 @@
 """tools/bench/turns.py: whose turn it is, and when nothing else is going on."""
 
-import threading
+import itertools
+from collections.abc import Iterable
 
 import pytest
 
-from tools.bench import turns
+from tools.bench import measure, turns
 from tools.bench.turns import settle, turns_of
 
 
@@ -14,19 +15,34 @@ def test_every_lane_has_every_turn_once_and_none_is_always_first() -> None:
     assert [lane for _, lane in order[::3]] == ["a", "b", "c", "a", "b", "c"]
 
 
-def test_settling_waits_for_a_thread_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "IDLE_TIMEOUT_S", 0.2)
-    over = threading.Event()
+class Clock:
+    """Time that passes in `sleep` alone, while the process works on so many cores, a number a sleep."""
 
-    def spin() -> None:
-        while not over.is_set():
-            pass
+    def __init__(self, cores: Iterable[float]) -> None:
+        self.cores, self.now_s, self.cpu_s = iter(cores), 0.0, 0.0
 
-    thread = threading.Thread(target=spin)
-    thread.start()
-    try:
-        assert settle() > turns.IDLE_CORES
-    finally:
-        over.set()
-        thread.join()
-    assert settle() < turns.IDLE_CORES
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.cpu_s += seconds * next(self.cores)
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    perf_counter = monotonic
+
+    def process_time(self) -> float:
+        return self.cpu_s
+
+
+@pytest.mark.parametrize(
+    ("cores", "left", "waits_s"),
+    [([2.0, 0.5, 0.05, 1.0], 0.05, 3 * turns.IDLE_WINDOW_S), (itertools.repeat(1.0), 1.0, turns.IDLE_TIMEOUT_S)],
+)
+def test_settling_waits_until_little_is_done_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, cores: Iterable[float], left: float, waits_s: float
+) -> None:
+    clock = Clock(cores)
+    for module in (turns, measure):
+        monkeypatch.setattr(module, "time", clock)
+    assert settle() == pytest.approx(left)
+    assert clock.now_s == pytest.approx(waits_s, abs=1.5 * turns.IDLE_WINDOW_S)
