@@ -27,7 +27,7 @@ def test_the_two_make_commands_run(tmp_path: Path) -> None:
 
 
 def run(words: str, home: Path) -> None:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "2"}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(words, shell=True, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
