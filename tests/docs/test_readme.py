@@ -21,7 +21,7 @@ def test_the_two_make_commands_run(tmp_path: Path) -> None:
     home = tmp_path / "checkout"
     skipped = shutil.ignore_patterns(".*", "data", "runs", "demo", "shards", "__pycache__", "*.egg-info")
     shutil.copytree(CHECKOUT, home, ignore=skipped)
-    run(f"touch {sys.prefix}/.ready; make demo VENV={sys.prefix} DEMO_VIDEOS=4 DEMO_STEPS=2", home)
+    run(f"touch {sys.prefix}/.ready; make demo VENV={sys.prefix} DEMO_VIDEOS=2 DEMO_STEPS=2", home)
     assert (home / "demo/run/evaluation.json").is_file()
     run(f"make test VENV={sys.prefix} TESTS=tests/pipeline/test_clip.py", home)
 

@@ -78,8 +78,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "scheme", "window"),
     [
         ("stored", "light", DESK),
-        ("stored", "light", PHONE),
-        ("stored", "dark", DESK),
+        pytest.param("stored", "light", PHONE, marks=pytest.mark.long),
+        pytest.param("stored", "dark", DESK, marks=pytest.mark.long),
         ("stored", "dark", PHONE),
         ("hostile", "light", PHONE),
     ],
