@@ -1,15 +1,27 @@
-"""The DALI graph: strips of JPEG bytes in, normalised clips out; the same operators on a GPU and on a CPU."""
+"""The DALI graph: compressed clips in, normalized clips out; the same operators on a GPU and on a CPU.
 
-from collections.abc import Callable, Iterable
+Filmstrips: a clip is one JPEG of its frames. H.264: a GPU's NVDEC decodes streams of many clips each; DALI decodes no
+H.264 on a CPU, where PyAV does that first step and the graph begins with frames.
+"""
+
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from nvidia.dali import Pipeline, fn
-from nvidia.dali.types import DALIDataType, DALIImageType
+from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
 from pipeline.clip import ClipSpec
-from pipeline.filmstrip import ClipStrips, StripLayout
+from pipeline.codecs import Codec, FilmstripCodec, H264Codec
+from pipeline.codecs.mp4 import Splicer, Stream, join
+from pipeline.frames import Pool, crops_of
+from pipeline.index import ShardIndex
+from pipeline.reader import ReadStep
+
+Source = Callable[[], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -17,20 +29,19 @@ class GraphSpec:
     """Everything that shapes the graph.
 
     Attributes:
-        num_slots: S, strips a clip may need (`filmstrip.max_slots`).
-        whole_strips: Decode whole strips; else only the tiles and, where nothing is resized, the columns of the crop.
+        batch_size: N clips.
+        codec: How the clips' frames are stored.
         stored_size: Pixels that `clip.resize` scales from.
         gpu: CUDA device, or None for the CPU.
         queue_depth: Batches worked on at a time.
-        hw_decoder_load: Share of the pictures for a GPU's JPEG engines.
+        hw_decoder_load: Share of the JPEGs for a GPU's JPEG engines.
         mean, std: Per channel, RGB; clips come as (value - mean) / std.
+        whole_pictures: Decode whole JPEGs; else, where nothing is resized, just the columns of the crop.
     """
 
     batch_size: int
     clip: ClipSpec
-    layout: StripLayout
-    num_slots: int
-    whole_strips: bool
+    codec: Codec
     stored_size: int
     gpu: int | None
     num_threads: int
@@ -38,15 +49,21 @@ class GraphSpec:
     hw_decoder_load: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    whole_pictures: bool
 
     @property
-    def resizes(self) -> bool:
-        """Whether frames are wanted smaller or larger than they are stored."""
-        return self.clip.resize is not None and self.clip.resize != self.stored_size
+    def scale(self) -> float:
+        """Pixels of a resized frame to one of a stored frame."""
+        return self.clip.scale(self.stored_size)
+
+    @property
+    def clips_per_stream(self) -> int:
+        """K, of H.264: opening a stream costs NVDEC time, so there are as few as threads to decode them."""
+        return 1 if self.gpu is None else -(-self.batch_size // min(self.num_threads, self.batch_size))
 
 
-def build_graph(spec: GraphSpec, source: Callable[[], tuple[list[Any], ...]]) -> Pipeline:
-    """The pipeline that turns what `graph_inputs` gives into clips FHWC [T, crop, crop, 3].
+def build_graph(spec: GraphSpec, source: Source) -> Pipeline:
+    """The pipeline from what `graph_inputs` or `video_graph_inputs` gives to clips FHWC, a clip or stream a sample.
 
     Half precision on a GPU, float32 on a CPU. A batch of FHWC viewed as NCTHW *is* channels_last_3d: no copy.
 
@@ -54,94 +71,198 @@ def build_graph(spec: GraphSpec, source: Callable[[], tuple[list[Any], ...]]) ->
         source: Called for each batch; returns the inputs, or raises StopIteration at the end. Inputs are read in place:
             the caller holds them until that batch is there.
     """
-    pipe = Pipeline(spec.batch_size, spec.num_threads, spec.gpu, prefetch_queue_depth=spec.queue_depth)
+    is_video = isinstance(spec.codec, H264Codec)
+    num_samples = -(-spec.batch_size // spec.clips_per_stream) if is_video else spec.batch_size
+    pipe = Pipeline(num_samples, spec.num_threads, spec.gpu, prefetch_queue_depth=spec.queue_depth)
     with pipe:
-        width = 1 if spec.whole_strips else 3  # a slot is a JPEG and, to decode a part of it, two corners
-        columns = fn.external_source(source, num_outputs=width * spec.num_slots + 4, batch=True, no_copy=True)
-        slots = [columns[width * s : width * (s + 1)] for s in range(spec.num_slots)]
-        order, flip, *window = columns[width * spec.num_slots :]  # the window is two corners, or two crop positions
-
-        strips = [decode(spec, *slot) for slot in slots]  # S × HWC [tiles × tile_height, W, 3]
-        frames = strips[0] if len(strips) == 1 else fn.cat(*strips, axis=0)
-        tile = [spec.layout.tile_height, spec.clip.crop_size if cuts_columns(spec) else spec.layout.tile_width, 3]
-        frames = fn.reshape(frames, shape=[-1, *tile], layout="FHWC")  # all tiles decoded
-        frames = fn.sequence_rearrange(frames, new_order=order)  # [T, tile_height, W, 3], the frames asked for
-        size = [spec.clip.crop_size] * 2
-        if spec.resizes:
-            frames = fn.resize(frames, size=size, roi_start=window[0], roi_end=window[1], antialias=True)
-            position: dict[str, Any] = {}
-        else:
-            position = {"crop_pos_y": window[0], "crop_pos_x": window[1]}
-        cut = {"crop": size, **position, "mirror": flip}
-        pipe.set_outputs(normalise(frames, mean=spec.mean, std=spec.std, gpu=spec.gpu, **cut))
+        pipe.set_outputs(video_graph(spec, source) if is_video else jpeg_graph(spec, source))
     pipe.build()
     return pipe
 
 
-def normalise(frames: Any, *, mean: tuple[float, ...], std: tuple[float, ...], gpu: int | None, **cut: Any) -> Any:
-    """(value - mean) / std, half precision on a GPU and float32 on a CPU; `cut` crops and mirrors in the same pass."""
-    dtype = DALIDataType.FLOAT if gpu is None else DALIDataType.FLOAT16
-    return fn.crop_mirror_normalize(frames, mean=list(mean), std=list(std), dtype=dtype, output_layout="FHWC", **cut)
-
-
-def decode(spec: GraphSpec, jpeg: Any, start: Any = None, end: Any = None) -> Any:
-    """One slot's strip, or the part of it between two corners; HWC uint8 RGB."""
+def jpeg_graph(spec: GraphSpec, source: Source) -> Any:
+    """JPEGs of T tiles to clips [T, crop, crop, 3]."""
+    tile_height, tile_width, size = spec.codec.tile_height, spec.codec.tile_width, [spec.clip.crop_size] * 2
     how: dict[str, Any] = {"device": "cpu", "output_type": DALIImageType.RGB, "adjust_orientation": False}
     if spec.gpu is not None:
         how |= {"device": "mixed", "hw_decoder_load": spec.hw_decoder_load}
-    if start is None:
-        return fn.decoders.image(jpeg, **how)
-    return fn.decoders.image_slice(jpeg, start=start, end=end, axes=[0, 1], **how)
+    columns = fn.external_source(source, num_outputs=6 if cuts_columns(spec) else 4, batch=True, no_copy=True)
+    jpeg, flip, *window = columns
+    if cuts_columns(spec):
+        *window, start, end = window
+        picture = fn.decoders.image_slice(jpeg, start=start, end=end, axes=[0, 1], **how)
+        tile_width = spec.clip.crop_size
+    else:
+        picture = fn.decoders.image(jpeg, **how)  # HWC [T × tile_height, W, 3]
+    frames = fn.reshape(picture, shape=[spec.clip.num_frames, tile_height, tile_width, 3], layout="FHWC")
+    position: dict[str, Any] = {"crop_pos_y": window[0], "crop_pos_x": window[1]}
+    if spec.scale != 1:
+        frames = fn.resize(frames, size=size, roi_start=window[0], roi_end=window[1], antialias=True)
+        position = {}
+    return normalize(spec, frames, crop=size, mirror=flip, **position)
+
+
+def video_graph(spec: GraphSpec, source: Source) -> Any:
+    """Streams of K clips, or on a CPU their frames, to clips [K × T, crop, crop, 3]."""
+    columns = fn.external_source(source, num_outputs=3 if spec.gpu is None else 4, batch=True, no_copy=True)
+    streams, *wanted, order, matrices = columns
+    frames = decode_frames(streams, *wanted) if wanted else fn.reshape(streams, layout="FHWC")
+    return clips_of(spec, frames, order=order, matrices=matrices)
+
+
+def decode_frames(stream: Any, wanted: Any, *, device: str = "mixed") -> Any:
+    """The wanted frames of a stream: FHWC uint8 RGB [U, tile_height, tile_width, 3]."""
+    return fn.decoders.video(stream, device=device, frames=wanted)
+
+
+def clips_of(spec: GraphSpec, frames: Any, *, order: Any, matrices: Any) -> Any:
+    """Frames [U, tile_height, tile_width, 3] resized, cropped, flipped, put in order and normalized."""
+    if spec.scale != 1:
+        height, width = (math.ceil(side * spec.scale) for side in (spec.codec.tile_height, spec.codec.tile_width))
+        corner = [height / spec.scale, width / spec.scale]  # of the frame, or a fraction of a pixel past it
+        frames = fn.resize(frames, size=[height, width], roi_start=[0.0, 0.0], roi_end=corner, antialias=True)
+    frames = fn.warp_affine(  # [U, crop, crop, 3]; the frames of a stream are of many clips, so each has its own place
+        frames,
+        matrix=fn.per_frame(matrices),
+        size=[spec.clip.crop_size] * 2,
+        interp_type=DALIInterpType.INTERP_NN,  # whole pixels are moved, none is mixed
+        fill_value=0,
+    )
+    frames = fn.sequence_rearrange(frames, new_order=order)  # [K × T, crop, crop, 3]; a short clip repeats its last
+    return normalize(spec, frames)
+
+
+def normalize(spec: GraphSpec, frames: Any, **cut: Any) -> Any:
+    """(value - mean) / std, half precision on a GPU and float32 on a CPU; `cut` crops and mirrors in the same pass."""
+    how: dict[str, Any] = {"mean": list(spec.mean), "std": list(spec.std), "output_layout": "FHWC", **cut}
+    dtype = DALIDataType.FLOAT if spec.gpu is None else DALIDataType.FLOAT16
+    return fn.crop_mirror_normalize(frames, dtype=dtype, **how)
 
 
 def cuts_columns(spec: GraphSpec) -> bool:
-    """Whether decoding leaves just the crop's columns; a resize needs their neighbours too."""
-    return not spec.whole_strips and not spec.resizes
+    """Whether decoding leaves just the crop's columns; a resize needs their neighbors too."""
+    return not spec.whole_pictures and spec.scale == 1
 
 
 def graph_inputs(
     spec: GraphSpec,
-    jpegs: Iterable[np.ndarray],
-    blank: np.ndarray,
-    clips: ClipStrips,
+    jpegs: list[np.ndarray],
+    *,
+    top: np.ndarray,
+    left: np.ndarray,
+    flip: np.ndarray,
+    content: np.ndarray,
+) -> tuple[list[Any] | np.ndarray, ...]:
+    """The columns that `jpeg_graph` reads, for N clips: a list of N pictures, and arrays whose first axis is N.
+
+    Args:
+        jpegs: uint8 [bytes] each.
+        top, left: int [N], corner of the crop in the content, pixels after resizing.
+        content: int [N, 4], left, top, width and height of the content in its tile, stored pixels.
+    """
+    crop, codec = spec.clip.crop_size, spec.codec
+    y, x = content[:, 1] + top / spec.scale, content[:, 0] + left / spec.scale  # the crop's corner, stored pixels
+    flip = flip.astype(np.int32)
+    if spec.scale != 1:
+        window = points(y, x, np.float32), points(y + crop / spec.scale, x + crop / spec.scale, np.float32)
+        return jpegs, flip, *window
+    # crop_mirror_normalize wants the corner as a part of the room there is
+    crop_y = (y / max(codec.tile_height - crop, 1)).astype(np.float32)
+    crop_x = (x / max(codec.tile_width - crop, 1)).astype(np.float32)
+    if not cuts_columns(spec):
+        return jpegs, flip, crop_y, crop_x
+    zeros, height = np.zeros(len(y)), np.full(len(y), spec.clip.num_frames * codec.tile_height)
+    cut = points(zeros, x, np.int32), points(height, x + crop, np.int32)
+    return jpegs, flip, crop_y, np.zeros_like(crop_x), *cut
+
+
+def points(y: np.ndarray, x: np.ndarray, dtype: type) -> np.ndarray:
+    """Two columns [N] as N points [N, 2], in one piece of memory."""
+    return np.ascontiguousarray(np.stack([y, x], axis=1), dtype)
+
+
+def video_graph_inputs(
+    spec: GraphSpec,
+    streams: list[Stream],
+    contents: list[np.ndarray],
     *,
     top: np.ndarray,
     left: np.ndarray,
     flip: np.ndarray,
     content: np.ndarray,
 ) -> tuple[list[Any], ...]:
-    """The columns that the graph reads, for N clips: lists of N pictures, and arrays whose first axis is N.
+    """The columns that `video_graph` reads, a stream a row.
 
     Args:
-        jpegs: The strips of all clips, clip by clip, uint8 [bytes] each.
-        blank: A picture of one tile, for slots that a clip does not use.
+        contents: Of each stream, on a GPU its bytes, uint8 [bytes]; on a CPU its wanted frames, uint8 [U, H, W, 3].
         top, left: int [N], corner of the crop in the content, pixels after resizing.
         content: int [N, 4], left, top, width and height of the content in its tile, stored pixels.
     """
-    crop, layout = spec.clip.crop_size, spec.layout
-    scale = spec.clip.scale(spec.stored_size)
-    y, x = content[:, 1] + top / scale, content[:, 0] + left / scale  # the crop's corner in its tile, stored pixels
-    zeros = np.zeros(len(y), np.float32)
-
-    found = iter(jpegs)
-    used = (clips.strips >= 0).tolist()
-    pictures_of_clips = [[next(found) if uses else blank for uses in slots] for slots in used]
-    columns: list[Any] = []
-    for s, pictures in enumerate(zip(*pictures_of_clips, strict=True)):
-        first, last = clips.first_tile[:, s] * layout.tile_height, clips.last_tile[:, s] * layout.tile_height
-        x_first, x_last = (x, x + crop) if cuts_columns(spec) else (zeros, zeros + layout.tile_width)
-        columns.append(list(pictures))
-        if not spec.whole_strips:
-            columns += [corners(first, x_first, np.int32), corners(last, x_last, np.int32)]
-    columns += [clips.order.astype(np.int32), flip.astype(np.int32)]
-    if spec.resizes:
-        return (*columns, corners(y, x, np.float32), corners(y + crop / scale, x + crop / scale, np.float32))
-    # crop_mirror_normalize wants the corner as a part of the room there is
-    crop_y = y / max(layout.tile_height - crop, 1)
-    crop_x = zeros if cuts_columns(spec) else x / max(layout.tile_width - crop, 1)
-    return (*columns, crop_y.astype(np.float32), crop_x.astype(np.float32))
+    matrices = crop_matrices(
+        x=np.rint(content[:, 0] * spec.scale) + left,
+        y=np.rint(content[:, 1] * spec.scale) + top,
+        flip=flip,
+        crop=spec.clip.crop_size,
+    )
+    per_frame = [matrices[stream.clips][stream.owner] for stream in streams]  # [U, 2, 3] each
+    order = [stream.order for stream in streams]
+    wanted = [[stream.frames for stream in streams]] if spec.gpu is not None else []
+    return contents, *wanted, order, per_frame
 
 
-def corners(y: np.ndarray, x: np.ndarray, dtype: type) -> np.ndarray:
-    """Two columns [N] as N points [N, 2], in one piece of memory."""
-    return np.ascontiguousarray(np.stack([y, x], axis=1), dtype)
+def crop_matrices(*, x: np.ndarray, y: np.ndarray, flip: np.ndarray, crop: int) -> np.ndarray:
+    """From a place in the crop to the place in the frame that it shows: float32 [N, 2, 3].
+
+    Args:
+        x, y: [N], left and top edge of the crop, pixels.
+        flip: bool [N], mirrored left to right.
+
+    >>> crop_matrices(x=np.array([3, 3]), y=np.array([5, 5]), flip=np.array([False, True]), crop=8).tolist()
+    [[[1.0, 0.0, 3.0], [0.0, 1.0, 5.0]], [[-1.0, 0.0, 11.0], [0.0, 1.0, 5.0]]]
+    """
+    matrices = np.zeros((len(x), 2, 3), np.float32)
+    matrices[:, 0, 0] = np.where(flip, -1, 1)
+    matrices[:, 1, 1] = 1
+    matrices[:, 0, 2] = np.where(flip, x + crop, x)
+    matrices[:, 1, 2] = y
+    return matrices
+
+
+class DaliEngine:
+    """Turns what was read of a step into clips by DALI.
+
+    Attributes:
+        num_pipelines: Graphs that take turns, step by step.
+    """
+
+    def __init__(self, index: ShardIndex, spec: GraphSpec, *, num_pipelines: int) -> None:
+        self.num_pipelines = num_pipelines
+        self._index, self._spec, self._codec = index, spec, spec.codec
+        self._pool = Pool(spec.num_threads)
+
+    def build(self, source: Source) -> Pipeline:
+        """A graph; `source` gives it what `inputs` made of one step after another."""
+        return build_graph(self._spec, source)
+
+    def inputs(self, read: ReadStep) -> tuple[Any, ...]:
+        """A step as the graph takes it; the graph reads it in place.
+
+        Raises:
+            UndecodableError: Names the clips that do not decode, where that is found out before the graph.
+        """
+        crops = crops_of(read, self._index)
+        if isinstance(self._codec, FilmstripCodec):
+            return graph_inputs(self._spec, [data[0] for data in read.data], **crops)
+        streams = join(read.located, clips_per_stream=self._spec.clips_per_stream)
+        packets = [[packet for own in read.data[stream.clips] for packet in own] for stream in streams]
+        if self._spec.gpu is None:
+            decode = self._codec.decoder.decode
+            contents = self._pool.map(decode, packets, [stream.frames for stream in streams])
+        else:
+            contents = [self._splicer.splice(own) for own in packets]
+        return video_graph_inputs(self._spec, streams, contents, **crops)
+
+    @cached_property
+    def _splicer(self) -> Splicer:
+        assert isinstance(self._codec, H264Codec)
+        return Splicer(self._codec.avcc, height=self._codec.tile_height, width=self._codec.tile_width)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from pipeline.clip import per_channel
-from pipeline.decoding import open_decoding
 from pipeline.errors import UserError
+from pipeline.frames import SimpleEngine
 from pipeline.handover import Lender
+from pipeline.index import ShardIndex
 from pipeline.plan import Plan, rank_rows
-from pipeline.producer import Made, Producer
+from pipeline.prefetch import DecodedBatch, Prefetcher
+from pipeline.reader import LoaderError, ReadWork, StepReader
 from pipeline.settings import LoaderSettings
-from pipeline.shard import ShardIndex
-from pipeline.step_reader import LoaderError, ReadWork, StepReader
 
 MEAN = 128.0  # what the paper subtracts from pixels, which it does not scale (section 3)
 
@@ -63,16 +63,16 @@ class ClipLoader:
     Iterating goes on after the last batch handed out and ends with the plan: never, for a `TrainPlan`. A clip whose
     bytes fail their checksum, have another form than the dataset's pictures or do not decode is replaced by one of the
     plan's next good sample in training and gets weight 0 in evaluation; `num_replaced` counts them and `bad_samples`
-    names their samples. `work` says what was read for the batches handed out so far, `data_wait_s` how long the caller
-    waited for them.
+    names their samples. `engine` names what decodes. `work` says what was read for the batches handed out so far,
+    `data_wait_s` how long the caller waited for them.
 
     Args:
         rank, world_size: This process's place; it gets rows [rank × N, (rank + 1) × N) of each global batch.
         device: "cpu", or a CUDA device, where decoding then happens too.
         settings: How it works; none of it changes what it delivers.
         mean, std: One value, or three (RGB). The paper subtracts 128 and does not scale (section 3).
-        whole_strips: Decode whole strips and cut afterwards. The default does so on a GPU: nvJPEG wants whole pictures,
-            while a CPU decodes just the tiles and columns of the crop in half the time.
+        whole_pictures: Decode whole JPEGs and cut afterwards. The default does so on a GPU: nvJPEG wants whole
+            pictures, while a CPU decodes just the columns of the crop in less time.
 
     Raises:
         ValueError: The ranks cannot share the global batch.
@@ -96,7 +96,7 @@ class ClipLoader:
         settings: LoaderSettings | None = None,
         mean: float | tuple[float, ...] = MEAN,
         std: float | tuple[float, ...] = 1.0,
-        whole_strips: bool | None = None,
+        whole_pictures: bool | None = None,
     ) -> None:
         self._index, self._plan = index, plan
         self.settings = settings or LoaderSettings()
@@ -104,21 +104,32 @@ class ClipLoader:
         self.batch_size = rows.stop - rows.start
         self.device = torch.device(device)
         on_gpu = self.device.type == "cuda"
-        whole_strips = on_gpu if whole_strips is None else whole_strips
-        self._reader = StepReader(index, plan, rows=rows, whole_strips=whole_strips)
+        self._reader = StepReader(index, plan, rows=rows)
         self._gpu = (self.device.index or 0) if on_gpu else None
-        self._decoding = open_decoding(
-            index,
-            plan,
-            batch_size=self.batch_size,
-            gpu=self._gpu,
-            settings=self.settings,
-            mean=per_channel(mean),
-            std=per_channel(std),
-            whole_strips=whole_strips,
-        )
+        self.engine = self.settings.chosen_engine()
+        pixels: dict[str, Any] = {"mean": per_channel(mean), "std": per_channel(std)}
+        self._engine: Any
+        if self.engine == "simple":
+            self._engine = SimpleEngine(index, plan.spec, num_threads=self.settings.num_threads, **pixels)
+        else:
+            from pipeline.graph import DaliEngine, GraphSpec  # training works where DALI is not installed
+
+            spec = GraphSpec(
+                batch_size=self.batch_size,
+                clip=plan.spec,
+                codec=index.stored_as,
+                stored_size=index.size,
+                gpu=self._gpu,
+                num_threads=self.settings.num_threads,
+                queue_depth=self.settings.queue_depth,
+                hw_decoder_load=self.settings.hw_decoder_load,
+                whole_pictures=on_gpu if whole_pictures is None else whole_pictures,
+                **pixels,
+            )
+            num_pipelines = self.settings.pipelines(codec=index.codec, on_gpu=on_gpu)
+            self._engine = DaliEngine(index, spec, num_pipelines=num_pipelines)
         self._step = 0
-        self._producer: Producer | None = None
+        self._prefetcher: Prefetcher | None = None
         self._lender = Lender()
         self.data_wait_s = 0.0
         self.num_replaced = 0
@@ -132,19 +143,19 @@ class ClipLoader:
     def __iter__(self) -> Iterator[Batch]:
         num_steps = self._plan.num_steps
         while num_steps is None or self._step < num_steps:
-            if self._producer is None:
-                self._producer = Producer(
+            if self._prefetcher is None:
+                self._prefetcher = Prefetcher(
                     self._index,
                     self._plan,
                     self._reader,
-                    self._decoding,
+                    self._engine,
                     gpu=self._gpu,
                     settings=self.settings,
                     first_step=self._step,
                 )
             started = time.perf_counter()
             try:
-                made = self._producer.take()
+                made = self._prefetcher.take()
             except BaseException:
                 self.close()
                 raise
@@ -184,9 +195,9 @@ class ClipLoader:
 
     def close(self) -> None:
         """Stop preparing; iterating again starts anew after the last batch handed out."""
-        if self._producer is not None:
-            self._producer.close()
-            self._producer = None
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+            self._prefetcher = None
 
     def __enter__(self) -> "ClipLoader":
         return self
@@ -194,16 +205,17 @@ class ClipLoader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _hand_over(self, made: Made, *, wait_s: float) -> Batch:
+    def _hand_over(self, made: DecodedBatch, *, wait_s: float) -> Batch:
         """The batch for the caller's current stream: an event orders it after ours, the host does not wait."""
         if made.ready is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(made.ready)
-            for tensor in (made.labels, made.weights):
+            for tensor in filter(torch.is_tensor, (made.labels, made.weights, made.clips)):
                 tensor.record_stream(stream)
             self._lender.lend(made, stream)
         with torch.cuda.device(self.device) if made.ready is not None else nullcontext():
-            clips = torch.from_dlpack(made.clips)  # no copy: DALI's dynamic executor does not write there again
+            # No copy: DALI's dynamic executor does not write there again.
+            clips = made.clips.to(self.device) if torch.is_tensor(made.clips) else torch.from_dlpack(made.clips)
         clips = clips.view(-1, self._plan.spec.num_frames, *clips.shape[-3:])[: self.batch_size]  # streams into clips
         return Batch(
             clips=clips.permute(0, 4, 1, 2, 3),  # [N, T, H, W, 3] seen as [N, 3, T, H, W]

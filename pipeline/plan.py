@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.clip import ClipSpec, num_starts, uniform_starts
 from pipeline.draws import below, compact, window_order
 from pipeline.errors import UserError
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 
 ORDER_STREAM, DRAW_STREAM = 0, 1  # two independent Philox streams under one (seed, epoch)
 WORDS_PER_POSITION = 4  # 64-bit words that one Philox step gives: start, top, left; flip and label share the last
@@ -77,8 +77,8 @@ class Plan(Protocol):
     def batch(self, step: int) -> PlannedClips:
         """The global batch of a step, all ranks together."""
 
-    def replacement(self, position: int, attempt: int) -> int | None:
-        """The sample to read in the place of a bad one; None where nothing may take its place."""
+    def replacement(self, clip: PlannedClips, attempt: int) -> PlannedClips | None:
+        """What to read in the place of one clip whose sample is bad; None where nothing may take its place."""
 
 
 def rank_rows(global_batch_size: int, *, rank: int, world_size: int) -> slice:
@@ -203,7 +203,10 @@ class TrainPlan:
         """The global batch of a step."""
         first = step * self.global_batch_size
         position = np.arange(first, first + self.global_batch_size, dtype=np.int64)
-        sample = self.samples_at(position)
+        return self._clips(position, self.samples_at(position))
+
+    def _clips(self, position: np.ndarray, sample: np.ndarray) -> PlannedClips:
+        """What consecutive positions draw of some samples."""
         words = self._words(position)  # [B, 4]
         starts = num_starts(self.stored_spec, video_frames=self.index.num_frames[sample])
         down, sideways = crop_room(self.index.content[sample], self.spec, stored_size=self.index.size)
@@ -228,9 +231,9 @@ class TrainPlan:
             sample[here] = self._samples[self._order(int(e))[place[here]]]
         return sample
 
-    def replacement(self, position: int, attempt: int) -> int | None:
-        """The sample `attempt` positions further on; the same on every rank and in every run."""
-        return int(self.samples_at(np.array([position + attempt]))[0])
+    def replacement(self, clip: PlannedClips, attempt: int) -> PlannedClips:
+        """The same draw of the sample `attempt` positions further on; the same on every rank and in every run."""
+        return self._clips(clip.position, self.samples_at(clip.position + attempt))
 
     def _order(self, epoch: int) -> np.ndarray:
         """The order of an epoch: int32 or int64 [N], a permutation of the samples' places."""
@@ -325,6 +328,6 @@ class EvalPlan:
             weight=real.astype(np.float32),
         )
 
-    def replacement(self, position: int, attempt: int) -> int | None:
+    def replacement(self, clip: PlannedClips, attempt: int) -> None:
         """Nothing may stand in for a test video; a bad one gets weight 0."""
         return None

@@ -1,114 +1,226 @@
-"""JSON held to types: files of others are checked once, where they are read, and an error names the field.
+"""The shard format, version 2, in one place: dataset.json and the arrays of the index.
 
-msgspec refuses what JSON has not (NaN, Infinity) and numbers that float64 cannot hold. Of a key that comes twice the
-last counts.
+A dataset folder holds
+    NAME-000000.tar, NAME-000000.idx   WebDataset tars (USTAR) and DALI's index of each
+    parts/NAME-000000.json             what was put into that tar, and from what; lets a build go on
+    index/*.npy                        the arrays of `array_specs`: a row a sample, and a row a frame
+    dataset.json, quarantine.jsonl     settings, counts, checksums; inputs that did not become samples
 """
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+import json
+import math
+import reprlib
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-import msgspec
-from msgspec import Meta
+import numpy as np
+from msgspec import Meta, Struct
 
-from pipeline.errors import UserError, os_errors_of_the_user
-from pipeline.source.plain_file import read_plain
+from pipeline.codecs.filmstrip import MAX_HEIGHT, MCU
+from pipeline.errors import UserError
+from pipeline.source.plain_file import is_plain_name
+from pipeline.typed_json import SchemaError, convert
 
-MAX_JSON_BYTES = 2**27  # predictions of 300,000 videos
-MOST = 2**53  # what a float64 counts to
+FORMAT_VERSION = 2
+SUBSETS = {"train": 1, "test": 2}  # in the split column; 0 is "not used"
+OFFSET, SIZE, CRC32 = range(3)  # columns of a frame's row
+MAX_INFO_BYTES = 2**25  # of dataset.json; that of five million samples has less than half
+MAX_CONTAINERS = 2**20  # objects and lists in it: 200 bytes each in memory, where one takes two bytes to write
+MAX_AREA, MAX_STRIP_AREA = 2**26, 2**27  # pixels of a stored frame, of a strip
+MAX_TEXT_BYTES = 2**12  # of a key, source or group: the longest path that Linux opens
+MAX_NPY_HEADER_BYTES = 2**16 + 10  # of a .npy file of version 1.0
 
-Count = Annotated[int, Meta(ge=0, le=MOST)]
-Size = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # of what is made in memory, or done one after another
-Real = Annotated[float, Meta(ge=-1e30, le=1e30)]  # finite: NaN is in no range
-Share = Annotated[float, Meta(ge=0, le=1)]
-Text = Annotated[str, Meta(max_length=10_000)]
-
-T = TypeVar("T")
-
-
-class SchemaError(UserError):
-    """A value that is not of the type it must have; the message names the field, in one line."""
+TEXT = "S"  # bytes of any width
+TEXT_COLUMNS = ("key", "source", "group")
 
 
-def convert(value: Any, kind: type[T]) -> T:
-    """A value made of dicts, lists, numbers and strings as a dataclass, or another type that msgspec knows.
+class ArraySpec(NamedTuple):
+    """Type and shape of an array of the index.
 
-    Keys that the type does not have are left out.
+    Attributes:
+        kind: A numpy type, or `TEXT`.
+    """
 
-    >>> convert({"fps": [25]}, dict[str, list[Real]])
-    {'fps': [25.0]}
+    kind: Any
+    shape: tuple[int, ...]
+
+    @property
+    def max_bytes(self) -> int:
+        """The longest .npy file that can hold it."""
+        width = MAX_TEXT_BYTES if self.kind is TEXT else np.dtype(self.kind).itemsize
+        return MAX_NPY_HEADER_BYTES + math.prod(self.shape) * width
+
+
+def array_specs(*, num_samples: int, num_frames: int, num_splits: int, num_labels: int | None) -> dict[str, ArraySpec]:
+    """The arrays of an index, by name.
+
+    key, source, group: Of each sample, its unique short name, the raw video's path, what must not be split.
+    label: Position among the classes; of several labels the first.
+    num_frames: Stored frames.
+    content: Left, top, width and height of the picture in its tile, pixels.
+    split: For each split, a value of `SUBSETS` or 0.
+    tar, offset: In which tar the sample lies, and where the first byte of its first file is.
+    first_frame: Row in `frames` of the sample's first frame; one more at the end.
+    frames: Of each stored frame, offset in the sample, size and crc32 of its bytes.
+    first_label, labels: All labels of samples that may have several.
+    """
+    specs = {name: ArraySpec(TEXT, (num_samples,)) for name in TEXT_COLUMNS} | {
+        "label": ArraySpec(np.int32, (num_samples,)),
+        "num_frames": ArraySpec(np.int32, (num_samples,)),
+        "content": ArraySpec(np.int16, (num_samples, 4)),
+        "split": ArraySpec(np.int8, (num_samples, num_splits)),
+        "tar": ArraySpec(np.int32, (num_samples,)),
+        "offset": ArraySpec(np.int64, (num_samples,)),
+        "first_frame": ArraySpec(np.int64, (num_samples + 1,)),
+        "frames": ArraySpec(np.uint32, (num_frames, 3)),
+    }
+    if num_labels is not None:
+        specs["first_label"] = ArraySpec(np.int64, (num_samples + 1,))
+        specs["labels"] = ArraySpec(np.int32, (num_labels,))
+    return specs
+
+
+def specs_of(info: dict[str, Any]) -> dict[str, ArraySpec]:
+    """The arrays that a checked dataset.json calls for, by name."""
+    return array_specs(
+        num_samples=info["num_samples"],
+        num_frames=info["num_frames"],
+        num_splits=len(info["split_names"]),
+        num_labels=info.get("num_labels"),
+    )
+
+
+Count = Annotated[int, Meta(ge=0, le=2**40)]
+Tile = Annotated[int, Meta(ge=MCU, le=MAX_HEIGHT, multiple_of=MCU)]
+Hex = Annotated[str, Meta(pattern="^([0-9a-f]{2}){1,65536}$")]
+Name = Annotated[str, Meta(min_length=1, max_length=1000)]
+
+
+class CodecInfo(Struct, tag_field="name"):
+    """How frames are stored, what all codecs say."""
+
+    size: Annotated[int, Meta(ge=16, le=MAX_HEIGHT)]
+    frame_step: Annotated[int, Meta(ge=1, le=2)]
+    tile_width: Tile
+    tile_height: Tile
+
+    def __post_init__(self) -> None:
+        if self.tile_width * self.tile_height > MAX_AREA:
+            raise UserError(f"tiles are {self.tile_width}×{self.tile_height}; they may have {MAX_AREA} pixels")
+
+
+class FilmstripInfo(CodecInfo, tag="filmstrip"):
+    """`FilmstripCodec.describe`."""
+
+    strip_frames: Annotated[int, Meta(ge=1, le=256)]
+    phase_stride: Annotated[int, Meta(ge=1, le=32)]
+    quality: Annotated[int, Meta(ge=1, le=100)]
+    header: Hex
+    blank: Hex
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        height = self.strip_frames * self.tile_height
+        if height > MAX_HEIGHT or height * self.tile_width > MAX_STRIP_AREA:
+            most = f"{MAX_STRIP_AREA} pixels and a height of {MAX_HEIGHT}"
+            raise UserError(f"strips are {self.tile_width}×{height}; they may have {most}")
+
+
+class H264Info(CodecInfo, tag="h264"):
+    """`H264Codec.describe`."""
+
+    gop_size: Annotated[int, Meta(ge=2, le=250)]
+    crf: Annotated[int, Meta(ge=1, le=51)]
+    preset: Name
+    avcc: Hex
+    blank: Hex
+
+
+class ShardInfo(Struct):
+    """A tar of the dataset."""
+
+    tar: str
+    num_bytes: Annotated[int, Meta(ge=1, le=2**40)]
+    num_samples: Count
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class DatasetInfo(Struct):
+    """What is read of dataset.json."""
+
+    name: str
+    classes: list[Name]
+    split_names: list[Name]
+    fingerprint: Annotated[str, Meta(pattern="^[0-9A-Za-z]+$")]
+    num_samples: Count
+    num_frames: Count
+    class_counts: dict[str, Count]
+    splits: dict[str, dict[str, Count]]
+    codec: FilmstripInfo | H264Info
+    shards: list[ShardInfo]
+    num_labels: Count | None = None
+
+    names: ClassVar[tuple[str, ...]] = ("classes", "split_names")
+
+    def __post_init__(self) -> None:
+        if not is_plain_name(self.name):
+            raise UserError(f"name is {short(self.name)}; it must be a plain name")
+        for field in self.names:
+            if len(set(getattr(self, field))) != len(getattr(self, field)):
+                raise UserError(f"{field}: a name comes twice")
+        if set(self.class_counts) != set(self.classes):
+            raise UserError("class_counts: it must have the number of samples of each class")
+        if set(self.splits) != set(self.split_names) or any(
+            set(split) != set(SUBSETS) for split in self.splits.values()
+        ):
+            raise UserError("splits: it must have the number of samples of each side of each split")
+        seen = set[str]()
+        for shard in self.shards:
+            if not is_plain_name(shard.tar) or not shard.tar.endswith(".tar") or shard.tar in seen:
+                raise UserError(f"shards: tar is {short(shard.tar)}; it must be the plain name of a tar, each once")
+            seen.add(shard.tar)
+        total = sum(shard.num_samples for shard in self.shards)
+        if total != self.num_samples:
+            raise UserError(f"num_samples is {self.num_samples}; its shards have {total}")
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """An object that somebody else has written as JSON; nothing else is known of it, but that it is not too large.
 
     Raises:
-        SchemaError: It is of another type, or out of bounds.
+        SchemaError: It is too long, not JSON, or not an object.
+
+    >>> parse_json(b'{"a": [1]}')
+    {'a': [1]}
     """
-    with errors_of_the_value():
-        return msgspec.convert(value, kind)
-
-
-def decode(text: bytes | str, kind: type[T]) -> T:
-    """JSON of a type.
-
-    >>> decode(b'{"num_frames": -1}', dict[str, Count])
-    Traceback (most recent call last):
-    pipeline.schema.SchemaError: [...]: expected `int` >= 0
-
-    Raises:
-        SchemaError: It is no JSON, of another type, or out of bounds.
-    """
-    with errors_of_the_value():
-        return msgspec.json.decode(text, type=kind)
-
-
-def read_json(path: Path, kind: type[T], *, what: str, way_out: str) -> T:
-    """A file of JSON of a type.
-
-    Args:
-        what: The file should be, as "what tools/evaluate.py writes".
-        way_out: What to do where it is not.
-
-    Raises:
-        SchemaError: It is no JSON, of another type, or out of bounds; says which file and field.
-        UserError: It cannot be read, or is too large to be what it should be.
-    """
-    with os_errors_of_the_user(path, way_out=way_out):
-        content = read_plain(path, max_bytes=MAX_JSON_BYTES)
+    if len(content) > MAX_INFO_BYTES or content.count(b"[") + content.count(b"{") > MAX_CONTAINERS:
+        raise SchemaError(f"too large; possible are {MAX_INFO_BYTES} bytes with {MAX_CONTAINERS} objects and lists")
     try:
-        return decode(content, kind)
-    except SchemaError as error:
-        raise SchemaError(f"{path}: not {what} ({error}); {way_out}") from None
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"not JSON ({one_line(error)})") from None
+    if not isinstance(parsed, dict):
+        raise SchemaError("not JSON of an object")
+    return parsed
 
 
-@contextmanager
-def errors_of_the_value() -> Iterator[None]:
-    """Raises SchemaError for what msgspec says of a value, and for a UserError of a dataclass's own check."""
-    try:
-        yield
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if isinstance(error.__cause__, UserError):
-            raise SchemaError(printable(str(error.__cause__))) from None
-        if error.__cause__ is not None:
-            raise  # a bug of a __post_init__
-        raise SchemaError(reason_of(error)) from None
+def check_info(info: dict[str, Any]) -> None:
+    """Every field of dataset.json that is read is there, of its type and in its bounds.
 
-
-def reason_of(error: Exception) -> str:
-    """What msgspec says, with the field first.
-
-    >>> reason_of(ValueError("Expected `int`, got `str` - at `$.config.steps`"))
-    'config.steps: expected `int`, got `str`'
+    Raises:
+        SchemaError: One is not.
     """
-    reason, _, place = str(error).partition(" - at ")
-    reason = printable(reason)
-    place = re.sub(r"^`\$\.?|`$", "", place)
-    return f"{place}: {reason[:1].lower()}{reason[1:]}" if place else reason
+    convert(info, DatasetInfo)
 
 
-def printable(text: str, *, most: int = 300) -> str:
-    """One line of a text of others, without what a terminal obeys.
+def one_line(error: Exception) -> str:
+    """What an exception says, short."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
 
-    >>> printable("a\\n\\x1b[2Jb")
-    'a ?[2Jb'
+
+def short(value: Any) -> str:
+    """A value of any size and depth, for a message.
+
+    >>> short([[0] * 99, "x"])
+    "[[0, 0, 0, 0, 0, 0, ...], 'x']"
     """
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:most]
+    return " ".join(reprlib.repr(value)[:60].split())

@@ -1,6 +1,7 @@
 """How a loader works; nothing here changes what it delivers."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from pipeline.errors import UserError
 
@@ -11,12 +12,18 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 
 
+NVDEC_PIPELINES = 7  # an H100 has seven decoders; what more pipelines or fewer give is in docs/benchmarks/gpu.md
+ENGINES = ("auto", "dali", "simple")
+
+
 @dataclass(frozen=True)
 class LoaderSettings:
     """What can be tuned; `tools/bench_loader.py --autotune` finds the best.
 
     Attributes:
-        num_threads: CPU threads of a DALI pipeline; for H.264 on a GPU also the streams that a batch is joined to.
+        engine: What decodes: "dali"; "simple", libjpeg-turbo or FFmpeg in threads; "auto", DALI where it is installed.
+        num_threads: CPU threads of a DALI pipeline, or of the simple engine; for H.264 on a GPU also the streams that
+            a batch is joined to.
         prefetch: Batches that wait ready at most.
         queue_depth: Batches that a DALI pipeline works on at a time.
         num_pipelines: DALI pipelines that take turns; None for seven with H.264 on a GPU, an H100 having seven
@@ -26,6 +33,7 @@ class LoaderSettings:
         stall_timeout_s: A batch that takes longer is an error; 0 for none.
     """
 
+    engine: str = "auto"
     num_threads: int = 2
     prefetch: int = 2
     queue_depth: int = 2
@@ -35,7 +43,31 @@ class LoaderSettings:
     stall_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise UserError(f"engine: {self.engine!r} does not exist; choose auto, dali or simple")
         for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:  # nor is NaN
                 raise UserError(f"{name}: {value:g} is not possible; choose {least:g} to {most:g}")
+
+    def pipelines(self, *, codec: str, on_gpu: bool) -> int:
+        """DALI pipelines that a loader has for shards of a codec.
+
+        >>> LoaderSettings().pipelines(codec="h264", on_gpu=True)
+        7
+        """
+        return self.num_pipelines or (NVDEC_PIPELINES if codec == "h264" and on_gpu else 1)
+
+    def chosen_engine(self) -> str:
+        """Which engine "auto" is on this machine.
+
+        Raises:
+            UserError: DALI is chosen, and not installed.
+        """
+        installed = find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+        if self.engine == "dali" and not installed:
+            raise UserError(
+                "engine: dali needs nvidia-dali, which is not installed; pip install nvidia-dali-cuda130, or choose "
+                "simple"
+            )
+        return self.engine if self.engine != "auto" else "dali" if installed else "simple"

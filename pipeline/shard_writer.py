@@ -1,5 +1,6 @@
 """The shard format as it is written, one tar at a time; index_writer.py writes the index over all of them."""
 
+import base64
 import filecmp
 import hashlib
 import io
@@ -7,8 +8,7 @@ import json
 import os
 import secrets
 import tarfile
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.codecs.segment import EncodedSegment
 from pipeline.errors import UserError
 from pipeline.source.plain_file import new_file_opener
 
@@ -66,44 +67,16 @@ def to_json(value: Any) -> bytes:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One picture of a segment: in which of its files it lies, where, bytes; a packet of H.264 may be a keyframe."""
-
-    file: str
-    offset: int
-    size: int
-    crc32: int
-    keyframe: bool | None = None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One segment, ready to be stored.
+class EncodedSample:
+    """One segment with its name and what is known of it, ready to be stored.
 
     Attributes:
-        files: What follows the key and a dot in the name of each file -> its content; key.json is made of `meta`.
-        pictures: In the order of the index.
+        meta: Content of key.json.
     """
 
     key: str
-    files: dict[str, bytes]
-    pictures: list[Stored]
+    segment: EncodedSegment
     meta: dict[str, Any]
-
-
-def strip_files(strips: list[bytes]) -> tuple[dict[str, bytes], list[Stored]]:
-    """Files and pictures of a segment of filmstrips: 000.jpg, 001.jpg, …, a strip a file."""
-    files = {strip_file(i, len(strips)): strip for i, strip in enumerate(strips)}
-    return files, [Stored(name, 0, len(strip), zlib.crc32(strip)) for name, strip in files.items()]
-
-
-def strip_file(strip: int, num_strips: int) -> str:
-    """What the file of a strip is called after its key.
-
-    >>> strip_file(7, 12), strip_file(7, 1001)
-    ('007.jpg', '0007.jpg')
-    """
-    return f"{strip:0{max(3, len(str(num_strips - 1)))}d}.jpg"
 
 
 class TarShard(AbstractContextManager):
@@ -115,7 +88,7 @@ class TarShard(AbstractContextManager):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._temporary = temporary_of(path)
-        self._samples: list[Sample] = []
+        self._samples: list[EncodedSample] = []
 
     def __enter__(self) -> "TarShard":
         import webdataset  # it loads torch, seconds that a command without work to do should not take
@@ -125,12 +98,12 @@ class TarShard(AbstractContextManager):
         self._tar = webdataset.TarWriter(self._file, encoder=False, mtime=0, format=tarfile.USTAR_FORMAT)
         return self
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: EncodedSample) -> None:
         """Append one sample: its files, then key.json."""
         if "." in sample.key or len(sample.key) > 60:
             raise UserError(f"key {sample.key!r}: must be at most 60 characters without a dot")
         about = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode()
-        self._tar.write({"__key__": sample.key, **sample.files, "json": about})
+        self._tar.write({"__key__": sample.key, **sample.segment.files, "json": about})
         self._samples.append(sample)
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -147,7 +120,7 @@ class TarShard(AbstractContextManager):
                 self._temporary.unlink(missing_ok=True)
         if kind is not None:
             return
-        components = tar_components(self._temporary)
+        components = list(tar_components(self._temporary))
         self._offsets = {name: offset for name, offset, _ in components}
         self._sha256 = sha256_of(self._temporary)
         status = self._temporary.stat()
@@ -171,14 +144,26 @@ class TarShard(AbstractContextManager):
             "samples": [self._entry(sample) for sample in self._samples],
         }
 
-    def _entry(self, sample: Sample) -> dict[str, Any]:
-        """What parts/*.json says; a picture is its offset in the tar, size, crc32 and, for a packet, keyframe."""
-        pictures = [
-            [self._offsets[f"{sample.key}.{p.file}"] + p.offset, p.size, p.crc32]
-            + ([] if p.keyframe is None else [int(p.keyframe)])
-            for p in sample.pictures
-        ]
-        return {"key": sample.key, **sample.meta, "pictures": pictures}
+    def _entry(self, sample: EncodedSample) -> dict[str, Any]:
+        """What parts/*.json says: key.json, where the sample lies, and the rows of its frames (`pack_frames`)."""
+        at = {name: self._offsets[f"{sample.key}.{name}"] for name in sample.segment.files}
+        offset = min(at.values())
+        rows = [(at[r.file] + r.offset - offset, r.size, r.crc32) for r in sample.segment.frames]
+        return {"key": sample.key, **sample.meta, "offset": offset, "frames": pack_frames(np.array(rows, "<u4"))}
+
+
+def pack_frames(frames: np.ndarray) -> str:
+    """Rows of the index, uint32 [F, 3], as a word of JSON.
+
+    >>> pack_frames(np.array([[1, 2, 3]]))
+    'AQAAAAIAAAADAAAA'
+    """
+    return base64.b64encode(frames.astype("<u4").tobytes()).decode()
+
+
+def unpack_frames(word: str) -> np.ndarray:
+    """What `pack_frames` packed: uint32 [F, 3]."""
+    return np.frombuffer(base64.b64decode(word), "<u4").reshape(-1, 3)
 
 
 def sha256_of(path: Path) -> str:
@@ -187,10 +172,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tar_components(path: Path) -> list[tuple[str, int, int]]:
+def tar_components(path: Path) -> Iterator[tuple[str, int, int]]:
     """Name, offset of the data and size of every file in a tar, bytes, in order."""
     with tarfile.open(path, "r:") as tar:
-        return [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
+        yield from ((member.name, member.offset_data, member.size) for member in tar if member.isfile())
 
 
 def dali_index(components: Iterable[tuple[str, int, int]]) -> bytes:

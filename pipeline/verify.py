@@ -1,19 +1,23 @@
-"""Is a dataset folder whole? Checksums, index against tars, counts, and on request every picture."""
+"""Is a dataset folder whole? Checksums, index against tars, counts, and on request every frame decoded."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from pipeline.checking import PictureCheck, StripCheck
-from pipeline.h264.verify import VideoCheck
-from pipeline.shard import SUBSETS, ShardIndex, open_index
+from pipeline.build.shard import in_order
+from pipeline.index import SUBSETS, ShardIndex, open_index
 from pipeline.shard_writer import dali_index, sha256_of, tar_components
 from pipeline.source.plain_file import NotPlainError, is_plain_name, read_plain
+
+MAX_META_BYTES = 2**20  # of key.json
 
 
 def verify(
@@ -23,7 +27,7 @@ def verify(
 
     Args:
         data: A folder, or a dataset that is open already; a remote one has all its tars fetched.
-        decode: Decode every picture, and check its size, besides its crc32.
+        decode: Decode every frame, besides checking its crc32.
         report: Called with (tars checked, tars).
 
     Returns:
@@ -33,15 +37,14 @@ def verify(
         ShardError: dataset.json or the index cannot be opened at all, or a server is gone.
     """
     index = data if isinstance(data, ShardIndex) else open_index(data)
-    check: PictureCheck = VideoCheck(index) if index.codec == "h264" else StripCheck(index)
-    faults = [*_count_faults(index), *check.dataset_faults(), *_stray_files(index)]
+    faults = [*_count_faults(index), *_stray_files(index)]
     tars = index.tar_of(np.arange(index.num_samples))
     by_tar = np.argsort(tars, kind="stable")  # rows are in the order of the tars, unless the index is damaged
     ends = np.searchsorted(tars[by_tar], np.arange(len(index.tars) + 1))
     for number, shard in enumerate(index.info["shards"]):
         samples = by_tar[ends[number] : ends[number + 1]]
         with _fetched(index, number) as fault:
-            faults += [fault] if fault else _tar_faults(index, check, shard, samples, decode=decode)
+            faults += [fault] if fault else _tar_faults(index, shard, samples, decode=decode)
         report(number + 1, len(index.tars))
     return index, faults
 
@@ -90,10 +93,8 @@ def _stray_files(index: ShardIndex) -> Iterator[str]:
             yield f"{path.name}: not named in dataset.json"
 
 
-def _tar_faults(
-    index: ShardIndex, check: PictureCheck, shard: dict, samples: np.ndarray, *, decode: bool
-) -> Iterator[str]:
-    """One tar: size, sha256, DALI's index, the offsets of our index, crc32 of every picture, key.json."""
+def _tar_faults(index: ShardIndex, shard: dict, samples: np.ndarray, *, decode: bool) -> Iterator[str]:
+    """One tar: size, sha256, DALI's index, the places of our index, crc32 of every frame, key.json."""
     tar = index.data_dir / shard["tar"]
     if not tar.is_file():
         yield f"{tar.name}: missing"
@@ -102,14 +103,15 @@ def _tar_faults(
         yield f"{tar.name}: {tar.stat().st_size} bytes, dataset.json says {shard['num_bytes']}"
     elif sha256_of(tar) != shard["sha256"]:
         yield f"{tar.name}: its sha256 is not the one in dataset.json"
+    components, readable = list[tuple[str, int, int]](), True
     try:
-        components = tar_components(tar)
+        components.extend(tar_components(tar))
     except Exception as error:  # tarfile raises much more than TarError on damaged headers
         yield f"{tar.name}: not a readable tar ({error})"
-        components = []
+        readable = False  # but for the files before this place
     try:
         expected = dali_index(components)
-        if components and read_plain(tar.with_suffix(".idx"), max_bytes=len(expected) + 1) != expected:
+        if readable and read_plain(tar.with_suffix(".idx"), max_bytes=len(expected) + 1) != expected:
             yield f"{tar.stem}.idx: does not describe {tar.name}"
     except NotPlainError:
         yield f"{tar.stem}.idx: does not describe {tar.name}"
@@ -118,24 +120,44 @@ def _tar_faults(
 
     for name in (name for name, *_ in components if not is_plain_name(name)):
         yield f"{tar.name}: holds a file of the name {name!r:.80}, which may lead elsewhere"
-    if components:
-        found = {name: (offset, size) for name, offset, size in components}
-        with open(tar, "rb") as file:
-            for sample in samples:
-                faults = [*check.file_faults(int(sample), found, file), *_meta_faults(index, int(sample), found, file)]
-                yield from (f"{tar.name}: {fault}" for fault in faults)
-    yield from (f"{tar.name}: {fault}" for fault in check.picture_faults(samples, decode=decode))
+    found = {name: (offset, size) for name, offset, size in components}
+    num_threads = (os.cpu_count() or 1) if decode else 1
+    with open(tar, "rb") as file, ThreadPoolExecutor(num_threads) as pool:
+        stored = (_stored(index, int(sample), found, file) for sample in samples if found)
+        work = partial(_sample_faults, index, decode=decode)
+        for faults in in_order(pool, work, stored, ahead=2 * num_threads):
+            yield from (f"{tar.name}: {fault}" for fault in faults)
 
 
-def _meta_faults(index: ShardIndex, sample: int, found: dict[str, tuple[int, int]], file: BinaryIO) -> Iterator[str]:
+def _stored(
+    index: ShardIndex, sample: int, found: dict[str, tuple[int, int]], file: BinaryIO
+) -> tuple[int, dict[str, tuple[int, bytes]]]:
+    """A sample and its files in a tar: offset in the sample and content by what follows the key and a dot."""
+    sizes = index.stored_as.file_sizes(int(index.num_frames[sample])) | {"json": MAX_META_BYTES}
+    files = {}
+    for name, max_bytes in sizes.items():
+        offset, size = found.get(f"{index.key(sample)}.{name}", (0, max_bytes + 1))
+        if size <= max_bytes:  # what is larger is as good as missing
+            file.seek(offset)
+            files[name] = offset - int(index.offset[sample]), file.read(size)
+    return sample, files
+
+
+def _sample_faults(index: ShardIndex, stored: tuple[int, dict[str, tuple[int, bytes]]], *, decode: bool) -> list[str]:
+    """What is wrong with one sample's files."""
+    sample, files = stored
+    rows = slice(int(index.first_frame[sample]), int(index.first_frame[sample + 1]))
+    faults = index.stored_as.segment_faults(files, np.array(index.frames[rows]), decode=decode)
+    return [*(f"{index.key(sample)}: {fault}" for fault in faults), *_meta_faults(index, sample, files)]
+
+
+def _meta_faults(index: ShardIndex, sample: int, files: dict[str, tuple[int, bytes]]) -> Iterator[str]:
     """One sample's key.json against the index."""
     key = index.key(sample)
     try:
-        offset, size = found[f"{key}.json"]
-        file.seek(offset)
-        meta = json.loads(file.read(size))
+        meta = json.loads(files["json"][1])
         told = (meta["label"], meta["num_frames_stored"], meta["source"], meta.get("labels", [meta["label"]]))
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         yield f"{key}.json is missing or not JSON"
         return
     labels = index.all_labels(np.array([sample]))[0].tolist()

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from pipeline.clip import ClipSpec
+from pipeline.index import ShardIndex, open_index
 from pipeline.loader import Batch, ClipLoader
 from pipeline.plan import PlannedClips, TrainPlan, stored_clip
-from pipeline.shard import PICTURE_NAMES, ShardIndex, open_index
+from pipeline.schema import CRC32, OFFSET, SIZE
 from tests.numbered import read_numbers
 
 DEVICES = [
@@ -48,7 +49,7 @@ class GridPlan:
             count, sample, start, 0 * count, top, left, flip.astype(bool), np.ones(len(rows), np.float32)
         )
 
-    def replacement(self, position: int, attempt: int) -> None:
+    def replacement(self, clip: PlannedClips, attempt: int) -> None:
         return None
 
 
@@ -83,18 +84,16 @@ def same(a: Batch, b: Batch) -> bool:
 def damaged_copy(
     index: ShardIndex, folder: Path, sample: int, *, fix_checksum: bool, most: int | None = None
 ) -> ShardIndex:
-    """A copy in which every picture of a sample, or the first ones, is overwritten; with `fix_checksum` only decoding
-    can tell."""
+    """A copy in which every stored frame of a sample, or the first ones, is overwritten; with `fix_checksum` only its
+    form, or decoding, can tell."""
     shutil.copytree(index.data_dir, folder)
-    crc32_file = folder / f"index/{PICTURE_NAMES[index.codec]}_crc32.npy"
-    checksums = np.load(crc32_file)
-    for picture in range(int(index.pictures.first[sample]), int(index.pictures.first[sample + 1]))[:most]:
-        path, offset = folder / index.tars[index.pictures.tar[picture]], int(index.pictures.offset[picture])
-        size = int(index.pictures.size[picture])
-        content = bytearray(path.read_bytes())
-        content[offset : offset + size] = bytes(size)
-        path.write_bytes(content)
+    frames, path = np.array(index.frames), folder / index.tars[index.tar[sample]]
+    content = bytearray(path.read_bytes())
+    for row in range(int(index.first_frame[sample]), int(index.first_frame[sample + 1]))[:most]:
+        at, size = int(index.offset[sample]) + int(frames[row, OFFSET]), int(frames[row, SIZE])
+        content[at : at + size] = bytes(size)
         if fix_checksum:
-            checksums[picture] = zlib.crc32(bytes(size))
-    np.save(crc32_file, checksums)
+            frames[row, CRC32] = zlib.crc32(bytes(size))
+    path.write_bytes(content)
+    np.save(folder / "index/frames.npy", frames)
     return open_index(folder)

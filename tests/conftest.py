@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import Listing, list_folder
-from pipeline.shard import ShardIndex, open_index
+from pipeline.index import ShardIndex, open_index
 from tests.numbered import write_numbered_video
 from tests.s3_server import S3Server, s3_server
 

@@ -1,7 +1,8 @@
 """Videos that know their own frame numbers: frame i shows the bits of i as black and white bars.
 
 The bars stand in a narrow band in the middle, so that every crop the loader can take shows all of them. Positions are
-counted in the pixels of the paper's stored picture, 171×128, whatever the size of the source.
+counted in the pixels of the paper's stored picture, 171×128, whatever the size of the source. The upper and the lower
+edge are red and blue, in turns from frame to frame: a decoder that mixes frames at their edges shows it.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ BAND_LEFT, BAR_WIDTH = (
     63.0,
     5.0,
 )  # nine bars of 5 pixels: inside columns 59 … 111, which every 112-pixel crop shows
+EDGE_SHARE, EDGE_COLORS = 64, ((220, 20, 20), (20, 20, 220))  # two rows of 128
 BAND_RIGHT = BAND_LEFT + NUM_BITS * BAR_WIDTH
 
 
@@ -27,7 +29,10 @@ def numbered_frame(number: int, *, height: int = 240, width: int = 320) -> np.nd
     inside = (bar >= 0) & (bar < NUM_BITS)
     bit = (number >> np.clip(NUM_BITS - 1 - bar, 0, NUM_BITS - 1)) & 1
     row = np.where(inside, np.where(bit, 235, 20), 128).astype(np.uint8)
-    return np.broadcast_to(row[None, :, None], (height, width, 3)).copy()
+    frame = np.broadcast_to(row[None, :, None], (height, width, 3)).copy()
+    edge = -(-height // EDGE_SHARE)
+    frame[:edge], frame[-edge:] = EDGE_COLORS[number % 2], EDGE_COLORS[1 - number % 2]
+    return frame
 
 
 def write_numbered_video(

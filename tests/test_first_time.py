@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import list_ucf101
+from pipeline.index import ShardIndex, open_index
 from pipeline.nearest import nearest
-from pipeline.shard import ShardIndex, open_index
 from tests.raw_sets import small_hmdb51
 from tools import evaluate, make_shards
 from train.advice import advice, cpu_days, small_set_line

@@ -26,9 +26,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import torch
 
+from pipeline.index import ShardIndex, choices
 from pipeline.loader import MEAN
 from pipeline.remote.place import public_url
-from pipeline.shard import ShardIndex, choices
 from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
 from tools.bench.comparison import Comparison, compare

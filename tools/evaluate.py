@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import numpy as np
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.scoring import check_classes, score, write_json
 from train.bounds import BATCH, CLIPS, THREADS
 from train.checkpoint import load_checkpoint

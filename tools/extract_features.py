@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import numpy as np
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.extracting import FEATURE_FILE, make_features
 from train.bounds import BATCH, CLIPS, COUNT, THREADS
 from train.checkpoint import load_checkpoint

@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.shard import choices
+from pipeline.index import choices
 from tools.bench.chart import load_matplotlib
 from tools.svm_report import draw_compactness, draw_confusion, mean_of, score_lines, write_confusion
 from train.bounds import MOST, THREADS

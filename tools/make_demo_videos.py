@@ -25,8 +25,8 @@ from pipeline.build.run import build_shards
 from pipeline.build.settings import BuildSettings
 from pipeline.datasets import list_folder
 from pipeline.errors import UserError
-from pipeline.schema import Count, Text, read_json
 from pipeline.source.transcode import ffmpeg_exe
+from pipeline.typed_json import Count, Text, read_json
 from tools.demo_scenes import CLASSES, render_video
 from train.bounds import SEED, THREADS
 from train.terminal import QUIET, Command, no_interrupts, print_json, progress

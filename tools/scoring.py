@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
+from pipeline.index import ShardIndex
 from pipeline.loader import LoaderSettings
-from pipeline.shard import ShardIndex
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig, from_dict
 from train.evaluation.confusion import SCORES, accuracies_by_name

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pipeline.build.settings import BuildSettings
-from pipeline.shard import PICTURE_NAMES
+from pipeline.codecs import CODECS
 from tools.limit_options import HELP as LIMITS
 from tools.limit_options import limit_options
 from tools.machine_options import NAMES as MACHINES
@@ -50,7 +50,7 @@ def shard_options(command: Callable) -> Callable:
                      help="Take only this many videos, for a try-out."),
         click.option("--split", help="Store only the videos that this split uses.  [default: all]"),
         click.option("--size", default=default.size, show_default=True, help="Stored height: 64, 128, 256, …"),
-        click.option("--codec", type=click.Choice(list(PICTURE_NAMES)), default=default.codec, show_default=True,
+        click.option("--codec", type=click.Choice(list(CODECS)), default=default.codec, show_default=True,
                      help="Eight frames a JPEG, fast to read, or H.264, small."),
         click.option("--quality", default=default.quality, show_default=True,
                      help="Of filmstrips: JPEG quality, 1 to 100."),

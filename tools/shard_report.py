@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.build.run import BuildProgress, BuildResult, TaskResult
-from pipeline.shard import SUBSETS, ShardIndex
+from pipeline.index import SUBSETS, ShardIndex
 
 MAX_REASONS = 5  # of failures that are told apart
 LARGE = 3  # times the median picture: a tile that is mostly empty; wide and high videos together have less than 2

@@ -20,9 +20,9 @@ import click
 import torch
 
 from pipeline.errors import UserError
-from pipeline.schema import Text, read_json
-from pipeline.shard import ShardIndex, open_index
+from pipeline.index import ShardIndex, open_index
 from pipeline.shard_writer import to_json, write_atomically
+from pipeline.typed_json import Text, read_json
 from tools.bench.chart import load_matplotlib
 from tools.bench.measure import BenchError
 from tools.bench.options import Numbers

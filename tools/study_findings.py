@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.bench.machine import machine, machine_lines
 from train.study.results import RowScores, groups_of, is_done, read_scores
 from train.study.runs import StudyRun, StudySettings, is_enlarged

@@ -2,7 +2,7 @@
 
 import os
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from train.config import TrainConfig
 from train.models.cost import count_costs
 from train.ranks import Ranks

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import UserError, os_errors_of_the_user
-from pipeline.schema import Count, Real, SchemaError, Text, convert
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
+from pipeline.typed_json import Count, Real, SchemaError, Text, convert
 from train.config import FIXED, TrainConfig, differences, from_dict, to_dict
 from train.models import ModelConfig, build_model
 from train.optim import OptimConfig, build_optimizer

@@ -8,9 +8,9 @@ from msgspec import Meta
 
 from pipeline.clip import ClipSpec, per_channel
 from pipeline.errors import UserError
+from pipeline.index import ShardIndex
 from pipeline.plan import TrainPlan
-from pipeline.schema import Count, SchemaError, Share, Size, Text, convert
-from pipeline.shard import ShardIndex
+from pipeline.typed_json import Count, SchemaError, Share, Size, Text, convert
 from train.models import MODELS, ModelConfig, check_clip
 from train.optim import OptimConfig, ScheduleConfig
 

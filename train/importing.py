@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.clip import ClipSpec
 from pipeline.errors import UserError
-from pipeline.schema import SchemaError, convert
 from pipeline.shard_writer import sha256_of
 from pipeline.source.plain_file import read_text
+from pipeline.typed_json import SchemaError, convert
 from train.checkpoint import check_tensor, outline
 from train.config import TrainConfig, to_dict
 from train.evaluation.features import npz

@@ -26,8 +26,8 @@ import click
 import torch
 
 from pipeline.errors import UserError
+from pipeline.index import ShardIndex
 from pipeline.loader import Batch, ClipLoader
-from pipeline.shard import ShardIndex
 from train.advice import advice
 from train.checkpoint import check_same_run, data_identity, load_checkpoint, load_weights
 from train.config import TrainConfig, is_due, to_dict, train_plan
@@ -44,6 +44,8 @@ from train.run_folder import CheckpointFiles, check_agreement, only_trainer
 from train.setting import Setting
 from train.step import TrainStep
 from train.terminal import INTERRUPTED, Failed, WrongUsage, print_json
+
+ENGINE_NAMES = {"dali": "DALI", "simple": "libjpeg-turbo and FFmpeg (DALI is not installed, or --engine simple)"}
 
 
 class Run:
@@ -81,6 +83,7 @@ class Run:
             mean=config.mean,
             std=config.std,
         )
+        here.note(f"decoding by {ENGINE_NAMES[self.loader.engine]}")
         self.step, self.best_accuracy, self.tally = 0, -1.0, Tally()  # updates done; best clip@1 so far
         if state is not None:
             self.step, self.best_accuracy = state["step"], state["best_accuracy"]

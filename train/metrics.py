@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.index import ShardIndex
 from pipeline.loader import Batch
-from pipeline.shard import ShardIndex
 from train.ranks import Ranks
 
 MAX_NAMED_SAMPLES = 20  # of a batch with a bad loss, so that the error stays one line
@@ -188,9 +188,7 @@ def name_damaged(index: ShardIndex, damaged: dict[int, str]) -> Damaged:
     """
     named = {}
     for row, why in damaged.items():
-        tar = int(index.pictures.tar[index.pictures.first[row]])
-        name = index.tars[tar] if 0 <= tar < len(index.tars) else f"tar {tar}, which is not there"
-        named[index.key(row)] = {"tar": name, "reason": why}
+        named[index.key(row)] = {"tar": index.tars[int(index.tar[row])], "reason": why}
     return named
 
 

@@ -9,7 +9,7 @@ from msgspec import Meta
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.schema import Share, Size
+from pipeline.typed_json import Share, Size
 
 Rate = Annotated[float, Meta(ge=0, le=1e6)]
 

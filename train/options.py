@@ -9,9 +9,9 @@ from typing import Any
 import click
 import torch
 
+from pipeline.index import ShardIndex
 from pipeline.loader import LoaderSettings
-from pipeline.settings import WEEK_S
-from pipeline.shard import ShardIndex
+from pipeline.settings import ENGINES, WEEK_S
 from train.bounds import Number
 from train.checkpoint import load_checkpoint, load_latest
 from train.config import MOST, TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
@@ -73,6 +73,8 @@ class TrainCommand(Command):
 
 # fmt: off
 EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
+    click.option("--engine", default=LOADER.engine, type=click.Choice(ENGINES),
+                 help="What decodes; auto is DALI where it is installed, else libjpeg-turbo and FFmpeg in threads."),
     click.option("--num-threads", default=LOADER.num_threads, type=int, help="Decoding threads a process."),
     click.option("--prefetch", default=LOADER.prefetch, type=int, help="Batches that wait ready at most."),
     click.option("--queue-depth", default=LOADER.queue_depth, type=int, help="Batches being decoded at a time."),
@@ -142,7 +144,7 @@ OPTIONS = [
                  help="The result as JSON; other lines go to stderr."),
 ]
 EXECUTION = {
-    "Loader": ["num_threads", "prefetch", "queue_depth", "num_pipelines", "hw_decoder_load", "read_ahead",
+    "Loader": ["engine", "num_threads", "prefetch", "queue_depth", "num_pipelines", "hw_decoder_load", "read_ahead",
                "stall_timeout_s"],
     "Compute": ["compile", "cuda_graph", "space_to_depth", "high_priority"],
 }

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import pipeline
+from pipeline.index import ShardIndex
 from pipeline.loader import LoaderSettings
-from pipeline.shard import ShardIndex
 from pipeline.shard_writer import write_atomically
 from train.checkpoint import data_identity
 from train.config import TrainConfig, to_dict

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, TypedDict
 
 from pipeline.errors import UserError
-from pipeline.schema import SchemaError, Size, Text, decode, printable
+from pipeline.typed_json import SchemaError, Size, Text, decode, printable
 from train.checkpoint import save_checkpoint
 from train.metrics import MetricsLog
 from train.ranks import Ranks

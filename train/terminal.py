@@ -14,8 +14,8 @@ from typing import Any, NoReturn, Protocol
 import click
 
 from pipeline.errors import UserError
+from pipeline.index import choices
 from pipeline.nearest import did_you_mean
-from pipeline.shard import choices
 from pipeline.shard_writer import write_atomically
 from train.progress import Shown
 from train.stopping import interrupts_raise

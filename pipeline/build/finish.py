@@ -9,8 +9,8 @@ from pathlib import Path
 from pipeline.build.manifest import STATES, counted, manifest_lines
 from pipeline.build.parts import clean, is_finished, listed, remove, stale_names
 from pipeline.build.plan import BuildPlan
-from pipeline.index.write import Parts, write_index, write_lines
-from pipeline.shard import ShardError
+from pipeline.index import ShardError
+from pipeline.index_writer import Parts, write_index, write_lines
 
 NAMED = 3  # tars named in an error; of the others, how many
 

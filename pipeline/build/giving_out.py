@@ -73,7 +73,7 @@ class GivingOut:
             self.failed[name] = self._reasons[name]
 
     def _slowest(self, now_s: float) -> str | None:
-        alone = [name for name in self.in_work if self._workers[name] == 1]
+        alone = [n for n in self.in_work if self._workers[n] == 1 and self._attempts[n] < self._max_attempts]
         if not alone or len(self._durations_s) < FEW:
             return None
         name = min(alone, key=lambda name: (self._given[name], name))

@@ -14,7 +14,7 @@ from pipeline.build.giving_out import GivingOut, Patience
 from pipeline.build.plan import ShardTask
 from pipeline.build.progress import Tell
 from pipeline.build.shard import MAX_ATTEMPTS, PASSING, OtherInputsError, is_full, make_shard, reason_of
-from pipeline.shard import ShardError
+from pipeline.index import ShardError
 
 LOOK_EVERY_S = 1.0
 CONNECT_S = 10.0

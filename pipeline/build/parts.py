@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets import VideoRecord
-from pipeline.shard import ShardError
+from pipeline.index import ShardError
 from pipeline.shard_writer import sha256_of, to_json
 from pipeline.source.limits import Limits
 from pipeline.source.plain_file import new_file_opener
 
-PART_VERSION = 2  # of what parts/*.json holds; tars whose part is of another one are made anew
+PART_VERSION = 3  # of what parts/*.json holds; tars whose part is of another one are made anew
 PART_KEYS = {"inputs", "tar", "num_bytes", "sha256", "samples", "quarantine"}
 DAY_S = 24 * 3600
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a file system without locks says

@@ -22,7 +22,7 @@ from pipeline.build.samples import common_canvas
 from pipeline.build.settings import BuildSettings
 from pipeline.datasets import Listing, VideoRecord
 from pipeline.errors import UserError, VideoFailure
-from pipeline.shard import ShardError
+from pipeline.index import ShardError
 from pipeline.source.inspector import Inspector
 from pipeline.source.limits import Limits
 from pipeline.source.transcode import centred, ffmpeg_version, stretched
@@ -143,7 +143,7 @@ def made_by(dataset: str, settings: BuildSettings, canvas: tuple[int, int] | Non
     """What of dataset.json decides the bytes of a tar: name, codec, settings, and the programs of this machine."""
     geometry = stretched(settings.size) if canvas is None else centred(canvas, canvas)
     try:
-        encoding = settings.encoding(geometry)
+        codec = settings.codec_for(geometry)
     except UserError as error:
         raise ShardError(f"{dataset}: {error}") from None
     return {
@@ -152,10 +152,10 @@ def made_by(dataset: str, settings: BuildSettings, canvas: tuple[int, int] | Non
             "name": settings.codec,
             "size": settings.size,
             "frame_step": settings.frame_step,
-            **encoding.describe(),
+            **codec.describe(),
         },
         "settings": settings.describe(),
-        "tools": {"ffmpeg": ffmpeg_version(), "av": av.__version__, **encoding.tools()},
+        "tools": {"ffmpeg": ffmpeg_version(), "av": av.__version__, **codec.tools()},
     }
 
 

@@ -24,7 +24,7 @@ from pipeline.build.settings import BuildSettings
 from pipeline.build.shard import MAX_ATTEMPTS
 from pipeline.datasets import Listing
 from pipeline.errors import UserError
-from pipeline.shard import ShardError
+from pipeline.index import ShardError
 from pipeline.source.inspector import Inspector
 from pipeline.source.limits import Limits
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.build.settings import BuildSettings
+from pipeline.codecs.segment import EncodedSegment
 from pipeline.datasets import VideoRecord
-from pipeline.encoding import Segment
 from pipeline.errors import TooLargeError, VideoFailure
-from pipeline.shard_writer import Sample
+from pipeline.shard_writer import EncodedSample
 from pipeline.source.inspector import Inspector
 from pipeline.source.limits import MB, Guard, Limits
 from pipeline.source.probe import VideoFacts
@@ -18,7 +18,7 @@ from pipeline.source.segments import random_segments, segment_length, uniform_se
 from pipeline.source.timeline import Piece
 from pipeline.source.transcode import FrameReader, Geometry, centred, fitted, stretched
 
-Stored = tuple[Segment, dict[str, Any]]  # files and pictures, and what key.json says about the frames
+Described = tuple[EncodedSegment, dict[str, Any]]  # with what key.json says about the frames
 FROM_START = "decoded from its first frame: its times or keyframes do not allow to begin elsewhere"
 COUNTING = Geometry(16, 16, 16, 16)  # frames are counted by ffmpeg, as small pictures
 
@@ -27,7 +27,7 @@ COUNTING = Geometry(16, 16, 16, 16)  # frames are counted by ffmpeg, as small pi
 class Converted:
     """What became of one video: samples, and lines of quarantine.jsonl."""
 
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[EncodedSample] = field(default_factory=list)
     quarantine: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -70,7 +70,7 @@ def convert(
     }
     if record.labels is not None:
         about["labels"] = list(record.labels)
-    return Converted([Sample(key, *segment, {**about, **meta}) for key, (segment, meta) in keyed])
+    return Converted([EncodedSample(key, segment, {**about, **meta}) for key, (segment, meta) in keyed])
 
 
 def guard_of(record: VideoRecord, limits: Limits) -> Guard:
@@ -89,32 +89,34 @@ def transcode(
     inspector: Inspector,
     guard: Guard,
     piece: Piece | None = None,
-) -> Stored:
-    """One video, or a piece of it, to its files and pictures, and what key.json says about its frames.
+) -> Described:
+    """One video, or a piece of it, to an encoded segment, and what key.json says about its frames.
 
     Raises:
         VideoFailure: No frame can be decoded; or fewer than those of a piece that was sought; or a limit is exceeded.
     """
-    encoding, fps = settings.encoding(geometry), settings.fps or facts.fps
+    codec, fps = settings.codec_for(geometry), settings.fps or facts.fps
     reader = FrameReader(
         path,
         geometry,
-        block_frames=encoding.block_frames,
+        block_frames=codec.block_frames,
         frame_step=settings.frame_step,
         fps=settings.fps,
-        full_range=encoding.full_range,
+        full_range=codec.full_range,
         piece=piece,
         guard=guard,
     )
     max_bytes = guard.limits.max_output_mb * MB
     try:
-        files, pictures = encoding.encode(reader, geometry, fps=fps / settings.frame_step, max_bytes=max_bytes)
+        segment = codec.encode(
+            reader, top=geometry.top, left=geometry.left, fps=fps / settings.frame_step, max_bytes=max_bytes
+        )
     except TooLargeError:
         raise guard.exceeded("max_output_mb", path, f"gives more than {max_bytes} bytes") from None
     if piece and piece.seek and reader.num_frames != piece.num_frames:
         raise VideoFailure("decode", f"{path.name}: {reader.num_frames} of {piece.num_frames} frames were found")
     num_stored = -(-reader.num_frames // settings.frame_step)
-    assert len(pictures) == encoding.num_pictures(num_stored)
+    assert len(segment.frames) == num_stored
     warnings = [*facts.notes, *reader.warnings]
     claimed = facts.num_frames_header
     disagree = piece is None and not settings.fps and claimed not in (None, reader.num_frames)
@@ -124,7 +126,7 @@ def transcode(
         warnings.append(f"header states {claimed} frames, {reader.num_frames} decode")
         if counted != reader.num_frames:
             warnings.append(f"PyAV decodes {counted} frames, ffmpeg {reader.num_frames}")
-    return (files, pictures), {
+    return segment, {
         "num_frames": reader.num_frames,
         "num_frames_stored": num_stored,
         "num_frames_header": claimed,
@@ -144,14 +146,14 @@ def transcode_segments(
     facts: VideoFacts,
     inspector: Inspector,
     guard: Guard,
-) -> list[Stored]:
+) -> list[Described]:
     """The segments of one video, each decoded from the keyframe before it where that gives the very same frames.
 
     Raises:
         VideoFailure: Some segment cannot be decoded.
     """
 
-    def stored(piece: Piece) -> Stored:
+    def stored(piece: Piece) -> Described:
         return transcode(record.path, geometry, settings, facts=facts, inspector=inspector, guard=guard, piece=piece)
 
     def starts(num_frames: int) -> list[int]:

@@ -3,11 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.encoding import Encoding, StripEncoding, VideoEncoding
+from pipeline.codecs import CODECS, Codec, FilmstripCodec, H264Codec
+from pipeline.codecs.h264 import EncodePolicy
 from pipeline.errors import UserError
-from pipeline.filmstrip import StripLayout
-from pipeline.h264.encode import EncodePolicy
-from pipeline.shard import PICTURE_NAMES, choices
+from pipeline.index import choices
 from pipeline.source.transcode import Geometry, centred, stretched
 
 OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
@@ -53,8 +52,8 @@ class BuildSettings:
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 1024:
             raise UserError(f"size: {self.size} is not possible; choose 16 to 1024, the paper uses 64, 128 and 256")
-        if self.codec not in PICTURE_NAMES:
-            raise UserError(f"codec: {self.codec!r} is unknown; choose {choices(list(PICTURE_NAMES))}")
+        if self.codec not in CODECS:
+            raise UserError(f"codec: {self.codec!r} is unknown; choose {choices(list(CODECS))}")
         if not 1 <= self.quality <= 100:
             raise UserError(f"quality: {self.quality} is not possible; choose 1 to 100")
         if self.fps is not None and not 0 < self.fps <= 1000:
@@ -75,7 +74,7 @@ class BuildSettings:
             for name, count in (("train_segments", self.train_segments), ("test_segments", self.test_segments)):
                 if not 1 <= count <= 100:
                     raise UserError(f"{name}: {count} is not possible; choose 1 to 100")
-        self.encoding(self.narrowest)  # refuses what the codec cannot do, before any work
+        self.codec_for(self.narrowest)  # refuses what the codec cannot do, before any work
 
     @property
     def frame_step(self) -> int:
@@ -87,17 +86,18 @@ class BuildSettings:
         """The smallest tile that these settings can give; videos can only widen it, with `keep_aspect`."""
         return centred((self.size, self.size), (self.size, self.size)) if self.keep_aspect else stretched(self.size)
 
-    def encoding(self, geometry: Geometry) -> Encoding:
-        """How segments are encoded in tiles of this size.
+    def codec_for(self, geometry: Geometry) -> Codec:
+        """What encodes segments in tiles of this size.
 
         Raises:
-            ValueError: The codec cannot do that.
+            UserError: The codec cannot do that.
         """
+        height, width = geometry.tile_height, geometry.tile_width
         if self.codec == "h264":
-            return VideoEncoding(EncodePolicy(geometry.tile_width, geometry.tile_height, self.gop_size, self.crf))
+            return H264Codec.new(EncodePolicy(width, height, self.gop_size, self.crf))
         # With odd frames dropped only phase 0 is left, and its frames follow one another.
-        layout = StripLayout(geometry.tile_height, geometry.tile_width, phase_stride=1 if self.drop_odd else 2)
-        return StripEncoding(layout, self.quality)
+        phase_stride = 1 if self.drop_odd else 2
+        return FilmstripCodec.new(height=height, width=width, quality=self.quality, phase_stride=phase_stride)
 
     def describe(self) -> dict[str, Any]:
         """The settings that matter here, for dataset.json."""

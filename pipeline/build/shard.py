@@ -15,7 +15,7 @@ from typing import TypeVar
 from pipeline.build.parts import is_finished, limits_met, num_quarantined
 from pipeline.build.plan import ShardTask
 from pipeline.build.samples import Converted, convert
-from pipeline.shard import ShardError
+from pipeline.index import ShardError
 from pipeline.shard_writer import TarShard, sha256_of, to_json, write_atomically
 from pipeline.source.inspector import Inspector
 
@@ -140,7 +140,7 @@ def write_shard(
 
 
 def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: list[Item], *, ahead: int
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
 ) -> Iterator[Result]:
     """Results in the order of the items, at most `ahead` of them waiting in memory."""
     waiting: list[Future[Result]] = []

@@ -20,8 +20,8 @@ from pipeline.remote.files import new_file, private_folder
 from pipeline.remote.names import OPTIONAL, DatasetFile
 from pipeline.remote.patience import Patience
 from pipeline.remote.place import Place
-from pipeline.schema import SchemaError
 from pipeline.shard_writer import sha256_of, to_json
+from pipeline.typed_json import SchemaError
 
 SAVE_EVERY_S = 10.0  # the list of what is there already; a kill costs at most so much work
 

@@ -12,7 +12,7 @@ from typing import Annotated, TypedDict
 
 from msgspec import Meta
 
-from pipeline.index.check import MAX_INFO_BYTES
+from pipeline.index import ShardError, ShardIndex, open_index, parse_info
 from pipeline.remote.cache import CacheFolder
 from pipeline.remote.download import download, read_small
 from pipeline.remote.errors import ContentError, RemoteError
@@ -22,9 +22,9 @@ from pipeline.remote.patience import Patience
 from pipeline.remote.place import Place, is_url
 from pipeline.remote.settings import RemoteSettings
 from pipeline.remote.tars import RemoteTars
-from pipeline.schema import Count, SchemaError, decode
-from pipeline.shard import ShardError, ShardIndex, open_index, parse_info
+from pipeline.schema import MAX_INFO_BYTES
 from pipeline.source.plain_file import read_plain
+from pipeline.typed_json import Count, SchemaError, decode
 
 CHECKSUMS = "checksums.json"  # beside dataset.json where tools/sync_shards.py has copied it
 KNOWN = "known.json"  # in the cache: what state of the dataset was found last

@@ -5,11 +5,11 @@ import io
 import threading
 from typing import BinaryIO
 
-from pipeline.index.check import MAX_INFO_BYTES
 from pipeline.remote.body import Body
 from pipeline.remote.errors import ContentError
 from pipeline.remote.patience import Patience
 from pipeline.remote.place import Place
+from pipeline.schema import MAX_INFO_BYTES
 
 
 class Pieces:

@@ -1,6 +1,6 @@
 """What can go wrong between here and a server."""
 
-from pipeline.shard import ShardError
+from pipeline.index import ShardError
 
 
 class RemoteError(ShardError):

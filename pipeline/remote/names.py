@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.index.load import expected_arrays, most_bytes
-from pipeline.shard import PICTURE_NAMES
+from pipeline.schema import specs_of
 
 OPTIONAL = ("quarantine.jsonl", "manifest.jsonl")
 # Of all arrays together, and of each file that dataset.json does not bound: Sports-1M's take a tenth.
@@ -35,8 +34,6 @@ def dataset_files(info: dict[str, Any]) -> list[DatasetFile]:
 
 def index_files(info: dict[str, Any]) -> list[DatasetFile]:
     """The arrays that a checked dataset.json calls for."""
-    arrays = expected_arrays(info, picture=PICTURE_NAMES[info["codec"]["name"]])
     return [
-        DatasetFile(f"index/{name}.npy", min(MAX_INDEX_BYTES, most_bytes(kind, shape)))
-        for name, (kind, shape) in arrays.items()
+        DatasetFile(f"index/{name}.npy", min(MAX_INDEX_BYTES, spec.max_bytes)) for name, spec in specs_of(info).items()
     ]

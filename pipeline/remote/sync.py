@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.index import parse_info
 from pipeline.remote.cache import folder_name
 from pipeline.remote.copying import Copy, SyncResult
 from pipeline.remote.dataset import default_cache
@@ -13,7 +14,6 @@ from pipeline.remote.files import private_folder
 from pipeline.remote.names import dataset_files
 from pipeline.remote.patience import Patience
 from pipeline.remote.place import Place, is_url
-from pipeline.shard import parse_info
 
 __all__ = ["SyncResult", "place_of", "staging_folder", "sync_dataset"]
 

@@ -18,8 +18,9 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
+from pipeline.codecs.filmstrip import MCU
+from pipeline.codecs.segment import Planes
 from pipeline.errors import VideoFailure
-from pipeline.filmstrip import MCU, Planes
 from pipeline.source.ffmpeg_log import damage, without_address
 from pipeline.source.limits import MESSAGE_BYTES, PROTOCOL, Guard, confine, cpu_s_of, ended_by, input_options
 from pipeline.source.timeline import Piece, seek_options

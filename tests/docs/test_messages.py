@@ -16,7 +16,7 @@ OURS = {
 
 # What the page leaves out: (path, its text or the beginning of it) -> why.
 LEFT_OUT = {
-    ("pipeline/h264/encode.py", "x264 gave it parameter sets of its own"): "a fault of x264 that was never seen",
+    ("pipeline/codecs/h264.py", "x264 gave it parameter sets of its own"): "a fault of x264 that was never seen",
     ("tools/bench/comparison.py", ""): "of ways to read clips that are not ours; a line below the table, not an end",
     ("tools/bench/process.py", ""): "likewise",
     ("tools/bench/peers.py", "torchcodec decodes"): "likewise",
@@ -26,7 +26,8 @@ LEFT_OUT = {
     ("tools/figures/", "filters: "): "likewise",
     ("tools/pages/player.py", ""): "of callers in Python",
     ("tools/pages/run/classes.py", ""): "of callers in Python",
-    ("tools/pages/clips.py", ""): "the page goes on without that clip",
+    ("tools/playing/", "a frame of the clip is damaged"): "the reason in the line that `damaged` makes",
+    ("tools/playing/", "its key.json cannot be read"): "likewise",
 }
 
 

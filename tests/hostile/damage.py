@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.clip import ClipSpec
+from pipeline.index import ShardError, open_index
 from pipeline.loader import ClipLoader, LoaderError
 from pipeline.plan import TrainPlan
-from pipeline.shard import ShardError, open_index
 from pipeline.shard_writer import npy_bytes
 from pipeline.verify import verify
 

@@ -1,9 +1,9 @@
-"""Hostile pictures in shards whose checksums are all right, and what a loader and a check make of them.
+"""Hostile frames in shards whose checksums are all right, and what each engine and a check make of them.
 
-python -m tests.hostile.pictures filmstrip|h264 FOLDER
+python -m tests.hostile.pictures FOLDER
 
-It writes a dataset in which every second sample is hostile, reads it in this process, whose memory is limited, and
-prints one line of JSON.
+It writes a dataset of each codec in which every second sample is hostile in one frame, reads them in this process,
+whose memory is limited, and prints one line of JSON.
 """
 
 import io
@@ -11,58 +11,218 @@ import itertools
 import json
 import random
 import resource
+import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from pipeline.clip import ClipSpec
-from pipeline.encoding import StripEncoding, VideoEncoding
-from pipeline.filmstrip import EOI, Planes, StripLayout, encode_strips, strip_header
-from pipeline.h264.avc import parse_avcc
-from pipeline.h264.encode import EncodePolicy, decoder_configuration, encode_segment
-from pipeline.h264.splice import Splicer
-from pipeline.index.write import write_index
-from pipeline.loader import ClipLoader
+from pipeline.codecs import Codec
+from pipeline.codecs.avc import parse_avcc
+from pipeline.codecs.filmstrip import DHT, DQT, DRI, EOI, RESTARTS, SOF0, SOI, SOS, FilmstripCodec, segments
+from pipeline.codecs.h264 import EncodePolicy, H264Codec
+from pipeline.codecs.mp4 import Splicer
+from pipeline.codecs.segment import EncodedSegment, FrameRecord, Planes
+from pipeline.index import ShardIndex, open_index
+from pipeline.index_writer import write_index
+from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import EvalPlan, TrainPlan
-from pipeline.shard import PICTURE_NAMES, ShardIndex, open_index
-from pipeline.shard_writer import Sample, Stored, TarShard, strip_files
+from pipeline.schema import CRC32, OFFSET, SIZE
+from pipeline.shard_writer import EncodedSample, TarShard
 from pipeline.verify import verify
 
 Picture = tuple[str, bytes]
-LAYOUT, QUALITY = StripLayout(32, 48, strip_frames=2, phase_stride=1), 85
-POLICY = EncodePolicy(width=96, height=64)
-SOF0, SOS = b"\xff\xc0", b"\xff\xda"
-OTHER_SOFS = [0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF]
+Edit = Callable[[np.ndarray, np.ndarray], object]  # of a sample's rows of the index [F, 3], and of its offset [1]
+NUM_TILES, BAD_TILE = 4, 1  # of a sample of filmstrips; which of them is hostile
+STRIPS = FilmstripCodec.new(height=32, width=48, quality=85, strip_frames=NUM_TILES, phase_stride=1)
+PACKETS = H264Codec.new(EncodePolicy(width=96, height=64))
 SIDES = [0, 1, 8, 16, 4096, 30_000, 65_500, 65_535]
 FORMATS = ["PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "PCX", "SGI", "QOI", "DDS"]
 
 
-def frames(count: int, height: int, width: int) -> Planes:
+@dataclass(frozen=True)
+class Case:
+    """A sample that is hostile in one way.
+
+    Attributes:
+        kind: What becomes of it, see `EXPECTED`.
+        edit: Done to what the index says of it.
+    """
+
+    name: str
+    kind: str
+    segment: EncodedSegment
+    edit: Edit = lambda rows, offset: None
+
+
+def frames(count: int, height: int, width: int, *, first: int = 0) -> Planes:
     """Something to see, the same each time."""
     y, x = np.mgrid[0:height, 0:width]
-    luma = np.stack([128 + 90 * np.sin((x + 3 * i) / 5 + y / 9) for i in range(count)]).astype(np.uint8)
+    luma = np.stack([128 + 90 * np.sin((x + 3 * i) / 5 + y / 9) for i in range(first, first + count)]).astype(np.uint8)
     chroma = np.ascontiguousarray(luma[:, ::2, ::2])
     return Planes(luma, chroma, chroma[:, ::-1].copy())
 
 
-def good_strip() -> bytes:
-    return next(
-        encode_strips([frames(LAYOUT.block_frames, LAYOUT.tile_height, LAYOUT.tile_width)], LAYOUT, quality=QUALITY)
-    )
+@cache
+def good_tiles() -> list[bytes]:
+    return STRIPS._encode_tiles(frames(NUM_TILES, STRIPS.tile_height, STRIPS.tile_width))
 
 
-def hostile_strips() -> Iterator[Picture]:
-    """Pictures that a decoder may well read, and that no encoder of ours has written."""
-    good = good_strip()
-    header = strip_header(LAYOUT, quality=QUALITY)
-    yield from saved_otherwise(Image.open(io.BytesIO(good)))
-    yield from headers(good, header)
-    yield from lengths(good)
+def strip_of(tiles: list[bytes]) -> EncodedSegment:
+    """A sample of some tiles, as ours are whatever lies in them."""
+    at = STRIPS.lead + np.cumsum([0, *(len(tile) + 2 for tile in tiles)])
+    records = [FrameRecord("000.jpg", int(a), len(tile), zlib.crc32(tile)) for a, tile in zip(at, tiles, strict=False)]
+    return EncodedSegment({"000.jpg": STRIPS.join(tiles)}, records)
+
+
+def with_tile(tile: bytes) -> EncodedSegment:
+    """A sample of which one tile is this."""
+    tiles = list(good_tiles())
+    tiles[BAD_TILE] = tile
+    return strip_of(tiles)
+
+
+def hostile_strips() -> Iterator[Case]:
+    for kind, pictures in {
+        "marker": tiles_with_markers(),
+        "nonsense": tiles_of_nonsense(),
+        "other": other_tiles(),
+    }.items():
+        yield from (Case(name, kind, with_tile(tile)) for name, tile in pictures)
+    yield from wrong_strips()
+    yield from wrong_rows(strip_of(good_tiles()), BAD_TILE, STRIPS)
+
+
+def tiles_with_markers() -> Iterator[Picture]:
+    """A tile that would end or divide the JPEG that it is joined to, or say another thing of it."""
+    tile, sof = good_tiles()[BAD_TILE], segment_of(SOF0)
+    scan = segment_of(SOS)
+    huge = sof[:5] + b"\xff\xdc" * 2 + sof[9:]
+    pieces = {f"marker {marker:02X}": bytes([0xFF, marker]) for marker in (1, *range(0xC0, 0xE2), 0xEE, 0xF0, 0xFE)} | {
+        "its own header": STRIPS.header,
+        "a header of 65500×65500": STRIPS.header.replace(sof, huge),
+        "SOF0 of 65500×65500": huge,
+        "SOF2 of 65500×65500": b"\xff\xc2" + huge[2:],
+        "SOF0 of 65500×65500 and a scan": huge + scan,
+        "another scan": scan,
+        "other tables": segment_of(DQT)[:5] + bytes([255] * 64) + segment_of(DHT),
+        "no Huffman codes": b"\xff\xc4\0\x13\0" + bytes(16),
+        "restarts every block": b"\xff\xdd\0\4\0\1",
+        "a number of lines": b"\xff\xdc\0\4\xff\xdc",
+        "a long comment": b"\xff\xfe\xff\xff",
+        "arithmetic coding": b"\xff\xcc\0\4\0\0",
+        "all restarts": b"".join(RESTARTS) * 3,
+    }
+    for name, piece in pieces.items():
+        for part in (0, 1, 2):
+            at = len(tile) * part // 2
+            yield f"{name} at {part}/2", tile[:at] + piece + tile[at:]
+    for name, picture in saved_otherwise(Image.open(io.BytesIO(STRIPS.join([tile])))):
+        if b"\xff" in picture.replace(b"\xff\0", b""):
+            yield f"{name} instead", picture
+            yield f"{name} behind an end", tile + EOI + picture
+
+
+def tiles_of_nonsense() -> Iterator[Picture]:
+    """A tile without markers that is not the compressed bytes of a frame of its size."""
+    tile = good_tiles()[BAD_TILE]
+    for part in range(1, 12):
+        yield f"cut to {part}/12", tile[: len(tile) * part // 12].removesuffix(b"\xff")
+    for name, more in {
+        "itself": tile,
+        "zeros": bytes(9),
+        "text": b"xyzzyxyzzy",
+        "a zip": b"PK\5\6" + bytes(18),
+    }.items():
+        yield f"{name} behind", tile + more
+        yield f"{name} before", more + tile
+    for size in (1, 2, 3, 4, 700, STRIPS.max_frame_bytes):
+        noise = random.Random(size).randbytes(size).replace(b"\xff", b"\xfe")
+        yield f"{size} zeros", bytes(size)
+        yield f"{size} bytes of noise", noise
+    for height, width in itertools.product((16, 32, 48, 512), repeat=2):
+        if height * width != STRIPS.tile_height * STRIPS.tile_width:
+            other = FilmstripCodec.new(height=height, width=width, quality=85)
+            yield f"size {width}×{height}", other._encode_tiles(frames(1, height, width))[0]
+
+
+def other_tiles() -> Iterator[Picture]:
+    """A tile that nothing tells from the right one but its pixels."""
+    yield "the frame before", good_tiles()[BAD_TILE - 1]
+    yield "a gray one", STRIPS.blank
+    size = {"height": STRIPS.tile_height, "width": STRIPS.tile_width}
+    for quality in (1, 50, 84, 86, 100):
+        yield (
+            f"quality {quality}",
+            FilmstripCodec.new(quality=quality, **size)._encode_tiles(frames(1, *size.values()))[0],
+        )
+
+
+def segment_of(wanted: int) -> bytes:
+    """The first segment of a type in the header."""
+    at, body = next((at, body) for marker, at, body in segments(STRIPS.header) if marker == wanted)
+    return STRIPS.header[at : at + 4 + len(body)]
+
+
+def wrong_strips() -> Iterator[Case]:
+    """Strips whose tiles are right, and what holds them together is not; the loader reads none of that."""
+    good, end = strip_of(good_tiles()), len(strip_of(good_tiles()).files["000.jpg"])
+    jpeg = good.files["000.jpg"]
+
+    def case(name: str, jpeg: bytes, *, shift: int = 0) -> Case:
+        moved = [record._replace(offset=record.offset + shift) for record in good.frames]
+        return Case(name, "strip", EncodedSegment({"000.jpg": jpeg}, moved))
+
+    places = [record.offset + record.size for record in good.frames[:-1]]
+    for number, at in enumerate(places):
+        for marker in (*(restart for restart in RESTARTS if restart != RESTARTS[number]), EOI, b"\0\0"):
+            yield case(f"marker {marker.hex()} behind tile {number}", jpeg[:at] + marker + jpeg[at + 2 :])
+    header = STRIPS.header_of(NUM_TILES)
+    others = {
+        f"quality {quality}": FilmstripCodec.new(height=32, width=48, quality=quality, strip_frames=4)
+        for quality in (50, 84)
+    } | {"size 64×32": FilmstripCodec.new(height=32, width=64, quality=85, strip_frames=4)}
+    for name, other in others.items():
+        assert other.lead == STRIPS.lead
+        yield case(f"the header of {name}", other.header_of(NUM_TILES) + jpeg[len(header) :])
+    yield case("the header of fewer tiles", STRIPS.header_of(NUM_TILES - 1) + jpeg[len(header) :])
+    restarts = segment_of(DRI)
+    yield case("no DRI", jpeg.replace(restarts, b"", 1), shift=-len(restarts))
+    yield case("another DRI", jpeg.replace(restarts, b"\xff\xdd\0\4\0\1", 1))
+    yield case("no header", bytes(len(header)) + jpeg[len(header) :])
+    exif = b"\xff\xe1\0\4ab"
+    yield case("APP1", jpeg[:2] + exif + jpeg[2:], shift=len(exif))
+    yield case("no end", jpeg[:-2])
+    yield case("bytes behind the end", jpeg + bytes(99))
+    assert end == len(jpeg)
+
+
+def wrong_rows(segment: EncodedSegment, bad: int, codec: Codec) -> Iterator[Case]:
+    """Samples in order, of whose frames the index says that they lie elsewhere."""
+    size = segment.frames[bad].size
+    for name, column, value in [
+        *(("offset", OFFSET, value) for value in (0, 1, 2**20, 2**31 - 1, 2**31, 2**32 - size, 2**32 - 1)),
+        *(
+            ("size", SIZE, value)
+            for value in (0, 1, size - 1, size + 1, codec.max_frame_bytes, codec.max_frame_bytes + 1)
+        ),
+        *(("size", SIZE, value) for value in (2**20, 2**31 - 1, 2**31, 2**32 - 1)),
+        *(("crc32", CRC32, value) for value in (0, 2**31, 2**32 - 1)),
+    ]:
+        yield Case(f"{name} {value}", "row", segment, lambda rows, _, c=column, v=value: rows[bad].__setitem__(c, v))
+    for value in (0, 1, 2**31, 2**32, 2**33 + 512, 2**40):
+        yield Case(f"sample at {value}", "place", segment, lambda _, offset, v=value: offset.fill(v))
+    yield Case("an overlap", "row", segment, lambda rows, _: rows[bad].__setitem__(OFFSET, rows[bad, OFFSET] - 2))
+    if len(segment.frames) > 1:
+        yield Case("the frame before", "twin", segment, lambda rows, _: rows.__setitem__(bad, rows[bad - 1]))
 
 
 def saved_otherwise(picture: Image.Image) -> Iterator[Picture]:
@@ -70,7 +230,7 @@ def saved_otherwise(picture: Image.Image) -> Iterator[Picture]:
 
     def save(name: str, image: Image.Image, **how: Any) -> Picture:
         file = io.BytesIO()
-        ours = {} if "format" in how else {"format": "JPEG", "quality": QUALITY, "subsampling": 2}
+        ours = {} if "format" in how else {"format": "JPEG", "quality": STRIPS.quality, "subsampling": 2}
         image.save(file, **(ours | how))
         return name, file.getvalue()
 
@@ -81,7 +241,7 @@ def saved_otherwise(picture: Image.Image) -> Iterator[Picture]:
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x112] = orientation
-        for quality in (QUALITY, 30):
+        for quality in (STRIPS.quality, 30):
             yield save(f"orientation {orientation} quality {quality}", picture, exif=exif, quality=quality)
     for side, other in itertools.product((1, 8, 48, 64, 200), repeat=2):
         if (side, other) != picture.size:
@@ -98,71 +258,57 @@ def saved_otherwise(picture: Image.Image) -> Iterator[Picture]:
         yield save(f"format {name}", picture.resize((48, 64)), format=name)
 
 
-def headers(good: bytes, header: bytes) -> Iterator[Picture]:
-    """The header with other bytes, and with more or fewer segments."""
-    frame, scan, data = header.index(SOF0), header.index(SOS), good[len(header) :]
+def hostile_headers() -> Iterator[Picture]:
+    """What dataset.json may say that all its JPEGs begin with."""
+    good = STRIPS.header
+    found = list(segments(good))
+    frame, scan = (next(at for marker, at, _ in found if marker == wanted) for wanted in (SOF0, SOS))
+    restarts, sof = segment_of(DRI), segment_of(SOF0)
     for height, width in itertools.product(SIDES, repeat=2):
-        size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
-        yield f"SOF0 of {width}×{height}", good[: frame + 5] + size + good[frame + 9 :]
-    for marker in OTHER_SOFS:
-        yield f"SOF{marker - 0xC0}", good[: frame + 1] + bytes([marker]) + good[frame + 2 :]
-    for place in range(2, len(header), 7):
-        yield f"header byte {place}", good[:place] + bytes([good[place] ^ 1 << place % 8]) + good[place + 1 :]
+        yield f"SOF0 of {width}×{height}", good[: frame + 5] + struct.pack(">HH", height, width) + good[frame + 9 :]
+    for marker in (*range(0xC1, 0xC4), *range(0xC5, 0xD0)):
+        yield f"SOF{marker - SOF0}", good[: frame + 1] + bytes([marker]) + good[frame + 2 :]
     for bits in (1, 2, 12, 16):
         yield f"{bits} bits", good[: frame + 4] + bytes([bits]) + good[frame + 5 :]
-    huge = header[frame : frame + 5] + b"\xff\xdc" * 2 + header[frame + 9 : scan]
-    for name, segment in {
-        "SOF0 twice": header[frame:scan],
-        "SOF0 of 65500": huge,
-        "restarts": b"\xff\xdd\0\4\0\1",
-        "a number of lines": b"\xff\xdc\0\4\xff\xdc",
+    for name, sampling in {"4:4:4": 0x11, "4:2:2": 0x21, "4:4:0": 0x12, "4:1:1": 0x41}.items():
+        yield name, good[: frame + 11] + bytes([sampling]) + good[frame + 12 :]
+    gray = b"\xff\xc0\0\x0b" + sof[4:9] + b"\1\1\x22\0"
+    yield "gray", good[:frame] + gray + good[frame + len(sof) : scan] + b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+    yield "no DRI", good.replace(restarts, b"")
+    for interval in (0, 1, 5, 7, 12, 65_535):
+        yield f"DRI of {interval}", good.replace(restarts, struct.pack(">HHH", 0xFFDD, 4, interval))
+    for length in range(0, len(good), 9):
+        yield f"cut to {length}", good[:length]
+    segments_more = {
+        "SOF0 twice": sof,
+        "SOF0 of 65500": sof[:5] + b"\xff\xdc" * 2 + sof[9:],
+        "SOF2": b"\xff\xc2" + sof[2:],
+        "two DRI": restarts,
         "a comment": b"\xff\xfe\0\4ab",
         "arithmetic coding": b"\xff\xcc\0\4\0\0",
         "Adobe": b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\2",
         "SOI": b"\xff\xd8",
         "a fill byte": b"\xff",
-    }.items():
+        "zeros": bytes(4),
+        **{f"orientation {n}": exif_segment(n) for n in range(1, 9)},
+    }
+    for name, segment in segments_more.items():
         for place in (2, frame, scan):
-            yield f"{name} at {place}", header[:place] + segment + header[place:] + data
-    yield "no scan", header[:scan] + EOI
+            yield f"{name} at {place}", good[:place] + segment + good[place:]
+    for name, picture in saved_otherwise(Image.open(io.BytesIO(STRIPS.join(good_tiles()[:1])))):
+        if picture[:2] == bytes([0xFF, SOI]):
+            end = picture.index(bytes([0xFF, SOS]))
+            yield f"that of {name}", picture[: end + 14]
+    other = FilmstripCodec.new(height=16, width=48, quality=85)
+    yield "that of other tiles", other.header
+    yield "a JPEG", STRIPS.join(good_tiles())
 
 
-def lengths(good: bytes) -> Iterator[Picture]:
-    """Too short, too long, nothing at all."""
-    for part in range(1, 12):
-        yield f"cut to {part}/12", good[: len(good) * part // 12]
-    for count in range(1, 4):
-        yield f"cut by {count}", good[:-count]
-    for name, more in {"zeros": bytes(9), "text": b"x", "a start": b"\xff\xd8", "a zip": b"PK\5\6" + bytes(18)}.items():
-        yield f"{name} behind", good + more
-        yield f"{name} before", more + good
-    for size in (1, 2, 3, 4, 700):
-        yield f"{size} zeros", bytes(size)
-        yield f"{size} bytes of noise", random.Random(size).randbytes(size)
-    yield "an end", EOI
-    yield "a start and an end", b"\xff\xd8" + EOI
-
-
-def strange_strips() -> Iterator[Picture]:
-    """Right header and right end: the size is known, and a decoder makes some picture of it."""
-    good, header = good_strip(), strip_header(LAYOUT, quality=QUALITY)
-    data, middle = good[len(header) : -2], (len(good) - len(header)) // 2
-    frame = header[header.index(SOF0) : header.index(SOF0) + 19]
-    huge = frame[:5] + b"\xff\xdc" * 2 + frame[9:]
-    for name, inside in {
-        "no data": b"",
-        "zeros": bytes(len(data)),
-        "noise": random.Random(0).randbytes(len(data)).replace(b"\xff", b"\xfe"),
-        "half": data[:middle],
-        "a picture": good[:-2],
-        "an end inside": data[:middle] + EOI + data[middle:],
-        "a restart inside": data[:middle] + b"\xff\xd0" + data[middle:],
-        "SOF0 of 65500 inside": data[:middle] + huge + data[middle:],
-        "SOF0 of 65500 behind": data + huge,
-        "another picture behind": data + EOI + good[:-2],
-        "another scan behind": data + header[header.index(SOS) :] + data,
-    }.items():
-        yield name, header + inside + EOI
+def exif_segment(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    body = b"Exif\0\0" + exif.tobytes()[6:]
+    return b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
 
 
 def hostile_packets() -> Iterator[Picture]:
@@ -216,43 +362,54 @@ def exp_golomb(number: int) -> str:
 
 def good_packet() -> tuple[bytes, bytes]:
     """The dataset's avcC, and a keyframe."""
-    mp4, (packet,) = encode_segment([frames(1, POLICY.height, POLICY.width)], POLICY, fps=25)
-    return decoder_configuration(POLICY)[0], mp4[packet.offset : packet.offset + packet.size]
+    made = PACKETS.encode([frames(1, PACKETS.tile_height, PACKETS.tile_width)], top=0, left=0)
+    (packet,) = made.frames
+    return PACKETS.avcc, made.files["mp4"][packet.offset : packet.offset + packet.size]
 
 
-def strip_sample(picture: bytes) -> tuple[dict[str, bytes], list[Stored]]:
-    return strip_files([picture])
-
-
-def packet_sample(picture: bytes) -> tuple[dict[str, bytes], list[Stored]]:
+def packet_sample(picture: bytes) -> EncodedSegment:
     """An MP4 as ours are, whatever its one packet is."""
     if len(picture) < 5:
         mp4 = good_packet()[1] + picture
     else:
-        size = {"height": POLICY.height, "width": POLICY.width}
-        splicer = Splicer(decoder_configuration(POLICY)[0], **size)
+        splicer = Splicer(PACKETS.avcc, height=PACKETS.tile_height, width=PACKETS.tile_width)
         as_keyframe = picture[:4] + b"\x65" + picture[5:]
         mp4 = splicer.splice([np.frombuffer(as_keyframe, np.uint8)]).tobytes().replace(as_keyframe, picture)
-    return {"mp4": mp4}, [Stored("mp4", len(mp4) - len(picture), len(picture), zlib.crc32(picture), True)]
+    record = FrameRecord("mp4", len(mp4) - len(picture), len(picture), zlib.crc32(picture))
+    return EncodedSegment({"mp4": mp4}, [record])
 
 
-def write(folder: Path, codec: str, pictures: list[Picture]) -> ShardIndex:
-    """A dataset of samples of one picture each, and a good one behind each; its key is its place."""
+def good_sample(codec: Codec) -> EncodedSegment:
+    return strip_of(good_tiles()) if isinstance(codec, FilmstripCodec) else packet_sample(good_packet()[1])
+
+
+def cases(codec: Codec) -> list[Case]:
+    if isinstance(codec, FilmstripCodec):
+        return list(hostile_strips())
+    forms = [Case(name, "form", packet_sample(packet)) for name, packet in hostile_packets()]
+    return [*forms, *wrong_rows(good_sample(codec), 0, codec)]
+
+
+def write(folder: Path, codec: Codec, hostile: Iterable[Case]) -> ShardIndex:
+    """A dataset of hostile samples, and a good one behind each; a sample's key is its place."""
     folder.mkdir(parents=True)
-    if codec == "filmstrip":
-        files_of: Callable = strip_sample
-        good, about, height = good_strip(), StripEncoding(LAYOUT, QUALITY).describe(), LAYOUT.tile_height
-    else:
-        files_of, good, about, height = packet_sample, good_packet()[1], VideoEncoding(POLICY).describe(), POLICY.height
-    about |= {"name": codec, "size": height, "frame_step": 1}
-    meta = {"group": "g", "label": 0, "subsets": ["train"], "num_frames": 1, "num_frames_stored": 1}
-    meta |= {"content": [0, 0, about["tile_width"], height]}
+    good, num_frames = good_sample(codec), len(good_sample(codec).frames)
+    meta = {"group": "g", "label": 0, "subsets": ["train"], "num_frames": num_frames, "num_frames_stored": num_frames}
+    meta |= {"content": [0, 0, codec.tile_width, codec.tile_height]}
+    edits: dict[int, Edit] = {}
     with TarShard(folder / "hostile-000000.tar") as tar:
-        for number, content in enumerate(itertools.chain(*zip((p[1] for p in pictures), itertools.repeat(good)))):
-            files, stored = files_of(content)
-            tar.add(Sample(f"{number:05d}", files, stored, meta | {"source": f"{number}.mp4"}))
+        for number, case in enumerate(hostile):
+            edits[2 * number] = case.edit
+            tar.add(EncodedSample(f"{2 * number:05d}", case.segment, meta | {"source": f"{2 * number}.mp4"}))
+            tar.add(EncodedSample(f"{2 * number + 1:05d}", good, meta | {"source": f"{2 * number + 1}.mp4"}))
+    about = codec.describe() | {"name": codec.name, "size": codec.tile_height, "frame_step": 1}
     head = {"name": "hostile", "classes": ["a"], "split_names": ["1"], "codec": about, "settings": {}}
     write_index(folder, [tar.summary() | {"quarantine": []}], head=head, missing=[])
+    rows, offset = (np.load(folder / f"index/{name}.npy") for name in ("frames", "offset"))
+    for number, edit in edits.items():
+        edit(rows[number * num_frames : (number + 1) * num_frames], offset[number : number + 1])
+    np.save(folder / "index/frames.npy", rows)
+    np.save(folder / "index/offset.npy", offset)
     return open_index(folder)
 
 
@@ -260,40 +417,63 @@ def peak_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def outcome(index: ShardIndex) -> dict[str, Any]:
-    """Keys of the samples that a loader replaces, with each kind of plan, and a check names; and the memory it took."""
-    spec, samples = ClipSpec(1, 1, crop_size=32), np.arange(index.num_samples)
+def loaded(index: ShardIndex, *, engine: str, whole_pictures: bool) -> dict[str, Any]:
+    """What an engine makes of a dataset, by keys of samples.
+
+    Of clips of every frame alone: `weightless` has the frames that got no weight, `changed` those whose pixels differ
+    from the last sample's, a good one; `bad` is the loader's own list. Of an epoch of clips of all frames: `why` has
+    what was replaced, `trained` what was delivered.
+    """
+    how: dict[str, Any] = {"settings": LoaderSettings(engine=engine), "whole_pictures": whole_pictures}
+    samples, num_frames = np.arange(index.num_samples), int(index.num_frames[0])
     keys = [index.key(row) for row in samples.tolist()]
-    before = peak_mb()
-    with ClipLoader(index, EvalPlan(index, samples, spec, global_batch_size=16)) as loader:
+    single = EvalPlan(index, samples, ClipSpec(1, 1, crop_size=32), global_batch_size=64, num_views=num_frames)
+    with ClipLoader(index, single, **how) as loader:
         batches = list(loader)
-        clips = [clip for b in batches for clip in zip(b.samples.tolist(), b.weights.tolist(), strict=True)]
-        seen: dict[str, Any] = {"evaluated": loader.bad_samples, "num_evaluated": loader.num_replaced}
-    with ClipLoader(index, TrainPlan(index, samples, spec, global_batch_size=16, seed=0)) as loader:
-        steps = itertools.islice(loader, -(-len(samples) // 16))
-        trained = {keys[sample] for batch in steps for sample in batch.samples}
-        seen |= {"replaced": loader.bad_samples, "num_replaced": loader.num_replaced}
-    for name, decode in (("checked", False), ("decoded", True)):
-        faults = verify(index, decode=decode)[1]
-        assert all("\n" not in fault for fault in faults)
-        seen[name] = [key for key in keys if any(key in fault for fault in faults)]
-    seen["reasons"] = {keys[row]: why for batch in batches for row, why in batch.damaged.items()}
-    seen["weightless"] = [keys[sample] for sample, weight in clips[: len(keys)] if not weight]
-    return seen | {"trained": sorted(trained), "memory_mb": peak_mb() - before}
+        found: dict[str, Any] = {"bad": loader.bad_samples}
+    assert all(batch.clips.shape == (64, 3, 1, 32, 32) for batch in batches)
+    weight = torch.cat([batch.weights for batch in batches])[: single.num_clips].view(-1, num_frames)
+    pixels = torch.cat([batch.clips for batch in batches])[: single.num_clips].flatten(1).view(*weight.shape, -1)
+    for name, which in {"weightless": weight == 0, "changed": (weight > 0) & (pixels != pixels[-1]).any(dim=2)}.items():
+        found[name] = {keys[n]: row.nonzero()[:, 0].tolist() for n, row in enumerate(which) if row.any()}
+    trained, why = set[str](), dict[str, str]()
+    plan = TrainPlan(index, samples, ClipSpec(num_frames, 1, crop_size=32), global_batch_size=16, seed=0)
+    with ClipLoader(index, plan, **how) as loader:
+        for batch in itertools.islice(loader, -(-len(keys) // 16)):
+            assert batch.clips.shape == (16, 3, num_frames, 32, 32)
+            trained |= {keys[row] for row in batch.samples}
+            why |= {keys[row]: text for row, text in batch.damaged.items()}
+        assert sorted(why) == loader.bad_samples
+        return found | {"why": why, "trained": sorted(trained), "num_replaced": loader.num_replaced}
 
 
-def main(codec: str, folder: Path) -> None:
+def checked(index: ShardIndex, *, decode: bool) -> list[str]:
+    """Keys of the samples that a check names."""
+    faults = verify(index, decode=decode)[1]
+    assert all("\n" not in fault for fault in faults)
+    said = {word for fault in faults for word in fault.replace(".json ", ": ").split(": ")}
+    return [key for key in map(index.key, range(index.num_samples)) if key in said]
+
+
+def outcome(folder: Path, codec: Codec) -> dict[str, Any]:
+    hostile = cases(codec)
+    index = write(folder, codec, hostile)
+    before = peak_mb()
+    ways = [("dali", False), ("simple", False)] + [("dali", True)] * (codec is STRIPS)
+    return {
+        "cases": {index.key(2 * place): (case.kind, case.name) for place, case in enumerate(hostile)},
+        "engines": [loaded(index, engine=engine, whole_pictures=whole) for engine, whole in ways],
+        "checked": checked(index, decode=False),
+        "decoded": checked(index, decode=True),
+        "memory_mb": peak_mb() - before,
+    }
+
+
+def main(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
-    if codec == "filmstrip":
-        bad, odd = list(hostile_strips()), list(strange_strips())
-    else:
-        bad, odd = list(hostile_packets()), []
-    index = write(folder, codec, [*bad, *odd])
-    names = {index.key(2 * place): name for place, (name, _) in enumerate([*bad, *odd])}
-    print(
-        json.dumps({"picture": PICTURE_NAMES[codec], "bad": list(names)[: len(bad)], "names": names, **outcome(index)})
-    )
+    codecs: tuple[Codec, ...] = (STRIPS, PACKETS)
+    print(json.dumps({codec.name: outcome(folder / codec.name, codec) for codec in codecs}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

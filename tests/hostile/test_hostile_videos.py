@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import Listing, VideoRecord
-from pipeline.reference import decode_sample
-from pipeline.shard import ShardIndex, open_index
+from pipeline.frames import decode_frames
+from pipeline.index import ShardIndex, open_index
 from pipeline.source.limits import Limits
 from tests.hostile.videos import (
     ALL,
@@ -58,7 +58,7 @@ class Built:
 
 def numbers_of(index: ShardIndex, sample: int) -> list[int]:
     left, top, width, height = index.content[sample]
-    frames = decode_sample(index, sample)[:, top : top + height, left : left + width]
+    frames = decode_frames(index, sample)[:, top : top + height, left : left + width]
     return [number_of(read_bits(frame, scale=width / 171, grey=128)) for frame in frames]
 
 

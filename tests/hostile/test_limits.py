@@ -15,7 +15,7 @@ import pipeline.source.inspector
 from pipeline.build.run import BuildResult, BuildSettings, build_shards
 from pipeline.datasets import list_folder
 from pipeline.errors import VideoFailure
-from pipeline.shard import ShardError
+from pipeline.index import ShardError
 from pipeline.source.inspector import Inspector, Worker
 from pipeline.source.limits import Guard, Limits, ended_by
 from pipeline.source.probe import probe

@@ -12,18 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.clip import ClipSpec
+from pipeline.clip import ClipSpec, frame_indices
+from pipeline.codecs import FilmstripCodec
+from pipeline.index import chunks, open_index
 from pipeline.plan import TrainPlan, drawn_labels, rank_rows
-from pipeline.shard import FORMAT_VERSION, open_index
+from pipeline.reader import FrameFiles
+from pipeline.schema import FORMAT_VERSION
 
-STRIPS, FRAMES, PER_TAR = 8, 55, 384  # 2 s at 27 frames/s, as filmstrips; 64 videos a tar
+FRAMES, PER_TAR = 55, 384  # 2 s at 27 frames/s; 64 videos a tar
+FRAME_BYTES = 5000
 NUM_CLASSES, GLOBAL_BATCH_SIZE, WORLD_SIZE = 487, 512, 8
 APART = 10  # steps from one that is tried to the next, but for the end of the epoch
 
 
 def make(folder: Path, num_samples: int) -> None:
     """Write dataset.json and index/*.npy; arrays that no plan reads stay empty holes."""
-    index, count, strips = folder / "index", num_samples, num_samples * STRIPS
+    index, count = folder / "index", num_samples
     index.mkdir(parents=True)
     random = np.random.default_rng(0)
 
@@ -36,10 +40,13 @@ def make(folder: Path, num_samples: int) -> None:
     array("num_frames", np.int32, count)[:] = FRAMES
     array("content", np.int16, count, 4)[:] = (0, 0, 171, 128)
     array("split", np.int8, count, 1)[:, 0] = 1 + (random.random(count) < 0.2)
-    array("first_strip", np.int64, count + 1)[:] = np.arange(count + 1) * STRIPS
-    array("strip_tar", np.int32, strips)[:] = np.arange(strips) // (STRIPS * PER_TAR)
-    for name, kind in (("strip_offset", np.int64), ("strip_size", np.int32), ("strip_crc32", np.uint32)):
-        array(name, kind, strips)
+    array("tar", np.int32, count)[:] = np.arange(count) // PER_TAR
+    array("offset", np.int64, count)[:] = np.arange(count) % PER_TAR * FRAMES * FRAME_BYTES
+    array("first_frame", np.int64, count + 1)[:] = np.arange(count + 1) * FRAMES
+    rows = np.stack([np.arange(FRAMES) * FRAME_BYTES, np.full(FRAMES, FRAME_BYTES - 2), np.zeros(FRAMES)], axis=1)
+    frames = array("frames", np.uint32, count * FRAMES, 3).reshape(count, FRAMES, 3)
+    for some in chunks(count):
+        frames[some] = rows
     labels = 1 + (random.random(count) < 0.05)
     array("first_label", np.int64, count + 1)[:] = np.concatenate([[0], np.cumsum(labels)])
     array("labels", np.int32, int(labels.sum()))
@@ -52,18 +59,17 @@ def make(folder: Path, num_samples: int) -> None:
         }
         for i in range(-(-count // PER_TAR))
     ]
-    codec = {"name": "filmstrip", "size": 128, "tile_width": 176, "tile_height": 128, "frame_step": 1}
+    codec = {"name": "filmstrip", "size": 128, "frame_step": 1}
     info = {
         "format_version": FORMAT_VERSION,
         "name": "sports1m",
         "classes": [f"class {i}" for i in range(NUM_CLASSES)],
         "split_names": ["1"],
-        "codec": codec | {"strip_frames": 8, "phase_stride": 2, "quality": 85},
+        "codec": codec | FilmstripCodec.new(height=128, width=176, quality=85).describe(),
         "num_samples": count,
         "num_frames": count * FRAMES,
         "class_counts": {f"class {i}": 0 for i in range(NUM_CLASSES)},
         "splits": {"1": {"train": 0, "test": 0}},
-        "num_strips": strips,
         "num_labels": int(labels.sum()),
         "fingerprint": "0" * 16,
         "shards": tars,
@@ -99,6 +105,7 @@ def measure(folder: Path, window: int | None) -> dict[str, object]:
     told["first_batch_s"] = time.perf_counter() - started
     told["first_batch_cpu_s"] = time.process_time() - started_cpu
     told["plan_mb"] = memory_mb()
+    files = FrameFiles(index)
     rows, took, busy, found, own = rank_rows(GLOBAL_BATCH_SIZE, rank=0, world_size=WORLD_SIZE), [], [], [], []
     resident: list[float] = []
     steps = plan.samples_per_epoch // GLOBAL_BATCH_SIZE
@@ -109,11 +116,10 @@ def measure(folder: Path, window: int | None) -> dict[str, object]:
         busy.append(time.thread_time() - started_cpu)
         started_cpu = time.thread_time()
         drawn_labels(index, clips)
-        first = index.pictures.first[clips.sample]
-        index.pictures.tar[first], index.pictures.offset[first], index.pictures.size[first], index.pictures.crc32[first]
+        frames = frame_indices(clips.start, plan.stored_spec, video_frames=index.num_frames[clips.sample])
+        files.places(clips.sample, index.stored_as.locate(frames, blank=np.zeros(len(clips), bool)))
         if len(took) % 10 == 0 or step > steps - 2:
             resident.append(sum(memory_mb().values()))
-        index.give_back_pages()
         found.append(time.thread_time() - started_cpu)
         if len(took) % (steps // APART // 10) == 0:
             own.append(memory_mb()["own"])

@@ -16,7 +16,7 @@ from pipeline.build.on_ray import MakeOnRay
 from pipeline.build.run import BuildProgress, build_shards
 from pipeline.build.shard import Counts, OtherInputsError
 from pipeline.datasets import Listing
-from pipeline.shard import ShardError
+from pipeline.index import ShardError
 from tests.chaos.ledger import wait_until
 from tests.pipeline.test_build import contents
 from tests.pipeline.test_build_tasks import SETTINGS, listing, local, raw, tasks_of  # noqa: F401 - fixtures

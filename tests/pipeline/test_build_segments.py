@@ -11,10 +11,10 @@ import pytest
 from pipeline.build.run import BuildSettings, build_shards
 from pipeline.clip import ClipSpec
 from pipeline.datasets import Listing, list_sports1m
+from pipeline.frames import decode_frames
+from pipeline.index import ShardIndex, open_index
 from pipeline.loader import ClipLoader
 from pipeline.plan import TrainPlan
-from pipeline.reference import decode_sample
-from pipeline.shard import ShardIndex, open_index
 from pipeline.source.segments import random_segments, uniform_segments
 from pipeline.verify import verify
 from tests.clips import take
@@ -81,7 +81,7 @@ def metas(index: ShardIndex) -> list[dict]:
 
 def shown(index: ShardIndex, sample: int) -> list[int]:
     left, top, width, height = index.content[sample]
-    frames = decode_sample(index, sample)[:, top : top + height, left : left + width]
+    frames = decode_frames(index, sample)[:, top : top + height, left : left + width]
     return [number_of(read_bits(frame, scale=width / 171, grey=128)) for frame in frames]
 
 
@@ -122,7 +122,7 @@ def test_a_video_without_usable_times_says_that_it_was_decoded_from_the_start(cu
 def test_other_videos_change_nothing_about_one(cut: ShardIndex, raw: Path, tmp_path: Path) -> None:
     def pictures(index: ShardIndex) -> dict[tuple, bytes]:
         return {
-            (index.source(s), m["segment_start"]): decode_sample(index, s).tobytes() for s, m in enumerate(metas(index))
+            (index.source(s), m["segment_start"]): decode_frames(index, s).tobytes() for s, m in enumerate(metas(index))
         }
 
     listing = list_sports1m(raw)

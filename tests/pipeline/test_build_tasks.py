@@ -18,7 +18,7 @@ import pytest
 
 import pipeline.build.here
 import pipeline.build.shard
-import pipeline.encoding
+import pipeline.codecs.filmstrip
 import pipeline.source.inspector
 from pipeline.build.parts import clean, only_builder
 from pipeline.build.plan import ShardTask, plan_build
@@ -26,7 +26,7 @@ from pipeline.build.run import BuildProgress, BuildSettings, TaskResult, build_s
 from pipeline.build.samples import Converted
 from pipeline.build.shard import FinishedElsewhere, OtherInputsError, convert_one, make_shard, write_shard
 from pipeline.datasets import Listing, list_folder
-from pipeline.shard import ShardError, open_index
+from pipeline.index import ShardError, open_index
 from pipeline.shard_writer import temporary_of
 from pipeline.source.inspector import Inspector
 from tests.numbered import write_numbered_video
@@ -381,7 +381,7 @@ def test_a_bug_while_encoding_stops_the_build_at_once_and_keeps_its_class(
         tried.append(args)
         return eval(bug)
 
-    monkeypatch.setattr(pipeline.encoding.StripEncoding, "encode", encode)
+    monkeypatch.setattr(pipeline.codecs.filmstrip.FilmstripCodec, "encode", encode)
     with pytest.raises(BUGS[bug]):
         if executor == "local":
             build_shards(listing, tmp_path, SETTINGS, workers=1)

@@ -8,22 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.index.write import Parts, write_index
-from pipeline.shard import open_index
-from pipeline.shard_writer import put_in_place, temporary_of
+from pipeline.codecs import FilmstripCodec
+from pipeline.index import open_index
+from pipeline.index_writer import Parts, write_index
+from pipeline.shard_writer import pack_frames, put_in_place, temporary_of
 
-LAYOUT = {"tile_width": 176, "tile_height": 128, "strip_frames": 1, "phase_stride": 1, "quality": 85}
+CODEC = FilmstripCodec.new(height=128, width=176, quality=85)
 HEAD = {
     "name": "made-up",
     "classes": ["a", "b", "c"],
     "split_names": ["1", "2"],
-    "codec": {"name": "filmstrip", "size": 128, "frame_step": 1} | LAYOUT,
+    "codec": {"name": "filmstrip", "size": 128, "frame_step": 1} | CODEC.describe(),
     "settings": {},
 }
 
 
 def sample(number: int, **more: object) -> dict:
-    """Sample i has the label i % 3 and i + 1 frames, a strip each."""
+    """Sample i has the label i % 3 and i + 1 frames."""
     return {
         "key": f"{number:08d}",
         "source": "v" * (number % 5) + f"{number}.mp4",
@@ -32,7 +33,8 @@ def sample(number: int, **more: object) -> dict:
         "subsets": [("train", "test", "")[number % 3], "train"],
         "num_frames_stored": number + 1,
         "content": [0, 0, 171, 100 + number],
-        "pictures": [[1000 * number + k, 10 + k, 2**32 - 1 - k] for k in range(number + 1)],
+        "offset": 1000 * number,
+        "frames": pack_frames(np.array([[k, 10 + k, 2**32 - 1 - k] for k in range(number + 1)])),
         **more,
     }
 
@@ -65,18 +67,17 @@ def test_arrays_and_counts_are_those_of_the_parts(tmp_path: Path) -> None:
     tally, changed = write_index(tmp_path, parts, head=HEAD, missing=[gone])
     index = open_index(tmp_path)
     numbers = np.arange(7)
-    strips = [(n, k) for n in numbers for k in range(n + 1)]
-    assert (tally.samples, tally.pictures, tally.quarantine, changed) == (7, len(strips), [bad], 14)
+    assert (tally.samples, tally.frames, tally.quarantine, changed) == (7, 28, [bad], 13)
     assert [index.key(n) for n in numbers] == [f"{n:08d}" for n in numbers]
     assert [index.source(n) for n in numbers] == [sample(int(n))["source"] for n in numbers]
     assert index.labels.tolist() == (numbers % 3).tolist()
     assert index.num_frames.tolist() == (numbers + 1).tolist()
     assert index.content[:, 3].tolist() == (numbers + 100).tolist()
     assert index.subsets.tolist() == [[(1, 2, 0)[n % 3], 1] for n in numbers]
-    assert np.diff(index.pictures.first).tolist() == (numbers + 1).tolist()
-    assert index.pictures.tar.tolist() == [0 if n < 2 else 1 for n, _ in strips], "a part without samples has no tar"
-    assert index.pictures.offset.tolist() == [1000 * n + k for n, k in strips]
-    assert index.pictures.crc32.tolist() == [2**32 - 1 - k for _, k in strips]
+    assert np.diff(index.first_frame).tolist() == (numbers + 1).tolist()
+    assert index.tar.tolist() == [0, 0, 1, 1, 1, 1, 1], "a part without samples has no tar"
+    assert index.offset.tolist() == (1000 * numbers).tolist()
+    assert index.frames.tolist() == [[k, 10 + k, 2**32 - 1 - k] for n in numbers for k in range(n + 1)]
     assert index.label_lists is None
     assert (index.info["splits"]["1"], index.info["num_frames"]) == ({"train": 3, "test": 2}, 28)
     assert index.info["class_counts"] == {"a": 3, "b": 2, "c": 2}
@@ -84,8 +85,8 @@ def test_arrays_and_counts_are_those_of_the_parts(tmp_path: Path) -> None:
     assert [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()] == [bad, gone]
     types = {p.stem: np.load(p).dtype for p in (tmp_path / "index").iterdir()}
     expected = {"key": "S8", "source": "S9", "group": "S2", "label": "i4", "num_frames": "i4", "content": "i2"}
-    expected |= {"split": "i1", "first_strip": "i8", "strip_tar": "i4", "strip_offset": "i8", "strip_size": "i4"}
-    assert types == {name: np.dtype(kind) for name, kind in (expected | {"strip_crc32": "u4"}).items()}
+    expected |= {"split": "i1", "tar": "i4", "offset": "i8", "first_frame": "i8", "frames": "u4"}
+    assert types == {name: np.dtype(kind) for name, kind in expected.items()}
 
 
 def test_several_labels_become_two_more_arrays(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_several_labels_become_two_more_arrays(tmp_path: Path) -> None:
 
 def test_writing_the_same_again_changes_nothing(tmp_path: Path) -> None:
     parts = write_parts(tmp_path, [part(0, [sample(1)])])
-    assert write_index(tmp_path, parts, head=HEAD, missing=[])[1] == 14
+    assert write_index(tmp_path, parts, head=HEAD, missing=[])[1] == 13
     before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in tmp_path.rglob("*.*")}
     assert write_index(tmp_path, parts, head=HEAD, missing=[])[1] == 0
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in tmp_path.rglob("*.*")} == before

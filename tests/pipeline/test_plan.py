@@ -1,6 +1,7 @@
 """Which clips, in which order, on which rank."""
 
 import hashlib
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.clip import ClipSpec
 from pipeline.draws import window_order
-from pipeline.index.arrays import LabelLists
+from pipeline.index import LabelLists, ShardIndex
 from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, crop_room, drawn_labels, rank_rows
-from pipeline.shard import ShardIndex
 
 
 def fake_index(num_samples: int = 50, *, num_tars: int = 7, frame_step: int = 1) -> SimpleNamespace:
@@ -222,9 +222,9 @@ def many_labelled(*counts: int) -> tuple[TrainPlan, ShardIndex]:
     plan = train_plan(num_samples=len(counts))
     values = np.concatenate([10 * i + np.arange(n) for i, n in enumerate(counts)]).astype(np.int32)
     lists = LabelLists(np.concatenate([[0], np.cumsum(counts)]), values)
-    empty = dict.fromkeys(("data_dir", "info", "keys", "sources", "groups", "num_frames", "content", "subsets"))
+    empty = {field.name: None for field in fields(ShardIndex)}
     first = (10 * np.arange(len(counts))).astype(np.int32)
-    return plan, ShardIndex(**empty, labels=first, pictures=None, label_lists=lists)
+    return plan, ShardIndex(**empty | {"labels": first, "label_lists": lists})
 
 
 def test_each_of_a_sample_s_labels_is_drawn_equally_often_and_apart_from_the_flip() -> None:

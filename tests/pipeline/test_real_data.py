@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.build.run import BuildSettings, build_shards, transcode
+from pipeline.codecs.h264 import EncodePolicy
+from pipeline.codecs.h264_check import policy_faults
 from pipeline.datasets import list_hmdb51, list_ucf101
 from pipeline.errors import VideoFailure
-from pipeline.h264.check import policy_faults
-from pipeline.h264.encode import EncodePolicy
-from pipeline.reference import decode_sample
+from pipeline.frames import decode_frames
 from pipeline.source.inspector import Inspector
 from pipeline.source.limits import Guard
 from pipeline.source.probe import probe
@@ -51,7 +51,7 @@ def test_hmdb51_packed_b_frames_decode_to_one_frame_fewer_than_the_header_says(
     for sample in range(9):
         fact = facts[f"hmdb51/{index.source(sample)}"]
         assert index.num_frames[sample] == fact["decoded_frames"] == fact["header_frames"] - 1
-        assert len(decode_sample(index, sample)) == fact["decoded_frames"]
+        assert len(decode_frames(index, sample)) == fact["decoded_frames"]
 
 
 @pytest.mark.parametrize("codec", ["filmstrip", pytest.param("h264", marks=pytest.mark.long)])
@@ -65,7 +65,7 @@ def test_every_odd_video_becomes_all_of_its_frames(shared_data: Path, facts: dic
         try:
             with Inspector() as inspector:
                 given = {"facts": probe(source), "inspector": inspector, "guard": Guard()}
-                (files, _), meta = transcode(source, stretched(64), settings, **given)
+                segment, meta = transcode(source, stretched(64), settings, **given)
         except VideoFailure as failure:
             wrong.append(f"{path}: {failure.reason}")
             continue
@@ -74,6 +74,7 @@ def test_every_odd_video_becomes_all_of_its_frames(shared_data: Path, facts: dic
         if codec == "h264":
             policy = EncodePolicy(96, 64)
             wrong += [
-                f"{path}: {fault}" for fault in policy_faults(files["mp4"], policy, num_frames=meta["num_frames"])
+                f"{path}: {fault}"
+                for fault in policy_faults(segment.files["mp4"], policy, num_frames=meta["num_frames"])
             ]
     assert not wrong, "\n".join(wrong)

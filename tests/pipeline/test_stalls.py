@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipeline.picture_reader
+import pipeline.reader
+from pipeline.index import ShardIndex, open_index
 from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
-from pipeline.shard import ShardIndex, open_index
-from pipeline.step_reader import StepReader
+from pipeline.reader import StepReader
 from tests.chaos.ledger import wait_until
 from tests.clips import take, train_plan
 
@@ -26,7 +26,7 @@ def test_a_disk_that_hangs_ends_the_loader_and_the_message_says_where(
     numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = threading.Event()
-    monkeypatch.setattr(pipeline.picture_reader, "read_bytes", lambda *place: goes_on.wait() and None)
+    monkeypatch.setattr(pipeline.reader, "read_into", lambda *place, size: goes_on.wait() and False)
     loader = ClipLoader(numbered, train_plan(numbered), settings=LoaderSettings(stall_timeout_s=3))
     with pytest.raises(LoaderError) as caught:
         next(iter(loader))
@@ -44,15 +44,16 @@ def test_a_disk_that_hangs_ends_the_loader_and_the_message_says_where(
 def test_a_loader_whose_disk_hangs_can_be_closed(numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on, is_reading = threading.Event(), threading.Event()
 
-    def hang(*place: int) -> None:
+    def hang(*place: object, size: int) -> bool:
         is_reading.set()
         goes_on.wait()
+        return False
 
     settings = LoaderSettings(prefetch=1, queue_depth=1, read_ahead=0, stall_timeout_s=3)
     with ClipLoader(numbered, train_plan(numbered), settings=settings) as loader:
         next(iter(loader))
-        wait_until(loader._producer._ready.full, "a batch that waits")  # type: ignore[union-attr]
-        monkeypatch.setattr(pipeline.picture_reader, "read_bytes", hang)
+        wait_until(loader._prefetcher._ready.full, "a batch that waits")  # type: ignore[union-attr]
+        monkeypatch.setattr(pipeline.reader, "read_into", hang)
         next(iter(loader))  # is there, and makes room for those that hang
         assert is_reading.wait(timeout=30)
     goes_on.set()
@@ -64,7 +65,7 @@ def test_without_a_limit_a_loader_waits(shards: ShardIndex) -> None:
 
 
 def test_a_tar_that_is_cut_between_two_steps_costs_its_samples_and_not_the_process(copied: ShardIndex) -> None:
-    reader = StepReader(copied, train_plan(copied), rows=slice(0, 12), whole_strips=False)
+    reader = StepReader(copied, train_plan(copied), rows=slice(0, 12))
     reader.read(0)
     cut = copied.data_dir / copied.tars[0]
     os.truncate(cut, cut.stat().st_size // 4)

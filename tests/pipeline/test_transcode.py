@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.codecs.filmstrip import Planes
 from pipeline.errors import VideoFailure
-from pipeline.filmstrip import Planes
 from pipeline.source.probe import count_frames, probe
 from pipeline.source.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched
 from tests.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.filmstrip import EOI, strip_header
-from pipeline.shard import ShardError, ShardIndex
+from pipeline.index import ShardError, ShardIndex
+from pipeline.schema import CRC32, OFFSET
 from pipeline.verify import verify
 
 
@@ -53,9 +53,14 @@ def put(key: object, value: object) -> Callable:
 
 TAR = "numbered-000001.tar"
 DAMAGE = {
-    "a flipped bit": (
-        lambda d, i: overwrite(d / TAR, int(i.pictures.offset[first(i)]) + 99, b"\0\0\0"),
-        "fails its crc32",
+    "a flipped bit": (lambda d, i: overwrite(d / TAR, place(i)[0] + 99, b"\0\0\0"), "tile 0 of .*, frame 0, fails its"),
+    "a header of another dataset": (
+        lambda d, i: overwrite(d / TAR, int(i.offset[first(i)]) + 30, b"\1\2\3"),
+        "000.jpg does not begin with this dataset's header for 8 tiles",
+    ),
+    "a wrong marker": (
+        lambda d, i: overwrite(d / TAR, sum(place(i)), b"\xff\xd5"),
+        "tile 0 of 000.jpg, frame 0, is not where the index says",
     ),
     "a cut tar": (lambda d, i: (d / TAR).write_bytes((d / TAR).read_bytes()[:-4000]), f"{TAR}: .* bytes, dataset.json"),
     "a missing tar": (lambda d, i: (d / TAR).unlink(), f"{TAR}: missing"),
@@ -64,8 +69,12 @@ DAMAGE = {
     "a wrong idx": (lambda d, i: (d / "numbered-000001.idx").write_text("v1.2 0\n"), "idx: does not describe"),
     "a stray tar": (lambda d, i: shutil.copy(d / TAR, d / "other.tar"), "other.tar: not named"),
     "a wrong offset": (
-        lambda d, i: edit_array(d, "strip_offset", put(first(i) + 1, 512)),
-        "is not where the index says",
+        lambda d, i: edit_array(d, "frames", put((i.first_frame[first(i)] + 1, OFFSET), 512)),
+        "frame 1, is not where the index says",
+    ),
+    "rows that overlap": (
+        lambda d, i: edit_array(d, "frames", put(i.first_frame[first(i)] + 2, i.frames[i.first_frame[first(i)]])),
+        "frame 2, is not where the index says",
     ),
     "a wrong label": (
         lambda d, i: edit_array(d, "label", put(0, 1 - i.labels[0])),
@@ -84,8 +93,15 @@ DAMAGE = {
 
 
 def first(index: ShardIndex) -> int:
-    """First strip of the second tar."""
-    return int(np.flatnonzero(index.pictures.tar == 1)[0])
+    """First sample of the second tar."""
+    return int(np.flatnonzero(index.tar == 1)[0])
+
+
+def place(index: ShardIndex) -> tuple[int, int]:
+    """Offset in the tar, and size, of that sample's first frame."""
+    sample = first(index)
+    offset, size, _ = index.frames[index.first_frame[sample]].tolist()
+    return int(index.offset[sample]) + offset, size
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -100,7 +116,7 @@ def test_damage_is_found_and_named(numbered: ShardIndex, copy: Path, name: str) 
 
 @pytest.mark.parametrize(
     ("name", "change", "said"),
-    [("label", put(0, 7), "has 0 … 7, possible is 0 … 1"), ("num_frames", put(3, 9999), "9999 frames cannot lie in")],
+    [("label", put(0, 7), "has 0 … 7, possible is 0 … 1"), ("num_frames", put(3, 9999), "a sample of 9999 frames has")],
 )
 def test_what_no_sample_can_have_is_refused(copy: Path, name: str, change: Callable, said: str) -> None:
     edit_array(copy, name, change)
@@ -108,14 +124,20 @@ def test_what_no_sample_can_have_is_refused(copy: Path, name: str, change: Calla
         verify(copy)
 
 
-def test_a_picture_that_does_not_decode_is_found_only_by_decoding(numbered: ShardIndex, copy: Path) -> None:
-    strip = first(numbered)
-    offset, size = int(numbered.pictures.offset[strip]), int(numbered.pictures.size[strip])
-    header = strip_header(numbered.layout, quality=numbered.info["codec"]["quality"])
-    spoilt = header + bytes(size - len(header) - 2) + EOI
+@pytest.mark.parametrize(
+    ("content", "said", "decode"), [(b"\xff\xd9" * 9, "holds a marker", False), (bytes(18), "does not decode", True)]
+)
+def test_a_tile_that_does_not_decode_is_found_though_its_checksum_is_right(
+    numbered: ShardIndex, copy: Path, content: bytes, said: str, decode: bool
+) -> None:
+    """Markers are looked for; other nonsense is found by decoding alone."""
+    offset, size = place(numbered)
+    spoilt = content + bytes(size - len(content))
     overwrite(copy / TAR, offset, spoilt)
-    edit_array(copy, "strip_crc32", put(strip, zlib.crc32(spoilt)))
+    edit_array(copy, "frames", put((numbered.first_frame[first(numbered)], CRC32), zlib.crc32(spoilt)))
     digest = hashlib.sha256((copy / TAR).read_bytes()).hexdigest()
     edit_json(copy, lambda info: info["shards"][1].update(sha256=digest))
-    assert verify(copy)[1] == []
-    assert "does not decode" in verify(copy, decode=True)[1][0]
+    if decode:
+        assert verify(copy)[1] == []
+    (fault,) = verify(copy, decode=decode)[1]
+    assert re.search(f"{TAR}: .*: tile 0 of 000.jpg, frame 0, {said}", fault)

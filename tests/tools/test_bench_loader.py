@@ -15,8 +15,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from pipeline.index import ShardIndex
 from pipeline.loader import LoaderSettings
-from pipeline.shard import ShardIndex
 from tests.schemas import check_schema
 from tools import bench_loader
 from tools.bench import run as bench_run
@@ -256,7 +256,9 @@ def test_options_reach_the_loader_and_the_step(numbered: ShardIndex) -> None:
         "0",
     ]
     settings = settings_from(numbered, *words, "--device", "cpu", "--compile", "--space-to-depth", "--seconds", "7")
-    assert settings.loader == LoaderSettings(3, 4, 5, hw_decoder_load=0.5, read_ahead=0)
+    assert settings.loader == LoaderSettings(
+        num_threads=3, prefetch=4, queue_depth=5, hw_decoder_load=0.5, read_ahead=0
+    )
     assert settings.step is not None
     assert (settings.step.compile, settings.step.space_to_depth, settings.step.cuda_graph) == (True, True, False)
     assert (settings.seconds, settings.batches) == (7.0, None)

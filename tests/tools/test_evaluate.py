@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.schemas import check_schema
 from tests.train.conftest import SMALL, build_squares, read_metrics
 from tests.warm import run_warm

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.schemas import check_schema
 from tests.train.conftest import SMALL, build_squares
 from tests.warm import Warm, run_warm

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.schemas import check_schema
 from tests.train.test_importing import c3d_blobs, written
 from tests.train.test_models_convert import CaffeForward, TorchvisionForward

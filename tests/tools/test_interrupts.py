@@ -11,7 +11,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.numbered import write_numbered_video
 from tests.terminal import CHECKOUT, CTRL_C, Terminal
 from tests.tools.test_study import fakes, squares  # noqa: F401

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.shard import open_index
+from pipeline.index import open_index
 from tests.numbered import write_numbered_video
 from tests.raw_sets import small_hmdb51, small_sports1m
 from tests.schemas import check_schema

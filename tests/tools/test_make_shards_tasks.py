@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.shard import open_index
+from pipeline.index import open_index
 from tests.schemas import check_schema
 from tools import make_shards
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.train.conftest import CHECKOUT, build_squares
 from tests.until import until
 from tools import study
@@ -157,7 +157,7 @@ def test_a_pool_that_is_stopped_asks_its_trainings_to_save(squares: ShardIndex, 
 PROGRAM = """
 import sys
 from pathlib import Path
-from pipeline.shard import open_index
+from pipeline.index import open_index
 from tests.tools.test_study import finish, pool_of, runs_of
 finish(pool_of(Path(sys.argv[2]), Path(sys.argv[3])), runs_of(open_index(Path(sys.argv[1])))[:2])
 """

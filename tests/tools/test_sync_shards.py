@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.errors import UserError
-from pipeline.shard import ShardIndex, open_index
+from pipeline.index import ShardIndex, open_index
 from tests.hostile.servers import Server, Way, right
 from tests.s3_server import S3Server
 from tests.schemas import check_schema

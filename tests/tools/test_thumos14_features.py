@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.train.conftest import SMALL, build_squares
 from tests.warm import run_warm
 from tools.thumos14 import main

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import list_folder
-from pipeline.shard import ShardIndex, open_index
+from pipeline.index import ShardIndex, open_index
 from tests.numbered import write_video
 from train.main import main
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.index import ShardIndex
 from pipeline.loader import Batch
-from pipeline.shard import ShardIndex
-from pipeline.step_reader import ReadWork
+from pipeline.reader import ReadWork
 from tests.chaos.training import is_same, results_in
 from tests.clips import damaged_copy
 from tests.schemas import check_schema
@@ -59,7 +59,7 @@ def test_damaged_samples_are_named_in_the_log_and_at_the_end(
     run_main: Trainer, damaged: ShardIndex, tmp_path: Path
 ) -> None:
     keys = [damaged.key(int(damaged.samples_of("1", subset)[0])) for subset in ("train", "test")]
-    about = {"tar": damaged.tars[0], "reason": "a strip is missing or fails its crc32"}
+    about = {"tar": damaged.tars[0], "reason": "a tile is missing or fails its crc32"}
     result = run_main(tmp_path, *NARROW, "--steps", "8", "--json", data=damaged.data_dir)
     printed = json.loads(result.stdout)
     check_schema("train", printed)

@@ -10,7 +10,7 @@ import pytest
 import torch.distributed as dist
 
 import train.stopping
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.chaos.ledger import wait_until
 from tests.chaos.training import ranks_of
 from tests.train.conftest import CHECKOUT, command_line

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from pipeline.clip import ClipSpec
+from pipeline.index import ShardIndex
 from pipeline.loader import Batch, ClipLoader
 from pipeline.plan import EvalPlan
-from pipeline.shard import ShardIndex
 from train.checkpoint import data_identity
 from train.config import TrainConfig, to_dict
 from train.evaluation.features.extraction import Extraction, ExtractOptions

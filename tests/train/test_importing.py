@@ -12,11 +12,11 @@ from torch import Tensor
 from pipeline.build.run import BuildSettings, build_shards
 from pipeline.clip import ClipSpec
 from pipeline.datasets import list_folder
+from pipeline.index import ShardIndex, open_index
 from pipeline.loader import ClipLoader
 from pipeline.plan import EvalPlan
-from pipeline.reference import reference_clips
-from pipeline.shard import ShardIndex, open_index
 from tests.numbered import write_video
+from tests.oracle import oracle_clips
 from tests.train.conftest import Trainer
 from tests.train.test_models_convert import CLASSES, WIDTH, CaffeForward, TorchvisionForward
 from train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
@@ -74,7 +74,7 @@ def test_clips_of_the_loader_give_torchvisions_logits_of_its_own_normalised_pixe
 ) -> None:
     theirs, plan = TorchvisionForward(name), first_plan(coloured)
     state = import_weights(written(tmp_path, theirs), source="torchvision", model=name)
-    pixels = torch.from_numpy(reference_clips(coloured, plan.batch(0), SMALL, mean=0.0)) / 255  # [4, 3, 4, 32, 32]
+    pixels = torch.from_numpy(oracle_clips(coloured, plan.batch(0), SMALL, mean=0.0)) / 255  # [4, 3, 4, 32, 32]
     mean, std = torch.tensor([0.43216, 0.394666, 0.37645]), torch.tensor([0.22803, 0.22145, 0.216989])
     with torch.no_grad():
         expected = theirs((pixels - mean.view(3, 1, 1, 1)) / std.view(3, 1, 1, 1))
@@ -88,7 +88,7 @@ def test_clips_of_the_loader_give_the_authors_logits_of_blue_green_red_minus_128
 ) -> None:
     theirs, plan = CaffeForward(), first_plan(coloured)
     state = import_weights(written(tmp_path, theirs), source="caffe", model="res3d18")
-    pixels = torch.from_numpy(reference_clips(coloured, plan.batch(0), SMALL, mean=0.0))
+    pixels = torch.from_numpy(oracle_clips(coloured, plan.batch(0), SMALL, mean=0.0))
     with torch.no_grad():
         expected = theirs(pixels.flip(1) - 128)
         assert not torch.allclose(theirs(pixels - 128), expected, rtol=0.01)  # or the order of colours did not matter

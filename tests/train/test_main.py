@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train.run_folder
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.schemas import check_schema
 from tests.train.conftest import Trainer, command_line, read_metrics
 from tests.warm import Warm, places, run_warm

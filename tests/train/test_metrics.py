@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.loader import Batch
-from pipeline.step_reader import ReadWork
+from pipeline.reader import ReadWork
 from tests.train.conftest import room_for
 from train.metrics import (
     MetricsLog,

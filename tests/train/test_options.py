@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from pipeline.datasets import DATASETS
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.train.conftest import Trainer, command_line, read_metrics, run_program
 from train.main import main
 from train.options import defaults

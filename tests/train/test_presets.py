@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.train.conftest import Trainer, read_metrics
 from train.config import TrainConfig, scaled_lr, scaled_to_steps
 from train.optim import lr_at

@@ -8,8 +8,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from pipeline.index import ShardIndex
 from pipeline.remote.sync import sync_dataset
-from pipeline.shard import ShardIndex
 from tests.s3_server import S3Server
 from tests.train.conftest import Trainer, read_metrics
 from tools import evaluate, extract_features

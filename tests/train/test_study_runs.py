@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from train.config import PARTS, TrainConfig
 from train.main import main
 from train.models import MODELS

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from train.evaluation.confusion import SCORES
 from train.study.results import Difference, RowScores, RunScores, difference, groups_of, is_done, read_scores
 from train.study.runs import StudySettings, plan_run

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-import pipeline.picture_reader
+import pipeline.reader
 import train.run_folder
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.chaos.ledger import wait_until
 from tests.chaos.training import is_same, ranks_of, results_in
 from tests.train.conftest import CHECKOUT, SMALL, Trainer, command_line, read_metrics, room_for, run_program
@@ -77,7 +77,7 @@ def test_a_disk_that_hangs_ends_the_run(
     run_main: Trainer, squares: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = threading.Event()
-    monkeypatch.setattr(pipeline.picture_reader, "read_bytes", lambda *place: goes_on.wait() and None)
+    monkeypatch.setattr(pipeline.reader, "read_bytes", lambda *place: goes_on.wait() and None)
     result = run_main(tmp_path / "run", *NARROW, "--steps", "1", "--stall-timeout", "3")
     goes_on.set()
     assert result.exit_code == 1

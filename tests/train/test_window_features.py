@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from pipeline.clip import ClipSpec
+from pipeline.index import ShardIndex
 from pipeline.loader import ClipLoader
 from pipeline.plan import PlannedClips
-from pipeline.reference import reference_clips
-from pipeline.shard import ShardIndex
 from tests.clips import damaged_copy, shown
+from tests.oracle import oracle_clips
 from train.checkpoint import data_identity
 from train.config import TrainConfig, to_dict
 from train.evaluation.features.files import ROW_ARRAYS, FeatureError, Features, read_about, read_array
@@ -89,7 +89,7 @@ def test_features_are_those_of_the_network_on_the_windows_clips(
     model = build_model(CONFIG.model, num_classes=2)
     model.load_state_dict(state["model"])
     with torch.no_grad():
-        clips = torch.from_numpy(reference_clips(squares, planned, spec))
+        clips = torch.from_numpy(oracle_clips(squares, planned, spec))
         expected = take_layers(model.eval(), clips, ["pool5"])["pool5"].numpy()
     assert found.layers["pool5"] == pytest.approx(expected, rel=0.05, abs=0.05)
     assert np.abs(expected[0] - expected[2]).max() > 0.2  # or nothing would be seen of a mix-up

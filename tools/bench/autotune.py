@@ -80,8 +80,8 @@ def number_or_dash(value: float | None) -> str:
 def pick(points: Iterable[Point]) -> Point:
     """Of the points within 3 % of the fastest, the one that keeps the fewest cores busy; of equals the first.
 
-    >>> slow, fast, busy = (Point(LoaderSettings(t), r, c) for t, r, c in ((1, 90, 1.0), (2, 99, 1.5), (4, 100, 3.0)))
-    >>> pick([slow, fast, busy]).settings.num_threads
+    >>> found = ((1, 90, 1.0), (2, 99, 1.5), (4, 100, 3.0))
+    >>> pick(Point(LoaderSettings(num_threads=t), r, c) for t, r, c in found).settings.num_threads
     2
     """
     points = list(points)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.index import open_index
 from pipeline.loader import MEAN
-from pipeline.shard import open_index
 from tools.bench.machine import markdown, table
 from tools.bench.measure import (
     BatchSource,
@@ -270,7 +270,7 @@ def row_of(name: str, peer: Peer, config: PeerConfig) -> Row:
     """The row of a source before its rounds, with what some of its clips cost."""
     plan, steps = config.plan(), range(COUNTED_STEPS)
     if name in OURS:
-        cost, stored = loader_cost(plan, on_gpu=config.on_gpu, steps=steps), plan.index.codec
+        cost, stored = loader_cost(plan, steps=steps), plan.index.codec
         if stored == "h264" and not config.on_gpu:
             peer = replace(peer, decoder="PyAV")  # of every engine
         decoder = f"{peer.decoder} {peer.version}, {'JPEG' if stored == 'filmstrip' else 'H.264'}"

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.clip import ClipSpec
 from pipeline.errors import UserError
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.bench.run import Settings
 from train.bounds import BATCH, COUNT, MOST, SEED, SIDE, STRIDE, WIDTH, Number
 from train.data_options import DATA, REMOTE, remote_options

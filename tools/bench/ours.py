@@ -1,16 +1,15 @@
 """Our loader as it is measured: what reading its clips costs, and how many batches wait ready in it."""
 
-from pipeline.decoding import num_pipelines
 from pipeline.loader import LoaderSettings
 from pipeline.plan import TrainPlan
-from pipeline.step_reader import ReadWork, StepReader
+from pipeline.reader import ReadWork, StepReader
 
 NAMES = {"filmstrip": "filmstrips", "h264": "h264"}  # codec of the shards -> what our lane is called
 
 
-def loader_cost(plan: TrainPlan, *, on_gpu: bool, steps: range) -> ReadWork:
-    """What the loader reads and decodes for some steps, all ranks together; tiles of strips count as frames."""
-    reader = StepReader(plan.index, plan, rows=slice(0, plan.global_batch_size), whole_strips=on_gpu)
+def loader_cost(plan: TrainPlan, *, steps: range) -> ReadWork:
+    """What the loader reads and decodes for some steps, all ranks together."""
+    reader = StepReader(plan.index, plan, rows=slice(0, plan.global_batch_size))
     return sum((reader.read(step).work for step in steps), ReadWork())
 
 
@@ -20,5 +19,4 @@ def warmup_batches(settings: LoaderSettings, *, codec: str, on_gpu: bool) -> int
     >>> [warmup_batches(LoaderSettings(prefetch=2, queue_depth=3), codec=c, on_gpu=True) for c in ("filmstrip", "h264")]
     [7, 25]
     """
-    pipelines = num_pipelines(settings, codec=codec, on_gpu=on_gpu)
-    return settings.prefetch + settings.queue_depth * pipelines + 2
+    return settings.prefetch + settings.queue_depth * settings.pipelines(codec=codec, on_gpu=on_gpu) + 2

@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pipeline.clip import ClipSpec, frame_indices
 from pipeline.errors import UserError
+from pipeline.frames import decode_frames
+from pipeline.index import ShardIndex, choices, open_index
 from pipeline.loader import MEAN, ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
-from pipeline.reference import decode_sample
-from pipeline.shard import ShardIndex, choices, open_index
 from tools.bench.measure import BatchSource, BenchError
 
 BATCHES_AHEAD = 2  # of a pool of threads, and of each process of a DataLoader: torch's default
@@ -147,10 +147,10 @@ def delivered(batch: Tensor, config: PeerConfig) -> Tensor:
     return values.permute(0, 4, 1, 2, 3)
 
 
-def our_loader(config: PeerConfig, **options: Any) -> Generator[Tensor]:
-    """Our loader; `options` choose its engine."""
-    plan = config.plan()
-    with ClipLoader(plan.index, plan, device=config.device, settings=config.loader, mean=MEAN, **options) as loader:
+def our_loader(config: PeerConfig, *, engine: str) -> Generator[Tensor]:
+    """Our loader, with one of its engines."""
+    plan, settings = config.plan(), replace(config.loader, engine=engine)
+    with ClipLoader(plan.index, plan, device=config.device, settings=settings, mean=MEAN) as loader:
         for batch in loader:
             yield batch.clips
 
@@ -412,6 +412,7 @@ def dali_video(config: PeerConfig) -> Generator[Tensor]:
 
 DECODERS = {  # decoder, for people -> packages of PyPI, one of which has it
     "DALI": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
+    "simplejpeg": ("simplejpeg",),
     "PyAV": ("av",),
     "SPDL": ("spdl",),
     "decord2": ("decord2",),
@@ -453,7 +454,10 @@ def pyav_decoded(request: ClipRequest) -> int:
     return pyav_pictures(request)[1]
 
 
-OURS = {"ours (DALI)": Peer(our_loader, "DALI")}
+OURS = {
+    "ours (DALI)": Peer(partial(our_loader, engine="dali"), "DALI"),
+    "ours (simple engine)": Peer(partial(our_loader, engine="simple"), "simplejpeg"),
+}
 PEERS = {
     "SPDL": Peer(spdl_pipeline, "SPDL"),
     "torchcodec": Peer(partial(in_threads, read=read_torchcodec), "torchcodec"),
@@ -556,7 +560,7 @@ def take_out(index: ShardIndex, samples: list[int], folder: Path) -> None:
 def encoded(index: ShardIndex, sample: int) -> bytes:
     """A segment's stored frames as an mp4: closed GOPs, no B-frames, pictures as large as stored."""
     try:
-        frames = decode_sample(index, sample)  # [F, tile_height, tile_width, 3]
+        frames = decode_frames(index, sample)  # [F, tile_height, tile_width, 3]
     except ValueError as error:
         raise BenchError(f"{error}; run tools/check_shards.py {index.data_dir}") from None
     content = io.BytesIO()

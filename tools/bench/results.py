@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from pipeline.clip import ClipSpec
-from pipeline.step_reader import ReadWork
+from pipeline.reader import ReadWork
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC
 from tools.bench.measure import Memory, Spread
 from tools.bench.soak import Window

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from pipeline.clip import ClipSpec
-from pipeline.decoding import num_pipelines
+from pipeline.index import ShardIndex
 from pipeline.loader import MEAN, ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
-from pipeline.shard import ShardIndex
 from tools.bench.gpu import GpuMeter, gpu_uuid
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes, random_inputs
 from tools.bench.machine import write
@@ -96,7 +95,7 @@ def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
         settings.batch_size,
         on_gpu,
         settings.num_cpus,
-        settings.loader.num_threads * num_pipelines(settings.loader, codec=index.codec, on_gpu=on_gpu),
+        settings.loader.num_threads * settings.loader.pipelines(codec=index.codec, on_gpu=on_gpu),
         resident=resident_share(tars),
     )
     ranks, plan = Ranks(device=device), settings.plan(index)

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from pipeline.step_reader import ReadWork
+from pipeline.reader import ReadWork
 from tools.bench.gpu import GpuUse
 from tools.bench.measure import Memory, wait_until_idle
 

@@ -1,17 +1,12 @@
 """A stored segment, or some of its frames, as strips that a page plays: the shard's very JPEGs, or smaller ones."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
 
-from pipeline.errors import UserError
-from pipeline.filmstrip import locate
-from pipeline.h264.decode import SoftwareDecoder, UndecodableError
-from pipeline.h264.packets import clip_packets
-from pipeline.picture_reader import PictureReader
-from pipeline.shard import ShardIndex
+from pipeline.frames import FrameFiles, decode_frames, read_frames
+from pipeline.index import ShardIndex
 from tools.pages.player import Sprite
 
 MAX_SHOWN = 512  # frames; of a longer segment every second, third, …
@@ -19,10 +14,6 @@ TILES = 8  # frames in a strip that is made here
 MIN_HEIGHT = 64  # pixels; smaller pictures show little
 FACTORS = {1: (60,), 2: (75, 50), 4: (75, 50)}  # how many times smaller -> JPEG quality; what is best comes first
 HOPE = 1.2  # a guess of so many times the room is worth a try
-
-
-class UnreadableError(UserError):
-    """A segment whose pictures are missing or damaged, in one line."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class Strips:
 
 
 def strips_of(
-    index: ShardIndex, sample: int, *, reader: PictureReader, max_bytes: int, frames: np.ndarray | None = None
+    index: ShardIndex, sample: int, *, files: FrameFiles, max_bytes: int, frames: np.ndarray | None = None
 ) -> Strips:
     """Frames of a sample for a page, the best pictures of them that are not too large.
 
@@ -58,15 +49,16 @@ def strips_of(
         frames: Stored frames to show, rising; None shows the whole segment.
 
     Raises:
-        UnreadableError: A picture is missing, damaged or cannot be decoded.
+        ShardError: A picture is missing, damaged or cannot be decoded.
     """
     wanted = np.arange(int(index.num_frames[sample])) if frames is None else np.unique(frames)
     shown = wanted[:: -(-len(wanted) // MAX_SHOWN)]
     if index.codec == "filmstrip" and len(shown) == len(wanted):
-        stored = stored_strips(index, sample, shown, reader=reader)
+        stored = stored_strips(index, sample, shown, files=files)
         if stored.num_bytes <= max_bytes:
             return stored
-    pictures = decode(index, sample, shown, reader=reader)
+    left, top, width, height = index.content[sample].tolist()
+    pictures = decode_frames(index, sample, shown, files=files)[:, top : top + height, left : left + width]
     factors = [factor for factor in FACTORS if factor == 1 or index.size // factor >= MIN_HEIGHT]
     scaled = {factor: smaller(pictures, factor) for factor in factors}
     ways = [(factor, quality) for factor in factors for quality in FACTORS[factor]]
@@ -88,77 +80,21 @@ def guess_bytes(pictures: np.ndarray, *, quality: int) -> float:
     return encoded(few, np.arange(len(few)), quality=quality).num_bytes * len(pictures) / len(few)
 
 
-def stored_strips(index: ShardIndex, sample: int, frames: np.ndarray, *, reader: PictureReader) -> Strips:
-    """The strips of a shard that hold some frames, byte for byte.
+def stored_strips(index: ShardIndex, sample: int, frames: np.ndarray, *, files: FrameFiles) -> Strips:
+    """Some frames, rising, in JPEGs of the shard's very bytes.
 
     Raises:
-        UnreadableError: One is missing or damaged.
+        ShardError: One is missing or damaged.
     """
-    layout = index.layout
-    strip, tile = locate(frames, layout)
-    needed, place = np.unique(strip, return_inverse=True)
-    contents = read(index, sample, needed, reader=reader)
+    parts = [frames[first : first + TILES] for first in range(0, len(frames), TILES)]
+    contents = [read_frames(index, sample, part, files=files)[0][0] for part in parts]
     return Strips(
-        sprites=[Sprite(content.tobytes(), layout.strip_frames) for content in contents],
-        frames=list(zip(place.tolist(), tile.tolist(), strict=True)),
+        sprites=[Sprite(content.tobytes(), len(part)) for content, part in zip(contents, parts, strict=True)],
+        frames=[divmod(i, TILES) for i in range(len(frames))],
         shown=frames,
-        size=(layout.tile_width, layout.tile_height),
+        size=index.tile_size[::-1],
         as_stored=True,
     )
-
-
-def decode(index: ShardIndex, sample: int, frames: np.ndarray, *, reader: PictureReader) -> np.ndarray:
-    """Some frames of a sample without the edges of their tiles: uint8 RGB FHWC [F, height, width, 3].
-
-    Raises:
-        UnreadableError: A picture is missing, damaged or cannot be decoded.
-    """
-    left, top, width, height = index.content[sample].tolist()
-    tiles = np.stack(list(tiles_of(index, sample, frames, reader=reader)))
-    return tiles[:, top : top + height, left : left + width]
-
-
-def tiles_of(index: ShardIndex, sample: int, frames: np.ndarray, *, reader: PictureReader) -> Iterator[np.ndarray]:
-    """Some frames, each with its tile: uint8 RGB HWC."""
-    if index.codec == "h264":
-        height, width = index.tile_size
-        decoder = SoftwareDecoder(bytes.fromhex(index.info["codec"]["avcc"]), height=height, width=width, num_threads=1)
-        needed = clip_packets(frames[None], gop_size=index.gop_size)
-        packets = read(index, sample, needed.packets, reader=reader)
-        try:
-            yield from decoder.decode([packets], [needed.order[0]])[0]
-        except UndecodableError as error:
-            raise UnreadableError(f"{index.key(sample)}: {error}") from None
-        return
-    layout = index.layout
-    strip, tile = locate(frames, layout)
-    decoded: dict[int, np.ndarray] = {}  # of one block; frames rise, so strips of earlier ones are not needed again
-    for number, place in zip(strip.tolist(), tile.tolist(), strict=True):
-        if number not in decoded:
-            if len(decoded) == layout.phase_stride:
-                decoded.pop(min(decoded))
-            jpeg = read(index, sample, np.array([number]), reader=reader)[0]
-            try:
-                picture = simplejpeg.decode_jpeg(jpeg, strict=False)
-                decoded[number] = picture.reshape(layout.strip_frames, layout.tile_height, layout.tile_width, 3)
-            except ValueError as error:
-                raise UnreadableError(f"{index.key(sample)}: strip {number} does not decode ({error})") from None
-        yield decoded[number][place]
-
-
-def read(index: ShardIndex, sample: int, pictures: np.ndarray, *, reader: PictureReader) -> list[np.ndarray]:
-    """Bytes of some of a sample's pictures, strips or packets, counted within it.
-
-    Raises:
-        UnreadableError: One is missing or damaged.
-    """
-    found = reader.read(index.pictures.first[sample] + pictures)
-    intact = [one for one in found if one is not None]
-    if len(intact) < len(found):
-        tar = index.tars[int(index.tar_of(np.array([sample]))[0])]
-        lost = len(found) - len(intact)
-        raise UnreadableError(f"{index.key(sample)}: {lost} of {len(found)} pictures in {tar} are missing or damaged")
-    return intact
 
 
 def smaller(pictures: np.ndarray, factor: int) -> np.ndarray:

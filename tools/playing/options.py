@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from pipeline.errors import UserError
-from pipeline.shard import ShardIndex, choices
+from pipeline.index import ShardIndex, choices
 from tools.playing.planned import config_of_run
 from train.config import TrainConfig, override
 from train.options import train_options

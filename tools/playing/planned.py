@@ -7,9 +7,9 @@ import numpy as np
 
 from pipeline.clip import ClipSpec, frame_indices
 from pipeline.errors import UserError
+from pipeline.index import SUBSETS, ShardIndex
 from pipeline.loader import ClipLoader
 from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, drawn_labels, stored_clip
-from pipeline.shard import SUBSETS, ShardIndex
 from tools.pages.run.reading import read_run
 from tools.playing.samples import damaged
 from train.config import TrainConfig
@@ -59,7 +59,7 @@ class ChosenPlan:
         """The clips."""
         return self._clips
 
-    def replacement(self, position: int, attempt: int) -> int | None:
+    def replacement(self, clip: PlannedClips, attempt: int) -> None:
         """None: these clips and no others are wanted."""
         return None
 
@@ -170,5 +170,5 @@ def network_input(index: ShardIndex, config: TrainConfig, clips: PlannedClips) -
         batch = next(iter(loader))
         bad = np.flatnonzero(batch.weights.numpy() == 0)
         if len(bad):
-            raise damaged(index, int(clips.sample[bad[0]]))
+            raise damaged(index, int(clips.sample[bad[0]]), "a frame of the clip is damaged")
         return batch.clips.permute(0, 2, 3, 4, 1).numpy().copy()  # [N, T, H, W, 3]; copy: the memory is DALI's

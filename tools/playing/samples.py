@@ -4,14 +4,11 @@ import difflib
 from io import FileIO
 
 import numpy as np
-import simplejpeg
 
 from pipeline.errors import UserError
-from pipeline.filmstrip import locate
-from pipeline.h264.decode import SoftwareDecoder, UndecodableError
-from pipeline.h264.packets import clip_packets
-from pipeline.picture_reader import PictureReader, open_tar
-from pipeline.shard import ShardError, ShardIndex, choices
+from pipeline.frames import damaged, decode_frames
+from pipeline.index import ShardError, ShardIndex, choices
+from pipeline.reader import open_tar
 from tools.pages.data.key_json import KeyJson, read_meta
 
 MAX_NAMED = 3  # samples in an error message
@@ -100,7 +97,7 @@ def sample_meta(index: ShardIndex, sample: int) -> KeyJson:
     except OSError:
         meta = None
     if meta is None:
-        raise damaged(index, sample)
+        raise damaged(index, sample, "its key.json cannot be read")
     return meta
 
 
@@ -120,8 +117,6 @@ def whole_tar(index: ShardIndex, number: int) -> FileIO:
 def stored_frames(index: ShardIndex, sample: int, frames: np.ndarray) -> np.ndarray:
     """Some frames of a sample as they are stored, the tile's padding cut off.
 
-    Only the strips or packets that hold them are decoded.
-
     Args:
         frames: int [n], numbers of stored frames, never decreasing.
 
@@ -129,54 +124,10 @@ def stored_frames(index: ShardIndex, sample: int, frames: np.ndarray) -> np.ndar
         uint8 RGB FHWC [n, height, width, 3].
 
     Raises:
-        ShardError: A picture is damaged.
+        ShardError: One is damaged.
     """
-    wanted, place = np.unique(frames, return_inverse=True)
-    tiles = (packet_frames if index.codec == "h264" else strip_frames)(index, sample, wanted)
-    left, top, width, height = (int(value) for value in index.content[sample])
-    return tiles[place, top : top + height, left : left + width]
-
-
-def strip_frames(index: ShardIndex, sample: int, wanted: np.ndarray) -> np.ndarray:
-    """Frames of filmstrips, rising: uint8 [n, tile_height, tile_width, 3]."""
-    layout, first = index.layout, int(index.pictures.first[sample])
-    strip, tile = locate(wanted, layout)
-    needed, slot = np.unique(strip, return_inverse=True)
-    shape = (layout.strip_frames, layout.tile_height, layout.tile_width, 3)
-    jpegs = read(index, sample, first + needed)
-    try:
-        decoded = [simplejpeg.decode_jpeg(jpeg, strict=False).reshape(shape) for jpeg in jpegs]
-    except ValueError:  # what simplejpeg says of a JPEG that holds more than one
-        raise damaged(index, sample) from None
-    return np.stack([decoded[s][t] for s, t in zip(slot, tile, strict=True)])
-
-
-def packet_frames(index: ShardIndex, sample: int, wanted: np.ndarray) -> np.ndarray:
-    """Frames of H.264, rising: uint8 [n, tile_height, tile_width, 3]."""
-    height, width = index.tile_size
-    located = clip_packets(wanted[None], gop_size=index.gop_size)
-    packets = read(index, sample, int(index.pictures.first[sample]) + located.packets)
-    decoder = SoftwareDecoder(bytes.fromhex(index.info["codec"]["avcc"]), height=height, width=width, num_threads=1)
-    try:
-        return decoder.decode([packets], [located.order[0]])[0]
-    except UndecodableError:
-        raise damaged(index, sample) from None
-
-
-def read(index: ShardIndex, sample: int, pictures: np.ndarray) -> list[np.ndarray]:
-    """The bytes of pictures, which must be whole."""
-    found = PictureReader(index).read(pictures)
-    whole = [data for data in found if data is not None]
-    if len(whole) < len(found):
-        raise damaged(index, sample)
-    return whole
-
-
-def damaged(index: ShardIndex, sample: int) -> ShardError:
-    """Training puts another sample in the place of one like this."""
-    return ShardError(
-        f"{index.key(sample)}: damaged in {index.data_dir}; tools/check_shards.py says how, building again mends it"
-    )
+    left, top, width, height = index.content[sample].tolist()
+    return decode_frames(index, sample, frames)[:, top : top + height, left : left + width]
 
 
 def nth_sample(index: ShardIndex, number: int) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.clip import ClipSpec
+from pipeline.index import ShardIndex
 from pipeline.plan import PlannedClips
-from pipeline.shard import ShardIndex
 from tools.playing.draw import Moment, Picture, Reel, Show
 from tools.playing.layout import default_zoom
 from tools.playing.pixels import as_grey, as_pixels, crop_box, evenly

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.playing.draw import Show
 from tools.playing.planned import Taken, scored_clips, side_of, training_clips
 from tools.playing.samples import find_sample, nth_sample, random_sample

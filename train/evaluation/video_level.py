@@ -11,9 +11,9 @@ from torch import nn
 
 from pipeline.clip import ClipSpec
 from pipeline.errors import UserError
+from pipeline.index import ShardIndex
 from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import EvalPlan
-from pipeline.shard import ShardIndex
 from train.evaluation.clip_tally import ClipScores, ClipTally
 from train.evaluation.confusion import class_accuracy, confusion_matrix
 from train.metrics import MAX_DAMAGED, Damaged, name_damaged

@@ -7,7 +7,7 @@ from functools import partial
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.schema import Share
+from pipeline.typed_json import Share
 from train.models.c3d import C3d
 from train.models.mixed import MixedResNet
 from train.models.r2plus1d import R2Plus1d

@@ -9,8 +9,8 @@ from typing import TypedDict
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.schema import Count, Share, Size, Text, read_json
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
+from pipeline.typed_json import Count, Share, Size, Text, read_json
 from train.evaluation.confusion import SCORES
 from train.evaluation.linear_svm import mean_and_spread
 from train.study.runs import StudyRun

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from train.config import TrainConfig
 from train.models import MODELS
 from train.models.cost import count_costs

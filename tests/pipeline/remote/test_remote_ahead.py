@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from pipeline.clip import ClipSpec
+from pipeline.index import ShardIndex
 from pipeline.plan import EvalPlan, TrainPlan
 from pipeline.remote.ahead import TarsAhead, bytes_together
 from pipeline.remote.errors import RemoteError
 from pipeline.remote.settings import RemoteSettings
-from pipeline.shard import ShardIndex
 from tests.until import until
 
 

@@ -15,6 +15,7 @@ import pytest
 import pipeline.remote.body
 import pipeline.remote.patience
 from pipeline.errors import UserError
+from pipeline.index import ShardIndex
 from pipeline.remote.body import FileBody
 from pipeline.remote.cache import folder_name
 from pipeline.remote.dataset import open_dataset
@@ -24,7 +25,6 @@ from pipeline.remote.files import private_folder, write_private
 from pipeline.remote.patience import Patience, reason
 from pipeline.remote.place import Place, is_url, public_url
 from pipeline.remote.settings import RemoteSettings, parse_size
-from pipeline.shard import ShardIndex
 from train.data_options import Data
 
 CONTENT = bytes(range(256)) * 40

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.index import ShardIndex
 from pipeline.remote.cache import CacheFolder, give_way
 from pipeline.remote.dataset import open_dataset
 from pipeline.remote.errors import RemoteError
 from pipeline.remote.settings import RemoteSettings
 from pipeline.remote.sync import sync_dataset
 from pipeline.remote.tars import RemoteTars
-from pipeline.shard import ShardIndex
 from pipeline.shard_writer import sha256_of
 from tests.s3_server import S3Server
 from tests.until import until

@@ -8,13 +8,13 @@ import fsspec
 import pytest
 
 import pipeline.remote.copying
+from pipeline.index import ShardError, ShardIndex
 from pipeline.remote.copying import Copy
 from pipeline.remote.dataset import open_dataset
 from pipeline.remote.errors import RemoteError
 from pipeline.remote.place import Place
 from pipeline.remote.settings import RemoteSettings
 from pipeline.remote.sync import sync_dataset
-from pipeline.shard import ShardError, ShardIndex
 from pipeline.shard_writer import sha256_of
 from pipeline.verify import verify
 from tests.s3_server import S3Server

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.clip import ClipSpec
+from pipeline.index import ShardIndex
 from pipeline.loader import LoaderSettings
 from pipeline.plan import TrainPlan
-from pipeline.shard import ShardIndex
 from tools.bench.autotune import HW_DECODER_LOADS, PIPELINES, QUEUE_DEPTHS, Point, autotune, measure_loader, pick
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.clip import ClipSpec
+from pipeline.index import ShardIndex
 from pipeline.loader import LoaderSettings
-from pipeline.shard import ShardIndex
 from tests.schemas import check_schema
 from tools.bench import comparison as module
 from tools.bench import process

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from pipeline.clip import ClipSpec
+from pipeline.index import ShardIndex
 from pipeline.loader import Batch, ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
-from pipeline.shard import ShardIndex
-from pipeline.step_reader import ReadWork
+from pipeline.reader import ReadWork
 from tools.bench import lanes as bench_lanes
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes, random_inputs
 from tools.bench.measure import Order

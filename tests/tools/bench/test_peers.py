@@ -16,9 +16,9 @@ import webdataset
 from torch import Tensor
 
 from pipeline.clip import ClipSpec, frame_indices
+from pipeline.frames import decode_frames
+from pipeline.index import ShardIndex
 from pipeline.loader import LoaderSettings
-from pipeline.reference import decode_sample
-from pipeline.shard import ShardIndex
 from tests.conftest import build_numbered
 from tests.numbered import read_numbers, write_numbered_video, write_video
 from tools.bench.measure import BenchError
@@ -147,7 +147,7 @@ def test_dalis_video_graph_shows_the_plan_of_files_that_a_cpu_decodes(numbered: 
     config = config_of(numbered, tmp_path)
     for request in {request.path: request for step in range(4) for request in requests(config, config.plan(), step)}:
         (sample,) = [n for n in range(numbered.num_samples) if numbered.key(n) == request.stem]
-        write_video(request, decode_sample(numbered, sample), vcodec="mjpeg", pix_fmt="yuvj420p", **{"q:v": 2})
+        write_video(request, decode_frames(numbered, sample), vcodec="mjpeg", pix_fmt="yuvj420p", **{"q:v": 2})
     shows_the_plan(PEERS["DALI video"], config)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.clip import ClipSpec
-from pipeline.step_reader import ReadWork
+from pipeline.reader import ReadWork
 from tools.bench.gpu import GpuUse
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC
 from tools.bench.measure import Memory, Spread

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.filmstrip import StripLayout, num_strips
-from pipeline.shard import FORMAT_VERSION, ShardIndex, open_index
-
-LAYOUT = StripLayout(128, 176)
+from pipeline.codecs import FilmstripCodec
+from pipeline.index import ShardIndex, open_index
+from pipeline.schema import FORMAT_VERSION
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,12 @@ def make_shards(folder: Path, rows: list[Row], *, classes: list[str], name: str 
     index = folder / "index"
     index.mkdir(parents=True)
     splits = len(rows[0].subsets)
-    counts = [num_strips(row.num_frames, LAYOUT) for row in rows]
+    counts = [row.num_frames for row in rows]
     contents = [1000 * (row.content or 10_000 + i) for i, row in enumerate(rows)]
     first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    within = np.arange(first[-1]) - np.repeat(first[:-1], counts)  # each frame's number in its sample
+    crc32 = within + np.repeat(contents, counts)
 
     def texts(values: list[str]) -> np.ndarray:
         return np.array([value.encode() for value in values], "S") if any(values) else np.zeros(len(values), "S1")
@@ -44,28 +46,24 @@ def make_shards(folder: Path, rows: list[Row], *, classes: list[str], name: str 
         "num_frames": np.array([row.num_frames for row in rows], np.int32),
         "content": np.array([(0, 0, 171, 128)] * len(rows), np.int16),
         "split": np.array([["-te".index(letter) for letter in row.subsets] for row in rows], np.int8),
-        "first_strip": first,
-        "strip_tar": np.zeros(first[-1], np.int32),
-        "strip_offset": np.arange(first[-1], dtype=np.int64) * 1024,
-        "strip_size": np.full(first[-1], 500, np.int32),
-        "strip_crc32": (np.arange(first[-1]) - np.repeat(first[:-1], counts) + np.repeat(contents, counts)).astype(
-            np.uint32
-        ),
+        "tar": np.zeros(len(rows), np.int32),
+        "offset": np.arange(len(rows), dtype=np.int64) * 2**20,
+        "first_frame": first,
+        "frames": np.stack([within * 512, np.full(first[-1], 500), crc32], axis=1).astype(np.uint32),
     }
     for file, array in arrays.items():
         np.save(index / f"{file}.npy", array)
-    codec = {"name": "filmstrip", "size": 128, "tile_width": 176, "tile_height": 128, "frame_step": 1}
+    codec = {"name": "filmstrip", "size": 128, "frame_step": 1}
     info = {
         "format_version": FORMAT_VERSION,
         "name": name,
         "classes": classes,
         "split_names": [str(i + 1) for i in range(splits)],
-        "codec": codec | {"strip_frames": 8, "phase_stride": 2, "quality": 85},
+        "codec": codec | FilmstripCodec.new(height=128, width=176, quality=85).describe(),
         "num_samples": len(rows),
         "num_frames": sum(row.num_frames for row in rows),
         "class_counts": dict.fromkeys(classes, 0),
         "splits": {str(i + 1): {"train": 0, "test": 0} for i in range(splits)},
-        "num_strips": int(first[-1]),
         "fingerprint": "0" * 16,
         "shards": [{"tar": "made-000000.tar", "num_bytes": 1500, "sha256": "0" * 64, "num_samples": len(rows)}],
     }

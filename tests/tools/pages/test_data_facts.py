@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.clip import ClipSpec, frame_indices
+from pipeline.index import ShardIndex, open_index
 from pipeline.plan import EvalPlan, TrainPlan
-from pipeline.shard import ShardIndex, open_index
+from pipeline.schema import CRC32, SIZE
 from tests.tools.pages.made_shards import Row, make_shards
 from tools.pages.data.facts import (
     balance,
@@ -115,9 +116,9 @@ def test_samples_that_differ_in_the_middle_are_not_the_same(tmp_path: Path) -> N
     rows = [Row(0, "t", "g1", "1", 40, content=5), Row(0, "e", "g2", "2", 40, content=5)]
     index = make_shards(tmp_path / "made", rows, classes=["a"])
     assert [leak.count for leak in leaks(index)] == [0, 0, 1]
-    checksums = np.load(index.data_dir / "index/strip_crc32.npy")
-    checksums[2] += 1  # of 6 strips of the first sample
-    np.save(index.data_dir / "index/strip_crc32.npy", checksums)
+    frames = np.load(index.data_dir / "index/frames.npy")
+    frames[20, CRC32] += 1  # of 40 frames of the first sample
+    np.save(index.data_dir / "index/frames.npy", frames)
     assert [leak.count for leak in leaks(open_index(index.data_dir))] == [0, 0, 0]
 
 
@@ -154,7 +155,7 @@ def test_every_sample_of_a_small_dataset_is_looked_at(shards: ShardIndex) -> Non
     assert set(found.fps) == {25.0}
     assert sorted(found.duration_s) == sorted((shards.num_frames / 25).tolist())
     assert found.source_sizes == {(320, 240): 11}
-    assert sum(found.kilobytes) == pytest.approx(shards.pictures.size.sum() / 1000)
+    assert sum(found.kilobytes) == pytest.approx(shards.frames[:, SIZE].sum() / 1000)
 
 
 def test_looking_stops_when_the_time_is_over_but_not_before_the_first_tar(numbered: ShardIndex) -> None:

@@ -8,12 +8,14 @@ import pytest
 import simplejpeg
 
 from pipeline.clip import ClipSpec
-from pipeline.picture_reader import PictureReader
+from pipeline.codecs.filmstrip import EOI
+from pipeline.frames import read_frames
+from pipeline.index import ShardError, ShardIndex
+from pipeline.reader import FrameFiles
 from pipeline.remote.settings import RemoteSettings
-from pipeline.shard import ShardIndex
 from tests.clips import damaged_copy, sample_of_length
 from tests.numbered import number_of, read_bits
-from tools.pages.clips import Strips, UnreadableError, strips_of
+from tools.pages.clips import Strips, strips_of
 from tools.pages.data import found as data_found
 from tools.pages.data.found import Wanted
 from tools.pages.data.gallery import draw, fitting
@@ -35,10 +37,10 @@ def numbers_in(strips: Strips) -> list[int]:
 
 @pytest.mark.parametrize("max_bytes", [10_000_000, 120_000, 40_000, 12_000, 3_000])
 def test_whatever_the_room_the_frames_seen_are_those_named(shards: ShardIndex, max_bytes: int) -> None:
-    reader = PictureReader(shards)
+    files = FrameFiles(shards)
     for num_frames in (1, 33, 120):
         sample = sample_of_length(shards, num_frames)
-        strips = strips_of(shards, sample, reader=reader, max_bytes=max_bytes)
+        strips = strips_of(shards, sample, files=files, max_bytes=max_bytes)
         assert numbers_in(strips) == strips.shown.tolist()
         assert strips.num_bytes <= max_bytes
         step = strips.shown[1] if len(strips.shown) > 1 else 1
@@ -47,28 +49,25 @@ def test_whatever_the_room_the_frames_seen_are_those_named(shards: ShardIndex, m
 
 
 def test_with_room_filmstrips_are_shown_as_they_are_and_only_those_that_are_needed(numbered: ShardIndex) -> None:
-    sample, reader = sample_of_length(numbered, 505), PictureReader(numbered)
-    strips = strips_of(numbered, sample, reader=reader, max_bytes=10**7, frames=np.array([20, 22, 24, 24]))
-    stored = reader.read_one(int(numbered.pictures.first[sample]) + 2)
-    assert stored is not None
+    sample, files = sample_of_length(numbered, 505), FrameFiles(numbered)
+    strips = strips_of(numbered, sample, files=files, max_bytes=10**7, frames=np.array([20, 22, 24, 24]))
+    stored = [read_frames(numbered, sample, np.array([frame]), files=files)[0][0] for frame in (20, 22, 24)]
+    tiles = [jpeg.tobytes()[numbered.stored_as.lead : -len(EOI)] for jpeg in stored]
     assert strips.as_stored
-    assert [sprite.content for sprite in strips.sprites] == [stored.tobytes()]
+    assert [sprite.content for sprite in strips.sprites] == [numbered.stored_as.join(tiles)]
     assert numbers_in(strips) == [20, 22, 24]
 
 
 def test_one_frame_is_shown_however_little_room_there_is(shards: ShardIndex) -> None:
-    strips = strips_of(shards, sample_of_length(shards, 120), reader=PictureReader(shards), max_bytes=1)
+    strips = strips_of(shards, sample_of_length(shards, 120), files=FrameFiles(shards), max_bytes=1)
     assert numbers_in(strips) == [0]
 
 
-@pytest.mark.parametrize("fix_checksum", [False, True])
-def test_damaged_pictures_are_one_line_that_names_the_sample(
-    shards: ShardIndex, tmp_path: Path, fix_checksum: bool
-) -> None:
+def test_damaged_frames_are_one_line_that_names_the_sample(shards: ShardIndex, tmp_path: Path) -> None:
     sample = sample_of_length(shards, 33)
-    index = damaged_copy(shards, tmp_path / "copy", sample, fix_checksum=fix_checksum)
-    with pytest.raises(UnreadableError, match=f"^{index.key(sample)}: .*(missing or damaged|does not decode)"):
-        strips_of(index, sample, reader=PictureReader(index), max_bytes=1000)
+    index = damaged_copy(shards, tmp_path / "copy", sample, fix_checksum=False)
+    with pytest.raises(ShardError, match=f"^{index.key(sample)}: a (tile|packet) is missing or fails its crc32, in "):
+        strips_of(index, sample, files=FrameFiles(index), max_bytes=1000)
 
 
 def test_as_many_segments_as_fit_are_kept_and_classes_go_last() -> None:

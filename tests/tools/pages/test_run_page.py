@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import list_ucf101
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tests.browser import DESK, PHONE, Scheme, complaints, leaves, opened, scrolls_sideways, walk
 from tests.schemas import check_schema
 from tests.tools.pages.made_runs import scored_line, train_line, write_run, write_scores

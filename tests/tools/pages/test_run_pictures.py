@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.clip import ClipSpec
-from pipeline.shard import ShardIndex, open_index
+from pipeline.index import ShardIndex, open_index
 from tests.tools.figures.made import write_checkpoint
 from tests.tools.pages.made_runs import train_line, write_run
 from tests.train.conftest import build_squares

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from pipeline.clip import ClipSpec
+from pipeline.index import ShardIndex
 from pipeline.loader import ClipLoader
 from pipeline.plan import EvalPlan
-from pipeline.reference import reference_clips
-from pipeline.shard import ShardIndex
 from tests.clips import sample_of_length
+from tests.oracle import oracle_clips
 from tools.playing.planned import (
     frames_of,
     network_input,
@@ -119,5 +119,5 @@ def test_what_the_network_gets_is_what_its_loader_gives(shards: ShardIndex, resi
         np.testing.assert_array_equal(network_input(shards, config, taken.clips)[0], trained[row])
         frames = frames_of(shards, clip, taken.clips)
         assert frames[0, 0] == batch.starts[row]
-    expected = reference_clips(shards, plan.batch(0), clip, mean=config.mean, std=config.std)
+    expected = oracle_clips(shards, plan.batch(0), clip, mean=config.mean, std=config.std)
     np.testing.assert_allclose(trained, expected.transpose(0, 2, 3, 4, 1), atol=3.5 / 50)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.index.load import chunks
-from pipeline.shard import SUBSETS, ShardIndex
+from pipeline.index import SUBSETS, ShardIndex, chunks
 
 SIDES = ("train", "test", "not used")  # columns of `counts`
 SIDE_VALUES = (SUBSETS["train"], SUBSETS["test"], 0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.clip import ClipSpec
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.pages.data.facts import (
     Balance,
     balance,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.clip import ClipSpec
-from pipeline.picture_reader import PictureReader
-from pipeline.shard import SUBSETS, ShardIndex
-from tools.pages.clips import Strips, UnreadableError, strips_of
+from pipeline.index import SUBSETS, ShardError, ShardIndex
+from pipeline.reader import FrameFiles
+from tools.pages.clips import Strips, strips_of
 from tools.pages.data.key_json import open_tar, read_meta
 from tools.pages.data.windows import Window, windows_of
 from tools.pages.page import Markup, render
@@ -120,11 +120,11 @@ def gather(
     drawn = fitting(drawn, max(int(max_bytes / (LEAST_BYTES * BASE64 + BYTES_BESIDE)), 1))
     together = np.array([row for own in drawn.values() for row in own], np.int64)
     windows = windows_of(index, together, spec, split=split, seed=seed, num_views=num_views) if len(together) else {}
-    reader, left, done = PictureReader(index), float(max_bytes), 0
+    files, left, done = FrameFiles(index), float(max_bytes), 0
     for label, own in drawn.items():
         for row in own:
             share = left / (len(together) - done)
-            one = read(index, row, windows[row], reader=reader, split=split, max_bytes=bytes_for(share))
+            one = read(index, row, windows[row], files=files, split=split, max_bytes=bytes_for(share))
             gallery.classes.setdefault(label, []).append(one)
             left -= BYTES_BESIDE + BASE64 * (one.strips.num_bytes if one.strips else 0)
             done += 1
@@ -150,9 +150,7 @@ def bytes_for(share: float) -> int:
     return max(int((share - BYTES_BESIDE) / BASE64), LEAST_BYTES)
 
 
-def read(
-    index: ShardIndex, row: int, windows: list[Window], *, reader: PictureReader, split: int, max_bytes: int
-) -> Shown:
+def read(index: ShardIndex, row: int, windows: list[Window], *, files: FrameFiles, split: int, max_bytes: int) -> Shown:
     """One segment with its pictures, or why they cannot be read."""
     try:
         file = open_tar(index, int(index.tar_of(np.array([row]))[0]))
@@ -161,8 +159,8 @@ def read(
         meta = None
     strips, fault = None, ""
     try:
-        strips = strips_of(index, row, reader=reader, max_bytes=max_bytes)
-    except UnreadableError as error:
+        strips = strips_of(index, row, files=files, max_bytes=max_bytes)
+    except ShardError as error:
         fault = str(error)
     return Shown(
         row=row,

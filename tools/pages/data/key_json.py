@@ -1,6 +1,7 @@
 """What key.json says of some samples: rates, source sizes, warnings; read at random places, in bounded time."""
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from typing import Annotated, TypedDict
 import numpy as np
 from msgspec import Meta
 
-from pipeline.picture_reader import open_tar, read_bytes
-from pipeline.schema import SchemaError, Size, Text, decode
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
+from pipeline.reader import open_tar
+from pipeline.schema import OFFSET, SIZE
+from pipeline.typed_json import Size, Text, decode
 from tools.pages.data.reasons import pattern_of
 
 BLOCK = 512  # a tar's; a file's header is one block, its content begins the next
@@ -107,8 +109,8 @@ def _add(found: LookedAt, index: ShardIndex, row: int, meta: KeyJson | None) -> 
     found.rows.append(row)
     found.fps.append(fps)
     found.duration_s.append(int(index.num_frames[row]) * index.frame_step / fps)
-    pictures = index.pictures
-    found.kilobytes.append(int(pictures.size[pictures.first[row] : pictures.first[row + 1]].sum()) / 1000)
+    sizes = index.frames[index.first_frame[row] : index.first_frame[row + 1], SIZE]
+    found.kilobytes.append(int(sizes.sum(dtype=np.int64)) / 1000)
     if "source_size" in meta:
         found.source_sizes[meta["source_size"]] += 1
     found.warnings.update({pattern_of(one[:300]) for one in meta.get("warnings", [])})
@@ -117,32 +119,34 @@ def _add(found: LookedAt, index: ShardIndex, row: int, meta: KeyJson | None) -> 
 def read_meta(index: ShardIndex, row: int, file: FileIO) -> KeyJson | None:
     """A sample's key.json; None where it is not there or damaged."""
     header_at = place_of_json(index, row)
-    header = read_bytes(file.fileno(), header_at, BLOCK) if header_at >= 0 else None
-    if header is None:
-        return None
-    head = header.tobytes()
+    head = read_bytes(file, header_at, BLOCK)
     if head[:100].rstrip(b"\0") != index.keys[row] + b".json":
         return None
     try:
         size = int(head[124:136].strip(b"\0 "), 8)
-        content = read_bytes(file.fileno(), header_at + BLOCK, size) if 0 < size <= MAX_JSON_BYTES else None
-    except ValueError:
+        return decode(read_bytes(file, header_at + BLOCK, size), KeyJson) if 0 < size <= MAX_JSON_BYTES else None
+    except ValueError:  # no number, or no JSON of this kind
         return None
-    if content is None:
-        return None
+
+
+def read_bytes(file: FileIO, offset: int, size: int) -> bytes:
+    """Bytes of a tar; fewer where it ends, none where the disk cannot read them."""
     try:
-        return decode(content.tobytes(), KeyJson)
-    except SchemaError:
-        return None
+        return os.pread(file.fileno(), size, offset)
+    except OSError:
+        return b""
 
 
 def place_of_json(index: ShardIndex, row: int) -> int:
     """Where the header of key.json should lie in its tar: files of a sample are in the order of their names, so it
     follows the strips, and precedes key.mp4.
     """
-    pictures = index.pictures
-    last = int(pictures.first[row + 1] if index.codec == "filmstrip" else pictures.first[row]) - 1
-    if last < 0 or pictures.tar[last] != pictures.tar[pictures.first[row]]:
-        return 0
-    end = int(pictures.offset[last]) + int(pictures.size[last])
+    start = int(index.offset[row])
+    if index.codec == "h264":
+        previous = row - 1
+        if previous < 0 or index.tar[previous] != index.tar[row]:
+            return 0
+        start, row = int(index.offset[previous]), previous
+    frames = index.frames[index.first_frame[row] : index.first_frame[row + 1]].astype(np.int64)
+    end = start + int((frames[:, OFFSET] + frames[:, SIZE]).max()) + index.stored_as.gap
     return -(-end // BLOCK) * BLOCK

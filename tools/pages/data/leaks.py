@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.index.load import chunks
-from pipeline.shard import SUBSETS, ShardIndex
+from pipeline.index import SUBSETS, ShardIndex, chunks
+from pipeline.schema import CRC32, SIZE
 from tools.pages.data.facts import hashes, mixed
 
 MAX_EXAMPLES = 5  # named of each kind
@@ -123,25 +123,24 @@ def text(name: bytes) -> str:
 
 
 def content_hashes(index: ShardIndex) -> np.ndarray:
-    """A number a sample, equal where length, first and last picture are: uint64 [N]; 0 where no sizes are known."""
-    pictures, out = index.pictures, np.zeros(index.num_samples, np.uint64)
+    """A number a sample, equal where length, first and last frame are: uint64 [N]; 0 where no sizes are known."""
+    out = np.zeros(index.num_samples, np.uint64)
     for rows in chunks(index.num_samples):
-        first, last = pictures.first[rows], pictures.first[rows.start + 1 : rows.stop + 1] - 1
-        columns = [index.num_frames[rows]]
-        columns += [array[ends] for array in (pictures.crc32, pictures.size) for ends in (first, last)]
+        first = index.frames[index.first_frame[rows]]  # [n, 3]
+        last = index.frames[index.first_frame[rows.start + 1 : rows.stop + 1] - 1]
+        columns = [index.num_frames[rows]] + [ends[:, column] for column in (CRC32, SIZE) for ends in (first, last)]
         numbers = mixed(np.stack([column.astype(np.uint64) for column in columns], axis=1))
-        out[rows] = np.where(pictures.size[first] > 0, numbers, 0)
+        out[rows] = np.where(first[:, SIZE] > 0, numbers, 0)
     return out
 
 
 def content_numbers(index: ShardIndex, rows: np.ndarray) -> np.ndarray:
-    """Numbers from 0 on, equal where all pictures of two samples have the same checksums: int64 [n]."""
-    pictures, numbers = index.pictures, dict[bytes, int]()
+    """Numbers from 0 on, equal where all frames of two samples have the same checksums: int64 [n]."""
+    numbers = dict[bytes, int]()
     out = []
     for row in rows.tolist():
-        own = slice(int(pictures.first[row]), int(pictures.first[row + 1]))
-        content = pictures.crc32[own].tobytes() + pictures.size[own].tobytes()
-        out.append(numbers.setdefault(content, len(numbers)))
+        own = index.frames[index.first_frame[row] : index.first_frame[row + 1], SIZE:]
+        out.append(numbers.setdefault(own.tobytes(), len(numbers)))
     return np.array(out, np.int64)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.pages.clips import Strips
 from tools.pages.data import gallery as clips
 from tools.pages.data.found import Found, Wanted
@@ -17,10 +17,10 @@ def codec(index: ShardIndex) -> Section:
     """Everything that made the shards what they are."""
     info = index.info
     if index.codec == "filmstrip":
-        layout = index.layout
-        kind = f"Filmstrips: a JPEG holds {layout.strip_frames} frames, one below the other"
-        if layout.phase_stride > 1:
-            kind += f", one in {layout.phase_stride} of a block of {layout.block_frames}"
+        strip_frames, phase_stride = info["codec"]["strip_frames"], info["codec"]["phase_stride"]
+        kind = f"Filmstrips: a JPEG holds {strip_frames} frames, one below the other"
+        if phase_stride > 1:
+            kind += f", one in {phase_stride} of a block of {strip_frames * phase_stride}"
     else:
         kind = f"A sample is one H.264 video with a keyframe every {index.gop_size} frames"
     dropped = "" if index.frame_step == 1 else "; every second frame of the source was dropped"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.pages.data import gallery as clips
 from tools.pages.data.facts import SIDES, quantiles, split_column
 from tools.pages.data.found import Found, Wanted, gather, rows_within_reach

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.pages.data.charts import MAX_BARS, class_chart, class_table, histogram, sizes_chart
 from tools.pages.data.facts import quantiles
 from tools.pages.data.found import Found

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.pages.data.found import Found
 
 
@@ -59,7 +59,7 @@ def value_text(value: Any) -> str:
 
 def about_line(index: ShardIndex, found: Found) -> str:
     """One line below the title."""
-    codec = f"filmstrips of {index.layout.strip_frames} frames" if index.codec == "filmstrip" else "H.264"
+    codec = f"filmstrips of {index.info['codec']['strip_frames']} frames" if index.codec == "filmstrip" else "H.264"
     (width, height), _ = max(found.sizes[0].items(), key=lambda item: item[1])
     place = index.data_dir if index.store is None else index.store.url
     often = ", most of them" if len(found.sizes[0]) > 1 else ""

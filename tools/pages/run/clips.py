@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.clip import ClipSpec, frame_indices, uniform_starts
-from pipeline.picture_reader import PictureReader
+from pipeline.index import ShardError, ShardIndex, open_index
 from pipeline.plan import stored_clip
-from pipeline.shard import ShardError, ShardIndex, open_index
-from tools.pages.clips import UnreadableError, strips_of
+from pipeline.reader import FrameFiles
+from tools.pages.clips import strips_of
 from tools.pages.page import Markup, Number, render, table
 from tools.pages.player import player, timeline
 from tools.pages.run.facts import Run
@@ -62,7 +62,7 @@ def mistake_players(
         name: Of the run, for those who hear the page.
         max_bytes: Of a clip's pictures.
     """
-    rows, reader = rows_of(index, [mistake.key for mistake in mistakes]), PictureReader(index)
+    rows, files = rows_of(index, [mistake.key for mistake in mistakes]), FrameFiles(index)
     stored, players = stored_clip(spec, frame_step=index.frame_step), []
     for place, mistake in enumerate(mistakes, start=1):
         if mistake.key not in rows:
@@ -72,8 +72,8 @@ def mistake_players(
         start = int(uniform_starts(1, stored, video_frames=num_frames)[0])
         frames = frame_indices(start, stored, video_frames=num_frames)
         try:
-            strips = strips_of(index, row, reader=reader, max_bytes=max_bytes, frames=frames)
-        except UnreadableError:
+            strips = strips_of(index, row, files=files, max_bytes=max_bytes, frames=frames)
+        except ShardError:
             continue
         players.append(
             player(

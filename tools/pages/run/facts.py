@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import numpy as np
 from msgspec import Meta
 
-from pipeline.schema import Count, Real, Size, Text
+from pipeline.typed_json import Count, Real, Size, Text
 from tools.figures.runs import Curve, curve_of, rate_drops
 from train.config import TrainConfig
 

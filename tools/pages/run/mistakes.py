@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.pages.page import Markup, Section, render
 from tools.pages.run.boxes import folded, joined, note
 from tools.pages.run.classes import class_table, matrix_html, matrix_of, pair_table

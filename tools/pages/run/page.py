@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.shard import ShardIndex
+from pipeline.index import ShardIndex
 from tools.figures.runs import BOOKKEEPING, short_name
 from tools.pages.page import Section, page
 from tools.pages.run import mistakes as run_mistakes

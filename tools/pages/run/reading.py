@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from pipeline.errors import UserError, os_errors_of_the_user
-from pipeline.schema import MAX_JSON_BYTES, MOST, Count, SchemaError, Text, convert, decode, read_json
 from pipeline.source.plain_file import read_plain
+from pipeline.typed_json import MAX_JSON_BYTES, MOST, Count, SchemaError, Text, convert, decode, read_json
 from tools.figures.runs import distinct_names
 from tools.pages.run.facts import About, Run
 from train.config import TrainConfig, from_dict

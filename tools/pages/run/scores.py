@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from pipeline.schema import Count, Real, SchemaError, Share, Size, Text, read_json
+from pipeline.typed_json import Count, Real, SchemaError, Share, Size, Text, read_json
 from train.evaluation.confusion import SCORES, class_accuracy
 
 __all__ = ["SCORES", "Mistake", "Scores", "read_scores", "surest_mistakes"]

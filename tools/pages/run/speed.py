@@ -7,7 +7,7 @@ from typing import Annotated, TypedDict
 
 from msgspec import Meta
 
-from pipeline.schema import Real, Text, read_json
+from pipeline.typed_json import Real, Text, read_json
 from tools.bench.chart import draw_bars
 from tools.bench.measure import Spread
 from tools.pages.charts import INK, SERIES, Chart

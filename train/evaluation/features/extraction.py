@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
+from pipeline.index import ShardIndex
 from pipeline.plan import EvalPlan
-from pipeline.shard import ShardIndex
 from train.config import from_dict
 from train.evaluation.features.parted import PartedExtraction, describe_run
 from train.evaluation.features.parts import DTYPES, PartFeatures, cut_into_parts

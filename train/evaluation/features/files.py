@@ -20,8 +20,8 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.schema import MOST, Count, Real, SchemaError, Text, convert, decode
-from pipeline.shard import SUBSETS
+from pipeline.index import SUBSETS
+from pipeline.typed_json import MOST, Count, Real, SchemaError, Text, convert, decode
 from train.evaluation.features import npz
 
 FORMAT = 1

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.schema import decode
-from pipeline.shard import SUBSETS
+from pipeline.index import SUBSETS
+from pipeline.typed_json import decode
 from train.evaluation.features.npz import MAX_PACKED, MAX_RATIO
 
 COLUMN_OF = {

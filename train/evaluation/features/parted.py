@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.index import SUBSETS, ShardIndex
 from pipeline.loader import Batch, ClipLoader, LoaderSettings
-from pipeline.shard import SUBSETS, ShardIndex
 from train.checkpoint import data_identity
 from train.config import from_dict, to_dict
 from train.evaluation.features.files import FORMAT, FeatureError, Features, merge_features, read_about, save_features

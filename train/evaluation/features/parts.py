@@ -7,9 +7,9 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.index import ShardIndex
 from pipeline.loader import Batch
 from pipeline.plan import Plan, PlannedClips
-from pipeline.shard import ShardIndex
 from train.evaluation.features.files import Features
 
 DTYPES = ("float16", "float32")
@@ -64,7 +64,7 @@ class PartsPlan:
         plan, _ = self.plan_of(step)
         return self._plans[plan].batch(step - int(self._first[plan]))
 
-    def replacement(self, position: int, attempt: int) -> int | None:
+    def replacement(self, clip: PlannedClips, attempt: int) -> None:
         """Nothing may stand in for a video."""
         return None
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.clip import ClipSpec
 from pipeline.errors import UserError
+from pipeline.index import ShardIndex
 from pipeline.loader import Batch
 from pipeline.plan import PlannedClips, crop_room, stored_clip
-from pipeline.shard import ShardIndex
 from train.config import from_dict
 from train.evaluation.features.files import Features
 from train.evaluation.features.parted import PartedExtraction, describe_run
@@ -75,7 +75,7 @@ class WindowPlan:
             weight=real.astype(np.float32),
         )
 
-    def replacement(self, position: int, attempt: int) -> int | None:
+    def replacement(self, clip: PlannedClips, attempt: int) -> None:
         """Nothing may stand in for a window."""
         return None
 

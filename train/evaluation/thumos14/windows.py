@@ -10,8 +10,8 @@ import numpy as np
 from msgspec import Meta
 
 from pipeline.errors import UserError
-from pipeline.schema import SchemaError, decode
 from pipeline.source.plain_file import read_text
+from pipeline.typed_json import SchemaError, decode
 from train.evaluation.thumos14.segments import WINDOW_CLIP, WINDOW_LENGTHS, WINDOW_OVERLAP, frames_of_window, windows_of
 
 MAX_FRAMES = 10**7  # of a video; four days

@@ -8,13 +8,57 @@ keep the bytes that they have in the shard, every one has its place, its time an
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.h264.avc import IDR, NAL_TYPE
+from pipeline.codecs.avc import IDR, NAL_TYPE
+from pipeline.codecs.segment import ClipFrames
 
 TICKS_PER_S = 25  # frame i is shown at tick i; nobody looks at the clock
 MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)  # of a picture that is not turned
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Some clips joined to one stream of packets, as a decoder takes it.
+
+    Attributes:
+        clips: The rows that are joined.
+        frames: int32 [U], frames of the stream that the clips take, each once, rising.
+        owner: int64 [U], which of the joined clips takes each, 0-based.
+        order: int32 [K × T], place of each clip's frames among those U; zeros for clips past the last.
+    """
+
+    clips: slice
+    frames: np.ndarray
+    owner: np.ndarray
+    order: np.ndarray
+
+
+def join(located: ClipFrames, *, clips_per_stream: int) -> list[Stream]:
+    """Clips in streams of K clips each, in their order; the last stream may hold fewer.
+
+    A blank clip is one packet of its stream, the dataset's grey picture.
+
+    >>> from pipeline.codecs.h264 import EncodePolicy, H264Codec
+    >>> codec = H264Codec(EncodePolicy(48, 16), b"", b"")
+    >>> located = codec.locate(np.array([[1, 1], [9, 10], [2, 3]]), blank=np.zeros(3, bool))
+    >>> [(s.frames.tolist(), s.owner.tolist(), s.order.tolist()) for s in join(located, clips_per_stream=2)]
+    [([1, 3, 4], [0, 1, 1], [0, 0, 1, 2]), ([2, 3], [0, 0], [0, 1, 0, 0])]
+    """
+    count, (num_clips, num_frames) = np.maximum(located.count, 1), located.order.shape
+    streams = []
+    for begin in range(0, num_clips, clips_per_stream):
+        clips = slice(begin, min(begin + clips_per_stream, num_clips))
+        before = np.cumsum(count[clips]) - count[clips]  # packets of the stream's earlier clips
+        wanted = located.order[clips] + before[:, None]  # [k, T], rising from clip to clip
+        frames, place = np.unique(wanted, return_inverse=True)
+        order = np.zeros(clips_per_stream * num_frames, np.int32)
+        order[: wanted.size] = place.ravel()
+        owner = np.searchsorted(before, frames, side="right") - 1
+        streams.append(Stream(clips, frames.astype(np.int32), owner, order))
+    return streams
 
 
 class Splicer:

@@ -14,19 +14,22 @@ import numpy as np
 import pytest
 
 from pipeline.clip import ClipSpec, frame_indices, num_starts
-from pipeline.h264.avc import parse_avcc
-from pipeline.h264.decode import SoftwareDecoder, UndecodableError
-from pipeline.h264.packets import clip_packets, join
-from pipeline.h264.splice import Splicer
+from pipeline.codecs.avc import parse_avcc
+from pipeline.codecs.h264_decode import SoftwareDecoder
+from pipeline.codecs.mp4 import Splicer, join
+from pipeline.codecs.segment import UndecodableError
+from pipeline.frames import decode_frames
+from pipeline.index import ShardError, ShardIndex, open_index
 from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import EvalPlan, TrainPlan
-from pipeline.reference import decode_sample, reference_clips
-from pipeline.shard import ShardError, ShardIndex, open_index
-from pipeline.step_reader import StepReader
+from pipeline.reader import StepReader
+from pipeline.schema import CRC32, OFFSET, SIZE
 from tests.clips import DEVICES, GridPlan, damaged_copy, sample_of_length, shown, take, train_plan
 from tests.conftest import build_numbered
 from tests.hostile.pictures import peak_mb, sps_of
 from tests.numbered import number_of, read_bits
+from tests.oracle import oracle_clips
+from tests.pipeline.test_verify import edit_json
 
 GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # DALI upsamples chroma linearly, swscale takes the nearest
 
@@ -64,7 +67,7 @@ def test_every_start_gives_exactly_the_frames_asked_for(
             planned = plan.batch(step)
             expected = frame_indices(planned.start, spec, video_frames=any_gop.num_frames[planned.sample])
             assert shown(batch, plan, step) == expected.tolist()
-            difference = np.abs(batch.clips.float().cpu().numpy() - reference_clips(any_gop, planned, spec)).mean()
+            difference = np.abs(batch.clips.float().cpu().numpy() - oracle_clips(any_gop, planned, spec)).mean()
             assert difference <= GREY_LEVELS[device]
         assert step == plan.num_steps - 1
 
@@ -77,15 +80,15 @@ def test_a_spliced_stream_holds_the_frames_of_all_its_clips(
     """What NVDEC is given, decoded from end to end by another decoder: the very frames that the graph will pick."""
     spec = ClipSpec(4, frame_stride)
     plan = GridPlan(any_gop, spec, grid_of(any_gop, spec), batch_size=16)
-    reader = StepReader(any_gop, plan, rows=slice(0, 16), whole_strips=False)
+    reader = StepReader(any_gop, plan, rows=slice(0, 16))
     height, width = any_gop.tile_size
     splicer = Splicer(bytes.fromhex(any_gop.info["codec"]["avcc"]), height=height, width=width)
     for step in range(plan.num_steps):
         read = reader.read(step)
-        planned, packets = plan.batch(step), read.data_of_clips()
+        planned = plan.batch(step)
         frames = frame_indices(planned.start, spec, video_frames=any_gop.num_frames[planned.sample])
         for stream in join(read.located, clips_per_stream=clips_per_stream):
-            joined = [packet for own in packets[stream.clips] for packet in own]
+            joined = [packet for own in read.data[stream.clips] for packet in own]
             video = splicer.splice(joined)
             with av.open(io.BytesIO(video.tobytes()), "r", format="mp4") as container:
                 decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -108,7 +111,7 @@ def test_batches_of_any_size_and_any_number_of_pipelines_are_the_same_clips(
         steps = []
         for batch in loader:
             steps.append(batch.step)
-            reference = reference_clips(numbered_h264, plan.batch(batch.step), plan.spec)
+            reference = oracle_clips(numbered_h264, plan.batch(batch.step), plan.spec)
             assert batch.clips.shape == reference.shape
             assert np.abs(batch.clips.float().cpu().numpy() - reference).mean() <= GREY_LEVELS[device]
         assert steps == list(range(plan.num_steps))
@@ -126,7 +129,7 @@ def test_stored_frames_are_scaled_to_the_crop_s_size(numbered_h264: ShardIndex, 
         for step, batch in enumerate(loader):
             planned = plan.batch(step)
             assert shown(batch, plan, step) == frame_indices(planned.start, spec, video_frames=64).tolist()
-            reference = reference_clips(numbered_h264, planned, spec)
+            reference = oracle_clips(numbered_h264, planned, spec)
             assert np.abs(batch.clips.float().cpu().numpy() - reference).max() <= 0.51 + 20 * (device == "cuda")
 
 
@@ -135,7 +138,7 @@ def test_other_tiles_work_too(numbered_raw: Path, tmp_path: Path, settings: dict
     index = build_numbered(numbered_raw, tmp_path, codec="h264", **settings)
     plan = TrainPlan(index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=8, seed=0)
     with ClipLoader(index, plan) as loader:
-        assert np.array_equal(next(iter(loader)).clips.numpy(), reference_clips(index, plan.batch(0), plan.spec))
+        assert np.array_equal(next(iter(loader)).clips.numpy(), oracle_clips(index, plan.batch(0), plan.spec))
 
 
 def test_shards_without_odd_frames_give_the_same_even_frames(numbered_raw: Path, tmp_path: Path) -> None:
@@ -156,8 +159,9 @@ def test_the_work_counts_packets_and_what_is_decoded_in_vain(numbered_h264: Shar
     packets = size = 0
     for batch in batches:
         frames = frame_indices(batch.starts, plan.spec, video_frames=numbered_h264.num_frames[batch.samples])
-        rows, _ = clip_packets(frames, gop_size=8).pictures(numbered_h264.pictures.first[batch.samples])
-        packets, size = packets + len(rows), size + int(numbered_h264.pictures.size[rows].sum())
+        located = numbered_h264.stored_as.locate(frames, blank=np.zeros(len(frames), bool))
+        rows = np.repeat(numbered_h264.first_frame[batch.samples], located.count) + located.rows
+        packets, size = packets + len(rows), size + int(numbered_h264.frames[rows, SIZE].sum())
     assert (work.num_clips, work.num_frames) == (36, 36 * 4)
     assert work.num_frames_decoded == work.num_pictures == packets
     assert work.num_bytes == size
@@ -173,7 +177,7 @@ def test_clips_that_begin_at_keyframes_waste_less(numbered_h264: ShardIndex) -> 
             for batch in itertools.islice(loader, 5):
                 assert np.all(batch.starts % start_step == 0)
                 assert np.array_equal(
-                    batch.clips.numpy(), reference_clips(numbered_h264, plan.batch(batch.step), plan.spec)
+                    batch.clips.numpy(), oracle_clips(numbered_h264, plan.batch(batch.step), plan.spec)
                 )
             waste[start_step] = loader.work.decoded_to_used
     assert waste[numbered_h264.gop_size] <= 1 < waste[1], "a segment shorter than the clip repeats its last frame"
@@ -191,11 +195,14 @@ def test_stand_ins_begin_at_keyframes_too(numbered_h264: ShardIndex, tmp_path: P
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_step_of_nothing_but_bad_test_videos_is_blank(numbered_h264: ShardIndex, tmp_path: Path, device: str) -> None:
-    bad = sample_of_length(numbered_h264, 40)
-    index = damaged_copy(numbered_h264, tmp_path / "data", bad, fix_checksum=False)
+@pytest.mark.parametrize("engine", ["dali", "simple"])
+def test_a_step_of_nothing_but_bad_test_videos_is_blank(
+    shards: ShardIndex, tmp_path: Path, engine: str, device: str
+) -> None:
+    bad = sample_of_length(shards, 40)
+    index = damaged_copy(shards, tmp_path / "data", bad, fix_checksum=False)
     plan = EvalPlan(index, np.array([bad]), ClipSpec(4, 2), global_batch_size=3, num_views=3)
-    with ClipLoader(index, plan, device=device) as loader:
+    with ClipLoader(index, plan, device=device, settings=LoaderSettings(engine=engine)) as loader:
         (batch,) = list(loader)
     assert batch.weights.tolist() == [0, 0, 0]
     assert np.abs(batch.clips.float().cpu().numpy()).max() <= 3, "the grey picture"
@@ -203,11 +210,12 @@ def test_a_step_of_nothing_but_bad_test_videos_is_blank(numbered_h264: ShardInde
 
 @pytest.mark.parametrize("name", ["avcc", "blank"])
 def test_a_damaged_decoder_configuration_is_named(numbered_h264: ShardIndex, tmp_path: Path, name: str) -> None:
-    index = damaged_copy(numbered_h264, tmp_path / "data", 0, fix_checksum=False)
-    codec = index.info["codec"]
-    codec[name] = codec[name][:12] + "00" * (len(codec[name]) // 2 - 6)
-    with pytest.raises(ShardError, match=r"dataset.json: its codec is damaged \(.*\); build the shards again"):
-        ClipLoader(index, train_plan(index))
+    shutil.copytree(numbered_h264.data_dir, tmp_path / "data")
+    said = numbered_h264.info["codec"][name]
+    said = said[:12] + "00" * (len(said) // 2 - 6)
+    edit_json(tmp_path / "data", lambda info: info["codec"].update({name: said}))
+    with pytest.raises(ShardError, match=rf"dataset.json: codec.{name}: .*; build the shards again"):
+        open_index(tmp_path / "data")
 
 
 def test_a_parameter_set_of_another_size_takes_no_memory(numbered_h264: ShardIndex) -> None:
@@ -218,10 +226,10 @@ def test_a_parameter_set_of_another_size_takes_no_memory(numbered_h264: ShardInd
     index = replace(numbered_h264, info=numbered_h264.info | {"codec": codec})
     with pytest.raises(ShardError, match=r"SPS: coded size is \(16000, 16000\), not \(176, 128\)"):
         ClipLoader(index, train_plan(index))
-    decoder = SoftwareDecoder(bytes.fromhex(codec["avcc"]), height=128, width=176, num_threads=1)
+    decoder = SoftwareDecoder(bytes.fromhex(codec["avcc"]), height=128, width=176)
     before = peak_mb()
     with pytest.raises(UndecodableError):
-        decoder.decode([[np.frombuffer(bytes.fromhex(codec["blank"]), np.uint8)]], [np.arange(1)])
+        decoder.decode([np.frombuffer(bytes.fromhex(codec["blank"]), np.uint8)])
     assert peak_mb() - before < 300
 
 
@@ -232,20 +240,17 @@ def with_packets_of_other_settings(index: ShardIndex, folder: Path, sample: int)
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 176, 128, "yuv420p", Fraction(1, 25)
     encoder.options = {"profile": "baseline", "preset": "ultrafast", "crf": "45", "x264-params": "annexb=0:keyint=8"}
     encoder.thread_count = 1
-    frames = decode_sample(index, sample)
-    made = [p for f in frames for p in encoder.encode(av.VideoFrame.from_ndarray(f, format="rgb24"))] + encoder.encode()
-    where = index.pictures
-    sizes, crc32 = np.array(where.size), np.array(where.crc32)
-    rows = range(int(where.first[sample]), int(where.first[sample + 1]))
-    tar = folder / index.tars[where.tar[rows.start]]
+    images = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in decode_frames(index, sample)]
+    made = [packet for image in images for packet in encoder.encode(image)] + encoder.encode()
+    frames, tar = np.array(index.frames), folder / index.tars[index.tar[sample]]
     content = bytearray(tar.read_bytes())
-    for row, packet in zip(rows, map(bytes, made), strict=True):
-        packet = packet[: where.size[row]]  # it must fit; a cut one is as wrong
-        content[where.offset[row] : where.offset[row] + len(packet)] = packet
-        sizes[row], crc32[row] = len(packet), zlib.crc32(packet)
+    for row, packet in enumerate(map(bytes, made), start=int(index.first_frame[sample])):
+        packet = packet[: frames[row, SIZE]]  # it must fit; a cut one is as wrong
+        at = int(index.offset[sample]) + int(frames[row, OFFSET])
+        content[at : at + len(packet)] = packet
+        frames[row, SIZE], frames[row, CRC32] = len(packet), zlib.crc32(packet)
     tar.write_bytes(content)
-    np.save(folder / "index/packet_size.npy", sizes)
-    np.save(folder / "index/packet_crc32.npy", crc32)
+    np.save(folder / "index/frames.npy", frames)
     return open_index(folder)
 
 
@@ -265,10 +270,9 @@ def test_a_truncated_tar_costs_the_samples_behind_the_cut_and_no_others(
 ) -> None:
     shutil.copytree(numbered_h264.data_dir, tmp_path / "data")
     index = open_index(tmp_path / "data")
-    tar, first = index.data_dir / index.tars[0], index.pictures.first
-    cut = int(index.pictures.offset[first[2]]) + 100  # in the third sample of the first tar
-    os.truncate(tar, cut)
-    whole = [s for s in range(index.num_samples) if index.tar_of(np.array([s]))[0] > 0 or s < 2]
+    cut = int(index.offset[2]) + int(index.frames[index.first_frame[2], OFFSET]) + 100  # in the third sample
+    os.truncate(index.data_dir / index.tars[0], cut)
+    whole = [s for s in range(index.num_samples) if index.tar[s] > 0 or s < 2]
     plan = EvalPlan(index, np.arange(index.num_samples), ClipSpec(4, 2), global_batch_size=4)
     with ClipLoader(index, plan) as loader:
         scored = [s for b in loader for s, w in zip(b.samples.tolist(), b.weights.tolist(), strict=True) if w]

@@ -8,8 +8,9 @@ import pytest
 from nvidia.dali import Pipeline, fn
 
 from pipeline.clip import ClipSpec, frame_indices
-from pipeline.h264.graph import VideoGraphSpec, clips_of, crop_matrices, decode_frames, video_graph_inputs
-from pipeline.h264.packets import clip_packets, join
+from pipeline.codecs.h264 import EncodePolicy, H264Codec
+from pipeline.codecs.mp4 import join
+from pipeline.graph import GraphSpec, clips_of, crop_matrices, decode_frames, video_graph_inputs
 from tests.numbered import numbered_frame, read_numbers
 
 
@@ -27,33 +28,34 @@ def mjpeg_video(numbers: list[int]) -> np.ndarray:
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def spec_of(clip: ClipSpec, *, batch_size: int, clips_per_stream: int) -> VideoGraphSpec:
-    return VideoGraphSpec(
+def spec_of(clip: ClipSpec, *, batch_size: int, num_threads: int) -> GraphSpec:
+    return GraphSpec(
         batch_size=batch_size,
-        clips_per_stream=clips_per_stream,
         clip=clip,
-        tile_height=128,
-        tile_width=176,
+        codec=H264Codec(EncodePolicy(176, 128, gop_size=8), b"", b""),
         stored_size=128,
         gpu=0,  # for the inputs that a GPU gets; the pipeline below runs on the CPU
-        num_threads=2,
+        num_threads=num_threads,
         queue_depth=1,
+        hw_decoder_load=0,
         mean=(128.0,) * 3,
         std=(1.0,) * 3,
+        whole_pictures=True,
     )
 
 
 @pytest.mark.parametrize("resize", [None, 64, 256])
-@pytest.mark.parametrize("clips_per_stream", [1, 2, 3, 5])
-def test_clips_joined_in_streams_come_out_whole_cropped_and_flipped(clips_per_stream: int, resize: int | None) -> None:
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 5])
+def test_clips_joined_in_streams_come_out_whole_cropped_and_flipped(num_threads: int, resize: int | None) -> None:
+    """Five clips in as many streams as threads, of which the last may hold fewer."""
     crop = {None: 112, 64: 56, 256: 224}[resize]
     clip, scale = ClipSpec(4, 2, crop, resize), (resize or 128) / 128
     starts, lengths = np.array([3, 0, 17, 8, 30]), np.array([40, 1, 24, 3 + 8, 40])
     frames = frame_indices(starts, clip, video_frames=lengths)
-    located = clip_packets(frames, gop_size=8)
-    spec = spec_of(clip, batch_size=5, clips_per_stream=clips_per_stream)
-    streams = join(located, clips_per_stream=clips_per_stream)
-    packets = np.split(located.packets, np.cumsum(located.count)[:-1])
+    spec = spec_of(clip, batch_size=5, num_threads=num_threads)
+    located = spec.codec.locate(frames, blank=np.zeros(5, bool))
+    streams = join(located, clips_per_stream=spec.clips_per_stream)
+    packets = np.split(located.rows, np.cumsum(located.count)[:-1])
     videos = [mjpeg_video(np.concatenate(packets[s.clips]).tolist()) for s in streams]
     room = round(171 * scale) - crop, round(128 * scale) - crop
     left, top = np.array([0, room[0], 5, 11, room[0] // 2]), np.array([0, room[1], 3, 1, room[1] // 2])
@@ -61,7 +63,7 @@ def test_clips_joined_in_streams_come_out_whole_cropped_and_flipped(clips_per_st
     content = np.tile([0, 0, 171, 128], (5, 1))
     inputs = video_graph_inputs(spec, streams, videos, top=top, left=left, flip=flip, content=content)
 
-    pipe = Pipeline(spec.num_streams, 2, None)
+    pipe = Pipeline(len(streams), 2, None)
     with pipe:
         video, wanted, order, matrices = fn.external_source(lambda: inputs, num_outputs=4, batch=True)
         shown = clips_of(spec, decode_frames(video, wanted, device="cpu"), order=order, matrices=matrices)

@@ -9,24 +9,27 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from pipeline.decoding import Decoding
-from pipeline.h264.decode import UndecodableError
+from pipeline.codecs.segment import UndecodableError
+from pipeline.frames import SimpleEngine
+from pipeline.index import ShardIndex
 from pipeline.plan import Plan, drawn_labels
+from pipeline.reader import LoaderError, ReadStep, StepReader
 from pipeline.settings import LoaderSettings
-from pipeline.shard import ShardIndex
-from pipeline.step_reader import LoaderError, ReadStep, StepReader
+
+if TYPE_CHECKING:
+    from pipeline.graph import DaliEngine
 
 QUEUE_POLL_S = 0.2
 
 
 @dataclass
-class Made:
-    """A batch as it waits in the queue: DALI's tensor, N × T frames HWC, and what must live as long as it is read."""
+class DecodedBatch:
+    """A batch as it waits in the queue: N × T frames HWC as DALI's or torch's tensor, and what must live as long."""
 
     read: ReadStep
     clips: Any
@@ -36,7 +39,7 @@ class Made:
     ready: torch.cuda.Event | None = None  # when labels and weights have arrived on a GPU
 
 
-class Producer:
+class Prefetcher:
     """Makes the batches of a plan from a step on, ahead of `take`, until it is closed."""
 
     def __init__(
@@ -44,22 +47,22 @@ class Producer:
         index: ShardIndex,
         plan: Plan,
         reader: StepReader,
-        decoding: Decoding,
+        engine: "DaliEngine | SimpleEngine",
         *,
         gpu: int | None,
         settings: LoaderSettings,
         first_step: int,
     ) -> None:
         self._index, self._plan, self._reader = index, plan, reader
-        self._decoding, self._gpu, self._settings = decoding, gpu, settings
+        self._engine, self._gpu, self._settings = engine, gpu, settings
         self._stop = threading.Event()
         self._is_stalled = False
-        self._ready: queue.Queue[Made | BaseException] = queue.Queue(maxsize=settings.prefetch)
+        self._ready: queue.Queue[DecodedBatch | BaseException] = queue.Queue(maxsize=settings.prefetch)
         self._thread = threading.Thread(target=self._run, args=(first_step,), name="clip-loader", daemon=True)
         reader.start(first_step)
         self._thread.start()
 
-    def take(self) -> Made:
+    def take(self) -> DecodedBatch:
         """The next batch; waits for it. Raises what stopped the thread.
 
         Raises:
@@ -95,7 +98,7 @@ class Producer:
         with suppress(queue.Full):
             self._ready.put_nowait(LoaderError("the loader was closed while a batch was waited for"))
 
-    def _put(self, item: Made | BaseException) -> None:
+    def _put(self, item: DecodedBatch | BaseException) -> None:
         while not self._stop.is_set():
             try:
                 return self._ready.put(item, timeout=QUEUE_POLL_S)
@@ -126,17 +129,17 @@ class Producer:
         Raises:
             LoaderError: All pictures that it may have been decoding are in order.
         """
-        last = step + (self._settings.queue_depth + 2) * self._decoding.num_pipelines  # DALI was at most that far ahead
+        last = step + (self._settings.queue_depth + 2) * self._engine.num_pipelines  # DALI was at most that far ahead
         if self._plan.num_steps is not None:
             last = min(last, self._plan.num_steps)
-        if not self._reader.find_undecodable(range(step, last), decodes=self._decoding.decodes):
+        if not self._reader.find_undecodable(range(step, last)):
             raise LoaderError(f"step {step}: DALI failed on pictures that decode: {last_line(error)}") from error
 
-    def _decode_from(self, first: int) -> Iterator[Made]:
+    def _decode_from(self, first: int) -> Iterator[DecodedBatch]:
         """Batches from a step on; the pipelines take turns."""
         lanes = [
-            Lane(self._plan, self._reader, self._decoding, first + i, self._settings)
-            for i in range(self._decoding.num_pipelines)
+            Lane(self._plan, self._reader, self._engine, first + i, self._settings)
+            for i in range(self._engine.num_pipelines)
         ]
         stream = torch.cuda.Stream(self._gpu) if self._gpu is not None else None
         try:
@@ -148,12 +151,14 @@ class Producer:
             for lane in lanes:
                 lane.close()
 
-    def _made(self, read: ReadStep, inputs: Any, clips: Any, stream: Any) -> Made:
+    def _made(self, read: ReadStep, inputs: Any, clips: Any, stream: Any) -> DecodedBatch:
         """A batch with its labels and weights, which go to the GPU on the loader's stream."""
         labels = torch.from_numpy(drawn_labels(self._index, read.clips))
-        made = Made(read, clips, labels, torch.from_numpy(read.clips.weight), inputs)
+        made = DecodedBatch(read, clips, labels, torch.from_numpy(read.clips.weight), inputs)
         if stream is not None:
             with torch.cuda.stream(stream):
+                if isinstance(clips, Tensor):
+                    made.clips = clips.pin_memory().to(stream.device, non_blocking=True).half()
                 made.labels = made.labels.pin_memory().to(stream.device, non_blocking=True)
                 made.weights = made.weights.pin_memory().to(stream.device, non_blocking=True)
                 made.ready = stream.record_event()
@@ -161,29 +166,34 @@ class Producer:
 
 
 class Lane:
-    """One DALI pipeline and its share of the steps: from `first` on, every so many as there are pipelines.
+    """One graph and its share of the steps: from `first` on, every so many as the engine has graphs.
 
-    It is at work from the beginning, so that the lanes of a loader work all the time, not only in their turn.
+    DALI is at work from the beginning, so that the lanes of a loader work all the time, not only in their turn.
     """
 
     def __init__(
-        self, plan: Plan, reader: StepReader, decoding: Decoding, first: int, settings: LoaderSettings
+        self, plan: Plan, reader: StepReader, engine: "DaliEngine | SimpleEngine", first: int, settings: LoaderSettings
     ) -> None:
-        self._reader, self._decoding = reader, decoding
-        self._first, self._stride, self._ahead = first, decoding.num_pipelines, settings.read_ahead
+        self._reader, self._engine = reader, engine
+        self._first, self._stride, self._ahead = first, engine.num_pipelines, settings.read_ahead
         last = plan.num_steps
         self._steps = itertools.count(first, self._stride) if last is None else iter(range(first, last, self._stride))
         self._underway: deque[tuple[ReadStep, Any]] = deque()  # with the inputs, which DALI reads in place
-        self._pipe: Any = decoding.build(self._feed)
-        self._pipe.schedule_run()  # the first time, as many batches as the queue is deep
+        self._pipe: Any = None
+        if not isinstance(engine, SimpleEngine):
+            self._pipe = engine.build(self._feed)
+            self._pipe.schedule_run()  # the first time, as many batches as the queue is deep
         self._scheduled = True
 
     def take(self, stream: Any) -> tuple[ReadStep, Any, Any]:
-        """The lane's next batch: what was read, the inputs made of it, DALI's tensor; StopIteration at the end.
+        """The lane's next batch: what was read, the inputs made of it, its clips; StopIteration at the end.
 
         Args:
-            stream: CUDA stream that the tensor is ready on, so that the host does not wait for the GPU.
+            stream: CUDA stream that DALI's tensor is ready on, so that the host does not wait for the GPU.
         """
+        if self._pipe is None:
+            clips = self._feed()
+            return *self._underway.popleft(), clips
         if not self._scheduled:
             self._pipe.schedule_run()
         self._scheduled = False
@@ -195,16 +205,17 @@ class Lane:
         which may run in a process forked meanwhile; there DALI waits for threads that a fork does not copy."""
         self._pipe = None
 
-    def _feed(self) -> tuple[Any, ...]:
-        """The inputs of the lane's next step; StopIteration ends the pipeline too."""
+    def _feed(self) -> Any:
+        """The inputs of the lane's next step, or its clips; StopIteration ends the pipeline too."""
         step = next(self._steps)
         self._fetch_ahead(step)
         while True:
             read = self._reader.read(step)
             try:
-                inputs = self._decoding.inputs(read)
+                engine = self._engine
+                inputs = engine.clips(read) if isinstance(engine, SimpleEngine) else engine.inputs(read)
             except UndecodableError as error:
-                self._reader.add_undecodable(read, error.streams)
+                self._reader.add_undecodable(read, error.clips)
                 continue  # with other samples in the place of these
             self._underway.append((read, inputs))
             return inputs

@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 NAL_TYPE = 31  # the bits of a NAL's first byte that are its type
 REF_IDC = 96  # other bits of that byte
 START_CODE = re.compile(b"\0\0\1")  # bytes that no NAL holds, and that begin one elsewhere than in MP4
@@ -243,8 +241,8 @@ def nals(packet: bytes) -> Iterator[bytes]:
         at += 4 + size
 
 
-def packet_fault(packet: np.ndarray, kind: int) -> str | None:
-    """Why some bytes, uint8 [bytes], are not one I or P slice of a whole picture; None for such a packet.
+def packet_fault(packet: memoryview, kind: int) -> str | None:
+    """Why some bytes are not one I or P slice of a whole picture; None for such a packet.
 
     A packet that holds nothing else cannot bring parameter sets, and so no other size, past the dataset's own.
 
@@ -253,8 +251,8 @@ def packet_fault(packet: np.ndarray, kind: int) -> str | None:
     """
     size = len(packet)
     size_and_kind = int.from_bytes(packet[:5].tobytes(), "big") & ~REF_IDC
-    if size > 5 and size_and_kind == size - 4 << 8 | kind and packet.item(5) in WHOLE_PICTURE[kind]:
-        return None if START_CODE.search(packet.data, 5) is None else "holds a start code"
+    if size > 5 and size_and_kind == size - 4 << 8 | kind and packet[5] in WHOLE_PICTURE[kind]:
+        return None if START_CODE.search(packet, 5) is None else "holds a start code"
     data = packet.tobytes()
     try:
         kinds = [nal[0] & NAL_TYPE for nal in nals(data)]

@@ -1,17 +1,55 @@
 """Does a stored MP4 keep to the policy of its dataset, and does it decode? Each fault is one line."""
 
 import struct
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import av
 import numpy as np
 
-from pipeline.h264.avc import IDR, NON_IDR, Sps, packet_fault, parse_avcc, parse_sps
-from pipeline.h264.decode import open_decoder
-from pipeline.h264.encode import MIN_REF_FRAMES, SMPTE170M, EncodePolicy, open_mp4
+from pipeline.codecs.avc import IDR, NON_IDR, Sps, packet_fault, parse_avcc, parse_sps
+from pipeline.codecs.h264 import FILE, MIN_REF_FRAMES, SMPTE170M, EncodePolicy, H264Codec, open_mp4, read_packets
+from pipeline.codecs.h264_decode import open_decoder
 
 HIGH_PROFILE = 100
 BOX_HEADER = 8  # bytes: size and four letters
+
+
+def segment_faults(
+    codec: H264Codec, files: Mapping[str, tuple[int, bytes]], frames: np.ndarray, *, decode: bool
+) -> Iterator[str]:
+    """`H264Codec.segment_faults`: the MP4 keeps to the policy, and its packets lie where the index says and decode."""
+    if FILE not in files:
+        yield f"{FILE} is missing"
+        return
+    offset, mp4 = files[FILE]
+    faults = list(policy_faults(mp4, codec.policy, avcc=codec.avcc, num_frames=len(frames)))
+    yield from (f"{FILE} {fault}" for fault in faults)
+    if not any("cannot be read as MP4" in fault for fault in faults):
+        yield from (f"{FILE}: {fault}" for fault in _table_faults(codec, mp4, frames, offset))
+    packets = [mp4[at - offset : at - offset + size] for at, size, _ in frames.tolist()]
+    wrong = [i for i, packet in enumerate(packets) if zlib.crc32(packet) != frames[i, 2]]
+    if wrong:
+        yield f"packet {wrong[0]} fails its crc32{and_more(wrong)}"
+    elif decode:
+        yield from decode_faults(packets, codec.avcc, codec.policy)
+
+
+def _table_faults(codec: H264Codec, mp4: bytes, frames: np.ndarray, offset: int) -> Iterator[str]:
+    """What a demuxer finds in a file at `offset` of its sample against what the index says of it."""
+    try:
+        packets = read_packets(mp4, codec.policy)[1]
+    except (av.FFmpegError, IndexError):  # damaged so that a demuxer finds no video in it
+        yield "its packets cannot be found"
+        return
+    if len(packets) != len(frames):
+        yield f"holds {len(packets)} packets, the index says {len(frames)}"
+        return
+    found = np.array([(offset + record.offset, record.size, record.crc32) for record, _ in packets], np.int64)
+    for column, what in enumerate(("offset", "size", "crc32")):
+        wrong = np.flatnonzero(frames[:, column] != found[:, column]).tolist()
+        if wrong:
+            yield f"packet {wrong[0]} has another {what} than the index says{and_more(wrong)}"
 
 
 def policy_faults(
@@ -64,10 +102,10 @@ def avcc_faults(avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
         yield str(error)
 
 
-def blank_faults(blank: bytes, avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
+def blank_faults(codec: H264Codec) -> Iterator[str]:
     """What is wrong with a dataset's grey keyframe."""
-    fault = packet_fault(np.frombuffer(blank, np.uint8), IDR)
-    yield from [fault] if fault else decode_faults([blank], avcc, policy)
+    fault = packet_fault(memoryview(codec.blank), IDR)
+    yield from [fault] if fault else decode_faults([codec.blank], codec.avcc, codec.policy)
 
 
 def decode_faults(packets: Sequence[bytes], avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
@@ -154,7 +192,7 @@ def _packet_faults(packets: list[av.Packet], policy: EncodePolicy) -> Iterator[s
         if packet.is_keyframe != key:
             rule = f"is {'no' if key else 'a'} keyframe, with GOPs of {policy.gop_size}"
             broken.setdefault(rule, []).append(number)
-        fault = packet_fault(np.frombuffer(bytes(packet), np.uint8), IDR if key else NON_IDR)
+        fault = packet_fault(memoryview(bytes(packet)), IDR if key else NON_IDR)
         if fault:
             broken.setdefault(fault, []).append(number)
     for rule, numbers in broken.items():

@@ -1,9 +1,12 @@
-"""A segment in H.264: its frames in their places, by one policy, for every player; and always the same bytes."""
+"""A segment in H.264: its frames in their places, by one policy, for every player, always the same bytes; and which of
+its packets clips need."""
 
 import io
+import itertools
 import re
 import subprocess
 import weakref
+import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,14 +15,15 @@ import av
 import numpy as np
 import pytest
 
-import pipeline.h264.encode
 from pipeline.build.run import BuildSettings, transcode
-from pipeline.errors import VideoFailure
-from pipeline.filmstrip import Planes
-from pipeline.h264.avc import parse_avcc, parse_sps
-from pipeline.h264.check import blank_faults, policy_faults
-from pipeline.h264.encode import EncodePolicy, decoder_configuration, encode_segment, exact_rate
-from pipeline.shard import ShardIndex
+from pipeline.clip import ClipSpec, frame_indices, num_starts
+from pipeline.codecs.avc import parse_avcc, parse_sps
+from pipeline.codecs.h264 import EncodePolicy, H264Codec, decoder_configuration, exact_rate
+from pipeline.codecs.h264_check import blank_faults, policy_faults
+from pipeline.codecs.segment import ClipFrames, EncodedSegment, Planes
+from pipeline.errors import UserError, VideoFailure
+from pipeline.index import ShardIndex
+from pipeline.schema import CRC32, OFFSET, SIZE
 from pipeline.source.inspector import Inspector
 from pipeline.source.limits import Guard
 from pipeline.source.probe import probe
@@ -37,8 +41,12 @@ def numbered_planes(num_frames: int, *, first: int = 0) -> Planes:
     return Planes(y, chroma, chroma)
 
 
-def encode(num_frames: int, policy: EncodePolicy = POLICY, *, fps: float = 25) -> bytes:
-    return encode_segment([numbered_planes(num_frames)], policy, fps=fps)[0]
+def segment(*blocks: Planes, policy: EncodePolicy = POLICY, fps: float = 25) -> EncodedSegment:
+    return H264Codec.new(policy).encode(blocks, top=0, left=0, fps=fps)
+
+
+def encode(num_frames: int, *, fps: float = 25) -> bytes:
+    return segment(numbered_planes(num_frames), fps=fps).files["mp4"]
 
 
 def decode(mp4: bytes) -> np.ndarray:
@@ -55,31 +63,34 @@ def numbers(frames: np.ndarray) -> list[int]:
 def test_every_length_of_video_keeps_to_the_policy_and_shows_its_frames(gop_size: int) -> None:
     policy = EncodePolicy(176, 128, gop_size=gop_size)
     for num_frames in (1, 2, 15, 16, 17, 33, 70):
-        mp4, packets = encode_segment([numbered_planes(num_frames)], policy, fps=25)
+        made = segment(numbered_planes(num_frames), policy=policy)
+        mp4 = made.files["mp4"]
         assert list(policy_faults(mp4, policy, num_frames=num_frames)) == []
         assert numbers(decode(mp4)) == list(range(num_frames))
-        assert [packet.keyframe for packet in packets] == [i % gop_size == 0 for i in range(num_frames)]
+        types = [mp4[frame.offset + 4] & 31 for frame in made.frames]
+        assert types == [1 if i % gop_size else 5 for i in range(num_frames)], "IDR slices are where a GOP begins"
 
 
 def test_a_packet_lies_where_it_is_said_to_lie(numbered_h264: ShardIndex) -> None:
     """Cut out of the tar by the index alone, and decoded with what dataset.json says of the codec."""
-    sample = int(np.flatnonzero(numbered_h264.num_frames == 64)[0])
-    where, codec = numbered_h264.pictures, numbered_h264.info["codec"]
-    tar = (numbered_h264.data_dir / numbered_h264.tars[where.tar[where.first[sample]]]).read_bytes()
+    index, sample = numbered_h264, int(np.flatnonzero(numbered_h264.num_frames == 64)[0])
+    tar = (index.data_dir / index.tars[index.tar[sample]]).read_bytes()
     decoder = av.CodecContext.create("h264", "r")
-    decoder.extradata, decoder.thread_count = bytes.fromhex(codec["avcc"]), 1
+    decoder.extradata, decoder.thread_count = bytes.fromhex(index.info["codec"]["avcc"]), 1
     decoder.flags |= av.codec.context.Flags.low_delay
     shown = []
-    for row in range(where.first[sample] + 16, where.first[sample] + 30):  # from a keyframe in the middle
-        packet = tar[where.offset[row] : where.offset[row] + where.size[row]]
+    for row in index.frames[index.first_frame[sample] + np.arange(16, 30)]:  # from a keyframe in the middle
+        begin = int(index.offset[sample]) + int(row[OFFSET])
+        packet = tar[begin : begin + int(row[SIZE])]
+        assert zlib.crc32(packet) == row[CRC32]
         shown += [frame.to_ndarray(format="rgb24") for frame in decoder.decode(av.Packet(packet))]
     assert numbers(np.stack(shown)) == list(range(16, 30))
 
 
 def test_the_same_frames_give_the_same_bytes_however_they_are_cut_in_blocks() -> None:
-    whole = encode_segment([numbered_planes(37)], POLICY, fps=25)
+    whole = segment(numbered_planes(37))
     blocks = [numbered_planes(n, first=i) for i, n in ((0, 16), (16, 16), (32, 5))]
-    assert encode_segment(blocks, POLICY, fps=25) == whole == encode_segment([numbered_planes(37)], POLICY, fps=25)
+    assert segment(*blocks) == whole == segment(numbered_planes(37))
 
 
 def test_a_file_tells_neither_when_nor_by_which_version_it_was_made() -> None:
@@ -99,7 +110,7 @@ def test_a_long_video_is_not_held_in_memory() -> None:
             assert sum(array() is not None for array in alive) <= 2, "this block and the one in work"
             yield block
 
-    assert len(encode_segment(blocks(), POLICY, fps=25)[1]) == 80
+    assert len(H264Codec.new(POLICY).encode(blocks(), top=0, left=0).frames) == 80
 
 
 SOURCES = {
@@ -116,12 +127,12 @@ def test_sources_of_every_rate_and_size_share_their_parameter_sets(tmp_path: Pat
         write_numbered_video(tmp_path / name, 20, **options)
         with Inspector() as inspector:
             given = {"facts": probe(tmp_path / name), "inspector": inspector, "guard": Guard()}
-            (files, _), meta = transcode(tmp_path / name, stretched(128), settings, **given)
-        with av.open(io.BytesIO(files["mp4"])) as video:
+            made, meta = transcode(tmp_path / name, stretched(128), settings, **given)
+        with av.open(io.BytesIO(made.files["mp4"])) as video:
             found.add(video.streams.video[0].codec_context.extradata)
             assert float(video.streams.video[0].average_rate) == pytest.approx(options["fps"], rel=1e-6)
             assert meta["fps"] == pytest.approx(options["fps"], rel=1e-4)
-        assert numbers(decode(files["mp4"])) == list(range(20))
+        assert numbers(decode(made.files["mp4"])) == list(range(20))
     assert found == {decoder_configuration(POLICY)[0]}
 
 
@@ -166,8 +177,7 @@ def test_the_readme_s_ways_to_read_a_shard_work(numbered_h264: ShardIndex) -> No
     pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed or finds no ffmpeg")
     blocks = [b for b in re.findall(r"```python\n(.*?)```", SHARDS_README.read_text(), re.DOTALL) if "-h264/" in b]
     assert len(blocks) == 2
-    tar, last = numbered_h264.tars[0], int(np.flatnonzero(numbered_h264.pictures.tar == 0)[-1])
-    sample = int(np.searchsorted(numbered_h264.pictures.first, last, side="right")) - 1
+    tar, sample = numbered_h264.tars[0], int(np.flatnonzero(numbered_h264.tar == 0)[-1])
     for block in blocks:
         names: dict = {}
         exec(block.replace("shards/ucf101-h264/ucf101-000000.tar", str(numbered_h264.data_dir / tar)), names)
@@ -183,10 +193,9 @@ def test_tiles_repeat_the_picture_s_edge_around_it() -> None:
     picture = np.tile(np.linspace(40, 200, 64).astype(np.uint8), (86, 1))  # brighter to the right
     chroma = np.full((1, 43, 32), 128, np.uint8)
     policy = EncodePolicy(128, 128, crf=5)
-    mp4, _ = encode_segment(
-        [Planes(picture[None], chroma, chroma)], policy, top=geometry.top, left=geometry.left, fps=0
-    )
-    with av.open(io.BytesIO(mp4)) as video:
+    planes = Planes(picture[None], chroma, chroma)
+    made = H264Codec.new(policy).encode([planes], top=geometry.top, left=geometry.left)
+    with av.open(io.BytesIO(made.files["mp4"])) as video:
         plane = next(video.decode(video=0)).planes[0]
         shown = np.frombuffer(plane, np.uint8).reshape(128, -1)[:, :128].astype(int)
     assert np.abs(shown[:, : geometry.left] - 40).max() <= 4
@@ -196,16 +205,17 @@ def test_tiles_repeat_the_picture_s_edge_around_it() -> None:
 
 def test_what_all_segments_share_is_itself_in_order() -> None:
     for policy in (EncodePolicy(48, 16), POLICY, EncodePolicy(352, 256, gop_size=2, crf=40)):
-        avcc, blank = decoder_configuration(policy)
-        assert list(blank_faults(blank, avcc, policy)) == []
-        sps = parse_sps(parse_avcc(avcc).sps[0])
+        codec = H264Codec.new(policy)
+        assert list(blank_faults(codec)) == []
+        sps = parse_sps(parse_avcc(codec.avcc).sps[0])
         assert (sps.width, sps.height, sps.max_num_ref_frames) == (policy.width, policy.height, 2)
+        assert H264Codec.of(codec.describe()) == codec
 
 
-def test_a_segment_with_parameter_sets_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.h264.encode, "decoder_configuration", lambda policy: (b"another", b""))
+def test_a_segment_with_parameter_sets_of_its_own_is_refused() -> None:
+    codec = H264Codec(POLICY, b"another", b"")
     with pytest.raises(VideoFailure, match="cannot be joined") as failure:
-        encode(3)
+        codec.encode([numbered_planes(3)], top=0, left=0)
     assert failure.value.stage == "encode"
 
 
@@ -221,5 +231,50 @@ def test_a_segment_with_parameter_sets_of_its_own_is_refused(monkeypatch: pytest
     ],
 )
 def test_an_impossible_policy_is_refused(wrong: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(UserError, match=said):
         EncodePolicy(**({"width": 176, "height": 128} | wrong))
+
+
+SPECS = [ClipSpec(t, stride) for t, stride in itertools.product((1, 2, 4, 8), (1, 2, 3, 4, 8, 16, 32))]
+
+
+def decoded(packets: np.ndarray, *, gop_size: int) -> list[int]:
+    """What a decoder makes of packets: each frame, if all of its GOP before it have just been decoded."""
+    for before, packet in zip([-1, *packets[:-1]], packets, strict=True):
+        assert packet % gop_size == 0 or packet == before + 1, "a packet hangs on one that is not there"
+    return packets.tolist()
+
+
+def locate(frames: np.ndarray, *, gop_size: int) -> ClipFrames:
+    codec = H264Codec(EncodePolicy(176, 128, gop_size=gop_size), b"", b"")
+    return codec.locate(frames, blank=np.zeros(len(frames), bool))
+
+
+@pytest.mark.parametrize("gop_size", [2, 4, 8, 16])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.num_frames}x{s.frame_stride}")
+def test_every_clip_decodes_to_its_frames_from_no_more_packets_than_they_hang_on(spec: ClipSpec, gop_size: int) -> None:
+    for length in (1, 2, 5, 16, 17, 40):
+        starts = np.arange(int(num_starts(spec, video_frames=length)))
+        frames = frame_indices(starts, spec, video_frames=np.full(len(starts), length))
+        located = locate(frames, gop_size=gop_size)
+        own = np.split(located.rows, np.cumsum(located.count)[:-1])
+        for wanted, order, packets in zip(frames, located.order, own, strict=True):
+            shown = decoded(packets, gop_size=gop_size)
+            assert [shown[place] for place in order] == wanted.tolist()
+            needed = {p for frame in wanted for p in range(frame - frame % gop_size, frame + 1)}
+            assert set(shown) == needed
+        assert located.count.sum() == len(located.rows)
+
+
+def test_a_clip_that_begins_at_keyframes_decodes_nothing_in_vain_at_stride_one() -> None:
+    starts = np.arange(0, 40, 8)
+    frames = frame_indices(starts, ClipSpec(8, 1), video_frames=np.full(5, 64))
+    assert locate(frames, gop_size=8).count.tolist() == [8] * 5
+
+
+def test_blank_clips_need_no_packets() -> None:
+    codec = H264Codec(EncodePolicy(176, 128, gop_size=4), b"", b"")
+    located = codec.locate(np.array([[3, 4], [5, 6]]), blank=np.array([True, False]))
+    assert located.count.tolist() == [0, 3]
+    assert located.rows.tolist() == [4, 5, 6]
+    assert located.order.tolist() == [[0, 0], [1, 2]]

@@ -1,4 +1,4 @@
-"""Packets of many clips in one MP4: every reader of videos finds the same frames there."""
+"""Packets of many clips in one MP4: clips find their own frames there, and so does every reader of videos."""
 
 import io
 
@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn
 
-from pipeline.h264.splice import Splicer
-from pipeline.picture_reader import PictureReader
-from pipeline.reference import decode_sample
-from pipeline.shard import ShardIndex
+from pipeline.clip import ClipSpec, frame_indices
+from pipeline.codecs.h264 import EncodePolicy, H264Codec
+from pipeline.codecs.mp4 import Splicer, join
+from pipeline.codecs.segment import ClipFrames
+from pipeline.frames import decode_frames
+from pipeline.index import ShardIndex
+from pipeline.reader import FrameFiles
 
 # (length of the segment, first packet, packets): a whole GOP and more, a keyframe alone, twice the same keyframe
 PIECES = [(64, 0, 13), (40, 8, 3), (1, 0, 1), (17, 16, 1), (17, 16, 1), (120, 104, 16), (505, 496, 9)]
@@ -23,13 +26,14 @@ def splicer(index: ShardIndex) -> Splicer:
 
 def spliced(index: ShardIndex) -> tuple[np.ndarray, np.ndarray]:
     """The MP4 of those pieces, and the frames it should hold: uint8 [M, H, W, 3]."""
-    rows, frames = [], []
-    for length, first, count in PIECES:
-        sample = int(np.flatnonzero(index.num_frames == length)[0])
-        rows += [int(index.pictures.first[sample]) + first + i for i in range(count)]
-        frames.append(decode_sample(index, sample)[first : first + count])
-    packets = PictureReader(index).read(np.array(rows))
-    return splicer(index).splice(packets), np.concatenate(frames)
+    samples = np.array([np.flatnonzero(index.num_frames == length)[0] for length, *_ in PIECES])
+    numbers = [first + np.arange(count) for _, first, count in PIECES]
+    count = np.array([count for *_, count in PIECES])
+    located = ClipFrames(np.concatenate(numbers), count, np.zeros((len(PIECES), 1), int))
+    packets, faults = FrameFiles(index).read(samples, located)
+    assert not faults
+    frames = [decode_frames(index, int(sample))[own] for sample, own in zip(samples, numbers, strict=True)]
+    return splicer(index).splice([packet for own in packets for packet in own]), np.concatenate(frames)
 
 
 def test_pyav_reads_every_frame_with_its_time_and_its_keyframes(numbered_h264: ShardIndex) -> None:
@@ -87,3 +91,29 @@ def test_dali_opens_it_and_misses_nothing_but_its_decoder(
 def test_a_stream_that_does_not_begin_with_a_keyframe_is_refused(numbered_h264: ShardIndex) -> None:
     with pytest.raises(ValueError, match="the first is not a keyframe; begin at one"):
         splicer(numbered_h264).splice([np.array([0, 0, 0, 1, 1], np.uint8)])
+
+
+@pytest.mark.parametrize("clips_per_stream", [1, 2, 3, 4, 7, 8])
+@pytest.mark.parametrize("blanks", [(), (0,), (6,), (2, 3), tuple(range(7))], ids=str)
+def test_joined_clips_find_their_own_frames(clips_per_stream: int, blanks: tuple[int, ...]) -> None:
+    """Segments are told apart by a thousand; a blank clip is the one packet -1."""
+    spec = ClipSpec(4, 3)
+    lengths = np.array([40, 1, 5, 40, 17, 2, 40])
+    frames = frame_indices(np.array([29, 0, 1, 0, 7, 1, 13]), spec, video_frames=lengths)
+    blank = np.isin(np.arange(7), blanks)
+    located = H264Codec(EncodePolicy(176, 128, gop_size=8), b"", b"").locate(frames, blank=blank)
+    packets = np.split(located.rows, np.cumsum(located.count)[:-1])
+    named = [own + 1000 * clip if len(own) else np.array([-1]) for clip, own in enumerate(packets)]
+    expected = np.where(blank[:, None], -1, frames + 1000 * np.arange(7)[:, None])
+    streams = join(located, clips_per_stream=clips_per_stream)
+    assert [row for s in streams for row in range(7)[s.clips]] == list(range(7))
+    for stream in streams:
+        content = np.concatenate(named[stream.clips])
+        taken = content[stream.frames]
+        assert np.all(np.diff(stream.frames) > 0), "each frame once, rising: a decoder never turns back"
+        shown = taken[stream.order].reshape(clips_per_stream, 4)
+        clips = range(7)[stream.clips]
+        assert shown[: len(clips)].tolist() == expected[stream.clips].tolist()
+        for frame, owner in zip(taken, stream.owner, strict=True):
+            assert frame in (-1, *expected[clips[owner]])
+        assert len(set(zip(stream.owner.tolist(), taken.tolist(), strict=True))) == len(taken)

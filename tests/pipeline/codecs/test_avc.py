@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.h264.avc import BitReader, nals, parse_avcc, parse_sps, slice_is_b
+from pipeline.codecs.avc import BitReader, nals, parse_avcc, parse_sps, slice_is_b
 from tests.numbered import write_video
 
 X264 = {"vcodec": "libx264", "preset": "ultrafast", "pix_fmt": "yuv420p"}

@@ -2,67 +2,46 @@
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from pipeline.codecs.segment import UndecodableError
+
 STRIDE = 64  # pixels; FFmpeg counts a row's length rounded up to it
 
 
-class UndecodableError(ValueError):
-    """Packets that pass their checksum and are not video of the dataset's kind.
-
-    Attributes:
-        streams: Which of the streams they were in.
-    """
-
-    def __init__(self, message: str, *, streams: Sequence[int]) -> None:
-        super().__init__(message)
-        self.streams = streams
-
-
 class SoftwareDecoder:
-    """Does on a CPU what `fn.decoders.video(stream, frames=…)` does on a GPU.
+    """Does on a CPU what `fn.decoders.video(stream, frames=…)` does on a GPU; a decoder for each thread that calls.
 
     Args:
         avcc: The AVCDecoderConfigurationRecord of the packets.
         height, width: Of every frame, pixels.
-        num_threads: Streams decoded at a time.
     """
 
-    def __init__(self, avcc: bytes, *, height: int, width: int, num_threads: int) -> None:
+    def __init__(self, avcc: bytes, *, height: int, width: int) -> None:
         self._avcc, self._height, self._width = avcc, height, width
         self._mine = threading.local()
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="h264")
 
-    def decode(self, streams: Sequence[Sequence[np.ndarray]], frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Some frames of each of S streams.
+    def decode(self, packets: Sequence[np.ndarray], frames: np.ndarray | None = None) -> np.ndarray:
+        """Some frames of a stream.
 
         Args:
-            streams: Packets, uint8 [bytes] each; the first of a stream is a keyframe.
-            frames: int [U] each, frames wanted of each stream, rising.
+            packets: uint8 [bytes] each; the first is a keyframe.
+            frames: int [U], frames wanted, rising; None for all.
 
         Returns:
-            S arrays, uint8 RGB FHWC [U, height, width, 3].
+            uint8 RGB FHWC [U, height, width, 3].
 
         Raises:
-            UndecodableError: Names every stream that does not decode.
+            UndecodableError: It does not decode.
         """
-        done = list(self._pool.map(self._try, streams, frames))
-        failed = [s for s, result in enumerate(done) if isinstance(result, str)]
-        if failed:
-            raise UndecodableError(str(done[failed[0]]), streams=failed)
-        return [result for result in done if not isinstance(result, str)]
-
-    def _try(self, packets: Sequence[np.ndarray], frames: np.ndarray) -> np.ndarray | str:
-        """One stream's frames, or why there are none."""
         try:
-            return self._decode(packets, frames)
+            return self._decode(packets, np.arange(len(packets)) if frames is None else frames)
         except (av.FFmpegError, ValueError) as error:
             del self._mine.decoder  # it may still hold frames of the broken stream
-            return f"H.264 does not decode ({str(error).splitlines()[0]})"
+            raise UndecodableError(f"H.264 does not decode ({str(error).splitlines()[0]})") from None
 
     def _decode(self, packets: Sequence[np.ndarray], frames: np.ndarray) -> np.ndarray:
         decoder = self._decoder()
@@ -72,7 +51,7 @@ class SoftwareDecoder:
             shown = decoder.decode(av.Packet(packet))  # type: ignore[arg-type]  # any buffer; no B-frames: a frame at once
             if len(shown) != 1 or (shown[0].height, shown[0].width) != (self._height, self._width):
                 raise ValueError(f"packet {number} is not one frame of {self._width}×{self._height}")
-            if number in places:  # the others are there for these to hang on, and stay YUV
+            if number in places:  # the others are there for these to depend on, and stay YUV
                 taken[places[number]] = self._rgb(shown[0])
         return taken
 

@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.shard import FORMAT_VERSION, PICTURE_NAMES, SUBSETS
-from pipeline.shard_writer import npy_bytes, put_in_place, temporary_of, to_json, write_atomically
+from pipeline.schema import FORMAT_VERSION, SUBSETS, TEXT, TEXT_COLUMNS, array_specs
+from pipeline.shard_writer import npy_bytes, put_in_place, temporary_of, to_json, unpack_frames, write_atomically
 from pipeline.source.plain_file import new_file_opener
-
-PICTURE_TYPES = {"tar": np.int32, "offset": np.int64, "size": np.int32, "crc32": np.uint32, "keyframe": bool}
-NAMES = ("key", "source", "group")  # arrays of bytes, as wide as the longest
 
 
 class Parts:
@@ -33,11 +30,10 @@ class Tally:
     """What all parts add up to; `labels` counts those of samples that may have several, None where none does."""
 
     samples: int = 0
-    pictures: int = 0
     frames: int = 0
     labels: int | None = None
     quarantine: list[dict[str, str]] = field(default_factory=list)
-    widths: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 1))
+    widths: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TEXT_COLUMNS, 1))
     shards: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, part: dict[str, Any]) -> None:
@@ -46,11 +42,10 @@ class Tally:
         if not samples:
             return
         self.samples += len(samples)
-        self.pictures += sum(len(s["pictures"]) for s in samples)
         self.frames += sum(s["num_frames_stored"] for s in samples)
         if "labels" in samples[0]:
             self.labels = (self.labels or 0) + sum(len(s["labels"]) for s in samples)
-        for name in NAMES:
+        for name in TEXT_COLUMNS:
             self.widths[name] = max(self.widths[name], *(len(s[name].encode()) for s in samples))
         self.shards.append({k: part[k] for k in ("tar", "num_bytes", "sha256")} | {"num_samples": len(samples)})
 
@@ -71,26 +66,19 @@ def write_index(
     tally = Tally()
     for part in parts:
         tally.add(part)
-    picture, num_splits = PICTURE_NAMES[head["codec"]["name"]], len(head["split_names"])
-    columns = [name for name in PICTURE_TYPES if name != "keyframe" or picture == "packet"]
+    num_splits = len(head["split_names"])
+    specs = array_specs(
+        num_samples=tally.samples, num_frames=tally.frames, num_splits=num_splits, num_labels=tally.labels
+    )
     arrays = IndexArrays(out_dir)
-    for name in NAMES:
-        arrays.create(name, f"S{tally.widths[name]}", tally.samples)
-    for name, kind, shape in (("label", np.int32, ()), ("num_frames", np.int32, ()), ("content", np.int16, (4,))):
-        arrays.create(name, kind, tally.samples, *shape)
-    arrays.create("split", np.int8, tally.samples, num_splits)
-    arrays.create(f"first_{picture}", np.int64, tally.samples + 1)
-    for name in columns:
-        arrays.create(f"{picture}_{name}", PICTURE_TYPES[name], tally.pictures)
-    if tally.labels is not None:
-        arrays.create("first_label", np.int64, tally.samples + 1)
-        arrays.create("labels", np.int32, tally.labels)
+    for name, (kind, shape) in specs.items():
+        arrays.create(name, f"S{tally.widths[name]}" if kind is TEXT else kind, *shape)
 
     split_counts = np.zeros((num_splits, len(SUBSETS) + 1), np.int64)
     class_counts = np.zeros(len(head["classes"]), np.int64)
     for tar, part in enumerate(part for part in parts if part["samples"]):
         samples = part["samples"]
-        for name in NAMES:
+        for name in TEXT_COLUMNS:
             arrays.append(name, np.array([s[name].encode() for s in samples]))
         label = np.array([s["label"] for s in samples])
         split = np.array([[SUBSETS.get(name, 0) for name in s["subsets"]] for s in samples]).reshape(-1, num_splits)
@@ -98,12 +86,10 @@ def write_index(
         arrays.append("num_frames", np.array([s["num_frames_stored"] for s in samples]))
         arrays.append("content", np.array([s["content"] for s in samples]).reshape(-1, 4))
         arrays.append("split", split)
-        arrays.append_firsts(f"first_{picture}", [len(s["pictures"]) for s in samples])
-        rows = np.array([(tar, *stored) for s in samples for stored in s["pictures"]], np.int64).reshape(
-            -1, len(columns)
-        )
-        for i, name in enumerate(columns):
-            arrays.append(f"{picture}_{name}", rows[:, i])
+        arrays.append("tar", np.full(len(samples), tar))
+        arrays.append("offset", np.array([s["offset"] for s in samples]))
+        arrays.append_firsts("first_frame", [s["num_frames_stored"] for s in samples])
+        arrays.append("frames", np.concatenate([unpack_frames(s["frames"]) for s in samples]))
         if tally.labels is not None:
             arrays.append_firsts("first_label", [len(s["labels"]) for s in samples])
             arrays.append("labels", np.array([label for s in samples for label in s["labels"]]))
@@ -117,7 +103,6 @@ def write_index(
         "format_version": FORMAT_VERSION,
         **head,
         "num_samples": tally.samples,
-        f"num_{picture}s": tally.pictures,
         "num_frames": tally.frames,
         "num_quarantined": len(tally.quarantine),
         "num_missing": len(missing),

@@ -1,0 +1,180 @@
+"""Stored frames decoded in software, by libjpeg-turbo or FFmpeg in threads: the loader's engine where DALI is not, and
+the one decoder of whoever looks at frames."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from pipeline.clip import ClipSpec
+from pipeline.codecs.segment import UndecodableError
+from pipeline.index import ShardError, ShardIndex
+from pipeline.plan import PlannedClips
+from pipeline.reader import FrameFiles, ReadStep
+
+Result = TypeVar("Result")
+
+
+def decode_frames(
+    index: ShardIndex, sample: int, frames: np.ndarray | None = None, *, files: FrameFiles | None = None
+) -> np.ndarray:
+    """Stored frames of a sample.
+
+    Args:
+        frames: int [F], never decreasing; None for all.
+        files: Kept open from one call to the next.
+
+    Returns:
+        uint8 RGB [F, tile_height, tile_width, 3]; the content lies where `index.content` says.
+
+    Raises:
+        ShardError: One of them is damaged or does not decode.
+    """
+    wanted = np.arange(index.num_frames[sample]) if frames is None else np.asarray(frames, np.int64)
+    codec, files = index.stored_as, files or FrameFiles(index)
+    parts, most = [], min(codec.max_frames, len(wanted))
+    for first in range(0, len(wanted), most):  # a JPEG's height has an end
+        data, order = read_frames(index, sample, wanted[first : first + most], files=files)
+        try:
+            parts.append(codec.decode(data)[order])
+        except UndecodableError as error:
+            raise damaged(index, sample, str(error)) from None
+    return np.concatenate(parts)
+
+
+def read_frames(
+    index: ShardIndex, sample: int, frames: np.ndarray, *, files: FrameFiles
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Stored frames of a sample as a decoder takes them, and the place of each among those that it decodes.
+
+    Args:
+        frames: int [F], never decreasing.
+
+    Raises:
+        ShardError: One of them is damaged.
+    """
+    located = index.stored_as.locate(frames[None], blank=np.zeros(1, bool))
+    data, faults = files.read(np.array([sample]), located)
+    if faults:
+        raise damaged(index, sample, faults[0])
+    return data[0], located.order[0]
+
+
+def damaged(index: ShardIndex, sample: int, why: str) -> ShardError:
+    """Training puts another sample in the place of one like this."""
+    where = f"{index.key(sample)}: {why}, in {index.tars[int(index.tar[sample])]} of {index.data_dir}"
+    return ShardError(f"{where}; tools/check_shards.py says more, building again mends it")
+
+
+class Pool:
+    """Threads that decode."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="decoder")
+
+    def map(self, function: Callable[..., Result], *items: Iterable[Any]) -> list[Result]:
+        """`function` of each item, several at a time.
+
+        Raises:
+            UndecodableError: Names all that do not decode.
+        """
+
+        def attempt(*item: Any) -> Result | UndecodableError:
+            try:
+                return function(*item)
+            except UndecodableError as error:
+                return error
+
+        done = list(self._threads.map(attempt, *items))
+        failed = [n for n, result in enumerate(done) if isinstance(result, UndecodableError)]
+        if failed:
+            raise UndecodableError(str(done[failed[0]]), clips=failed)
+        return [result for result in done if not isinstance(result, UndecodableError)]
+
+
+class SimpleEngine:
+    """Turns what was read of a step into clips, without DALI.
+
+    Args:
+        mean, std: Per channel, RGB; clips come as (value - mean) / std.
+    """
+
+    num_pipelines = 1
+
+    def __init__(
+        self,
+        index: ShardIndex,
+        spec: ClipSpec,
+        *,
+        num_threads: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        self._index, self._spec = index, spec
+        self._mean, self._scale = np.array(mean, np.float32), 1 / np.array(std, np.float32)
+        self._pool = Pool(num_threads)
+
+    def clips(self, read: ReadStep) -> torch.Tensor:
+        """The clips of a step: float32 [N, T, crop, crop, 3].
+
+        Raises:
+            UndecodableError: Names the clips that do not decode.
+        """
+        codec, spec = self._index.stored_as, self._spec
+        out = np.empty((len(read.clips), spec.num_frames, spec.crop_size, spec.crop_size, 3), np.float32)
+
+        def make(n: int) -> None:
+            frames = codec.decode(read.data[n])[read.located.order[n]]
+            pixels = cut_clip(frames, read.clips[n : n + 1], spec, self._index)
+            np.subtract(pixels, self._mean, out=out[n])
+            if (self._scale != 1).any():
+                out[n] *= self._scale
+
+        self._pool.map(make, range(len(read.clips)))
+        return torch.from_numpy(out)
+
+
+def cut_clip(frames: np.ndarray, clip: PlannedClips, spec: ClipSpec, index: ShardIndex) -> np.ndarray:
+    """What one planned clip shows of its decoded frames: resized, cropped, mirrored.
+
+    Args:
+        frames: uint8 [T, tile_height, tile_width, 3].
+        clip: One.
+
+    Returns:
+        [T, crop, crop, 3]; uint8, or float32 where it is resized.
+    """
+    left, top = index.content[clip.sample[0], :2].tolist()
+    y, x, scale, crop = int(clip.top[0]), int(clip.left[0]), spec.scale(index.size), spec.crop_size
+    if scale == 1:
+        pixels = frames[:, top + y : top + y + crop, left + x : left + x + crop]
+    else:
+        down = resize_weights(top + y / scale, scale, inputs=frames.shape[1], outputs=crop)
+        across = resize_weights(left + x / scale, scale, inputs=frames.shape[2], outputs=crop)
+        narrow = np.matmul(across, frames.astype(np.float32))  # [T, tile_height, crop, 3]
+        pixels = np.einsum("yh,thxc->tyxc", down, narrow, optimize=True)
+    return pixels[:, :, ::-1] if clip.flip[0] else pixels
+
+
+def resize_weights(first: float, scale: float, *, inputs: int, outputs: int) -> np.ndarray:
+    """Antialiased bilinear resampling of one axis: float32 [outputs, inputs]; edges are replicated.
+
+    Output pixel i lies at first + (i + 0.5) / scale in the input; a triangle as wide as an output pixel weighs inputs.
+    """
+    radius = max(1.0, 1.0 / scale)
+    center = first + (np.arange(outputs)[:, None] + 0.5) / scale
+    reach = int(np.ceil(radius)) + 1
+    place = np.arange(-reach, inputs + reach)  # pixels past the edges too, which are those at the edges
+    weights = np.maximum(0.0, 1.0 - np.abs(place + 0.5 - center) / radius)
+    folded = weights[:, reach : reach + inputs].copy()
+    folded[:, 0] += weights[:, :reach].sum(axis=1)
+    folded[:, -1] += weights[:, reach + inputs :].sum(axis=1)
+    return (folded / folded.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def crops_of(read: ReadStep, index: ShardIndex) -> dict[str, np.ndarray]:
+    """What part of the picture each of N clips shows, as DALI's graphs take it."""
+    clips = read.clips
+    return {"top": clips.top, "left": clips.left, "flip": clips.flip, "content": index.content[clips.sample]}

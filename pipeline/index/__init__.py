@@ -1,1 +1,0 @@
-"""The index of a dataset: its arrays, written, checked and opened."""

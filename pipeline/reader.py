@@ -1,0 +1,489 @@
+"""The bytes of a step: the stored frames that its clips need, read and checked, good samples in the place of bad ones.
+
+A checksum finds damage, not intent: whoever writes a tar writes its checksums too. So memory is bounded before anything
+is read, and no decoder is given a header that is not the dataset's own (`Codec.faults`, `Codec.assemble`).
+"""
+
+import errno
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from io import FileIO
+
+import numpy as np
+from isal import isal_zlib  # zlib's crc32 by vector instructions, at three times its speed and more
+
+from pipeline.clip import frame_indices
+from pipeline.codecs.segment import ClipFrames, UndecodableError
+from pipeline.errors import UserError
+from pipeline.index import ShardError, ShardIndex
+from pipeline.plan import Plan, PlannedClips
+from pipeline.schema import CRC32, OFFSET, SIZE
+from pipeline.source.plain_file import open_plain
+
+MAX_OPEN_TARS = 16_384  # fewer where the system allows fewer
+MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken
+MAX_FETCH_GAP = 2**17  # bytes between two frames of a clip that are fetched with them
+UNDECODABLE = "it does not decode"  # why a clip is damaged, where none of its frames is
+MISSING = "is missing or fails its crc32"
+
+
+class LoaderError(UserError):
+    """The loader cannot go on; the message is one line."""
+
+
+@dataclass(frozen=True)
+class ReadWork:
+    """What some clips cost to read.
+
+    Attributes:
+        num_frames: Delivered.
+        num_pictures: Given to the decoder: JPEGs, or packets of a video.
+        num_frames_decoded: Frames decoded to get them.
+        num_bytes: Compressed, of those frames.
+    """
+
+    num_clips: int = 0
+    num_frames: int = 0
+    num_pictures: int = 0
+    num_frames_decoded: int = 0
+    num_bytes: int = 0
+
+    @property
+    def decoded_to_used(self) -> float:
+        """Frames decoded for each one delivered."""
+        return self.num_frames_decoded / self.num_frames
+
+    @property
+    def bytes_per_clip(self) -> float:
+        return self.num_bytes / self.num_clips
+
+    def __add__(self, other: "ReadWork") -> "ReadWork":
+        return ReadWork(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: "ReadWork") -> "ReadWork":
+        return ReadWork(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class ReadStep:
+    """One rank's clips of a step, ready to be decoded.
+
+    Attributes:
+        clips: After replacement, N of them.
+        located: Their stored frames.
+        data: Of each clip, what a decoder takes: one JPEG, or packets; uint8 [bytes] each.
+        num_replaced: Clips that are not the plan's because a sample is damaged.
+        damaged: Row of each of those samples -> why.
+        num_real_global: Clips of weight 1 that the plan has for this step, over all ranks.
+    """
+
+    step: int
+    clips: PlannedClips
+    located: ClipFrames
+    data: list[list[np.ndarray]]
+    num_replaced: int
+    damaged: dict[int, str]
+    num_real_global: int
+    work: ReadWork
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the stored frames of some clips lie, M in all; int64 [M] each.
+
+    Attributes:
+        owner: The clip that each belongs to, rising.
+        tar, offset, size, crc32: As the index has them; the offset is in the tar.
+    """
+
+    owner: np.ndarray
+    tar: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    crc32: np.ndarray
+
+
+class FrameFiles:
+    """Reads stored frames of an index, those of many clips at a time.
+
+    Attributes:
+        stop: Set by another thread to end a wait for a remote tar, with `Interrupted`.
+        is_fetching: Whether it waits for a remote tar.
+        num_bytes: Of the frames that `read` read last, compressed.
+        at: Tar, and sample, that `read` or `fetch` is at, for another thread that wonders; None outside.
+    """
+
+    def __init__(self, index: ShardIndex, *, max_open_tars: int = MAX_OPEN_TARS) -> None:
+        self._index, self._codec = index, index.stored_as
+        self._max_open_tars = max_open_tars
+        self._tars: OrderedDict[int, tuple[FileIO, int]] = OrderedDict()  # with their sizes; the last used at the end
+        self._let_go_ns = 0
+        self.stop = threading.Event()
+        self.num_bytes = 0
+        self.at: tuple[int, int] | None = None
+        self.is_fetching = False
+
+    def read(
+        self, samples: np.ndarray, located: ClipFrames, places: Places | None = None
+    ) -> tuple[list[list[np.ndarray]], dict[int, str]]:
+        """The frames of N clips, each clip as a decoder takes it; or which of the clips are damaged, and why.
+
+        Args:
+            samples: int64 [N], row of the index of each clip.
+            places: What `fetch` returned for these clips.
+
+        Raises:
+            ShardError: A remote tar cannot be fetched, or the system refuses to open another file.
+        """
+        codec, places = self._codec, places or self.places(samples, located)
+        owner, size = places.owner, places.size
+        wrong = (size < 1) | (size > codec.max_frame_bytes)  # before memory is taken for what a damaged index claims
+        if wrong.any():
+            return [], dict.fromkeys(owner[wrong].tolist(), f"a {codec.frame_word} {MISSING}")
+        room = size + codec.gap
+        not_blank = np.cumsum(located.count > 0)
+        begin = np.cumsum(room) - room + codec.lead * not_blank[owner]
+        buffer = np.empty(int(room.sum()) + codec.lead * int(not_blank[-1]), np.uint8)
+        view = buffer.data
+        if missing := self._read_runs(places, samples, room, begin, view):
+            return [], dict.fromkeys(missing, f"a {codec.frame_word} {MISSING}")
+        frames = list(map(view.__getitem__, map(slice, begin.tolist(), (begin + size).tolist())))
+        wrong = np.array(list(map(isal_zlib.crc32, frames)), np.int64) != places.crc32
+        if bad := dict.fromkeys(np.flatnonzero(wrong).tolist(), MISSING) or codec.faults(frames, located.rows):
+            return [], {int(owner[i]): f"a {codec.frame_word} {why}" for i, why in bad.items()}
+        self.num_bytes = int(size.sum())
+        return codec.assemble(buffer, begin, size, located), {}
+
+    def _read_runs(
+        self, places: Places, samples: np.ndarray, room: np.ndarray, begin: np.ndarray, view: memoryview
+    ) -> list[int]:
+        """Read frames to their places in a buffer, those of a clip that lie side by side at once.
+
+        Args:
+            room: int64 [M], bytes to read of each: its own and those up to the next.
+            begin: int64 [M], where they go.
+
+        Returns:
+            Clips of which some frame cannot be read.
+        """
+        if not len(places.owner):
+            return []  # all clips are blank
+        owner, offset, end = places.owner, places.offset, places.offset + room
+        order = np.lexsort((offset, owner))  # as the frames of each clip lie in its tar
+        is_first = np.ones(len(order), bool)  # of a run that is read at once
+        is_first[1:] = (offset[order][1:] != end[order][:-1]) | (np.diff(owner) != 0)
+        is_apart = is_first.copy()  # from the one before it, in the buffer
+        is_apart[1:] |= np.diff(order) != 1
+        piece = np.flatnonzero(is_apart)
+        starts, stops = begin[order[piece]], (begin + room)[order[np.append(piece[1:], len(order)) - 1]]
+        pieces = [view[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
+        first = np.flatnonzero(is_first)
+        piece_of_run = [*np.searchsorted(piece, first).tolist(), len(piece)]
+        leads = order[first]
+        at, tars, clips = offset[leads].tolist(), places.tar[leads].tolist(), owner[leads].tolist()
+        sizes = np.add.reduceat(room[order], first).tolist()
+        rows, missing, runs = samples[clips].tolist(), [], list(range(len(first)))
+        if self._index.store is not None:
+            self._let_go_if_asked()
+            runs.sort(key=tars.__getitem__)  # a tar that must give way to others is fetched once
+        for run in runs:
+            self.at = tars[run], rows[run]
+            opened = self._tar(tars[run])
+            into = pieces[piece_of_run[run] : piece_of_run[run + 1]]
+            if opened is None or not read_into(opened, at[run], into, size=sizes[run]):
+                missing.append(clips[run])
+        self.at = None
+        return missing
+
+    def fetch(self, samples: np.ndarray, located: ClipFrames) -> Places:
+        """Ask the system to bring frames from disk, and do not wait; returns where they lie."""
+        places = self.places(samples, located)
+        end = places.offset + places.size + self._codec.gap
+        breaks = np.ones(len(end), bool)
+        breaks[1:] = np.diff(places.owner) != 0
+        breaks[1:] |= (places.offset[1:] < places.offset[:-1]) | (places.offset[1:] > end[:-1] + MAX_FETCH_GAP)
+        first = np.flatnonzero(breaks)
+        last = np.append(first[1:], len(end)) - 1
+        tars, sample = places.tar[first].tolist(), samples[places.owner[first]].tolist()
+        for tar, n, a, b in zip(tars, sample, places.offset[first].tolist(), end[last].tolist(), strict=True):
+            self.at = tar, n
+            opened = self._tar(tar, wait=False)
+            if opened is not None and 0 <= a < b <= opened[1]:
+                os.posix_fadvise(opened[0].fileno(), a, b - a, os.POSIX_FADV_WILLNEED)
+        self.at = None
+        return places
+
+    def places(self, samples: np.ndarray, located: ClipFrames) -> Places:
+        """Where the frames of some clips lie."""
+        rows, clips = self._index.rows, np.flatnonzero(located.count)
+        owner, tar, offset = np.repeat(np.arange(len(samples)), located.count), rows["tar"], rows["offset"]
+        ends = np.cumsum(located.count[clips])
+        begins = ends - located.count[clips]
+        # Each clip's rows are read at once, and those between them.
+        low = np.minimum.reduceat(located.rows, begins) if len(clips) else begins
+        high = np.maximum.reduceat(located.rows, begins) + 1 if len(clips) else begins
+        found = rows["frames"].take(rows["first_frame"].take(samples[clips]) + low, high - low)
+        before = np.cumsum(high - low) - (high - low) - low  # from a clip's row in its sample to that in `found`
+        frames = found[np.repeat(before, located.count[clips]) + located.rows].astype(np.int64)
+        return Places(
+            owner,
+            tar.take(samples).astype(np.int64)[owner],
+            offset.take(samples)[owner] + frames[:, OFFSET],
+            frames[:, SIZE],
+            frames[:, CRC32],
+        )
+
+    def _tar(self, number: int, *, wait: bool = True) -> tuple[FileIO, int] | None:
+        """A tar and its size; None when there is none: its samples are replaced and counted like damaged ones.
+
+        Args:
+            wait: Have a remote one fetched.
+        """
+        if number in self._tars:
+            self._tars.move_to_end(number)
+            return self._tars[number]
+        if not 0 <= number < len(self._index.tars):
+            return None
+        try:
+            file = self._open(number, wait=wait)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                return None
+            if not self._tars:
+                raise ShardError(
+                    f"{self._index.tars[number]}: {error.strerror}, for a batch needs many tars at once; raise the "
+                    "limit (ulimit -n), or use --shuffle-window"
+                ) from None
+            self._tars.clear()  # those still needed come back
+            return self._tar(number, wait=wait)
+        except ShardError:
+            raise  # a server that is gone; nothing is known of the tar
+        except ValueError:
+            return None
+        if file is None:
+            return None
+        self._tars[number] = file, os.fstat(file.fileno()).st_size
+        if len(self._tars) > self._max_open_tars:
+            self._tars.popitem(last=False)
+        return self._tars[number]
+
+    def _open(self, number: int, *, wait: bool) -> FileIO | None:
+        self.is_fetching = wait and self._index.store is not None
+        try:
+            return open_tar(self._index, number, stop=self.stop, let_go=self._tars.clear, wait=wait)
+        finally:
+            self.is_fetching = False
+
+    def _let_go_if_asked(self) -> None:
+        """Close all tars when a process has found the cache full of tars in use; those needed are opened again."""
+        assert self._index.store is not None
+        asked_ns = self._index.store.asked_for_room_ns()
+        if asked_ns > self._let_go_ns:
+            self._tars.clear()
+        self._let_go_ns = asked_ns
+
+
+def open_tar(
+    index: ShardIndex,
+    number: int,
+    *,
+    stop: threading.Event | None = None,
+    let_go: Callable[[], None] | None = None,
+    wait: bool = True,
+) -> FileIO | None:
+    """A tar of an index, fetched where it is remote; None for one that its store cannot give.
+
+    Args:
+        stop, let_go, wait: As `TarStore.open` takes them.
+
+    Raises:
+        OSError: It is not there.
+        ShardError: Its server is gone.
+    """
+    if index.store is None:
+        return FileIO(open_plain(index.data_dir / index.tars[number]))
+    fetched = index.store.open(number, stop=stop or threading.Event(), let_go=let_go, wait=wait)
+    if fetched is None:
+        return None
+    with fetched:  # the copy shares its lock, which keeps the tar in the cache
+        return FileIO(os.dup(fetched.fileno()))
+
+
+def read_into(opened: tuple[FileIO, int], offset: int, pieces: list[memoryview], *, size: int) -> bool:
+    """Fill some pieces of memory from one place of a file; False where it is shorter or the disk cannot read it.
+
+    Args:
+        opened: The file, and its bytes when it was opened. Other threads run while the disk is waited for.
+        size: Of all pieces.
+    """
+    if offset + size > opened[1]:
+        return False
+    while size:
+        try:
+            count = os.preadv(opened[0].fileno(), pieces, offset)
+        except OSError:
+            return False
+        if not count:
+            return False
+        offset, size = offset + count, size - count
+        while size and count >= len(pieces[0]):  # what some file systems give is less than they were asked for
+            count -= len(pieces.pop(0))
+        pieces[0] = pieces[0][count:]
+    return True
+
+
+class StepReader:
+    """Reads one rank's share of a plan's steps.
+
+    A clip is damaged if one of its own frames is, whatever is known of its sample from other clips. So what takes its
+    place is the same on every rank, and after any stop.
+
+    Args:
+        rows: This rank's rows of each global batch.
+
+    Attributes:
+        bad: Rows of the index of which some clip was damaged so far.
+
+    Raises:
+        UserError: A clip has more frames than the codec can join.
+    """
+
+    def __init__(self, index: ShardIndex, plan: Plan, *, rows: slice) -> None:
+        self._index, self._plan, self._rows, self._codec = index, plan, rows, index.stored_as
+        if plan.spec.num_frames > self._codec.max_frames:
+            most = f"<= {self._codec.max_frames} with frames of {self._codec.tile_height} pixels, a clip being one JPEG"
+            raise UserError(
+                f"num_frames must be {most}; got {plan.spec.num_frames}; choose fewer, or shards of a smaller --size"
+            )
+        self.bad: set[int] = set()
+        self._undecodable: set[bytes] = set()  # frames of a clip, as rows of the index
+        self._files = FrameFiles(index)
+        self._ahead = None if index.store is None else index.store.ahead(plan, rows=rows)
+        self._fetched: dict[int, tuple[PlannedClips, ClipFrames, Places | None, int]] = {}  # not yet read
+        self._step = 0
+
+    def start(self, step: int) -> None:
+        """Begin to fetch what the steps from `step` on need, where the tars are elsewhere."""
+        self._files.stop.clear()
+        if self._ahead is not None:
+            self._ahead.start(step)
+
+    def stop(self) -> None:
+        """End that, and any wait for a tar in another thread."""
+        self._files.stop.set()
+        if self._ahead is not None:
+            self._ahead.end()
+
+    def fetch(self, step: int) -> None:
+        """Have the bytes of a step brought from disk while others are decoded; does not wait."""
+        if self._plan.num_steps is not None and step >= self._plan.num_steps:
+            return
+        self._step = step
+        clips, located, _, num_real_global = self._planned(step)
+        self._fetched[step] = clips, located, self._files.fetch(clips.sample, located), num_real_global
+
+    def read(self, step: int) -> ReadStep:
+        """Read a step; a clip with a damaged frame is replaced, and its sample remembered as bad.
+
+        Raises:
+            LoaderError: A hundred samples in a row are bad, or a remote tar cannot be fetched.
+        """
+        if self._ahead is not None:
+            self._ahead.move(step)
+        self._step = step
+        planned = self._fetched.pop(step) if step in self._fetched else self._planned(step)
+        clips, located, places, num_real_global = planned
+        attempts, blank = np.zeros(len(clips), int), np.zeros(len(clips), bool)
+        damaged: dict[int, str] = {}
+        while True:
+            faults = self._known_faults(clips, located)
+            if not faults:
+                try:
+                    data, faults = self._files.read(clips.sample, located, places)
+                except ShardError as error:
+                    raise LoaderError(str(error)) from None
+            if not faults:
+                break
+            for n, why in faults.items():
+                damaged[int(clips.sample[n])] = why
+                attempts[n] += 1
+                blank[n] = not self._replace(clips, n, attempt=int(attempts[n]))
+            located, places = self._locate(clips, blank), None
+        self.bad.update(damaged)
+        work = ReadWork(
+            num_clips=len(clips),
+            num_frames=located.order.size,
+            num_pictures=sum(len(own) for own, count in zip(data, located.count, strict=True) if count),
+            num_frames_decoded=len(located.rows),
+            num_bytes=self._files.num_bytes,
+        )
+        num_replaced = int((attempts > 0).sum())
+        return ReadStep(step, clips, located, data, num_replaced, damaged, num_real_global, work)
+
+    def whereabouts(self) -> str | None:
+        """What the reader is at, without a look at a disk that may hang; None for a remote tar, which has a limit."""
+        if self._files.is_fetching:
+            return None
+        if self._files.at is None:
+            return f"decoding, after reading step {self._step}"
+        tar, sample = self._files.at
+        return f"reading {self._index.tars[tar]} for step {self._step}, row {sample} of the index"
+
+    def find_undecodable(self, steps: Iterable[int]) -> bool:
+        """Remember the clips of some steps that do not decode; True when there are any new ones."""
+        before = len(self._undecodable)
+        for step in steps:
+            read = self.read(step)
+            self.add_undecodable(read, [n for n, data in enumerate(read.data) if not self._decodes(data)])
+        return len(self._undecodable) > before
+
+    def add_undecodable(self, read: ReadStep, clips: Iterable[int]) -> None:
+        """Remember that some clips of a step do not decode; read again, it has others in their place."""
+        keys = self._keys(read.clips, read.located)
+        self._undecodable.update(keys[n] for n in clips)
+
+    def _decodes(self, data: list[np.ndarray]) -> bool:
+        try:
+            self._codec.decode(data)
+        except UndecodableError:
+            return False
+        return True
+
+    def _planned(self, step: int) -> tuple[PlannedClips, ClipFrames, None, int]:
+        """This rank's clips of a step, in arrays of their own, their frames, no places, and `num_real_global`."""
+        planned = self._plan.batch(step)
+        clips = PlannedClips(**{name: value.copy() for name, value in vars(planned[self._rows]).items()})
+        return clips, self._locate(clips, np.zeros(len(clips), bool)), None, int(planned.weight.sum())
+
+    def _locate(self, clips: PlannedClips, blank: np.ndarray) -> ClipFrames:
+        """Where the frames of some clips are; `blank` ones need none."""
+        frames = frame_indices(clips.start, self._plan.stored_spec, video_frames=self._index.num_frames[clips.sample])
+        return self._codec.locate(frames, blank=blank)
+
+    def _keys(self, clips: PlannedClips, located: ClipFrames) -> list[bytes]:
+        """Names of clips: the rows of the index that each needs."""
+        ends = np.cumsum(located.count)
+        rows = self._index.first_frame[clips.sample][np.repeat(np.arange(len(clips)), located.count)] + located.rows
+        return [rows[b - n : b].tobytes() for b, n in zip(ends.tolist(), located.count.tolist(), strict=True)]
+
+    def _known_faults(self, clips: PlannedClips, located: ClipFrames) -> dict[int, str]:
+        """The clips that are known not to decode -> why."""
+        if not self._undecodable:
+            return {}
+        return {n: UNDECODABLE for n, key in enumerate(self._keys(clips, located)) if key in self._undecodable}
+
+    def _replace(self, clips: PlannedClips, n: int, *, attempt: int) -> bool:
+        """Put the plan's next sample in the place of a bad one; False, and no weight, where nothing may stand in."""
+        if attempt > MAX_REPLACEMENTS:
+            place = getattr(self._index.store, "url", self._index.data_dir)
+            raise LoaderError(f"{place}: {MAX_REPLACEMENTS} samples in a row are damaged; run tools/check_shards.py")
+        other = self._plan.replacement(clips[n : n + 1], attempt)
+        if other is None:
+            clips.weight[n] = 0
+            return False
+        for name, value in vars(other).items():
+            getattr(clips, name)[n] = value[0]
+        return True

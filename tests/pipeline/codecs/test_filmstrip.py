@@ -1,0 +1,214 @@
+"""Tiles join to JPEGs in any order, and show what each shows alone."""
+
+import io
+import itertools
+import struct
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from pipeline.codecs.filmstrip import (
+    EOI,
+    FilmstripCodec,
+    header_and_blank,
+    header_fault,
+    locate,
+    num_strips,
+    segments,
+    tile_fault,
+)
+from pipeline.codecs.segment import EncodedSegment, Planes, UndecodableError
+from pipeline.errors import TooLargeError, UserError
+
+# Decoders smooth color over a tile's upper and lower edge, as (3 of this tile + 1 of the next) / 4. Blue takes 1.772 of
+# the difference of two bytes.
+EDGE_LEVELS = 255 / 4 * 1.772 + 1
+
+
+def codec_of(height: int = 32, width: int = 48, **others: int) -> FilmstripCodec:
+    return FilmstripCodec.new(height=height, width=width, **({"quality": 85} | others))
+
+
+CODECS = [codec_of(), codec_of(phase_stride=1), codec_of(64, 96, strip_frames=4, phase_stride=3)]
+
+
+def noise(codec: FilmstripCodec, num_frames: int) -> Planes:
+    """Frames of random blocks in random colors: neighbors differ as much as they can."""
+    random = np.random.default_rng(num_frames)
+    size = num_frames, codec.tile_height // 8, codec.tile_width // 8
+    y, u, v = (np.kron(random.integers(0, 256, size, np.uint8), np.ones((8, 8), np.uint8)) for _ in range(3))
+    return Planes(y, u[:, ::2, ::2].copy(), v[:, ::2, ::2].copy())
+
+
+def encoded(codec: FilmstripCodec, num_frames: int) -> EncodedSegment:
+    planes, step = noise(codec, num_frames), codec.block_frames
+    blocks = [Planes(*(p[i : i + step] for p in (planes.y, planes.u, planes.v))) for i in range(0, num_frames, step)]
+    return codec.encode(blocks, top=0, left=0)
+
+
+def tiles_of(segment: EncodedSegment) -> list[bytes]:
+    return [segment.files[r.file][r.offset : r.offset + r.size] for r in segment.frames]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_frame_lies_in_the_strip_and_tile_that_locate_names(codec: FilmstripCodec) -> None:
+    for num_frames in [*range(1, 3 * codec.block_frames + 2), 200]:
+        segment = encoded(codec, num_frames)
+        tiles = tiles_of(segment)
+        assert len(segment.frames) == num_frames
+        strip, _ = locate(np.arange(num_frames), codec)
+        assert len(segment.files) == num_strips(num_frames, codec)
+        for number, (name, jpeg) in enumerate(segment.files.items()):
+            own = np.flatnonzero(strip == number)  # in order; a strip that holds no frame would have none
+            assert {segment.frames[frame].file for frame in own} == {name}
+            assert jpeg == codec.join([tiles[frame] for frame in own])
+
+
+def test_with_phase_stride_2_strip_0_is_the_even_and_strip_1_the_odd_frames() -> None:
+    strip, tile = locate(np.arange(40), codec_of())
+    assert np.flatnonzero(strip == 0).tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert np.flatnonzero(strip == 1).tolist() == [1, 3, 5, 7, 9, 11, 13, 15]
+    assert np.flatnonzero(strip == 2).tolist() == [16, 18, 20, 22, 24, 26, 28, 30]
+    assert tile[strip == 2].tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("quality", [1, 50, 85, 100])
+def test_joined_tiles_show_what_each_shows_alone_but_for_color_at_the_edge(quality: int) -> None:
+    codec = codec_of(quality=quality)
+    tiles = tiles_of(encoded(codec, 24))
+    alone = np.stack([simplejpeg.decode_jpeg(codec.join([tile])) for tile in tiles]).astype(int)
+    grey = np.stack([simplejpeg.decode_jpeg(codec.join([tile]), colorspace="GRAY") for tile in tiles])
+    worst = 0
+    for order in (range(24), range(23, -1, -1), [5] * 9, [3, 3, 0, 17], [8]):
+        jpeg = codec.join([tiles[i] for i in order])
+        together = simplejpeg.decode_jpeg(jpeg).reshape(-1, *alone.shape[1:]).astype(int)
+        inside = slice(1, -1)
+        assert np.array_equal(together[:, inside], alone[list(order)][:, inside])
+        worst = max(worst, np.abs(together - alone[list(order)]).max())
+        assert np.array_equal(simplejpeg.decode_jpeg(jpeg, colorspace="GRAY").ravel(), grey[list(order)].ravel())
+    assert 0 < worst <= EDGE_LEVELS
+
+
+@pytest.mark.parametrize("num_tiles", [1, 2, 7, 8, 9, 64, 511])
+def test_every_number_of_tiles_is_a_jpeg_for_other_decoders_too(num_tiles: int) -> None:
+    """Pillow's libjpeg-turbo is another build than simplejpeg's; 511 tiles of 128 are the tallest JPEG."""
+    codec = codec_of(128, 48)
+    assert codec.max_frames == 511
+    tiles = list(itertools.islice(itertools.cycle(tiles_of(encoded(codec, 16))), num_tiles))
+    picture = Image.open(io.BytesIO(codec.join(tiles)))
+    assert picture.size == (48, 128 * num_tiles)
+    pixels = simplejpeg.decode_jpeg(codec.join(tiles))
+    assert np.array_equal(np.array(picture), pixels)
+    assert codec.decode([np.frombuffer(codec.join(tiles), np.uint8)]).shape == (num_tiles, 128, 48, 3)
+
+
+def test_edges_are_replicated_to_the_tile_s_border() -> None:
+    codec = codec_of(quality=95)
+    flat = np.repeat(np.arange(0, 160, 10, dtype=np.uint8), 31 * 45).reshape(16, 31, 45)  # frame i is grey 10·i
+    chroma = np.full((16, 16, 23), 128, np.uint8)
+    segment = codec.encode([Planes(flat, chroma, chroma)], top=0, left=0)
+    assert len(segment.files) == 2
+    for phase, jpeg in enumerate(segment.files.values()):
+        tiles = np.array(Image.open(io.BytesIO(jpeg)).convert("L")).reshape(8, 32, 48).astype(int)
+        for i, tile in enumerate(tiles):
+            assert np.abs(tile - 10 * (2 * i + phase)).max() <= 1
+
+
+@pytest.mark.parametrize("quality", [1, 49, 50, 85, 100])
+def test_every_tile_is_encoded_with_the_header_of_its_dataset(quality: int) -> None:
+    """Were it another, the tile's bytes would be cut at the wrong place."""
+    codec, planes = codec_of(quality=quality), noise(codec_of(), 1)
+    flat = Planes(np.zeros_like(planes.y), planes.u, planes.v)
+    for one in (planes, flat):
+        jpeg = simplejpeg.encode_jpeg_yuv_planes(one.y[0], one.u[0], one.v[0], quality=quality)
+        (tile,) = tiles_of(codec.encode([one], top=0, left=0))
+        assert jpeg.endswith(tile + EOI)
+        # The dataset's header is the encoder's and, before its last segment, the restart interval.
+        *others, scan = segments(codec.header)
+        assert codec.header[: others[-1][1]] + codec.header[scan[1] :] + tile + EOI == jpeg
+    assert codec_of(quality=70).header != codec.header
+
+
+def test_the_blank_tile_is_grey_and_a_codec_is_what_its_description_says() -> None:
+    codec = codec_of(128, 176)
+    picture = simplejpeg.decode_jpeg(codec.join([codec.blank]))
+    assert picture.shape == (128, 176, 3)
+    assert np.abs(picture.astype(int) - 128).max() <= 1
+    assert FilmstripCodec.of(codec.describe()) == codec
+
+
+def test_tiles_must_lie_on_jpeg_block_borders() -> None:
+    with pytest.raises(UserError, match="171×128 must be a multiple of 16"):
+        codec_of(128, 171)
+
+
+def test_a_segment_that_gives_more_than_allowed_stops_soon() -> None:
+    codec = codec_of()
+    size = sum(map(len, encoded(codec, 32).files.values()))
+    blocks = [noise(codec, 16)] * 2
+    assert codec.encode(blocks, top=0, left=0, max_bytes=2 * size)
+    with pytest.raises(TooLargeError):
+        codec.encode(blocks, top=0, left=0, max_bytes=size // 4)
+
+
+def changed(header: bytes, marker: int, at: int, content: bytes) -> bytes:
+    """A header with other bytes in a segment, `at` bytes behind its marker."""
+    begin = next(begin for found, begin, _ in segments(header) if found == marker) + 2 + at
+    return header[:begin] + content + header[begin + len(content) :]
+
+
+def with_segment(header: bytes, marker: int, body: bytes) -> bytes:
+    return header[:2] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + header[2:]
+
+
+HEADER, _ = header_and_blank(32, 48, 85)
+OTHER_HEADERS = {
+    "nothing": b"",
+    "no JPEG": b"\x89PNG" + HEADER[4:],
+    "cut short": HEADER[:-3],
+    "longer": HEADER + b"\0",
+    "progressive": HEADER.replace(b"\xff\xc0\x00\x11", b"\xff\xc2\x00\x11"),
+    "arithmetic": HEADER.replace(b"\xff\xc0\x00\x11", b"\xff\xc9\x00\x11"),
+    "12 bits": changed(HEADER, 0xC0, 2, b"\x0c"),
+    "other height": changed(HEADER, 0xC0, 3, struct.pack(">H", 65_500)),
+    "other width": changed(HEADER, 0xC0, 5, struct.pack(">H", 65_500)),
+    "height 0, to be said later": changed(HEADER, 0xC0, 3, b"\0\0"),
+    "one component": changed(HEADER, 0xC0, 7, b"\x01"),
+    "4:4:4": changed(HEADER, 0xC0, 9, b"\x11"),
+    "other interval": changed(HEADER, 0xDD, 2, b"\x00\x01"),
+    "no interval": HEADER.replace(b"\xff\xdd\x00\x04\x00\x06", b""),
+    "part of a spectrum": changed(HEADER, 0xDA, 9, b"\x01"),
+    "EXIF": with_segment(HEADER, 0xE1, b"Exif\0\0"),
+    "a comment": with_segment(HEADER, 0xFE, b"hello"),
+    "two intervals": with_segment(HEADER, 0xDD, b"\x00\x06"),
+    "a size that runs past the end": changed(HEADER, 0xDA, 0, b"\xff\xff"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_HEADERS)
+def test_a_header_of_another_kind_is_refused(name: str) -> None:
+    assert header_fault(HEADER, height=32, width=48) is None
+    fault = header_fault(OTHER_HEADERS[name], height=32, width=48)
+    assert fault
+    assert "\n" not in fault
+    with pytest.raises(UserError, match="codec.header: "):
+        FilmstripCodec.of(codec_of().describe() | {"header": OTHER_HEADERS[name].hex()})
+
+
+def test_tables_that_do_not_decode_are_refused() -> None:
+    codes = changed(HEADER, 0xC4, 3, b"\xff" * 16)  # more codes than there can be
+    with pytest.raises(UserError, match=r"codec.header: does not decode \("):
+        FilmstripCodec.of(codec_of().describe() | {"header": codes.hex()})
+
+
+@pytest.mark.parametrize("tile", [b"", b"a\xff\xd0b", b"a\xff\xd9", b"a\xff", b"\xff\xff\x00"])
+def test_a_tile_that_holds_a_marker_is_named(tile: bytes) -> None:
+    assert tile_fault(tile) == "holds a marker"
+    assert tile_fault(b"a\xff\x00b") is None
+
+
+def test_bytes_that_are_no_jpeg_do_not_decode() -> None:
+    with pytest.raises(UndecodableError):
+        codec_of().decode([np.zeros(100, np.uint8)])

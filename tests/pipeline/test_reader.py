@@ -1,0 +1,196 @@
+"""Frames come from the tars as they were written, joined to what a decoder takes, or not at all."""
+
+import errno
+import os
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pipeline.reader
+from pipeline.clip import ClipSpec, frame_indices, num_starts
+from pipeline.codecs.segment import ClipFrames
+from pipeline.index import ShardError, ShardIndex, open_index
+from pipeline.reader import FrameFiles
+from pipeline.schema import CRC32, OFFSET, SIZE
+from pipeline.source.plain_file import open_plain
+
+
+@pytest.fixture
+def copy(numbered: ShardIndex, tmp_path: Path) -> ShardIndex:
+    shutil.copytree(numbered.data_dir, tmp_path / "data")
+    return open_index(tmp_path / "data")
+
+
+def longest(index: ShardIndex) -> int:
+    return int(np.argmax(index.num_frames))
+
+
+def located(index: ShardIndex, *clips: list[int]) -> ClipFrames:
+    return index.stored_as.locate(np.array(clips), blank=np.zeros(len(clips), bool))
+
+
+def stored(index: ShardIndex, sample: int, frame: int) -> tuple[int, bytes]:
+    """A frame's place in its tar, and its bytes."""
+    row = index.frames[index.first_frame[sample] + frame].astype(int)
+    tar = (index.data_dir / index.tars[index.tar[sample]]).read_bytes()
+    offset = int(index.offset[sample]) + row[OFFSET]
+    return offset, tar[offset : offset + row[SIZE]]
+
+
+def damage(index: ShardIndex, sample: int, frame: int) -> None:
+    """Change a byte of a frame."""
+    path, (offset, _) = index.data_dir / index.tars[index.tar[sample]], stored(index, sample, frame)
+    content = bytearray(path.read_bytes())
+    content[offset + 9] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7, 8, 9, 16, 33, 64])
+def test_a_clip_is_the_join_of_its_own_tiles_from_every_start_at_every_stride(
+    numbered: ShardIndex, num_frames: int
+) -> None:
+    codec, files = numbered.stored_as, FrameFiles(numbered)
+    for sample in np.flatnonzero(np.isin(numbered.num_frames, [1, 17, 40])).tolist():
+        length = int(numbered.num_frames[sample])
+        tiles = [stored(numbered, sample, frame)[1] for frame in range(length)]
+        for stride in range(1, 33):
+            spec = ClipSpec(num_frames, stride)
+            starts = np.arange(int(num_starts(spec, video_frames=length)))
+            clips = frame_indices(starts, spec, video_frames=length)
+            data, faults = files.read(np.full(len(clips), sample), located(numbered, *clips.tolist()))
+            assert faults == {}
+            for clip, (jpeg,) in zip(clips.tolist(), data, strict=True):
+                assert jpeg.tobytes() == codec.join([tiles[frame] for frame in clip])
+
+
+def test_frames_may_come_in_any_order(numbered: ShardIndex) -> None:
+    sample, clips = longest(numbered), np.random.default_rng(0).integers(0, 505, (50, 8)).tolist()
+    data, _ = FrameFiles(numbered).read(np.full(50, sample), located(numbered, *clips))
+    for clip, (jpeg,) in zip(clips, data, strict=True):
+        assert jpeg.tobytes() == numbered.stored_as.join([stored(numbered, sample, frame)[1] for frame in clip])
+
+
+def test_packets_are_the_tars_own_bytes(numbered_h264: ShardIndex) -> None:
+    sample = longest(numbered_h264)
+    (packets,), faults = FrameFiles(numbered_h264).read(np.array([sample]), located(numbered_h264, [5, 30]))
+    assert faults == {}
+    frames = [*range(6), *range(24, 31)]  # from each keyframe on
+    assert [packet.tobytes() for packet in packets] == [stored(numbered_h264, sample, frame)[1] for frame in frames]
+
+
+def test_a_clip_at_stride_2_is_read_in_two_pieces_at_most(
+    numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, whole = [], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *arguments: calls.append(arguments) or whole(*arguments))
+    for start in range(40):
+        calls.clear()
+        FrameFiles(numbered).read(np.array([longest(numbered)]), located(numbered, [start + 2 * i for i in range(8)]))
+        assert len(calls) <= 2
+
+
+def test_a_damaged_frame_costs_the_clips_that_need_it_alone(copy: ShardIndex) -> None:
+    sample = longest(copy)
+    damage(copy, sample, 6)
+    clips = located(copy, [0, 2, 4, 8], [4, 6, 8, 10], [1, 3, 5, 7])
+    data, faults = FrameFiles(copy).read(np.full(3, sample), clips)
+    assert faults == {1: "a tile is missing or fails its crc32"}
+    assert data == []
+
+
+def test_bytes_past_the_end_of_a_cut_tar_are_missing_and_so_is_a_missing_tar(copy: ShardIndex) -> None:
+    sample = longest(copy)
+    tar, (offset, _) = copy.data_dir / copy.tars[copy.tar[sample]], stored(copy, sample, 6)
+    tar.write_bytes(tar.read_bytes()[: offset + 5])
+    both = located(copy, [0, 2], [4, 6])
+    assert list(FrameFiles(copy).read(np.full(2, sample), both)[1]) == [1]
+    tar.unlink()
+    assert list(FrameFiles(copy).read(np.full(2, sample), both)[1]) == [0, 1]
+
+
+def test_bytes_stay_when_their_tar_gave_way_to_another(numbered: ShardIndex) -> None:
+    files, last = FrameFiles(numbered, max_open_tars=1), numbered.num_samples - 1
+    assert numbered.tar[0] != numbered.tar[last]
+    ((held,),), _ = files.read(np.array([0]), located(numbered, [0]))
+    before = held.tobytes()
+    for sample in (last, 0, last):
+        assert files.read(np.array([sample]), located(numbered, [0]))[1] == {}
+        assert len(files._tars) == 1
+    assert held.tobytes() == before
+
+
+@pytest.mark.parametrize(("column", "value"), [(SIZE, 2**32 - 1), (SIZE, 0), (OFFSET, 2**32 - 1), (CRC32, 7)])
+def test_a_damaged_row_of_the_index_takes_no_memory(copy: ShardIndex, column: int, value: int) -> None:
+    frames = np.array(copy.frames)
+    frames[copy.first_frame[3], column] = value
+    np.save(copy.data_dir / "index/frames.npy", frames)
+    files = FrameFiles(open_index(copy.data_dir))
+    tracemalloc.start()
+    assert list(files.read(np.array([3, 4]), located(copy, [0], [0]))[1]) == [0]
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("most", [1, 100, 10_000])
+def test_reading_goes_on_where_the_system_gave_less_than_asked_for(
+    numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    clip = np.array([longest(numbered)]), located(numbered, [0, 1, 2, 3, 40])
+    expected, whole = FrameFiles(numbered).read(*clip), os.preadv
+
+    def some(file: int, into: list[memoryview], offset: int) -> int:
+        return whole(file, [into[0][:most]], offset)
+
+    monkeypatch.setattr(os, "preadv", some)
+    assert FrameFiles(numbered).read(*clip)[0][0][0].tobytes() == expected[0][0][0].tobytes()
+
+
+def test_a_disk_that_cannot_read_costs_the_clip(numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: int, into: list[np.ndarray], offset: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", fail)
+    assert list(FrameFiles(numbered).read(np.array([0]), located(numbered, [0]))[1]) == [0]
+
+
+def test_a_tar_that_is_cut_after_reading_takes_nothing_back(copy: ShardIndex) -> None:
+    ((held,),), _ = FrameFiles(copy).read(np.array([5]), located(copy, [0]))
+    before = held.tobytes()
+    os.truncate(copy.data_dir / copy.tars[copy.tar[5]], 0)
+    assert held.tobytes() == before
+
+
+def test_fetching_changes_nothing_that_is_read_and_forgives_missing_tars(copy: ShardIndex) -> None:
+    clips = np.arange(copy.num_samples), located(copy, *[[0, 0]] * copy.num_samples)
+    files = FrameFiles(copy)
+    files.fetch(*clips)
+    expected = FrameFiles(copy).read(*clips)[0]
+    for (got,), (wanted,) in zip(files.read(*clips)[0], expected, strict=True):
+        assert got.tobytes() == wanted.tobytes()
+    (copy.data_dir / copy.tars[0]).unlink()
+    FrameFiles(copy).fetch(*clips)
+
+
+def test_too_many_open_files_close_tars_and_damage_no_sample(
+    numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_of_each = np.array([int(np.flatnonzero(numbered.tar == tar)[0]) for tar in range(len(numbered.tars))])
+    assert len(one_of_each) > 2
+    clips = one_of_each.repeat(2), located(numbered, *[[0]] * 2 * len(one_of_each))
+    files, allowed = FrameFiles(numbered), 2
+
+    def open_if_allowed(path: Path) -> int:
+        if len(files._tars) >= allowed:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_plain(path)
+
+    monkeypatch.setattr(pipeline.reader, "open_plain", open_if_allowed)
+    assert files.read(*clips)[1] == {}
+    assert len(files._tars) <= allowed
+    allowed = 0
+    files._tars.clear()
+    with pytest.raises(ShardError, match=r"Too many open files, .*; raise the limit \(ulimit -n\)"):
+        files.read(*clips)
