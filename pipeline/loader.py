@@ -108,9 +108,9 @@ class ClipLoader:
         self._gpu = (self.device.index or 0) if on_gpu else None
         self.engine = self.settings.chosen_engine()
         pixels: dict[str, Any] = {"mean": per_channel(mean), "std": per_channel(std)}
-        self._engine: Any
+        self.decoder: Any
         if self.engine == "simple":
-            self._engine = SimpleEngine(index, plan.spec, num_threads=self.settings.num_threads, **pixels)
+            self.decoder = SimpleEngine(index, plan.spec, num_threads=self.settings.num_threads, **pixels)
         else:
             from pipeline.graph import DaliEngine, GraphSpec  # training works where DALI is not installed
 
@@ -127,7 +127,7 @@ class ClipLoader:
                 **pixels,
             )
             num_pipelines = self.settings.pipelines(codec=index.codec, on_gpu=on_gpu)
-            self._engine = DaliEngine(index, spec, num_pipelines=num_pipelines)
+            self.decoder = DaliEngine(index, spec, num_pipelines=num_pipelines)
         self._step = 0
         self._prefetcher: Prefetcher | None = None
         self._lender = Lender()
@@ -148,7 +148,7 @@ class ClipLoader:
                     self._index,
                     self._plan,
                     self._reader,
-                    self._engine,
+                    self.decoder,
                     gpu=self._gpu,
                     settings=self.settings,
                     first_step=self._step,

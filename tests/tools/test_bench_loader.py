@@ -28,7 +28,7 @@ from tools.bench.ours import loader_cost
 from tools.bench.peers import PeerConfig
 from tools.bench.report import console
 from tools.bench.run import Settings
-from tools.bench.threads import H264_DECODERS
+from tools.bench.threads import SOFTWARE_DECODERS
 from tools.bench.turns import turns_of
 from tools.bench_loader import main
 
@@ -286,11 +286,11 @@ def test_h264_shards_are_measured_and_every_decoded_frame_is_counted(numbered_h2
     found = json.loads(path.read_text())
     (turn,) = found["turns"]
     plan = settings_from(numbered_h264, *options).plan(numbered_h264)
-    work = loader_cost(plan, on_gpu=False, steps=range(*turn["plan_steps"]))
+    work = loader_cost(plan, steps=range(*turn["plan_steps"]))
     assert turn["work"]["num_frames_decoded"] == work.num_frames_decoded
     assert found["lanes"][LOADER]["decoded_to_used"] == work.decoded_to_used > 1.3
     assert f"{work.decoded_to_used:.2f}" in result.stdout
-    assert turn["thread_s"][H264_DECODERS] > 0
+    assert turn["thread_s"][SOFTWARE_DECODERS] > 0
     assert found["dataset"]["codec"]["gop_size"] == 8
 
 

@@ -73,6 +73,11 @@ def notes(result: Result) -> list[str]:
     ]
     if threads:
         lines.append(f"cores of the loader alone: {', '.join(threads)}")
+    if result.producer_ms is not None:
+        rate = 1000 * result.batch_size / result.producer_ms
+        lines.append(
+            f"producer, all but decoding: {result.producer_ms:.2f} ms a batch of one thread, {rate:,.0f} clips/s"
+        )
     memory = result.memory
     lines.append(
         f"memory of this process over {memory[-1].done - memory[0].done} clips of all lanes: own "
@@ -117,6 +122,7 @@ def summary(result: Result) -> dict[str, Any]:
         },
         "saturation": result.saturation and asdict(result.saturation),
         "own_bytes_per_1000_clips": 1000 * slope(result.memory),
+        "producer_ms": result.producer_ms,
         "resident": result.resident,
         "gpu_missing": result.gpu_missing,
         "figures": asdict(found),

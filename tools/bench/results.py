@@ -10,7 +10,7 @@ from pipeline.reader import ReadWork
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC
 from tools.bench.measure import Memory, Spread
 from tools.bench.soak import Window
-from tools.bench.threads import DALI_WORKERS, H264_DECODERS, LOADER_THREAD
+from tools.bench.threads import DALI_WORKERS, SOFTWARE_DECODERS, LOADER_THREAD
 from tools.bench.turns import Turn
 from tools.bench.verdict import Figures
 
@@ -21,6 +21,7 @@ class Result:
 
     Attributes:
         num_threads: Of all DALI pipelines together.
+        producer_ms: CPU time of one thread for all but decoding of a batch.
         resident: Share of the shards in the page cache before the first turn; None where unknown.
         soak_lane, soak: What ran for --soak-minutes, and its windows.
         gpu_missing: Readings that NVML does not give here, and why.
@@ -32,6 +33,7 @@ class Result:
     on_gpu: bool
     num_cpus: int
     num_threads: int
+    producer_ms: float | None = None
     resident: float | None = None
     turns: list[Turn] = field(default_factory=list)
     soak_lane: str = ""
@@ -107,7 +109,7 @@ def figures(result: Result) -> Figures:
         "GPU kernels": loader["sm"] and loader["sm"] / 100,
         "host cores": loader["cores"].median / result.num_cpus,
         "DALI threads": threads.get(DALI_WORKERS, 0.0) / result.num_threads,
-        "H.264 decoders": threads[H264_DECODERS] / result.num_threads if H264_DECODERS in threads else None,
+        "software decoders": threads[SOFTWARE_DECODERS] / result.num_threads if SOFTWARE_DECODERS in threads else None,
         "the loader's own thread": threads.get(LOADER_THREAD, 0.0),
     }
     disk, read = loader["disk_bytes_per_s"], loader["bytes_per_s"]

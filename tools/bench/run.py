@@ -18,6 +18,7 @@ from tools.bench.gpu import GpuMeter, gpu_uuid
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes, random_inputs
 from tools.bench.machine import write
 from tools.bench.measure import BenchError, Order, ProcessTree
+from tools.bench.ours import producer_ms
 from tools.bench.pages import drop, resident_share
 from tools.bench.profiling import profile_page, profile_steps
 from tools.bench.results import Result
@@ -108,6 +109,7 @@ def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
         codec=index.codec,
         meter=meter,
     )
+    result.producer_ms = producer_ms(lanes.loader, plan)
     order = Order(settings.batches, settings.seconds, warmup_batches=lanes.warmup_batches)
     with contextlib.closing(lanes), first_steps(lanes, FIRST_STEPS[device.type]):
         turns = turns_of(list(lanes.run), repeats=settings.repeats)

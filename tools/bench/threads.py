@@ -7,7 +7,7 @@ from pathlib import Path
 
 TASKS = Path("/proc/self/task")
 DALI_WORKERS, DALI_OTHERS, UNNAMED = "DALI threads", "DALI's executors", "other threads"
-H264_DECODERS = "H.264 decoders"  # PyAV's, on a CPU: a pool of Python's threads
+SOFTWARE_DECODERS = "software decoders"  # PyAV's, on a CPU: a pool of Python's threads
 LOADER_THREAD = "clip-loader"  # the thread of a ClipLoader; Python's name for it
 
 
@@ -33,10 +33,10 @@ def thread_seconds() -> dict[int, tuple[str, float]]:
 def pool_of(name: str) -> str:
     """The group of a Python thread: its name, unless it is one of a pool of decoders.
 
-    >>> pool_of("clip-loader"), pool_of("h264_1")
-    ('clip-loader', 'H.264 decoders')
+    >>> pool_of("clip-loader"), pool_of("decoder_1")
+    ('clip-loader', 'software decoders')
     """
-    return H264_DECODERS if re.fullmatch(r"h264_\d+", name) else name
+    return SOFTWARE_DECODERS if re.fullmatch(r"decoder_\d+", name) else name
 
 
 def thread_group(name: str) -> str:

@@ -118,7 +118,7 @@ def test_a_row_says_what_is_decoded_by_whom_with_how_many_workers(
     make_files(config)
     ours = row_of("ours (DALI)", OURS["ours (DALI)"], config)
     assert (ours.decoder, ours.workers) == (f"PyAV {PEERS['PyAV threads'].version}, H.264", "1 threads")
-    cost = loader_cost(config.plan(), on_gpu=False, steps=range(module.COUNTED_STEPS))
+    cost = loader_cost(config.plan(), steps=range(module.COUNTED_STEPS))
     assert (ours.decoded_to_used, ours.bytes_per_clip) == (cost.decoded_to_used, cost.bytes_per_clip)
     pyav = row_of("PyAV DataLoader", PEERS["PyAV DataLoader"], config)
     assert (pyav.decoder, pyav.workers) == (f"PyAV {PEERS['PyAV threads'].version}, H.264", "2 processes")
@@ -193,7 +193,8 @@ def test_peers_that_cannot_be_opened_or_break_are_lines_and_the_others_go_on(
         "gone": 'not installed; pip install "res3d-video[peers]"',
         "DALI video": "needs a GPU to decode H.264",
     }
-    (ours,), (pyav,) = found.ours, found.peers
+    (ours, simple), (pyav,) = found.ours, found.peers
+    assert (simple.name, simple.decoder.split()[0], simple.decoded_to_used) == ("ours (simple engine)", "simplejpeg", 1)
     assert (ours.name, pyav.name, pyav.workers) == ("ours (DALI)", "PyAV threads", "1 threads")
     assert [one.num_clips for one in ours.rounds + pyav.rounds] == [8] * 4
     assert 25 < found.psnr["PyAV threads"] < MAX_PSNR_DB

@@ -13,7 +13,7 @@ from tools.bench.measure import Memory, Spread
 from tools.bench.report import console, page, summary
 from tools.bench.results import Result, figures, lane_numbers
 from tools.bench.soak import Use, Window
-from tools.bench.threads import DALI_WORKERS, H264_DECODERS, LOADER_THREAD
+from tools.bench.threads import DALI_WORKERS, SOFTWARE_DECODERS, LOADER_THREAD
 from tools.bench.turns import Turn
 
 
@@ -105,8 +105,8 @@ def test_full_video_engines_and_decoder_threads_are_limits_of_h264() -> None:
     use = GpuUse(sm=50.0, jpeg=0.0, dec=97.0, memory_used=None, num_samples=9)
     result = result_of(turn(LOADER, 0, 0.02, gpu=use, thread_s={}, cpu_s=0.01), on_gpu=True)
     assert console(result)[-1].endswith("first limit: video engines at 97 %")
-    on_cpu = result_of(turn(LOADER, 0, 1.0, thread_s={H264_DECODERS: 1.9, LOADER_THREAD: 0.2}, cpu_s=1.0))
-    assert figures(on_cpu).busy["H.264 decoders"] == 0.95
+    on_cpu = result_of(turn(LOADER, 0, 1.0, thread_s={SOFTWARE_DECODERS: 1.9, LOADER_THREAD: 0.2}, cpu_s=1.0))
+    assert figures(on_cpu).busy["software decoders"] == 0.95
 
 
 def test_the_table_has_a_line_a_lane_and_no_column_without_a_number(result: Result) -> None:
