@@ -10,7 +10,7 @@ from pipeline.reader import ReadWork
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC
 from tools.bench.measure import Memory, Spread
 from tools.bench.soak import Window
-from tools.bench.threads import DALI_WORKERS, SOFTWARE_DECODERS, LOADER_THREAD
+from tools.bench.threads import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS
 from tools.bench.turns import Turn
 from tools.bench.verdict import Figures
 

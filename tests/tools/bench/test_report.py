@@ -13,7 +13,7 @@ from tools.bench.measure import Memory, Spread
 from tools.bench.report import console, page, summary
 from tools.bench.results import Result, figures, lane_numbers
 from tools.bench.soak import Use, Window
-from tools.bench.threads import DALI_WORKERS, SOFTWARE_DECODERS, LOADER_THREAD
+from tools.bench.threads import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS
 from tools.bench.turns import Turn
 
 
