@@ -27,6 +27,7 @@ MAX_OPEN_TARS = 16_384  # fewer where the system allows fewer
 MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken
 MAX_FETCH_GAP = 2**17  # bytes between two frames of a clip that are fetched with them
 UNDECODABLE = "it does not decode"  # why a clip is damaged, where none of its frames is
+CAN_FETCH = hasattr(os, "posix_fadvise")  # macOS has none
 MISSING = "is missing or fails its crc32"
 
 
@@ -211,7 +212,7 @@ class FrameFiles:
         for tar, n, a, b in zip(tars, sample, places.offset[first].tolist(), end[last].tolist(), strict=True):
             self.at = tar, n
             opened = self._tar(tar, wait=False)
-            if opened is not None and 0 <= a < b <= opened[1]:
+            if opened is not None and 0 <= a < b <= opened[1] and CAN_FETCH:
                 os.posix_fadvise(opened[0].fileno(), a, b - a, os.POSIX_FADV_WILLNEED)
         self.at = None
         return places
