@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,8 +30,10 @@ from pipeline.schema import (
     specs_of,
 )
 from pipeline.source.plain_file import open_plain, read_plain
-from pipeline.tar_store import TarStore
 from pipeline.typed_json import SchemaError
+
+if TYPE_CHECKING:
+    from pipeline.remote.tars import RemoteTars
 
 LARGE_BYTES = 2**23  # of an array that is read by row
 READ_BY_ROW = ("tar", "offset", "first_frame", "frames")
@@ -87,7 +89,7 @@ class ShardIndex:
     first_frame: np.ndarray
     frames: np.ndarray
     label_lists: LabelLists | None = None
-    store: TarStore | None = None
+    store: "RemoteTars | None" = None
     rows: dict[str, "Rows"] = field(default_factory=dict)
 
     @property

@@ -8,7 +8,7 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from io import FileIO
 
@@ -121,7 +121,6 @@ class FrameFiles:
         self._index, self._codec = index, index.stored_as
         self._max_open_tars = max_open_tars
         self._tars: OrderedDict[int, tuple[FileIO, int]] = OrderedDict()  # with their sizes; the last used at the end
-        self._let_go_ns = 0
         self.stop = threading.Event()
         self.num_bytes = 0
         self.at: tuple[int, int] | None = None
@@ -188,8 +187,7 @@ class FrameFiles:
         sizes = np.add.reduceat(room[order], first).tolist()
         rows, missing, runs = samples[clips].tolist(), [], list(range(len(first)))
         if self._index.store is not None:
-            self._let_go_if_asked()
-            runs.sort(key=tars.__getitem__)  # a tar that must give way to others is fetched once
+            runs.sort(key=tars.__getitem__)  # only one tar is open at a time
         for run in runs:
             self.at = tars[run], rows[run]
             opened = self._tar(tars[run])
@@ -248,6 +246,9 @@ class FrameFiles:
             return self._tars[number]
         if not 0 <= number < len(self._index.tars):
             return None
+        if self._index.store is not None:
+            while self._tars:
+                self._tars.popitem()[1][0].close()  # a tar that is open cannot leave the cache
         try:
             file = self._open(number, wait=wait)
         except OSError as error:
@@ -274,31 +275,18 @@ class FrameFiles:
     def _open(self, number: int, *, wait: bool) -> FileIO | None:
         self.is_fetching = wait and self._index.store is not None
         try:
-            return open_tar(self._index, number, stop=self.stop, let_go=self._tars.clear, wait=wait)
+            return open_tar(self._index, number, stop=self.stop, wait=wait)
         finally:
             self.is_fetching = False
 
-    def _let_go_if_asked(self) -> None:
-        """Close all tars when a process has found the cache full of tars in use; those needed are opened again."""
-        assert self._index.store is not None
-        asked_ns = self._index.store.asked_for_room_ns()
-        if asked_ns > self._let_go_ns:
-            self._tars.clear()
-        self._let_go_ns = asked_ns
-
 
 def open_tar(
-    index: ShardIndex,
-    number: int,
-    *,
-    stop: threading.Event | None = None,
-    let_go: Callable[[], None] | None = None,
-    wait: bool = True,
+    index: ShardIndex, number: int, *, stop: threading.Event | None = None, wait: bool = True
 ) -> FileIO | None:
     """A tar of an index, fetched where it is remote; None for one that its store cannot give.
 
     Args:
-        stop, let_go, wait: As `TarStore.open` takes them.
+        stop, wait: As `RemoteTars.open` takes them.
 
     Raises:
         OSError: It is not there.
@@ -306,11 +294,7 @@ def open_tar(
     """
     if index.store is None:
         return FileIO(open_plain(index.data_dir / index.tars[number]))
-    fetched = index.store.open(number, stop=stop or threading.Event(), let_go=let_go, wait=wait)
-    if fetched is None:
-        return None
-    with fetched:  # the copy shares its lock, which keeps the tar in the cache
-        return FileIO(os.dup(fetched.fileno()))
+    return index.store.open(number, stop=stop or threading.Event(), wait=wait)
 
 
 def read_into(opened: tuple[FileIO, int], offset: int, pieces: list[memoryview], *, size: int) -> bool:
@@ -362,7 +346,7 @@ class StepReader:
         self.bad: set[int] = set()
         self._undecodable: set[bytes] = set()  # frames of a clip, as rows of the index
         self._files = FrameFiles(index)
-        self._ahead = None if index.store is None else index.store.ahead(plan, rows=rows)
+        self._ahead = None if index.store is None else index.store.prefetcher(plan, rows=rows)
         self._fetched: dict[int, tuple[PlannedClips, ClipFrames, Places | None, int]] = {}  # not yet read
         self._step = 0
 

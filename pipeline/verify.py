@@ -57,7 +57,7 @@ def _fetched(index: ShardIndex, number: int) -> Iterator[str | None]:
         return
     stop = threading.Event()
     with ExitStack() as held:
-        tar = index.store.open(number, stop=stop, let_go=lambda: None)
+        tar = index.store.open(number, stop=stop)
         if tar is None:
             yield index.store.unreadable[number]
             return

@@ -28,7 +28,7 @@ import torch
 
 from pipeline.index import ShardIndex, choices
 from pipeline.loader import MEAN
-from pipeline.remote.place import public_url
+from pipeline.remote.url import public_url
 from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
 from tools.bench.comparison import Comparison, compare

@@ -23,8 +23,8 @@ from pipeline.build.settings import OWN_SETTINGS, BuildSettings
 from pipeline.datasets import DATASETS, DatasetError, Listing
 from pipeline.errors import UserError, os_errors_of_the_user
 from pipeline.index import choices, open_index
-from pipeline.remote.place import is_url, public_url
 from pipeline.remote.sync import staging_folder
+from pipeline.remote.url import is_url, public_url
 from tools.limit_options import take_limits
 from tools.machine_options import take_machines
 from tools.shard_options import COMMAND, WIDE, shard_options

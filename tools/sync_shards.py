@@ -15,9 +15,9 @@ end_at_ctrl_c(__name__)
 
 import click
 
-from pipeline.remote.place import public_url
 from pipeline.remote.settings import BOUNDS
 from pipeline.remote.sync import SyncResult, sync_dataset
+from pipeline.remote.url import public_url
 from train.bounds import Number
 from train.data_options import DATA, to_stderr
 from train.terminal import QUIET, Command, print_json, progress

@@ -12,8 +12,8 @@ from click.shell_completion import CompletionItem
 from pipeline.datasets import DATASETS
 from pipeline.index import ShardIndex
 from pipeline.remote.dataset import open_dataset
-from pipeline.remote.place import is_url, public_url
 from pipeline.remote.settings import BOUNDS, RemoteSettings, parse_size
+from pipeline.remote.url import is_url, public_url
 from train.bounds import Number
 from train.terminal import WrongUsage
 

@@ -1,25 +1,32 @@
 """The cache folder of a machine: tars of any dataset within one size limit, the least recently used give way.
 
-A tar's lock is on the file itself. While it is fetched it has a temporary name and an exclusive lock; while a process
-has it open, a shared one; who evicts it must get an exclusive one. All locks end with the process that holds them.
+A tar that is open has a lock (flock) on it, shared by those who read it, exclusive while it is fetched, under a
+temporary name; so who evicts knows which are in use, and a process that ends leaves nothing locked.
 """
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
+import stat
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.remote.errors import RemoteError
-from pipeline.remote.files import is_still, locked, private_folder, try_lock
-from pipeline.remote.place import public_url
+from filelock import FileLock, Timeout
+
+from pipeline.remote.errors import Interrupted, RemoteError
 from pipeline.remote.settings import size_text
+from pipeline.remote.url import public_url
 
 FREE_BYTES = 10**9  # of the disk, which stay free whatever the limit
 OURS = f"*-{'[0-9a-f]' * 12}/{'[0-9a-f]' * 16}"  # folders of datasets: what else lies there is not touched
+POLL_S = 0.2  # between two looks whether a wait for a lock is to end
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, order=True)
@@ -53,79 +60,133 @@ class CacheFolder:
         found = []
         for pattern in ("*.tar", ".*.tar.tmp"):
             for path in self.folder.glob(f"{OURS}/{pattern}"):
-                try:
-                    stat = path.lstat()
-                except FileNotFoundError:
-                    continue
-                found.append(CachedTar(stat.st_mtime_ns, path, stat.st_size))
+                with contextlib.suppress(FileNotFoundError):
+                    about = path.lstat()
+                    found.append(CachedTar(about.st_mtime_ns, path, about.st_size))
         return sorted(found)
 
-    def reserve(self, file: BinaryIO, num_bytes: int, *, force: bool, stop: threading.Event) -> bool:
-        """Give an empty file its size, after others have given way; False when too few could.
+    def new_tar(
+        self, path: Path, num_bytes: int, *, force: bool, stop: threading.Event
+    ) -> tuple[BinaryIO | None, bool]:
+        """A locked file of a size, after others have given way.
 
         Nobody gives way for one that would not fit even then. One that is larger than the whole limit takes the place
         of other such tars, and of no others.
 
         Args:
-            force: Do it then too, and go beyond the limit; not beyond the disk.
+            path: Its temporary name.
+            force: Make it even beyond the limit, when the tars in use leave no room; not beyond the disk.
+
+        Returns:
+            The file, None where there is no room; and whether the limit has room for it.
 
         Raises:
             RemoteError: The disk is full.
         """
         with locked(self.folder / ".room.lock", stop=stop):
+            path.unlink(missing_ok=True)  # what a killed process may have left
             tars, limit = self.tars(), self.limit_bytes
             disk = os.statvfs(self.folder)
-            missing = missing_on_disk = num_bytes + FREE_BYTES - disk.f_bavail * disk.f_frsize
+            missing_on_disk = num_bytes - disk.f_bavail * disk.f_frsize
+            missing = missing_on_disk + FREE_BYTES
             if limit is not None:
                 missing = max(missing, sum(tar.num_bytes for tar in tars) + num_bytes - limit)
                 if num_bytes > limit:
                     tars = [tar for tar in tars if tar.num_bytes > limit]
-            unused = [tar for tar in tars if give_way(tar.path, ask_only=True)] if missing > 0 else []
+            unused = [tar for tar in tars if not is_in_use(tar.path)] if missing > 0 else []
             can_go = sum(tar.num_bytes for tar in unused)
-            if missing > can_go and not force:
-                return False
-            if missing_on_disk - FREE_BYTES > can_go:
-                raise self._no_room(num_bytes)
+            fits, no_room = missing <= can_go, f"the disk has no room for {size_text(num_bytes)}"
+            if not fits and not force:
+                return None, False
+            if missing_on_disk > can_go:
+                raise RemoteError(f"{self.folder}: {no_room}; free some, or choose another --cache")
             for tar in unused:
-                if missing > 0 and give_way(tar.path):
+                if missing > 0:
+                    tar.path.unlink(missing_ok=True)  # who has opened it meanwhile can read it still
                     missing -= tar.num_bytes
+            file = new_file(path)
             try:
+                fcntl.flock(file, fcntl.LOCK_EX)
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                file.close()
+                path.unlink()
+                if error.errno not in NO_ROOM:
                     raise
-                raise self._no_room(num_bytes) from None
-        return True
-
-    def _no_room(self, num_bytes: int) -> RemoteError:
-        return RemoteError(
-            f"{self.folder}: the disk has no room for {size_text(num_bytes)}; free some, or choose another --cache"
-        )
-
-    def ask_for_room(self) -> None:
-        """Let every process know that it should give up what it does not need at once."""
-        (self.folder / ".crowded").touch(mode=0o600)
-
-    def asked_for_room_ns(self) -> int:
-        """When a process did so last."""
-        try:
-            return os.stat(self.folder / ".crowded").st_mtime_ns
-        except FileNotFoundError:
-            return 0
+                raise RemoteError(f"{self.folder}: {no_room}; free some, or choose another --cache") from None
+        return file, fits
 
 
-def give_way(path: Path, *, ask_only: bool = False) -> bool:
-    """Remove a tar, or what a killed process left of one, unless somebody uses it; or say whether that could be."""
+def is_in_use(path: Path) -> bool:
+    """Whether some process has a tar open, or may have: it cannot be told of what is no file."""
     try:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b")
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return False
-    with file:
-        if not try_lock(file, exclusive=True) or not is_still(file, path):
-            return False
-        if not ask_only:
-            path.unlink()
-    return True
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, stop: threading.Event) -> Iterator[None]:
+    """Hold the lock that a file of this name is; wait for it.
+
+    Raises:
+        Interrupted: `stop` was set meanwhile.
+    """
+    lock = FileLock(path, mode=0o600)
+    while True:
+        try:
+            lock.acquire(timeout=POLL_S)
+            break
+        except Timeout:
+            if stop.is_set():
+                raise Interrupted from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def private_folder(path: Path) -> Path:
+    """A folder that is there afterwards; the ones made for it are for their owner alone (mode 0700).
+
+    Raises:
+        RemoteError: It is a link, others own it or may write to it, or it cannot be made.
+    """
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    try:
+        for parent in reversed(missing):
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                parent.mkdir(mode=0o700)
+        found = path.lstat()
+    except OSError as error:
+        raise RemoteError(f"{path}: cannot be made ({error.strerror}); choose another --cache") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise RemoteError(f"{path}: is no folder of yours, or a link; choose another --cache")
+    if found.st_mode & 0o022:
+        raise RemoteError(f"{path}: others may write there; run chmod 700 {path}, or choose another --cache")
+    return path
+
+
+def new_file(path: Path, *, mode: int = 0o600) -> BinaryIO:
+    """An empty file, to be written and read; a link in its place is not followed."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode), "r+b")
+
+
+def put_in_place(file: BinaryIO, temporary: Path, path: Path) -> None:
+    """Give a written file its name, in one step, once it is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """A small file, mode 0600, in one step; readers see the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with new_file(temporary) as file:
+        file.write(content)
+        put_in_place(file, temporary, path)
 
 
 def folder_name(url: str) -> str:

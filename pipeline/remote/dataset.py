@@ -6,28 +6,28 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
 from pipeline.index import ShardError, ShardIndex, open_index, parse_info
-from pipeline.remote.cache import CacheFolder
-from pipeline.remote.download import download, read_small
+from pipeline.remote.cache import CacheFolder, locked, private_folder, write_private
 from pipeline.remote.errors import ContentError, RemoteError
-from pipeline.remote.files import locked, new_file, private_folder, put_file_in_place, write_private
-from pipeline.remote.names import MAX_INDEX_BYTES, index_files
-from pipeline.remote.patience import Patience
-from pipeline.remote.place import Place, is_url
 from pipeline.remote.settings import RemoteSettings
+from pipeline.remote.store import RemoteStore
 from pipeline.remote.tars import RemoteTars
-from pipeline.schema import MAX_INFO_BYTES
+from pipeline.remote.url import is_url
+from pipeline.schema import MAX_INFO_BYTES, specs_of
 from pipeline.source.plain_file import read_plain
 from pipeline.typed_json import Count, SchemaError, decode
 
 CHECKSUMS = "checksums.json"  # beside dataset.json where tools/sync_shards.py has copied it
 KNOWN = "known.json"  # in the cache: what state of the dataset was found last
+OPTIONAL = ("quarantine.jsonl", "manifest.jsonl")
+# Of all arrays together, and of each file that dataset.json does not bound: Sports-1M's take a tenth.
+MAX_INDEX_BYTES = 2**32
 MAX_CHANGES = 5  # of a dataset, while it is being opened
 
 
@@ -51,6 +51,21 @@ class Known(TypedDict):
     folder: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
 
+@dataclass(frozen=True)
+class DatasetFile:
+    """A file to copy: its name in the dataset, and what dataset.json says of it.
+
+    Attributes:
+        at_most: Bytes that it may have.
+        num_bytes, sha256: Of a tar; None for others.
+    """
+
+    name: str
+    at_most: int
+    num_bytes: int | None = None
+    sha256: str | None = None
+
+
 def open_dataset(
     data: str | Path,
     settings: RemoteSettings | None = None,
@@ -71,18 +86,16 @@ def open_dataset(
     if not is_url(str(data)):
         return open_index(Path(data))
     settings, stop = settings or RemoteSettings(), stop or threading.Event()
-    place = Place(str(data))
+    store = RemoteStore(str(data), timeout_s=settings.timeout_s, say=say)
     cache = CacheFolder(settings.cache or default_cache(), limit_bytes=settings.limit_bytes)
-    patience = Patience(timeout_s=settings.timeout_s, say=say)
-    folder = bring_index(place, cache.home(place.url), patience=patience, stop=stop)
+    folder = bring_index(store, cache.home(store.url), stop=stop)
     try:
         index = open_index(folder)
     except ShardError as error:
         (folder / "dataset.json").unlink(missing_ok=True)  # or one that is mended there would not be fetched
-        raise RemoteError(f"{place.shown}: {error}") from None
-    shards = index.info["shards"]
-    tars = RemoteTars(place, folder, shards, cache=cache, settings=settings, patience=patience, say=say)
-    return replace(index, store=tars)
+        raise RemoteError(f"{store.shown}: {error}") from None
+    shards, ahead = index.info["shards"], settings.fetch_ahead
+    return replace(index, store=RemoteTars(store, folder, shards, cache=cache, fetch_ahead=ahead, say=say))
 
 
 def default_cache() -> Path:
@@ -97,7 +110,7 @@ def default_cache() -> Path:
         raise RemoteError('--cache: give a folder, or pip install "res3d-video[remote]"') from None
 
 
-def bring_index(place: Place, home: Path, *, patience: Patience, stop: threading.Event) -> Path:
+def bring_index(store: RemoteStore, home: Path, *, stop: threading.Event) -> Path:
     """Have dataset.json and index/*.npy of a URL here; one process fetches them, the others wait.
 
     Returns:
@@ -108,10 +121,7 @@ def bring_index(place: Place, home: Path, *, patience: Patience, stop: threading
     """
 
     def stamp() -> str | None:
-        def ask() -> str | None:
-            return place.stamp("dataset.json", wait_s=patience.wait_s)
-
-        return patience.until_done(ask, what=place.address("dataset.json"), stop=stop)
+        return store.stamp("dataset.json", stop=stop)
 
     try:
         with locked(home / ".lock", stop=stop):
@@ -121,13 +131,13 @@ def bring_index(place: Place, home: Path, *, patience: Patience, stop: threading
                 if (folder / "dataset.json").is_file():
                     return folder
             for _ in range(MAX_CHANGES):
-                content = read_small(place, "dataset.json", patience=patience, stop=stop)
+                content = store.read("dataset.json", stop=stop)
                 folder = private_folder(home / hashlib.sha256(content).hexdigest()[:16])
                 is_new = not (folder / "dataset.json").is_file()
                 if is_new:
-                    fetch_index(place, content, folder, patience=patience, stop=stop)
+                    fetch_index(store, content, folder, stop=stop)
                 now = stamp()
-                same = now is not None or read_small(place, "dataset.json", patience=patience, stop=stop) == content
+                same = now is not None or store.read("dataset.json", stop=stop) == content
                 if now == before and same:
                     if now is not None:
                         write_private(home / KNOWN, json.dumps({"stamp": now, "folder": folder.name}).encode())
@@ -137,45 +147,40 @@ def bring_index(place: Place, home: Path, *, patience: Patience, stop: threading
                     shutil.rmtree(folder)  # nobody knows of it
     except FileNotFoundError:
         raise RemoteError(
-            f"{place.shown}: no dataset.json, so no finished shards; tools/sync_shards.py copies them there"
+            f"{store.shown}: no dataset.json, so no finished shards; tools/sync_shards.py copies them there"
         ) from None
     except OSError as error:
         raise RemoteError(f"{home}: {error.strerror or error}; make room, or choose another --cache") from None
-    raise RemoteError(f"{place.shown}: changes while it is read; wait until it is finished")
+    raise RemoteError(f"{store.shown}: changes while it is read; wait until it is finished")
 
 
-def fetch_index(place: Place, content: bytes, folder: Path, *, patience: Patience, stop: threading.Event) -> None:
+def fetch_index(store: RemoteStore, content: bytes, folder: Path, *, stop: threading.Event) -> None:
     """Fetch the arrays that a dataset.json of this content needs, and put it beside them last.
 
     Raises:
         RemoteError: It is damaged, an array is missing, damaged or too large, or the server is gone.
     """
-    files = index_files(parse_info(content, where=place.address("dataset.json")))
-    checksums = read_checksums(place, content, patience=patience, stop=stop)
+    files = index_files(parse_info(content, where=store.address("dataset.json")))
+    checksums = read_checksums(store, content, stop=stop)
     left = MAX_INDEX_BYTES
     private_folder(folder / "index")
     try:
         for array in files:
-            path = folder / array.name
-            temporary = path.with_name(f".{path.name}.tmp")
-            with new_file(temporary) as file:
-                try:
-                    at_most = min(left, array.at_most)
-                    sha256 = download(place, array.name, file, patience=patience, stop=stop, at_most=at_most)
-                except FileNotFoundError:
-                    raise RemoteError(f"{place.address(array.name)}: is not there; copy the dataset again") from None
-                if checksums.get(array.name, sha256) != sha256:
-                    what = place.address(array.name)
-                    raise ContentError(f"{what}: its sha256 is not the one in {CHECKSUMS}; copy it again")
-                left -= file.tell()
-                put_file_in_place(file, temporary, path)
+            what, path = store.address(array.name), folder / array.name
+            try:
+                sha256 = store.download_to(array.name, path, stop=stop, at_most=min(left, array.at_most))
+            except FileNotFoundError:
+                raise RemoteError(f"{what}: is not there; copy the dataset again") from None
+            if checksums.get(array.name, sha256) != sha256:
+                raise ContentError(f"{what}: its sha256 is not the one in {CHECKSUMS}; copy it again")
+            left -= path.stat().st_size
     except BaseException:
         shutil.rmtree(folder / "index", ignore_errors=True)  # it is fetched anew next time
         raise
     write_private(folder / "dataset.json", content)
 
 
-def read_checksums(place: Place, content: bytes, *, patience: Patience, stop: threading.Event) -> dict[str, str]:
+def read_checksums(store: RemoteStore, content: bytes, *, stop: threading.Event) -> dict[str, str]:
     """What checksums.json says of the files of this very dataset.json; nothing where there is none.
 
     Returns:
@@ -185,11 +190,11 @@ def read_checksums(place: Place, content: bytes, *, patience: Patience, stop: th
         ContentError: It is damaged.
     """
     try:
-        files = parse_checksums(read_small(place, CHECKSUMS, patience=patience, stop=stop))
+        files = parse_checksums(store.read(CHECKSUMS, stop=stop))
     except FileNotFoundError:
         return {}
     except SchemaError as error:
-        raise ContentError(f"{place.address(CHECKSUMS)}: {error}; copy the dataset again") from None
+        raise ContentError(f"{store.address(CHECKSUMS)}: {error}; copy the dataset again") from None
     sha256 = {name: file["sha256"] for name, file in files.items()}
     return sha256 if sha256.get("dataset.json") == hashlib.sha256(content).hexdigest() else {}
 
@@ -209,3 +214,17 @@ def read_known(path: Path) -> Known | None:
         return decode(read_plain(path, max_bytes=MAX_INFO_BYTES), Known)
     except (OSError, SchemaError):
         return None
+
+
+def dataset_files(info: dict[str, Any]) -> list[DatasetFile]:
+    """The files of a dataset but dataset.json, tars first; `info` has been checked."""
+    tars = [DatasetFile(tar["tar"], tar["num_bytes"], tar["num_bytes"], tar["sha256"]) for tar in info["shards"]]
+    idx = [DatasetFile(tar.name.removesuffix(".tar") + ".idx", tar.at_most) for tar in tars]  # shorter than its tar
+    return tars + idx + index_files(info) + [DatasetFile(name, MAX_INDEX_BYTES) for name in OPTIONAL]
+
+
+def index_files(info: dict[str, Any]) -> list[DatasetFile]:
+    """The arrays that a checked dataset.json calls for."""
+    return [
+        DatasetFile(f"index/{name}.npy", min(MAX_INDEX_BYTES, spec.max_bytes)) for name, spec in specs_of(info).items()
+    ]

@@ -10,6 +10,9 @@ class RemoteError(ShardError):
 class Interrupted(RemoteError):
     """Whoever waited for a server does not want to any more."""
 
+    def __init__(self) -> None:
+        super().__init__("interrupted while waiting for a remote dataset")
+
 
 class StallError(OSError):
     """A server keeps a line open and brings next to nothing; it may do better later."""

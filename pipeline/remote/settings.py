@@ -10,7 +10,7 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 BINARY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 MAX_BYTES = 2**60
-BOUNDS = {"limit_bytes": (1, MAX_BYTES), "timeout_s": (0, 604_800), "fetch_ahead": (0, 10**6), "num_fetchers": (1, 256)}
+BOUNDS = {"limit_bytes": (1, MAX_BYTES), "timeout_s": (0, 604_800), "fetch_ahead": (0, 10**6)}
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,12 @@ class RemoteSettings:
         limit_bytes: Of all tars in `cache`; the least recently used ones give way. None for as much as the disk has.
         timeout_s: How long a server may be gone.
         fetch_ahead: Steps of the plan whose tars are fetched before they are needed; 0 for none.
-        num_fetchers: Tars fetched ahead at a time, by each process.
     """
 
     cache: Path | None = None
     limit_bytes: int | None = None
     timeout_s: float = 180.0
     fetch_ahead: int = 64
-    num_fetchers: int = 4
 
     def __post_init__(self) -> None:
         for name, (least, most) in BOUNDS.items():

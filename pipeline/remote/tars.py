@@ -1,22 +1,20 @@
 """The tars of a remote dataset: fetched whole when first needed, checked, and then read like any other."""
 
 import errno
+import fcntl
 import os
 import threading
 import time
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pipeline.plan import Plan
-from pipeline.remote.ahead import TarsAhead
-from pipeline.remote.cache import CacheFolder
-from pipeline.remote.download import download
+from pipeline.remote.cache import CacheFolder, locked, put_in_place
 from pipeline.remote.errors import ContentError, RemoteError
-from pipeline.remote.files import is_still, pause, put_file_in_place, try_lock
-from pipeline.remote.patience import Patience
-from pipeline.remote.place import Place
-from pipeline.remote.settings import RemoteSettings, size_text
+from pipeline.remote.store import RemoteStore
+from pipeline.remote.tar_prefetcher import TarPrefetcher
 
 NUM_TRIES = 2  # of a tar whose checksum is wrong, before its samples are replaced
 
@@ -27,43 +25,39 @@ class RemoteTars:
     Args:
         folder: In the cache, of this dataset.
         shards: Of a dataset.json that has been checked.
+        fetch_ahead: Steps of a plan whose tars are fetched before they are needed.
         say: Takes a line for a person.
 
     Attributes:
         url: Of the dataset, without secrets.
         unreadable: Tars given up in this process, by number, and why.
         num_fetched: Tars that this process has fetched.
-        is_short: Whether the cache was found too small for what is needed at once.
     """
 
     def __init__(
         self,
-        place: Place,
+        store: RemoteStore,
         folder: Path,
         shards: list[dict[str, Any]],
         *,
         cache: CacheFolder,
-        settings: RemoteSettings,
-        patience: Patience,
+        fetch_ahead: int,
         say: Callable[[str], None],
     ) -> None:
-        self.url, self.settings = place.shown, settings
+        self.url = store.shown
         self.unreadable: dict[int, str] = {}
         self.num_fetched = 0
-        self.is_short = False
-        self._place, self._folder, self._shards = place, folder, shards
-        self._cache, self._patience, self._say = cache, patience, say
+        self._store, self._folder, self._shards, self._cache = store, folder, shards, cache
+        self._fetch_ahead, self._say = fetch_ahead, say
+        self._fetched: set[int] = set()
         self._warned = threading.Lock()  # taken for good by the first thread that warns
 
-    def open(
-        self, number: int, *, stop: threading.Event, let_go: Callable[[], None] | None = None, wait: bool = True
-    ) -> BinaryIO | None:
-        """A tar, open and locked against eviction until it and all copies of its descriptor are closed.
+    def open(self, number: int, *, stop: threading.Event, wait: bool = True, is_needed: bool = True) -> FileIO | None:
+        """A tar; while it is open, it is not evicted.
 
         Args:
-            let_go: Called when the cache is full, to close tars of the caller's own; without it, a full cache gives
-                None.
             wait: Fetch it when it is not there.
+            is_needed: Fetch it beyond the limit of the cache too, when the tars in use leave no room.
 
         Returns:
             None for a tar that cannot be had; `unreadable` says why if that is for good.
@@ -74,16 +68,15 @@ class RemoteTars:
             Interrupted: `stop` was set.
         """
         try:
-            while True:
-                file = self._open_present(number, stop)
-                if file is not None or not wait or number in self.unreadable:
+            file = self._open_present(number)
+            if file is not None or not wait:
+                return file
+            path = self._path(number)
+            with locked(path.with_name(f".{path.name}.lock"), stop=stop):
+                file = self._open_present(number)  # another process or thread may have been faster
+                if file is not None or number in self.unreadable:
                     return file
-                temporary = self._locked_temporary(number, stop)
-                if temporary is None:  # another process was faster
-                    continue
-                with temporary:
-                    if not self._fetch(number, temporary, stop, let_go):
-                        return None
+                return self._fetch(number, stop, force=is_needed)
         except OSError as error:
             if error.errno == errno.EMFILE:
                 raise
@@ -101,140 +94,79 @@ class RemoteTars:
     def fetch_beside(self, number: int, *, stop: threading.Event) -> None:
         """Fetch the small .idx of a tar, which only checks need; a missing one is left out."""
         path = self._path(number).with_suffix(".idx")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        at_most = self._shards[number]["num_bytes"]  # it names the tar's members, and is shorter
         try:
-            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-                at_most = self._shards[number]["num_bytes"]  # it names the tar's members, and is shorter
-                download(self._place, path.name, file, patience=self._patience, stop=stop, at_most=at_most)
-            temporary.replace(path)
+            self._store.download_to(path.name, path, stop=stop, at_most=at_most)
         except FileNotFoundError:
             path.unlink(missing_ok=True)
-        finally:
-            temporary.unlink(missing_ok=True)
 
-    def ahead(self, plan: Plan, *, rows: slice) -> TarsAhead:
+    def prefetcher(self, plan: Plan, *, rows: slice) -> TarPrefetcher:
         """What fetches the tars of a plan's coming steps."""
-        limit = self._cache.limit_bytes
-        sizes = [shard["num_bytes"] for shard in self._shards]
-        return TarsAhead(self, plan, rows=rows, tar_bytes=sizes, limit_bytes=limit, settings=self.settings)
-
-    def asked_for_room_ns(self) -> int:
-        """When a process last found the cache full of tars in use."""
-        return self._cache.asked_for_room_ns()
-
-    def warn_short(self, num_bytes: int) -> None:
-        """Say, once, that tars will be fetched again and again because the cache does not hold what is needed."""
-        self.is_short = True
-        if self._warned.acquire(blocking=False):
-            limit = self._cache.limit_bytes
-            has = f"{size_text(limit)} (--cache-limit)" if limit is not None else "the free disk"
-            self._say(
-                f"warning: {self.url}: {size_text(num_bytes)} of tars are needed together, more than {has}: they are "
-                "fetched again and again; give a larger --cache-limit or a smaller --shuffle-window"
-            )
+        sizes, limit = [shard["num_bytes"] for shard in self._shards], self._cache.limit_bytes
+        return TarPrefetcher(self, plan, rows=rows, tar_bytes=sizes, limit_bytes=limit, num_steps=self._fetch_ahead)
 
     def _path(self, number: int) -> Path:
         return self._folder / self._shards[number]["tar"]
 
-    def _open_present(self, number: int, stop: threading.Event) -> BinaryIO | None:
+    def _open_present(self, number: int) -> FileIO | None:
         """A tar that lies in the cache, with a shared lock; None when it does not."""
-        path = self._path(number)
-        while True:
-            try:
-                file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
-            except FileNotFoundError:
-                return None
-            if try_lock(file, exclusive=False):
-                if is_still(file, path):
-                    whole = os.fstat(file.fileno()).st_size == self._shards[number]["num_bytes"]
-                    if whole and self.touch(number):
-                        return file
-                    file.close()
-                    return None
-                file.close()
-            else:  # it is being evicted
-                file.close()
-                pause(stop)
-
-    def _locked_temporary(self, number: int, stop: threading.Event) -> BinaryIO | None:
-        """The file to fetch a tar into, empty and locked; None when the tar has come meanwhile."""
-        path = self._path(number)
-        temporary = path.with_name(f".{path.name}.tmp")
-        while True:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = os.fdopen(os.open(temporary, flags, 0o600), "r+b")
-            if not try_lock(file, exclusive=True):  # another process fetches it
-                file.close()
-                pause(stop)
-            elif is_still(file, temporary):
-                if not self._is_whole(number):
-                    file.truncate(0)  # what a killed process may have left
-                    return file
-                temporary.unlink(missing_ok=True)
-                file.close()
-                return None
-            else:
-                file.close()
-            if self._is_whole(number):
-                return None
-
-    def _is_whole(self, number: int) -> bool:
         try:
-            return os.stat(self._path(number)).st_size == self._shards[number]["num_bytes"]
+            file = FileIO(os.open(self._path(number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
         except FileNotFoundError:
-            return False
+            return None
+        fcntl.flock(file, fcntl.LOCK_SH)  # waits for who looks whether it is in use
+        if os.fstat(file.fileno()).st_size != self._shards[number]["num_bytes"]:
+            file.close()
+            return None
+        self.touch(number)
+        return file
 
-    def _fetch(self, number: int, file: BinaryIO, stop: threading.Event, let_go: Callable[[], None] | None) -> bool:
-        """Fill a locked temporary file and give it its name; False when the tar cannot be had, or has no room."""
-        path, shard = self._path(number), self._shards[number]
-        temporary, what = path.with_name(f".{path.name}.tmp"), self._place.address(path.name)
-        fault = ""
+    def _fetch(self, number: int, stop: threading.Event, *, force: bool) -> FileIO | None:
+        """Fetch a tar, give it its name and open it; None when it cannot be had, or has no room."""
+        path, num_bytes = self._path(number), self._shards[number]["num_bytes"]
+        temporary = path.with_name(f".{path.name}.tmp")
+        file, fits = self._cache.new_tar(temporary, num_bytes, force=force, stop=stop)
+        if file is None:
+            return None
+        if not fits or number in self._fetched:
+            self._warn_small()
         try:
-            if number in self.unreadable:  # found out by another thread
-                return False
-            if not self._make_room(file, shard["num_bytes"], stop, let_go):
-                return False
-            for _ in range(NUM_TRIES):
-                file.seek(0)
-                try:
-                    sha256 = download(
-                        self._place,
-                        path.name,
-                        file,
-                        patience=self._patience,
-                        stop=stop,
-                        at_most=shard["num_bytes"],
-                        num_bytes=shard["num_bytes"],
-                    )
-                except FileNotFoundError:
-                    fault = f"{what}: is not there"
-                    break
-                except ContentError as error:
-                    fault = str(error)
-                    continue
-                if sha256 == shard["sha256"]:
-                    put_file_in_place(file, temporary, path)
+            with file:
+                fault = self._fill(file, number, stop)
+                if fault is None:
+                    put_in_place(file, temporary, path)
+                    self.touch(number)
+                    fcntl.flock(file, fcntl.LOCK_SH)
+                    file.seek(0)
+                    self._fetched.add(number)
                     self.num_fetched += 1
-                    return True
-                fault = f"{what}: its sha256 is not the one in dataset.json"
+                    return FileIO(os.dup(file.fileno()))  # which shares its lock
         finally:
-            if is_still(file, temporary):
-                temporary.unlink()
+            temporary.unlink(missing_ok=True)
         self.unreadable[number] = fault
-        self._say(f"warning: {fault}; its {shard.get('num_samples', '')} samples count as damaged")
-        return False
+        self._say(f"warning: {fault}; its {self._shards[number].get('num_samples', '')} samples count as damaged")
+        return None
 
-    def _make_room(
-        self, file: BinaryIO, num_bytes: int, stop: threading.Event, let_go: Callable[[], None] | None
-    ) -> bool:
-        """Give a file its size within the limit, or beyond it when everything there is in use."""
-        if self._cache.reserve(file, num_bytes, force=False, stop=stop):
-            return True
-        if let_go is None:
-            return False
-        let_go()
-        if not self._cache.reserve(file, num_bytes, force=False, stop=stop):
-            self._cache.ask_for_room()
-            self.warn_short(num_bytes + sum(tar.num_bytes for tar in self._cache.tars()))
-            self._cache.reserve(file, num_bytes, force=True, stop=stop)
-        return True
+    def _fill(self, file: Any, number: int, stop: threading.Event) -> str | None:
+        """Write a tar into a file; what is wrong with it, if anything is."""
+        shard, fault = self._shards[number], None
+        for _ in range(NUM_TRIES):
+            try:
+                size = shard["num_bytes"]
+                sha256 = self._store.download(shard["tar"], file, stop=stop, at_most=size, num_bytes=size)
+            except FileNotFoundError:
+                return f"{self._store.address(shard['tar'])}: is not there"
+            except ContentError as error:
+                fault = str(error)
+                continue
+            if sha256 == shard["sha256"]:
+                return None
+            fault = f"{self._store.address(shard['tar'])}: its sha256 is not the one in dataset.json"
+        return fault
+
+    def _warn_small(self) -> None:
+        if self._warned.acquire(blocking=False):
+            self._say(
+                f"warning: {self.url}: the cache is too small: tars are fetched again, or stay beyond its limit while "
+                "they are in use; give a larger --cache-limit or a smaller --shuffle-window"
+            )

@@ -15,16 +15,15 @@ from pipeline.index import ShardError, ShardIndex
 from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
 from pipeline.prefetch import Prefetcher
 from pipeline.reader import StepReader
-from pipeline.remote.dataset import open_dataset
+from pipeline.remote.dataset import index_files, open_dataset
 from pipeline.remote.errors import RemoteError
-from pipeline.remote.names import index_files
-from pipeline.remote.place import Place
 from pipeline.remote.settings import RemoteSettings
+from pipeline.remote.store import RemoteStore
 from tests.clips import same, take, train_plan
 from tests.s3_server import S3Server, s3_server
 from tests.until import until
 
-SETTINGS = {"timeout_s": 30.0, "fetch_ahead": 2, "num_fetchers": 2}
+SETTINGS = {"timeout_s": 30.0, "fetch_ahead": 2}
 
 
 def settings(cache: Path, **changes: object) -> RemoteSettings:
@@ -109,7 +108,7 @@ def test_a_cache_smaller_than_the_data_says_so_once_and_changes_nothing(
     s3.forget_requests()
     index = open_dataset(url, settings(tmp_path, limit_bytes=largest), say=said.append)
     assert all_same(batches(index, 6)[0], expected)
-    lines = [line for line in said if "fetched again and again" in line]
+    lines = [line for line in said if "tars are fetched again" in line]
     assert len(lines) == len(said) == 1, said
     assert "--cache-limit" in lines[0]
     assert len(s3.requests("GET", ".tar")) > len(numbered.tars)
@@ -251,14 +250,14 @@ def test_a_loader_that_waits_for_its_server_is_not_taken_for_a_stalled_one(
 ) -> None:
     shutil.copytree(numbered.data_dir, tmp_path / "there")
     index = open_dataset(f"file://{tmp_path}/there", settings(tmp_path / "cache", fetch_ahead=0))
-    answers, asked, open_file = threading.Event(), threading.Event(), Place.open
+    answers, asked, pieces = threading.Event(), threading.Event(), RemoteStore._pieces
 
-    def slow(self: Place, *name: object, **wait: float) -> object:
+    def slow(self: RemoteStore, name: str, **at_most: int) -> object:
         asked.set()
         assert answers.wait(30)
-        return open_file(self, *name, **wait)
+        return pieces(self, name, **at_most)
 
-    monkeypatch.setattr(Place, "open", slow)
+    monkeypatch.setattr(RemoteStore, "_pieces", slow)
     reader = StepReader(index, train_plan(index, global_batch_size=6), rows=slice(0, 6))
     thread = threading.Thread(target=reader.read, args=(0,), daemon=True)
     thread.start()

@@ -6,18 +6,21 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.index import ShardIndex
-from pipeline.remote.cache import CacheFolder, give_way
+from pipeline.reader import StepReader
+from pipeline.remote.cache import CacheFolder, is_in_use
 from pipeline.remote.dataset import open_dataset
 from pipeline.remote.errors import RemoteError
 from pipeline.remote.settings import RemoteSettings
 from pipeline.remote.sync import sync_dataset
 from pipeline.remote.tars import RemoteTars
 from pipeline.shard_writer import sha256_of
+from tests.clips import train_plan
 from tests.s3_server import S3Server
 from tests.until import until
 
@@ -58,8 +61,10 @@ def there(numbered: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> str
     return f"file://{folder}"
 
 
-def opened(url: str, cache: Path, **settings: object) -> tuple[ShardIndex, RemoteTars]:
-    index = open_dataset(url, RemoteSettings(cache=cache, **settings))
+def opened(
+    url: str, cache: Path, say: Callable[[str], None] = print, **settings: object
+) -> tuple[ShardIndex, RemoteTars]:
+    index = open_dataset(url, RemoteSettings(cache=cache, **settings), say=say)
     assert isinstance(index.store, RemoteTars)
     return index, index.store
 
@@ -106,45 +111,50 @@ def test_a_process_killed_while_it_fetches_leaves_no_tar_and_the_next_goes_on(
     assert tars.num_fetched == 1
 
 
-def test_what_a_killed_process_left_gives_way_and_what_one_fetches_does_not(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_not_in_use_and_what_one_fetches_is(tmp_path: Path) -> None:
     left, held = tmp_path / ".a.tar.tmp", tmp_path / ".b.tar.tmp"
     for path in (left, held):
         path.write_bytes(b"half")
     with open(held, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert (give_way(left), give_way(held)) == (True, False)
-    assert give_way(held)
-    assert not give_way(held), "it is gone already"
+        assert (is_in_use(left), is_in_use(held)) == (False, True)
+    assert not is_in_use(held)
 
 
 def test_the_least_recently_used_tar_gives_way_and_one_in_use_never(there: str, tmp_path: Path) -> None:
     index, tars = opened(there, tmp_path)
     sizes = [shard["num_bytes"] for shard in index.info["shards"]]
     assert len(sizes) == 3
-    _, tars = opened(there, tmp_path, limit_bytes=sum(sizes) - 1)
+    said: list[str] = []
+    _, tars = opened(there, tmp_path, said.append, limit_bytes=sum(sizes) - 1)
     for number in (0, 1):
         tars.open(number, stop=NEVER).close()
     assert tars.touch(0), "so that 1 is the one not used for longest"
-    tars.open(2, stop=NEVER, let_go=lambda: None).close()
+    tars.open(2, stop=NEVER).close()
     assert [tars.touch(number) for number in range(3)] == [True, False, True]
     with tars.open(0, stop=NEVER), tars.open(2, stop=NEVER):
-        assert tars.open(1, stop=NEVER) is None, "fetching ahead pushes nothing out that is in use"
+        assert tars.open(1, stop=NEVER, is_needed=False) is None, "fetching ahead pushes nothing out that is in use"
         assert [tars.touch(number) for number in range(3)] == [True, False, True]
-        assert not tars.is_short
-        tars.open(1, stop=NEVER, let_go=lambda: None).close()
-        assert tars.is_short, "somebody needs it: the limit is exceeded"
-        assert [tars.touch(number) for number in range(3)] == [True, True, True]
-    assert tars.asked_for_room_ns() > 0
+        assert said == []
+        tars.open(1, stop=NEVER).close()
+        assert [tars.touch(number) for number in range(3)] == [True, True, True], "beyond the limit, for it is needed"
+        assert ["the cache is too small" in line for line in said] == [True]
+    os.truncate(index.data_dir / index.tars[2], 0)
+    tars.open(2, stop=NEVER).close()
+    assert sum(tars.touch(number) for number in range(3)) == 2, "it shrinks again as tars are let go"
+    assert len(said) == 1
 
 
-def test_who_is_asked_to_let_go_is_asked_before_the_limit_is_exceeded(there: str, tmp_path: Path) -> None:
-    index, _ = opened(there, tmp_path)
-    sizes = [shard["num_bytes"] for shard in index.info["shards"]]
-    _, tars = opened(there, tmp_path, limit_bytes=sizes[0] + sizes[1] - 1)
-    mine = tars.open(0, stop=NEVER)
-    tars.open(1, stop=NEVER, let_go=mine.close).close()
-    assert not tars.is_short
-    assert [tars.touch(number) for number in range(3)] == [False, True, False]
+def test_a_reader_has_one_tar_open_at_a_time(there: str, numbered: ShardIndex, tmp_path: Path) -> None:
+    largest, said = max(shard["num_bytes"] for shard in numbered.info["shards"]), []
+    index, tars = opened(there, tmp_path, said.append, limit_bytes=largest, fetch_ahead=0)
+    reader = StepReader(index, train_plan(index, global_batch_size=6), rows=slice(0, 6))
+    reader.read(0)
+    assert tars.num_fetched == 3
+    assert [tars.touch(number) for number in range(3)] == [False, False, True]
+    assert said == []
+    reader.read(1)
+    assert ["tars are fetched again" in line for line in said] == [True]
 
 
 def cache_of(folder: Path, sizes: dict[str, int], *, limit_bytes: int | None) -> tuple[CacheFolder, dict[str, Path]]:
@@ -179,13 +189,19 @@ def test_no_tar_gives_way_in_vain(
     if limit == 1000 and num_bytes < limit:
         sizes["used"] = 900
     cache, paths = cache_of(tmp_path / "cache", sizes, limit_bytes=limit)
-    with open(paths["used"], "rb") as used, open(tmp_path / "new", "w+b") as new:
+    new = tmp_path / "new"
+    with open(paths["used"], "rb") as used:
         fcntl.flock(used, fcntl.LOCK_SH)
         if left is None:
             with pytest.raises(RemoteError, match=r"the disk has no room for 1e\+05 TB"):
-                cache.reserve(new, num_bytes, force=force, stop=NEVER)
+                cache.new_tar(new, num_bytes, force=force, stop=NEVER)
         else:
-            assert cache.reserve(new, num_bytes, force=force, stop=NEVER) is force
+            file, fits = cache.new_tar(new, num_bytes, force=force, stop=NEVER)
+            assert (file is not None) is new.exists() is force
+            assert fits is (num_bytes == 600)
+            if file is not None:
+                file.close()
+                assert new.stat().st_size == num_bytes
     assert [name for name in sizes if paths[name].exists()] == (left or list(sizes))
     assert paths["other"].exists(), "not ours"
 
@@ -204,8 +220,10 @@ def test_a_link_in_the_cache_is_not_followed(there: str, tmp_path: Path) -> None
     index, tars = opened(there, tmp_path / "cache")
     (tmp_path / "precious").write_bytes(b"precious")
     (index.data_dir / f".{index.tars[0]}.tmp").symlink_to(tmp_path / "precious")
+    tars.open(0, stop=NEVER).close()
+    (index.data_dir / index.tars[1]).symlink_to(tmp_path / "precious")
     with pytest.raises(RemoteError, match="symbolic links; choose another --cache"):
-        tars.open(0, stop=NEVER)
+        tars.open(1, stop=NEVER)
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
 

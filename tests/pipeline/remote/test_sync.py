@@ -2,23 +2,26 @@
 
 import json
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pytest
 
-import pipeline.remote.copying
+import pipeline.remote.sync
 from pipeline.index import ShardError, ShardIndex
-from pipeline.remote.copying import Copy
 from pipeline.remote.dataset import open_dataset
 from pipeline.remote.errors import RemoteError
-from pipeline.remote.place import Place
+from pipeline.remote.retry import RetryPolicy
 from pipeline.remote.settings import RemoteSettings
-from pipeline.remote.sync import sync_dataset
+from pipeline.remote.store import RemoteStore
+from pipeline.remote.sync import Copy, sync_dataset
 from pipeline.shard_writer import sha256_of
 from pipeline.verify import verify
 from tests.s3_server import S3Server
 
+NEVER = threading.Event()
 MEMORY = fsspec.filesystem("memory")
 
 
@@ -45,8 +48,9 @@ def test_there_and_back_again_is_the_same_dataset(numbered: ShardIndex, s3: S3Se
 
 def test_a_remote_dataset_is_checked_as_a_local_one_is(numbered: ShardIndex, s3: S3Server, tmp_path: Path) -> None:
     sync_dataset(numbered.data_dir, "s3://shards/checked")
-    Place("s3://shards/checked").remove(numbered.tars[0].replace(".tar", ".idx"))
-    Place("s3://shards/checked").write(numbered.tars[1], b"no tar")
+    store = RemoteStore("s3://shards/checked")
+    store.remove(numbered.tars[0].replace(".tar", ".idx"), stop=NEVER)
+    store.write(numbered.tars[1], b"no tar", stop=NEVER)
     _, faults = verify(open_dataset("s3://shards/checked", RemoteSettings(cache=tmp_path)), decode=True)
     assert [fault.split(": ", 1)[1] for fault in faults] == ["missing", "6 bytes, dataset.json says " + str(
         numbered.info["shards"][1]["num_bytes"]
@@ -70,18 +74,18 @@ def test_only_what_changed_is_copied_and_dataset_json_is_gone_meanwhile(
     (changed / "dataset.json").write_text(json.dumps(info))
     with pytest.raises(ShardError, match=r"000002.tar: is not what dataset.json says; run tools/check_shards.py"):
         sync_dataset(changed, url)
-    assert "dataset.json" in Place(url).sizes(), "a damaged source changes nothing"
+    assert "dataset.json" in RemoteStore(url).sizes(stop=NEVER), "a damaged source changes nothing"
 
     info["shards"][2]["sha256"] = sha256_of(changed / info["shards"][2]["tar"])
     (changed / "dataset.json").write_text(json.dumps(info))
     seen = []
-    upload = Place.upload
+    upload = RemoteStore.upload
 
-    def watched(self: Place, source: Path, name: str) -> None:
-        seen.append((name, "dataset.json" in self.sizes()))
-        upload(self, source, name)
+    def watched(self: RemoteStore, source: Path, name: str, *, stop: threading.Event) -> None:
+        seen.append((name, "dataset.json" in self.sizes(stop=NEVER)))
+        upload(self, source, name, stop=stop)
 
-    monkeypatch.setattr(Place, "upload", watched)
+    monkeypatch.setattr(RemoteStore, "upload", watched)
     result = sync_dataset(changed, url)
     assert seen == [(info["shards"][2]["tar"], False)]
     assert (result.num_copied, result.num_bytes_copied) == (2, 11)
@@ -91,18 +95,18 @@ def test_only_what_changed_is_copied_and_dataset_json_is_gone_meanwhile(
 def test_a_copy_that_was_killed_goes_on_where_it_was(
     numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.remote.copying, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(pipeline.remote.sync, "SAVE_EVERY_S", 0.0)
     to, uploads = tmp_path / "to", []
-    upload, save = Place.upload, Copy._save
+    upload, save = RemoteStore.upload, Copy._save
 
-    def killed(self: Place, source: Path, name: str) -> None:
+    def killed(self: RemoteStore, source: Path, name: str, *, stop: threading.Event) -> None:
         if len(uploads) == 2:
             raise KeyboardInterrupt
         uploads.append(name)
-        upload(self, source, name)
+        upload(self, source, name, stop=stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "upload", killed)
+        patch.setattr(RemoteStore, "upload", killed)
         patch.setattr(Copy, "_save", lambda self: None if len(uploads) == 2 else save(self))
         with pytest.raises(KeyboardInterrupt):
             sync_dataset(numbered.data_dir, to, workers=1)
@@ -118,7 +122,7 @@ def test_arrays_that_were_changed_on_the_server_are_not_opened(numbered: ShardIn
     sync_dataset(numbered.data_dir, url)
     content = bytearray(MEMORY.cat_file("/copies/arrays/index/label.npy"))
     content[-1] ^= 1
-    Place(url).write("index/label.npy", bytes(content))
+    RemoteStore(url).write("index/label.npy", bytes(content), stop=NEVER)
     with pytest.raises(ShardError, match=r"label.npy: its sha256 is not the one in checksums.json; copy it again"):
         open_dataset(url, RemoteSettings(cache=tmp_path))
 
@@ -138,23 +142,21 @@ def test_the_server_that_fails_is_the_one_that_is_named(
 ) -> None:
     urls = {name: f"memory://{side}/{name}" for name in ("source", "destination")}
     sync_dataset(numbered.data_dir, urls["source"])
-    done, gone = [], []
+    call, upload, uploaded = RetryPolicy.call, RemoteStore.upload, []
 
-    def failing(method: str) -> None:
-        works = getattr(Place, method)
+    def failing(self: RetryPolicy, request: Callable, *, what: str, **more: object) -> object:
+        def gone() -> None:
+            raise ConnectionResetError("gone")
 
-        def request(self: Place, *args: object, **options: object) -> object:
-            if self.url == urls[side] and gone:
-                raise ConnectionResetError("gone")
-            done.append(method)
-            if method == "upload" and done.count("upload") == 2:
-                gone.append(True)  # after the first changes, so that the list of them cannot be written any more
-            return works(self, *args, **options)
+        # After the first changes, so that the list of them cannot be written any more.
+        return call(self, gone if what.startswith(urls[side]) and len(uploaded) >= 2 else request, what=what, **more)
 
-        monkeypatch.setattr(Place, method, request)
+    def counted(self: RemoteStore, source: Path, name: str, *, stop: threading.Event) -> None:
+        upload(self, source, name, stop=stop)
+        uploaded.append(name)
 
-    for method in ("open", "upload", "write", "remove", "sizes"):
-        failing(method)
+    monkeypatch.setattr(RetryPolicy, "call", failing)
+    monkeypatch.setattr(RemoteStore, "upload", counted)
     with pytest.raises(RemoteError, match=rf"^{urls[side]}/\S+: no answer for 0 s \(ConnectionResetError: gone\)"):
         sync_dataset(urls["source"], urls["destination"], timeout_s=0.01)
 

@@ -90,7 +90,7 @@ def look_at(
         if clock() - begin_s > max_seconds and found.rows:
             break
         try:
-            file = open_tar(index, tar, let_go=lambda: None)
+            file = open_tar(index, tar)
         except OSError:
             file = None
         for row in own.tolist():

@@ -6,12 +6,12 @@ import threading
 import numpy as np
 import pytest
 
+import pipeline.remote.tar_prefetcher
 from pipeline.clip import ClipSpec
 from pipeline.index import ShardIndex
 from pipeline.plan import EvalPlan, TrainPlan
-from pipeline.remote.ahead import TarsAhead, bytes_together
 from pipeline.remote.errors import RemoteError
-from pipeline.remote.settings import RemoteSettings
+from pipeline.remote.tar_prefetcher import TarPrefetcher
 from tests.until import until
 
 
@@ -19,10 +19,11 @@ class Tars:
     """Stands for a server: remembers what was asked for."""
 
     def __init__(self, there: tuple[int, ...] = (), gone: bool = False) -> None:
-        self.there, self.asked, self.warned = set(there), [], []
+        self.there, self.asked = set(there), []
         self.gone = gone
 
-    def open(self, number: int, *, stop: threading.Event) -> None:
+    def open(self, number: int, *, stop: threading.Event, is_needed: bool) -> None:
+        assert not is_needed, "what is in use stays"
         self.asked.append(number)
         if self.gone:
             raise RemoteError("gone")
@@ -31,17 +32,19 @@ class Tars:
     def touch(self, number: int) -> bool:
         return number in self.there
 
-    def warn_short(self, num_bytes: int) -> None:
-        self.warned.append(num_bytes)
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the order is that of one thread."""
+    monkeypatch.setattr(pipeline.remote.tar_prefetcher, "NUM_THREADS", 1)
 
 
-def ahead(tars: Tars, index: ShardIndex, *, steps: int, limit: int | None = None, plan: object = None) -> TarsAhead:
+def ahead(tars: Tars, index: ShardIndex, *, steps: int, limit: int | None = None, plan: object = None) -> TarPrefetcher:
     plan = plan or TrainPlan(
         index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=2, seed=0, shuffle_window=1
     )
     sizes = [10] * len(index.tars)
-    settings = RemoteSettings(fetch_ahead=steps, num_fetchers=1)
-    return TarsAhead(tars, plan, rows=slice(0, 2), tar_bytes=sizes, limit_bytes=limit, settings=settings)
+    return TarPrefetcher(tars, plan, rows=slice(0, 2), tar_bytes=sizes, limit_bytes=limit, num_steps=steps)
 
 
 def tars_in_order(index: ShardIndex, first: int, count: int) -> list[int]:
@@ -106,28 +109,3 @@ def test_the_end_of_an_evaluation_is_the_end(numbered: ShardIndex) -> None:
     assert filler._next() is None
     filler.end()
     assert tars.asked == [0, 1, 2]
-
-
-@pytest.mark.parametrize(("limit", "warned"), [(29, [30]), (30, [])])
-def test_a_plan_that_needs_more_than_the_cache_is_told_at_once(
-    numbered: ShardIndex, limit: int, warned: list[int]
-) -> None:
-    plan = TrainPlan(numbered, numbered.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=2, seed=0)
-    tars = Tars()
-    filler = ahead(tars, numbered, steps=1, limit=limit, plan=plan)
-    filler.start(7)
-    until(lambda: tars.asked)
-    filler.end()
-    assert tars.warned == warned
-
-
-def test_bytes_needed_together_are_those_of_every_moment_counted_one_by_one() -> None:
-    sizes = np.array([3, 5, 7])
-    for length in range(1, 6):
-        for order in itertools.product(range(3), repeat=length):
-            together = max(
-                sum(int(sizes[tar]) for tar in range(3) if tar in order[: now + 1] and tar in order[now:])
-                for now in range(length)
-            )
-            assert bytes_together(np.array(order), sizes) == together, order
-    assert bytes_together(np.array([], int), sizes) == 0

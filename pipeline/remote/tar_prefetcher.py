@@ -1,54 +1,46 @@
 """Fetches the tars of a plan's coming steps before they are needed, in threads of its own."""
 
+import contextlib
 import copy
 import threading
 from collections import Counter, deque
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-import numpy as np
+from pipeline.plan import Plan
+from pipeline.remote.errors import RemoteError
 
-from pipeline.plan import Plan, TrainPlan
-from pipeline.remote.errors import Interrupted, RemoteError
-from pipeline.remote.files import pause
-from pipeline.remote.settings import RemoteSettings
+if TYPE_CHECKING:
+    from pipeline.remote.tars import RemoteTars
 
 IDLE_S = 0.1  # between two looks whether the reader has moved
 JOIN_S = 1.0  # for a thread to end; one that waits for a server ends by itself, later
+NUM_THREADS = 4
 SHARE_AHEAD = 0.5  # of the limit, for tars of coming steps; the rest is for those in use
 
 
-class TarSource(Protocol):
-    """Where tars are fetched from; `RemoteTars`."""
-
-    def open(self, number: int, *, stop: threading.Event) -> object: ...
-
-    def touch(self, number: int) -> bool: ...
-
-    def warn_short(self, num_bytes: int) -> None: ...
-
-
-class TarsAhead:
+class TarPrefetcher:
     """The tars of one rank's coming steps.
 
     Args:
         rows: The rank's rows of each global batch.
         tar_bytes: Sizes of all tars.
         limit_bytes: Of the cache.
+        num_steps: How far ahead.
     """
 
     def __init__(
         self,
-        tars: TarSource,
+        tars: "RemoteTars",
         plan: Plan,
         *,
         rows: slice,
         tar_bytes: list[int],
         limit_bytes: int | None,
-        settings: RemoteSettings,
+        num_steps: int,
     ) -> None:
         self._tars, self._rows, self._tar_bytes, self._limit = tars, rows, tar_bytes, limit_bytes
         self._plan = copy.deepcopy(plan, {id(plan.index): plan.index})  # plans keep orders; threads must not share them
-        self._num_steps, self._num_threads = settings.fetch_ahead, settings.num_fetchers
+        self._num_steps = num_steps
         self._stop = threading.Event()
         self._stop.set()
         self._threads: list[threading.Thread] = []
@@ -66,8 +58,8 @@ class TarsAhead:
         if self._num_steps == 0:
             return
         self._threads = [
-            threading.Thread(target=self._run, args=(self._stop, i), name=f"tars-ahead-{i}", daemon=True)
-            for i in range(self._num_threads)
+            threading.Thread(target=self._run, args=(self._stop,), name=f"tar-prefetcher-{i}", daemon=True)
+            for i in range(NUM_THREADS)
         ]
         for thread in self._threads:
             thread.start()
@@ -83,25 +75,16 @@ class TarsAhead:
             thread.join(JOIN_S)
         self._threads = []
 
-    def _run(self, stop: threading.Event, thread: int) -> None:
-        try:
-            if thread == 0:
-                self._warn_if_short()
-            while not stop.is_set():
-                number = self._next()
-                if number is None:
-                    pause(stop, IDLE_S)
-                    continue
-                try:
-                    file = self._tars.open(number, stop=stop)
-                except Interrupted:
-                    raise
-                except RemoteError:
-                    continue  # the reader will meet it too, and has somebody to tell
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            number = self._next()
+            if number is None:
+                stop.wait(IDLE_S)
+                continue
+            with contextlib.suppress(RemoteError):  # the reader will meet it too, and has somebody to tell
+                file = self._tars.open(number, stop=stop, is_needed=False)
                 if file is not None:
-                    file.close()  # type: ignore[attr-defined]
-        except Interrupted:
-            return
+                    file.close()
 
     def _next(self) -> int | None:
         """The tar to fetch next; None when nothing is to be done now."""
@@ -143,45 +126,3 @@ class TarsAhead:
         """The tars of this rank's clips of a step, each once, in the order of the clips."""
         clips = self._plan.batch(step)[self._rows]
         return list(dict.fromkeys(self._plan.index.tar_of(clips.sample).tolist()))
-
-    def _warn_if_short(self) -> None:
-        """Find out before it hurts that the plan needs more tars together than the cache may hold."""
-        if self._limit is None or not isinstance(self._plan, TrainPlan):
-            return
-        size, first = self._plan.samples_per_epoch, self._step * self._plan.global_batch_size
-        positions = np.arange(size, dtype=np.int64) + first // size * size
-        tars = self._plan.index.tar_of(self._plan.samples_at(positions))
-        needed = bytes_together(tars, np.array(self._tar_bytes))
-        if needed > self._limit:
-            self._tars.warn_short(needed)
-
-
-def bytes_together(tars: np.ndarray, tar_bytes: np.ndarray) -> int:
-    """The cache that reads an order of samples without fetching any tar twice.
-
-    A tar is needed from its first sample in that order to its last.
-
-    Args:
-        tars: int [N], the tar of each sample, in the order in which samples are read.
-        tar_bytes: int [T], sizes of all tars.
-
-    Returns:
-        The largest sum of sizes of tars that are needed at the same time.
-
-    >>> bytes_together(np.array([0, 0, 1, 1, 2]), np.array([5, 7, 6])), bytes_together(
-    ...     np.array([0, 1, 0, 2, 1]), np.array([5, 7, 6])
-    ... )
-    (7, 13)
-    """
-    if not len(tars):
-        return 0
-    first = np.full(len(tar_bytes), -1)
-    last = np.full(len(tar_bytes), -1)
-    places = np.arange(len(tars))
-    first[tars[::-1]] = places[::-1]
-    last[tars] = places
-    used = first >= 0
-    change = np.zeros(len(tars) + 1, np.int64)
-    np.add.at(change, first[used], tar_bytes[used])
-    np.add.at(change, last[used] + 1, -tar_bytes[used])
-    return int(np.cumsum(change).max())

@@ -12,76 +12,99 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.remote.body
-import pipeline.remote.patience
+import pipeline.remote.retry
 from pipeline.errors import UserError
 from pipeline.index import ShardIndex
-from pipeline.remote.body import FileBody
-from pipeline.remote.cache import folder_name
+from pipeline.remote.cache import folder_name, private_folder, write_private
 from pipeline.remote.dataset import open_dataset
-from pipeline.remote.download import download
 from pipeline.remote.errors import ContentError, Interrupted, RemoteError
-from pipeline.remote.files import private_folder, write_private
-from pipeline.remote.patience import Patience, reason
-from pipeline.remote.place import Place, is_url, public_url
+from pipeline.remote.retry import RetryPolicy, reason
 from pipeline.remote.settings import RemoteSettings, parse_size
+from pipeline.remote.store import RemoteStore
+from pipeline.remote.url import is_url, public_url
 from train.data_options import Data
 
 CONTENT = bytes(range(256)) * 40
 NEVER = threading.Event()
 
 
+class BadLine(RemoteStore):
+    """A store whose files break off after so many bytes, each time they are asked for."""
+
+    def __init__(self, *breaks: int) -> None:
+        super().__init__("memory://bad", timeout_s=0.3, say=self.say)
+        self.breaks, self.num_asked, self.said = list(breaks), 0, []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def _pieces(self, name: str, *, at_most: int) -> Iterator[bytes]:
+        self.num_asked += 1
+        end = self.breaks.pop(0) if self.breaks else len(CONTENT)
+        for start in range(0, end, 1000):
+            yield CONTENT[start : min(start + 1000, end)]
+        if end < len(CONTENT):
+            raise ConnectionResetError("cut off")
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that take no time."""
-    monkeypatch.setattr(pipeline.remote.patience, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(pipeline.remote.body, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(pipeline.remote.retry, "FIRST_PAUSE_S", 0.0)
 
 
-class BadLine:
-    """A place whose files break off after so many bytes each time they are opened."""
-
-    def __init__(self, *, breaks: int) -> None:
-        self.left, self.num_opened = breaks, 0
-
-    def address(self, name: str) -> str:
-        return f"bad://{name}"
-
-    def open(self, name: str, start: int, *, wait_s: float) -> FileBody:
-        place, self.num_opened = self, self.num_opened + 1
-
-        class File(io.BytesIO):
-            num_read = 0
-
-            def read(self, size: int | None = -1) -> bytes:
-                data = super().read(size)
-                self.num_read += len(data)
-                if place.left and self.num_read > 3000:
-                    place.left -= 1
-                    raise ConnectionResetError("cut off")
-                return data
-
-        return FileBody(File(CONTENT), start)
-
-
-def test_a_broken_line_is_taken_up_where_it_broke(impatient: None) -> None:
-    place, said, into = BadLine(breaks=2), [], io.BytesIO()
-    patience = Patience(timeout_s=30, say=said.append)
-    sha256 = download(place, "x", into, patience=patience, stop=NEVER, at_most=len(CONTENT), num_bytes=len(CONTENT))
+def test_a_download_that_breaks_is_begun_again(impatient: None) -> None:
+    store, into = BadLine(3000, 7000), io.BytesIO()
+    sha256 = store.download("x", into, stop=NEVER, at_most=len(CONTENT), num_bytes=len(CONTENT))
     assert into.getvalue() == CONTENT
     assert sha256 == hashlib.sha256(CONTENT).hexdigest()
-    assert place.num_opened == 3
-    assert [line.split(": ")[0] for line in said if "no answer" in line] == ["bad://x"] * (len(said) // 2)
+    assert store.num_asked == 3
+    assert [line.split(" (")[0] for line in store.said] == [
+        "memory://bad/x: no answer",
+        "memory://bad/x: answers again; going on",
+    ]
 
 
-def test_a_file_of_another_size_is_refused(impatient: None) -> None:
-    place, patience = BadLine(breaks=0), Patience(timeout_s=0, say=print)
+def test_nothing_is_left_of_a_longer_attempt(impatient: None) -> None:
+    store, into = BadLine(3000), io.BytesIO(bytes(20_000))
+    store.download("x", into, stop=NEVER, at_most=20_000)
+    assert into.getvalue() == CONTENT
+
+
+def test_only_who_comes_further_than_before_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            nonlocal now_s
+            now_s += timeout or 0
+            return False
+
+    monkeypatch.setattr(pipeline.remote.retry.time, "monotonic", lambda: now_s)
+    store = BadLine(*range(1000, 9000, 100))
+    store.download("x", io.BytesIO(), stop=Stop(), at_most=len(CONTENT))
+    assert store.num_asked == 81
+    assert now_s > 10 * 0.3
+    store, now_s = BadLine(*[3000] * 1000), 0.0
+    with pytest.raises(RemoteError, match=r"no answer for 0 s \(ConnectionResetError: cut off\)"):
+        store.download("x", io.BytesIO(), stop=Stop(), at_most=len(CONTENT))
+    assert now_s == pytest.approx(0.3)
+
+
+def test_who_is_told_to_stop_does_not_finish_a_download() -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted, match="interrupted while waiting"):
+        BadLine().download("x", io.BytesIO(), stop=stop, at_most=len(CONTENT))
+
+
+def test_a_file_of_another_size_is_refused() -> None:
     for num_bytes, words in (
         (len(CONTENT) - 1, "has more than the 10239 bytes"),
         (len(CONTENT) + 1, "10240 bytes, dataset.json"),
     ):
         with pytest.raises(ContentError, match=words):
-            download(place, "x", io.BytesIO(), patience=patience, stop=NEVER, at_most=num_bytes, num_bytes=num_bytes)
+            BadLine().download("x", io.BytesIO(), stop=NEVER, at_most=num_bytes, num_bytes=num_bytes)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +121,7 @@ def test_only_what_may_pass_is_tried_again(error: Exception, raised: type, words
         raise error
 
     with pytest.raises(raised, match=words):
-        Patience(timeout_s=0, say=lambda line: None).until_done(request, what="a", stop=NEVER)
+        RetryPolicy(timeout_s=0, say=print).call(request, what="a", stop=NEVER)
 
 
 def test_who_is_told_to_stop_does_not_wait() -> None:
@@ -108,7 +131,7 @@ def test_who_is_told_to_stop_does_not_wait() -> None:
 
     stop = threading.Event()
     with pytest.raises(Interrupted):
-        Patience(timeout_s=600, say=lambda line: None).until_done(request, what="a", stop=stop)
+        RetryPolicy(timeout_s=600, say=print).call(request, what="a", stop=stop)
 
 
 def test_a_package_that_is_missing_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +142,7 @@ def test_a_package_that_is_missing_is_named_with_the_way_to_install_it(monkeypat
 
     monkeypatch.setattr(importlib, "import_module", without_gcsfs)
     with pytest.raises(RemoteError, match=r'^gs://b: needs the package gcsfs; pip install "res3d-video\[remote\]"$'):
-        Place("gs://b")
+        RemoteStore("gs://b")
 
 
 def test_paths_are_no_urls() -> None:
@@ -149,9 +172,9 @@ def test_files_and_folders_of_a_cache_are_private_whatever_the_umask(tmp_path: P
     assert modes == [0o700, 0o700, 0o600]
 
 
-@pytest.fixture(params=[True, False], ids=["parts", "whole"])
-def web(numbered: ShardIndex, request: pytest.FixtureRequest) -> Iterator[tuple[str, list[str]]]:
-    """A web server with the numbered videos, which answers parts of files or only whole ones; and its requests."""
+@pytest.fixture
+def web(numbered: ShardIndex) -> Iterator[tuple[str, list[str]]]:
+    """A web server with the numbered videos, and its requests."""
     asked: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -160,26 +183,6 @@ def web(numbered: ShardIndex, request: pytest.FixtureRequest) -> Iterator[tuple[
 
         def log_request(self, *_: object) -> None:
             asked.append(f"{self.command} {self.path}")
-
-        def send_head(self) -> object:
-            part, path = self.headers.get("Range"), Path(self.translate_path(self.path))
-            if not request.param or not part or not path.is_file():
-                return super().send_head()
-            content = path.read_bytes()
-            first, _, last = part.removeprefix("bytes=").partition("-")
-            end = int(last or len(content) - 1) + 1
-            if end > len(content):
-                return self.send_error(416, "there is no such part")  # as some servers do
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{end - 1}/{len(content)}")
-            self.send_header("Content-Length", str(end - int(first)))
-            self.end_headers()
-            return io.BytesIO(content[int(first) : end])
-
-        def end_headers(self) -> None:
-            if request.param:
-                self.send_header("Accept-Ranges", "bytes")
-            super().end_headers()
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -199,7 +202,7 @@ def test_any_web_server_will_do(web: tuple[str, list[str]], numbered: ShardIndex
     assert sum(line == "GET /dataset.json" for line in asked) == 1
 
 
-@pytest.mark.parametrize("name", ["limit_bytes", "timeout_s", "fetch_ahead", "num_fetchers"])
+@pytest.mark.parametrize("name", ["limit_bytes", "timeout_s", "fetch_ahead"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), -1, 10**30])
 def test_settings_have_bounds(name: str, value: float) -> None:
     with pytest.raises(UserError, match=f"{name}: .* is not possible; choose . to "):
@@ -223,7 +226,7 @@ def test_sizes_have_bounds(text: str) -> None:
 def test_secrets_of_a_url_are_in_nothing_that_is_shown(url: str) -> None:
     texts = [public_url(url), folder_name(url), reason(OSError(f"no way to ({url})")), str(Data(url))]
     try:
-        texts += [Place(url).address("x"), Place(url).shown]
+        texts += [RemoteStore(url).address("x"), RemoteStore(url).shown]
     except RemoteError as error:
         texts.append(str(error))
     assert not [text for text in texts if "secret" in text or "se/cret" in text or "me" in text.split("host")[0]]

@@ -1,0 +1,243 @@
+"""A folder behind a URL: s3://, gs://, https:// and whatever else fsspec knows."""
+
+import contextlib
+import hashlib
+import importlib
+import io
+import json
+import shutil
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.remote.cache import new_file, put_in_place
+from pipeline.remote.errors import ContentError, Interrupted, RemoteError
+from pipeline.remote.retry import Result, RetryPolicy
+from pipeline.remote.streams import (
+    BLOCK_BYTES,
+    ask_s3,
+    ask_web,
+    bounded_s3_client,
+    run,
+    s3_info,
+    stream,
+    web_client,
+    web_headers,
+)
+from pipeline.remote.url import address, public_url
+from pipeline.schema import MAX_INFO_BYTES
+
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
+LOCAL, WEB, S3 = ("file", "local"), ("http", "https"), ("s3", "s3a")
+# What servers tell of a file that changes with its content; HTTP may give none of them.
+STAMPS = ("etag", "content-md5", "digest", "last-modified", "lastmodified", "md5hash", "generation", "mtime", "created")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}},
+    "http": {"encoded": True, "get_client": web_client},
+}
+
+
+class RemoteStore:
+    """A folder behind a URL, and its files by their names in it. Requests are repeated while the server is gone.
+
+    Every method that asks the server takes `stop`, which ends its wait with `Interrupted`, and raises what
+    `RetryPolicy.call` does.
+
+    Args:
+        timeout_s: How long the server may be gone.
+        say: Takes a line for a person.
+
+    Attributes:
+        url: Where it is, with whatever secrets it holds: for the server.
+        shown: The same without them: for everything that people read, and for files.
+        is_local: Whether it is a folder of this machine.
+
+    Raises:
+        RemoteError: The URL's kind is unknown, or a package for it is missing.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 180.0, say: Callable[[str], None] = lambda line: None) -> None:
+        self.url = url if url.endswith("://") else url.rstrip("/")
+        self.shown = public_url(self.url)
+        self.kind = url.split("://")[0]
+        self.is_local = self.kind in LOCAL
+        try:
+            address(self.url, "")
+        except ValueError as error:
+            raise RemoteError(f"{self.shown}: is no URL ({error}); correct it") from None
+        self._files = open_filesystem(self.kind, self.shown)
+        self._retry = RetryPolicy(timeout_s=timeout_s, say=say)
+
+    def address(self, name: str) -> str:
+        """The URL of a file, for people."""
+        return address(self.shown, name)
+
+    def download(
+        self, name: str, into: BinaryIO, *, stop: threading.Event, at_most: int, num_bytes: int | None = None
+    ) -> str:
+        """Write a file into an open one, from its beginning; one that breaks off is begun again.
+
+        Args:
+            at_most: Bytes that it may have; where the server says before that it has more, nothing is read.
+            num_bytes: What it must have; None for as many as it has.
+
+        Returns:
+            Its sha256, hex.
+
+        Raises:
+            ContentError: It has another size.
+            FileNotFoundError: There is none.
+        """
+        what, furthest = self.address(name), 0
+
+        def attempt() -> str:
+            nonlocal furthest
+            digest, done = hashlib.sha256(), 0
+            into.seek(0)
+            with contextlib.closing(self._pieces(name, at_most=at_most)) as pieces:
+                for piece in pieces:
+                    digest.update(piece)
+                    done += into.write(piece)
+                    if done > at_most:
+                        raise ContentError(f"{what}: has more than the {at_most} bytes that are possible")
+                    if stop.is_set():
+                        raise Interrupted
+                    furthest = max(furthest, done)
+            if num_bytes is None:
+                into.truncate()  # what a longer attempt may have left
+            elif done != num_bytes:
+                raise ContentError(f"{what}: {done} bytes, dataset.json says {num_bytes}")
+            return digest.hexdigest()
+
+        return self._retry.call(attempt, what=what, stop=stop, progress=lambda: furthest)
+
+    def download_to(self, name: str, path: Path, *, stop: threading.Event, at_most: int) -> str:
+        """Make a file of this machine, mode 0600, of one there, in one step; as `download`."""
+        temporary = path.with_name(f".{path.name}.{threading.get_native_id()}.tmp")
+        try:
+            with new_file(temporary) as file:
+                sha256 = self.download(name, file, stop=stop, at_most=at_most)
+                put_in_place(file, temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return sha256
+
+    def read(self, name: str, *, stop: threading.Event) -> bytes:
+        """All of dataset.json or checksums.json, which may be as long as the first."""
+        into = io.BytesIO()
+        self.download(name, into, stop=stop, at_most=MAX_INFO_BYTES)
+        return into.getvalue()
+
+    def stamp(self, name: str, *, stop: threading.Event) -> str | None:
+        """Changes when a file does; None when the server tells nothing that would. Reads no content.
+
+        Raises:
+            FileNotFoundError: There is no such file; web servers say so when it is read.
+        """
+        path, what, wait_s = self._path(name), self.address(name), self._retry.wait_s
+
+        def ask() -> str | None:
+            if self.kind in WEB:
+                names = (*STAMPS, "content-length")
+                told = run(self._files.loop, web_headers(self._files, path, names=names, wait_s=wait_s))
+                return json.dumps(told, sort_keys=True) if set(told) & set(STAMPS) else None
+            if self.kind in S3:
+                info = run(self._files.loop, s3_info(self._files, path, wait_s=wait_s, what=what))
+            else:
+                info = self._files.info(path)
+            told = {key.lower(): str(value) for key, value in info.items() if key.lower() in STAMPS and value}
+            return json.dumps({**told, "size": info.get("size")}, sort_keys=True) if told else None
+
+        return self._ask(ask, name, stop)
+
+    def sizes(self, *, stop: threading.Event) -> dict[str, int]:
+        """Bytes of every file in the folder and below, by its name; of none where there is no folder."""
+        root = self._files._strip_protocol(self.url)
+        try:
+            found = self._ask(lambda: self._files.find(root, detail=True), "", stop)
+        except FileNotFoundError:
+            return {}
+        return {path[len(root) :].lstrip("/"): int(info["size"]) for path, info in found.items()}
+
+    def write(self, name: str, content: bytes, *, stop: threading.Event) -> None:
+        """Make a small file, in one step."""
+        path = self._path(name)
+        if self.is_local:
+            self._ask(lambda: write_local(Path(path), io.BytesIO(content)), name, stop)
+        else:
+            self._ask(lambda: self._files.pipe_file(path, content), name, stop)
+
+    def upload(self, source: Path, name: str, *, stop: threading.Event) -> None:
+        """Copy a file there; it appears when it is whole."""
+
+        def put() -> None:
+            if self.is_local:
+                with open(source, "rb") as content:
+                    write_local(Path(self._path(name)), content)
+            else:
+                self._files.put_file(str(source), self._path(name))
+
+        self._ask(put, name, stop)
+
+    def remove(self, name: str, *, stop: threading.Event) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(lambda: self._files.rm_file(self._path(name)), name, stop)
+
+    def _ask(self, request: Callable[[], Result], name: str, stop: threading.Event) -> Result:
+        return self._retry.call(request, what=self.address(name), stop=stop)
+
+    def _path(self, name: str) -> str:
+        return self._files._strip_protocol(address(self.url, name))
+
+    def _pieces(self, name: str, *, at_most: int) -> Generator[bytes, None, None]:
+        """The bytes of a file, asked for once; raises what the network does."""
+        path, what, wait_s = self._path(name), self.address(name), self._retry.wait_s
+        if self.kind in (*WEB, *S3):
+            request = (ask_web if self.kind in WEB else ask_s3)(self._files, path, wait_s=wait_s, what=what)
+            yield from stream(self._files.loop, request, at_most=at_most, wait_s=wait_s, what=what)
+            return
+        with self._files.open(path, "rb", block_size=BLOCK_BYTES, cache_type="none") as file:
+            end, at = getattr(file, "size", None), 0
+            # No more than there are, where that is known; some servers mind.
+            while piece := file.read(BLOCK_BYTES if end is None else max(0, min(BLOCK_BYTES, end - at))):
+                at += len(piece)
+                yield piece
+
+
+def write_local(path: Path, content: BinaryIO) -> None:
+    """Make a file of this machine, in one step, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with new_file(temporary, mode=0o666) as file:
+        shutil.copyfileobj(content, file, BLOCK_BYTES)
+        put_in_place(file, temporary, path)
+
+
+def open_filesystem(kind: str, url: str) -> Any:
+    """fsspec's file system for a kind of URL; it reads credentials and endpoints where its tools keep them.
+
+    Args:
+        url: For messages.
+
+    Raises:
+        RemoteError: One line that says what to install, or which kinds there are.
+    """
+    try:
+        fsspec = importlib.import_module("fsspec")
+        if kind in PACKAGES:
+            importlib.import_module(PACKAGES[kind])
+    except ImportError as error:
+        raise RemoteError(f'{url}: needs the package {error.name}; pip install "res3d-video[remote]"') from None
+    options = dict(OPTIONS.get(kind.replace("https", "http").replace("s3a", "s3"), {}))
+    if kind in S3:
+        options["config_kwargs"] = options["config_kwargs"] | bounded_s3_client()
+    try:
+        files = fsspec.filesystem(kind, use_listings_cache=False, **options)
+    except (ValueError, ImportError) as error:
+        known = "s3://, gs://, https:// or a folder"
+        raise RemoteError(f"{url}: cannot be opened ({error}); choose {known}") from None
+    if hasattr(files, "retries"):  # s3fs would try again for long and say nothing; `RetryPolicy` does it
+        files.retries = 1
+    return files
