@@ -8,14 +8,15 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -29,9 +30,8 @@ POLL_S = 0.2  # between two looks whether a wait for a lock is to end
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-@dataclass(frozen=True, order=True)
-class CachedTar:
-    """A tar that lies there, or one that is on its way; by last use."""
+class CachedTar(NamedTuple):
+    """A tar that lies there, or one that is on its way."""
 
     used_ns: int
     path: Path
@@ -181,11 +181,11 @@ def put_in_place(file: BinaryIO, temporary: Path, path: Path) -> None:
     temporary.replace(path)
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """A small file, mode 0600, in one step; readers see the old one or the new one."""
+def write_whole(path: Path, content: bytes | BinaryIO, *, mode: int = 0o600) -> None:
+    """Make a file in one step; readers see the old one or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with new_file(temporary) as file:
-        file.write(content)
+    with new_file(temporary, mode=mode) as file:
+        shutil.copyfileobj(io.BytesIO(content) if isinstance(content, bytes) else content, file, 2**20)
         put_in_place(file, temporary, path)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypedDict
 from msgspec import Meta
 
 from pipeline.index import ShardError, ShardIndex, open_index, parse_info
-from pipeline.remote.cache import CacheFolder, locked, private_folder, write_private
+from pipeline.remote.cache import CacheFolder, locked, private_folder, write_whole
 from pipeline.remote.errors import ContentError, RemoteError
 from pipeline.remote.settings import RemoteSettings
 from pipeline.remote.store import RemoteStore
@@ -28,7 +28,6 @@ KNOWN = "known.json"  # in the cache: what state of the dataset was found last
 OPTIONAL = ("quarantine.jsonl", "manifest.jsonl")
 # Of all arrays together, and of each file that dataset.json does not bound: Sports-1M's take a tenth.
 MAX_INDEX_BYTES = 2**32
-MAX_CHANGES = 5  # of a dataset, while it is being opened
 
 
 class ListedFile(TypedDict):
@@ -117,41 +116,34 @@ def bring_index(store: RemoteStore, home: Path, *, stop: threading.Event) -> Pat
         A folder like that of a local dataset, without its tars. A dataset that changes gets another one.
 
     Raises:
-        RemoteError: There is none, it changes all the time, or it cannot be reached.
+        RemoteError: There is none, it changes meanwhile, or it cannot be reached.
     """
-
-    def stamp() -> str | None:
-        return store.stamp("dataset.json", stop=stop)
-
     try:
         with locked(home / ".lock", stop=stop):
-            before, known = stamp(), read_known(home / KNOWN)
+            before, known = store.stamp("dataset.json", stop=stop), read_known(home / KNOWN)
             if known is not None and known["stamp"] == before:
                 folder = home / known["folder"]
                 if (folder / "dataset.json").is_file():
                     return folder
-            for _ in range(MAX_CHANGES):
-                content = store.read("dataset.json", stop=stop)
-                folder = private_folder(home / hashlib.sha256(content).hexdigest()[:16])
-                is_new = not (folder / "dataset.json").is_file()
+            content = store.read("dataset.json", stop=stop)
+            folder = private_folder(home / hashlib.sha256(content).hexdigest()[:16])
+            is_new = not (folder / "dataset.json").is_file()
+            if is_new:
+                fetch_index(store, content, folder, stop=stop)
+            now = store.stamp("dataset.json", stop=stop)
+            if now != before or (now is None and store.read("dataset.json", stop=stop) != content):
                 if is_new:
-                    fetch_index(store, content, folder, stop=stop)
-                now = stamp()
-                same = now is not None or store.read("dataset.json", stop=stop) == content
-                if now == before and same:
-                    if now is not None:
-                        write_private(home / KNOWN, json.dumps({"stamp": now, "folder": folder.name}).encode())
-                    return folder
-                before = now
-                if is_new:
-                    shutil.rmtree(folder)  # nobody knows of it
+                    shutil.rmtree(folder)  # its arrays may be those of another
+                raise RemoteError(f"{store.shown}: changes while it is read; wait until it is finished")
+            if now is not None:
+                write_whole(home / KNOWN, json.dumps({"stamp": now, "folder": folder.name}).encode())
+            return folder
     except FileNotFoundError:
         raise RemoteError(
             f"{store.shown}: no dataset.json, so no finished shards; tools/sync_shards.py copies them there"
         ) from None
     except OSError as error:
         raise RemoteError(f"{home}: {error.strerror or error}; make room, or choose another --cache") from None
-    raise RemoteError(f"{store.shown}: changes while it is read; wait until it is finished")
 
 
 def fetch_index(store: RemoteStore, content: bytes, folder: Path, *, stop: threading.Event) -> None:
@@ -177,7 +169,7 @@ def fetch_index(store: RemoteStore, content: bytes, folder: Path, *, stop: threa
     except BaseException:
         shutil.rmtree(folder / "index", ignore_errors=True)  # it is fetched anew next time
         raise
-    write_private(folder / "dataset.json", content)
+    write_whole(folder / "dataset.json", content)
 
 
 def read_checksums(store: RemoteStore, content: bytes, *, stop: threading.Event) -> dict[str, str]:

@@ -5,13 +5,12 @@ import hashlib
 import importlib
 import io
 import json
-import shutil
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.remote.cache import new_file, put_in_place
+from pipeline.remote.cache import new_file, put_in_place, write_whole
 from pipeline.remote.errors import ContentError, Interrupted, RemoteError
 from pipeline.remote.retry import Result, RetryPolicy
 from pipeline.remote.streams import (
@@ -164,19 +163,20 @@ class RemoteStore:
         """Make a small file, in one step."""
         path = self._path(name)
         if self.is_local:
-            self._ask(lambda: write_local(Path(path), io.BytesIO(content)), name, stop)
+            self._ask(lambda: write_whole(local(path), content, mode=0o666), name, stop)
         else:
             self._ask(lambda: self._files.pipe_file(path, content), name, stop)
 
     def upload(self, source: Path, name: str, *, stop: threading.Event) -> None:
         """Copy a file there; it appears when it is whole."""
+        path = self._path(name)
 
         def put() -> None:
             if self.is_local:
                 with open(source, "rb") as content:
-                    write_local(Path(self._path(name)), content)
+                    write_whole(local(path), content, mode=0o666)
             else:
-                self._files.put_file(str(source), self._path(name))
+                self._files.put_file(str(source), path)
 
         self._ask(put, name, stop)
 
@@ -206,13 +206,10 @@ class RemoteStore:
                 yield piece
 
 
-def write_local(path: Path, content: BinaryIO) -> None:
-    """Make a file of this machine, in one step, and its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with new_file(temporary, mode=0o666) as file:
-        shutil.copyfileobj(content, file, BLOCK_BYTES)
-        put_in_place(file, temporary, path)
+def local(path: str) -> Path:
+    """A path of this machine, whose folder is there afterwards."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return Path(path)
 
 
 def open_filesystem(kind: str, url: str) -> Any:

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,14 +244,11 @@ class Copy:
 
 def in_any_order(work: list[Future], stop: threading.Event) -> Iterator[Any]:
     """Results as they come; after an error the rest is stopped."""
-    waiting = set(work)
     try:
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
+        for future in as_completed(work):
+            yield future.result()
     except BaseException:
-        for future in waiting:
+        for future in work:
             future.cancel()
         stop.set()
         raise

@@ -2,8 +2,8 @@
 
 import contextlib
 import copy
+import functools
 import threading
-from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from pipeline.plan import Plan
@@ -38,31 +38,22 @@ class TarPrefetcher:
         limit_bytes: int | None,
         num_steps: int,
     ) -> None:
-        self._tars, self._rows, self._tar_bytes, self._limit = tars, rows, tar_bytes, limit_bytes
+        self._tars, self._rows, self._tar_bytes, self._num_steps = tars, rows, tar_bytes, num_steps
+        self._most_bytes = float("inf") if limit_bytes is None else SHARE_AHEAD * limit_bytes
         self._plan = copy.deepcopy(plan, {id(plan.index): plan.index})  # plans keep orders; threads must not share them
-        self._num_steps = num_steps
-        self._stop = threading.Event()
-        self._stop.set()
+        self._tars_of = functools.lru_cache(num_steps + 1)(self.tars_of)
+        self._lock, self._stop = threading.Lock(), threading.Event()
         self._threads: list[threading.Thread] = []
 
     def start(self, step: int) -> None:
         """Begin with the tars of a step."""
         self.end()
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._step = self._next_step = step
-        self._wanted: deque[int] = deque()
-        self._horizon: deque[tuple[int, list[int]]] = deque()  # steps planned and not yet read, and their tars
-        self._counts: Counter[int] = Counter()  # of tars in the horizon
-        self._num_bytes = 0
-        if self._num_steps == 0:
-            return
-        self._threads = [
-            threading.Thread(target=self._run, args=(self._stop,), name=f"tar-prefetcher-{i}", daemon=True)
-            for i in range(NUM_THREADS)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._stop, self._step = threading.Event(), step
+        self._planned_step, self._coming, self._tried = -1, dict[int, int](), set[int]()
+        for i in range(NUM_THREADS if self._num_steps else 0):
+            name = f"tar-prefetcher-{i}"
+            self._threads.append(threading.Thread(target=self._run, args=(self._stop,), name=name, daemon=True))
+            self._threads[-1].start()
 
     def move(self, step: int) -> None:
         """The reader is at this step now."""
@@ -89,38 +80,26 @@ class TarPrefetcher:
     def _next(self) -> int | None:
         """The tar to fetch next; None when nothing is to be done now."""
         with self._lock:
-            while self._horizon and self._horizon[0][0] < self._step:
-                self._forget(self._horizon.popleft()[1])
-            self._next_step = max(self._next_step, self._step)
-            while not self._wanted and self._may_plan():
-                self._plan_step(self._next_step)
-                self._next_step += 1
-            return self._wanted.popleft() if self._wanted else None
+            if self._planned_step != self._step:
+                self._planned_step = self._step
+                self._coming = self._tars_from(self._step)
+                self._tried &= self._coming.keys()
+            for number in self._coming:
+                if number not in self._tried:
+                    self._tried.add(number)
+                    if not self._tars.touch(number):
+                        return number
+            return None
 
-    def _may_plan(self) -> bool:
-        last = self._plan.num_steps
-        return (
-            self._next_step <= self._step + self._num_steps
-            and (last is None or self._next_step < last)
-            and (self._limit is None or self._num_bytes <= SHARE_AHEAD * self._limit)
-        )
-
-    def _plan_step(self, step: int) -> None:
-        tars = self.tars_of(step)
-        for number in tars:
-            if not self._counts[number]:
-                self._num_bytes += self._tar_bytes[number]
-                if not self._tars.touch(number):
-                    self._wanted.append(number)
-            self._counts[number] += 1
-        self._horizon.append((step, tars))
-
-    def _forget(self, tars: list[int]) -> None:
-        for number in tars:
-            self._counts[number] -= 1
-            if not self._counts[number]:
-                del self._counts[number]
-                self._num_bytes -= self._tar_bytes[number]
+    def _tars_from(self, step: int) -> dict[int, int]:
+        """The tars of a step and of those after it, as far as there is room; number -> bytes."""
+        end, last = step + self._num_steps + 1, self._plan.num_steps
+        coming: dict[int, int] = {}
+        for coming_step in range(step, end if last is None else min(end, last)):
+            if sum(coming.values()) > self._most_bytes:
+                break
+            coming |= {number: self._tar_bytes[number] for number in self._tars_of(coming_step)}
+        return coming
 
     def tars_of(self, step: int) -> list[int]:
         """The tars of this rank's clips of a step, each once, in the order of the clips."""

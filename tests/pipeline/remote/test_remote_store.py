@@ -15,7 +15,7 @@ import pytest
 import pipeline.remote.retry
 from pipeline.errors import UserError
 from pipeline.index import ShardIndex
-from pipeline.remote.cache import folder_name, private_folder, write_private
+from pipeline.remote.cache import folder_name, private_folder, write_whole
 from pipeline.remote.dataset import open_dataset
 from pipeline.remote.errors import ContentError, Interrupted, RemoteError
 from pipeline.remote.retry import RetryPolicy, reason
@@ -167,7 +167,7 @@ def test_sizes_have_the_units_that_people_use() -> None:
 
 def test_files_and_folders_of_a_cache_are_private_whatever_the_umask(tmp_path: Path) -> None:
     private_folder(tmp_path / "a/b")
-    write_private(tmp_path / "a/b/c", b"c")
+    write_whole(tmp_path / "a/b/c", b"c")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b", "a/b/c")]
     assert modes == [0o700, 0o700, 0o600]
 
