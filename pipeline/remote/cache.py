@@ -95,11 +95,14 @@ class CacheFolder:
                     tars = [tar for tar in tars if tar.num_bytes > limit]
             unused = [tar for tar in tars if not is_in_use(tar.path)] if missing > 0 else []
             can_go = sum(tar.num_bytes for tar in unused)
-            fits, no_room = missing <= can_go, f"the disk has no room for {size_text(num_bytes)}"
+            fits = missing <= can_go
+            no_room = RemoteError(
+                f"{self.folder}: the disk has no room for {size_text(num_bytes)}; free some, or choose another --cache"
+            )
             if not fits and not force:
                 return None, False
             if missing_on_disk > can_go:
-                raise RemoteError(f"{self.folder}: {no_room}; free some, or choose another --cache")
+                raise no_room
             for tar in unused:
                 if missing > 0:
                     tar.path.unlink(missing_ok=True)  # who has opened it meanwhile can read it still
@@ -113,7 +116,7 @@ class CacheFolder:
                 path.unlink()
                 if error.errno not in NO_ROOM:
                     raise
-                raise RemoteError(f"{self.folder}: {no_room}; free some, or choose another --cache") from None
+                raise no_room from None
         return file, fits
 
 

@@ -1,5 +1,6 @@
 """A dataset behind a URL as a `ShardIndex`: its index is fetched into the cache, its tars as they are needed."""
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -120,11 +121,11 @@ def bring_index(store: RemoteStore, home: Path, *, stop: threading.Event) -> Pat
     """
     try:
         with locked(home / ".lock", stop=stop):
-            before, known = store.stamp("dataset.json", stop=stop), read_known(home / KNOWN)
-            if known is not None and known["stamp"] == before:
-                folder = home / known["folder"]
-                if (folder / "dataset.json").is_file():
-                    return folder
+            before = store.stamp("dataset.json", stop=stop)
+            with contextlib.suppress(OSError, SchemaError):  # missing or damaged
+                known = decode(read_plain(home / KNOWN, max_bytes=MAX_INFO_BYTES), Known)
+                if known["stamp"] == before and (home / known["folder"] / "dataset.json").is_file():
+                    return home / known["folder"]
             content = store.read("dataset.json", stop=stop)
             folder = private_folder(home / hashlib.sha256(content).hexdigest()[:16])
             is_new = not (folder / "dataset.json").is_file()
@@ -182,30 +183,13 @@ def read_checksums(store: RemoteStore, content: bytes, *, stop: threading.Event)
         ContentError: It is damaged.
     """
     try:
-        files = parse_checksums(store.read(CHECKSUMS, stop=stop))
+        files = decode(store.read(CHECKSUMS, stop=stop), Checksums)["files"]
     except FileNotFoundError:
         return {}
     except SchemaError as error:
         raise ContentError(f"{store.address(CHECKSUMS)}: {error}; copy the dataset again") from None
     sha256 = {name: file["sha256"] for name, file in files.items()}
     return sha256 if sha256.get("dataset.json") == hashlib.sha256(content).hexdigest() else {}
-
-
-def parse_checksums(content: bytes) -> dict[str, ListedFile]:
-    """The files that a checksums.json lists, by name.
-
-    Raises:
-        SchemaError: It is something else.
-    """
-    return decode(content, Checksums)["files"]
-
-
-def read_known(path: Path) -> Known | None:
-    """The state of the dataset that was found last: a file of ours; None when it is missing or damaged."""
-    try:
-        return decode(read_plain(path, max_bytes=MAX_INFO_BYTES), Known)
-    except (OSError, SchemaError):
-        return None
 
 
 def dataset_files(info: dict[str, Any]) -> list[DatasetFile]:

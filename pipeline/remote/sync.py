@@ -18,17 +18,17 @@ from pipeline.remote.cache import folder_name, private_folder
 from pipeline.remote.dataset import (
     CHECKSUMS,
     OPTIONAL,
+    Checksums,
     DatasetFile,
     ListedFile,
     dataset_files,
     default_cache,
-    parse_checksums,
 )
 from pipeline.remote.errors import ContentError, RemoteError
 from pipeline.remote.store import WEB, RemoteStore
 from pipeline.remote.url import is_url
 from pipeline.shard_writer import sha256_of, to_json
-from pipeline.typed_json import SchemaError
+from pipeline.typed_json import SchemaError, decode
 
 SAVE_EVERY_S = 10.0  # the list of what is there already; a kill costs at most so much work
 
@@ -119,7 +119,7 @@ class Copy:
         with contextlib.suppress(
             FileNotFoundError, SchemaError
         ):  # without a list all is copied, and there is one again
-            self.listed = parse_checksums(self.to.read(CHECKSUMS, stop=self._stop))
+            self.listed = decode(self.to.read(CHECKSUMS, stop=self._stop), Checksums)["files"]
         self._sizes = self.to.sizes(stop=self._stop)
         return content
 

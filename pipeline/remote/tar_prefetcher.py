@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 IDLE_S = 0.1  # between two looks whether the reader has moved
 JOIN_S = 1.0  # for a thread to end; one that waits for a server ends by itself, later
 NUM_THREADS = 4
-SHARE_AHEAD = 0.5  # of the limit, for tars of coming steps; the rest is for those in use
 
 
 class TarPrefetcher:
@@ -24,22 +23,15 @@ class TarPrefetcher:
     Args:
         rows: The rank's rows of each global batch.
         tar_bytes: Sizes of all tars.
-        limit_bytes: Of the cache.
+        most_bytes: Of those that are fetched ahead, about.
         num_steps: How far ahead.
     """
 
     def __init__(
-        self,
-        tars: "RemoteTars",
-        plan: Plan,
-        *,
-        rows: slice,
-        tar_bytes: list[int],
-        limit_bytes: int | None,
-        num_steps: int,
+        self, tars: "RemoteTars", plan: Plan, *, rows: slice, tar_bytes: list[int], most_bytes: float, num_steps: int
     ) -> None:
-        self._tars, self._rows, self._tar_bytes, self._num_steps = tars, rows, tar_bytes, num_steps
-        self._most_bytes = float("inf") if limit_bytes is None else SHARE_AHEAD * limit_bytes
+        self._tars, self._rows, self._tar_bytes = tars, rows, tar_bytes
+        self._most_bytes, self._num_steps = most_bytes, num_steps
         self._plan = copy.deepcopy(plan, {id(plan.index): plan.index})  # plans keep orders; threads must not share them
         self._tars_of = functools.lru_cache(num_steps + 1)(self.tars_of)
         self._lock, self._stop = threading.Lock(), threading.Event()

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import math
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from pipeline.remote.errors import ContentError, RemoteError
 from pipeline.remote.store import RemoteStore
 from pipeline.remote.tar_prefetcher import TarPrefetcher
 
+SHARE_AHEAD = 0.5  # of the limit, for tars of coming steps; the rest is for those in use
 NUM_TRIES = 2  # of a tar whose checksum is wrong, before its samples are replaced
 
 
@@ -102,8 +104,9 @@ class RemoteTars:
 
     def prefetcher(self, plan: Plan, *, rows: slice) -> TarPrefetcher:
         """What fetches the tars of a plan's coming steps."""
-        sizes, limit = [shard["num_bytes"] for shard in self._shards], self._cache.limit_bytes
-        return TarPrefetcher(self, plan, rows=rows, tar_bytes=sizes, limit_bytes=limit, num_steps=self._fetch_ahead)
+        sizes = [shard["num_bytes"] for shard in self._shards]
+        most = SHARE_AHEAD * (self._cache.limit_bytes or math.inf)
+        return TarPrefetcher(self, plan, rows=rows, tar_bytes=sizes, most_bytes=most, num_steps=self._fetch_ahead)
 
     def _path(self, number: int) -> Path:
         return self._folder / self._shards[number]["tar"]

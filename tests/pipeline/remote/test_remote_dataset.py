@@ -202,7 +202,9 @@ def test_a_loader_that_waits_for_a_server_can_be_closed(numbered: ShardIndex, tm
     shutil.copytree(numbered.data_dir, tmp_path / "bucket/set")
     said: list[str] = []
     with s3_server(tmp_path / "bucket", tmp_path / "log") as server:
-        index = open_dataset("s3://shards/set", settings(tmp_path / "cache", timeout_s=600), say=said.append)
+        index = open_dataset(
+            "s3://shards/set", settings(tmp_path / "cache", timeout_s=600, fetch_ahead=0), say=said.append
+        )
         server.stop()
         loader = ClipLoader(index, train_plan(index, global_batch_size=6))
         ended: list[str] = []

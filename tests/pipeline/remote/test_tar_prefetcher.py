@@ -1,6 +1,7 @@
 """Tars of coming steps are fetched in the order of the plan, once, and no further ahead than there is room."""
 
 import itertools
+import math
 import threading
 
 import numpy as np
@@ -39,12 +40,12 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.remote.tar_prefetcher, "NUM_THREADS", 1)
 
 
-def ahead(tars: Tars, index: ShardIndex, *, steps: int, limit: int | None = None, plan: object = None) -> TarPrefetcher:
+def ahead(tars: Tars, index: ShardIndex, *, steps: int, most: float = math.inf, plan: object = None) -> TarPrefetcher:
     plan = plan or TrainPlan(
         index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=2, seed=0, shuffle_window=1
     )
     sizes = [10] * len(index.tars)
-    return TarPrefetcher(tars, plan, rows=slice(0, 2), tar_bytes=sizes, limit_bytes=limit, num_steps=steps)
+    return TarPrefetcher(tars, plan, rows=slice(0, 2), tar_bytes=sizes, most_bytes=most, num_steps=steps)
 
 
 def tars_in_order(index: ShardIndex, first: int, count: int) -> list[int]:
@@ -82,7 +83,7 @@ def test_no_more_steps_ahead_than_asked_for_until_the_reader_moves(numbered: Sha
 
 def test_what_lies_ahead_takes_half_of_the_cache_at_most(numbered: ShardIndex) -> None:
     tars = Tars()
-    filler = ahead(tars, numbered, steps=100, limit=30)
+    filler = ahead(tars, numbered, steps=100, most=15)
     filler.start(0)
     until(lambda: len(tars.asked) >= 2)
     assert filler._next() is None, "two tars of 10 bytes are more than half of 30"
