@@ -206,6 +206,9 @@ class FrameFiles:
         breaks[1:] |= (places.offset[1:] < places.offset[:-1]) | (places.offset[1:] > end[:-1] + MAX_FETCH_GAP)
         first = np.flatnonzero(breaks)
         last = np.append(first[1:], len(end)) - 1
+        if self._index.store is not None:  # only one tar is open at a time
+            order = np.argsort(places.tar[first], kind="stable")
+            first, last = first[order], last[order]
         tars, sample = places.tar[first].tolist(), samples[places.owner[first]].tolist()
         for tar, n, a, b in zip(tars, sample, places.offset[first].tolist(), end[last].tolist(), strict=True):
             self.at = tar, n
