@@ -132,7 +132,8 @@ def bring_index(store: RemoteStore, home: Path, *, stop: threading.Event) -> Pat
             if is_new:
                 fetch_index(store, content, folder, stop=stop)
             now = store.stamp("dataset.json", stop=stop)
-            if now != before or (now is None and store.read("dataset.json", stop=stop) != content):
+            unknown = None in (before, now)  # servers that tell no stamp, or not every time
+            if store.read("dataset.json", stop=stop) != content if unknown else now != before:
                 if is_new:
                     shutil.rmtree(folder)  # its arrays may be those of another
                 raise RemoteError(f"{store.shown}: changes while it is read; wait until it is finished")

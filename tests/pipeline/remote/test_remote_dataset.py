@@ -302,3 +302,22 @@ def test_an_index_that_was_damaged_and_is_mended_is_fetched_anew(numbered: Shard
             open_dataset(url, settings(tmp_path / "cache"))
     path.write_bytes(content)
     assert open_dataset(url, settings(tmp_path / "cache")).num_samples == numbered.num_samples
+
+
+def test_a_dataset_that_changes_while_it_is_opened_is_refused(
+    numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(numbered.data_dir, tmp_path / "there")
+    path, download_to = tmp_path / "there/dataset.json", RemoteStore.download_to
+
+    def meanwhile(self: RemoteStore, *name: object, **more: object) -> str:
+        path.write_bytes(path.read_bytes() + b"\n")
+        return download_to(self, *name, **more)
+
+    url = f"file://{tmp_path}/there"
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteStore, "download_to", meanwhile)
+        with pytest.raises(RemoteError, match="changes while it is read; wait until it is finished"):
+            open_dataset(url, settings(tmp_path / "cache"))
+    assert not list((tmp_path / "cache").rglob("dataset.json"))
+    assert open_dataset(url, settings(tmp_path / "cache")).num_samples == numbered.num_samples
