@@ -1,6 +1,7 @@
 """ClipLoader: iterate batches of clips, on a GPU or a CPU, and go on exactly where a state says."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -13,13 +14,14 @@ from torch import Tensor
 from pipeline.clip import per_channel
 from pipeline.errors import UserError
 from pipeline.frames import SimpleEngine
-from pipeline.handover import Lender
 from pipeline.index import ShardIndex
 from pipeline.plan import Plan, rank_rows
 from pipeline.prefetch import DecodedBatch, Prefetcher
 from pipeline.reader import LoaderError, ReadWork, StepReader
 from pipeline.settings import LoaderSettings
 
+BATCHES_IN_HAND = 2  # a batch may get new work until the one after the next is taken
+MAX_RETIRING = 8  # more than a trainer runs ahead of its GPU; beyond it the host waits, so memory is bounded
 MEAN = 128.0  # what the paper subtracts from pixels, which it does not scale (section 3)
 
 __all__ = ["MEAN", "Batch", "ClipLoader", "LoaderError", "LoaderSettings"]
@@ -231,3 +233,30 @@ class ClipLoader:
             work=made.read.work,
             wait_s=wait_s,
         )
+
+
+class Lender:
+    """Lends a GPU's memory to another stream: keeps its owners alive until the borrower's kernels have read it.
+
+    DALI takes memory back, for its own streams, the moment its last owner is gone, and knows nothing of kernels that
+    the trainer has queued on another stream. So an owner stays here while its batch is in hand, and then until an
+    event, recorded when the batch after the next is taken, has come to pass.
+    """
+
+    def __init__(self) -> None:
+        self._in_hand: deque[Any] = deque()
+        self._retiring: deque[tuple[Any, Any]] = deque()
+
+    def lend(self, owner: Any, stream: Any) -> None:
+        """A batch is taken whose memory `owner` holds; its kernels will be queued on `stream`."""
+        self._in_hand.append(owner)
+        while len(self._in_hand) > BATCHES_IN_HAND:
+            self._retiring.append((stream.record_event(), self._in_hand.popleft()))
+        while self._retiring and self._retiring[0][0].query():
+            self._retiring.popleft()
+        if len(self._retiring) > MAX_RETIRING:
+            self._retiring.popleft()[0].synchronize()  # sync: the host is this far ahead of the GPU
+
+    def __len__(self) -> int:
+        """Owners kept."""
+        return len(self._in_hand) + len(self._retiring)

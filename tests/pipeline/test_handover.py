@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pipeline.handover import BATCHES_IN_HAND, MAX_RETIRING, Lender
+from pipeline.loader import BATCHES_IN_HAND, MAX_RETIRING, Lender
 
 
 class Owner:

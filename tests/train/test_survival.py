@@ -77,7 +77,7 @@ def test_a_disk_that_hangs_ends_the_run(
     run_main: Trainer, squares: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = threading.Event()
-    monkeypatch.setattr(pipeline.reader, "read_bytes", lambda *place: goes_on.wait() and None)
+    monkeypatch.setattr(pipeline.reader, "read_into", lambda *place, size: goes_on.wait() and False)
     result = run_main(tmp_path / "run", *NARROW, "--steps", "1", "--stall-timeout", "3")
     goes_on.set()
     assert result.exit_code == 1
