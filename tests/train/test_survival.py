@@ -181,3 +181,13 @@ def test_a_few_kills_lose_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("4 kills (")
     assert ", 0 losses, " in done.stdout.splitlines()[-1]
+
+
+def test_without_dali_a_run_is_the_same_and_says_what_decodes(run_main: Trainer, tmp_path: Path) -> None:
+    losses = []
+    for engine, said in (("dali", "decoding by DALI"), ("simple", "decoding by libjpeg-turbo and FFmpeg")):
+        result = run_main(tmp_path / engine, *NARROW, "--steps", "2", "--engine", engine)
+        assert result.exit_code == 0
+        assert said in result.output
+        losses.append([line["loss"] for line in read_metrics(tmp_path / engine, "train")])
+    assert losses[0] == losses[1]
