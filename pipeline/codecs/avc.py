@@ -144,8 +144,7 @@ def _parse_sps(reader: BitReader) -> Sps:
         bit_depth = 8 + max(reader.ue(), reader.ue())
         reader.u(1)
         if reader.u(1):
-            for size in [16] * 6 + [64] * (6 if chroma_format == 3 else 2):
-                _skip_scaling_list(reader, size)
+            raise ValueError("it has scaling lists, which no dataset's encoder writes")
     reader.ue()  # log2_max_frame_num
     pic_order_cnt_type = reader.ue()
     if pic_order_cnt_type == 0:
@@ -178,16 +177,6 @@ def _parse_sps(reader: BitReader) -> Sps:
     )
 
 
-def _skip_scaling_list(reader: BitReader, size: int) -> None:
-    if not reader.u(1):
-        return
-    last = following = 8
-    for _ in range(size):
-        if following:
-            following = (last + reader.se()) % 256
-        last = following or last
-
-
 def _parse_vui(reader: BitReader) -> tuple[bool | None, tuple[int, int, int] | None, int | None, int | None]:
     """Range, colour, reordered frames and frames in the decoder's memory."""
     full_range, colour, reorder, buffering = None, None, None, None
@@ -204,26 +193,13 @@ def _parse_vui(reader: BitReader) -> tuple[bool | None, tuple[int, int, int] | N
         reader.ue(), reader.ue()  # chroma sample location
     if reader.u(1):
         reader.u(65)  # timing: units in a tick, ticks in a second, whether the rate is fixed
-    hrd = [_skip_hrd(reader) for _ in range(2)]
-    if any(hrd):
-        reader.u(1)  # low_delay_hrd
+    if reader.u(2):
+        raise ValueError("it has a hypothetical decoder's buffer, which no dataset's encoder writes")
     reader.u(1)  # pic_struct_present
     if reader.u(1):
         reader.u(1), reader.ue(), reader.ue(), reader.ue(), reader.ue()
         reorder, buffering = reader.ue(), reader.ue()
     return full_range, colour, reorder, buffering
-
-
-def _skip_hrd(reader: BitReader) -> bool:
-    """Pass over a hypothetical decoder's buffer (E.1.2); whether there was one."""
-    if not reader.u(1):
-        return False
-    count = reader.ue() + 1
-    reader.u(8)
-    for _ in range(count):
-        reader.ue(), reader.ue(), reader.u(1)
-    reader.u(20)
-    return True
 
 
 def nals(packet: bytes) -> Iterator[bytes]:

@@ -36,7 +36,7 @@ def avcc_of(path: Path, *, width: int = 64, height: int = 48, **options: object)
             {"x264-params": "range=tv:colorprim=bt709:transfer=smpte170m:colormatrix=bt470bg"},
             {"full_range": False, "colour": (1, 6, 5)},
         ),
-        ({"x264-params": "sar=7/5:nal-hrd=vbr:vbv-maxrate=99:vbv-bufsize=99"}, {"max_dec_frame_buffering": 1}),
+        ({"x264-params": "sar=7/5"}, {"max_dec_frame_buffering": 1}),
     ],
     ids=str,
 )
@@ -45,6 +45,12 @@ def test_an_sps_says_what_the_encoder_was_told(tmp_path: Path, options: dict, fa
     sps = parse_sps(configuration.sps[0])
     assert {name: getattr(sps, name) for name in facts} == facts
     assert (configuration.length_bytes, len(configuration.pps)) == (4, 1)
+
+
+def test_what_no_dataset_has_is_refused(tmp_path: Path) -> None:
+    options = {"x264-params": "nal-hrd=vbr:vbv-maxrate=99:vbv-bufsize=99"}
+    with pytest.raises(ValueError, match="SPS cannot be read .it has a hypothetical decoder's buffer"):
+        parse_sps(parse_avcc(avcc_of(tmp_path / "a.mp4", **options)).sps[0])
 
 
 def test_a_header_that_ends_too_soon_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
