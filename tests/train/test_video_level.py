@@ -43,7 +43,7 @@ def index_of(sources: list[str], labels: list[int], num_classes: int) -> Any:
         labels=np.array(labels, np.int32),
         label_lists=None,
         tars=["a.tar"],
-        pictures=SimpleNamespace(tar=np.zeros(len(names), int), first=np.arange(len(names))),
+        tar=np.zeros(len(names), int),
         key=lambda row: f"{row:08d}",
         source=lambda row: names[row].decode(),
     )

@@ -91,7 +91,7 @@ OPTIONS = [
     click.option("--soak-minutes", default=0.0, type=Number(0, 1e6),
                  help="Then go on so long and watch rate and memory."),
     click.option("--vs", default="none",
-                 help="Peers to run beside the loader: all, none, or names with commas, such as SPDL,decord2."),
+                 help="Peers to run beside the loader: all, none, or names with commas."),
     click.option("--peer-cache", type=click.Path(path_type=Path), help="Keep the peers' H.264 files here."),
     JSON_FILE,
     click.option("--markdown", "markdown_path", type=OutputFile(), help="Write the table here."),
