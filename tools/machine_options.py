@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from pipeline.build.on_ray import MakeOnRay
+from pipeline.build.on_ray import make_on_ray
 from pipeline.build.run import BuildResult, BuildSettings, TaskResult, build_shards, build_task, finish_build
 from pipeline.datasets import Listing
 from pipeline.errors import UserError
@@ -56,8 +57,8 @@ class Machines:
             return finish_build(listing, folder, settings, **options)
         if self.task is not None:
             return build_task(listing, folder, settings, number=self.task[0], num_tasks=self.task[1], **options)
-        make = MakeOnRay(self.ray_address, cores=self.ray_cores) if self.executor == "ray" else None
-        return build_shards(listing, folder, settings, make=make, **options)
+        on_ray = partial(make_on_ray, address=self.ray_address, cores=self.ray_cores)
+        return build_shards(listing, folder, settings, make=on_ray if self.executor == "ray" else None, **options)
 
 
 def machine_options(command: Callable) -> Callable:

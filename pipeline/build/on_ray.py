@@ -2,7 +2,7 @@
 
 import logging
 import socket
-import time
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,67 +10,47 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline.build.giving_out import GivingOut, Patience
 from pipeline.build.plan import ShardTask
 from pipeline.build.progress import Tell
 from pipeline.build.shard import MAX_ATTEMPTS, PASSING, OtherInputsError, is_full, make_shard, reason_of
 from pipeline.index import ShardError
 
-LOOK_EVERY_S = 1.0
 CONNECT_S = 10.0
-END_S = 20.0  # for a worker whose result nobody needs any more
+IN_HAND = 1000  # tars that Ray has at once, to give to whatever machines there are
 
 
-class MakeOnRay:
+def make_on_ray(tasks: list[ShardTask], out_dir: Path, tell: Tell, *, address: str, cores: int = 1) -> dict[str, str]:
     """A `Make` on a Ray cluster.
 
     Args:
         address: Of the cluster: "auto" (one that runs on this machine), "host:port", or "local" for one just for this.
         cores: That one tar takes; each converts a video at a time.
+
+    Raises:
+        ShardError: There is no Ray, or no such cluster; or a machine sees other videos.
+        OSError: The disk is full.
     """
-
-    def __init__(self, address: str, *, cores: int = 1, patience: Patience | None = None) -> None:
-        self._address, self._cores, self._patience = address, cores, patience
-
-    def __call__(self, tasks: list[ShardTask], out_dir: Path, tell: Tell) -> dict[str, str]:
-        """Make the tars.
-
-        Raises:
-            ShardError: There is no Ray, or no such cluster; or a machine sees other videos.
-            OSError: The disk is full.
-        """
-        by_name = {task.name: task for task in tasks}
-        work = GivingOut(list(by_name), max_attempts=MAX_ATTEMPTS, patience=self._patience)
-        with connected(self._address) as ray:
-            # Only this process tries again: it counts, and knows what is finished.
-            remote = ray.remote(num_cpus=self._cores, max_retries=0, scheduling_strategy="SPREAD")(make_shard)
-            given: dict[Any, str] = {}
+    waiting, given, failed = deque(tasks), dict[Any, ShardTask](), dict[str, str]()
+    attempts: Counter[str] = Counter()
+    with connected(address) as ray:
+        # Ray's own retries are off: it has two counts, one of them endless, and does not know a full disk.
+        remote = ray.remote(num_cpus=cores, max_retries=0, scheduling_strategy="SPREAD")(make_shard)
+        while waiting or given:
+            while waiting and len(given) < IN_HAND:
+                task = waiting.popleft()
+                given[remote.remote(absolute(task), out_dir.absolute(), workers=cores)] = task
+            (done,), _ = ray.wait(list(given), num_returns=1)
+            task = given.pop(done)
+            attempts[task.name] += 1
             try:
-                while not work.is_over:
-                    free = int(ray.cluster_resources().get("CPU", 0)) // self._cores - len(given)
-                    for _ in range(free):
-                        name = work.give(now_s=time.monotonic())
-                        if name is None:
-                            break
-                        task = absolute(by_name[name])
-                        given[remote.remote(task, out_dir.absolute(), workers=self._cores)] = name
-                    if not given:
-                        time.sleep(LOOK_EVERY_S)  # no machine at all, until one joins
-                        continue
-                    for done in ray.wait(list(given), num_returns=1, timeout=LOOK_EVERY_S)[0]:
-                        name = given.pop(done)
-                        try:
-                            counts = ray.get(done)
-                        except ray.exceptions.RayError as error:
-                            work.fail(name, failure(error))
-                            continue
-                        if work.finish(name, now_s=time.monotonic()):
-                            tell(counts, True)
-                            for late in [ref for ref, other in given.items() if other == name]:
-                                ray.cancel(late)
-            finally:
-                end(ray, list(given))
-        return work.failed
+                tell(ray.get(done), True)
+            except ray.exceptions.RayError as error:
+                reason = failure(error)
+                if attempts[task.name] < MAX_ATTEMPTS:
+                    waiting.append(task)
+                else:
+                    failed[task.name] = reason
+    return failed
 
 
 @contextmanager
@@ -96,7 +76,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        ray.shutdown()
+        ray.shutdown()  # which ends what is still in work
 
 
 def environment() -> dict[str, Any]:
@@ -119,19 +99,10 @@ def failure(error: Any) -> str:
         RayError: A bug ended the work; with the worker's traceback.
     """
     cause = getattr(error, "cause", None)
-    if cause is None or type(cause).__module__.startswith("ray."):  # such as cancelled while it worked
+    if cause is None:
         return f"its worker died ({type(error).__name__})"
     if is_full(cause) or isinstance(cause, OtherInputsError):
         raise cause
     if not isinstance(cause, PASSING):
         raise error
     return reason_of(cause)
-
-
-def end(ray: Any, refs: list[Any]) -> None:
-    """End work that nobody needs any more, and wait until it has ended: the index is written next."""
-    for force in (False, True):
-        for ref in refs:
-            ray.cancel(ref, force=force)
-        if refs:
-            refs = ray.wait(refs, num_returns=len(refs), timeout=END_S)[1]

@@ -5,14 +5,14 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pipeline.build.on_ray
-from pipeline.build.giving_out import Patience
-from pipeline.build.on_ray import MakeOnRay
+from pipeline.build.on_ray import make_on_ray
 from pipeline.build.run import BuildProgress, build_shards
 from pipeline.build.shard import Counts, OtherInputsError
 from pipeline.datasets import Listing
@@ -49,24 +49,24 @@ def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    impatient = MakeOnRay(cluster.address, patience=Patience(factor=0, least_s=0))  # everything is given out twice
-    build_shards(listing, tmp_path / "out", SETTINGS, workers=1, make=impatient)
+    make = partial(make_on_ray, address=cluster.address)
+    build_shards(listing, tmp_path / "out", SETTINGS, workers=1, make=make)
     assert contents(tmp_path / "out") == contents(local)
 
     tasks = tasks_of(listing)
     (tmp_path / "file").write_text("no folder")
-    failed = MakeOnRay(cluster.address)(tasks[:2], tmp_path / "file", no_tell)
+    failed = make(tasks[:2], tmp_path / "file", no_tell)
     assert sorted(failed) == ["few-000000", "few-000001"]
     assert all("NotADirectoryError" in reason and "\n" not in reason for reason in failed.values())
 
     with monkeypatch.context() as patched:
         patched.setattr(pipeline.build.on_ray, "make_shard", lambda *args, **options: len(1))  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="(?s)Traceback|ray::.*has no len"):
-            MakeOnRay(cluster.address)(tasks[:1], tmp_path / "out", no_tell)
+            make(tasks[:1], tmp_path / "out", no_tell)
 
     other = replace(tasks[0], inputs="of another machine")
     with pytest.raises(OtherInputsError, match="few-000000: .* sees other videos"):
-        MakeOnRay(cluster.address)([other, *tasks[1:]], tmp_path / "out", no_tell)
+        make([other, *tasks[1:]], tmp_path / "out", no_tell)
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
 
     monkeypatch.setattr(pipeline.build.on_ray, "failure", failure)
     monkeypatch.setattr(pipeline.build.on_ray, "make_shard", make_shard)
-    make = MakeOnRay(cluster.address)
+    make = partial(make_on_ray, address=cluster.address)
     result = build_shards(listing, tmp_path / "out", settings, workers=1, report=report, make=make)
     assert any("its worker died" in reason for reason in reasons)
     assert (result.num_shards_written, result.num_samples, result.num_quarantined) == (9, 8, 1)
@@ -122,7 +122,7 @@ def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(builtins, "__import__", no_ray)
     with pytest.raises(ShardError, match=re.escape('ray is not installed; pip install "res3d-video[ray]" on all')):
-        MakeOnRay("auto")([], tmp_path, no_tell)
+        make_on_ray([], tmp_path, no_tell, address="auto")
 
 
 @pytest.mark.parametrize("bug", [TypeError(), AttributeError(), NameError(), KeyError(), ImportError(), ValueError()])
@@ -132,9 +132,3 @@ def test_a_bug_on_a_worker_is_raised_as_ray_has_it_and_not_tried_again(bug: Exce
 
     with pytest.raises(RayTaskError):
         pipeline.build.on_ray.failure(RayTaskError("with the worker's traceback"))
-
-
-def test_work_that_was_cancelled_is_not_taken_for_a_bug() -> None:
-    cancelled = type("TaskCancelledError", (Exception,), {"__module__": "ray.exceptions"})()
-    error = type("RayTaskError", (Exception,), {"cause": cancelled})()
-    assert pipeline.build.on_ray.failure(error) == "its worker died (RayTaskError)"
