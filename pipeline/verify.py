@@ -125,8 +125,9 @@ def _tar_faults(index: ShardIndex, shard: dict, samples: np.ndarray, *, decode: 
     with open(tar, "rb") as file, ThreadPoolExecutor(num_threads) as pool:
         stored = (_stored(index, int(sample), found, file) for sample in samples if found)
         work = partial(_sample_faults, index, decode=decode)
-        for faults in in_order(pool, work, stored, ahead=2 * num_threads):
-            yield from (f"{tar.name}: {fault}" for fault in faults)
+        with in_order(pool, work, stored, ahead=2 * num_threads) as results:
+            for faults in results:
+                yield from (f"{tar.name}: {fault}" for fault in faults.result())
 
 
 def _stored(

@@ -11,8 +11,7 @@ from typing import Any
 
 import pipeline
 from pipeline.build.plan import ShardTask
-from pipeline.build.progress import Tell
-from pipeline.build.shard import MAX_ATTEMPTS, PASSING, OtherInputsError, is_full, make_shard, reason_of
+from pipeline.build.shard import MAX_ATTEMPTS, PASSING, OtherInputsError, Tell, is_full, make_shard, reason_of
 from pipeline.index import ShardError
 
 CONNECT_S = 10.0
@@ -43,7 +42,7 @@ def make_on_ray(tasks: list[ShardTask], out_dir: Path, tell: Tell, *, address: s
             task = given.pop(done)
             attempts[task.name] += 1
             try:
-                tell(ray.get(done), True)
+                tell(task.name, ray.get(done))
             except ray.exceptions.RayError as error:
                 reason = failure(error)
                 if attempts[task.name] < MAX_ATTEMPTS:

@@ -18,14 +18,13 @@ import numpy as np
 
 import pipeline
 from pipeline.build.parts import fingerprint
-from pipeline.build.samples import common_canvas
 from pipeline.build.settings import BuildSettings
 from pipeline.datasets import Listing, VideoRecord
 from pipeline.errors import UserError, VideoFailure
 from pipeline.index import ShardError
 from pipeline.source.inspector import Inspector
-from pipeline.source.limits import Limits
-from pipeline.source.transcode import centred, ffmpeg_version, stretched
+from pipeline.source.limits import Guard, Limits
+from pipeline.source.transcode import centred, ffmpeg_version, fitted, stretched
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class ShardTask:
         dataset: Name of the dataset.
         first: Position of the first record among all of the build; keys of samples count from it.
         canvas: Width and height that hold every video; None where all are stretched to one size.
-        broken: Source, stage and reason of records that are known to be unreadable.
+        broken: Sources of records that are known to be unreadable, with stage and reason.
         inputs: Fingerprint of all this and of the video files, as the process that planned saw them.
     """
 
@@ -47,13 +46,9 @@ class ShardTask:
     records: tuple[VideoRecord, ...]
     settings: BuildSettings
     canvas: tuple[int, int] | None
-    broken: tuple[tuple[str, str, str], ...]
+    broken: dict[str, tuple[str, str]]
     limits: Limits
     inputs: str
-
-    def failures(self) -> dict[str, VideoFailure]:
-        """`broken` as what a conversion raises, by source."""
-        return {source: VideoFailure(stage, reason) for source, stage, reason in self.broken}
 
     def inputs_here(self) -> str:
         """The fingerprint as this process sees programs and videos."""
@@ -104,18 +99,11 @@ def plan_build(
         ShardError: The codec cannot store frames of the size that holds every video.
     """
     records = shuffled(listing.records, seed=settings.seed)[:limit]
-    canvas, broken = common_canvas(
-        records,
-        settings,
-        pool,
-        inspector=inspector,
-        report=lambda done, failed: report(done, len(records), failed),
-    )
+    canvas, broken = common_canvas(records, settings, pool, inspector, report=report)
     made = made_by(listing.name, settings, canvas)
     tasks = []
     for number, first in enumerate(range(0, len(records), settings.samples_per_shard)):
         part = records[first : first + settings.samples_per_shard]
-        failed = [(r.source, broken[r.source]) for r in part if r.source in broken]
         tasks.append(
             ShardTask(
                 name=f"{listing.name}-{number:06d}",
@@ -124,12 +112,52 @@ def plan_build(
                 records=tuple(part),
                 settings=settings,
                 canvas=canvas,
-                broken=tuple((source, failure.stage, failure.reason) for source, failure in failed),
+                broken={r.source: broken[r.source] for r in part if r.source in broken},
                 limits=inspector.limits,
                 inputs=fingerprint(made, canvas, part, first=first),
             )
         )
     return BuildPlan(listing, settings, head_of(listing, settings, made), tasks)
+
+
+def common_canvas(
+    records: list[VideoRecord],
+    settings: BuildSettings,
+    pool: ThreadPoolExecutor,
+    inspector: Inspector,
+    *,
+    report: Callable[[int, int, int], None],
+) -> tuple[tuple[int, int] | None, dict[str, tuple[str, str]]]:
+    """With --keep-aspect, the width and height that hold every video, and why some cannot be read at all.
+
+    Args:
+        report: Called with (videos probed, videos, those that cannot be read).
+    """
+    if not settings.keep_aspect:
+        return None, {}
+    sizes, broken = [(settings.size, settings.size)], dict[str, tuple[str, str]]()
+
+    def fitted_size(record: VideoRecord) -> tuple[int, int] | VideoFailure:
+        try:
+            facts = inspector.probe(record.path, guard_of(record, inspector.limits))
+            return fitted(facts.display_width, facts.display_height, settings.size)
+        except VideoFailure as failure:
+            return failure
+
+    for i, (record, size) in enumerate(zip(records, pool.map(fitted_size, records), strict=True), start=1):
+        if isinstance(size, VideoFailure):
+            broken[record.source] = size.stage, size.reason
+        else:
+            sizes.append(size)
+        report(i, len(records), len(broken))
+    return (max(w for w, _ in sizes), max(h for _, h in sizes)), broken
+
+
+def guard_of(record: VideoRecord, limits: Limits) -> Guard:
+    """What a record's video is opened by; it must lie in the raw folder, unless links may lead anywhere."""
+    folders = record.path.parents
+    raw = folders[min(len(Path(record.source).parts), len(folders)) - 1]
+    return Guard(limits, home=None if limits.follow_links else raw)
 
 
 def shuffled(records: list[VideoRecord], *, seed: int) -> list[VideoRecord]:

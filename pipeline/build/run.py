@@ -8,20 +8,20 @@ So a build can be done by one process (`build_shards`), by workers that one proc
 another `make`, such as build_ray.py's), or by tasks that know nothing of each other (`build_task`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Required, TypedDict, Unpack
 
 from pipeline.build.finish import BuildResult, first_of, not_there, write_whole
-from pipeline.build.here import make_here
-from pipeline.build.parts import clean, is_finished, listed, only_builder, remove, stale_names
+from pipeline.build.parts import clean, is_finished, listed, only_builder
 from pipeline.build.plan import BuildPlan, ShardTask, plan_build, refuse_other_settings, shuffled
-from pipeline.build.progress import BuildProgress, Make, Report, Tell, teller
 from pipeline.build.samples import transcode
 from pipeline.build.settings import BuildSettings
-from pipeline.build.shard import MAX_ATTEMPTS
+from pipeline.build.shard import MAX_ATTEMPTS, Counts, Make, make_here
 from pipeline.datasets import Listing
 from pipeline.errors import UserError
 from pipeline.index import ShardError
@@ -39,6 +39,42 @@ __all__ = [
     "shuffled",
     "transcode",
 ]
+
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """How far a build is; frames and failures count this run only.
+
+    Attributes:
+        num_done: Videos, of those that this run is to see to.
+        num_shards: Tars of the whole dataset that are there, of `num_shards_total`.
+    """
+
+    num_done: int
+    num_total: int
+    num_frames: int
+    num_failed: int
+    stage: str = "transcode"
+    num_shards: int = 0
+    num_shards_total: int = 0
+
+
+Report = Callable[[BuildProgress], None]
+
+
+class BuildOptions(TypedDict, total=False):
+    """What every way to build takes.
+
+    Attributes:
+        workers: Videos in work at once; each keeps about one core busy.
+        limit: Take only this many videos, the first in shuffled order.
+        limits: Of each video; tars in which one exceeded others are made anew.
+    """
+
+    workers: Required[int]
+    limit: int | None
+    limits: Limits | None
+    report: Report
 
 
 @dataclass(frozen=True)
@@ -62,34 +98,20 @@ def build_shards(
     out_dir: Path,
     settings: BuildSettings,
     *,
-    workers: int,
-    limit: int | None = None,
-    limits: Limits | None = None,
-    report: Report = lambda progress: None,
     make: Make | None = None,
+    **options: Unpack[BuildOptions],
 ) -> BuildResult:
     """Transcode the videos of a listing into shards.
 
     Args:
-        workers: Videos in work at once; each keeps about one core busy.
-        limit: Take only this many videos, the first in shuffled order.
-        limits: Of each video; tars in which one exceeded others are made anew.
         make: Who makes the tars; this process if None.
 
     Raises:
         ShardError: Another build writes to `out_dir`, it holds shards of other settings, or some could not be made.
     """
-    with _planned(listing, out_dir, settings, workers, limit, limits, report) as (plan, inspector, pool):
-        done = _finished(plan.tasks, out_dir)
-        todo = [task for task in plan.tasks if task.name not in done]
-        stale = stale_names(out_dir, plan.names)
-        if stale or todo:
-            (out_dir / "dataset.json").unlink(missing_ok=True)  # readers must not meet half of two builds
-        for name in stale:
-            remove(out_dir, name)
-        tell = teller(plan.tasks, done, report, num_shards_total=len(plan.tasks))
-        make_all(todo, out_dir, make=make or make_here(pool, inspector, workers=workers), tell=tell)
-        return write_whole(plan, out_dir, num_written=len(todo), num_kept=len(done))
+    with _planned(listing, out_dir, settings, **options) as (plan, here, report):
+        num_written, num_kept = _make_all(plan, plan.tasks, out_dir, make or here, report)
+        return write_whole(plan, out_dir, num_written=num_written, num_kept=num_kept)
 
 
 def build_task(
@@ -99,10 +121,7 @@ def build_task(
     *,
     number: int,
     num_tasks: int,
-    workers: int,
-    limit: int | None = None,
-    limits: Limits | None = None,
-    report: Report = lambda progress: None,
+    **options: Unpack[BuildOptions],
 ) -> TaskResult:
     """Make the share of one of several tasks, which may run at once on many machines; the last one writes the index.
 
@@ -112,42 +131,26 @@ def build_task(
     Raises:
         ShardError: As `build_shards`.
     """
-    with _planned(listing, out_dir, settings, workers, limit, limits, report, shared=True) as (plan, inspector, pool):
+    with _planned(listing, out_dir, settings, shared=True, **options) as (plan, here, report):
         mine = share(plan.tasks, number=number, num_tasks=num_tasks)
-        done = _finished(mine, out_dir)
-        todo = [task for task in mine if task.name not in done]
-        if todo:
-            (out_dir / "dataset.json").unlink(missing_ok=True)
-
-        def count_shards() -> int:
-            return len(listed(out_dir) & set(plan.names))
-
-        tell = teller(mine, done, report, num_shards_total=len(plan.tasks), count_shards=count_shards)
-        make_all(todo, out_dir, make=make_here(pool, inspector, workers=workers), tell=tell)
-        result = TaskResult(len(todo), len(done), count_shards(), len(plan.tasks))
-        is_indexed = not todo and (out_dir / "dataset.json").is_file()
+        num_written, num_kept = _make_all(plan, mine, out_dir, here, report)
+        result = TaskResult(num_written, num_kept, num_there(plan, out_dir), len(plan.tasks))
+        is_indexed = not num_written and (out_dir / "dataset.json").is_file()
         if is_indexed or not_there(plan, out_dir):
             return result
-        whole = write_whole(plan, out_dir, num_written=len(todo), num_kept=len(done), alone=False)
+        whole = write_whole(plan, out_dir, num_written=num_written, num_kept=num_kept, alone=False)
         return replace(result, whole=whole)
 
 
 def finish_build(
-    listing: Listing,
-    out_dir: Path,
-    settings: BuildSettings,
-    *,
-    workers: int,
-    limit: int | None = None,
-    limits: Limits | None = None,
-    report: Report = lambda progress: None,
+    listing: Listing, out_dir: Path, settings: BuildSettings, **options: Unpack[BuildOptions]
 ) -> BuildResult:
     """Write the index of a dataset whose tars are all there.
 
     Raises:
         ShardError: As `build_shards`; or some tar is not there.
     """
-    with _planned(listing, out_dir, settings, workers, limit, limits, report, shared=True) as (plan, _, _):
+    with _planned(listing, out_dir, settings, shared=True, **options) as (plan, _, _):
         return write_whole(plan, out_dir, num_written=0, num_kept=len(plan.tasks), alone=False)
 
 
@@ -162,18 +165,49 @@ def share(tasks: list[ShardTask], *, number: int, num_tasks: int) -> list[ShardT
     return tasks[number - 1 :: num_tasks]
 
 
-def make_all(todo: list[ShardTask], out_dir: Path, *, make: Make, tell: Tell) -> None:
-    """Make tars, if there are any to make.
+def num_there(plan: BuildPlan, out_dir: Path) -> int:
+    """Tars that are there, whoever made them."""
+    return len(listed(out_dir) & set(plan.names))
+
+
+def _make_all(plan: BuildPlan, mine: list[ShardTask], out_dir: Path, make: Make, report: Report) -> tuple[int, int]:
+    """Make those tars that are not finished; how many were made, and how many kept.
 
     Raises:
         ShardError: Some failed; the others were made.
     """
+    done = [t for t in mine if is_finished(out_dir, t.name, t.inputs, limits=t.limits)]
+    names = {task.name for task in done}
+    todo = [task for task in mine if task.name not in names]
+    num_total, num_shards = sum(len(task.records) for task in mine), num_there(plan, out_dir)
+    total, of_tar = Counts(sum(len(task.records) for task in done)), dict[str, Counts]()
+
+    def tell(name: str, counts: Counts) -> None:
+        nonlocal total, num_shards
+        total += counts - of_tar.get(name, Counts())
+        of_tar[name] = counts
+        if counts.num_shards:
+            num_shards = num_there(plan, out_dir)
+        report(
+            BuildProgress(
+                total.num_videos,
+                num_total,
+                total.num_frames,
+                total.num_failed,
+                num_shards=num_shards,
+                num_shards_total=len(plan.tasks),
+            )
+        )
+
+    if todo:
+        (out_dir / "dataset.json").unlink(missing_ok=True)  # readers must not meet half of two builds
     failed = make(todo, out_dir, tell) if todo else {}
     if failed:
         raise ShardError(
             f"{out_dir}: {len(failed)} shards failed {MAX_ATTEMPTS} times, {len(todo) - len(failed)} others were made: "
             f"{first_of([f'{name} ({reason})' for name, reason in failed.items()])}; the same command tries them again"
         )
+    return len(todo), len(done)
 
 
 @contextmanager
@@ -181,14 +215,14 @@ def _planned(
     listing: Listing,
     out_dir: Path,
     settings: BuildSettings,
-    workers: int,
-    limit: int | None,
-    limits: Limits | None,
-    report: Report,
     *,
+    workers: int,
+    limit: int | None = None,
+    limits: Limits | None = None,
+    report: Report = lambda progress: None,
     shared: bool = False,
-) -> Iterator[tuple[BuildPlan, Inspector, ThreadPoolExecutor]]:
-    """The plan of a build, with the folder kept for it."""
+) -> Iterator[tuple[BuildPlan, Make, Report]]:
+    """The plan of a build and who makes tars here, with the folder kept for it."""
     out_dir.mkdir(parents=True, exist_ok=True)
     with (
         only_builder(out_dir, shared=shared),
@@ -206,8 +240,4 @@ def _planned(
             report=lambda done, total, failed: report(BuildProgress(done, total, 0, failed, "probe")),
         )
         refuse_other_settings(out_dir, plan.head)
-        yield plan, inspector, pool
-
-
-def _finished(tasks: list[ShardTask], out_dir: Path) -> set[str]:
-    return {task.name for task in tasks if is_finished(out_dir, task.name, task.inputs, limits=task.limits)}
+        yield plan, partial(make_here, pool=pool, inspector=inspector, workers=workers), report

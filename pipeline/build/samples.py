@@ -1,18 +1,17 @@
 """From one video to its samples: the whole of it, or segments; or a line that says why not."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.build.plan import ShardTask, guard_of
 from pipeline.build.settings import BuildSettings
 from pipeline.codecs.segment import EncodedSegment
 from pipeline.datasets import VideoRecord
 from pipeline.errors import TooLargeError, VideoFailure
 from pipeline.shard_writer import EncodedSample
 from pipeline.source.inspector import Inspector
-from pipeline.source.limits import MB, Guard, Limits
+from pipeline.source.limits import MB, Guard
 from pipeline.source.probe import VideoFacts
 from pipeline.source.segments import random_segments, segment_length, uniform_segments
 from pipeline.source.timeline import Piece
@@ -31,28 +30,15 @@ class Converted:
     quarantine: list[dict[str, str]] = field(default_factory=list)
 
 
-def convert(
-    number: int,
-    record: VideoRecord,
-    settings: BuildSettings,
-    *,
-    canvas: tuple[int, int] | None,
-    broken: dict[str, VideoFailure],
-    inspector: Inspector,
-) -> Converted:
-    """The samples of one record.
-
-    Args:
-        number: Of the record among all; the samples' keys begin with it.
-        canvas: Width and height that hold every video; None where all are stretched to one size.
-        broken: Sources that cannot be read, with the reason.
-    """
+def convert(task: ShardTask, place: int, inspector: Inspector) -> Converted:
+    """The samples of one of a tar's videos."""
+    record, settings, number = task.records[place], task.settings, task.first + place
     guard = guard_of(record, inspector.limits)
     try:
-        if record.source in broken:
-            raise broken[record.source]
+        if record.source in task.broken:
+            raise VideoFailure(*task.broken[record.source])
         facts = inspector.probe(record.path, guard)
-        geometry = geometry_of(facts, settings, canvas)
+        geometry = geometry_of(facts, settings, task.canvas)
         if settings.segment_s is None:
             stored = transcode(record.path, geometry, settings, facts=facts, inspector=inspector, guard=guard)
             keyed = [(f"{number:08d}", stored)]
@@ -71,13 +57,6 @@ def convert(
     if record.labels is not None:
         about["labels"] = list(record.labels)
     return Converted([EncodedSample(key, segment, {**about, **meta}) for key, (segment, meta) in keyed])
-
-
-def guard_of(record: VideoRecord, limits: Limits) -> Guard:
-    """What a record's video is opened by; it must lie in the raw folder, unless links may lead anywhere."""
-    folders = record.path.parents
-    raw = folders[min(len(Path(record.source).parts), len(folders)) - 1]
-    return Guard(limits, home=None if limits.follow_links else raw)
 
 
 def transcode(
@@ -207,36 +186,3 @@ def geometry_of(facts: VideoFacts, settings: BuildSettings, canvas: tuple[int, i
     if canvas is None:
         return stretched(settings.size)
     return centred(fitted(facts.display_width, facts.display_height, settings.size), canvas)
-
-
-def common_canvas(
-    records: list[VideoRecord],
-    settings: BuildSettings,
-    pool: ThreadPoolExecutor,
-    *,
-    inspector: Inspector,
-    report: Callable[[int, int], None],
-) -> tuple[tuple[int, int] | None, dict[str, VideoFailure]]:
-    """With --keep-aspect, the width and height that hold every video, and why some cannot be read at all.
-
-    Args:
-        report: Called with (videos probed, videos that cannot be read).
-    """
-    if not settings.keep_aspect:
-        return None, {}
-    sizes, broken = [(settings.size, settings.size)], dict[str, VideoFailure]()
-
-    def fitted_size(record: VideoRecord) -> tuple[int, int] | VideoFailure:
-        try:
-            facts = inspector.probe(record.path, guard_of(record, inspector.limits))
-            return fitted(facts.display_width, facts.display_height, settings.size)
-        except VideoFailure as failure:
-            return failure
-
-    for i, (record, size) in enumerate(zip(records, pool.map(fitted_size, records), strict=True), start=1):
-        if isinstance(size, VideoFailure):
-            broken[record.source] = size
-        else:
-            sizes.append(size)
-        report(i, len(broken))
-    return (max(w for w, _ in sizes), max(h for _, h in sizes)), broken

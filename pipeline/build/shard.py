@@ -6,9 +6,12 @@ when it is done, so nobody meets half a file; who comes later and finds the tar 
 
 import errno
 import platform
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,18 +33,24 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Counts:
-    """Videos, their frames, and those videos that failed."""
+    """Videos, their frames, those videos that failed, and finished tars."""
 
     num_videos: int = 0
     num_frames: int = 0
     num_failed: int = 0
+    num_shards: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.num_videos + other.num_videos,
-            self.num_frames + other.num_frames,
-            self.num_failed + other.num_failed,
-        )
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: "Counts") -> "Counts":
+        return Counts(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+# Called by those who make tars, with the name of one and what is done of it; one that is tried again begins anew.
+Tell = Callable[[str, Counts], None]
+# Makes tars in a folder; returns the names of those that failed for good, with the reason.
+Make = Callable[[list[ShardTask], Path, Tell], dict[str, str]]
 
 
 class FinishedElsewhere(Exception):
@@ -50,6 +59,39 @@ class FinishedElsewhere(Exception):
 
 class OtherInputsError(ShardError):
     """What a machine would make a tar from is not what the tar is to be made from."""
+
+
+def make_here(
+    tasks: list[ShardTask],
+    out_dir: Path,
+    tell: Tell,
+    *,
+    pool: ThreadPoolExecutor,
+    inspector: Inspector,
+    workers: int,
+) -> dict[str, str]:
+    """A `Make` that converts videos in a pool and writes one tar after another; no thread waits for a tar's end.
+
+    Args:
+        pool: The work itself is done by ffmpeg, in processes of its own.
+        workers: Threads of the pool.
+    """
+    left, failed = tasks, dict[str, str]()
+    for _ in range(MAX_ATTEMPTS):
+        items = [(task, place) for task in left for place in range(len(task.records))]
+        failed = {}
+        with in_order(pool, lambda item: convert(*item, inspector), items, ahead=2 * workers) as converted:
+            for task in left:
+                mine = islice(converted, len(task.records))
+                try:
+                    tell(task.name, write_shard(task, mine, out_dir, tell=tell))
+                except PASSING as error:
+                    if is_full(error):
+                        raise
+                    failed[task.name] = reason_of(error)
+                deque(mine, maxlen=0)  # converted in vain
+        left = [task for task in left if task.name in failed]
+    return failed
 
 
 def make_shard(task: ShardTask, out_dir: Path, *, workers: int = 1) -> Counts:
@@ -70,58 +112,49 @@ def make_shard(task: ShardTask, out_dir: Path, *, workers: int = 1) -> Counts:
         )
     if is_finished(out_dir, task.name, task.inputs, limits=task.limits):
         return counts_of_finished(task, out_dir)
-    total = Counts()
-    with Inspector(task.limits) as inspector, ThreadPoolExecutor(workers) as pool:
-        places = list(range(len(task.records)))
-        converted = in_order(pool, lambda place: convert_one(task, place, inspector), places, ahead=2 * workers)
-
-        def tell(counts: Counts) -> None:
-            nonlocal total
-            total += counts
-
-        try:
-            write_shard(task, converted, out_dir, tell=tell)
-        except FinishedElsewhere:
-            return counts_of_finished(task, out_dir)
-    return total
+    places = range(len(task.records))
+    with (
+        Inspector(task.limits) as inspector,
+        ThreadPoolExecutor(workers) as pool,
+        in_order(pool, lambda place: convert(task, place, inspector), places, ahead=2 * workers) as converted,
+    ):
+        return write_shard(task, converted, out_dir)
 
 
 def counts_of_finished(task: ShardTask, out_dir: Path) -> Counts:
     """Of a tar that another process has made, such as one that died before it could say so; its frames are not ours."""
-    return Counts(len(task.records), num_failed=num_quarantined(out_dir, task.name))
-
-
-def convert_one(task: ShardTask, place: int, inspector: Inspector) -> Converted:
-    """The samples of one of a tar's videos."""
-    number, record = task.first + place, task.records[place]
-    return convert(number, record, task.settings, canvas=task.canvas, broken=task.failures(), inspector=inspector)
+    return Counts(len(task.records), num_failed=num_quarantined(out_dir, task.name), num_shards=1)
 
 
 def write_shard(
-    task: ShardTask, converted: Iterable[Converted], out_dir: Path, *, tell: Callable[[Counts], None]
-) -> None:
-    """Write tar, idx and, last, the part of one task, in the order of its records.
+    task: ShardTask,
+    converted: Iterable[Future[Converted]],
+    out_dir: Path,
+    *,
+    tell: Tell = lambda name, counts: None,
+) -> Counts:
+    """Write tar, idx and, last, the part of one task, in the order of its records; or find that another process has.
 
     Args:
         converted: Of each record, in order.
         tell: Called for each video.
 
     Raises:
-        FinishedElsewhere: Another process was faster.
         ShardError: Another process has put other bytes in place at the same time; this one should try again.
     """
 
     def finished() -> bool:
         return is_finished(out_dir, task.name, task.inputs, limits=task.limits)
 
-    quarantine: list[dict[str, str]] = []
+    counts, quarantine = Counts(), list[dict[str, str]]()
     try:
         with TarShard(out_dir / f"{task.name}.tar") as tar:
-            for one in converted:
+            for one in (future.result() for future in converted):
                 for sample in one.samples:
                     tar.add(sample)
                 quarantine += one.quarantine
-                tell(Counts(1, sum(s.meta["num_frames"] for s in one.samples), len(one.quarantine)))
+                counts += Counts(1, sum(s.meta["num_frames"] for s in one.samples), len(one.quarantine))
+                tell(task.name, counts)
             if finished():
                 raise FinishedElsewhere
         part = {"inputs": task.inputs, **tar.summary(), "quarantine": quarantine}
@@ -130,27 +163,33 @@ def write_shard(
             tar.path.unlink(missing_ok=True)
             tar.path.with_suffix(".idx").unlink(missing_ok=True)
         write_atomically(out_dir / "parts" / f"{task.name}.json", to_json(part))
-    except FileNotFoundError:
-        if finished():  # by another process; and whoever wrote the index has cleaned up
-            raise FinishedElsewhere from None
+    except (FinishedElsewhere, FileNotFoundError):  # not found: whoever wrote the index has cleaned up
+        if finished():
+            return counts_of_finished(task, out_dir)
         raise
     if part["samples"] and not tar.is_in_place() and sha256_of(tar.path) != part["sha256"]:
         (out_dir / "parts" / f"{task.name}.json").unlink(missing_ok=True)  # nobody knows whose tar, idx and part remain
         raise ShardError(f"{task.name}: another process has made it at the same time, with other bytes; run again")
+    return replace(counts, num_shards=1)
 
 
+@contextmanager
 def in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
-) -> Iterator[Result]:
-    """Results in the order of the items, at most `ahead` of them waiting in memory."""
-    waiting: list[Future[Result]] = []
-    try:
+) -> Iterator[Iterator[Future[Result]]]:
+    """Results in the order of the items, at most `ahead` of them waiting in memory; what is left is given up."""
+    waiting: deque[Future[Result]] = deque()
+
+    def results() -> Iterator[Future[Result]]:
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) > ahead:
-                yield waiting.pop(0).result()
+                yield waiting.popleft()
         while waiting:
-            yield waiting.pop(0).result()
+            yield waiting.popleft()
+
+    try:
+        yield results()
     finally:
         for future in waiting:
             future.cancel()

@@ -22,7 +22,7 @@ from tests.pipeline.test_build import contents
 from tests.pipeline.test_build_tasks import SETTINGS, listing, local, raw, tasks_of  # noqa: F401 - fixtures
 
 
-def no_tell(counts: Counts, is_shard: bool) -> None:
+def no_tell(name: str, counts: Counts) -> None:
     """Nobody listens."""
 
 

@@ -10,21 +10,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import pipeline.build.here
 import pipeline.build.shard
 import pipeline.codecs.filmstrip
 import pipeline.source.inspector
 from pipeline.build.parts import clean, only_builder
 from pipeline.build.plan import ShardTask, plan_build
 from pipeline.build.run import BuildProgress, BuildSettings, TaskResult, build_shards, build_task, finish_build, share
-from pipeline.build.samples import Converted
-from pipeline.build.shard import FinishedElsewhere, OtherInputsError, convert_one, make_shard, write_shard
+from pipeline.build.samples import Converted, convert
+from pipeline.build.shard import OtherInputsError, counts_of_finished, make_shard, write_shard
 from pipeline.datasets import Listing, list_folder
 from pipeline.index import ShardError, open_index
 from pipeline.shard_writer import temporary_of
@@ -215,11 +214,11 @@ def test_a_machine_that_sees_other_videos_makes_nothing(listing: Listing, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def converted(task: ShardTask, then: Callable[[], object]) -> Iterator[Converted]:
+def converted(task: ShardTask, then: Callable[[], object]) -> Iterator[Future[Converted]]:
     """What a worker converts; at the end something happens."""
-    with Inspector(task.limits) as inspector:
+    with Inspector(task.limits) as inspector, ThreadPoolExecutor(1) as pool:
         for place in range(len(task.records)):
-            yield convert_one(task, place, inspector)
+            yield pool.submit(convert, task, place, inspector)
     then()
 
 
@@ -236,8 +235,8 @@ def test_who_comes_later_leaves_a_finished_shard_as_it_is(
             clean(tmp_path, alone=False)
             assert not list(tmp_path.glob(".few*.tmp"))
 
-    with pytest.raises(FinishedElsewhere):
-        write_shard(task, converted(task, finish_elsewhere), tmp_path, tell=lambda counts: None)
+    counts = write_shard(task, converted(task, finish_elsewhere), tmp_path)
+    assert counts == counts_of_finished(task, tmp_path)
     assert contents(tmp_path) == contents(local)
 
 
@@ -255,7 +254,7 @@ def test_a_shard_that_another_process_makes_otherwise_at_the_same_time_counts_as
 
     monkeypatch.setattr(pipeline.build.shard, "write_atomically", write_part)
     with pytest.raises(ShardError, match="few-000001: another process has made it at the same time"):
-        write_shard(task, converted(task, lambda: None), tmp_path, tell=lambda counts: None)
+        write_shard(task, converted(task, lambda: None), tmp_path)
     assert not (tmp_path / "parts" / f"{task.name}.json").exists()
     monkeypatch.undo()
     make_shard(task, tmp_path)
@@ -290,13 +289,13 @@ def failing(monkeypatch: pytest.MonkeyPatch, source: str, error: Exception, *, t
     """Make the conversion of one video fail so often; the sources that were tried."""
     tried: list[str] = []
 
-    def convert(task: ShardTask, place: int, inspector: Inspector) -> Converted:
+    def convert_or_fail(task: ShardTask, place: int, inspector: Inspector) -> Converted:
         tried.append(task.records[place].source)
         if task.records[place].source == source and tried.count(source) <= times:
             raise error
-        return convert_one(task, place, inspector)
+        return convert(task, place, inspector)
 
-    monkeypatch.setattr(pipeline.build.here, "convert_one", convert)
+    monkeypatch.setattr(pipeline.build.shard, "convert", convert_or_fail)
     return tried
 
 
