@@ -21,7 +21,6 @@ import numpy as np
 from pipeline.codecs.filmstrip import MCU
 from pipeline.codecs.segment import Planes
 from pipeline.errors import VideoFailure
-from pipeline.source.ffmpeg_log import damage, without_address
 from pipeline.source.limits import MESSAGE_BYTES, PROTOCOL, Guard, confine, cpu_s_of, ended_by, input_options
 from pipeline.source.timeline import Piece, seek_options
 
@@ -244,3 +243,38 @@ class FrameReader:
             )
         finally:
             os.close(descriptor)
+
+
+def damage(lines: list[str]) -> list[str]:
+    """Lines of ffmpeg's log that speak of damage, not of taste, each once and without its memory addresses.
+
+    >>> damage(["[mpeg4 @ 0x55] ac-tex damaged at 3 4", "[swscaler @ 0x7] deprecated pixel format used"])
+    ['mpeg4: ac-tex damaged at 3 4']
+    """
+    words = (
+        "damag",
+        "error",
+        "invalid",
+        "corrupt",
+        "missing",
+        "truncat",
+        "conceal",
+        "could not",
+        "non-existing",
+    )
+    told: dict[str, None] = {}
+    for line in lines:
+        if any(word in line.lower() for word in words):
+            told[without_address(line)] = None
+    return list(told)[:5]
+
+
+def without_address(line: str) -> str:
+    """A line that is the same in every run.
+
+    >>> without_address("[mov,mp4 @ 0x55] moov atom not found"), without_address("No such filter: 'a'")
+    ('mov,mp4: moov atom not found', "No such filter: 'a'")
+    """
+    source, _, text = line.rpartition("] ")
+    name = source.strip("[").split(" @")[0]
+    return f"{name}: {text}" if name else text
