@@ -47,3 +47,21 @@ def os_errors_of_the_user(path: Path | str, *, way_out: str = "") -> Iterator[No
     except OSError as error:
         reason = f"{error.filename or path}: {error.strerror or error}"
         raise UserError(f"{reason}; {way_out}" if way_out else reason) from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, short; of the system's, without their numbers.
+
+    >>> one_line(ValueError("a\\nb")), one_line(MemoryError())
+    ('a b', 'MemoryError')
+    """
+    return printable(str(getattr(error, "strerror", None) or error), most=200) or type(error).__name__
+
+
+def printable(text: str, *, most: int = 300) -> str:
+    """One line of a text of others, without what a terminal obeys.
+
+    >>> printable("a\\n\\x1b[2Jb")
+    'a ?[2Jb'
+    """
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:most]

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.codecs import CODECS, Codec, codec_of
 from pipeline.codecs.segment import ranges
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.schema import (
     FORMAT_VERSION,
     MAX_INFO_BYTES,
@@ -24,7 +24,6 @@ from pipeline.schema import (
     TEXT,
     ArraySpec,
     check_info,
-    one_line,
     parse_json,
     short,
     specs_of,

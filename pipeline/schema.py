@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from pipeline.codecs.filmstrip import MAX_HEIGHT, MCU
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.source.plain_file import is_plain_name
 from pipeline.typed_json import SchemaError, convert
 
@@ -210,11 +210,6 @@ def check_info(info: dict[str, Any]) -> None:
         SchemaError: One is not.
     """
     convert(info, DatasetInfo)
-
-
-def one_line(error: Exception) -> str:
-    """What an exception says, short."""
-    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
 
 
 def short(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from pipeline.errors import UserError, os_errors_of_the_user
+from pipeline.errors import UserError, os_errors_of_the_user, printable
 from pipeline.source.plain_file import read_plain
 
 MAX_JSON_BYTES = 2**27  # predictions of 300,000 videos
@@ -103,12 +103,3 @@ def reason_of(error: Exception) -> str:
     reason = printable(reason)
     place = re.sub(r"^`\$\.?|`$", "", place)
     return f"{place}: {reason[:1].lower()}{reason[1:]}" if place else reason
-
-
-def printable(text: str, *, most: int = 300) -> str:
-    """One line of a text of others, without what a terminal obeys.
-
-    >>> printable("a\\n\\x1b[2Jb")
-    'a ?[2Jb'
-    """
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:most]

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
-from pipeline.errors import UserError
-from pipeline.typed_json import SchemaError, Size, Text, decode, printable
+from pipeline.errors import UserError, printable
+from pipeline.typed_json import SchemaError, Size, Text, decode
 from train.checkpoint import save_checkpoint
 from train.metrics import MetricsLog
 from train.ranks import Ranks

@@ -11,7 +11,8 @@ from typing import Any
 
 import pipeline
 from pipeline.build.plan import ShardTask
-from pipeline.build.shard import MAX_ATTEMPTS, PASSING, OtherInputsError, Tell, is_full, make_shard, reason_of
+from pipeline.build.shard import MAX_ATTEMPTS, PASSING, OtherInputsError, Tell, is_full, make_shard
+from pipeline.errors import one_line
 from pipeline.index import ShardError
 
 CONNECT_S = 10.0
@@ -70,7 +71,7 @@ def connected(address: str) -> Iterator[Any]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment())
     except (OSError, RuntimeError, ValueError, OverflowError) as error:
         raise ShardError(
-            f"ray: no cluster at {address!r} ({reason_of(error)}); start one with `ray start --head`"
+            f"ray: no cluster at {address!r} ({one_line(error)}); start one with `ray start --head`"
         ) from None
     try:
         yield ray
@@ -104,4 +105,4 @@ def failure(error: Any) -> str:
         raise cause
     if not isinstance(cause, PASSING):
         raise error
-    return reason_of(cause)
+    return one_line(cause)

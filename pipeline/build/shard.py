@@ -18,12 +18,12 @@ from typing import TypeVar
 from pipeline.build.parts import is_finished, limits_met, num_quarantined
 from pipeline.build.plan import ShardTask
 from pipeline.build.samples import Converted, convert
+from pipeline.errors import one_line
 from pipeline.index import ShardError
 from pipeline.shard_writer import TarShard, sha256_of, to_json, write_atomically
 from pipeline.source.inspector import Inspector
 
 MAX_ATTEMPTS = 3  # to make a tar, before it is reported and the others go on
-REASON_LENGTH = 200
 # What may go better the next time: a disk, a network file system, memory, another process. All else is a bug.
 PASSING = (OSError, MemoryError, ShardError)
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no tar can be written, so none is tried again
@@ -88,7 +88,7 @@ def make_here(
                 except PASSING as error:
                     if is_full(error):
                         raise
-                    failed[task.name] = reason_of(error)
+                    failed[task.name] = one_line(error)
                 deque(mine, maxlen=0)  # converted in vain
         left = [task for task in left if task.name in failed]
     return failed
@@ -198,12 +198,3 @@ def in_order(
 def is_full(error: BaseException) -> bool:
     """Whether an error says that no file at all can be written."""
     return isinstance(error, OSError) and error.errno in FULL
-
-
-def reason_of(error: BaseException) -> str:
-    """One line for a person, not too long.
-
-    >>> reason_of(ValueError("a\\nb")), reason_of(MemoryError())
-    ('ValueError: a b', 'MemoryError')
-    """
-    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))[:REASON_LENGTH]

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.codecs.avc import IDR, NON_IDR, Sps, packet_fault, parse_avcc, parse_sps
 from pipeline.codecs.h264 import FILE, MIN_REF_FRAMES, SMPTE170M, EncodePolicy, H264Codec, open_mp4, read_packets
 from pipeline.codecs.h264_decode import open_decoder
+from pipeline.errors import one_line
 
 HIGH_PROFILE = 100
 BOX_HEADER = 8  # bytes: size and four letters
@@ -80,7 +81,7 @@ def policy_faults(
                 yield f"is {stream.width}×{stream.height}, not {policy.width}×{policy.height}"
             packets = [packet for packet in container.demux(stream) if packet.size]
     except (av.FFmpegError, ValueError) as error:
-        yield f"cannot be read as MP4 ({_first_line(error)})"
+        yield f"cannot be read as MP4 ({one_line(error)})"
         return
     if num_frames is not None and len(packets) != num_frames:
         yield f"holds {len(packets)} packets, not {num_frames}"
@@ -116,7 +117,7 @@ def decode_faults(packets: Sequence[bytes], avcc: bytes, policy: EncodePolicy) -
         try:
             frames = decoder.decode(av.Packet(packet))
         except (av.FFmpegError, ValueError) as error:
-            yield f"packet {number} does not decode ({_first_line(error)})"
+            yield f"packet {number} does not decode ({one_line(error)})"
             return
         if len(frames) != 1 or frames[0].is_corrupt:
             yield f"packet {number} does not give one whole frame"
@@ -202,7 +203,3 @@ def _packet_faults(packets: list[av.Packet], policy: EncodePolicy) -> Iterator[s
 def and_more(numbers: Sequence[int]) -> str:
     """What follows the first of several that share a fault."""
     return f" (and {len(numbers) - 1} more)" if len(numbers) > 1 else ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ from typing import Any
 import av
 import numpy as np
 
-from pipeline.errors import VideoFailure
+from pipeline.errors import VideoFailure, one_line
 from pipeline.source.limits import FORMATS, Guard, input_options
 
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
@@ -185,5 +185,4 @@ def failure_of(error: Exception, stage: str, path: Path, guard: Guard) -> VideoF
     """A failure for what FFmpeg's libraries raise, in one line, without the name that they know the file by."""
     if isinstance(error, MemoryError):
         return guard.exceeded("max_memory_mb", path, "needs more memory to read")
-    words = str(getattr(error, "strerror", None) or error).splitlines() or [type(error).__name__]
-    return VideoFailure(stage, f"{path.name}: {words[0]}")
+    return VideoFailure(stage, f"{path.name}: {one_line(error)}")

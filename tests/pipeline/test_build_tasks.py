@@ -315,9 +315,7 @@ def test_a_shard_that_fails_three_times_is_named_and_the_others_are_made(
 ) -> None:
     name = next(task.name for task in tasks_of(listing) if "v3.mp4" in str(task.records))
     tried = failing(monkeypatch, "class1/v3.mp4", OSError(errno.EIO, "no such\nluck"), times=9)
-    said = (
-        rf"1 shards failed 3 times, 4 others were made: {name} \(OSError: \[Errno 5\] no such luck\); the same command"
-    )
+    said = rf"1 shards failed 3 times, 4 others were made: {name} \(no such luck\); the same command"
     with pytest.raises(ShardError, match=said):
         build_shards(listing, tmp_path, SETTINGS, workers=2)
     assert tried.count("class1/v3.mp4") == 3
