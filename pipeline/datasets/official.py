@@ -4,8 +4,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, find_videos, group_warnings
+from pipeline.errors import UserError
 from pipeline.nearest import nearest
-from pipeline.source.plain_file import NotPlainError, read_plain
+from pipeline.source.plain_file import read_text
 
 SPLIT_NAMES = ["1", "2", "3"]  # of UCF101 and of HMDB51
 MAX_LIST_BYTES = 10**9  # the largest, Sports-1M's, has 60 MB
@@ -15,29 +16,22 @@ def list_lines(path: Path) -> list[tuple[int, str]]:
     """Lines of a list with their 1-based numbers; byte order mark, CRLF, outer blanks and empty lines gone.
 
     Raises:
-        DatasetError: The file is not there or not UTF-8.
+        DatasetError: As `list_text`.
     """
-    try:
-        text = read_list_file(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not UTF-8 at byte {error.start}; unpack the official lists again") from None
-    numbered = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    numbered = ((number, line.strip()) for number, line in enumerate(list_text(path).splitlines(), start=1))
     return [(number, line) for number, line in numbered if line]
 
 
-def read_list_file(path: Path) -> bytes:
+def list_text(path: Path) -> str:
     """A list's content.
 
     Raises:
-        DatasetError: It is not there, no plain file, or far too long.
-        OSError: It cannot be read.
+        DatasetError: It cannot be read, is far too long or not UTF-8.
     """
     try:
-        return read_plain(path, max_bytes=MAX_LIST_BYTES)
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file; unpack the official lists whole") from None
-    except NotPlainError as error:
-        raise DatasetError(f"{path.parent}: {error}; unpack the official lists again") from None
+        return read_text(path, max_bytes=MAX_LIST_BYTES)
+    except UserError as error:
+        raise DatasetError(f"{error}; unpack the official lists again") from None
 
 
 def list_folder_of(raw: Path, *, candidates: Sequence[str], probe: str, wanted: str) -> Path:

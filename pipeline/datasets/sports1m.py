@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, find_videos
-from pipeline.datasets.official import list_lines, read_list_file
+from pipeline.datasets.official import list_lines, list_text
 
 NUM_CLASSES = 487
 SUBSETS = ("train", "test")
@@ -138,7 +138,7 @@ def read_list(path: Path, *, num_classes: int) -> tuple[Partition, list[str]]:
 def read_json_list(path: Path, *, num_classes: int) -> tuple[Partition, list[str]]:
     """The same of a list of objects with `id` and `label487`, a list of labels."""
     try:
-        entries = json.loads(read_list_file(path))
+        entries = json.loads(list_text(path))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not JSON ({error}); unpack it again") from None
     if not isinstance(entries, list):
