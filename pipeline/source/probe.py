@@ -46,62 +46,65 @@ class VideoFacts:
 
 
 @contextmanager
-def open_video(path: Path, guard: Guard, **more: str) -> Iterator[av.container.InputContainer]:
-    """A video's container, opened as a plain file and as nothing else.
+def open_video(
+    path: Path, guard: Guard, *, stage: str, **more: str
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """A video's container, opened as a plain file and as nothing else, and its stream, within the limits.
 
     Args:
+        stage: Of a failure of FFmpeg's libraries in the block.
         more: Options of FFmpeg's demuxer.
 
     Raises:
-        VideoFailure: It may not be opened, or is of no kind that is read.
+        VideoFailure: It may not be opened, is of no kind that is read, has no picture stream, claims more than the
+            limits allow, or cannot be read on.
     """
     descriptor = guard.open(path)
     try:
-        options = input_options(descriptor, guard.limits) | more
         try:
+            options = input_options(descriptor, guard.limits) | more
             container = av.open("fd:", options=options, **ANY_TITLE)
         except av.ArgumentError as error:  # FFmpeg's word for what its lists of formats and protocols forbid
             reason = f"is none of the kinds that are read ({FORMATS}), or its header is damaged"
             raise VideoFailure("probe", f"{path.name}: {reason}") from error
-    finally:
-        os.close(descriptor)  # FFmpeg has one of its own
-    with container:
-        yield container
+        finally:
+            os.close(descriptor)  # FFmpeg has one of its own
+        with container:
+            stream = picture_stream(container, path)
+            admit(container, stream, path, guard)
+            yield container, stream
+    except av.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise guard.exceeded("max_memory_mb", path, "needs more memory to read") from error
+        raise VideoFailure(stage, f"{path.name}: {one_line(error)}") from error
 
 
 def probe(path: Path, guard: Guard | None = None) -> VideoFacts:
     """Read the header and the first frame.
 
     Raises:
-        VideoFailure: Not a video, no picture stream, not even one frame decodes, or it claims more than the limits
-            allow.
+        VideoFailure: As `open_video`, or not even one frame decodes.
     """
-    guard = guard or Guard()
-    try:
-        with open_video(path, guard) as container:
-            stream = picture_stream(container, path)
-            admit(container, stream, path, guard)
-            frame = next(container.decode(stream), None)
-            if frame is None:
-                raise VideoFailure("probe", f"{path.name}: no frame can be decoded")
-            aspect = stream.sample_aspect_ratio or Fraction(1)
-            shown = (max(round(frame.width * aspect), 1), frame.height)
-            if lies_on_its_side(frame):
-                shown = shown[::-1]
-            transfer = HDR_TRANSFERS.get(int(frame.color_trc))
-            return VideoFacts(
-                codec=stream.codec_context.name,
-                pix_fmt=frame.format.name,
-                width=frame.width,
-                height=frame.height,
-                display_width=shown[0],
-                display_height=shown[1],
-                fps=max(float(stream.average_rate or 0), 0.0),
-                num_frames_header=stream.frames or None,
-                notes=(f"HDR ({transfer}) is not tone-mapped",) if transfer else (),
-            )
-    except av.FFmpegError as error:
-        raise failure_of(error, "probe", path, guard) from error
+    with open_video(path, guard or Guard(), stage="probe") as (container, stream):
+        frame = next(container.decode(stream), None)
+        if frame is None:
+            raise VideoFailure("probe", f"{path.name}: no frame can be decoded")
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        shown = (max(round(frame.width * aspect), 1), frame.height)
+        if lies_on_its_side(frame):
+            shown = shown[::-1]
+        transfer = HDR_TRANSFERS.get(int(frame.color_trc))
+        return VideoFacts(
+            codec=stream.codec_context.name,
+            pix_fmt=frame.format.name,
+            width=frame.width,
+            height=frame.height,
+            display_width=shown[0],
+            display_height=shown[1],
+            fps=max(float(stream.average_rate or 0), 0.0),
+            num_frames_header=stream.frames or None,
+            notes=(f"HDR ({transfer}) is not tone-mapped",) if transfer else (),
+        )
 
 
 def lies_on_its_side(frame: av.VideoFrame) -> bool:
@@ -142,17 +145,12 @@ def admit(container: av.container.InputContainer, stream: av.VideoStream, path: 
 def count_frames(path: Path, guard: Guard | None = None) -> int:
     """Frames that PyAV decodes from the whole file; what the header claims does not matter."""
     guard = guard or Guard()
-    try:
-        with open_video(path, guard) as container:
-            stream = picture_stream(container, path)
-            admit(container, stream, path, guard)
-            count = 0
-            for count, _ in enumerate(container.decode(stream), start=1):
-                if count > guard.limits.max_frames:
-                    raise guard.exceeded("max_frames", path, f"has more than {guard.limits.max_frames} frames")
-            return count
-    except av.FFmpegError as error:
-        raise failure_of(error, "count", path, guard) from error
+    with open_video(path, guard, stage="count") as (container, stream):
+        count = 0
+        for count, _ in enumerate(container.decode(stream), start=1):
+            if count > guard.limits.max_frames:
+                raise guard.exceeded("max_frames", path, f"has more than {guard.limits.max_frames} frames")
+        return count
 
 
 def edit_list(path: Path, guard: Guard | None = None) -> tuple[int, int] | None:
@@ -161,16 +159,12 @@ def edit_list(path: Path, guard: Guard | None = None) -> tuple[int, int] | None:
     The header counts all of them; with an edit list, such as a trimmed video has, fewer are decoded, and none is lost.
     """
     guard = guard or Guard()
-    try:
-        with open_video(path, guard, ignore_editlist="1") as container:
-            if "mov" not in container.format.name.split(","):
-                return None
-            num_all = sum(packet.size > 0 for packet in container.demux(picture_stream(container, path)))
-        with open_video(path, guard) as container:
-            packets = container.demux(picture_stream(container, path))
-            return num_all, sum(packet.size > 0 and not packet.is_discard for packet in packets)
-    except av.FFmpegError as error:
-        raise failure_of(error, "count", path, guard) from error
+    with open_video(path, guard, stage="count", ignore_editlist="1") as (container, stream):
+        if "mov" not in container.format.name.split(","):
+            return None
+        num_all = sum(packet.size > 0 for packet in container.demux(stream))
+    with open_video(path, guard, stage="count") as (container, stream):
+        return num_all, sum(packet.size > 0 and not packet.is_discard for packet in container.demux(stream))
 
 
 def picture_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
@@ -179,10 +173,3 @@ def picture_stream(container: av.container.InputContainer, path: Path) -> av.Vid
     if not films:
         raise VideoFailure("probe", f"{path.name}: holds no video stream")
     return films[0]
-
-
-def failure_of(error: Exception, stage: str, path: Path, guard: Guard) -> VideoFailure:
-    """A failure for what FFmpeg's libraries raise, in one line, without the name that they know the file by."""
-    if isinstance(error, MemoryError):
-        return guard.exceeded("max_memory_mb", path, "needs more memory to read")
-    return VideoFailure(stage, f"{path.name}: {one_line(error)}")

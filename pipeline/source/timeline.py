@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 
 from pipeline.source.limits import Guard
-from pipeline.source.probe import admit, failure_of, open_video, picture_stream
+from pipeline.source.probe import open_video
 
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # they seek by an index, to keyframes
 IDR_TYPES = {"h264": {5}, "hevc": {19, 20}}  # NAL units of pictures behind which nothing is referred to
@@ -79,33 +78,28 @@ def read_timeline(path: Path, guard: Guard | None = None) -> Timeline | None:
         VideoFailure: Not a video, or one that claims more than the limits allow.
     """
     guard = guard or Guard()
-    try:
-        with open_video(path, guard) as container:
-            stream = picture_stream(container, path)
-            admit(container, stream, path, guard)
-            codec = stream.codec_context.name
-            if container.format.name not in CONTAINERS or codec not in KEYFRAME_CODECS:
+    with open_video(path, guard, stage="probe") as (container, stream):
+        codec = stream.codec_context.name
+        if container.format.name not in CONTAINERS or codec not in KEYFRAME_CODECS:
+            return None
+        extradata = stream.codec_context.extradata or b""
+        times: list[int] = []
+        keyframes: list[int] = []
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue  # the last one is empty
+            if packet.pts is None or packet.is_corrupt:
                 return None
-            extradata = stream.codec_context.extradata or b""
-            times: list[int] = []
-            keyframes: list[int] = []
-            for packet in container.demux(stream):
-                if not packet.size:
-                    continue  # the last one is empty
-                if packet.pts is None or packet.is_corrupt:
-                    return None
-                if packet.is_discard:  # decoded, not shown; an edit list may cut into a group of pictures
-                    return None
-                if codec == "vp8" and not bytes(packet)[0] & VP8_SHOWN:
-                    continue
-                if packet.is_keyframe and begins_anew(bytes(packet), codec, extradata):
-                    keyframes.append(len(times))
-                times.append(packet.pts)
-                if len(times) > guard.limits.max_frames:
-                    raise guard.exceeded("max_frames", path, f"has more than {guard.limits.max_frames} packets")
-            time_base = stream.time_base
-    except av.FFmpegError as error:
-        raise failure_of(error, "probe", path, guard) from error
+            if packet.is_discard:  # decoded, not shown; an edit list may cut into a group of pictures
+                return None
+            if codec == "vp8" and not bytes(packet)[0] & VP8_SHOWN:
+                continue
+            if packet.is_keyframe and begins_anew(bytes(packet), codec, extradata):
+                keyframes.append(len(times))
+            times.append(packet.pts)
+            if len(times) > guard.limits.max_frames:
+                raise guard.exceeded("max_frames", path, f"has more than {guard.limits.max_frames} packets")
+        time_base = stream.time_base
     return None if time_base is None else timeline_of(times, keyframes, time_base=time_base)
 
 
