@@ -74,11 +74,6 @@ class BuildPlan:
         """Of the tars, without suffix, in order."""
         return [task.name for task in self.tasks]
 
-    @property
-    def num_videos(self) -> int:
-        """Of all tars."""
-        return sum(len(task.records) for task in self.tasks)
-
 
 def plan_build(
     listing: Listing,

@@ -11,7 +11,14 @@ from pipeline.source.transcode import Geometry, centred, stretched
 
 OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
 SEGMENT_SETTINGS = {"segment_s", "train_segments", "test_segments"}  # what only segments write down
-MAX_SAMPLES_PER_SHARD = 100_000  # of which a part is held in memory
+BOUNDS = {
+    "size": (16, 1024),
+    "quality": (1, 100),
+    "samples_per_shard": (1, 100_000),  # of which a part is held in memory
+    "seed": (0, 2**63 - 1),
+    "train_segments": (1, 100),
+    "test_segments": (1, 100),
+}
 
 
 @dataclass(frozen=True)
@@ -50,30 +57,17 @@ class BuildSettings:
     test_segments: int = 10
 
     def __post_init__(self) -> None:
-        if not 16 <= self.size <= 1024:
-            raise UserError(f"size: {self.size} is not possible; choose 16 to 1024, the paper uses 64, 128 and 256")
         if self.codec not in CODECS:
             raise UserError(f"codec: {self.codec!r} is unknown; choose {choices(list(CODECS))}")
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"quality: {self.quality} is not possible; choose 1 to 100")
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            raise UserError(f"fps: {self.fps} is not possible; choose more than 0 and at most 1000")
-        if not 1 <= self.samples_per_shard <= MAX_SAMPLES_PER_SHARD:
-            raise UserError(
-                f"samples_per_shard: {self.samples_per_shard} is not possible; choose 1 to {MAX_SAMPLES_PER_SHARD}"
-            )
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed: {self.seed} is not possible; choose 0 to 2**63 - 1")
-        if self.segment_s is not None:
-            if not 0 < self.segment_s <= 3600:
-                raise UserError(f"segment_s: {self.segment_s} is not possible; choose more than 0 and at most 3600 s")
-            if self.fps is not None:
-                raise UserError(
-                    f"fps: {self.fps} does not go with segments, which are the source's frames; leave it out"
-                )
-            for name, count in (("train_segments", self.train_segments), ("test_segments", self.test_segments)):
-                if not 1 <= count <= 100:
-                    raise UserError(f"{name}: {count} is not possible; choose 1 to 100")
+        for name, (least, most) in BOUNDS.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise UserError(f"{name}: {value} is not possible; choose {least} to {most}")
+        for name, value, most in (("fps", self.fps, 1000), ("segment_s", self.segment_s, 3600)):
+            if value is not None and not 0 < value <= most:
+                raise UserError(f"{name}: {value} is not possible; choose more than 0 and at most {most}")
+        if self.segment_s is not None and self.fps is not None:
+            raise UserError(f"fps: {self.fps} does not go with segments, which are the source's frames; leave it out")
         self.codec_for(self.narrowest)  # refuses what the codec cannot do, before any work
 
     @property

@@ -1,6 +1,7 @@
 """Shards made on a Ray cluster: the bytes of one local run, also when a machine is lost."""
 
 import builtins
+import errno
 import re
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 import pipeline.build.on_ray
 from pipeline.build.on_ray import make_on_ray
+from pipeline.build.plan import ShardTask
 from pipeline.build.run import BuildProgress, build_shards
 from pipeline.build.shard import Counts, OtherInputsError
 from pipeline.datasets import Listing
@@ -54,10 +56,23 @@ def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
     assert contents(tmp_path / "out") == contents(local)
 
     tasks = tasks_of(listing)
-    (tmp_path / "file").write_text("no folder")
-    failed = make(tasks[:2], tmp_path / "file", no_tell)
-    assert sorted(failed) == ["few-000000", "few-000001"]
-    assert set(failed.values()) == {"Not a directory"}
+    for number, attempts in ((errno.EIO, 3), (errno.ENOSPC, 1)):
+
+        def fail(task: ShardTask, *args: Any, number: int = number, log: Path = tmp_path, **options: Any) -> None:
+            with open(log / f"{number} {task.name}", "a") as file:
+                file.write("tried\n")
+            raise OSError(number, "no such luck")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(pipeline.build.on_ray, "make_shard", fail)
+            if number == errno.EIO:
+                failed = make(tasks[:2], tmp_path / "out", no_tell)
+                assert failed == {"few-000000": "no such luck", "few-000001": "no such luck"}
+            else:
+                with pytest.raises(OSError, match="no such luck"):
+                    make(tasks[:1], tmp_path / "out", no_tell)
+        tried = [path.read_text() for path in tmp_path.glob(f"{number} *")]
+        assert set(tried) == {"tried\n" * attempts}
 
     with monkeypatch.context() as patched:
         patched.setattr(pipeline.build.on_ray, "make_shard", lambda *args, **options: len(1))  # type: ignore[arg-type]

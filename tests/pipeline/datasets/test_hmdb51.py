@@ -103,7 +103,9 @@ def test_a_malformed_line_is_named_with_its_file_and_number(raw: Path, line: str
 
 def test_a_class_without_one_of_its_lists_is_refused(raw: Path) -> None:
     (raw / "testTrainMulti_7030_splits/wave_test_split3.txt").unlink()
-    with pytest.raises(DatasetError, match=r"wave_test_split3.txt: No such file or directory; unpack the official lists again"):
+    with pytest.raises(
+        DatasetError, match=r"wave_test_split3.txt: No such file or directory; unpack the official lists again"
+    ):
         list_hmdb51(raw)
 
 

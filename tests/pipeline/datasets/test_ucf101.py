@@ -124,7 +124,9 @@ def test_classes_out_of_order_are_refused(raw: Path) -> None:
 
 def test_an_incomplete_list_folder_is_refused(raw: Path) -> None:
     (raw / "ucfTrainTestlist/testlist03.txt").unlink()
-    with pytest.raises(DatasetError, match=r"testlist03.txt: No such file or directory; unpack the official lists again"):
+    with pytest.raises(
+        DatasetError, match=r"testlist03.txt: No such file or directory; unpack the official lists again"
+    ):
         list_ucf101(raw)
 
 
