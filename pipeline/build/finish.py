@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.build.parts import clean, is_finished, listed, remove, stale_names
+from pipeline.build.parts import clean, is_finished, listed
 from pipeline.build.plan import BuildPlan
 from pipeline.build.settings import BuildSettings
 from pipeline.datasets import Listing
@@ -64,11 +64,9 @@ def write_whole(plan: BuildPlan, out_dir: Path, *, num_written: int, num_kept: i
             f"{first_of(absent)}; make them, and see that all machines share this folder, the videos and one version "
             "of every program"
         )
-    stale = stale_names(out_dir, plan.names)
-    if stale:
-        (out_dir / "dataset.json").unlink(missing_ok=True)  # readers must not meet half of two builds
-    for name in stale:
-        remove(out_dir, name)
+    for name in listed(out_dir) - set(plan.names):  # of an earlier build
+        for stale in ("dataset.json", f"{name}.tar", f"{name}.idx", f"parts/{name}.json"):  # readers meet no half of it
+            (out_dir / stale).unlink(missing_ok=True)
     listing, parts = plan.listing, Parts(out_dir, plan.names)
     missing = [{"source": s, "stage": "missing", "reason": "named in the lists, not found"} for s in listing.missing]
     videos, manifest_changed = {}, False

@@ -72,17 +72,6 @@ def num_quarantined(out_dir: Path, name: str) -> int:
     return len(json.loads((out_dir / "parts" / f"{name}.json").read_bytes())["quarantine"])
 
 
-def stale_names(out_dir: Path, names: list[str]) -> set[str]:
-    """Tars of an earlier build that one of these names does not make."""
-    return listed(out_dir) - set(names)
-
-
-def remove(out_dir: Path, name: str) -> None:
-    """Remove a tar, its index and its part."""
-    for path in (out_dir / f"{name}.tar", out_dir / f"{name}.idx", out_dir / "parts" / f"{name}.json"):
-        path.unlink(missing_ok=True)
-
-
 def listed(out_dir: Path) -> set[str]:
     """Names of all parts that are there, of this build or another."""
     try:  # NFS asks the server again for a folder's list, but may answer from memory whether one file is there

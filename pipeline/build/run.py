@@ -5,7 +5,7 @@ alone. `parts/NAME-000000.json` is written after its tar and says what the tar w
 whose part still describes the same inputs and makes the others. The index is written when all are there.
 
 So a build can be done by one process (`build_shards`), by workers that one process gives tars to (`build_shards` with
-another `make`, such as build_ray.py's), or by tasks that know nothing of each other (`build_task`).
+another `make`, such as on_ray.py's), or by tasks that know nothing of each other (`build_task`).
 """
 
 from collections.abc import Callable, Iterator

@@ -212,7 +212,7 @@ def answer_to(what: str, path: Path, guard: Guard) -> bytes:
         "probe": lambda: asdict(probe(path, guard)),
         "count": lambda: count_frames(path, guard),
         "edits": lambda: edit_list(path, guard),
-        "timeline": lambda: told(read_timeline(path, guard)),
+        "timeline": lambda: (timeline := read_timeline(path, guard)) and asdict(timeline),
     }
     try:
         return line_of({"found": questions[what]()})
@@ -224,19 +224,8 @@ def answer_to(what: str, path: Path, guard: Guard) -> bytes:
 
 
 def line_of(answer: dict[str, Any]) -> bytes:
-    """An answer as it goes through a pipe."""
-    return json.dumps(answer).encode() + b"\n"
-
-
-def told(timeline: Timeline | None) -> dict[str, Any] | None:
-    """A timeline as JSON has it."""
-    if timeline is None:
-        return None
-    return {
-        "times": timeline.times.tolist(),
-        "keyframes": timeline.keyframes.tolist(),
-        "time_base": str(timeline.time_base),
-    }
+    """An answer as it goes through a pipe; of a timeline, arrays as lists and its time base as a word."""
+    return json.dumps(answer, default=lambda v: v.tolist() if isinstance(v, np.ndarray) else str(v)).encode() + b"\n"
 
 
 def limit_memory(memory_mb: int) -> None:
