@@ -91,11 +91,10 @@ class TarShard(AbstractContextManager):
         self._samples: list[EncodedSample] = []
 
     def __enter__(self) -> "TarShard":
-        import webdataset  # it loads torch, seconds that a command without work to do should not take
-
         self._file = open(self._temporary, "wb", opener=new_file_opener)
         # USTAR and fixed owner, mode and time: the same samples give the same bytes; DALI misreads PAX headers.
-        self._tar = webdataset.TarWriter(self._file, encoder=False, mtime=0, format=tarfile.USTAR_FORMAT)
+        # Not by webdataset's writer, which does the same and takes two seconds to load torch.
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         return self
 
     def add(self, sample: EncodedSample) -> None:
@@ -103,7 +102,10 @@ class TarShard(AbstractContextManager):
         if "." in sample.key or len(sample.key) > 60:
             raise UserError(f"key {sample.key!r}: must be at most 60 characters without a dot")
         about = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode()
-        self._tar.write({"__key__": sample.key, **sample.segment.files, "json": about})
+        for name, content in sorted((sample.segment.files | {"json": about}).items()):
+            info = tarfile.TarInfo(f"{sample.key}.{name}")
+            info.size, info.mode = len(content), 0o444
+            self._tar.addfile(info, io.BytesIO(content))
         self._samples.append(sample)
 
     def __exit__(self, kind: type | None, *_: object) -> None:
