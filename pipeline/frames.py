@@ -172,9 +172,3 @@ def resize_weights(first: float, scale: float, *, inputs: int, outputs: int) -> 
     folded[:, 0] += weights[:, :reach].sum(axis=1)
     folded[:, -1] += weights[:, reach + inputs :].sum(axis=1)
     return (folded / folded.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def crops_of(read: ReadStep, index: ShardIndex) -> dict[str, np.ndarray]:
-    """What part of the picture each of N clips shows, as DALI's graphs take it."""
-    clips = read.clips
-    return {"top": clips.top, "left": clips.left, "flip": clips.flip, "content": index.content[clips.sample]}

@@ -17,7 +17,7 @@ from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 from pipeline.clip import ClipSpec
 from pipeline.codecs import Codec, FilmstripCodec, H264Codec
 from pipeline.codecs.mp4 import Splicer, Stream, join
-from pipeline.frames import Pool, crops_of
+from pipeline.frames import Pool
 from pipeline.index import ShardIndex
 from pipeline.reader import ReadStep
 
@@ -226,6 +226,12 @@ def crop_matrices(*, x: np.ndarray, y: np.ndarray, flip: np.ndarray, crop: int) 
     matrices[:, 0, 2] = np.where(flip, x + crop, x)
     matrices[:, 1, 2] = y
     return matrices
+
+
+def crops_of(read: ReadStep, index: ShardIndex) -> dict[str, np.ndarray]:
+    """What part of the picture each of N clips shows."""
+    clips = read.clips
+    return {"top": clips.top, "left": clips.left, "flip": clips.flip, "content": index.content[clips.sample]}
 
 
 class DaliEngine:

@@ -113,7 +113,6 @@ class FrameFiles:
     Attributes:
         stop: Set by another thread to end a wait for a remote tar, with `Interrupted`.
         is_fetching: Whether it waits for a remote tar.
-        num_bytes: Of the frames that `read` read last, compressed.
         at: Tar, and sample, that `read` or `fetch` is at, for another thread that wonders; None outside.
     """
 
@@ -122,7 +121,6 @@ class FrameFiles:
         self._max_open_tars = max_open_tars
         self._tars: OrderedDict[int, tuple[FileIO, int]] = OrderedDict()  # with their sizes; the last used at the end
         self.stop = threading.Event()
-        self.num_bytes = 0
         self.at: tuple[int, int] | None = None
         self.is_fetching = False
 
@@ -133,7 +131,7 @@ class FrameFiles:
 
         Args:
             samples: int64 [N], row of the index of each clip.
-            places: What `fetch` returned for these clips.
+            places: Of these clips, where they are known.
 
         Raises:
             ShardError: A remote tar cannot be fetched, or the system refuses to open another file.
@@ -154,7 +152,6 @@ class FrameFiles:
         wrong = np.array(list(map(isal_zlib.crc32, frames)), np.int64) != places.crc32
         if bad := dict.fromkeys(np.flatnonzero(wrong).tolist(), MISSING) or codec.faults(frames, located.rows):
             return [], {int(owner[i]): f"a {codec.frame_word} {why}" for i, why in bad.items()}
-        self.num_bytes = int(size.sum())
         return codec.assemble(buffer, begin, size, located), {}
 
     def _read_runs(
@@ -389,6 +386,8 @@ class StepReader:
         while True:
             faults = self._known_faults(clips, located)
             if not faults:
+                places = places or self._files.places(clips.sample, located)
+                num_bytes = int(places.size.sum())
                 try:
                     data, faults = self._files.read(clips.sample, located, places)
                 except ShardError as error:
@@ -406,7 +405,7 @@ class StepReader:
             num_frames=located.order.size,
             num_pictures=sum(len(own) for own, count in zip(data, located.count, strict=True) if count),
             num_frames_decoded=len(located.rows),
-            num_bytes=self._files.num_bytes,
+            num_bytes=num_bytes,
         )
         num_replaced = int((attempts > 0).sum())
         return ReadStep(step, clips, located, data, num_replaced, damaged, num_real_global, work)
