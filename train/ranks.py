@@ -26,6 +26,11 @@ COLLECTIVE_TIMEOUT_S = 600.0  # twice what a loader waits for a batch (pipeline/
 # gives up in the end; so a process that has lost another one ends only then.
 MACHINE_LOST_S = 20.0
 
+# Process groups are kept for as long as the process lives. If DDP's reducer dropped the last reference to one, its
+# destructor would hold the GIL and wait for gloo's thread, and that thread may wait for the GIL to free the tensors of
+# the last collective: a deadlock (torch 2.13; pytorch/pytorch#56297).
+_ENDED_GROUPS: list[dist.ProcessGroup | None] = []
+
 FIRST_SPEAKS_S = 10.0  # how long a process is silent about a mistake, for another one to say it
 
 
@@ -174,6 +179,7 @@ def process_group(ranks: Ranks, *, timeout_s: float = 1800.0, stop: StopRequest 
             dist.init_process_group("nccl", device_id=ranks.device, timeout=timeout, **place)  # collective
         else:
             dist.init_process_group("gloo", timeout=timeout, **place)  # collective
+        _ENDED_GROUPS.append(dist.group.WORLD)
         yield  # after an error nothing is torn down: others may wait in a collective, torchrun ends them
         dist.destroy_process_group()
     except (RuntimeError, TimeoutError) as error:

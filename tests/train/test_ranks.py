@@ -2,7 +2,6 @@
 
 import copy
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.warm import places
 from train.models import ModelConfig, build_model
 from train.precision import channels_last
 from train.ranks import Ranks, RanksError, from_torchrun, lost_message, process_group
@@ -86,12 +86,17 @@ def test_alone_every_collective_gives_back_what_it_got() -> None:
     assert (ranks.any(True), ranks.any(False), ranks.gather("x")) == (True, False, ["x"])
 
 
-def compare_with_ddp(rank: int, rendezvous: Path) -> None:
+def compare_with_ddp(rank: int, port: int) -> None:
     """One of two processes: the same batch through DDP, and alone with `average_gradients`."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     ranks = Ranks(rank, rank, 2)
-    torch.manual_seed(rank)  # other weights and other clips on each rank
+    with process_group(ranks, timeout_s=60):
+        assert_like_ddp(ranks)
+
+
+def assert_like_ddp(ranks: Ranks) -> None:
+    torch.manual_seed(ranks.rank)  # other weights and other clips on each rank
     model = channels_last(build_model(ModelConfig("res3d10", width=4), num_classes=3))
     ranks.broadcast(model.parameters())
     clips = torch.randn(2, 3, 4, 16, 16)
@@ -105,9 +110,9 @@ def compare_with_ddp(rank: int, rendezvous: Path) -> None:
         assert torch.equal(parameter, expected[name]), name
         assert torch.allclose(parameter.grad, expected[name].grad, rtol=1e-5, atol=1e-6), name
     assert not torch.allclose(model.head.weight.grad, own["head.weight"])
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_gradients_averaged_after_the_pass_are_those_of_ddp(tmp_path: Path) -> None:
-    start_processes(compare_with_ddp, (tmp_path / "rendezvous",), nprocs=2, start_method="forkserver")
+def test_gradients_averaged_after_the_pass_are_those_of_ddp() -> None:
+    port = int(places(2)[0]["MASTER_PORT"])
+    start_processes(compare_with_ddp, (port,), nprocs=2, start_method="forkserver")
