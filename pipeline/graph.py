@@ -5,7 +5,6 @@ H.264 on a CPU, where PyAV does that first step and the graph begins with frames
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline.frames import Pool
 from pipeline.index import ShardIndex
 from pipeline.reader import ReadStep
 
-Source = Callable[[], tuple[Any, ...]]
+Inputs = dict[str, list[Any] | np.ndarray]  # a batch as the graph takes it: name -> N samples
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,6 @@ class GraphSpec:
         codec: How the clips' frames are stored.
         stored_size: Pixels that `clip.resize` scales from.
         gpu: CUDA device, or None for the CPU.
-        queue_depth: Batches worked on at a time.
         hw_decoder_load: Share of the JPEGs for a GPU's JPEG engines.
         mean, std: Per channel, RGB; clips come as (value - mean) / std.
         whole_pictures: Decode whole JPEGs; else, where nothing is resized, just the columns of the crop.
@@ -45,7 +43,6 @@ class GraphSpec:
     stored_size: int
     gpu: int | None
     num_threads: int
-    queue_depth: int
     hw_decoder_load: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -62,52 +59,56 @@ class GraphSpec:
         return 1 if self.gpu is None else -(-self.batch_size // min(self.num_threads, self.batch_size))
 
 
-def build_graph(spec: GraphSpec, source: Source) -> Pipeline:
+def build_graph(spec: GraphSpec, *, queue_depth: int) -> Pipeline:
     """The pipeline from what `graph_inputs` or `video_graph_inputs` gives to clips FHWC, a clip or stream a sample.
 
-    Half precision on a GPU, float32 on a CPU. A batch of FHWC viewed as NCTHW *is* channels_last_3d: no copy.
+    Half precision on a GPU, float32 on a CPU. A batch of FHWC viewed as NCTHW *is* channels_last_3d: no copy. Inputs
+    are read in place: whoever feeds them holds them until that batch is there.
 
     Args:
-        source: Called for each batch; returns the inputs, or raises StopIteration at the end. Inputs are read in place:
-            the caller holds them until that batch is there.
+        queue_depth: Batches worked on at a time; the first `schedule_run` starts so many.
     """
     is_video = isinstance(spec.codec, H264Codec)
     num_samples = -(-spec.batch_size // spec.clips_per_stream) if is_video else spec.batch_size
-    pipe = Pipeline(num_samples, spec.num_threads, spec.gpu, prefetch_queue_depth=spec.queue_depth)
+    pipe = Pipeline(num_samples, spec.num_threads, spec.gpu, prefetch_queue_depth=queue_depth)
     with pipe:
-        pipe.set_outputs(video_graph(spec, source) if is_video else jpeg_graph(spec, source))
+        pipe.set_outputs(video_graph(spec) if is_video else jpeg_graph(spec))
     pipe.build()
     return pipe
 
 
-def jpeg_graph(spec: GraphSpec, source: Source) -> Any:
+def fed(name: str) -> Any:
+    """An input of the graph: `pipe.feed_input(name, samples)` once a batch."""
+    return fn.external_source(name=name, no_copy=True)
+
+
+def jpeg_graph(spec: GraphSpec) -> Any:
     """JPEGs of T tiles to clips [T, crop, crop, 3]."""
     tile_height, tile_width, size = spec.codec.tile_height, spec.codec.tile_width, [spec.clip.crop_size] * 2
     how: dict[str, Any] = {"device": "cpu", "output_type": DALIImageType.RGB, "adjust_orientation": False}
     if spec.gpu is not None:
         how |= {"device": "mixed", "hw_decoder_load": spec.hw_decoder_load}
-    columns = fn.external_source(source, num_outputs=6 if cuts_columns(spec) else 4, batch=True, no_copy=True)
-    jpeg, flip, *window = columns
     if cuts_columns(spec):
-        *window, start, end = window
-        picture = fn.decoders.image_slice(jpeg, start=start, end=end, axes=[0, 1], **how)
         tile_width = spec.clip.crop_size
+        picture = fn.decoders.image_slice(fed("jpeg"), start=fed("cut_start"), end=fed("cut_end"), axes=[0, 1], **how)
     else:
-        picture = fn.decoders.image(jpeg, **how)  # HWC [T × tile_height, W, 3]
+        picture = fn.decoders.image(fed("jpeg"), **how)  # HWC [T × tile_height, W, 3]
     frames = fn.reshape(picture, shape=[spec.clip.num_frames, tile_height, tile_width, 3], layout="FHWC")
-    position: dict[str, Any] = {"crop_pos_y": window[0], "crop_pos_x": window[1]}
+    corner: dict[str, Any] = {}
     if spec.scale != 1:
-        frames = fn.resize(frames, size=size, roi_start=window[0], roi_end=window[1], antialias=True)
-        position = {}
-    return normalize(spec, frames, crop=size, mirror=flip, **position)
+        frames = fn.resize(frames, size=size, roi_start=fed("roi_start"), roi_end=fed("roi_end"), antialias=True)
+    else:
+        corner = {"crop_pos_y": fed("crop_y"), "crop_pos_x": 0.0 if cuts_columns(spec) else fed("crop_x")}
+    return normalize(spec, frames, crop=size, mirror=fed("flip"), **corner)
 
 
-def video_graph(spec: GraphSpec, source: Source) -> Any:
+def video_graph(spec: GraphSpec) -> Any:
     """Streams of K clips, or on a CPU their frames, to clips [K × T, crop, crop, 3]."""
-    columns = fn.external_source(source, num_outputs=3 if spec.gpu is None else 4, batch=True, no_copy=True)
-    streams, *wanted, order, matrices = columns
-    frames = decode_frames(streams, *wanted) if wanted else fn.reshape(streams, layout="FHWC")
-    return clips_of(spec, frames, order=order, matrices=matrices)
+    if spec.gpu is None:
+        frames = fn.reshape(fed("frames"), layout="FHWC")
+    else:
+        frames = decode_frames(fed("stream"), fed("wanted"))
+    return clips_of(spec, frames, order=fed("order"), matrices=fed("matrices"))
 
 
 def decode_frames(stream: Any, wanted: Any, *, device: str = "mixed") -> Any:
@@ -152,8 +153,8 @@ def graph_inputs(
     left: np.ndarray,
     flip: np.ndarray,
     content: np.ndarray,
-) -> tuple[list[Any] | np.ndarray, ...]:
-    """The columns that `jpeg_graph` reads, for N clips: a list of N pictures, and arrays whose first axis is N.
+) -> Inputs:
+    """What `jpeg_graph` reads, for N clips: a list of N pictures, and arrays whose first axis is N.
 
     Args:
         jpegs: uint8 [bytes] each.
@@ -162,18 +163,16 @@ def graph_inputs(
     """
     crop, codec = spec.clip.crop_size, spec.codec
     y, x = content[:, 1] + top / spec.scale, content[:, 0] + left / spec.scale  # the crop's corner, stored pixels
-    flip = flip.astype(np.int32)
+    inputs: Inputs = {"jpeg": jpegs, "flip": flip.astype(np.int32)}
     if spec.scale != 1:
-        window = points(y, x, np.float32), points(y + crop / spec.scale, x + crop / spec.scale, np.float32)
-        return jpegs, flip, *window
+        far = points(y + crop / spec.scale, x + crop / spec.scale, np.float32)
+        return inputs | {"roi_start": points(y, x, np.float32), "roi_end": far}
     # crop_mirror_normalize wants the corner as a part of the room there is
-    crop_y = (y / max(codec.tile_height - crop, 1)).astype(np.float32)
-    crop_x = (x / max(codec.tile_width - crop, 1)).astype(np.float32)
+    inputs["crop_y"] = (y / max(codec.tile_height - crop, 1)).astype(np.float32)
     if not cuts_columns(spec):
-        return jpegs, flip, crop_y, crop_x
+        return inputs | {"crop_x": (x / max(codec.tile_width - crop, 1)).astype(np.float32)}
     zeros, height = np.zeros(len(y)), np.full(len(y), spec.clip.num_frames * codec.tile_height)
-    cut = points(zeros, x, np.int32), points(height, x + crop, np.int32)
-    return jpegs, flip, crop_y, np.zeros_like(crop_x), *cut
+    return inputs | {"cut_start": points(zeros, x, np.int32), "cut_end": points(height, x + crop, np.int32)}
 
 
 def points(y: np.ndarray, x: np.ndarray, dtype: type) -> np.ndarray:
@@ -190,8 +189,8 @@ def video_graph_inputs(
     left: np.ndarray,
     flip: np.ndarray,
     content: np.ndarray,
-) -> tuple[list[Any], ...]:
-    """The columns that `video_graph` reads, a stream a row.
+) -> Inputs:
+    """What `video_graph` reads, a stream a sample.
 
     Args:
         contents: Of each stream, on a GPU its bytes, uint8 [bytes]; on a CPU its wanted frames, uint8 [U, H, W, 3].
@@ -204,10 +203,13 @@ def video_graph_inputs(
         flip=flip,
         crop=spec.clip.crop_size,
     )
-    per_frame = [matrices[stream.clips][stream.owner] for stream in streams]  # [U, 2, 3] each
-    order = [stream.order for stream in streams]
-    wanted = [[stream.frames for stream in streams]] if spec.gpu is not None else []
-    return contents, *wanted, order, per_frame
+    inputs: Inputs = {
+        "order": [stream.order for stream in streams],
+        "matrices": [matrices[stream.clips][stream.owner] for stream in streams],  # [U, 2, 3] each
+    }
+    if spec.gpu is None:
+        return inputs | {"frames": contents}
+    return inputs | {"stream": contents, "wanted": [stream.frames for stream in streams]}
 
 
 def crop_matrices(*, x: np.ndarray, y: np.ndarray, flip: np.ndarray, crop: int) -> np.ndarray:
@@ -246,11 +248,11 @@ class DaliEngine:
         self._index, self._spec, self._codec = index, spec, spec.codec
         self._pool = Pool(spec.num_threads)
 
-    def build(self, source: Source) -> Pipeline:
-        """A graph; `source` gives it what `inputs` made of one step after another."""
-        return build_graph(self._spec, source)
+    def build(self, *, queue_depth: int) -> Pipeline:
+        """A graph, to be fed what `inputs` makes of one step after another."""
+        return build_graph(self._spec, queue_depth=queue_depth)
 
-    def inputs(self, read: ReadStep) -> tuple[Any, ...]:
+    def inputs(self, read: ReadStep) -> Inputs:
         """A step as the graph takes it; the graph reads it in place.
 
         Raises:

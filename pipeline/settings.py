@@ -12,7 +12,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 
 
-NVDEC_PIPELINES = 7  # an H100 has seven decoders; what more pipelines or fewer give is in docs/benchmarks/gpu.md
+NVDEC_PIPELINES = 4  # GPUs have one to eight video decoders; more pipelines than that compete with the trainer
 ENGINES = ("auto", "dali", "simple")
 
 
@@ -26,9 +26,9 @@ class LoaderSettings:
             a batch is joined to.
         prefetch: Batches that wait ready at most.
         queue_depth: Batches that a DALI pipeline works on at a time.
-        num_pipelines: DALI pipelines that take turns; None for seven with H.264 on a GPU, an H100 having seven
-            decoders, and else one.
-        hw_decoder_load: Share of the JPEGs for a GPU's JPEG engines; its cores take the rest. A CPU ignores it.
+        num_pipelines: DALI pipelines that take turns; None for four with H.264 on a GPU, else one.
+        hw_decoder_load: Share of the JPEGs for a GPU's JPEG engines; its cores take the rest. With all on one side, a
+            clip's pixels do not depend on its batch, and no decoding waits for the trainer's kernels. A CPU ignores it.
         read_ahead: Steps whose bytes the system is asked to fetch from disk before they are needed; 0 for none.
         stall_timeout_s: A batch that takes longer is an error; 0 for none.
     """
@@ -38,7 +38,7 @@ class LoaderSettings:
     prefetch: int = 2
     queue_depth: int = 2
     num_pipelines: int | None = None
-    hw_decoder_load: float = 0.65
+    hw_decoder_load: float = 1.0
     read_ahead: int = 4
     stall_timeout_s: float = 300.0
 
@@ -54,7 +54,7 @@ class LoaderSettings:
         """DALI pipelines that a loader has for shards of a codec.
 
         >>> LoaderSettings().pipelines(codec="h264", on_gpu=True)
-        7
+        4
         """
         return self.num_pipelines or (NVDEC_PIPELINES if codec == "h264" and on_gpu else 1)
 

@@ -5,12 +5,12 @@ import io
 import av
 import numpy as np
 import pytest
-from nvidia.dali import Pipeline, fn
+from nvidia.dali import Pipeline
 
 from pipeline.clip import ClipSpec, frame_indices
 from pipeline.codecs.h264 import EncodePolicy, H264Codec
 from pipeline.codecs.mp4 import join
-from pipeline.graph import GraphSpec, clips_of, crop_matrices, decode_frames, video_graph_inputs
+from pipeline.graph import GraphSpec, clips_of, crop_matrices, decode_frames, fed, video_graph_inputs
 from tests.numbered import numbered_frame, read_numbers
 
 
@@ -36,7 +36,6 @@ def spec_of(clip: ClipSpec, *, batch_size: int, num_threads: int) -> GraphSpec:
         stored_size=128,
         gpu=0,  # for the inputs that a GPU gets; the pipeline below runs on the CPU
         num_threads=num_threads,
-        queue_depth=1,
         hw_decoder_load=0,
         mean=(128.0,) * 3,
         std=(1.0,) * 3,
@@ -63,12 +62,13 @@ def test_clips_joined_in_streams_come_out_whole_cropped_and_flipped(num_threads:
     content = np.tile([0, 0, 171, 128], (5, 1))
     inputs = video_graph_inputs(spec, streams, videos, top=top, left=left, flip=flip, content=content)
 
-    pipe = Pipeline(len(streams), 2, None)
+    pipe = Pipeline(len(streams), 2, None, prefetch_queue_depth=1)
     with pipe:
-        video, wanted, order, matrices = fn.external_source(lambda: inputs, num_outputs=4, batch=True)
-        shown = clips_of(spec, decode_frames(video, wanted, device="cpu"), order=order, matrices=matrices)
-        pipe.set_outputs(shown)
+        shown = decode_frames(fed("stream"), fed("wanted"), device="cpu")
+        pipe.set_outputs(clips_of(spec, shown, order=fed("order"), matrices=fed("matrices")))
     pipe.build()
+    for name, samples in inputs.items():
+        pipe.feed_input(name, samples)
     (output,) = pipe.run()
     clips = np.stack([np.array(o) for o in output]).reshape(-1, 4, crop, crop, 3)[:5].astype(np.float32)
     for n in range(5):

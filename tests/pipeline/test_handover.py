@@ -1,81 +1,217 @@
-"""Memory that is lent out is kept exactly until the borrower's stream is done with it."""
+"""Buffers on a GPU are never written while a step may still read them, however far the GPU is behind the host."""
 
-import gc
-import weakref
+import queue
+from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
-from pipeline.loader import BATCHES_IN_HAND, MAX_RETIRING, Lender
-
-
-class Owner:
-    """Something whose end can be seen."""
+import pipeline.prefetch
+from pipeline.index import ShardIndex
+from pipeline.loader import ClipLoader, LoaderSettings
+from pipeline.prefetch import Ring, Slot
+from tests.clips import train_plan
 
 
 @dataclass
 class FakeEvent:
-    time: int
-    clock: "FakeStream"
+    """Recorded on a stream: it has passed when all that was queued there before is done."""
 
-    def query(self) -> bool:
-        return self.time <= self.clock.done
+    stream: "FakeStream"
+    position: int
+
+    @property
+    def has_passed(self) -> bool:
+        return self.stream.done >= self.position
 
     def synchronize(self) -> None:
-        self.clock.waited.append(self.time)
-        self.clock.done = max(self.clock.done, self.time)
+        self.stream.run(until=self.position)
+        assert self.has_passed, "the host waits for ever"
 
 
 @dataclass
 class FakeStream:
-    """Work is numbered in the order in which it is queued; the test says how far the GPU has come."""
+    """Work that is done in the order in which it was queued, when the test lets the GPU go on."""
 
+    work: deque[Any] = field(default_factory=deque)  # functions to call, or events to wait for
     queued: int = 0
     done: int = 0
-    waited: list[int] = field(default_factory=list)
+
+    def queue(self, work: Any) -> None:
+        self.work.append(work)
+        self.queued += 1
 
     def record_event(self) -> FakeEvent:
-        return FakeEvent(self.queued, self)
+        return FakeEvent(self, self.queued)
+
+    def wait_event(self, event: FakeEvent) -> None:
+        self.queue(event)
+
+    def run(self, *, until: int | None = None) -> None:
+        """Do what can be done, up to a position."""
+        while self.work and (until is None or self.done < until):
+            if isinstance(self.work[0], FakeEvent) and not self.work[0].has_passed:
+                return
+            work = self.work.popleft()
+            self.done += 1
+            if not isinstance(work, FakeEvent):
+                work()
 
 
-def lend_one(lender: Lender, stream: FakeStream) -> weakref.ref:
-    owner = Owner()
-    lender.lend(owner, stream)
-    stream.queued += 1  # the step that reads it
-    return weakref.ref(owner)
+def run_steps(num_slots: int, *, behind: int, num_steps: int = 12, waits: bool = True) -> list[tuple[int, int]]:
+    """Batches through a ring: the prefetcher as far ahead as it can be, the caller's GPU so many steps behind its host.
+
+    Returns:
+        Of each step: which batch it was given, and which one its kernels saw in the buffer.
+    """
+    ring, prefetcher, caller = Ring(num_slots), FakeStream(), FakeStream()
+    content: dict[int, int] = {}  # buffer -> batch
+    waiting: deque[tuple[int, Slot]] = deque()
+    queued_after: list[int] = []
+    seen, made = [], 0
+    if not waits:
+        prefetcher.wait_event = lambda event: None  # type: ignore[method-assign]
+    for step in range(num_steps):
+        while True:  # as many batches as there are buffers
+            prefetcher.run()
+            try:
+                slot = ring.acquire(prefetcher, timeout=0)
+            except queue.Empty:
+                break
+            prefetcher.queue(lambda slot=slot, batch=made: content.__setitem__(id(slot), batch))
+            slot.written = prefetcher.record_event()
+            waiting.append((made, slot))
+            made += 1
+        batch, slot = waiting.popleft()
+        ring.hand_out(slot, caller)
+        caller.queue(lambda slot=slot, batch=batch: seen.append((batch, content[id(slot)])))
+        queued_after.append(caller.queued)
+        if step >= behind:
+            prefetcher.run()
+            caller.run(until=queued_after[step - behind])
+    for _ in range(num_steps):  # each may wait for the other
+        prefetcher.run()
+        caller.run()
+    return seen
 
 
-def alive(owners: list[weakref.ref]) -> list[int]:
-    gc.collect()
-    return [number for number, owner in enumerate(owners) if owner() is not None]
+@pytest.mark.parametrize("behind", range(4))
+@pytest.mark.parametrize("num_slots", [2, 3, 4])
+def test_a_step_reads_its_own_batch_for_every_ring_and_every_lag_of_the_gpu(num_slots: int, behind: int) -> None:
+    assert run_steps(num_slots, behind=behind) == [(batch, batch) for batch in range(12)]
 
 
-def test_an_owner_lives_while_its_batch_is_in_hand_however_fast_the_gpu_is() -> None:
-    lender, stream, owners = Lender(), FakeStream(), []
-    for number in range(6):
-        stream.done = stream.queued
-        owners.append(lend_one(lender, stream))
-        assert alive(owners) == list(range(max(0, number + 1 - BATCHES_IN_HAND), number + 1))
+def test_without_the_wait_a_gpu_that_is_behind_would_read_a_later_batch() -> None:
+    assert any(batch != content for batch, content in run_steps(2, behind=3, waits=False))
 
 
-def test_an_owner_lives_until_the_kernels_that_read_it_are_done() -> None:
-    lender, stream = Lender(), FakeStream()
-    owners = [lend_one(lender, stream) for _ in range(5)]
-    assert alive(owners) == [0, 1, 2, 3, 4], "the GPU has done nothing yet"
-    # Batch 0 was let go when batch 2 was taken: two steps were queued then, and a batch in hand may be in both.
-    stream.done = 1
-    owners.append(lend_one(lender, stream))
-    assert 0 in alive(owners)
-    stream.done = 2
-    owners.append(lend_one(lender, stream))
-    assert alive(owners) == [1, 2, 3, 4, 5, 6]
-    assert not stream.waited
+def test_a_buffer_in_the_callers_hands_is_never_free() -> None:
+    ring, stream = Ring(2), FakeStream()
+    for _ in range(5):
+        slot = ring.acquire(stream, timeout=0)
+        slot.written = stream.record_event()
+        ring.hand_out(slot, stream)
+        other = ring.acquire(stream, timeout=0)
+        assert other is not slot
+        with pytest.raises(queue.Empty):
+            ring.acquire(stream, timeout=0)
+        other.written = stream.record_event()
+        ring.hand_out(other, stream)
 
 
-@pytest.mark.parametrize("num_steps", [5, 50])
-def test_a_host_that_runs_far_ahead_waits_so_that_memory_is_bounded(num_steps: int) -> None:
-    lender, stream = Lender(), FakeStream()
-    for _ in range(num_steps):
-        lend_one(lender, stream)
-        assert len(lender) <= BATCHES_IN_HAND + MAX_RETIRING
-    assert bool(stream.waited) == (num_steps > BATCHES_IN_HAND + MAX_RETIRING)
+class FakeCuda:
+    """As much of `torch.cuda` as the loader uses, on the CPU; it writes down who did what."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        cuda = self
+
+        class Stream(FakeStream):
+            device = torch.device("cpu")
+
+            def __init__(self, gpu: int) -> None:
+                super().__init__()
+                self.name = f"stream of {gpu}"
+
+            def synchronize(self) -> None:
+                pass
+
+            def wait_event(self, event: FakeEvent) -> None:
+                pass  # what it is for is tested above
+
+            def record_event(self) -> FakeEvent:
+                cuda.log.append(f"{self.name}: record")
+                return super().record_event()
+
+        class Event(FakeEvent):
+            def __init__(self, *, blocking: bool) -> None:
+                assert blocking, "a host that waits for it would spin"
+
+            def record(self, stream: FakeStream) -> None:
+                cuda.log.append(f"{stream.name}: batch written")  # type: ignore[attr-defined]
+                self.stream, self.position = stream, stream.queued
+
+        self.Stream, self.Event = Stream, Event
+        self.current = Stream(0)
+        self.current.name = "caller"
+
+    def set_device(self, gpu: int) -> None:
+        self.log.append(f"device {gpu}")
+
+    def stream(self, stream: FakeStream) -> Any:
+        return nullcontext()
+
+    def current_stream(self, device: torch.device) -> FakeStream:
+        return self.current
+
+
+@pytest.mark.parametrize("engine", ["dali", "simple"])
+def test_a_gpus_batches_are_copies_that_the_next_but_one_does_not_touch(
+    numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    plan, settings = train_plan(numbered), LoaderSettings(engine=engine, prefetch=2)
+    with ClipLoader(numbered, plan, settings=settings, whole_pictures=True) as loader:
+        expected = [batch.clips.half() for _, batch in zip(range(15), loader, strict=False)]
+
+    cuda = FakeCuda()
+    monkeypatch.setattr(pipeline.prefetch.torch, "cuda", cuda)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
+    loader = ClipLoader(numbered, plan, settings=settings, whole_pictures=True)
+    loader.device, loader._gpu = torch.device("cpu"), 3  # decodes on the CPU, and hands over as on a GPU
+    if engine == "dali":
+        feed = "nvidia.dali.plugin.pytorch.feed_ndarray"
+        monkeypatch.setattr(feed, lambda out, buffer, cuda_stream: buffer.copy_(torch.from_dlpack(out)))
+        build = loader.decoder.build
+        loader.decoder.build = lambda queue_depth: OnStream(build(queue_depth=queue_depth), cuda)
+    places = set()
+    with loader:
+        for _, batch, clips in zip(range(15), loader, expected, strict=False):
+            assert torch.equal(batch.clips, clips)
+            places.add(batch.clips.data_ptr())
+    assert cuda.log[0] == "device 3", "the thread chooses its GPU before anything else"
+    assert 2 <= len(places) <= settings.prefetch + 2
+
+
+class OnStream:
+    """A pipeline on the CPU whose outputs are asked for on a stream."""
+
+    def __init__(self, pipe: Any, cuda: FakeCuda) -> None:
+        self._pipe, self._cuda, self._scheduled, self._taken = pipe, cuda, 0, 0
+
+    def feed_input(self, name: str, samples: Any) -> None:
+        self._pipe.feed_input(name, samples)
+
+    def schedule_run(self) -> None:
+        self._pipe.schedule_run()
+        self._cuda.log.append("schedule")
+
+    def outputs(self, stream: FakeStream) -> Any:
+        assert stream.name == "stream of 3"  # type: ignore[attr-defined]
+        assert self._cuda.log[-1] != "outputs", "DALI is given new work before its next output is waited for"
+        self._cuda.log.append("outputs")
+        return self._pipe.outputs()

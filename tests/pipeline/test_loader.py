@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -411,8 +411,8 @@ def test_closing_ends_the_pipelines_and_leaves_none_to_the_garbage_collector(
     """One that is left may be collected in a forked process, as torch's DataLoader makes them, and hang it."""
     built = []
 
-    def build(self: DaliEngine, source: Callable) -> Pipeline:
-        pipe = build_once(self, source)
+    def build(self: DaliEngine, *, queue_depth: int) -> Pipeline:
+        pipe = build_once(self, queue_depth=queue_depth)
         built.append(weakref.ref(pipe))
         return pipe
 
