@@ -21,6 +21,9 @@ STOP = StopRequest(of_command=True, is_alone=os.environ.get("WORLD_SIZE", "1") =
 # Threads that wait must sleep: spinning ones take the cores from decoding, and on two busy cores training falls to a
 # tenth of its speed (docs/decisions/0004-threads-that-wait-sleep.md). Read by OpenMP when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # hardware queues: the step and the loader have 11 streams
+if os.environ.get("LOCAL_WORLD_SIZE", "1") != "1":
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")  # of each process; all cores of each would be too many
 
 import click
 import torch
@@ -32,7 +35,7 @@ from train.advice import advice
 from train.checkpoint import check_same_run, data_identity, load_checkpoint, load_weights
 from train.config import TrainConfig, is_due, to_dict, train_plan
 from train.evaluation.video_level import VideoScores, evaluate
-from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Tally, Throughput, check_finite
+from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Tally, Throughput, WaitTimer, check_finite
 from train.models import build_model
 from train.optim import build_optimizer, lr_at
 from train.options import COMMAND, Data, configure, defaults, execution, find_state, pixels_as_trained, train_options
@@ -99,6 +102,7 @@ class Run:
             options=here.step,
             label_smoothing=config.label_smoothing,
             freeze_bn=config.freeze_bn,
+            note=here.say,
         )
         self.outcomes = OutcomeQueue(self.ranks)
         self.meter = Throughput(config.global_batch_size, world_size=self.ranks.world_size)
@@ -112,11 +116,11 @@ class Run:
     def train(self) -> bool:
         """Train to the last step; False when a signal stopped it earlier. Both ways latest.pt is written."""
         config, stop = self.config, self.ranks.any(self.stop_request.asked())  # collective
-        batches, first = iter(self.loader), self.step + 1
+        batches, first = WaitTimer(iter(self.loader), self.ranks.device), self.step + 1
         if stop:
             self.save("latest.pt")
         while self.step < config.steps and not stop:
-            outcomes = self.update(next(batches))
+            outcomes = self.update(batches.take())
             if self.step == first:
                 gc.collect()
                 gc.freeze()  # what stays for the whole run is not searched for garbage again; it would stop the steps
@@ -248,6 +252,8 @@ def main(
         say = partial(click.echo, err=as_json) if ranks.is_main else lambda line: None
         index = data.open(say=lambda line: click.echo(f"{who}{line}", err=True))
         loader, step = execution(options, ranks)
+        if step.high_priority:
+            os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")  # else gradients wait behind the step's kernels
         preset, out, line = defaults(preset, out, index=index, device=ranks.device)
         config = configure(preset, index, world_size=ranks.world_size, **options)
         here = Setting(ranks, out, loader, step, say, quiet=quiet, to_stderr=as_json)

@@ -269,7 +269,7 @@ class OutcomeQueue:
         if numbers.device.type == "cuda":
             pinned = torch.empty(len(numbers), pin_memory=True)
             pinned.copy_(numbers, non_blocking=True)  # copy to the host, read one step later
-            numbers, arrived = pinned, torch.cuda.Event()
+            numbers, arrived = pinned, torch.cuda.Event(blocking=True)  # a host that waits sleeps
             arrived.record()
         self.waiting.append((step, numbers, arrived, batch.samples, losses.detach(), damaged))
         return self._take(len(self.waiting) - (arrived is not None))
@@ -293,6 +293,33 @@ class OutcomeQueue:
                 )
             )  # fmt: skip
         return outcomes
+
+
+class WaitTimer:
+    """Takes batches, and on a GPU puts into `Batch.wait_s` how long its stream was kept waiting, not the host.
+
+    The loader hands a batch over before it has arrived, so the host knows nothing of that wait. Events around the
+    hand-over do. They are read when they have passed, so that nothing waits for them: `wait_s` is of earlier steps.
+    """
+
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+        self._batches, self._on_gpu = batches, device.type == "cuda"
+        self._pairs: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    def take(self) -> Batch:
+        """The next batch; StopIteration at the end."""
+        if not self._on_gpu:
+            return next(self._batches)
+        pair = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        pair[0].record()
+        batch = next(self._batches)
+        pair[1].record()
+        self._pairs.append(pair)
+        batch.wait_s = 0.0
+        while self._pairs and self._pairs[0][1].query():
+            begun, ended = self._pairs.popleft()
+            batch.wait_s += begun.elapsed_time(ended) / 1000
+        return batch
 
 
 class Throughput:

@@ -79,7 +79,7 @@ EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
     click.option("--prefetch", default=LOADER.prefetch, type=int, help="Batches that wait ready at most."),
     click.option("--queue-depth", default=LOADER.queue_depth, type=int, help="Batches being decoded at a time."),
     click.option("--num-pipelines", type=int,
-                 help="DALI pipelines that take turns.  [default: 7 for H.264 on a GPU, else 1]"),
+                 help="DALI pipelines that take turns.  [default: 4 for H.264 on a GPU, else 1]"),
     click.option("--hw-decoder-load", default=LOADER.hw_decoder_load, type=float,
                  help="Share of the pictures for a GPU's JPEG engines, 0 to 1."),
     click.option("--read-ahead", default=LOADER.read_ahead, type=int,
@@ -87,13 +87,13 @@ EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
     click.option("--stall-timeout", "stall_timeout_s", default=LOADER.stall_timeout_s, type=float,
                  help="Seconds that a batch may take before the run gives up; 0: any time."),
     click.option("--compile/--no-compile", default=None, show_default=False,
-                 help="torch.compile.  [default: on a GPU]"),
+                 help="torch.compile.  [default: on a GPU, where it works]"),
     click.option("--cuda-graph/--no-cuda-graph", default=None, show_default=False,
-                 help="Forward and backward pass replayed as one CUDA graph.  [default: on a GPU alone]"),
+                 help="Forward and backward pass replayed as one CUDA graph.  [default: off]"),
     click.option("--space-to-depth/--no-space-to-depth", default=None, show_default=False,
-                 help="The first convolution on 2x2 blocks of pixels.  [default: on a GPU]"),
+                 help="The first convolution on 2x2 blocks of pixels.  [default: off]"),
     click.option("--high-priority/--no-high-priority", default=None, show_default=False,
-                 help="The model's kernels go before the loader's.  [default: on a GPU]"),
+                 help="The model's kernels go before the loader's.  [default: off]"),
 ]
 OPTIONS = [
     click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards."),
@@ -188,6 +188,7 @@ def execution(options: dict[str, Any], ranks: Ranks) -> tuple[LoaderSettings, St
     step = {name: options.pop(name) for name in (field.name for field in fields(StepOptions)) if name in options}
     given = {name: value for name, value in step.items() if value is not None}
     with wrong_usage():
+        given |= {"may_fall_back": False} if "compile" in given else {}
         settings, chosen = LoaderSettings(**loader), replace(default_options(ranks), **given)
         chosen.check(ranks.device)
     return settings, chosen

@@ -88,16 +88,16 @@ class Ranks:
         """Give every parameter the mean of all ranks' gradients, in place; a collective.
 
         What DDP does, but after the backward pass and not during it: a CUDA graph cannot hold DDP's hooks. Every
-        rank must have gradients of the same parameters.
+        rank must have gradients of the same parameters, in dense memory of the same order.
         """
         if self.world_size == 1:
             return
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([grad.flatten() for grad in grads])  # copy
-        dist.all_reduce(flat)  # collective, 4 bytes a parameter
-        flat /= self.world_size
-        for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-            grad.copy_(mean.view_as(grad))
+        on_gpu = self.device.type == "cuda"  # NCCL takes them all at once; gloo cannot (torch 2.13)
+        with dist._coalescing_manager(device=self.device) if on_gpu else contextlib.nullcontext():
+            for grad in grads:  # as they lie in memory, channels-last or not
+                dist.all_reduce(grad.as_strided((grad.numel(),), (1,)))  # collective, 4 bytes a parameter
+        torch._foreach_div_(grads, self.world_size)
 
 
 def from_torchrun(device: str = "auto") -> Ranks:

@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class StepOptions:
 
     Attributes:
         compile: torch.compile of the model.
+        may_fall_back: Go on without it where it does not work, for want of a C compiler perhaps.
         cuda_graph: Forward pass, loss and backward pass replayed as one CUDA graph: one launch instead of hundreds.
         space_to_depth: The stem as an equivalent convolution on 2x2 blocks of pixels (train/models/stem.py).
         folded_channels: Channels of such a block, 12 or 16.
@@ -37,6 +39,7 @@ class StepOptions:
     """
 
     compile: bool = False
+    may_fall_back: bool = False
     cuda_graph: bool = False
     space_to_depth: bool = False
     folded_channels: int = 16
@@ -57,19 +60,10 @@ class StepOptions:
 
 
 def default_options(ranks: Ranks) -> StepOptions:
-    """What is fastest there as far as we know (docs/decisions/0005-the-compute-core.md).
-
-    Several ranks keep DDP, which averages gradients while others are computed; a graph would do it afterwards.
-    """
+    """What has been proven there (docs/decisions/0017-safe-defaults-on-a-gpu.md)."""
     if ranks.device.type != "cuda":
         return StepOptions(folded_channels=12)
-    return StepOptions(
-        compile=True,
-        cuda_graph=ranks.world_size == 1,
-        space_to_depth=True,
-        high_priority=True,
-        cudnn_benchmark=True,
-    )
+    return StepOptions(compile=True, may_fall_back=True, cudnn_benchmark=True)
 
 
 class StepLoss(NamedTuple):
@@ -96,6 +90,7 @@ class TrainStep:
         optimizer: Over the parameters of `model`; its gradients belong to this object from now on.
         options: None takes `default_options`.
         bfloat16: Convolutions in bfloat16 on a GPU; False is float32.
+        note: Called with a line where an option is given up.
 
     Raises:
         ValueError: The device has not what an option asks for.
@@ -117,10 +112,12 @@ class TrainStep:
         label_smoothing: float = 0.0,
         freeze_bn: bool = False,
         bfloat16: bool = True,
+        note: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.model, self.optimizer, self.ranks = model, optimizer, ranks
         self.options = options = options or default_options(ranks)
         self.label_smoothing, self.freeze_bn, self.bfloat16 = label_smoothing, freeze_bn, bfloat16
+        self._note, self._is_proven = note, not options.compile  # that the model runs as it is
         options.check(ranks.device)
         if options.channels_last:
             channels_last(model)
@@ -140,7 +137,8 @@ class TrainStep:
             else:  # no broadcast of BN statistics: each rank has its own, rank 0's count
                 is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13
                 alone: dict[str, Any] = {"forward_sync_buffers" if is_new else "broadcast_buffers": False}
-                self._net = DistributedDataParallel(model, gradient_as_bucket_view=True, **alone)
+                with self.on_stream():  # its hooks work on the stream that is current now
+                    self._net = DistributedDataParallel(model, gradient_as_bucket_view=True, **alone)
                 for parameter in model.parameters():
                     if 1 in parameter.shape:
                         parameter.register_hook(partial(same_strides, parameter))
@@ -188,19 +186,30 @@ class TrainStep:
         self.optimizer.step()
         return found
 
-    def forget_graph(self) -> None:
-        """Free the memory of a recorded pass; the next steps warm up and record anew."""
-        self._num_warm, self._inputs, self._replay, self._found = 0, None, None, None
-        self.optimizer.zero_grad(set_to_none=True)
-
     def _eager(self, clips: Tensor, labels: Tensor, weights: Tensor, scale: float | Tensor) -> StepLoss:
         self._prepare()
-        try:
+        if self._is_proven:
             return self._pass(clips, labels, weights, scale)
-        except RuntimeError as error:
-            if self.options.compile and _is_compile_error(error):
-                raise UserError(f"compile: {_one_line(error)}; use --no-compile") from error
+        state = [buffer.clone() for buffer in self.model.buffers()], torch.get_rng_state()
+        try:
+            found = self._pass(clips, labels, weights, scale)
+        except torch.OutOfMemoryError:
             raise
+        except RuntimeError as error:
+            if not self.options.may_fall_back:
+                if _is_compile_error(error):
+                    raise UserError(f"compile: {_one_line(error)}; use --no-compile") from error
+                raise
+            # Ranks need not agree: DDP averages the same gradients of a model that is compiled and of one that is not.
+            self._note(f"compile: {_one_line(error)}; training without it")
+            self.model._compiled_call_impl = None
+            for buffer, before in zip(self.model.buffers(), state[0], strict=True):
+                buffer.copy_(before)
+            torch.set_rng_state(state[1])
+            self._prepare()
+            found = self._pass(clips, labels, weights, scale)  # what is wrong with more than compiling fails again
+        self._is_proven = True
+        return found
 
     def _graphed(self, clips: Tensor, labels: Tensor, weights: Tensor, scale: float) -> StepLoss:
         if self._inputs is None:
@@ -299,11 +308,12 @@ def record_graph(work: Callable[[], None], stream: torch.cuda.Stream | None) -> 
         ValueError: Something in it cannot be recorded.
     """
     gc.collect()  # dead cycles may hold GPU memory
-    graph = torch.cuda.CUDAGraph()
+    graph, outside = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # sync, once
             work()
     except RuntimeError as error:
+        torch.cuda.set_stream(outside)  # torch.cuda.graph does not where ending the capture fails (torch 2.13)
         raise UserError(f"cuda-graph: recording failed ({_one_line(error)}); use --no-cuda-graph") from error
     return graph.replay
 

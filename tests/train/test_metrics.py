@@ -4,9 +4,12 @@ import errno
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.loader import Batch
@@ -17,6 +20,7 @@ from train.metrics import (
     OutcomeQueue,
     StepOutcome,
     Throughput,
+    WaitTimer,
     bad_loss_message,
     keep_lines_until,
 )
@@ -146,3 +150,54 @@ def test_throughput_leaves_pauses_out(monkeypatch) -> None:  # type: ignore[no-u
     now_s = 157.0
     meter.add([0.5, 0.25])
     assert meter.read() == {"clips_per_s": 5.0, "data_wait_s": 0.5, "data_wait": 0.25, "data_wait_rank": 0}
+
+
+class FakeGpu:
+    """A clock of the GPU, and events that are recorded when the GPU comes to them."""
+
+    def __init__(self) -> None:
+        self.now_s, self.reached = 0.0, 0
+        self.events: list[FakeEvent] = []
+
+
+class FakeEvent:
+    gpu: FakeGpu
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.time_s, self.number = self.gpu.now_s, len(self.gpu.events)
+        self.gpu.events.append(self)
+
+    def query(self) -> bool:
+        return self.number < self.gpu.reached
+
+    def elapsed_time(self, other: "FakeEvent") -> float:
+        assert other.query(), "not known yet"
+        return 1000 * (other.time_s - self.time_s)
+
+
+def test_on_a_gpu_the_wait_for_data_is_the_streams_and_nothing_waits_to_learn_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = FakeEvent.gpu = FakeGpu()
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+
+    def batches() -> Iterator[Batch]:
+        for wait_s in (0.5, 0.0, 0.25, 0.0):
+            gpu.now_s += wait_s
+            yield SimpleNamespace(wait_s=9.0)  # of the host
+
+    timer = WaitTimer(batches(), torch.device("cuda"))
+    waits = []
+    for behind in (2, 2, 0, 0):  # steps that the GPU is behind the host
+        gpu.reached = max(0, len(gpu.events) + 2 - 2 * behind)
+        waits.append(timer.take().wait_s)
+    assert waits == [0.0, 0.0, 0.75, 0.0]
+    with pytest.raises(StopIteration):
+        timer.take()
+
+
+def test_on_a_cpu_the_wait_for_data_is_the_loaders() -> None:
+    assert WaitTimer(iter([SimpleNamespace(wait_s=0.5)]), torch.device("cpu")).take().wait_s == 0.5

@@ -3,7 +3,8 @@
 import copy
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partialmethod
 
 import pytest
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import train.step
+from pipeline.errors import UserError
 from train.models import ModelConfig, build_model
 from train.optim import OptimConfig, build_optimizer, set_lr
 from train.precision import channels_last, freeze_batch_norm
@@ -131,9 +133,12 @@ def test_what_a_cpu_does_not_have_is_refused_with_the_way_out(option: str) -> No
         new_step(StepOptions(**{option: True}))
 
 
-def test_every_device_can_do_its_own_defaults() -> None:
+def test_by_default_a_device_does_what_it_can_and_what_has_been_proven_there() -> None:
     for device in (CPU, torch.device("cuda")):
         default_options(Ranks(device=device)).check(device)
+    on_gpu = default_options(Ranks(device=torch.device("cuda")))
+    on = {name for name, value in asdict(on_gpu).items() if value is True}
+    assert on == {"compile", "may_fall_back", "channels_last", "cudnn_benchmark"}
 
 
 def test_a_model_that_cannot_be_compiled_is_one_line_with_the_way_out() -> None:
@@ -143,9 +148,118 @@ def test_a_model_that_cannot_be_compiled_is_one_line_with_the_way_out() -> None:
         raise RuntimeError("no compiler\n\na trace")
 
     step.model.compile(backend=broken)
-    step.options = replace(step.options, compile=True)
+    step.options, step._is_proven = replace(step.options, compile=True), False
     with pytest.raises(ValueError, match=r"^compile: .*no compiler; use --no-compile$"):
         run(step, 1)
+
+
+class FailsAtFirst(nn.Module):
+    """A model that has moved its statistics and drawn numbers when it finds that it does not work."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.num_calls = model, 0
+
+    def forward(self, clips: Tensor) -> Tensor:
+        logits = self.model(clips)
+        self.num_calls += 1
+        if self.num_calls == 1:
+            torch.rand(1)
+            raise RuntimeError("Failed to find C compiler.\n\na trace")
+        return logits
+
+
+def test_without_a_compiler_training_goes_on_as_if_compiling_had_not_been_tried() -> None:
+    step, plain, lines = new_step(StepOptions()), new_step(StepOptions()), []
+    step.options, step._note, step._is_proven = (
+        replace(step.options, compile=True, may_fall_back=True),
+        lines.append,
+        False,
+    )
+    step._net = FailsAtFirst(step.model)
+    torch.manual_seed(7)
+    found, drawn = run(step, 3), torch.rand(1)
+    assert lines == ["compile: Failed to find C compiler.; training without it"]
+    torch.manual_seed(7)
+    expected = run(plain, 3)
+    assert torch.equal(drawn, torch.rand(1))
+    assert all(torch.equal(a.losses, b.losses) for a, b in zip(found, expected, strict=True))
+    theirs = plain.model.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in step.model.state_dict().items())
+
+
+def test_a_backend_that_fails_leaves_the_model_as_it_is_written() -> None:
+    def broken(*_: object) -> Callable:
+        raise RuntimeError("no compiler")
+
+    step, plain, lines = new_step(StepOptions()), new_step(StepOptions()), []
+    step.model.compile(backend=broken)
+    step.options, step._note, step._is_proven = (
+        replace(step.options, compile=True, may_fall_back=True),
+        lines.append,
+        False,
+    )
+    found, expected = run(step, 2), run(plain, 2)
+    assert len(lines) == 1
+    assert all(torch.equal(a.losses, b.losses) for a, b in zip(found, expected, strict=True))
+
+
+def test_an_error_that_is_not_the_compilers_is_raised_after_the_second_attempt() -> None:
+    step, lines = new_step(StepOptions()), []
+    step.options, step._note, step._is_proven = (
+        replace(step.options, compile=True, may_fall_back=True),
+        lines.append,
+        False,
+    )
+    ((clips, labels, weights),) = batches(1)
+    with pytest.raises(RuntimeError, match="expected input"):
+        step(clips[:, :2], labels, weights, num_real_global=3, lr=LR)
+
+
+def test_ddp_is_built_on_the_stream_that_it_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    @contextmanager
+    def on_stream(self: TrainStep) -> Iterator[None]:
+        log.append("stream")
+        yield
+        log.append("end of stream")
+
+    def ddp(model: nn.Module, **_: object) -> nn.Module:
+        log.append("DDP")
+        return model
+
+    monkeypatch.setattr(TrainStep, "on_stream", on_stream)
+    monkeypatch.setattr(train.step, "DistributedDataParallel", ddp)
+    model = build_model(ModelConfig("res3d10", width=8), num_classes=NUM_CLASSES)
+    TrainStep(
+        model, build_optimizer(model, OptimConfig(), fused=False), ranks=Ranks(world_size=2), options=StepOptions()
+    )
+    assert log == ["stream", "DDP", "end of stream"]
+
+
+def test_a_recording_that_fails_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.cuda.graph does not, where ending the capture raises."""
+    streams = ["outside"]
+
+    @contextmanager
+    def capture(graph: object, *, stream: str, capture_error_mode: str) -> Iterator[None]:
+        streams.append(stream)
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def work() -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    with pytest.raises(UserError, match=r"^cuda-graph: recording failed \(.*\); use --no-cuda-graph$"):
+        train.step.record_graph(work, "the step's")
+    assert streams == ["outside", "the step's", "outside"]
 
 
 class RecordedOnCpu:
