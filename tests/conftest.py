@@ -25,6 +25,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by a shell in t
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="write tests/golden/golden.json anew")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Close a pytest-xdist worker's pipes in every process that it forks: while such a process lives, pytest would wait
     for a worker that has died."""

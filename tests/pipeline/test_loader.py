@@ -144,6 +144,18 @@ def test_a_batch_is_what_the_plan_says_in_channels_last_memory(shards: ShardInde
     assert np.allclose(batch.clips.numpy(), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_clips_pixels_do_not_depend_on_its_place_in_a_batch(numbered: ShardIndex, device: str) -> None:
+    samples = [sample_of_length(numbered, length) for length in (33, 40, 64, 120, 505)]
+    clips = [(sample, 3, 5, 11, n % 2) for n, sample in enumerate(samples)]
+    grid = [clips[(n + turn) % 5] for turn in range(5) for n in range(5)]
+    with ClipLoader(numbered, GridPlan(numbered, ClipSpec(), grid, batch_size=5), device=device) as loader:
+        batches = [batch.clips.cpu() for batch in loader]
+    for turn, batch in enumerate(batches):
+        for n in range(5):
+            assert torch.equal(batch[n], batches[0][(n + turn) % 5])
+
+
 @pytest.mark.parametrize(
     "settings",
     [
