@@ -127,7 +127,7 @@ def run_command(
     if evaluate:
         work = {"clips": clips, "num_threads": num_threads, "device": device, "quiet": quiet}
         for folder, index in pages.shards_to_score(runs, shards):
-            load("tools.scoring").score_run(folder, index, **work)
+            load("tools.evaluate").score_run(folder, index, **work)
     with progress("report", unit="parts", quiet=quiet) as tell:
         made = pages.run_page(runs, pages.Wanted(shards, bench, mistakes), report=tell)
     name = f"{runs[0].resolve().name}-run.html" if len(runs) == 1 else "runs.html"

@@ -1,10 +1,12 @@
 """Checkpoints: written whole or not at all, read without running code from the file."""
 
+import errno
+import os
 import re
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, BinaryIO, NotRequired, TypedDict
 
 import torch
 from msgspec import Meta
@@ -17,8 +19,7 @@ from pipeline.typed_json import Count, Real, SchemaError, Text, convert
 from train.config import FIXED, TrainConfig, differences, from_dict, to_dict
 from train.models import ModelConfig, build_model
 from train.optim import OptimConfig, build_optimizer
-from train.torch_file import is_stored, read_torch_file, short
-from train.whole_file import write_whole
+from train.torch_file import check_records, is_stored, read_torch_file, short
 
 FORMAT = 1
 KEYS = {"format", "step", "best_accuracy", "model", "optimizer", "loader", "rng", "config", "data", "classes"}
@@ -314,3 +315,62 @@ def check_same_run(
         raise CheckpointError(
             f"resume: the checkpoint is at step {state['step']}; choose --steps of at least that, or another --out"
         )
+
+
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # said where there are no hard links
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None], *, former: Path | None = None) -> None:
+    """Give `path` what `write` writes, a zip file as torch.save makes it; until then its old content stays.
+
+    The new file is read back from the disk, not from memory, and held to the CRC-32 that each of its records was
+    written with, before it takes the name of the old one.
+
+    Args:
+        former: Name that the old file keeps, in the place of an older one.
+
+    Raises:
+        OSError: It could not be written, or what is on the disk is something else. No temporary file is left, and
+            `path` and `former` are what they were.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            try:
+                write(file)
+            except RuntimeError as error:  # torch's word for what the file had to say
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            file.flush()
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that it is read from the disk
+        try:
+            check_records(temporary)
+        except SchemaError as error:
+            raise OSError(errno.EIO, f"what was read back is not what was written: {error}", str(temporary)) from None
+        if former is not None and path.exists():
+            keep_as(path, former)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name survives a power cut too
+    finally:
+        os.close(folder)
+
+
+def keep_as(path: Path, former: Path) -> None:
+    """Give a file a second name, in one step; where there are no hard links, the second name alone."""
+    link = former.with_name(f".{former.name}.tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        path.replace(former)
+    else:
+        link.replace(former)

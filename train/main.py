@@ -43,8 +43,7 @@ from train.presets import NEEDS_WEIGHTS
 from train.progress import TrainProgress
 from train.ranks import from_torchrun, process_group
 from train.report import last_lines, result, write_config
-from train.run_folder import CheckpointFiles, check_agreement, only_trainer
-from train.setting import Setting
+from train.run_folder import CheckpointFiles, RunContext, check_agreement, only_trainer
 from train.step import TrainStep
 from train.terminal import INTERRUPTED, Failed, WrongUsage, print_json
 
@@ -58,21 +57,21 @@ class Run:
         self,
         config: TrainConfig,
         index: ShardIndex,
-        here: Setting,
+        context: RunContext,
         *,
         stop: StopRequest,
         state: dict[str, Any] | None = None,
         weights: tuple[Path, dict[str, Any]] | None = None,
     ) -> None:
         """`state` is the checkpoint to go on from, `weights` that of another run to start from."""
-        self.config, self.index, self.here, self.ranks = config, index, here, here.ranks
+        self.config, self.index, self.context, self.ranks = config, index, context, context.ranks
         device = self.ranks.device
         self.stop_request = stop
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, num_classes=len(index.classes)).to(device)
         if weights is not None:
             fc_kept = load_weights(self.model, *weights, classes=index.classes)
-            here.note(f"weights from {weights[0]}, {'fc included' if fc_kept else 'new fc'}")
+            context.note(f"weights from {weights[0]}, {'fc included' if fc_kept else 'new fc'}")
         self.optimizer = build_optimizer(self.model, config.optim, fused=device.type == "cuda")
         self.test_samples = index.samples_of(config.split, "test")
         self.plan = train_plan(index, config)
@@ -82,11 +81,11 @@ class Run:
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             device=device,
-            settings=here.loader,
+            settings=context.loader,
             mean=config.mean,
             std=config.std,
         )
-        here.note(f"decoding by {ENGINE_NAMES[self.loader.engine]}")
+        context.note(f"decoding by {ENGINE_NAMES[self.loader.engine]}")
         self.step, self.best_accuracy, self.tally = 0, -1.0, Tally()  # updates done; best clip@1 so far
         if state is not None:
             self.step, self.best_accuracy = state["step"], state["best_accuracy"]
@@ -99,19 +98,19 @@ class Run:
             self.model,
             self.optimizer,
             ranks=self.ranks,
-            options=here.step,
+            options=context.step,
             label_smoothing=config.label_smoothing,
             freeze_bn=config.freeze_bn,
-            note=here.say,
+            note=context.say,
         )
         self.outcomes = OutcomeQueue(self.ranks)
         self.meter = Throughput(config.global_batch_size, world_size=self.ranks.world_size)
-        self.progress = TrainProgress(total=config.steps, console=here.console(), note=here.note, say=here.say)
+        self.progress = TrainProgress(total=config.steps, console=context.console(), note=context.note, say=context.say)
         self.log: MetricsLog | None = None  # these two on rank 0 only
         self.files: CheckpointFiles | None = None
         if self.ranks.is_main:
-            self.log = MetricsLog(here.out, start=self.step, total=config.steps, say=self.progress.warn)
-            self.files = CheckpointFiles(here.out, log=self.log, say=self.progress.warn)
+            self.log = MetricsLog(context.out, start=self.step, total=config.steps, say=self.progress.warn)
+            self.files = CheckpointFiles(context.out, log=self.log, say=self.progress.warn)
 
     def train(self) -> bool:
         """Train to the last step; False when a signal stopped it earlier. Both ways latest.pt is written."""
@@ -185,7 +184,7 @@ class Run:
             ranks=self.ranks,
             mean=self.config.mean,
             std=self.config.std,
-            settings=self.here.loader,
+            settings=self.context.loader,
             interrupted=lambda: self.ranks.any(self.stop_request.asked()),  # collective, once a batch
         )
         if scores is None:
@@ -256,11 +255,11 @@ def main(
             os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")  # else gradients wait behind the step's kernels
         preset, out, line = defaults(preset, out, index=index, device=ranks.device)
         config = configure(preset, index, world_size=ranks.world_size, **options)
-        here = Setting(ranks, out, loader, step, say, quiet=quiet, to_stderr=as_json)
+        context = RunContext(ranks, out, loader, step, say, quiet=quiet, to_stderr=as_json)
         if line:
-            here.note(line)
+            context.note(line)
         with process_group(ranks, timeout_s=collective_timeout_s, stop=stop), only_trainer(out, ranks, say=say):
-            state = find_state(resume, out, say=say, note=here.note)
+            state = find_state(resume, out, say=say, note=context.note)
             check_agreement(out, ranks, state)
             weights = (init_from, load_checkpoint(init_from)) if init_from is not None and state is None else None
             config = pixels_as_trained(config, weights[1] if weights is not None else state)
@@ -275,7 +274,7 @@ def main(
                     out / "config.json", config, preset=preset, index=index, ranks=ranks, loader=loader, step=step
                 )
             stop.begin(launcher=ranks.launcher)
-            run = Run(config, index, here, stop=stop, state=state, weights=weights)
+            run = Run(config, index, context, stop=stop, state=state, weights=weights)
             with closing(run), run.train_step.on_stream():
                 scores = run.score(num_clips=config.eval_clips, event="final") if run.train() else None
             for line in last_lines(out, scores, step=run.step, steps=config.steps, tally=run.tally):

@@ -37,7 +37,16 @@ torchrun passes it on, but itself ends with code 1.
 Exit codes: 0 done, or stopped by SIGTERM or SIGUSR1; 1 failure; 2 wrong usage; 130 Ctrl-C.
 """
 
-__all__ = ["COMMAND", "Data", "configure", "defaults", "execution", "find_state", "pixels_as_trained", "train_options"]
+__all__ = [
+    "COMMAND",
+    "Data",
+    "configure",
+    "defaults",
+    "execution",
+    "find_state",
+    "pixels_as_trained",
+    "train_options",
+]
 
 LOADER = LoaderSettings()
 OF_DATASETS = {"sports1m": "sports1m", "ucf101": "ucf101-search"}  # others: that of UCF101, the paper's from scratch

@@ -57,7 +57,7 @@ class StopRequest:
 
     A signal is remembered for the run to ask; a second Ctrl-C raises KeyboardInterrupt. Before `begin` there is nothing
     to save: then Ctrl-C ends the process with a line, and so does any other signal where the process is alone. One of
-    several remembers it until it can tell the others (train/meeting.py).
+    several remembers it until it can tell the others (train/ranks.py).
 
     Args:
         of_command: Made when the command starts; False: the run has begun, and handlers come back at the end.

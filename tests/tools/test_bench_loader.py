@@ -178,7 +178,7 @@ def test_autotune_comes_first_and_the_run_uses_what_it_picked(
     options = ["--device", "cpu", "--loader-only", "--repeats", "1", "--autotune", "--json", str(path)]
     result = bench(numbered.data_dir, *SMALL, *options)
     assert result.exit_code == 0, result.output
-    flags = "--num-threads 1 --queue-depth 3 --prefetch 2 --hw-decoder-load 0.65 --read-ahead 4"
+    flags = "--num-threads 1 --queue-depth 3 --prefetch 2 --hw-decoder-load 1 --read-ahead 4"
     assert f"best here: {flags}" in result.stdout.splitlines()
     found = json.loads(path.read_text())
     assert found["tuning"]["flags"] == flags

@@ -16,7 +16,7 @@ from tests.chaos.training import ranks_of
 from tests.train.conftest import CHECKOUT, command_line
 from tests.warm import Warm
 from train.checkpoint import load_checkpoint
-from train.meeting import meet
+from train.ranks import meet
 from train.stopping import INTERRUPT, STOP_SIGNALS, StopRequest
 
 OPTIONS = ["--width", "4", "--batch-size", "2", "--eval-clips", "10000", "--steps"]

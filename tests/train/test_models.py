@@ -8,10 +8,7 @@ from torch import nn
 from train.config import TrainConfig, override
 from train.models import MODELS, ModelConfig, build_model
 from train.models.cost import count_multiply_adds, count_parameters
-from train.models.mixed import MixedResNet
-from train.models.r2plus1d import Conv2Plus1d
-from train.models.resnet import BLOCKS
-from train.models.resnet3d import RES3D_STRIDES, SR18_STRIDES, ResNet3d
+from train.models.resnet import BLOCKS, RES3D_STRIDES, SR18_STRIDES, Conv2Plus1d, MixedResNet, ResNet3d
 from train.precision import channels_last, freeze_batch_norm
 from train.presets import PRESETS
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from pipeline.index import ShardIndex
+from tools.study_findings import judge
 from train.evaluation.confusion import SCORES
 from train.study.results import Difference, RowScores, RunScores, difference, groups_of, is_done, read_scores
 from train.study.runs import StudySettings, plan_run
 from train.study.tables import TABLES, Claim, Row
-from train.study.verdicts import judge
 
 stats = pytest.importorskip("scipy.stats", reason="intervals need scipy")
 ROW = Row("a", "sr18")

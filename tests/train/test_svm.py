@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from train.evaluation import linear_svm
-from train.evaluation.compactness import compactness
 from train.evaluation.features.rows import l2_normalised
-from train.evaluation.linear_svm import SplitData, SvmError, choose_c, cut_into_folds, in_span, score_split
+from train.evaluation.linear_svm import SplitData, SvmError, choose_c, compactness, cut_into_folds, in_span, score_split
 
 
 def clusters(

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.evaluation.clip_tally import ClipScores, ClipTally
-from train.evaluation.video_level import VideoScores, combine, videos_of, views_per_sample
+from train.evaluation.video_level import ClipScores, ClipTally, VideoScores, combine, videos_of, views_per_sample
 from train.ranks import Ranks
 from train.report import accuracy_lines
 

@@ -9,11 +9,7 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.typed_json import Share
 from train.models.c3d import C3d
-from train.models.mixed import MixedResNet
-from train.models.r2plus1d import R2Plus1d
-from train.models.resnet import BLOCKS
-from train.models.resnet2d import ResNet2d
-from train.models.resnet3d import SR18_STRIDES, ResNet3d
+from train.models.resnet import BLOCKS, SR18_STRIDES, MixedResNet, R2Plus1d, ResNet2d, ResNet3d
 
 
 @dataclass(frozen=True)

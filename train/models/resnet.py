@@ -1,4 +1,9 @@
-"""What all residual networks here share: a stem, four groups of basic blocks, average pool, one fc."""
+"""Residual networks of arXiv:1708.05038: Res3D (Table 2), its 2D baseline, mixed 3D-2D and (2+1)D.
+
+All are a stem, four groups of basic blocks, average pool, one fc. Res3D is not torchvision's r3d_18: the first block of
+every stage has a projection shortcut, the first stage's too, as the authors' network files have it;
+`first_projection=False` gives the identity there.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -6,6 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from train.models.stem import StemConv2d, StemConv3d
 
 # Basic blocks in conv2_x … conv5_x. 18 and 34 are Table 2 of arXiv:1708.05038; 10, 16 and 26 are further depths that it
 # tries without printing block counts: 10 and 16 are from the authors' later code, 26 is arithmetic.
@@ -168,3 +175,189 @@ def init_weights(model: nn.Module, *, zero_init_gamma: bool) -> None:
             nn.init.zeros_(module.bias)
         elif isinstance(module, BasicBlock) and zero_init_gamma:
             nn.init.zeros_(module.bn2.weight)
+
+
+RES3D_STRIDES: tuple[Stride, ...] = (
+    (1, 1, 1),
+    (2, 2, 2),
+    (2, 2, 2),
+    (2, 2, 2),
+)  # T: 8, 8, 4, 2, 1 for 8 frames
+SR18_STRIDES: tuple[Stride, ...] = (
+    (1, 1, 1),
+    (2, 2, 2),
+    (2, 2, 2),
+    (1, 2, 2),
+)  # T: 4, 4, 2, 1, 1 for 4 frames
+
+
+class ResNet3d(ResNet):
+    """3D convolutions throughout.
+
+    Args:
+        strides: Of the four stages, each (T, H, W).
+        stem: Height and width of the first convolution's kernel, and its stride there; T is 3 and 1.
+        options: num_classes, first_projection, zero_init_gamma, bn_momentum, as in ResNet. With the projection in the
+            first stage depth 18 has 33,222,309 parameters for 101 classes, without it 33,218,085.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: tuple[int, ...] = BLOCKS[18],
+        strides: tuple[Stride, ...] = RES3D_STRIDES,
+        width: int = 64,
+        stem: tuple[int, int] = (7, 2),
+        **options: Any,
+    ) -> None:
+        groups = [Group(plain_convs(3, 3, 3), stride) for stride in strides]
+        super().__init__(stem_conv(width, *stem), groups, blocks=blocks, width=width, **options)
+
+
+def stem_conv(width: int, size: int, stride: int, *, num_frames: int = 3) -> nn.Conv3d:
+    """The first convolution: `num_frames` x size x size pixels, stride (1, stride, stride)."""
+    if (size, stride, num_frames) == (7, 2, 3):
+        return StemConv3d(width)  # can work on blocks of pixels
+    kernel, padding = (num_frames, size, size), (num_frames // 2, size // 2, size // 2)
+    return nn.Conv3d(3, width, kernel, stride=(1, stride, stride), padding=padding, bias=False)
+
+
+STRIDES: tuple[Stride, ...] = ((1, 1), (2, 2), (2, 2), (2, 2))
+
+
+class ResNet2d(ResNet):
+    """One frame in, one prediction out; `options` as in ResNet."""
+
+    def __init__(self, *, blocks: tuple[int, ...] = BLOCKS[18], width: int = 64, **options: Any) -> None:
+        groups = [Group(plain_convs(3, 3), stride) for stride in STRIDES]
+        super().__init__(StemConv2d(width), groups, blocks=blocks, width=width, **options)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Logits [N, K] of clips [N, 3, 1, H, W].
+
+        Raises:
+            ValueError: The clips have more than one frame.
+        """
+        if clips.shape[2] != 1:
+            raise ValueError(f"clips: {clips.shape[2]} frames, but a 2D network takes 1; use num_frames 1")
+        return super().forward(clips[:, :, 0])  # frames [N, 3, H, W]: a view, channels_last as the clips were
+
+
+# Mixed 3D-2D networks (arXiv:1708.05038, section 3.5): Res3D with the later groups 2D, or the earlier ones. The paper
+# gives no layer table of them; these are the authors' later definition (arXiv:1711.11248 and its code): in MCn the
+# groups n … 5 are 2D, in rMCn, the reverse, conv1 … n - 1. A 2D group convolves 1x3x3 and keeps every frame; pool5
+# averages over the frames that are left.
+GROUPS = (2, 3, 4, 5)  # conv2_x … conv5_x
+
+
+class MixedResNet(ResNet):
+    """MCn and rMCn.
+
+    Args:
+        first_2d: n of MCn: this group and all after it are 2D. 2 to 5.
+        first_3d: n of rMCn: this group and all after it are 3D, everything before is 2D. Give one of the two.
+        options: num_classes, first_projection, zero_init_gamma, bn_momentum, as in ResNet.
+
+    Raises:
+        ValueError: n is not 2 to 5, or both or neither are given.
+    """
+
+    def __init__(
+        self,
+        *,
+        first_2d: int | None = None,
+        first_3d: int | None = None,
+        blocks: tuple[int, ...] = BLOCKS[18],
+        width: int = 64,
+        **options: Any,
+    ) -> None:
+        given = [n for n in (first_2d, first_3d) if n is not None]
+        if len(given) != 1 or given[0] not in GROUPS:
+            raise ValueError(f"mixed: first_2d {first_2d}, first_3d {first_3d}; give one of them, 2, 3, 4 or 5")
+        flat = [n >= first_2d if first_2d is not None else n < given[0] for n in GROUPS]
+        groups = []
+        for n, is_2d in zip(GROUPS, flat, strict=True):
+            stride = 1 if n == 2 else 2
+            time = 1 if is_2d else stride
+            groups.append(Group(plain_convs(1 if is_2d else 3, 3, 3), (time, stride, stride)))
+        stem = stem_conv(width, 7, 2, num_frames=1 if first_3d is not None else 3)
+        super().__init__(stem, groups, blocks=blocks, width=width, **options)
+
+
+# (2+1)D, the paper's 2.5D: each 3D convolution is a 2D one, then a 1D one in time. Layers as in the authors' later
+# code: BN and ReLU between the two, as many channels there as keep the parameters of the 3D convolution.
+STEM_MIDDLE = 45  # of conv1 at width 64, as the authors' code has it; to keep its parameters it would be 83
+
+
+class Conv2Plus1d(nn.Sequential):
+    """1 x size x size, BN, ReLU, 3 x 1 x 1; no bias; padded to keep the size.
+
+    Args:
+        middle: Channels between the two.
+        stride: (T, H, W).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, middle: int, size: int, stride: Stride, bn_momentum: float
+    ) -> None:
+        time, height, width = stride
+        pad = size // 2
+        super().__init__(
+            OrderedDict(
+                spatial=nn.Conv3d(
+                    in_channels, middle, (1, size, size), stride=(1, height, width), padding=(0, pad, pad), bias=False
+                ),
+                bn=nn.BatchNorm3d(middle, momentum=bn_momentum),
+                relu=nn.ReLU(),
+                temporal=nn.Conv3d(middle, out_channels, (3, 1, 1), stride=(time, 1, 1), padding=(1, 0, 0), bias=False),
+            )
+        )
+
+
+def middle_channels(in_channels: int, out_channels: int) -> int:
+    """Channels between the two convolutions: as many as keep the parameters of a 3x3x3 one.
+
+    >>> middle_channels(64, 64)  # 64 · 144 · 9 + 144 · 64 · 3 = 110,592 = 64 · 64 · 27
+    144
+    """
+    return 27 * in_channels * out_channels // (9 * in_channels + 3 * out_channels)
+
+
+def factorised_convs(*, alike: bool) -> ConvPair:
+    """The two factorised convolutions of a block; `alike` gives the second the middle channels of the first."""
+
+    def convs(
+        in_channels: int, out_channels: int, *, stride: Stride, bn_momentum: float
+    ) -> tuple[nn.Module, nn.Module]:
+        first = middle_channels(in_channels, out_channels)
+        second = first if alike else middle_channels(out_channels, out_channels)
+        return (
+            Conv2Plus1d(in_channels, out_channels, middle=first, size=3, stride=stride, bn_momentum=bn_momentum),
+            Conv2Plus1d(out_channels, out_channels, middle=second, size=3, stride=(1, 1, 1), bn_momentum=bn_momentum),
+        )
+
+    return convs
+
+
+class R2Plus1d(ResNet):
+    """Factorised convolutions throughout.
+
+    Args:
+        alike: Both convolutions of a block have the middle channels of the first, as in torchvision; otherwise each has
+            its own, as in the authors' code. They differ where a block widens.
+        options: num_classes, first_projection, zero_init_gamma, as in ResNet.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: tuple[int, ...] = BLOCKS[18],
+        width: int = 64,
+        alike: bool = False,
+        bn_momentum: float = 0.1,
+        **options: Any,
+    ) -> None:
+        middle = max(1, STEM_MIDDLE * width // 64)
+        stem = Conv2Plus1d(3, width, middle=middle, size=7, stride=(1, 2, 2), bn_momentum=bn_momentum)
+        groups = [Group(factorised_convs(alike=alike), stride) for stride in RES3D_STRIDES]
+        super().__init__(stem, groups, blocks=blocks, width=width, bn_momentum=bn_momentum, **options)

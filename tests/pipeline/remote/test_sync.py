@@ -13,9 +13,8 @@ import pipeline.remote.sync
 from pipeline.index import ShardError, ShardIndex
 from pipeline.remote.dataset import open_dataset
 from pipeline.remote.errors import RemoteError
-from pipeline.remote.retry import RetryPolicy
 from pipeline.remote.settings import RemoteSettings
-from pipeline.remote.store import RemoteStore
+from pipeline.remote.store import RemoteStore, RetryPolicy
 from pipeline.remote.sync import Copy, sync_dataset
 from pipeline.shard_writer import sha256_of
 from pipeline.verify import verify

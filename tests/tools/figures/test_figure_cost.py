@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from tests.tools.figures.made import pixels_of
-from tools.figures.cost import CostPoint, draw_cost, pareto_front, read_points, short_count, ticks_1_2_5
-from tools.figures.labels import Box, shared_area
+from tools.figures.cost import (
+    Box,
+    CostPoint,
+    draw_cost,
+    pareto_front,
+    read_points,
+    shared_area,
+    short_count,
+    ticks_1_2_5,
+)
 
 HEAD = "row,model,parameters,multiply_adds,clip_accuracy,clip_accuracy_spread,paper_clip_accuracy"
 PAPER = [  # Table 3 of arXiv:1708.05038 with our counts

@@ -1,8 +1,8 @@
-"""tools/figures/labels.py: names that cover nothing where there is room."""
+"""tools/figures/cost.py: names that cover nothing where there is room."""
 
 import itertools
 
-from tools.figures.labels import Box, candidates, place_labels, shared_area
+from tools.figures.cost import Box, candidates, place_labels, shared_area
 
 PAGE = Box(0, 0, 400, 400)
 
