@@ -154,7 +154,8 @@ def test_dalis_video_graph_shows_the_plan_of_files_that_a_cpu_decodes(numbered: 
 def test_webdataset_gives_the_clips_of_the_plan_in_an_order_of_its_own(files: dict[str, PeerConfig]) -> None:
     config = files["filmstrip"]
     with closing(PEERS["PyAV threads"].source(config)) as batches:
-        planned = [clip.numpy().tobytes() for batch in itertools.islice(batches, 12) for clip in batch]
+        # Far enough: webdataset draws videos by chance, at worst one of the 11 for all 16 clips of a worker.
+        planned = [clip.numpy().tobytes() for batch in itertools.islice(batches, 48) for clip in batch]
     with closing(PEERS["webdataset"].source(config)) as batches:
         given = [clip.numpy().tobytes() for batch in itertools.islice(batches, 4) for clip in batch]
     assert set(given) <= set(planned)
