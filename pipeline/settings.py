@@ -12,7 +12,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 
 
-NVDEC_PIPELINES = 4  # GPUs have one to eight video decoders; more pipelines than that compete with the trainer
+NVDEC_PIPELINES = 2  # experimental; GPUs have one to eight video decoders, and more pipelines compete with the trainer
 ENGINES = ("auto", "dali", "simple")
 
 
@@ -26,7 +26,7 @@ class LoaderSettings:
             a batch is joined to.
         prefetch: Batches that wait ready at most.
         queue_depth: Batches that a DALI pipeline works on at a time.
-        num_pipelines: DALI pipelines that take turns; None for four with H.264 on a GPU, else one.
+        num_pipelines: DALI pipelines that take turns; None for two with H.264 on a GPU, else one.
         hw_decoder_load: Share of the JPEGs for a GPU's JPEG engines; its cores take the rest. With all on one side, a
             clip's pixels do not depend on its batch, and no decoding waits for the trainer's kernels. A CPU ignores it.
         read_ahead: Steps whose bytes the system is asked to fetch from disk before they are needed; 0 for none.
@@ -54,7 +54,7 @@ class LoaderSettings:
         """DALI pipelines that a loader has for shards of a codec.
 
         >>> LoaderSettings().pipelines(codec="h264", on_gpu=True)
-        4
+        2
         """
         return self.num_pipelines or (NVDEC_PIPELINES if codec == "h264" and on_gpu else 1)
 

@@ -14,7 +14,7 @@ from pipeline.index import ShardIndex, open_index
 from pipeline.loader import Batch, ClipLoader
 from pipeline.plan import PlannedClips, TrainPlan, stored_clip
 from pipeline.schema import CRC32, OFFSET, SIZE
-from tests.numbered import read_numbers
+from tools.numbered import read_numbers
 
 DEVICES = [
     "cpu",

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """Does the GPU ever wait for video? Loader alone, synthetic step and real step take turns; a table and one sentence."""
 
-import dataclasses
 import gc
 import itertools
 import os
 import shlex
 import sys
 import tempfile
+from contextlib import closing
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 if not __package__:  # started by path: look in the checkout, not in tools/
@@ -27,11 +29,12 @@ import click
 import torch
 
 from pipeline.index import ShardIndex, choices
-from pipeline.loader import MEAN
+from pipeline.loader import MEAN, LoaderSettings
 from pipeline.remote.url import public_url
 from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
 from tools.bench.comparison import Comparison, compare
+from tools.bench.lanes import REAL, SYNTHETIC
 from tools.bench.machine import machine, machine_lines, table, write
 from tools.bench.measure import Order, load_psutil
 from tools.bench.options import COMMAND, all_options, settings_of
@@ -39,12 +42,13 @@ from tools.bench.ours import NAMES
 from tools.bench.peers import DECODERS, PeerConfig, files_folder, peers_named
 from tools.bench.report import console, page, summary
 from tools.bench.results import Result, lane_numbers
-from tools.bench.run import Settings, run
+from tools.bench.run import FIRST_STEPS, Settings, first_steps, open_lanes, run
 from tools.make_demo_videos import demo_shards
 from train.data_options import Data
 from train.terminal import Failed, WrongUsage, progress, save_json
 
 TUNING_SECONDS, TUNING_REPEATS = 1.0, 3
+TUNING_TURN = Order(None, TUNING_SECONDS, warmup_batches=0)
 PACKAGES = ("torch", *itertools.chain.from_iterable(DECODERS.values()), "webdataset", "numpy")
 
 
@@ -64,7 +68,7 @@ def main(
 ) -> None:
     """Measure the loader alone, the training step on ready clips and on real ones, and say who waits for whom."""
     if not data.place:  # --data was left out
-        data = dataclasses.replace(data, place=shards_here(quiet=quiet))
+        data = replace(data, place=shards_here(quiet=quiet))
     if data.is_remote and (vs != "none" or options["cold"]):
         raise click.UsageError(
             f"--data: {data} is a URL, and --vs and --cold need files; copy it with tools/sync_shards.py first"
@@ -81,7 +85,7 @@ def main(
     try:
         tuning = tune(settings, index, quiet=quiet) if autotune_first else None
         if tuning is not None:
-            settings = dataclasses.replace(settings, loader=tuning.best.settings)
+            settings = replace(settings, loader=tuning.best.settings)
             click.echo("\n".join([*table(tuning.header(), tuning.rows()), "", f"best here: {tuning.flags}", ""]))
         result = run(settings, index, quiet=quiet)
         facts, heading = machine_facts(settings, result), describe(settings, index)
@@ -124,7 +128,7 @@ def shards_here(*, quiet: bool) -> Path:
 
 
 def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:
-    """The loader's best settings on this machine, found with the loader alone."""
+    """The loader's best settings on this machine: for the step if there is one, else for the loader alone."""
     measure = partial(
         measure_loader,
         settings.plan(index),
@@ -133,10 +137,30 @@ def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:
         seconds=TUNING_SECONDS,
         repeats=TUNING_REPEATS,
     )
-    on_gpu = settings.device.type == "cuda"
+    on_gpu, step_rate, step = settings.device.type == "cuda", None, None
+    if settings.step is not None:
+        with closing(open_lanes(settings, index)) as lanes, first_steps(lanes, FIRST_STEPS[settings.device.type]):
+            step_rate, step = lanes.take_turn(SYNTHETIC, TUNING_TURN, repeat=0).clips_per_s, lanes.step
+
+    def saturation_of(loader: LoaderSettings) -> float:
+        with closing(open_lanes(replace(settings, loader=loader), index, step=step)) as lanes:
+            order = replace(TUNING_TURN, warmup_batches=lanes.warmup_batches)
+            pairs = [
+                (lanes.take_turn(SYNTHETIC, order, repeat=n), lanes.take_turn(REAL, order, repeat=n))
+                for n in range(TUNING_REPEATS)
+            ]
+        return median(real.clips_per_s / ready.clips_per_s for ready, real in pairs)
+
     with progress("autotune", unit="settings", quiet=quiet) as tell:
         return autotune(
-            measure, settings.loader, codec=index.codec, on_gpu=on_gpu, num_cpus=settings.num_cpus, report=tell
+            measure,
+            settings.loader,
+            codec=index.codec,
+            on_gpu=on_gpu,
+            num_cpus=settings.num_cpus,
+            step_rate=step_rate,
+            saturation_of=saturation_of,
+            report=tell,
         )
 
 
@@ -186,7 +210,7 @@ def describe(settings: Settings, index: ShardIndex) -> str:
 
 def about(settings: Settings, index: ShardIndex, facts: dict[str, Any]) -> dict[str, Any]:
     """What was measured, for machines."""
-    chosen = dataclasses.asdict(settings)
+    chosen = asdict(settings)
     chosen["num_segments"] = len(chosen.pop("samples"))
     chosen |= {name: str(value) for name, value in chosen.items() if isinstance(value, Path | torch.device)}
     return {

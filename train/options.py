@@ -88,7 +88,7 @@ EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
     click.option("--prefetch", default=LOADER.prefetch, type=int, help="Batches that wait ready at most."),
     click.option("--queue-depth", default=LOADER.queue_depth, type=int, help="Batches being decoded at a time."),
     click.option("--num-pipelines", type=int,
-                 help="DALI pipelines that take turns.  [default: 4 for H.264 on a GPU, else 1]"),
+                 help="DALI pipelines that take turns.  [default: 2 for H.264 on a GPU, else 1]"),
     click.option("--hw-decoder-load", default=LOADER.hw_decoder_load, type=float,
                  help="Share of the pictures for a GPU's JPEG engines, 0 to 1."),
     click.option("--read-ahead", default=LOADER.read_ahead, type=int,

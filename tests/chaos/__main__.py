@@ -11,7 +11,7 @@ import psutil
 from tests.chaos.building import build, build_under_fire, compare_folders
 from tests.chaos.ledger import Ledger, StuckError
 from tests.chaos.training import compare_runs, train, train_under_fire
-from tests.numbered import write_numbered_video
+from tools.numbered import write_numbered_video
 
 
 @click.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import build_numbered
-from tests.numbered import write_numbered_video
+from tools.numbered import write_numbered_video
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

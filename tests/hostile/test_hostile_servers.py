@@ -11,7 +11,7 @@ import pytest
 from pipeline.remote.sync import sync_dataset
 from tests.conftest import build_numbered
 from tests.hostile.servers import SECRET, TIMEOUT_S, USER
-from tests.numbered import write_numbered_video
+from tools.numbered import write_numbered_video
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NUM_TARS, STEP = 2, 3  # every third way; `python -m tests.hostile.servers` tries all

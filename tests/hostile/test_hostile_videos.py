@@ -33,7 +33,7 @@ from tests.hostile.videos import (
     add_whole,
     originals,
 )
-from tests.numbered import number_of, read_bits
+from tools.numbered import number_of, read_bits
 
 LIMITS = Limits(max_frames=300, max_duration_s=3600, max_wall_s=20, max_cpu_s=20, max_memory_mb=1000)
 MB = 10**6

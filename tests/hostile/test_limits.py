@@ -20,7 +20,7 @@ from pipeline.source.inspector import Inspector, Worker
 from pipeline.source.limits import Guard, Limits, ended_by
 from pipeline.source.probe import probe
 from pipeline.source.transcode import FrameReader, fitted, stretched
-from tests.numbered import write_numbered_video, write_video
+from tools.numbered import write_numbered_video, write_video
 
 SIZE = {"width": 172, "height": 96}
 

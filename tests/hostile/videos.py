@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.hostile.containers import boundaries
-from tests.numbered import write_numbered_video
+from tools.numbered import write_numbered_video
 
 NUM_FRAMES = 12
 SIZE = {"width": 172, "height": 96}

@@ -22,7 +22,7 @@ from pipeline.index import ShardError, ShardIndex, open_index
 from pipeline.source.transcode import ffmpeg_exe
 from pipeline.verify import verify
 from tests.conftest import NUMBERED_LENGTHS, build_numbered, numbered_listing
-from tests.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
+from tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

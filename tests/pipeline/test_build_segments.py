@@ -18,8 +18,8 @@ from pipeline.plan import TrainPlan
 from pipeline.source.segments import random_segments, uniform_segments
 from pipeline.verify import verify
 from tests.clips import take
-from tests.numbered import number_of, read_bits, write_numbered_video
 from tests.pipeline.test_build import contents
+from tools.numbered import number_of, read_bits, write_numbered_video
 
 SETTINGS = BuildSettings(size=64, samples_per_shard=3, segment_s=2.0)
 LONG, TWO, PACKED, SHORT, BOTH, FAST, BROKEN, GONE = (

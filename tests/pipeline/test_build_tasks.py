@@ -28,9 +28,9 @@ from pipeline.datasets import Listing, list_folder
 from pipeline.index import ShardError, open_index
 from pipeline.shard_writer import temporary_of
 from pipeline.source.inspector import Inspector
-from tests.numbered import write_numbered_video
 from tests.pipeline.test_build import contents
 from tests.until import until
+from tools.numbered import write_numbered_video
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SETTINGS = BuildSettings(size=32, samples_per_shard=2)

@@ -11,7 +11,7 @@ from pipeline.clip import ClipSpec, frame_indices
 from pipeline.codecs.h264 import EncodePolicy, H264Codec
 from pipeline.codecs.mp4 import join
 from pipeline.graph import GraphSpec, clips_of, crop_matrices, decode_frames, fed, video_graph_inputs
-from tests.numbered import numbered_frame, read_numbers
+from tools.numbered import numbered_frame, read_numbers
 
 
 def mjpeg_video(numbers: list[int]) -> np.ndarray:

@@ -26,8 +26,8 @@ from pipeline.reader import StepReader
 from pipeline.schema import SIZE
 from tests.clips import DEVICES, GridPlan, damaged_copy, same, sample_of_length, shown, take, train_plan
 from tests.conftest import build_numbered
-from tests.numbered import read_numbers
 from tests.oracle import oracle_clips
+from tools.numbered import read_numbers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # a GPU's IDCT and chroma upsampling differ from libjpeg-turbo's and swscale's

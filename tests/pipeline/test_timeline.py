@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import VideoFailure
 from pipeline.source.timeline import Piece, Seek, Timeline, begins_anew, read_timeline, seek_options, timeline_of
 from pipeline.source.transcode import FrameReader, stretched
-from tests.numbered import number_of, numbered_frame, read_bits, write_video
+from tools.numbered import number_of, numbered_frame, read_bits, write_video
 
 TICK = Fraction(1, 25)
 NUM_FRAMES = 130

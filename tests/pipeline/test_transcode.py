@@ -12,7 +12,7 @@ from pipeline.codecs.filmstrip import Planes
 from pipeline.errors import VideoFailure
 from pipeline.source.probe import count_frames, probe
 from pipeline.source.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched
-from tests.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
+from tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 
 
 def read(path: Path, geometry: Geometry | None = None, **options: object) -> tuple[FrameReader, Planes]:

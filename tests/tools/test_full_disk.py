@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.shard_writer import sha256_of
-from tests.numbered import write_numbered_video
 from tools import make_shards
+from tools.numbered import write_numbered_video
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.index import ShardIndex
-from tests.numbered import write_numbered_video
 from tests.terminal import CHECKOUT, CTRL_C, Terminal
 from tests.tools.test_study import fakes, squares  # noqa: F401
 from tests.train.conftest import SMALL, command_line, read_metrics
 from tests.until import until
 from tools import make_shards
+from tools.numbered import write_numbered_video
 from train.checkpoint import load_checkpoint
 from train.main import main as train
 

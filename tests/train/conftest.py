@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from pipeline.build.run import BuildSettings, build_shards
 from pipeline.datasets import list_folder
 from pipeline.index import ShardIndex, open_index
-from tests.numbered import write_video
+from tools.numbered import write_video
 from train.main import main
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -15,10 +15,10 @@ from pipeline.datasets import list_folder
 from pipeline.index import ShardIndex, open_index
 from pipeline.loader import ClipLoader
 from pipeline.plan import EvalPlan
-from tests.numbered import write_video
 from tests.oracle import oracle_clips
 from tests.train.conftest import Trainer
 from tests.train.test_models_convert import CLASSES, WIDTH, CaffeForward, TorchvisionForward
+from tools.numbered import write_video
 from train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
 from train.config import from_dict
 from train.importing import ImportFailed, import_weights, read_classes

@@ -16,7 +16,9 @@ WARMUP_BATCHES = 8  # over those that wait ready
 THREADS = (1, 2, 3, 4, 6, 8, 12, 16)
 QUEUE_DEPTHS = (1, 2, 3, 4)
 HW_DECODER_LOADS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
-PIPELINES = (1, 2, 4, 7)  # an H100 has seven video engines
+PIPELINES = (1, 2, 4, 8)  # GPUs have one to eight video decoders
+AMPLE = 1.5  # times the step's rate: a loader alone below it would soon be what training waits for
+SATURATION_NOISE = 0.005  # within it of the best saturation, fewer cores decide
 
 # What a codec alone has: field of LoaderSettings -> its name for people, and what is tried of it on a GPU.
 OF_CODEC: dict[str, tuple[str, str, tuple[float, ...]]] = {
@@ -27,11 +29,16 @@ OF_CODEC: dict[str, tuple[str, str, tuple[float, ...]]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One setting, measured: clips/s and host cores, medians of the turns."""
+    """One setting, measured: clips/s and host cores of the loader alone, medians of the turns.
+
+    Attributes:
+        saturation: Real step / synthetic step; None where there is no step, or the loader is too slow to feed it.
+    """
 
     settings: LoaderSettings
     clips_per_s: float
     cores: float
+    saturation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Tuning:
 
     def header(self) -> list[str]:
         """Of the table."""
-        return ["", "DALI threads", "queue depth", OF_CODEC[self.codec][1], "clips/s", "cores"]
+        return ["", "DALI threads", "queue depth", OF_CODEC[self.codec][1], "clips/s", "cores", "saturation"]
 
     def rows(self) -> list[list[str]]:
         """A line a point, the picked one marked."""
@@ -67,6 +74,7 @@ class Tuning:
                 number_or_dash(getattr(point.settings, OF_CODEC[self.codec][0])),
                 f"{point.clips_per_s:.0f}",
                 f"{point.cores:.2f}",
+                "–" if point.saturation is None else f"{point.saturation:.3f}",
             ]
             for point in self.points
         ]
@@ -78,13 +86,17 @@ def number_or_dash(value: float | None) -> str:
 
 
 def pick(points: Iterable[Point]) -> Point:
-    """Of the points within 3 % of the fastest, the one that keeps the fewest cores busy; of equals the first.
+    """The point with the best saturation; where none has one, the fastest. Of those close to it, the fewest busy cores.
 
     >>> found = ((1, 90, 1.0), (2, 99, 1.5), (4, 100, 3.0))
     >>> pick(Point(LoaderSettings(num_threads=t), r, c) for t, r, c in found).settings.num_threads
     2
     """
     points = list(points)
+    if saturated := [(point.saturation, point) for point in points if point.saturation is not None]:
+        best = max(saturation for saturation, _ in saturated)
+        good = (point for saturation, point in saturated if saturation >= best - SATURATION_NOISE)
+        return min(good, key=lambda point: point.cores)
     enough = NEAR * max(point.clips_per_s for point in points)
     return min((point for point in points if point.clips_per_s >= enough), key=lambda point: point.cores)
 
@@ -96,6 +108,8 @@ def autotune(
     codec: str,
     on_gpu: bool,
     num_cpus: int,
+    step_rate: float | None = None,
+    saturation_of: Callable[[LoaderSettings], float] | None = None,
     report: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> Tuning:
     """Vary threads, what the codec alone has, queue depth, and threads once more; each time go on from the best.
@@ -105,7 +119,15 @@ def autotune(
         codec: Of the shards: the JPEG engines' share is tried for filmstrips, the number of pipelines for h264.
         on_gpu: Whether either means anything.
         num_cpus: More threads than that are not tried.
+        step_rate: Clips/s of the step on clips that lie ready. Settings whose loader alone gives 1.5 times that are
+            compared by `saturation_of`, real step / synthetic step; a faster loader alone may slow the step down.
     """
+
+    def measured(settings: LoaderSettings) -> Point:
+        rate, cores = rate_of(settings)
+        is_ample = step_rate is not None and rate >= AMPLE * step_rate
+        return Point(settings, rate, cores, saturation_of(settings) if saturation_of and is_ample else None)
+
     threads = [{"num_threads": n} for n in THREADS if n <= max(num_cpus, 2)]
     rounds: list[list[dict[str, Any]]] = [threads]
     if on_gpu:
@@ -121,7 +143,7 @@ def autotune(
         for change in changes:
             settings = replace(best, **change)
             if settings not in found:
-                found[settings] = Point(settings, *rate_of(settings))
+                found[settings] = measured(settings)
             tried.append(found[settings])
             done += 1
             report(done, total, f"{change} {found[settings].clips_per_s:.0f} clips/s")

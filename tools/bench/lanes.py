@@ -4,10 +4,9 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.loader import Batch, ClipLoader
 from tools.bench.gpu import GpuMeter, GpuUse
@@ -21,7 +20,7 @@ from train.ranks import Ranks
 from train.step import TrainStep
 
 LOADER, SYNTHETIC, REAL = "loader alone", "synthetic step", "real step"
-NUM_INPUTS = 3  # sets of random pixels, so that no step finds its own in a cache
+NUM_INPUTS = 3  # batches that the synthetic step repeats, so that none finds its own in a cache
 LR = 1e-3
 SYNTHETIC_WARMUP = 2  # steps; nothing waits ready that would flatter it
 
@@ -32,7 +31,6 @@ class Lanes:
     Args:
         open_loader: Makes the loader; called again by `reopen_loader`.
         step: The training step; None leaves only the loader alone.
-        inputs: Batches for the synthetic step, from `random_inputs`.
         codec: Of the loader's shards.
         meter: Of the GPU, if there is one.
     """
@@ -42,12 +40,12 @@ class Lanes:
         open_loader: Callable[[], ClipLoader],
         step: TrainStep | None,
         *,
-        inputs: list[Batch],
         ranks: Ranks,
         codec: str = "filmstrip",
         meter: GpuMeter | None = None,
     ) -> None:
-        self._open_loader, self._step, self._inputs = open_loader, step, inputs
+        self._open_loader, self.step = open_loader, step
+        self._inputs: list[Batch] = []  # the loader's own first ones: tensor cores are slower on noise than on pictures
         self._device, self._codec, self._meter = ranks.device, codec, meter
         self._outcomes = OutcomeQueue(ranks)
         self.loader = open_loader()
@@ -68,7 +66,10 @@ class Lanes:
         return len(self._next_batch().labels)
 
     def synthetic_step(self) -> int:
-        """A training step on clips that lie ready."""
+        """A training step on some of the loader's batches, kept; the first call takes them."""
+        while len(self._inputs) < NUM_INPUTS:
+            batch = next(self._batches)
+            self._inputs.append(replace(batch, clips=batch.clips.clone()))  # copy: the loader's memory is lent
         return self._train(self._inputs[self._num_steps % len(self._inputs)])
 
     def real_step(self) -> int:
@@ -83,7 +84,7 @@ class Lanes:
 
     def stream(self) -> AbstractContextManager:
         """Makes the stream of the step the current one, as the trainer does."""
-        return nullcontext() if self._step is None else self._step.on_stream()
+        return nullcontext() if self.step is None else self.step.on_stream()
 
     def reopen_loader(self) -> None:
         """A new loader that goes on where the old one was; it maps no shard before its first batch is asked for."""
@@ -154,41 +155,8 @@ class Lanes:
 
     def _train(self, batch: Batch) -> int:
         """One step, its loss handed over as the trainer does, so that the host waits where the trainer's waits."""
-        assert self._step is not None
-        share = self._step(batch.clips, batch.labels, batch.weights, num_real_global=batch.num_real_global, lr=LR)
+        assert self.step is not None
+        share = self.step(batch.clips, batch.labels, batch.weights, num_real_global=batch.num_real_global, lr=LR)
         self._num_steps += 1
         self._outcomes.push(self._num_steps, batch, loss=share.loss, losses=share.losses, stop=False)
         return len(batch.labels)
-
-
-def random_inputs(
-    shape: tuple[int, int, int, int, int], *, num_classes: int, mean: float, device: torch.device, seed: int
-) -> list[Batch]:
-    """Batches like the loader's, of random pixels and labels.
-
-    Args:
-        shape: N C T H W.
-
-    Returns:
-        Clips [N, 3, T, H, W] channels_last_3d, float16 on a GPU and float32 on a CPU.
-    """
-    random, (num_clips, channels, frames, height, width) = torch.Generator().manual_seed(seed), shape
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-
-    def pixels() -> Tensor:
-        drawn = torch.randint(0, 256, (num_clips, frames, height, width, channels), generator=random, dtype=torch.uint8)
-        return drawn.to(device).to(dtype).sub_(mean).permute(0, 4, 1, 2, 3)
-
-    return [
-        Batch(
-            clips=pixels(),
-            labels=torch.randint(0, num_classes, (num_clips,), generator=random).to(device),
-            weights=torch.ones(num_clips, device=device),
-            samples=np.zeros(num_clips, np.int64),
-            starts=np.zeros(num_clips, np.int64),
-            views=np.zeros(num_clips, np.int64),
-            step=number,
-            num_real_global=num_clips,
-        )
-        for number in range(NUM_INPUTS)
-    ]

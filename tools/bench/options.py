@@ -34,7 +34,7 @@ Examples:
   python tools/bench_loader.py --data shards/ucf101 --autotune --profile profile
 \b
 loader alone    takes batches and does nothing with them
-synthetic step  the trainer's step on random pixels that lie ready
+synthetic step  the trainer's step on some of the loader's batches, kept and repeated
 real step       the same step on the loader's batches: random starts, crops and flips
 All three run in this process and take turns in rotated order; the loader stands still when it is not its turn.
 Saturation is the real step's speed as a share of the synthetic step's, turn against turn. After the first epoch

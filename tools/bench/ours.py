@@ -40,6 +40,6 @@ def warmup_batches(settings: LoaderSettings, *, codec: str, on_gpu: bool) -> int
     """More than wait ready when a turn begins: handed over, in the thread's hand, in DALI's queues, one more.
 
     >>> [warmup_batches(LoaderSettings(prefetch=2, queue_depth=3), codec=c, on_gpu=True) for c in ("filmstrip", "h264")]
-    [7, 16]
+    [7, 10]
     """
     return settings.prefetch + settings.queue_depth * settings.pipelines(codec=codec, on_gpu=on_gpu) + 2

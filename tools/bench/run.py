@@ -15,7 +15,7 @@ from pipeline.index import ShardIndex
 from pipeline.loader import MEAN, ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
 from tools.bench.gpu import GpuMeter, gpu_uuid
-from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes, random_inputs
+from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes
 from tools.bench.machine import write
 from tools.bench.measure import BenchError, Order, ProcessTree
 from tools.bench.ours import producer_ms
@@ -99,17 +99,8 @@ def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
         settings.loader.num_threads * settings.loader.pipelines(codec=index.codec, on_gpu=on_gpu),
         resident=resident_share(tars),
     )
-    ranks, plan = Ranks(device=device), settings.plan(index)
-    open_loader = partial(ClipLoader, index, plan, device=device, settings=settings.loader, mean=MEAN)
-    lanes = Lanes(
-        open_loader,
-        train_step(settings, ranks, num_classes=len(index.classes)),
-        inputs=synthetic_inputs(settings, num_classes=len(index.classes)),
-        ranks=ranks,
-        codec=index.codec,
-        meter=meter,
-    )
-    result.producer_ms = producer_ms(lanes.loader, plan)
+    lanes = open_lanes(settings, index, meter=meter)
+    result.producer_ms = producer_ms(lanes.loader, settings.plan(index))
     order = Order(settings.batches, settings.seconds, warmup_batches=lanes.warmup_batches)
     with contextlib.closing(lanes), first_steps(lanes, FIRST_STEPS[device.type]):
         turns = turns_of(list(lanes.run), repeats=settings.repeats)
@@ -130,6 +121,18 @@ def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
     return result
 
 
+def open_lanes(
+    settings: Settings, index: ShardIndex, *, meter: GpuMeter | None = None, step: TrainStep | None = None
+) -> Lanes:
+    """The loader, and the step if one is wanted (`step`, where it exists already), ready to take turns."""
+    ranks = Ranks(device=settings.device)
+    open_loader = partial(
+        ClipLoader, index, settings.plan(index), device=ranks.device, settings=settings.loader, mean=MEAN
+    )
+    step = step or train_step(settings, ranks, num_classes=len(index.classes))
+    return Lanes(open_loader, step, ranks=ranks, codec=index.codec, meter=meter)
+
+
 def train_step(settings: Settings, ranks: Ranks, *, num_classes: int) -> TrainStep | None:
     """The trainer's step on a fresh network; None when none is wanted."""
     if settings.step is None:
@@ -138,15 +141,6 @@ def train_step(settings: Settings, ranks: Ranks, *, num_classes: int) -> TrainSt
     model = build_model(settings.model, num_classes=num_classes).to(ranks.device)
     optimizer = build_optimizer(model, OptimConfig(), fused=ranks.device.type == "cuda")
     return TrainStep(model, optimizer, ranks=ranks, options=settings.step)
-
-
-def synthetic_inputs(settings: Settings, *, num_classes: int) -> list:
-    """What the synthetic step trains on; nothing for the loader alone."""
-    if settings.step is None:
-        return []
-    size = settings.clip.crop_size
-    shape = (settings.batch_size, 3, settings.clip.num_frames, size, size)
-    return random_inputs(shape, num_classes=num_classes, mean=MEAN, device=settings.device, seed=settings.seed)
 
 
 def write_profiles(lanes: Lanes, folder: Path, *, device: torch.device) -> None:

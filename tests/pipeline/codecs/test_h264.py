@@ -28,7 +28,7 @@ from pipeline.source.inspector import Inspector
 from pipeline.source.limits import Guard
 from pipeline.source.probe import probe
 from pipeline.source.transcode import centred, ffmpeg_exe, fitted, stretched
-from tests.numbered import number_of, numbered_frame, read_bits, write_numbered_video
+from tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video
 
 SHARDS_README = Path(__file__).resolve().parents[3] / "shards/README.md"
 POLICY = EncodePolicy(176, 128)

@@ -23,9 +23,9 @@ from pipeline.shard_writer import dali_index, tar_components
 from pipeline.source.transcode import ffmpeg_exe
 from pipeline.verify import verify
 from tests.conftest import build_numbered
-from tests.numbered import write_video
 from tests.pipeline.test_verify import edit_array, edit_json, overwrite, put
 from tools import check_shards
+from tools.numbered import write_video
 
 WIDTH, HEIGHT = 96, 64
 POLICY = EncodePolicy(WIDTH, HEIGHT)

@@ -27,9 +27,9 @@ from pipeline.schema import CRC32, OFFSET, SIZE
 from tests.clips import DEVICES, GridPlan, damaged_copy, sample_of_length, shown, take, train_plan
 from tests.conftest import build_numbered
 from tests.hostile.pictures import peak_mb, sps_of
-from tests.numbered import number_of, read_bits
 from tests.oracle import oracle_clips
 from tests.pipeline.test_verify import edit_json
+from tools.numbered import number_of, read_bits
 
 GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # DALI upsamples chroma linearly, swscale takes the nearest
 

@@ -82,6 +82,37 @@ def test_within_three_percent_fewer_cores_decide() -> None:
     assert pick(points[2:]) is points[2]
 
 
+def test_the_best_saturation_wins_among_loaders_that_are_fast_enough() -> None:
+    """On a made-up machine whose kernels, beside the JPEG engines, make the loader faster and the step slower."""
+
+    def rate(settings: LoaderSettings) -> tuple[float, float]:
+        return 3000 - 1000 * settings.hw_decoder_load + 10 * min(settings.num_threads, 4), settings.num_threads
+
+    def tuned(step_rate: float) -> float:
+        asked: list[LoaderSettings] = []
+
+        def saturation(settings: LoaderSettings) -> float:
+            asked.append(settings)
+            return 0.9 + 0.08 * settings.hw_decoder_load
+
+        tuning = autotune(
+            rate,
+            LoaderSettings(),
+            codec="filmstrip",
+            on_gpu=True,
+            num_cpus=4,
+            step_rate=step_rate,
+            saturation_of=saturation,
+        )
+        assert all(rate(settings)[0] >= 1.5 * step_rate for settings in asked)
+        assert (tuning.rows()[0][-1] == "–") == (not asked or tuning.points[0].saturation is None)
+        return tuning.best.settings.hw_decoder_load
+
+    assert tuned(1000.0) == 1.0
+    assert tuned(1470.0) == 0.8  # at 0.9 the loader gives less than 1.5 times that
+    assert tuned(9999.0) == 0.0  # none is fast enough: the fastest
+
+
 def test_the_table_marks_the_picked_settings() -> None:
     rows = autotune(made_up, LoaderSettings(), codec="filmstrip", on_gpu=False, num_cpus=2).rows()
     assert [row[0] for row in rows].count("picked") == 1

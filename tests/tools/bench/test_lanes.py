@@ -16,13 +16,21 @@ from pipeline.loader import Batch, ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
 from pipeline.reader import ReadWork
 from tools.bench import lanes as bench_lanes
-from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes, random_inputs
+from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes
 from tools.bench.measure import Order
 from train.ranks import Ranks
 from train.step import StepLoss
 
 ORDER = Order(num_batches=4, seconds=None, warmup_batches=6)
-INPUTS = random_inputs((2, 3, 4, 8, 8), num_classes=5, mean=128.0, device=torch.device("cpu"), seed=0)
+
+
+def ready_batch(step: int) -> Batch:
+    """A loader's batch of two clips whose pixels are its step's number."""
+    no_numbers = np.zeros(2, np.int64)
+    clips = torch.full((2, 3, 4, 8, 8), float(step)).to(memory_format=torch.channels_last_3d)
+    return Batch(
+        clips, torch.zeros(2, dtype=torch.int64), torch.ones(2), np.full(2, 7), no_numbers, no_numbers, step, 2
+    )
 
 
 class Clock:
@@ -48,9 +56,8 @@ class FakeLoader:
             self.clock.now += self.seconds
             self.data_wait_s += self.seconds
             self.work += ReadWork(2, 16, 4, 16, 1000)
-            batch = INPUTS[self.step % 3]
             self.step += 1
-            yield Batch(**vars(batch) | {"step": self.step - 1, "samples": np.full(2, 7)})
+            yield ready_batch(self.step - 1)
 
     def state_dict(self) -> dict:
         return {"step": self.step}
@@ -86,7 +93,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def lanes_of(clock: Clock, *, loader_s: float) -> tuple[Lanes, FakeStep]:
     step = FakeStep(clock)
-    return Lanes(lambda: FakeLoader(clock, loader_s), step, inputs=INPUTS, ranks=Ranks()), step  # type: ignore[arg-type, return-value]
+    return Lanes(lambda: FakeLoader(clock, loader_s), step, ranks=Ranks()), step  # type: ignore[arg-type, return-value]
 
 
 def test_a_loader_three_times_slower_than_the_step_shows_as_such(clock: Clock) -> None:
@@ -101,22 +108,25 @@ def test_a_loader_three_times_slower_than_the_step_shows_as_such(clock: Clock) -
 def test_a_turn_counts_neither_warming_up_nor_the_other_lanes_clips(clock: Clock) -> None:
     lanes, _ = lanes_of(clock, loader_s=0.5)
     turns = [lanes.take_turn(lane, ORDER, repeat=0) for lane in (REAL, SYNTHETIC, LOADER)]
-    assert [turn.plan_steps for turn in turns] == [(6, 10), None, (16, 20)]
+    assert [turn.plan_steps for turn in turns] == [(6, 10), None, (19, 23)]
     assert [turn.work for turn in turns] == [ReadWork(8, 64, 16, 64, 4000), ReadWork(), ReadWork(8, 64, 16, 64, 4000)]
     assert [turn.num_clips for turn in turns] == [8, 8, 8]
     assert lanes.num_clips == 2 * (10 + 6 + 10)  # the synthetic step warms up for two
     assert [(turn.memory[0].done, turn.memory[1].done) for turn in turns] == [(12, 20), (24, 32), (44, 52)]
 
 
-def test_the_synthetic_step_takes_its_inputs_in_turn_and_the_real_one_the_loaders(clock: Clock) -> None:
+def test_the_synthetic_step_repeats_the_loaders_first_batches_and_the_real_one_goes_on(clock: Clock) -> None:
     lanes, step = lanes_of(clock, loader_s=0.0)
     for _ in range(4):
         lanes.synthetic_step()
-    assert [next(i for i, own in enumerate(INPUTS) if own.clips is clips) for clips in step.clips] == [0, 1, 2, 0]
+    assert [clips[0, 0, 0, 0, 0].item() for clips in step.clips] == [0, 1, 2, 0]
+    assert step.clips[0] is step.clips[3]
+    assert step.clips[0].is_contiguous(memory_format=torch.channels_last_3d)
     lanes.real_step()
-    assert lanes.loader.work.num_clips == 2
+    assert step.clips[-1][0, 0, 0, 0, 0].item() == 3
+    taken = lanes.loader.work.num_clips
     lanes.synthetic_step()
-    assert lanes.loader.work.num_clips == 2
+    assert lanes.loader.work.num_clips == taken == 8
 
 
 def test_a_turn_in_seconds_ends_with_the_first_step_beyond(clock: Clock) -> None:
@@ -143,7 +153,7 @@ def test_a_loader_opened_again_goes_on_where_the_old_one_was(clock: Clock) -> No
 
 
 def test_without_a_step_there_is_only_the_loader(clock: Clock) -> None:
-    lanes = Lanes(lambda: FakeLoader(clock, 1.0), None, inputs=[], ranks=Ranks())  # type: ignore[arg-type, return-value]
+    lanes = Lanes(lambda: FakeLoader(clock, 1.0), None, ranks=Ranks())  # type: ignore[arg-type, return-value]
     assert list(lanes.run) == [LOADER]
     assert lanes.take_turn(LOADER, ORDER, repeat=0).wall_s == 4.0
 
@@ -166,7 +176,7 @@ def test_the_real_step_trains_on_the_plans_clips_pixel_for_pixel(numbered: Shard
         return StepLoss(torch.tensor(0.5), torch.full((3,), 0.5))
 
     remember.on_stream = nullcontext  # type: ignore[attr-defined]
-    lanes = Lanes(partial(ClipLoader, numbered, plan), remember, inputs=INPUTS, ranks=Ranks())  # type: ignore[arg-type]
+    lanes = Lanes(partial(ClipLoader, numbered, plan), remember, ranks=Ranks())  # type: ignore[arg-type]
     turns = [lanes.take_turn(lane, Order(2, None, 1), repeat=0) for lane in (REAL, LOADER, REAL)]
     lanes.close()
     assert [turn.plan_steps for turn in turns] == [(1, 3), (4, 6), (7, 9)]
@@ -175,16 +185,3 @@ def test_the_real_step_trains_on_the_plans_clips_pixel_for_pixel(numbered: Shard
     assert len(trained) == 6
     for clips, number in zip(trained, (0, 1, 2, 6, 7, 8), strict=True):
         assert torch.equal(clips, wanted[number])
-
-
-def test_ready_inputs_look_like_the_loaders_batches_and_differ() -> None:
-    for batch in INPUTS:
-        assert batch.clips.shape == (2, 3, 4, 8, 8)
-        assert batch.clips.dtype == torch.float32
-        assert batch.clips.is_contiguous(memory_format=torch.channels_last_3d)
-        assert set(batch.labels.tolist()) <= set(range(5))
-        assert batch.num_real_global == 2
-        assert -128 <= batch.clips.min() < -60 < 60 < batch.clips.max() <= 127
-    assert not torch.equal(INPUTS[0].clips, INPUTS[1].clips)
-    again = random_inputs((2, 3, 4, 8, 8), num_classes=5, mean=128.0, device=torch.device("cpu"), seed=0)
-    assert all(torch.equal(one.clips, other.clips) for one, other in zip(INPUTS, again, strict=True))

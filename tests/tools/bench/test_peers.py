@@ -20,7 +20,6 @@ from pipeline.frames import decode_frames
 from pipeline.index import ShardIndex
 from pipeline.loader import LoaderSettings
 from tests.conftest import build_numbered
-from tests.numbered import read_numbers, write_numbered_video, write_video
 from tools.bench.measure import BenchError
 from tools.bench.peers import (
     GOP,
@@ -37,6 +36,7 @@ from tools.bench.peers import (
     requests,
     webdataset_batches,
 )
+from tools.numbered import read_numbers, write_numbered_video, write_video
 
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 

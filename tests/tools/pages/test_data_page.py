@@ -20,10 +20,10 @@ from pipeline.reader import FrameFiles
 from pipeline.schema import CRC32
 from tests.browser import DESK, PHONE, Scheme, complaints, leaves, opened, scrolls_sideways, walk
 from tests.clips import damaged_copy, sample_of_length
-from tests.numbered import number_of, read_bits
 from tests.pipeline.large_index import make as make_large
 from tests.schemas import check_schema
 from tests.tools.pages.made_shards import Row, make_shards
+from tools.numbered import number_of, read_bits
 from tools.pages.data.found import Wanted
 from tools.pages.data.page import data_page
 from tools.pages.page import write_page

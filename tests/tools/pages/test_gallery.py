@@ -14,7 +14,7 @@ from pipeline.index import ShardError, ShardIndex
 from pipeline.reader import FrameFiles
 from pipeline.remote.settings import RemoteSettings
 from tests.clips import damaged_copy, sample_of_length
-from tests.numbered import number_of, read_bits
+from tools.numbered import number_of, read_bits
 from tools.pages.clips import Strips, strips_of
 from tools.pages.data import found as data_found
 from tools.pages.data.found import Wanted

@@ -14,7 +14,7 @@ from pipeline.index import ShardError, ShardIndex, open_index
 from pipeline.remote.dataset import open_dataset
 from pipeline.remote.settings import RemoteSettings
 from tests.clips import sample_of_length
-from tests.numbered import write_numbered_video
+from tools.numbered import write_numbered_video
 from tools.playing.samples import (
     find_sample,
     nearest_names,
