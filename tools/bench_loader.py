@@ -79,7 +79,7 @@ def main(
     if vs != "none":
         peers_named(vs)  # a name that does not exist fails here
     index = data.open()
-    settings = settings_of(index, with_peers=vs != "none", **options)
+    settings = settings_of(index, with_peers=vs != "none", say=partial(click.echo, err=True), **options)
     settings.plan(index)  # a crop that does not fit fails here
     peers: Comparison | None = None
     try:

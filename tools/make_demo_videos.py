@@ -113,16 +113,20 @@ def make_videos(out: Path, wanted: DemoSettings, *, workers: int, quiet: bool) -
     return len(jobs), len(to_make)
 
 
+def demo_videos(folder: Path, *, quiet: bool) -> Path:
+    """32 videos of eight classes to measure on where there are no others, in `folder`/videos."""
+    make_videos(folder / "videos", DemoSettings(videos_per_class=4), workers=len(os.sched_getaffinity(0)), quiet=quiet)
+    return folder / "videos"
+
+
 def demo_shards(folder: Path, *, quiet: bool) -> Path:
-    """Small shards to measure on where there are no others: 32 videos of eight classes.
+    """Small shards of `demo_videos`.
 
     Returns:
         The folder of the shards, in `folder`.
     """
-    workers = len(os.sched_getaffinity(0))
-    make_videos(folder / "videos", DemoSettings(videos_per_class=4), workers=workers, quiet=quiet)
-    listing = list_folder(folder / "videos", name="demo", group_pattern=r"^(scene[0-9]+)_")
-    build_shards(listing, folder / "shards", BuildSettings(), workers=workers)
+    listing = list_folder(demo_videos(folder, quiet=quiet), name="demo", group_pattern=r"^(scene[0-9]+)_")
+    build_shards(listing, folder / "shards", BuildSettings(), workers=len(os.sched_getaffinity(0)))
     return folder / "shards"
 
 

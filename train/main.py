@@ -250,7 +250,7 @@ def main(
         who = "" if ranks.is_main else f"rank {ranks.rank}: "
         say = partial(click.echo, err=as_json) if ranks.is_main else lambda line: None
         index = data.open(say=lambda line: click.echo(f"{who}{line}", err=True))
-        loader, step = execution(options, ranks)
+        loader, step = execution(options, ranks, say=say)
         if step.high_priority:
             os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")  # else gradients wait behind the step's kernels
         preset, out, line = defaults(preset, out, index=index, device=ranks.device)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import torch
+from click.core import ParameterSource
 
 from pipeline.index import ShardIndex
 from pipeline.loader import LoaderSettings
@@ -16,6 +17,7 @@ from train.bounds import Number
 from train.checkpoint import load_checkpoint, load_latest
 from train.config import MOST, TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
 from train.data_options import DATA, REMOTE, Data, remote_options
+from train.fast import card_of, fast_options, fast_path
 from train.models import MODELS
 from train.presets import PRESETS
 from train.ranks import COLLECTIVE_TIMEOUT_S, Ranks, speaks_for_machine
@@ -82,6 +84,8 @@ class TrainCommand(Command):
 
 # fmt: off
 EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
+    click.option("--fast", is_flag=True, show_default=False,
+                 help="Take what tools/check_gpu.py found exact and faster here; options that are given win."),
     click.option("--engine", default=LOADER.engine, type=click.Choice(ENGINES),
                  help="What decodes; auto is DALI where it is installed, else libjpeg-turbo and FFmpeg in threads."),
     click.option("--num-threads", default=LOADER.num_threads, type=int, help="Decoding threads a process."),
@@ -155,7 +159,7 @@ OPTIONS = [
 EXECUTION = {
     "Loader": ["engine", "num_threads", "prefetch", "queue_depth", "num_pipelines", "hw_decoder_load", "read_ahead",
                "stall_timeout_s"],
-    "Compute": ["compile", "cuda_graph", "space_to_depth", "high_priority"],
+    "Compute": ["fast", "compile", "cuda_graph", "space_to_depth", "high_priority"],
 }
 # fmt: on
 COMMAND: dict[str, Any] = {
@@ -187,12 +191,29 @@ def train_options(command: Callable) -> Callable:
     return command
 
 
-def execution(options: dict[str, Any], ranks: Ranks) -> tuple[LoaderSettings, StepOptions]:
+def execution(
+    options: dict[str, Any], ranks: Ranks, *, say: Callable[[str], object]
+) -> tuple[LoaderSettings, StepOptions]:
     """Take the options that say how, not what, out of the command's; the device decides those left out.
+
+    Args:
+        say: Told in a line what --fast takes.
 
     Raises:
         WrongUsage: A value is not possible; says which and what is.
+        UserError: There are no settings for --fast.
     """
+    if options.pop("fast", False):
+        source, path = click.get_current_context().get_parameter_source, fast_path()
+        taken = {
+            name: value
+            for name, value in fast_options(card_of(ranks.device), path).items()
+            if source(name) is not ParameterSource.COMMANDLINE
+            and not (name == "cuda_graph" and ranks.world_size > 1)  # it was measured on one GPU, without DDP
+        }
+        options |= taken
+        flags = [f"{name.replace('_', '-')} {value}" for name, value in taken.items()]
+        say(f"--fast takes from {path}: {', '.join(flags) or 'nothing'}")
     loader = {name: options.pop(name) for name in (field.name for field in fields(LoaderSettings)) if name in options}
     step = {name: options.pop(name) for name in (field.name for field in fields(StepOptions)) if name in options}
     given = {name: value for name, value in step.items() if value is not None}

@@ -56,7 +56,7 @@ def settings_from(index: ShardIndex, *options: str, **changes: object) -> Settin
     own = ("data", "vs", "peer_cache", "json_path", "markdown_path", "chart_path", "autotune_first", "quiet")
     for name in own:
         del words[name]
-    return replace(settings_of(index, with_peers=False, **words), **changes)  # type: ignore[arg-type]
+    return replace(settings_of(index, with_peers=False, say=str, **words), **changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_batches_taken_follow_one_another_over_all_turns(benched: tuple[Result, 
     loader = benched[1]["settings"]["loader"]
     warm_up = loader["prefetch"] + loader["queue_depth"] + 2
     taken = [turn["plan_steps"] for turn in benched[1]["turns"] if turn["plan_steps"]]
-    assert taken == [[(2 + warm_up) * i + warm_up, (2 + warm_up) * (i + 1)] for i in range(6)]
+    assert taken == [[3 + (2 + warm_up) * i + warm_up, 3 + (2 + warm_up) * (i + 1)] for i in range(6)]  # three are kept
 
 
 def test_the_report_is_a_table_and_ends_with_the_verdict(benched: tuple[Result, dict, Path]) -> None:

@@ -18,6 +18,8 @@ READINGS: dict[str, Callable[[Any, Any], float]] = {
     "jpeg": lambda nvml, gpu: nvml.nvmlDeviceGetJpgUtilization(gpu)[0],
     "dec": lambda nvml, gpu: nvml.nvmlDeviceGetDecoderUtilization(gpu)[0],
     "memory_used": lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
+    "clock_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+    "power_w": lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
 }
 
 
@@ -30,6 +32,7 @@ class GpuUse:
         jpeg, dec: Mean use of the JPEG and of the video decoders, percent.
         memory_used: Of all processes, bytes, at the end.
         num_samples: Readings that the means are of.
+        clock_mhz, power_w: Mean clock of the SMs, and power.
     """
 
     sm: float | None = None
@@ -37,17 +40,18 @@ class GpuUse:
     dec: float | None = None
     memory_used: int | None = None
     num_samples: int = 0
+    clock_mhz: float | None = None
+    power_w: float | None = None
 
     @classmethod
     def of(cls, samples: list[dict[str, float]]) -> "GpuUse":
         """Means of some readings; a reading that is in none of them stays None.
 
         >>> GpuUse.of([{"sm": 90.0, "memory_used": 5}, {"sm": 100.0, "memory_used": 7}])
-        GpuUse(sm=95.0, jpeg=None, dec=None, memory_used=7, num_samples=2)
+        GpuUse(sm=95.0, jpeg=None, dec=None, memory_used=7, num_samples=2, clock_mhz=None, power_w=None)
         """
-        means = {
-            name: fmean(values) for name in ("sm", "jpeg", "dec") if (values := [s[name] for s in samples if name in s])
-        }
+        names = [name for name in READINGS if name != "memory_used"]
+        means = {name: fmean(values) for name in names if (values := [s[name] for s in samples if name in s])}
         memory = [int(sample["memory_used"]) for sample in samples if "memory_used" in sample]
         return cls(**means, memory_used=memory[-1] if memory else None, num_samples=len(samples))
 
@@ -92,6 +96,18 @@ class GpuMeter:
             except (AttributeError, self._nvml.NVMLError) as error:
                 self.missing[name] = str(error)
         return found
+
+    def num_engines(self) -> dict[str, int | None]:
+        """How many JPEG and video decoders the GPU has: those of a MIG instance that is the whole GPU.
+
+        None where NVML does not say.
+        """
+        try:
+            profile = self._nvml.NVML_GPU_INSTANCE_PROFILE_7_SLICE
+            whole = self._nvml.nvmlDeviceGetGpuInstanceProfileInfo(self._gpu, profile)
+            return {"num_jpeg": whole.jpegCount, "num_dec": whole.decoderCount}
+        except Exception:  # no NVML, an old one, or a GPU that cannot be divided
+            return {"num_jpeg": None, "num_dec": None}
 
     @contextmanager
     def watch(self) -> Iterator[list[dict[str, float]]]:

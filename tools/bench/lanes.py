@@ -67,10 +67,18 @@ class Lanes:
 
     def synthetic_step(self) -> int:
         """A training step on some of the loader's batches, kept; the first call takes them."""
-        while len(self._inputs) < NUM_INPUTS:
-            batch = next(self._batches)
-            self._inputs.append(replace(batch, clips=batch.clips.clone()))  # copy: the loader's memory is lent
-        return self._train(self._inputs[self._num_steps % len(self._inputs)])
+        inputs = self._kept()
+        return self._train(inputs[self._num_steps % len(inputs)])
+
+    def losses(self, num_steps: int) -> list[float]:
+        """Loss of each of some steps on the batches kept."""
+        assert self.step is not None
+        found = []
+        for number in range(num_steps):
+            batch = self._kept()[number % NUM_INPUTS]
+            told = self.step(batch.clips, batch.labels, batch.weights, num_real_global=batch.num_real_global, lr=LR)
+            found.append(told.loss.item())  # sync
+        return found
 
     def real_step(self) -> int:
         """A training step on the loader's next batch."""
@@ -144,6 +152,13 @@ class Lanes:
             memory=(memory_before, tree.memory(self.num_clips)),
             busy_before=busy_before,
         )
+
+    def _kept(self) -> list[Batch]:
+        """The first batches, taken when they are first asked for."""
+        while len(self._inputs) < NUM_INPUTS:
+            batch = next(self._batches)
+            self._inputs.append(replace(batch, clips=batch.clips.clone()))  # copy: the loader's memory is lent
+        return self._inputs
 
     def _watch_gpu(self) -> AbstractContextManager[list[dict[str, float]]]:
         return nullcontext([]) if self._meter is None else self._meter.watch()

@@ -142,8 +142,8 @@ def all_options(command: Callable) -> Callable:
     return command
 
 
-def settings_of(index: ShardIndex, *, with_peers: bool, **options: Any) -> Settings:
-    """The command line with this device's defaults.
+def settings_of(index: ShardIndex, *, with_peers: bool, say: Callable[[str], object], **options: Any) -> Settings:
+    """The command line with this device's defaults; `say` is told in a line what --fast takes.
 
     Raises:
         click.UsageError: A value is not possible.
@@ -156,7 +156,7 @@ def settings_of(index: ShardIndex, *, with_peers: bool, **options: Any) -> Setti
     given = {name: options[name] for name in DEFAULTS["cpu"] if options[name] is not None}
     wanted = DEFAULTS[device.type] | given
     limit = options["limit"] or (PEER_SEGMENTS if with_peers else None)
-    loader, step = execution(options, Ranks(device=device))
+    loader, step = execution(options, Ranks(device=device), say=say)
     with wrong_usage():
         return Settings(
             data=index.data_dir,

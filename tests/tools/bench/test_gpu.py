@@ -28,6 +28,9 @@ def fake_nvml(**changes: object) -> SimpleNamespace:
         "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(gpu=97, memory=40),
         "nvmlDeviceGetJpgUtilization": lambda gpu: [93, 20000],
         "nvmlDeviceGetDecoderUtilization": refuse,
+        "NVML_CLOCK_SM": 1,
+        "nvmlDeviceGetClockInfo": lambda gpu, kind: 1980 * kind,
+        "nvmlDeviceGetPowerUsage": lambda gpu: 650_500,
         "nvmlDeviceGetMemoryInfo": lambda gpu: SimpleNamespace(used=3 << 30, total=80 << 30),
     }
     return SimpleNamespace(**functions | changes)
@@ -36,8 +39,19 @@ def fake_nvml(**changes: object) -> SimpleNamespace:
 def test_what_nvml_gives_is_read_and_what_it_refuses_is_named() -> None:
     meter = GpuMeter("GPU-1", nvml=fake_nvml())
     assert meter.missing == {"dec": "Not Supported"}
-    assert meter.sample() == {"sm": 97, "jpeg": 93, "memory_used": 3 << 30}
+    assert meter.sample() == {
+        "sm": 97, "jpeg": 93, "memory_used": 3 << 30, "clock_mhz": 1980, "power_w": 650.5,
+    }  # fmt: skip
     assert meter.driver == "580.95"
+
+
+def test_the_engines_are_counted_where_nvml_says_how_many_there_are() -> None:
+    whole = {
+        "NVML_GPU_INSTANCE_PROFILE_7_SLICE": 4,
+        "nvmlDeviceGetGpuInstanceProfileInfo": lambda gpu, profile: SimpleNamespace(jpegCount=7, decoderCount=profile),
+    }
+    assert GpuMeter("GPU-1", nvml=fake_nvml(**whole)).num_engines() == {"num_jpeg": 7, "num_dec": 4}
+    assert GpuMeter("GPU-1", nvml=fake_nvml()).num_engines() == {"num_jpeg": None, "num_dec": None}
 
 
 def test_a_function_that_an_older_nvml_lacks_is_not_available() -> None:

@@ -1,0 +1,154 @@
+"""tools/check_gpu.py: a stage that fails is a line, what it found counts, and only what is exact and faster is kept."""
+
+import itertools
+import json
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from tests.until import until
+from tools.bench.stages import STAGES, Stage, Trial, climb
+from tools.check_gpu import bottleneck, options_found, page, supervise
+
+SAVES = "import json, os, sys, time; open(sys.argv[1], 'w').write(json.dumps({'found': {'n': 1}})); "
+
+
+def stage_of(tmp_path: Path, saved: list[dict[str, Any]]) -> Stage:
+    return Stage(torch.device("cpu"), tmp_path, tmp_path, {}, time.monotonic() + 60, saved.append)
+
+
+@pytest.mark.parametrize(
+    ("program", "limit_s", "error"),
+    [
+        ("", 60, None),
+        ("raise ValueError('first\\nno such engine')", 60, "no such engine"),
+        ("os.kill(os.getpid(), 9)", 60, "killed by signal 9"),
+        ("time.sleep(600)", 1, "ran past its 1 s"),
+        ("sys.exit(7)", 60, "ended with exit code 7"),
+    ],
+)
+def test_however_a_stage_ends_it_is_a_line_and_what_it_found_counts(
+    tmp_path: Path, program: str, limit_s: float, error: str | None
+) -> None:
+    result = tmp_path / "stage.json"
+    done = supervise([sys.executable, "-c", SAVES + program, str(result)], result, limit_s=limit_s)
+    assert (done["status"], done["error"]) == ("failed" if error else "ok", error)
+    assert done["found"] == {"n": 1}
+    assert done["wall_s"] < 30
+
+
+def test_a_stage_that_writes_nothing_is_accounted_for(tmp_path: Path) -> None:
+    done = supervise([sys.executable, "-c", "1 / 0"], tmp_path / "none.json", limit_s=60)
+    assert done["error"] == "ZeroDivisionError: division by zero"
+    assert (done["found"], done["skipped"], done["errors"]) == ({}, {}, {})
+
+
+def test_what_a_stage_started_ends_with_it(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    start = (
+        f"import subprocess; one = subprocess.Popen(['sleep', '600']); open({str(child)!r}, 'w').write(str(one.pid)); "
+    )
+    supervise([sys.executable, "-c", start + "import time; time.sleep(600)"], tmp_path / "none.json", limit_s=1)
+    state = Path(f"/proc/{child.read_text()}/stat")
+    until(lambda: not state.exists() or state.read_text().split()[2] == "Z")  # nobody may have collected it yet
+
+
+def test_a_part_that_fails_does_not_stop_the_next_one(tmp_path: Path) -> None:
+    saved: list[dict[str, Any]] = []
+    stage = stage_of(tmp_path, saved)
+    with stage.part("broken") as found:
+        assert found is not None
+        found["before"] = 1
+        raise UserError("no such\nengine")
+    with stage.part("needs more", needs_gpu=True) as found:
+        assert found is None
+    with stage.part("whole") as found:
+        assert found is not None
+        found["after"] = 2
+    assert stage.errors == {"broken": "UserError: no such engine"}
+    assert stage.skipped == {"needs more": "needs a GPU"}
+    assert (stage.found["broken"]["before"], stage.found["whole"]["after"]) == (1, 2)
+    assert json.loads(json.dumps(saved[-1])).keys() == {"found", "skipped", "errors"}
+
+
+KINDS = {  # exact, ratios, error -> kept
+    (exact, ratios, error): exact is True and error is None and ratios == (1.1, 1.2, 1.3)
+    for exact in (True, False, None)
+    for error in (None, "failed")
+    for ratios in ((), (1.1, 1.2, 1.3), (0.9, 1.2, 1.3), (1.001, 1.002, 1.003))
+}
+
+
+def looked_up(trials: list[Trial], tried: list[dict[str, Any]], base: dict[str, Any], change: dict[str, Any]) -> Trial:
+    """What was measured of a change, and a note of what it was tried on top of."""
+    tried.append(dict(base))
+    return next(trial for trial in trials if trial.change == change)
+
+
+def test_only_what_is_exact_and_faster_is_kept_of_every_combination_of_three() -> None:
+    for kinds in itertools.product(KINDS, repeat=3):
+        trials = [Trial({name: n}, *kind) for n, (name, kind) in enumerate(zip("abc", kinds, strict=True))]
+        tried: list[dict[str, Any]] = []
+        kept = climb({}, [trial.change for trial in trials], partial(looked_up, trials, tried))
+        wanted = {name: n for n, name in enumerate("abc") if KINDS[kinds[n]]}
+        assert kept == wanted
+        assert tried[2] == {name: n for name, n in wanted.items() if name != "c"}  # each on top of those before
+
+
+def measured() -> dict[str, Any]:
+    """Results of all stages, made up: every stage failed or empty but for a few."""
+    stages = {
+        name: {"status": "ok", "error": None, "wall_s": 1, "limit_s": 2, "found": {}, "skipped": {}, "errors": {}}
+        for name in STAGES
+    }
+    trial = Trial({"compile": True}, True, (1.1, 1.2, 1.3)).summary()
+    stages["C"]["found"] = {
+        "trials": [trial, Trial({"cuda_graph": True}, error="no").summary()],
+        "options": {"compile": True},
+    }
+    rate = {"median": 900.0, "min": 1.0, "max": 999.0}
+    stages["D"]["found"] = {"load 1, 2 threads": {"clips_per_s": rate, "cores": 1.5, "gpu": {"jpeg": 96.0}}}
+    rates = [{"synthetic step": [300.0], "real step": [290.0]}] * 2
+    saturated = {"median": 0.97, "min": 0.95, "max": 0.98}
+    final = {"more": {"rates": rates, "saturation": [saturated] * 2}}
+    stages["E"]["found"] = {"trials": [], "options": {"compile": True, "connections": 32}, "default_and_best": final}
+    stages["B"]["found"] = {"filmstrip": {"exact": False, "mean": 3.5, "max": 90.0}}
+    return {"device": "cuda:0", "card": {"gpu": "NVIDIA H100"}, "stages": stages}
+
+
+def test_the_page_has_what_is_exact_what_is_fast_saturation_and_the_bottleneck() -> None:
+    text = "\n".join(page(measured()))
+    for line in (
+        "| filmstrip | NO | 3.50 | 90.00 |",
+        "| C: compile True | × 1.200 [1.100..1.300] | yes | True |",
+        "| C: cuda_graph True | no | – | no |",
+        "- best: 0.970 [0.950..0.980]",
+        "| load 1, 2 threads | 900 | 1.50 | 96 % |",
+    ):
+        assert line in text
+    assert text.endswith(
+        "**Bottleneck: training; the loader alone is 3.0 times as fast; its first limit: JPEG engines at 96 %**"
+    )
+
+
+def test_a_page_of_nothing_but_failures_is_written() -> None:
+    found = measured()
+    for stage in found["stages"].values():
+        stage |= {"found": {}, "status": "failed", "error": "killed by signal 9"}
+    assert sum("killed by signal 9" in line for line in page(found)) == len(STAGES)
+    assert bottleneck({}, on_gpu=True) == "unknown, for D or E did not end"
+    assert options_found(found) == {}
+
+
+def test_the_settings_are_those_of_the_last_stage_that_chose_and_only_what_fast_takes() -> None:
+    found = measured()
+    found["stages"]["E"]["found"]["options"] |= {"high_priority": True}
+    assert options_found(found) == {"compile": True, "high_priority": True}  # connections is none of the trainer's
+    found["stages"]["E"]["found"] = {}
+    assert options_found(found) == {"compile": True}

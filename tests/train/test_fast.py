@@ -1,0 +1,86 @@
+"""--fast: settings of the very same card and versions are taken, others are refused; explicit options win."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pipeline.errors import UserError
+from train import options as train_options
+from train.fast import card_of, driver_version, fast_options
+from train.options import EXECUTION_OPTIONS, execution
+from train.ranks import Ranks
+
+CARD = {"gpu": "NVIDIA H100", "driver": "580.95", "torch": "2.13.0", "dali": "2.4.0"}
+FOUND = {"space_to_depth": True, "hw_decoder_load": 0.5}
+
+
+def write(path: Path, card: dict[str, str], options: dict[str, Any]) -> Path:
+    path.write_text(json.dumps({"card": card, "options": options}))
+    return path
+
+
+def test_the_settings_of_this_card_come_back(tmp_path: Path) -> None:
+    assert fast_options(CARD, write(tmp_path / "fast.json", CARD, FOUND)) == FOUND
+
+
+@pytest.mark.parametrize("name", CARD)
+def test_the_settings_of_another_card_or_version_are_refused(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "fast.json", CARD | {name: "other"}, FOUND)
+    with pytest.raises(UserError, match=f"is of {name} other, this is {CARD[name]}; run tools/check_gpu.py"):
+        fast_options(CARD, path)
+
+
+def test_without_a_file_or_a_gpu_the_way_out_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist; run tools/check_gpu.py"):
+        fast_options(CARD, tmp_path / "none.json")
+    with pytest.raises(UserError, match="this run has none; leave --fast out"):
+        fast_options(card_of(torch.device("cpu")), tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("options", [{"steps": 3}, {"compile": "yes"}, {"hw_decoder_load": 2}])
+def test_a_file_with_anything_else_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="fast.json"):
+        fast_options(CARD, write(tmp_path / "fast.json", CARD, options))
+
+
+def test_the_driver_is_what_its_own_file_says(tmp_path: Path) -> None:
+    file = tmp_path / "version"
+    assert driver_version(file) == "unknown"
+    file.write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\nGCC version: 13.2\n"
+    )
+    assert driver_version(file) == "580.95.05"
+
+
+@pytest.mark.parametrize(
+    ("words", "space_to_depth", "load"),
+    [
+        ([], False, 1.0),
+        (["--fast"], True, 0.5),
+        (["--fast", "--no-space-to-depth"], False, 0.5),
+        (["--fast", "--hw-decoder-load", "1"], True, 1.0),
+    ],
+)
+def test_options_that_are_given_win_and_a_line_says_what_was_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], space_to_depth: bool, load: float
+) -> None:
+    monkeypatch.setattr(train_options, "card_of", lambda device: CARD)
+    monkeypatch.setattr(train_options, "fast_path", lambda: write(tmp_path / "fast.json", CARD, FOUND))
+    taken = []
+
+    @click.command()
+    def command(**options: Any) -> None:
+        taken.extend(execution(options, Ranks(), say=click.echo))
+
+    for option in EXECUTION_OPTIONS:
+        command = option(command)
+    done = CliRunner().invoke(command, words, catch_exceptions=False)
+    loader, step = taken
+    assert (step.space_to_depth, loader.hw_decoder_load) == (space_to_depth, load)
+    assert done.output.count("--fast takes from") == ("--fast" in words)
+    assert ("space-to-depth True" in done.output) == ("--fast" in words and space_to_depth)
