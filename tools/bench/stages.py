@@ -550,7 +550,7 @@ STAGES: dict[str, tuple[float, Callable[[Stage], None]]] = {  # name -> share of
     "data": (4, make_data),
     "A": (2, first_look),
     "B": (3, exactness),
-    "C": (6, step_options),
+    "C": (10, step_options),
     "D": (3, loader_alone),
     "E": (7, saturation),
     "F": (2, profiled),
