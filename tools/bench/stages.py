@@ -38,7 +38,7 @@ from tools.make_demo_videos import demo_videos
 from tools.numbered import read_numbers, write_numbered_video
 from train.models import ModelConfig
 from train.ranks import Ranks
-from train.step import StepOptions, default_options
+from train.step import StepOptions, TrainStep, default_options
 
 CODECS = ("filmstrip", "h264")
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -322,24 +322,31 @@ def serve(connection: Connection, settings: Settings, connections: int | None) -
             connection.send("ready")
             while (request := connection.recv()) is not None:
                 what, value = request
-                with lanes.stream():
-                    if what == "losses":
-                        answer: Any = lanes.losses(value)
-                    elif what == "record":
-                        for _ in range(value):
-                            assert lanes.step is not None
-                            lanes.step.forget_graph()
-                            lanes.losses(5)
+                if what == "record":
+                    for _ in range(value):
+                        assert lanes.step is not None
+                        lanes.step = recorded_anew(lanes.step)
+                        with lanes.stream():
+                            lanes.losses(COMPARED_STEPS)
                             lanes.real_step()  # the loader works meanwhile
-                        answer = value
-                    else:
-                        ready = 2 if value == SYNTHETIC else lanes.warmup_batches
-                        answer = lanes.take_turn(value, Order(None, settings.seconds, ready), repeat=0).clips_per_s
+                    answer: Any = value
+                elif what == "losses":
+                    with lanes.stream():
+                        answer = lanes.losses(value)
+                else:
+                    ready = 2 if value == SYNTHETIC else lanes.warmup_batches
+                    answer = lanes.take_turn(value, Order(None, settings.seconds, ready), repeat=0).clips_per_s
                 connection.send(answer)
     except EOFError:
         return  # the parent is gone
     except Exception as error:  # a line of the result
         connection.send(BenchError(f"{type(error).__name__}: {one_line(error)}"))
+
+
+def recorded_anew(step: TrainStep) -> TrainStep:
+    """The same model and optimizer, as they are, in a step that has recorded nothing yet."""
+    options = replace(step.options, compile=False, space_to_depth=False)  # the model has both already
+    return TrainStep(step.model, step.optimizer, ranks=step.ranks, options=options)
 
 
 def options_of(options: Mapping[str, Any]) -> tuple[LoaderSettings, StepOptions]:
