@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import subprocess
 import sys
 import time
 from functools import partial
@@ -10,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from pipeline.errors import UserError
+from tests.schemas import check_schema
 from tests.until import until
+from tools import check_gpu
 from tools.bench.stages import STAGES, Stage, Trial, climb
 from tools.check_gpu import bottleneck, options_found, page, supervise
 
@@ -152,3 +156,45 @@ def test_the_settings_are_those_of_the_last_stage_that_chose_and_only_what_fast_
     assert options_found(found) == {"compile": True, "high_priority": True}  # connections is none of the trainer's
     found["stages"]["E"]["found"] = {}
     assert options_found(found) == {"compile": True}
+
+
+def test_json_page_and_settings_are_complete_whatever_the_stages_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, seen = measured()["stages"], []
+
+    def made_up(command: list[str], result: Path, *, limit_s: float) -> dict[str, Any]:
+        name = command[command.index("--stage") + 1]
+        written = json.loads(numbers.read_text()) if numbers.is_file() else {"stages": {}}
+        seen.append((name, list(written["stages"]), limit_s))
+        return results[name]
+
+    numbers, text, settings = tmp_path / "gpu.json", tmp_path / "gpu.md", tmp_path / "fast.json"
+    monkeypatch.setattr(check_gpu, "supervise", made_up)
+    files = ["--json", str(numbers), "--markdown", str(text), "--save", str(settings)]
+    done = CliRunner().invoke(check_gpu.main, ["--device", "cpu", "--minutes", "10", *files], catch_exceptions=False)
+    assert done.exit_code == 0
+    found = json.loads(numbers.read_text())
+    check_schema("check_gpu", found)
+    assert list(found["stages"]) == [name for name, _, _ in seen] == list(STAGES)
+    assert [written for _, written, _ in seen] == [list(STAGES)[:n] for n in range(len(STAGES))]  # after every stage
+    assert sum(limit_s for _, _, limit_s in seen) > 600  # time that a stage leaves is for those after it
+    assert text.read_text().strip() in done.output
+    assert json.loads(settings.read_text()) == {"card": found["card"], "options": {"compile": True}}
+
+
+def test_a_stage_that_does_not_exist_is_wrong_usage() -> None:
+    done = CliRunner().invoke(check_gpu.main, ["--stages", "a,H"])
+    assert done.exit_code == 2
+    assert "choose of A,B,C,D,E,F,G, with commas" in done.output
+
+
+@pytest.mark.long
+def test_the_whole_check_ends_in_three_minutes_on_a_cpu(tmp_path: Path) -> None:
+    numbers = tmp_path / "gpu.json"
+    command = [sys.executable, check_gpu.__file__, "--device", "cpu", "--minutes", "3", "--json", str(numbers)]
+    subprocess.run(command, check=True, timeout=300)
+    found = json.loads(numbers.read_text())
+    check_schema("check_gpu", found)
+    assert list(found["stages"]) == list(STAGES)
+    assert all(one["exact"] for part, one in found["stages"]["B"]["found"].items() if "exact" in one)
