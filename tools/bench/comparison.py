@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.errors import one_line
 from pipeline.index import open_index
 from pipeline.loader import MEAN
 from tools.bench.machine import markdown, table
@@ -306,19 +307,18 @@ def serve(connection: Connection, source: BatchSource, config: PeerConfig) -> No
     except EOFError:
         return  # the parent is gone
     except Exception as error:  # whatever a peer's library raises is a line of the result
-        connection.send(BenchError(one_line(error)))
+        connection.send(BenchError(reason(error)))
 
 
-def one_line(error: Exception) -> str:
-    """An error's kind and first line, or the way out where a library does not find FFmpeg.
+def reason(error: Exception) -> str:
+    """An error's kind and what it says, or the way out where a library does not find FFmpeg.
 
-    >>> one_line(RuntimeError("first\\nsecond"))
-    'RuntimeError: first'
+    >>> reason(RuntimeError("first\\nsecond"))
+    'RuntimeError: first second'
     """
     if any(words in f"{error} {error.__cause__}" for words in NO_FFMPEG):
         return (
             "it finds no FFmpeg that it can load; apt-get install ffmpeg, and where torch has no CUDA "
             'pip install "torchcodec<0.14"'
         )
-    lines = str(error).strip().splitlines() or ["no message"]
-    return lines[0] if isinstance(error, BenchError) else f"{type(error).__name__}: {lines[0]}"
+    return one_line(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {one_line(error)}"

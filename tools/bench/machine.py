@@ -3,13 +3,22 @@
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from train.text_table import text_table as table
 
-__all__ = ["machine", "machine_lines", "markdown", "table", "write"]
+__all__ = ["installed", "machine", "machine_lines", "markdown", "table", "write"]
+
+
+def installed(*packages: str) -> str | None:
+    """Version of the first of some packages that is installed; None where none is."""
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return None
 
 
 def machine(*packages: str) -> dict[str, Any]:
@@ -17,12 +26,8 @@ def machine(*packages: str) -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    found = {package: installed(package) for package in packages}
+    versions = {"python": platform.python_version()} | {name: number for name, number in found.items() if number}
     return {
         "cpu": models[0] if models else platform.machine(),
         "num_cpus": os.cpu_count(),

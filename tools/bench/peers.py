@@ -11,10 +11,9 @@ import tarfile
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from pipeline.frames import decode_frames
 from pipeline.index import ShardIndex, choices, open_index
 from pipeline.loader import MEAN, ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
+from tools.bench.machine import installed
 from tools.bench.measure import BatchSource, BenchError
 
 BATCHES_AHEAD = 2  # of a pool of threads, and of each process of a DataLoader: torch's default
@@ -443,10 +443,7 @@ class Peer:
     @property
     def version(self) -> str | None:
         """Of the decoder; None if it is not installed."""
-        for package in DECODERS[self.decoder]:
-            with suppress(PackageNotFoundError):
-                return version(package)
-        return None
+        return installed(*DECODERS[self.decoder])
 
 
 def pyav_decoded(request: ClipRequest) -> int:

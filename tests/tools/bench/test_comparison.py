@@ -19,7 +19,7 @@ from pipeline.loader import LoaderSettings
 from tests.schemas import check_schema
 from tools.bench import comparison as module
 from tools.bench import process
-from tools.bench.comparison import MAX_PSNR_DB, Comparison, Row, checked_psnr, compare, one_line, row_of, warmed
+from tools.bench.comparison import MAX_PSNR_DB, Comparison, Row, checked_psnr, compare, reason, row_of, warmed
 from tools.bench.measure import BenchError, Measurement, Order
 from tools.bench.ours import loader_cost
 from tools.bench.peers import OURS, PEERS, Peer, PeerConfig, make_files
@@ -135,10 +135,10 @@ def test_warming_up_empties_the_queues_of_all_workers(numbered: ShardIndex, tmp_
     "text", ["Could not load libtorchcodec. Likely causes:\n1. FFmpeg …", "Failed to import libspdl."]
 )
 def test_an_error_becomes_one_line(text: str) -> None:
-    assert one_line(BenchError("no copy; make it")) == "no copy; make it"
-    assert one_line(RuntimeError("\nfirst\nsecond")) == "RuntimeError: first"
-    assert one_line(ValueError()) == "ValueError: no message"
-    assert one_line(RuntimeError(text)).startswith("it finds no FFmpeg that it can load; apt-get install ffmpeg")
+    assert reason(BenchError("no copy; make it")) == "no copy; make it"
+    assert reason(RuntimeError("\nfirst\nsecond")) == "RuntimeError: first second"
+    assert reason(ValueError()) == "ValueError: ValueError"
+    assert reason(RuntimeError(text)).startswith("it finds no FFmpeg that it can load; apt-get install ffmpeg")
 
 
 def test_a_process_that_says_nothing_or_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,7 +280,7 @@ def test_a_version_is_that_of_the_package_which_is_installed() -> None:
         raise PackageNotFoundError(package)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tools.bench.peers.version", absent)
+        patch.setattr("tools.bench.machine.version", absent)
         assert PEERS["DALI video"].version is None
 
 
