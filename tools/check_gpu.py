@@ -182,12 +182,18 @@ def stage_line(name: str, stage: dict[str, Any]) -> str:
 
 
 def options_found(found: dict[str, Any]) -> dict[str, Any]:
-    """The options for --fast: what stage E kept, else what C kept; nothing where neither kept any."""
-    for name in ("E", "C"):
-        options = found["stages"].get(name, {}).get("found", {}).get("options")
-        if options is not None:
-            return {key: value for key, value in options.items() if key in FastOptions.__struct_fields__}
-    return {}
+    """The options for --fast: what stage E kept, else what C kept.
+
+    Nothing where E's last rounds did not find them faster than the defaults: one trial in many is fast by chance.
+    """
+    step, whole = (found["stages"].get(name, {}).get("found", {}) for name in "CE")
+    last = whole.get("default_and_best")
+    if last is not None and not last["is_kept"]:
+        return {}
+    options = whole.get("options", step.get("options", {}))
+    if any("compile" in trial["change"] and not trial["is_kept"] for trial in step.get("trials", [])):
+        options = {"compile": False} | options  # it is on by default
+    return {key: value for key, value in options.items() if key in FastOptions.__struct_fields__}
 
 
 def page(found: dict[str, Any]) -> list[str]:

@@ -120,7 +120,7 @@ def measured() -> dict[str, Any]:
     stages["D"]["found"] = {"load 1, 2 threads": {"clips_per_s": rate, "cores": 1.5, "gpu": {"jpeg": 96.0}}}
     rates = [{"synthetic step": [300.0], "real step": [290.0]}] * 2
     saturated = {"median": 0.97, "min": 0.95, "max": 0.98}
-    final = {"more": {"rates": rates, "saturation": [saturated] * 2}}
+    final = Trial({}, True, (1.1, 1.2, 1.3), more={"rates": rates, "saturation": [saturated] * 2}).summary()
     stages["E"]["found"] = {"trials": [], "options": {"compile": True, "connections": 32}, "default_and_best": final}
     stages["B"]["found"] = {"filmstrip": {"exact": False, "mean": 3.5, "max": 90.0}}
     return {"device": "cuda:0", "card": {"gpu": "NVIDIA H100"}, "stages": stages}
@@ -156,6 +156,20 @@ def test_the_settings_are_those_of_the_last_stage_that_chose_and_only_what_fast_
     assert options_found(found) == {"compile": True, "high_priority": True}  # connections is none of the trainer's
     found["stages"]["E"]["found"] = {}
     assert options_found(found) == {"compile": True}
+
+
+def test_what_the_last_rounds_do_not_confirm_is_not_used() -> None:
+    found = measured()
+    for ratios, exact in (((0.9, 1.2, 1.3), True), ((1.1, 1.2, 1.3), False), ((), True)):
+        found["stages"]["E"]["found"]["default_and_best"] = Trial({}, exact, ratios).summary()
+        assert options_found(found) == {}
+
+
+def test_a_default_that_is_slower_here_is_turned_off() -> None:
+    found = measured()
+    found["stages"]["C"]["found"]["trials"] = [Trial({"compile": True}, True, (0.9, 0.8, 0.9)).summary()]
+    found["stages"]["E"]["found"]["options"] = {"cuda_graph": True}
+    assert options_found(found) == {"compile": False, "cuda_graph": True}
 
 
 def test_json_page_and_settings_are_complete_whatever_the_stages_do(
