@@ -24,6 +24,7 @@ end_at_ctrl_c(__name__)
 # Threads that wait must sleep: spinning ones take the cores from decoding, and on two busy cores training falls to a
 # tenth of its speed (docs/decisions/0004-threads-that-wait-sleep.md). Read by OpenMP when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # as the trainer (train/main.py)
 
 import click
 import torch

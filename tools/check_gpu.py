@@ -77,7 +77,7 @@ class StageNames(click.ParamType):
 @click.option("--save", type=OutputFile(), help="Write the settings here, not where --fast looks.")
 @click.option("--stage", hidden=True)
 @click.option("--home", hidden=True, type=click.Path(path_type=Path))
-@click.option("--until", hidden=True, type=float)
+@click.option("--until", hidden=True, type=Number(0, 1e12))
 @QUIET
 def main(
     *,

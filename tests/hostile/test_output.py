@@ -30,6 +30,11 @@ OTHERS = {
     "bench_shards": (
         "tools.bench_shards", "--raw data/mine --limit 1 --repeats 1 --workers 1 --json made/bs.json", "made/bs.json"
     ),
+    "check_gpu": (
+        "tools.check_gpu",
+        "--data shards/ucf101 --device cpu --minutes 0.1 --stages A --json made/g.json",
+        "made/g.json",
+    ),
     "draw_figures": ("tools.draw_figures", "curves runs/ucf101 --out made/c.png", "made/c.png"),
     "evaluate": ("tools.evaluate", f"{RUN} --json made/e.json", "made/e.json"),
     "extract_features": (
