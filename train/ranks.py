@@ -94,8 +94,7 @@ class Ranks:
         if self.world_size == 1:
             return
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        on_gpu = self.device.type == "cuda"  # NCCL takes them all at once; gloo cannot (torch 2.13)
-        with dist._coalescing_manager(device=self.device) if on_gpu else contextlib.nullcontext():
+        with dist._coalescing_manager():  # one call of NCCL or gloo
             for grad in grads:  # as they lie in memory, channels-last or not
                 dist.all_reduce(grad.as_strided((grad.numel(),), (1,)))  # collective, 4 bytes a parameter
         torch._foreach_div_(grads, self.world_size)

@@ -118,6 +118,7 @@ class TrainStep:
         self.options = options = options or default_options(ranks)
         self.label_smoothing, self.freeze_bn, self.bfloat16 = label_smoothing, freeze_bn, bfloat16
         self._note, self._is_proven = note, not options.compile  # that the model runs as it is
+        self._is_forward_done = False
         options.check(ranks.device)
         if options.channels_last:
             channels_last(model)
@@ -190,22 +191,27 @@ class TrainStep:
         self._prepare()
         if self._is_proven:
             return self._pass(clips, labels, weights, scale)
-        state = [buffer.clone() for buffer in self.model.buffers()], torch.get_rng_state()
+        buffers, devices = [buffer.clone() for buffer in self.model.buffers()], [self.ranks.device]
+        numbers = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda"]
+        self._is_forward_done = False
         try:
             found = self._pass(clips, labels, weights, scale)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if not self.options.may_fall_back:
+            # Ranks need not agree: DDP averages the same gradients of a model that is compiled and of one that is not.
+            # But in a backward pass that breaks off, some are averaged already.
+            if not self.options.may_fall_back or (self.ranks.world_size > 1 and self._is_forward_done):
                 if _is_compile_error(error):
                     raise UserError(f"compile: {_one_line(error)}; use --no-compile") from error
                 raise
-            # Ranks need not agree: DDP averages the same gradients of a model that is compiled and of one that is not.
             self._note(f"compile: {_one_line(error)}; training without it")
             self.model._compiled_call_impl = None
-            for buffer, before in zip(self.model.buffers(), state[0], strict=True):
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-            torch.set_rng_state(state[1])
+            torch.set_rng_state(numbers[0])
+            for device, state in zip(devices, numbers[1], strict=False):
+                torch.cuda.set_rng_state(state, device)
             self._prepare()
             found = self._pass(clips, labels, weights, scale)  # what is wrong with more than compiling fails again
         self._is_proven = True
@@ -245,6 +251,7 @@ class TrainStep:
             clips = clips.float()  # copy on a GPU: the loader's are float16
         with autocast(self.ranks.device, enabled=self.bfloat16):
             logits = self._net(clips)  # [N, K]
+        self._is_forward_done = True
         losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)  # [N]
         loss = (losses * weights).sum() * scale
         loss.backward()  # collective under DDP, which averages gradients meanwhile
