@@ -58,6 +58,15 @@ def one_line(error: BaseException) -> str:
     return printable(str(getattr(error, "strerror", None) or error), most=200) or type(error).__name__
 
 
+def kind_and_line(error: BaseException) -> str:
+    """The same after the exception's kind, for a report of what failed in somebody else's code.
+
+    >>> kind_and_line(ValueError("a\\nb"))
+    'ValueError: a b'
+    """
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
 def printable(text: str, *, most: int = 300) -> str:
     """One line of a text of others, without what a terminal obeys.
 

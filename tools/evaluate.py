@@ -16,7 +16,6 @@ end_at_ctrl_c(__name__)
 # tenth of its speed (docs/decisions/0004-threads-that-wait-sleep.md). Read by OpenMP when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from pathlib import Path
 
 import click
 import numpy as np

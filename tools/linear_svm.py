@@ -14,7 +14,6 @@ end_at_ctrl_c(__name__)
 
 import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import click
 import numpy as np

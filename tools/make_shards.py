@@ -16,7 +16,6 @@ from train.stopping import end_at_ctrl_c
 end_at_ctrl_c(__name__)
 
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 from click.core import ParameterSource

@@ -191,8 +191,8 @@ class TrainStep:
         self._prepare()
         if self._is_proven:
             return self._pass(clips, labels, weights, scale)
-        buffers, devices = [buffer.clone() for buffer in self.model.buffers()], [self.ranks.device]
-        numbers = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda"]
+        device, buffers = self.ranks.device, [buffer.clone() for buffer in self.model.buffers()]
+        rng, gpu_rng = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         self._is_forward_done = False
         try:
             found = self._pass(clips, labels, weights, scale)
@@ -209,9 +209,9 @@ class TrainStep:
             self.model._compiled_call_impl = None
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-            torch.set_rng_state(numbers[0])
-            for device, state in zip(devices, numbers[1], strict=False):
-                torch.cuda.set_rng_state(state, device)
+            torch.set_rng_state(rng)
+            if gpu_rng is not None:
+                torch.cuda.set_rng_state(gpu_rng, device)
             self._prepare()
             found = self._pass(clips, labels, weights, scale)  # what is wrong with more than compiling fails again
         self._is_proven = True

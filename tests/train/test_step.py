@@ -156,6 +156,12 @@ def test_a_model_that_cannot_be_compiled_is_one_line_with_the_way_out() -> None:
         run(step, 1)
 
 
+def try_compiled(step: TrainStep, lines: list[str]) -> None:
+    """As the default on a GPU has it: compiled if that works; `lines` gets what is said if it does not."""
+    step.options = replace(step.options, compile=True, may_fall_back=True)
+    step._note, step._is_proven = lines.append, False
+
+
 class FailsAtFirst(nn.Module):
     """A model that has moved its statistics and drawn numbers when it finds that it does not work."""
 
@@ -174,11 +180,7 @@ class FailsAtFirst(nn.Module):
 
 def test_without_a_compiler_training_goes_on_as_if_compiling_had_not_been_tried() -> None:
     step, plain, lines = new_step(StepOptions()), new_step(StepOptions()), []
-    step.options, step._note, step._is_proven = (
-        replace(step.options, compile=True, may_fall_back=True),
-        lines.append,
-        False,
-    )
+    try_compiled(step, lines)
     step._net = FailsAtFirst(step.model)
     torch.manual_seed(7)
     found, drawn = run(step, 3), torch.rand(1)
@@ -197,11 +199,7 @@ def test_a_backend_that_fails_leaves_the_model_as_it_is_written() -> None:
 
     step, plain, lines = new_step(StepOptions()), new_step(StepOptions()), []
     step.model.compile(backend=broken)
-    step.options, step._note, step._is_proven = (
-        replace(step.options, compile=True, may_fall_back=True),
-        lines.append,
-        False,
-    )
+    try_compiled(step, lines)
     found, expected = run(step, 2), run(plain, 2)
     assert len(lines) == 1
     assert all(torch.equal(a.losses, b.losses) for a, b in zip(found, expected, strict=True))
@@ -220,8 +218,8 @@ def test_several_ranks_do_not_go_on_from_a_backward_pass_that_broke_off() -> Non
             raise RuntimeError("no compiler for the backward pass")
 
     step, lines = new_step(StepOptions()), []
-    step.options, step._is_proven = replace(step.options, compile=True, may_fall_back=True), False
-    step.ranks, step._note = Ranks(world_size=2), lines.append
+    try_compiled(step, lines)
+    step.ranks = Ranks(world_size=2)
     step._net = nn.Sequential(step.model, Apply(FailsBackward))
     with pytest.raises(RuntimeError, match="no compiler for the backward pass"):
         run(step, 1)
@@ -241,11 +239,7 @@ class Apply(nn.Module):
 
 def test_an_error_that_is_not_the_compilers_is_raised_after_the_second_attempt() -> None:
     step, lines = new_step(StepOptions()), []
-    step.options, step._note, step._is_proven = (
-        replace(step.options, compile=True, may_fall_back=True),
-        lines.append,
-        False,
-    )
+    try_compiled(step, lines)
     ((clips, labels, weights),) = batches(1)
     with pytest.raises(RuntimeError, match="expected input"):
         step(clips[:, :2], labels, weights, num_real_global=3, lr=LR)

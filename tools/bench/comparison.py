@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import one_line
+from pipeline.errors import kind_and_line, one_line
 from pipeline.index import open_index
 from pipeline.loader import MEAN
 from tools.bench.machine import markdown, table
@@ -321,4 +321,4 @@ def reason(error: Exception) -> str:
             "it finds no FFmpeg that it can load; apt-get install ffmpeg, and where torch has no CUDA "
             'pip install "torchcodec<0.14"'
         )
-    return one_line(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {one_line(error)}"
+    return one_line(error) if isinstance(error, BenchError) else kind_and_line(error)

@@ -17,7 +17,7 @@ from tools.bench.threads import seconds_by_group, thread_seconds
 from tools.bench.turns import Turn, settle
 from train.metrics import OutcomeQueue
 from train.ranks import Ranks
-from train.step import TrainStep
+from train.step import StepLoss, TrainStep
 
 LOADER, SYNTHETIC, REAL = "loader alone", "synthetic step", "real step"
 NUM_INPUTS = 3  # batches that the synthetic step repeats, so that none finds its own in a cache
@@ -72,13 +72,8 @@ class Lanes:
 
     def losses(self, num_steps: int) -> list[float]:
         """Loss of each of some steps on the batches kept."""
-        assert self.step is not None
-        found = []
-        for number in range(num_steps):
-            batch = self._kept()[number % NUM_INPUTS]
-            told = self.step(batch.clips, batch.labels, batch.weights, num_real_global=batch.num_real_global, lr=LR)
-            found.append(told.loss.item())  # sync
-        return found
+        kept = self._kept()
+        return [self._update(kept[number % NUM_INPUTS]).loss.item() for number in range(num_steps)]  # syncs
 
     def real_step(self) -> int:
         """A training step on the loader's next batch."""
@@ -170,8 +165,11 @@ class Lanes:
 
     def _train(self, batch: Batch) -> int:
         """One step, its loss handed over as the trainer does, so that the host waits where the trainer's waits."""
-        assert self.step is not None
-        share = self.step(batch.clips, batch.labels, batch.weights, num_real_global=batch.num_real_global, lr=LR)
+        share = self._update(batch)
         self._num_steps += 1
         self._outcomes.push(self._num_steps, batch, loss=share.loss, losses=share.losses, stop=False)
         return len(batch.labels)
+
+    def _update(self, batch: Batch) -> StepLoss:
+        assert self.step is not None
+        return self.step(batch.clips, batch.labels, batch.weights, num_real_global=batch.num_real_global, lr=LR)

@@ -22,7 +22,7 @@ from pipeline.build.run import build_shards
 from pipeline.build.settings import BuildSettings
 from pipeline.clip import ClipSpec
 from pipeline.datasets import list_folder
-from pipeline.errors import one_line
+from pipeline.errors import kind_and_line
 from pipeline.index import ShardIndex, open_index
 from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import EvalPlan, Plan, TrainPlan
@@ -96,7 +96,7 @@ class Stage:
         try:
             yield self.found.setdefault(name, {})
         except Exception as error:  # whatever a library raises is a line of the result
-            self.errors[name] = f"{type(error).__name__}: {one_line(error)}"
+            self.errors[name] = kind_and_line(error)
         self.found[name]["wall_s"] = round(time.monotonic() - before, 2)
         if meter is not None:
             self.found[name]["gpu_after"] = meter.sample()
@@ -340,7 +340,7 @@ def serve(connection: Connection, settings: Settings, connections: int | None) -
     except EOFError:
         return  # the parent is gone
     except Exception as error:  # a line of the result
-        connection.send(BenchError(f"{type(error).__name__}: {one_line(error)}"))
+        connection.send(BenchError(kind_and_line(error)))
 
 
 def recorded_anew(step: TrainStep) -> TrainStep:
