@@ -33,6 +33,7 @@ class GraphSpec:
         stored_size: Pixels that `clip.resize` scales from.
         gpu: CUDA device, or None for the CPU.
         hw_decoder_load: Share of the JPEGs for a GPU's JPEG engines.
+        fancy_upsampling: Smooth chroma on a GPU as on a CPU.
         mean, std: Per channel, RGB; clips come as (value - mean) / std.
         whole_pictures: Decode whole JPEGs; else, where nothing is resized, just the columns of the crop.
     """
@@ -44,6 +45,7 @@ class GraphSpec:
     gpu: int | None
     num_threads: int
     hw_decoder_load: float
+    fancy_upsampling: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
     whole_pictures: bool
@@ -88,6 +90,7 @@ def jpeg_graph(spec: GraphSpec) -> Any:
     how: dict[str, Any] = {"device": "cpu", "output_type": DALIImageType.RGB, "adjust_orientation": False}
     if spec.gpu is not None:
         how |= {"device": "mixed", "hw_decoder_load": spec.hw_decoder_load}
+        how |= {"jpeg_fancy_upsampling": spec.fancy_upsampling}
     if cuts_columns(spec):
         tile_width = spec.clip.crop_size
         picture = fn.decoders.image_slice(fed("jpeg"), start=fed("cut_start"), end=fed("cut_end"), axes=[0, 1], **how)

@@ -120,6 +120,7 @@ class ClipLoader:
                 gpu=self._gpu,
                 num_threads=self.settings.num_threads,
                 hw_decoder_load=self.settings.hw_decoder_load,
+                fancy_upsampling=self.settings.fancy_upsampling,
                 whole_pictures=on_gpu if whole_pictures is None else whole_pictures,
                 **pixels,
             )

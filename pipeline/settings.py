@@ -29,6 +29,7 @@ class LoaderSettings:
         num_pipelines: DALI pipelines that take turns; None for two with H.264 on a GPU, else one.
         hw_decoder_load: Share of the JPEGs for a GPU's JPEG engines; its cores take the rest. With all on one side, a
             clip's pixels do not depend on its batch, and no decoding waits for the trainer's kernels. A CPU ignores it.
+        fancy_upsampling: On a GPU, smooth the chroma of JPEGs as a CPU always does.
         read_ahead: Steps whose bytes the system is asked to fetch from disk before they are needed; 0 for none.
         stall_timeout_s: A batch that takes longer is an error; 0 for none.
     """
@@ -39,6 +40,7 @@ class LoaderSettings:
     queue_depth: int = 2
     num_pipelines: int | None = None
     hw_decoder_load: float = 1.0
+    fancy_upsampling: bool = False
     read_ahead: int = 4
     stall_timeout_s: float = 300.0
 

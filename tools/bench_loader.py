@@ -35,6 +35,7 @@ from pipeline.remote.url import public_url
 from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
 from tools.bench.comparison import Comparison, compare
+from tools.bench.gpu import GpuMeter, gpu_uuid
 from tools.bench.lanes import REAL, SYNTHETIC
 from tools.bench.machine import machine, machine_lines, table, write
 from tools.bench.measure import Order, load_psutil
@@ -159,6 +160,7 @@ def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:
             codec=index.codec,
             on_gpu=on_gpu,
             num_cpus=settings.num_cpus,
+            num_decoders=GpuMeter(gpu_uuid(settings.device)).num_engines()["num_dec"] if on_gpu else None,
             step_rate=step_rate,
             saturation_of=saturation_of,
             report=tell,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import platformdirs
@@ -24,6 +24,7 @@ class FastOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     space_to_depth: bool | msgspec.UnsetType = msgspec.UNSET
     high_priority: bool | msgspec.UnsetType = msgspec.UNSET
     hw_decoder_load: Share | msgspec.UnsetType = msgspec.UNSET
+    num_threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True)

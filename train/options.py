@@ -95,6 +95,8 @@ EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
                  help="DALI pipelines that take turns.  [default: 2 for H.264 on a GPU, else 1]"),
     click.option("--hw-decoder-load", default=LOADER.hw_decoder_load, type=float,
                  help="Share of the pictures for a GPU's JPEG engines, 0 to 1."),
+    click.option("--fancy-upsampling/--no-fancy-upsampling", default=LOADER.fancy_upsampling,
+                 help="On a GPU, smooth the chroma of JPEGs as a CPU does."),
     click.option("--read-ahead", default=LOADER.read_ahead, type=int,
                  help="Steps whose bytes are asked from disk before they are needed."),
     click.option("--stall-timeout", "stall_timeout_s", default=LOADER.stall_timeout_s, type=float,
@@ -157,8 +159,8 @@ OPTIONS = [
                  help="The result as JSON; other lines go to stderr."),
 ]
 EXECUTION = {
-    "Loader": ["engine", "num_threads", "prefetch", "queue_depth", "num_pipelines", "hw_decoder_load", "read_ahead",
-               "stall_timeout_s"],
+    "Loader": ["engine", "num_threads", "prefetch", "queue_depth", "num_pipelines", "hw_decoder_load",
+               "fancy_upsampling", "read_ahead", "stall_timeout_s"],
     "Compute": ["fast", "compile", "cuda_graph", "space_to_depth", "high_priority"],
 }
 # fmt: on

@@ -34,4 +34,5 @@ def test_every_setting_of_the_loader_is_explained_with_its_default(name: str) ->
     default = getattr(LoaderSettings(), name)
     row = re.search(rf"^\| `{option}` \| ([^|]+) \|", TUNING, re.MULTILINE)
     assert row is not None
-    assert default is None or row[1].split(";")[0].strip() == (default if isinstance(default, str) else f"{default:g}")
+    said = default if isinstance(default, str) else "off" if default is False else default and f"{default:g}"
+    assert default is None or row[1].split(";")[0].strip() == said

@@ -37,6 +37,7 @@ def spec_of(clip: ClipSpec, *, batch_size: int, num_threads: int) -> GraphSpec:
         gpu=0,  # for the inputs that a GPU gets; the pipeline below runs on the CPU
         num_threads=num_threads,
         hw_decoder_load=0,
+        fancy_upsampling=False,
         mean=(128.0,) * 3,
         std=(1.0,) * 3,
         whole_pictures=True,

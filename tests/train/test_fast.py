@@ -42,7 +42,7 @@ def test_without_a_file_or_a_gpu_the_way_out_is_named(tmp_path: Path) -> None:
         fast_options(card_of(torch.device("cpu")), tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("options", [{"steps": 3}, {"compile": "yes"}, {"hw_decoder_load": 2}])
+@pytest.mark.parametrize("options", [{"steps": 3}, {"compile": "yes"}, {"hw_decoder_load": 2}, {"num_threads": 0}])
 def test_a_file_with_anything_else_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="fast.json"):
         fast_options(CARD, write(tmp_path / "fast.json", CARD, options))

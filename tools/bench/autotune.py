@@ -16,7 +16,7 @@ WARMUP_BATCHES = 8  # over those that wait ready
 THREADS = (1, 2, 3, 4, 6, 8, 12, 16)
 QUEUE_DEPTHS = (1, 2, 3, 4)
 HW_DECODER_LOADS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
-PIPELINES = (1, 2, 4, 8)  # GPUs have one to eight video decoders
+PIPELINES = (1, 2, 4, 8)  # GPUs have one to eight video decoders; no more than the one at hand are tried
 AMPLE = 1.5  # times the step's rate: a loader alone below it would soon be what training waits for
 SATURATION_NOISE = 0.005  # within it of the best saturation, fewer cores decide
 
@@ -108,6 +108,7 @@ def autotune(
     codec: str,
     on_gpu: bool,
     num_cpus: int,
+    num_decoders: int | None = None,
     step_rate: float | None = None,
     saturation_of: Callable[[LoaderSettings], float] | None = None,
     report: Callable[[int, int, str], None] = lambda done, total, note: None,
@@ -119,6 +120,7 @@ def autotune(
         codec: Of the shards: the JPEG engines' share is tried for filmstrips, the number of pipelines for h264.
         on_gpu: Whether either means anything.
         num_cpus: More threads than that are not tried.
+        num_decoders: Video decoders of the GPU; more pipelines than that are not tried. None where it is not known.
         step_rate: Clips/s of the step on clips that lie ready. Settings whose loader alone gives 1.5 times that are
             compared by `saturation_of`, real step / synthetic step; a faster loader alone may slow the step down.
     """
@@ -132,7 +134,8 @@ def autotune(
     rounds: list[list[dict[str, Any]]] = [threads]
     if on_gpu:
         name, _, choices = OF_CODEC[codec]
-        rounds.append([{name: choice} for choice in choices])
+        most = num_decoders if codec == "h264" and num_decoders else max(choices)
+        rounds.append([{name: choice} for choice in choices if choice <= most])
     rounds += [[{"queue_depth": depth} for depth in QUEUE_DEPTHS], threads]
     total, done = sum(map(len, rounds)), 0
 

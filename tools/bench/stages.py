@@ -45,8 +45,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 MAX_MEAN_ERROR, FAR, MAX_FAR_SHARE = 2.0, 32, 0.01  # of 255: nvJPEG does not smooth chroma, libjpeg-turbo does
 MAX_LOSS_ERROR = 0.02  # relative, over 20 steps in bfloat16 at a small rate
 COMPARED_STEPS, ROUNDS, RECORDINGS = 20, 3, 20
+LOADER_OPTIONS = ("hw_decoder_load", "num_threads")
 STEP_OPTIONS = ("compile", "space_to_depth", "cuda_graph", "high_priority")
 CLOSING_S = 12.0  # until a process that does not listen is ended
+CONNECTIONS = 32  # hardware queues of CUDA: what train/main.py asks for
+THREADS = (2, 4)  # of the loader
 PLAIN = StepOptions()  # eager, channels-last
 
 
@@ -246,6 +249,13 @@ def exactness(stage: Stage) -> None:
                 first_clips(stage, "filmstrip", LoaderSettings(hw_decoder_load=load), num=24) for load in (1.0, 0.0)
             )
             found |= within_bound(difference(all_on_engine, none))
+    cpu = replace(stage, device=torch.device("cpu"))
+    plain = first_clips(cpu, "filmstrip", LoaderSettings(engine="simple"), num=24)
+    for smooth in (False, True):  # which of the two is nearer to what a CPU decodes
+        with stage.part(f"chroma {'smoothed' if smooth else 'repeated'}", needs_gpu=True) as found:
+            if found is not None:
+                smoothed = first_clips(stage, "filmstrip", LoaderSettings(fancy_upsampling=smooth), num=24)
+                found |= within_bound(difference(smoothed, plain))
 
 
 def pixels_of(stage: Stage, codec: str, spec: ClipSpec) -> dict[str, Any]:
@@ -309,14 +319,13 @@ def alone(stage: Stage, loader: LoaderSettings, *, data: Path | None = None) -> 
     }
 
 
-def serve(connection: Connection, settings: Settings, connections: int | None) -> None:
+def serve(connection: Connection, settings: Settings, connections: int) -> None:
     """A loader and a step in a process of their own: ("losses", n), ("turn", lane) or ("record", n) until told None.
 
     Args:
-        connections: Hardware queues that CUDA uses; None leaves its default.
+        connections: Hardware queues that CUDA uses.
     """
-    if connections is not None:
-        os.putenv("CUDA_DEVICE_MAX_CONNECTIONS", str(connections))  # before CUDA starts in this process
+    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = str(connections)  # before CUDA starts in this process
     try:
         with closing(open_lanes(settings, open_index(settings.data))) as lanes:
             connection.send("ready")
@@ -352,7 +361,7 @@ def recorded_anew(step: TrainStep) -> TrainStep:
 def options_of(options: Mapping[str, Any]) -> tuple[LoaderSettings, StepOptions]:
     """Options as `climb` has them as the loader's and the step's."""
     step = {name: value for name, value in options.items() if name in STEP_OPTIONS}
-    loader = {"hw_decoder_load": options["hw_decoder_load"]} if "hw_decoder_load" in options else {}
+    loader = {name: value for name, value in options.items() if name in LOADER_OPTIONS}
     return LoaderSettings(**loader), replace(PLAIN, **step)
 
 
@@ -373,12 +382,12 @@ def compared(
     """
     if not stage.on_gpu and not change.keys() <= {"compile", "space_to_depth"}:
         return Trial(change, error="needs a GPU")
-    both: list[tuple[Settings, int | None]] = []
+    both: list[tuple[Settings, int]] = []
     for options in (base, base | change):
         loader, step = options_of(options)
         if stage.on_gpu:
             step = replace(step, cudnn_benchmark=True)
-        both.append((stage.settings(loader=loader, step=step), options.get("connections")))
+        both.append((stage.settings(loader=loader, step=step), options.get("connections", CONNECTIONS)))
     until = time.monotonic() + share * (stage.left_s - CLOSING_S)
 
     def left_s() -> float:
@@ -438,12 +447,15 @@ def step_options(stage: Stage) -> None:
 
 
 def loader_alone(stage: Stage) -> None:
-    """D: the loader alone by the JPEG engines' share and threads."""
+    """D: the loader alone by the JPEG engines' share, threads, and whether chroma is smoothed."""
     for load in (1.0, 0.0) if stage.on_gpu else (1.0,):
-        for threads in (2, 4):
+        for threads in THREADS:
             with stage.part(f"load {load:g}, {threads} threads") as found:
                 assert found is not None
                 found |= alone(stage, LoaderSettings(hw_decoder_load=load, num_threads=threads))
+    with stage.part("chroma smoothed", needs_gpu=True) as found:
+        if found is not None:
+            found |= alone(stage, LoaderSettings(fancy_upsampling=True))
     if not stage.on_gpu:
         stage.skipped["load 0"] = "needs a GPU"
 
@@ -451,7 +463,8 @@ def loader_alone(stage: Stage) -> None:
 def saturation(stage: Stage) -> None:
     """E: real clips beside ready ones, one factor at a time; then the best and the default in turns."""
     base = dict(stage.earlier.get("C", {}).get("found", {}).get("options", {}))
-    changes: list[dict[str, Any]] = [{"hw_decoder_load": 0.0}, {"connections": 8}, {"connections": 32}]
+    changes: list[dict[str, Any]] = [{"hw_decoder_load": 0.0}, {"connections": 8}]  # 32 is what the trainer has
+    changes += [{"num_threads": threads} for threads in THREADS if threads != LoaderSettings().num_threads]
     changes += [{name: not base.get(name, False)} for name in ("high_priority", "cuda_graph")]
 
     def compare(base: dict[str, Any], change: dict[str, Any]) -> Trial:
@@ -533,7 +546,7 @@ def end_to_end(stage: Stage) -> None:
         if found is not None:
             loader, step = options_of(stage.earlier.get("E", {}).get("found", {}).get("options", {}))
             settings = replace(stage.settings(loader=loader, step=step), batch_size=64)
-            with Child("batch 64", serve, settings, None) as child:
+            with Child("batch 64", serve, settings, CONNECTIONS) as child:
                 child.receive(timeout_s=stage.left_s)
                 child.ask(("losses", FIRST_STEPS["cuda"]), timeout_s=stage.left_s)
                 pairs = [

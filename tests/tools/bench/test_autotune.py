@@ -68,6 +68,9 @@ def test_h264_on_a_gpu_is_tried_with_several_pipelines_and_filmstrips_are_not() 
     assert [row[3] for row in tuning.rows() if row[0] == "picked"] == ["4"]
     assert tuning.rows()[0][3] == "–"
 
+    three = autotune(measured, start, codec="h264", on_gpu=True, num_cpus=16, num_decoders=3)
+    assert {point.settings.num_pipelines for point in three.points} == {None, 1, 2}
+
     on_cpu = autotune(measured, start, codec="h264", on_gpu=False, num_cpus=2)
     assert on_cpu.flags == "--num-threads 1 --queue-depth 1 --prefetch 2 --read-ahead 4"
     strips = autotune(made_up, start, codec="filmstrip", on_gpu=True, num_cpus=16)
