@@ -26,7 +26,7 @@ from unittest.mock import patch
 CHECKOUT = Path(__file__).resolve().parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    [__name__, "torch._dynamo", "torch.utils.tensorboard", "train.main", "tools.evaluate", "tools.extract_features",
+    [__name__, "torch._dynamo", "torch.utils.tensorboard", "train.trainer", "tools.evaluate", "tools.extract_features",
      "tools.thumos14"]
 )  # fmt: skip
 

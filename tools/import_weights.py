@@ -15,9 +15,8 @@ import click
 
 from pipeline.clip import per_channel
 from train.bounds import Number
-from train.checkpoint import save_checkpoint
 from train.config import TrainConfig, from_dict
-from train.importing import SOURCES, import_weights, read_classes, trained_on
+from train.presets import SOURCES
 from train.terminal import JSON_FILE, Command, OutputFile, save_json, wrong_usage
 
 EPILOG = """\b
@@ -67,6 +66,9 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Weights of others as a checkpoint: torchvision's video networks, or the authors' caffe networks."""
+    from train.checkpoint import save_checkpoint  # loads torch, which takes seconds: help does not wait for it
+    from train.importing import import_weights, read_classes, trained_on
+
     if out.exists():
         raise click.UsageError(f"--out: {out} is there already; choose another name or remove it")
     with wrong_usage():

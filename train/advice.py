@@ -4,7 +4,7 @@ import os
 
 from pipeline.index import ShardIndex
 from train.config import TrainConfig
-from train.models.cost import count_costs
+from train.models.table import count_costs
 from train.ranks import Ranks
 
 # Of the forward pass, for each whole training step and core: 2.9 to 5.3 thousand million were measured with res3d18 and

@@ -16,9 +16,9 @@ from torch.overrides import TorchFunctionMode
 from pipeline.errors import UserError, os_errors_of_the_user
 from pipeline.index import ShardIndex
 from pipeline.typed_json import Count, Real, SchemaError, Text, convert
-from train.config import FIXED, TrainConfig, differences, from_dict, to_dict
+from train.config import FIXED, OptimConfig, TrainConfig, differences, from_dict, to_dict
 from train.models import ModelConfig, build_model
-from train.optim import OptimConfig, build_optimizer
+from train.optim import build_optimizer
 from train.torch_file import check_records, is_stored, read_torch_file, short
 
 FORMAT = 1

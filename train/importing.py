@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.clip import ClipSpec
 from pipeline.errors import UserError
 from pipeline.shard_writer import sha256_of
 from pipeline.source.plain_file import read_text
@@ -18,50 +16,18 @@ from pipeline.typed_json import SchemaError, convert
 from train.checkpoint import check_tensor, outline
 from train.config import TrainConfig, to_dict
 from train.evaluation.features import npz
-from train.models import BLOCKS, MAX_WIDTH, ModelConfig
+from train.models import MAX_WIDTH, ModelConfig
 from train.models.convert import from_caffe, from_torchvision
+from train.presets import SOURCES, Trained
 from train.torch_file import read_torch_file, short
 
 MAX_BYTES = 2**30  # of a file; the largest network, C3D, has 0.3 GB
-PIXEL = 255  # torchvision scales pixels to 0…1 first
-TORCHVISION_MEAN, TORCHVISION_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # of every video model
 
 
 class ImportFailed(UserError):
     """A file that does not hold the weights asked for; the message is one line."""
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What weights were trained on.
-
-    Attributes:
-        mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB.
-        note: What a checkpoint cannot say of it; empty for nothing.
-    """
-
-    clip: ClipSpec
-    mean: float | tuple[float, ...] = 128.0
-    std: float | tuple[float, ...] = 1.0
-    note: str = ""
-
-
-# torchvision: 16 frames of videos at 15 frames/s, half of what most have. (x / 255 - m) / s is (x - 255 m) / (255 s).
-KINETICS = Trained(
-    ClipSpec(num_frames=16, frame_stride=2),
-    mean=tuple(PIXEL * value for value in TORCHVISION_MEAN),
-    std=tuple(PIXEL * value for value in TORCHVISION_STD),
-)
-RES3D = Trained(ClipSpec(num_frames=8, frame_stride=2))  # the authors' network files, as the paper's section 4
-C3D = Trained(
-    ClipSpec(num_frames=16, frame_stride=1),
-    note="C3D was trained on pixels minus the mean clip of Sports-1M, each place and frame its own value; one value a "
-    "colour stands for it here, so outputs differ a little from the authors', most where that clip is not uniform",
-)
-SOURCES: dict[str, dict[str, Trained]] = {
-    "torchvision": dict.fromkeys(("r3d_18", "mc3_18", "r2plus1d_18"), KINETICS),
-    "caffe": {**{f"res3d{depth}": RES3D for depth in BLOCKS}, "c3d": C3D},
-}
 CONVERT: dict[str, Callable[..., dict[str, Tensor]]] = {"torchvision": from_torchvision, "caffe": from_caffe}
 
 

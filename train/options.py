@@ -1,29 +1,19 @@
-"""The trainer's command line: its options, and what becomes of them before a run."""
+"""The trainer's command line. Loads no torch, so that help and wrong options are answered at once."""
 
-import re
 from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
-from click.core import ParameterSource
 
-from pipeline.index import ShardIndex
-from pipeline.loader import LoaderSettings
-from pipeline.settings import ENGINES, WEEK_S
+from pipeline.settings import ENGINES, WEEK_S, LoaderSettings
 from train.bounds import Number
-from train.checkpoint import load_checkpoint, load_latest
-from train.config import MOST, TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
-from train.data_options import DATA, REMOTE, Data, remote_options
-from train.fast import card_of, fast_options, fast_path
+from train.config import MOST
+from train.data_options import DATA, REMOTE, remote_options
 from train.models import MODELS
 from train.presets import PRESETS
-from train.ranks import COLLECTIVE_TIMEOUT_S, Ranks, speaks_for_machine
-from train.step import StepOptions, default_options
-from train.stopping import StopRequest
-from train.terminal import Command, Name, WrongUsage, wrong_usage
+from train.stopping import StopRequest, speaks_for_machine
+from train.terminal import Command, Name
 
 EPILOG = """\b
 Examples:
@@ -39,19 +29,8 @@ torchrun passes it on, but itself ends with code 1.
 Exit codes: 0 done, or stopped by SIGTERM or SIGUSR1; 1 failure; 2 wrong usage; 130 Ctrl-C.
 """
 
-__all__ = [
-    "COMMAND",
-    "Data",
-    "configure",
-    "defaults",
-    "execution",
-    "find_state",
-    "pixels_as_trained",
-    "train_options",
-]
-
+COLLECTIVE_TIMEOUT_S = 600.0  # twice what a loader waits for a batch (pipeline/settings.py), so that it speaks first
 LOADER = LoaderSettings()
-OF_DATASETS = {"sports1m": "sports1m", "ucf101": "ucf101-search"}  # others: that of UCF101, the paper's from scratch
 NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -191,128 +170,3 @@ def train_options(command: Callable) -> Callable:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
-
-
-def execution(
-    options: dict[str, Any], ranks: Ranks, *, say: Callable[[str], object]
-) -> tuple[LoaderSettings, StepOptions]:
-    """Take the options that say how, not what, out of the command's; the device decides those left out.
-
-    Args:
-        say: Told in a line what --fast takes.
-
-    Raises:
-        WrongUsage: A value is not possible; says which and what is.
-        UserError: There are no settings for --fast.
-    """
-    if options.pop("fast", False):
-        source, path = click.get_current_context().get_parameter_source, fast_path()
-        taken = {
-            name: value
-            for name, value in fast_options(card_of(ranks.device), path).items()
-            if source(name) is not ParameterSource.COMMANDLINE
-            and not (name == "cuda_graph" and ranks.world_size > 1)  # it was measured on one GPU, without DDP
-        }
-        options |= taken
-        flags = [f"{name.replace('_', '-')} {value}" for name, value in taken.items()]
-        say(f"--fast takes from {path}: {', '.join(flags) or 'nothing'}")
-    loader = {name: options.pop(name) for name in (field.name for field in fields(LoaderSettings)) if name in options}
-    step = {name: options.pop(name) for name in (field.name for field in fields(StepOptions)) if name in options}
-    given = {name: value for name, value in step.items() if value is not None}
-    with wrong_usage():
-        given |= {"may_fall_back": False} if "compile" in given else {}
-        settings, chosen = LoaderSettings(**loader), replace(default_options(ranks), **given)
-        chosen.check(ranks.device)
-    return settings, chosen
-
-
-def defaults(preset: str | None, out: Path | None, *, index: ShardIndex, device: torch.device) -> tuple[str, Path, str]:
-    """Preset and folder of a run, and a line about those that were left out; "" if none was."""
-    chosen = []
-    if preset is None:
-        preset, why = OF_DATASETS.get(index.name, "ucf101-search"), f"the recipe for {index.name}"
-        if device.type != "cuda":
-            preset, why = "tiny", "the recipe for CPUs"
-        elif PRESETS[preset].clip.crop_size > index.size:
-            preset, why = "tiny", f"the recipe for pictures of {index.size} pixels"
-        chosen.append(f"--preset {preset} ({why})")
-    if out is None:
-        out = Path("runs") / (re.sub(r"[^\w.-]", "-", index.name) + f"-{preset}")
-        chosen.append(f"--out {out}")
-    return preset, out, f"taking {' and '.join(chosen)}" if chosen else ""
-
-
-def find_state(
-    resume: str, out: Path, *, say: Callable[[str], None], note: Callable[[str], None]
-) -> dict[str, Any] | None:
-    """The state of the checkpoint that --resume asks for; None to start at step 0.
-
-    Args:
-        say: Told in a line of what is wrong.
-        note: Told where the run begins.
-    """
-    if resume == "never":
-        if any(out.glob("*.pt")):
-            raise WrongUsage(f"--out: {out} already holds a run; leave out --resume to go on, or choose another")
-        return None
-    if resume != "auto":
-        if not Path(resume).is_file():
-            raise WrongUsage(f"--resume: {resume} is no file; choose auto, never or a .pt file")
-        return load_checkpoint(Path(resume))
-    found = load_latest(out, say=say)
-    note(
-        f"going on from {found[0]} at step {found[1]['step']}"
-        if found
-        else f"{out} holds no checkpoint; starting at step 0"
-    )
-    return found[1] if found else None
-
-
-def configure(
-    preset: str,
-    index: ShardIndex,
-    *,
-    world_size: int,
-    split: str | None,
-    scale_to_steps: int | None = None,
-    scale_lr: bool = False,
-    **options: Any,
-) -> TrainConfig:
-    """The preset with the command line's changes, checked against the dataset and the ranks.
-
-    Raises:
-        WrongUsage: Something does not fit; says what and the way out.
-    """
-    for scaled, name in ((scale_to_steps, "steps"), (scale_lr, "lr")):
-        if scaled and options.get(name) is not None:
-            flag = "--scale-to-steps" if name == "steps" else "--scale-lr"
-            raise WrongUsage(f"--{name} and {flag} both decide the same; leave one of them out")
-    split = split or ("1" if "1" in index.split_names else index.split_names[0])
-    with wrong_usage():
-        for subset in ("train", "test"):
-            index.samples_of(split, subset)
-        config = override(PRESETS[preset], split=split, **options)
-        if scale_to_steps:
-            config = scaled_to_steps(config, scale_to_steps)
-        if scale_lr:
-            config = scaled_lr(config, PRESETS[preset])
-    if config.snap_to_keyframe and index.codec != "h264":
-        raise WrongUsage(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
-    if config.global_batch_size % world_size:
-        raise WrongUsage(
-            f"--batch-size: {config.global_batch_size} clips cannot be shared by {world_size} processes; "
-            f"choose a multiple of {world_size}"
-        )
-    return config
-
-
-def pixels_as_trained(config: TrainConfig, state: dict[str, Any] | None) -> TrainConfig:
-    """The configuration with pixels scaled as for the weights that the run starts from.
-
-    Args:
-        state: Of the checkpoint that has them, the run's own or another's; None for fresh weights.
-    """
-    if state is None:
-        return config
-    trained = from_dict(state["config"])
-    return replace(config, mean=trained.mean, std=trained.std)

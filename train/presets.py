@@ -6,10 +6,11 @@ decay 5e-5 but none on BN and the fc bias, twice the rate for the fc bias, pixel
 frames of 128 lines, one random 112x112 crop and a mirror (prototxt).
 """
 
+from dataclasses import dataclass
+
 from pipeline.clip import ClipSpec
-from train.config import TrainConfig
-from train.models import ModelConfig
-from train.optim import OptimConfig, ScheduleConfig
+from train.config import OptimConfig, ScheduleConfig, TrainConfig
+from train.models import BLOCKS, ModelConfig
 
 PRESETS: dict[str, TrainConfig] = {
     # UCF101 from scratch, as in the architecture search; clip accuracy 45.6 % on split 1 (Table 3).
@@ -113,3 +114,39 @@ PRESETS: dict[str, TrainConfig] = {
 
 # Recipes that start from trained weights: --init-from is required.
 NEEDS_WEIGHTS = frozenset({"finetune-ucf101", "finetune-hmdb51"})
+
+PIXEL = 255  # torchvision scales pixels to 0…1 first
+TORCHVISION_MEAN, TORCHVISION_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # of every video model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What weights were trained on.
+
+    Attributes:
+        mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB.
+        note: What a checkpoint cannot say of it; empty for nothing.
+    """
+
+    clip: ClipSpec
+    mean: float | tuple[float, ...] = 128.0
+    std: float | tuple[float, ...] = 1.0
+    note: str = ""
+
+
+# torchvision: 16 frames of videos at 15 frames/s, half of what most have. (x / 255 - m) / s is (x - 255 m) / (255 s).
+KINETICS = Trained(
+    ClipSpec(num_frames=16, frame_stride=2),
+    mean=tuple(PIXEL * value for value in TORCHVISION_MEAN),
+    std=tuple(PIXEL * value for value in TORCHVISION_STD),
+)
+RES3D = Trained(ClipSpec(num_frames=8, frame_stride=2))  # the authors' network files, as the paper's section 4
+C3D = Trained(
+    ClipSpec(num_frames=16, frame_stride=1),
+    note="C3D was trained on pixels minus the mean clip of Sports-1M, each place and frame its own value; one value a "
+    "colour stands for it here, so outputs differ a little from the authors', most where that clip is not uniform",
+)
+SOURCES: dict[str, dict[str, Trained]] = {
+    "torchvision": dict.fromkeys(("r3d_18", "mc3_18", "r2plus1d_18"), KINETICS),
+    "caffe": {**{f"res3d{depth}": RES3D for depth in BLOCKS}, "c3d": C3D},
+}

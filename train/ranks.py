@@ -1,15 +1,13 @@
 """Processes of one run: torchrun's variables, the process group and the few collectives the trainer needs."""
 
 import contextlib
-import json
 import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +19,6 @@ from torch.distributed.rendezvous import rendezvous
 from pipeline.errors import UserError
 from train.stopping import StopRequest, end_before_start
 
-COLLECTIVE_TIMEOUT_S = 600.0  # twice what a loader waits for a batch (pipeline/settings.py), so that it speaks first
-
 # torchrun notices after 15 s that another machine is gone. Asked to start again before, it counts on that machine and
 # gives up in the end; so a process that has lost another one ends only then.
 MACHINE_LOST_S = 20.0
@@ -31,8 +27,6 @@ MACHINE_LOST_S = 20.0
 # destructor would hold the GIL and wait for gloo's thread, and that thread may wait for the GIL to free the tensors of
 # the last collective: a deadlock (torch 2.13; pytorch/pytorch#56297).
 _ENDED_GROUPS: list[dist.ProcessGroup | None] = []
-
-FIRST_SPEAKS_S = 10.0  # how long a process is silent about a mistake, for another one to say it
 
 
 class RanksError(UserError):
@@ -126,29 +120,6 @@ def from_torchrun(device: str = "auto") -> Ranks:
             "start fewer processes or use --device cpu"
         )
     return Ranks(rank, local_rank, world_size, torch.device("cuda", local_rank), launcher, num_machines)
-
-
-def speaks_for_machine(line: str, *, is_ended: Callable[[], bool]) -> bool:
-    """Whether a process that ends with an error has to say it. torchrun's own last lines name it in any case.
-
-    Most mistakes are those of all processes. The first of a machine says them, then torchrun ends the others; one that
-    it does not end has a mistake of its own. (torchrun 2.13 prints a traceback of its own whenever a process fails.)
-
-    Args:
-        is_ended: Whether torchrun has told this process to end.
-    """
-    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if error_file is None:
-        return True
-    with contextlib.suppress(OSError):
-        message = {"message": line, "extraInfo": {"timestamp": int(time.time())}}
-        Path(error_file).write_text(json.dumps({"message": message}), encoding="utf-8")
-    until_s = time.monotonic() + FIRST_SPEAKS_S
-    while os.environ.get("LOCAL_RANK") != "0" and time.monotonic() < until_s:
-        if is_ended():
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @contextlib.contextmanager

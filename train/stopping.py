@@ -4,15 +4,20 @@ Commands import this first, so that signals count while packages load. So it imp
 """
 
 import contextlib
+import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before they take the machine away
 INTERRUPT = signal.SIGINT  # what Ctrl-C sends
+FIRST_SPEAKS_S = 10.0  # how long a process is silent about a mistake, for another one to say it
 
 
 def is_command(name: str) -> bool:
@@ -113,3 +118,26 @@ class StopRequest:
                 raise KeyboardInterrupt
             self.interrupted = True
         self._is_asked = True
+
+
+def speaks_for_machine(line: str, *, is_ended: Callable[[], bool]) -> bool:
+    """Whether a process that ends with an error has to say it. torchrun's own last lines name it in any case.
+
+    Most mistakes are those of all processes. The first of a machine says them, then torchrun ends the others; one that
+    it does not end has a mistake of its own. (torchrun 2.13 prints a traceback of its own whenever a process fails.)
+
+    Args:
+        is_ended: Whether torchrun has told this process to end.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file is None:
+        return True
+    with contextlib.suppress(OSError):
+        message = {"message": line, "extraInfo": {"timestamp": int(time.time())}}
+        Path(error_file).write_text(json.dumps({"message": message}), encoding="utf-8")
+    until_s = time.monotonic() + FIRST_SPEAKS_S
+    while os.environ.get("LOCAL_RANK") != "0" and time.monotonic() < until_s:
+        if is_ended():
+            return False
+        time.sleep(0.05)
+    return True

@@ -19,8 +19,9 @@ from pipeline.index import ShardIndex
 from pipeline.loader import Batch, ClipLoader
 from pipeline.plan import EvalPlan
 from tests.clips import take, train_plan
+from train.config import OptimConfig
 from train.models import ModelConfig, build_model
-from train.optim import OptimConfig, build_optimizer
+from train.optim import build_optimizer
 from train.ranks import Ranks
 from train.step import StepOptions, TrainStep
 

@@ -18,12 +18,12 @@ from click.testing import CliRunner, Result
 from pipeline.index import ShardIndex
 from pipeline.loader import LoaderSettings
 from tests.schemas import check_schema
-from tools import bench_loader
+from tools.bench import command
 from tools.bench import run as bench_run
+from tools.bench.command import pick_segments, settings_of
 from tools.bench.comparison import Comparison, Row
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC
 from tools.bench.measure import Measurement, Order, Spread
-from tools.bench.options import pick_segments, settings_of
 from tools.bench.ours import loader_cost
 from tools.bench.peers import PeerConfig
 from tools.bench.report import console
@@ -173,7 +173,7 @@ def test_autotune_comes_first_and_the_run_uses_what_it_picked(
     def measured(plan: object, settings: LoaderSettings, **_: object) -> tuple[float, float]:
         return 100.0 - 20 * abs(settings.queue_depth - 3), float(settings.num_threads)
 
-    monkeypatch.setattr(bench_loader, "measure_loader", measured)
+    monkeypatch.setattr(command, "measure_loader", measured)
     path = tmp_path / "bench.json"
     options = ["--device", "cpu", "--loader-only", "--repeats", "1", "--autotune", "--json", str(path)]
     result = bench(numbered.data_dir, *SMALL, *options)
@@ -224,8 +224,8 @@ def test_peers_are_printed_written_and_drawn_beside_ours(
         return compared
 
     drawn: list = []
-    monkeypatch.setattr(bench_loader, "compare", compare)
-    monkeypatch.setattr(bench_loader, "draw", lambda *words: drawn.append(words))
+    monkeypatch.setattr(command, "compare", compare)
+    monkeypatch.setattr(command, "draw", lambda *words: drawn.append(words))
     files = [word for name in ("json", "markdown", "chart") for word in (f"--{name}", str(tmp_path / f"b.{name}"))]
     files[-1] = str(tmp_path / "b.png")
     options = ["--device", "cpu", "--repeats", "1", "--loader-only", "--vs", "PyAV threads", *files]

@@ -17,8 +17,9 @@ from pipeline.errors import UserError
 from tests.schemas import check_schema
 from tests.until import until
 from tools import check_gpu
+from tools.bench import check
+from tools.bench.check import bottleneck, options_found, page, supervise
 from tools.bench.stages import STAGES, Stage, Trial, climb
-from tools.check_gpu import bottleneck, options_found, page, supervise
 
 SAVES = "import json, os, sys, time; open(sys.argv[1], 'w').write(json.dumps({'found': {'n': 1}})); "
 
@@ -184,7 +185,7 @@ def test_json_page_and_settings_are_complete_whatever_the_stages_do(
         return results[name]
 
     numbers, text, settings = tmp_path / "gpu.json", tmp_path / "gpu.md", tmp_path / "fast.json"
-    monkeypatch.setattr(check_gpu, "supervise", made_up)
+    monkeypatch.setattr(check, "supervise", made_up)
     files = ["--json", str(numbers), "--markdown", str(text), "--save", str(settings)]
     done = CliRunner().invoke(check_gpu.main, ["--device", "cpu", "--minutes", "10", *files], catch_exceptions=False)
     assert done.exit_code == 0

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from train.config import TrainConfig, override
-from train.models import MODELS, ModelConfig, build_model
-from train.models.cost import count_multiply_adds, count_parameters
-from train.models.resnet import BLOCKS, RES3D_STRIDES, SR18_STRIDES, Conv2Plus1d, MixedResNet, ResNet3d
+from train.models import BLOCKS, MODELS, ModelConfig, build_model
+from train.models.resnet import RES3D_STRIDES, SR18_STRIDES, Conv2Plus1d, MixedResNet, ResNet3d
+from train.models.table import count_multiply_adds, count_parameters
 from train.precision import channels_last, freeze_batch_norm
 from train.presets import PRESETS
 

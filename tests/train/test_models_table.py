@@ -69,7 +69,7 @@ def test_measuring_adds_speeds_and_memory() -> None:
 
 PEAKS = """
 import torch
-from train.models.measure import read_peak, start_peak
+from train.models.table import read_peak, start_peak
 cpu = torch.device("cpu")
 before = start_peak(cpu)
 torch.ones(16, 2**20)  # 64 MiB

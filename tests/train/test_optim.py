@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 
+from train.config import OptimConfig, ScheduleConfig, lr_at
 from train.models import ModelConfig, build_model
-from train.optim import OptimConfig, ScheduleConfig, build_optimizer, lr_at, set_lr
+from train.optim import build_optimizer, set_lr
 
 
 def test_a_step_schedule_changes_at_its_breakpoints_and_nowhere_else() -> None:

@@ -13,8 +13,8 @@ from pipeline.datasets import DATASETS
 from pipeline.index import ShardIndex
 from tests.train.conftest import Trainer, command_line, read_metrics, run_program
 from train.main import main
-from train.options import defaults
 from train.presets import NEEDS_WEIGHTS, PRESETS
+from train.resolve import defaults
 
 NUMBERS = {
     param.opts[0]: param

@@ -8,10 +8,9 @@ import pytest
 
 from pipeline.index import ShardIndex
 from tests.train.conftest import Trainer, read_metrics
-from train.config import TrainConfig, scaled_lr, scaled_to_steps
-from train.optim import lr_at
-from train.options import configure
+from train.config import TrainConfig, lr_at, scaled_lr, scaled_to_steps
 from train.presets import NEEDS_WEIGHTS, PRESETS
+from train.resolve import configure
 
 # preset -> step -> learning rate there, as the paper and the authors' files have it
 CURVES = {

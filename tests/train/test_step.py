@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 import train.step
 from pipeline.errors import UserError
+from train.config import OptimConfig
 from train.models import ModelConfig, build_model
-from train.optim import OptimConfig, build_optimizer, set_lr
+from train.optim import build_optimizer, set_lr
 from train.precision import channels_last, freeze_batch_norm
 from train.ranks import Ranks
 from train.step import WARMUP_STEPS, StepLoss, StepOptions, TrainStep, default_options

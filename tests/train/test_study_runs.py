@@ -10,7 +10,7 @@ from pipeline.index import ShardIndex
 from train.config import PARTS, TrainConfig
 from train.main import main
 from train.models import MODELS
-from train.options import configure
+from train.resolve import configure
 from train.study.runs import StudyRun, StudySettings, is_enlarged, plan_run, shards_for, unique_runs
 from train.study.tables import TABLES, Row
 

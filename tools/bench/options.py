@@ -1,30 +1,16 @@
-"""bench_loader's command line: its options, and what becomes of them on this device."""
+"""The command line of bench_loader.py. Loads no torch, so that help and wrong options are answered at once."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-import torch
 
-from pipeline.clip import ClipSpec
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from tools.bench.run import Settings
 from train.bounds import BATCH, COUNT, MOST, SEED, SIDE, STRIDE, WIDTH, Number
 from train.data_options import DATA, REMOTE, remote_options
-from train.models import MODELS, ModelConfig
-from train.options import EXECUTION, EXECUTION_OPTIONS, execution
-from train.ranks import Ranks
-from train.terminal import JSON_FILE, QUIET, Command, OutputFile, wrong_usage
-
-DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets a net that it can train
-    "cuda": {"model": "res3d18", "width": 64, "batch_size": 256, "seconds": 10.0},
-    "cpu": {"model": "res3d10", "width": 16, "batch_size": 16, "seconds": 5.0},
-}
-PEER_SEGMENTS = 256  # H.264 copies of more take long to make
+from train.models import MODELS
+from train.options import EXECUTION, EXECUTION_OPTIONS
+from train.terminal import JSON_FILE, QUIET, Command, OutputFile
 
 EPILOG = """\b
 Examples:
@@ -140,78 +126,3 @@ def all_options(command: Callable) -> Callable:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
-
-
-def settings_of(index: ShardIndex, *, with_peers: bool, say: Callable[[str], object], **options: Any) -> Settings:
-    """The command line with this device's defaults; `say` is told in a line what --fast takes.
-
-    Raises:
-        click.UsageError: A value is not possible.
-    """
-    if options["profile_dir"] and options["loader_only"]:
-        raise click.UsageError("--profile is of the training steps; leave --loader-only out")
-    if options["seconds"] and options["batches"]:
-        raise click.UsageError("--seconds and --batches are both given; choose one")
-    device = pick_device(options["device"])
-    given = {name: options[name] for name in DEFAULTS["cpu"] if options[name] is not None}
-    wanted = DEFAULTS[device.type] | given
-    limit = options["limit"] or (PEER_SEGMENTS if with_peers else None)
-    loader, step = execution(options, Ranks(device=device), say=say)
-    with wrong_usage():
-        return Settings(
-            data=index.data_dir,
-            samples=pick_segments(index, limit, seed=options["seed"]),
-            clip=ClipSpec(options["frames"], options["frame_stride"], options["crop_size"], options["resize"]),
-            batch_size=wanted["batch_size"],
-            model=ModelConfig(wanted["model"], wanted["width"]),
-            loader=loader,
-            step=None if options["loader_only"] else step,
-            device=device,
-            num_cpus=len(os.sched_getaffinity(0)),
-            repeats=options["repeats"],
-            seconds=None if options["batches"] else wanted["seconds"],
-            batches=options["batches"],
-            seed=options["seed"],
-            cold=options["cold"],
-            soak_minutes=options["soak_minutes"],
-            profile_dir=options["profile_dir"],
-            start_step=start_step_of(index, snapped=options["snap_to_keyframe"]),
-        )
-
-
-def start_step_of(index: ShardIndex, *, snapped: bool) -> int:
-    """Stored frames from one possible start of a clip to the next.
-
-    Raises:
-        ValueError: Clips cannot begin at keyframes of filmstrips.
-    """
-    if not snapped:
-        return 1
-    if index.codec != "h264":
-        raise UserError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
-    return index.gop_size
-
-
-def pick_segments(index: ShardIndex, limit: int | None, *, seed: int) -> np.ndarray:
-    """Some rows of the index, drawn from all of it: int64, ascending."""
-    rows = np.random.default_rng(seed).permutation(index.num_samples)[:limit]
-    return np.sort(rows)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device, when it is there; anything else is wrong usage."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in DEFAULTS:
-        raise click.UsageError(f"device: {name!r} is not possible; choose auto, cpu, cuda or cuda:N")
-    if device.type == "cpu":
-        return device
-    if (device.index or 0) >= torch.cuda.device_count():
-        raise click.UsageError(f"device: {name} is not there; choose cpu")
-    device = torch.device("cuda", device.index or 0)
-    torch.cuda.set_device(device)
-    return device

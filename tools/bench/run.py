@@ -24,8 +24,9 @@ from tools.bench.profiling import profile_page, profile_steps
 from tools.bench.results import Result
 from tools.bench.soak import WINDOW_S, Use, Window, soak
 from tools.bench.turns import turns_of
+from train.config import OptimConfig
 from train.models import ModelConfig, build_model
-from train.optim import OptimConfig, build_optimizer
+from train.optim import build_optimizer
 from train.ranks import Ranks
 from train.step import StepOptions, TrainStep
 from train.terminal import progress

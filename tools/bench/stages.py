@@ -325,7 +325,7 @@ def serve(connection: Connection, settings: Settings, connections: int) -> None:
     Args:
         connections: Hardware queues that CUDA uses.
     """
-    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = str(connections)  # before CUDA starts in this process
+    os.putenv("CUDA_DEVICE_MAX_CONNECTIONS", str(connections))  # before CUDA starts in this process
     try:
         with closing(open_lanes(settings, open_index(settings.data))) as lanes:
             connection.send("ready")

@@ -1,15 +1,22 @@
-"""The models by name. A new family is a file beside this one and lines in MODELS."""
+"""The models by name. A new family is a file beside this one and lines in MODELS.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+Commands read MODELS for their options, so torch is loaded only when a network is built.
+"""
+
+import importlib
+from dataclasses import dataclass, field
 from functools import partial
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.typed_json import Share
-from train.models.c3d import C3d
-from train.models.resnet import BLOCKS, SR18_STRIDES, MixedResNet, R2Plus1d, ResNet2d, ResNet3d
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Basic blocks in conv2_x … conv5_x. 18 and 34 are Table 2 of arXiv:1708.05038; 10, 16 and 26 are further depths that it
+# tries without printing block counts: 10 and 16 are from the authors' later code, 26 is arithmetic.
+BLOCKS = {10: (1, 1, 1, 1), 16: (2, 2, 2, 1), 18: (2, 2, 2, 2), 26: (3, 3, 3, 3), 34: (3, 4, 6, 3)}
 
 
 @dataclass(frozen=True)
@@ -17,14 +24,16 @@ class Model:
     """One line of MODELS.
 
     Attributes:
-        build: Constructor (num_classes=, width=, zero_init_gamma=, bn_momentum=); all models take clips NCTHW.
+        network: "module.constructor" beside this file; all models take clips NCTHW.
+        arguments: Of the constructor, next to num_classes, width, zero_init_gamma and bn_momentum.
         width: Channels of conv1 unless another width is asked for.
         num_frames: Frames of the paper's clips for it.
         crop_size: Height and width of those clips, pixels.
         fixed: Which of num_frames and crop_size it takes no other value of.
     """
 
-    build: Callable[..., nn.Module]
+    network: str
+    arguments: dict[str, Any] = field(default_factory=dict)
     width: int = 64
     num_frames: int = 8
     crop_size: int = 112
@@ -36,36 +45,37 @@ DEPTH_WIDTHS = {10: 97, 16: 85, 26: 51, 34: 46}  # parameters within 1.2 % of SR
 MIXED_WIDTHS = {2: 110, 3: 109, 4: 104, 5: 90}  # likewise, of MC2 … MC5
 REVERSED_WIDTHS = {2: 64, 3: 64, 4: 65, 5: 70}  # and of rMC2 … rMC5
 
-SR18 = partial(ResNet3d, strides=SR18_STRIDES)  # the paper's 4-frame net of the design search
-OneFrameModel = partial(Model, num_frames=1, fixed=("num_frames",))
+RES3D, SR18, MIXED, R2PLUS1D = "resnet.ResNet3d", "resnet.sr18", "resnet.MixedResNet", "resnet.R2Plus1d"
+ResNet2d = partial(Model, "resnet.ResNet2d", num_frames=1, fixed=("num_frames",))
+TORCHVISION: dict[str, Any] = {"first_projection": False}
 
 MODELS: dict[str, Model] = {
     # Table 2: Res3D
-    **{f"res3d{depth}": Model(partial(ResNet3d, blocks=blocks)) for depth, blocks in BLOCKS.items()},
+    **{f"res3d{depth}": Model(RES3D, {"blocks": blocks}) for depth, blocks in BLOCKS.items()},
     # section 3.4, Table 5: resolution; the stem's kernel and stride as the text has them, and, -table5, the stride that
     # the table's multiply-adds need
     "sr18": Model(SR18, num_frames=4),
-    "sr18-56": Model(partial(SR18, stem=(5, 1)), num_frames=4, crop_size=56),
-    "sr18-224": Model(partial(SR18, stem=(11, 4)), num_frames=4, crop_size=224),
-    "sr18-56-table5": Model(partial(SR18, stem=(5, 2)), num_frames=4, crop_size=56),
-    "sr18-224-table5": Model(partial(SR18, stem=(11, 2)), num_frames=4, crop_size=224),
+    "sr18-56": Model(SR18, {"stem": (5, 1)}, num_frames=4, crop_size=56),
+    "sr18-224": Model(SR18, {"stem": (11, 4)}, num_frames=4, crop_size=224),
+    "sr18-56-table5": Model(SR18, {"stem": (5, 2)}, num_frames=4, crop_size=56),
+    "sr18-224-table5": Model(SR18, {"stem": (11, 2)}, num_frames=4, crop_size=224),
     # section 3.6, Table 7: depth at one number of parameters; depth 18 is sr18
-    **{f"sr{d}-33m": Model(partial(SR18, blocks=BLOCKS[d]), width=k, num_frames=4) for d, k in DEPTH_WIDTHS.items()},
+    **{f"sr{d}-33m": Model(SR18, {"blocks": BLOCKS[d]}, width=k, num_frames=4) for d, k in DEPTH_WIDTHS.items()},
     # section 3.5, Table 6: kinds of convolution
-    **{f"mc{n}": Model(partial(MixedResNet, first_2d=n), width=k) for n, k in MIXED_WIDTHS.items()},
-    **{f"rmc{n}": Model(partial(MixedResNet, first_3d=n), width=k) for n, k in REVERSED_WIDTHS.items()},
-    "r2plus1d18": Model(R2Plus1d),
-    "r2plus1d34": Model(partial(R2Plus1d, blocks=BLOCKS[34])),
+    **{f"mc{n}": Model(MIXED, {"first_2d": n}, width=k) for n, k in MIXED_WIDTHS.items()},
+    **{f"rmc{n}": Model(MIXED, {"first_3d": n}, width=k) for n, k in REVERSED_WIDTHS.items()},
+    "r2plus1d18": Model(R2PLUS1D),
+    "r2plus1d34": Model(R2PLUS1D, {"blocks": BLOCKS[34]}),
     # Table 3: single frames
-    "res2d18": OneFrameModel(ResNet2d),
-    "res2d34": OneFrameModel(partial(ResNet2d, blocks=BLOCKS[34])),
-    "res2d18-33m": OneFrameModel(ResNet2d, width=110),
+    "res2d18": ResNet2d(),
+    "res2d34": ResNet2d({"blocks": BLOCKS[34]}),
+    "res2d18-33m": ResNet2d(width=110),
     # section 4
-    "c3d": Model(C3d, num_frames=16, fixed=("num_frames", "crop_size")),
+    "c3d": Model("c3d.C3d", num_frames=16, fixed=("num_frames", "crop_size")),
     # torchvision's networks under its names; train/models/convert.py reads their weights
-    "r3d_18": Model(partial(ResNet3d, first_projection=False), num_frames=16),
-    "mc3_18": Model(partial(MixedResNet, first_2d=3, first_projection=False), num_frames=16),
-    "r2plus1d_18": Model(partial(R2Plus1d, alike=True, first_projection=False), num_frames=16),
+    "r3d_18": Model(RES3D, TORCHVISION, num_frames=16),
+    "mc3_18": Model(MIXED, {"first_2d": 3} | TORCHVISION, num_frames=16),
+    "r2plus1d_18": Model(R2PLUS1D, {"alike": True} | TORCHVISION, num_frames=16),
 }
 
 
@@ -94,13 +104,16 @@ class ModelConfig:
             raise UserError(f"width: {self.width} is not possible; choose 1 to {MAX_WIDTH} channels")
 
 
-def build_model(config: ModelConfig, *, num_classes: int) -> nn.Module:
+def build_model(config: ModelConfig, *, num_classes: int) -> "nn.Module":
     """The freshly initialised network; draws from torch's global random generator."""
-    return MODELS[config.name].build(
+    model = MODELS[config.name]
+    module, constructor = model.network.split(".")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), constructor)(
         num_classes=num_classes,
         width=config.width,
         zero_init_gamma=config.zero_init_gamma,
         bn_momentum=config.bn_momentum,
+        **model.arguments,
     )
 
 

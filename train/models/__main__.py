@@ -1,7 +1,6 @@
 """A table of the models: parameters, multiply-adds, what the paper prints, why they differ."""
 
 import sys
-import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,15 +12,10 @@ from train.stopping import end_at_ctrl_c
 end_at_ctrl_c(__name__)
 
 import click
-import torch
 
 from train.bounds import BATCH, COUNT, WIDTH
 from train.models import MODELS, ModelConfig
-from train.models.measure import Speed, measure
-from train.models.table import Cost, cost_of
-from train.ranks import from_torchrun
 from train.terminal import QUIET, Command, Failed, print_json, progress
-from train.text_table import text_table
 
 EPILOG = """\b
 Examples:
@@ -32,8 +26,6 @@ Examples:
 Multiply-adds are those of one clip of the paper's size: convolutions, shortcuts, fully connected layers.
 --measure times inference and the whole training step, on this machine and with nothing else on it.
 """
-HEADER = ["model", "width", "clip", "parameters", "printed", "multiply-adds", "printed"]
-MEASURED = ["forward clips/s", "step clips/s", "peak memory"]
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
@@ -60,6 +52,11 @@ def main(
     as_json: bool,
 ) -> None:
     """List the models: parameters, multiply-adds, the paper's numbers, and why they differ."""
+    import torch  # takes seconds: help and wrong options do not wait for it
+
+    from train.models.table import cost_of, measure, notes, table
+    from train.ranks import from_torchrun
+
     names = tuple(dict.fromkeys(names or MODELS))
     costs = [cost_of(name, num_classes=classes, width=width) for name in names]
     speeds = []
@@ -89,42 +86,6 @@ def main(
         click.echo(line)
     for line in notes(costs):
         click.echo(line)
-
-
-def table(costs: list[Cost], speeds: list[Speed]) -> list[str]:
-    """Aligned lines: a header, then a model a line."""
-    rows = [HEADER + (MEASURED if speeds else [])]
-    for i, cost in enumerate(costs):
-        clip, printed = f"{cost.num_frames}x{cost.crop_size}x{cost.crop_size}", cost.printed
-        row = [cost.model, str(cost.width), clip, f"{cost.parameters:,}", million(printed.parameters_m)]
-        row += [f"{cost.multiply_adds / 1e9:.3f} G", milliard(printed.multiply_adds_g)]
-        rows.append(row + (speed_cells(speeds[i]) if speeds else []))
-    return text_table(rows[0], rows[1:])
-
-
-def million(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}M"
-
-
-def milliard(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} G"
-
-
-def speed_cells(speed: Speed) -> list[str]:
-    peak = "" if speed.peak_bytes is None else f"{speed.peak_bytes / 2**20:,.0f} MiB"
-    return [f"{speed.forward_clips_per_s:.1f}", f"{speed.step_clips_per_s:.1f}", peak]
-
-
-def notes(costs: list[Cost]) -> list[str]:
-    """Why what is printed differs, once for all models that share a reason."""
-    models: dict[str, list[str]] = {}
-    for cost in costs:
-        if cost.printed.note:
-            models.setdefault(cost.printed.note, []).append(cost.model)
-    lines = []
-    for note, names in models.items():
-        lines += ["", *textwrap.wrap(f"{', '.join(names)}: {note}", width=110)]
-    return lines
 
 
 if __name__ == "__main__":

@@ -12,11 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from train.models import BLOCKS
 from train.models.stem import StemConv2d, StemConv3d
-
-# Basic blocks in conv2_x … conv5_x. 18 and 34 are Table 2 of arXiv:1708.05038; 10, 16 and 26 are further depths that it
-# tries without printing block counts: 10 and 16 are from the authors' later code, 26 is arithmetic.
-BLOCKS = {10: (1, 1, 1, 1), 16: (2, 2, 2, 1), 18: (2, 2, 2, 2), 26: (3, 3, 3, 3), 34: (3, 4, 6, 3)}
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -220,6 +217,11 @@ def stem_conv(width: int, size: int, stride: int, *, num_frames: int = 3) -> nn.
         return StemConv3d(width)  # can work on blocks of pixels
     kernel, padding = (num_frames, size, size), (num_frames // 2, size // 2, size // 2)
     return nn.Conv3d(3, width, kernel, stride=(1, stride, stride), padding=padding, bias=False)
+
+
+def sr18(**options: Any) -> ResNet3d:
+    """The paper's net of the design search: 4 frames, one halving of time fewer (section 3.2)."""
+    return ResNet3d(strides=SR18_STRIDES, **options)
 
 
 STRIDES: tuple[Stride, ...] = ((1, 1), (2, 2), (2, 2), (2, 2))

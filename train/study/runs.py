@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.index import ShardIndex
 from train.config import TrainConfig
 from train.models import MODELS
-from train.models.cost import count_costs
-from train.options import configure
+from train.models.table import count_costs
+from train.resolve import configure
 from train.study.tables import Row
 
 PAPER_CROP, PAPER_RESIZE = 112, 128  # pixels (section 3)

@@ -8,7 +8,7 @@ import pytest
 from tests.tools.figures.made import pixels_of, write_run
 from tools.figures.colors import DASHES, MANY, look_of
 from tools.figures.curves import RunCurves, draw_curves, read_curves
-from train.optim import ScheduleConfig
+from train.config import ScheduleConfig
 
 
 def some_run(folder: Path, **options: Any) -> RunCurves:

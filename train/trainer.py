@@ -1,0 +1,276 @@
+"""The trainer: shards and a preset in, checkpoints and metrics out. Reads top to bottom."""
+
+import gc
+import os
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from pipeline.errors import UserError
+from pipeline.index import ShardIndex
+from pipeline.loader import Batch, ClipLoader
+from train.advice import advice
+from train.checkpoint import check_same_run, data_identity, load_checkpoint, load_weights
+from train.config import TrainConfig, is_due, lr_at, to_dict, train_plan
+from train.data_options import Data
+from train.evaluation.video_level import VideoScores, evaluate
+from train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Tally, Throughput, WaitTimer, check_finite
+from train.models import build_model
+from train.optim import build_optimizer
+from train.presets import NEEDS_WEIGHTS
+from train.progress import TrainProgress
+from train.ranks import from_torchrun, process_group
+from train.report import last_lines, result, write_config
+from train.resolve import configure, defaults, execution, find_state, pixels_as_trained
+from train.run_folder import CheckpointFiles, RunContext, check_agreement, only_trainer
+from train.step import TrainStep
+from train.stopping import StopRequest
+from train.terminal import Failed, WrongUsage, print_json
+
+ENGINE_NAMES = {"dali": "DALI", "simple": "libjpeg-turbo and FFmpeg (DALI is not installed, or --engine simple)"}
+
+
+class Run:
+    """One training run as this rank sees it."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        index: ShardIndex,
+        context: RunContext,
+        *,
+        stop: StopRequest,
+        state: dict[str, Any] | None = None,
+        weights: tuple[Path, dict[str, Any]] | None = None,
+    ) -> None:
+        """`state` is the checkpoint to go on from, `weights` that of another run to start from."""
+        self.config, self.index, self.context, self.ranks = config, index, context, context.ranks
+        device = self.ranks.device
+        self.stop_request = stop
+        torch.manual_seed(config.seed)
+        self.model = build_model(config.model, num_classes=len(index.classes)).to(device)
+        if weights is not None:
+            fc_kept = load_weights(self.model, *weights, classes=index.classes)
+            context.note(f"weights from {weights[0]}, {'fc included' if fc_kept else 'new fc'}")
+        self.optimizer = build_optimizer(self.model, config.optim, fused=device.type == "cuda")
+        self.test_samples = index.samples_of(config.split, "test")
+        self.plan = train_plan(index, config)
+        self.loader = ClipLoader(
+            index,
+            self.plan,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            device=device,
+            settings=context.loader,
+            mean=config.mean,
+            std=config.std,
+        )
+        context.note(f"decoding by {ENGINE_NAMES[self.loader.engine]}")
+        self.step, self.best_accuracy, self.tally = 0, -1.0, Tally()  # updates done; best clip@1 so far
+        if state is not None:
+            self.step, self.best_accuracy = state["step"], state["best_accuracy"]
+            self.tally = Tally(**state.get("tally", {}))  # not in checkpoints of old
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.loader.load_state_dict(state["loader"])
+            torch.set_rng_state(state["rng"])
+        self.train_step = TrainStep(
+            self.model,
+            self.optimizer,
+            ranks=self.ranks,
+            options=context.step,
+            label_smoothing=config.label_smoothing,
+            freeze_bn=config.freeze_bn,
+            note=context.say,
+        )
+        self.outcomes = OutcomeQueue(self.ranks)
+        self.meter = Throughput(config.global_batch_size, world_size=self.ranks.world_size)
+        self.progress = TrainProgress(total=config.steps, console=context.console(), note=context.note, say=context.say)
+        self.log: MetricsLog | None = None  # these two on rank 0 only
+        self.files: CheckpointFiles | None = None
+        if self.ranks.is_main:
+            self.log = MetricsLog(context.out, start=self.step, total=config.steps, say=self.progress.warn)
+            self.files = CheckpointFiles(context.out, log=self.log, say=self.progress.warn)
+
+    def train(self) -> bool:
+        """Train to the last step; False when a signal stopped it earlier. Both ways latest.pt is written."""
+        config, stop = self.config, self.ranks.any(self.stop_request.asked())  # collective
+        batches, first = WaitTimer(iter(self.loader), self.ranks.device), self.step + 1
+        if stop:
+            self.save("latest.pt")
+        while self.step < config.steps and not stop:
+            outcomes = self.update(batches.take())
+            if self.step == first:
+                gc.collect()
+                gc.freeze()  # what stays for the whole run is not searched for garbage again; it would stop the steps
+            at_end = self.step == config.steps
+            eval_due = is_due(self.step, config.eval_every) and not at_end
+            save_due, keep_due = is_due(self.step, config.save_every), is_due(self.step, config.keep_every)
+            stop = any(outcome.stop for outcome in outcomes)  # all ranks read the same sum, so they agree
+            if at_end or eval_due or save_due or keep_due or stop:
+                outcomes += self.outcomes.drain()  # sync: the loss must be finite before anything is saved
+            for outcome in outcomes:
+                self.record(outcome)
+            with self.meter.pause():
+                if eval_due and not stop:
+                    stop = self.score(num_clips=1, event="eval") is None
+                if at_end or save_due or stop:
+                    self.save("latest.pt")
+                if keep_due:
+                    self.save(f"step-{self.step}.pt")
+        return not stop
+
+    def update(self, batch: Batch) -> list[StepOutcome]:
+        """One step of SGD; returns the outcomes that have become known by now."""
+        loss, losses = self.train_step(
+            batch.clips,
+            batch.labels,
+            batch.weights,
+            num_real_global=batch.num_real_global,
+            lr=self.lr_of(self.step),
+        )
+        self.step += 1
+        stop, damaged = self.stop_request.asked(), self.tally.unnamed(self.index, batch.damaged)
+        return self.outcomes.push(self.step, batch, loss=loss, losses=losses, stop=stop, damaged=damaged)  # collective
+
+    def record(self, outcome: StepOutcome) -> None:
+        """Check a step whose loss has become known, and write it down when a line is due."""
+        check_finite(outcome, self.index, self.ranks)
+        self.tally.add(outcome)
+        self.meter.add(outcome.waits_s)
+        if outcome.num_damaged:
+            for key, about in self.tally.name(self.ranks.gather(outcome.damaged)).items():  # collective, once a sample
+                if self.log is not None:
+                    self.log.write("damaged", step=outcome.step, key=key, **about)
+        if not is_due(outcome.step, self.config.log_every):
+            return
+        numbers = self.tally.take() | self.meter.read()
+        if self.log is not None:
+            clips = (outcome.step - 1) * self.config.global_batch_size
+            epoch, lr = clips // self.plan.samples_per_epoch, self.lr_of(outcome.step - 1)
+            self.log.write("train", step=outcome.step, epoch=epoch, lr=lr, **numbers)
+            self.progress.step(outcome.step, **numbers)
+
+    def score(self, *, num_clips: int, event: str) -> VideoScores | None:
+        """Accuracy of rank 0's model on the test side; keeps the best as best.pt. None when asked to stop."""
+        self.ranks.broadcast(self.model.buffers())  # collective; each rank has its own BN statistics
+        scores = evaluate(
+            self.model,
+            self.index,
+            self.test_samples,
+            self.config.clip,
+            num_clips=num_clips,
+            global_batch_size=self.config.global_batch_size,
+            ranks=self.ranks,
+            mean=self.config.mean,
+            std=self.config.std,
+            settings=self.context.loader,
+            interrupted=lambda: self.ranks.any(self.stop_request.asked()),  # collective, once a batch
+        )
+        if scores is None:
+            return None
+        if self.log is not None:
+            self.log.write(event, step=self.step, **scores.summary())
+            self.progress.message(f"step {self.step}  clip@1 {scores.clip_at_1:.1%}  (chance {scores.chance:.1%})")
+        # Chosen by the test side, as these sets have no validation side: report latest.pt's accuracy.
+        if scores.clip_at_1 > self.best_accuracy:
+            self.best_accuracy = scores.clip_at_1
+            self.save("best.pt")
+        return scores
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint, on rank 0."""
+        if self.files is not None:
+            state = {
+                "step": self.step,
+                "best_accuracy": self.best_accuracy,
+                "tally": asdict(self.tally),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "loader": self.loader.state_dict(),
+                "rng": torch.get_rng_state(),
+                "config": to_dict(self.config),
+                "data": data_identity(self.index),
+                "classes": list(self.index.classes),
+            }
+            self.files.save(name, state)
+
+    def lr_of(self, step: int) -> float:
+        """Base learning rate of the update after `step` updates."""
+        return lr_at(step, self.config.schedule, lr=self.config.optim.lr, num_steps=self.config.steps)
+
+    def close(self) -> None:
+        """Stop the loader, finish the logs."""
+        gc.unfreeze()
+        self.loader.close()
+        self.progress.close()
+        if self.log is not None:
+            self.log.close()
+
+
+def train(
+    *,
+    stop: StopRequest,
+    data: Data,
+    preset: str | None,
+    out: Path | None,
+    resume: str,
+    init_from: Path | None,
+    device: str,
+    collective_timeout_s: float,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """One run, from the options of the command line to its last line.
+
+    Raises:
+        Failed: Something went wrong that the user can mend.
+        WrongUsage: The options do not fit the data, the machine or each other.
+    """
+    who = ""
+    try:
+        ranks = from_torchrun(device)
+        who = "" if ranks.is_main else f"rank {ranks.rank}: "
+        say = partial(click.echo, err=as_json) if ranks.is_main else lambda line: None
+        index = data.open(say=lambda line: click.echo(f"{who}{line}", err=True))
+        loader, step = execution(options, ranks, say=say)
+        if step.high_priority:
+            os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")  # else gradients wait behind the step's kernels
+        preset, out, line = defaults(preset, out, index=index, device=ranks.device)
+        config = configure(preset, index, world_size=ranks.world_size, **options)
+        context = RunContext(ranks, out, loader, step, say, quiet=quiet, to_stderr=as_json)
+        if line:
+            context.note(line)
+        with process_group(ranks, timeout_s=collective_timeout_s, stop=stop), only_trainer(out, ranks, say=say):
+            state = find_state(resume, out, say=say, note=context.note)
+            check_agreement(out, ranks, state)
+            weights = (init_from, load_checkpoint(init_from)) if init_from is not None and state is None else None
+            config = pixels_as_trained(config, weights[1] if weights is not None else state)
+            if state is not None:
+                check_same_run(state, config, index=index, say=say)
+            elif preset in NEEDS_WEIGHTS and init_from is None:
+                raise WrongUsage(f"--preset {preset}: starts from trained weights; add --init-from CHECKPOINT")
+            if ranks.is_main:
+                for line in advice(config, index, ranks):
+                    click.echo(line, err=True)
+                write_config(
+                    out / "config.json", config, preset=preset, index=index, ranks=ranks, loader=loader, step=step
+                )
+            stop.begin(launcher=ranks.launcher)
+            run = Run(config, index, context, stop=stop, state=state, weights=weights)
+            with closing(run), run.train_step.on_stream():
+                scores = run.score(num_clips=config.eval_clips, event="final") if run.train() else None
+            for line in last_lines(out, scores, step=run.step, steps=config.steps, tally=run.tally):
+                say(line)
+            if as_json and ranks.is_main:
+                print_json(result(out, scores, step=run.step, best_accuracy=run.best_accuracy, tally=run.tally))
+            if run.files is not None:
+                run.files.check()
+    except UserError as error:
+        raise Failed(f"{who}{error}") from error
