@@ -22,14 +22,12 @@ from tools.bench import command
 from tools.bench import run as bench_run
 from tools.bench.command import pick_segments, settings_of
 from tools.bench.comparison import Comparison, Row
-from tools.bench.lanes import LOADER, REAL, SYNTHETIC
-from tools.bench.measure import Measurement, Order, Spread
-from tools.bench.ours import loader_cost
+from tools.bench.lanes import LOADER, REAL, SYNTHETIC, loader_cost
+from tools.bench.machine import SOFTWARE_DECODERS
+from tools.bench.measure import Measurement, Order, Spread, turns_of
 from tools.bench.peers import PeerConfig
 from tools.bench.report import console
 from tools.bench.run import Settings
-from tools.bench.threads import SOFTWARE_DECODERS
-from tools.bench.turns import turns_of
 from tools.bench_loader import main
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")

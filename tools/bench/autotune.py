@@ -8,8 +8,8 @@ import torch
 
 from pipeline.loader import ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
+from tools.bench.lanes import warmup_batches
 from tools.bench.measure import Order, Spread, measure
-from tools.bench.ours import warmup_batches
 
 NEAR = 0.97  # of the best rate: within it fewer cores, and then less memory, decide
 WARMUP_BATCHES = 8  # over those that wait ready

@@ -16,8 +16,8 @@ import torch
 from tools.bench.command import pick_device
 from tools.bench.machine import markdown, write
 from tools.bench.measure import load_psutil
+from tools.bench.results import Figures, first_limit
 from tools.bench.stages import STAGES, Stage, read_result
-from tools.bench.verdict import Figures, first_limit
 from train.fast import FastOptions, card_of, fast_path
 from train.terminal import save_json
 

@@ -27,10 +27,9 @@ from tools.bench.autotune import Tuning, autotune, measure_loader
 from tools.bench.chart import draw, load_matplotlib
 from tools.bench.comparison import Comparison, compare
 from tools.bench.gpu import GpuMeter, gpu_uuid
-from tools.bench.lanes import REAL, SYNTHETIC
+from tools.bench.lanes import NAMES, REAL, SYNTHETIC
 from tools.bench.machine import machine, machine_lines, table, write
 from tools.bench.measure import Order, load_psutil
-from tools.bench.ours import NAMES
 from tools.bench.peers import DECODERS, PeerConfig, files_folder, peers_named
 from tools.bench.report import console, page, summary
 from tools.bench.results import Result, lane_numbers

@@ -12,6 +12,7 @@ import torch
 from pipeline.errors import kind_and_line, one_line
 from pipeline.index import open_index
 from pipeline.loader import MEAN
+from tools.bench.lanes import loader_cost, warmup_batches
 from tools.bench.machine import markdown, table
 from tools.bench.measure import (
     BatchSource,
@@ -21,12 +22,11 @@ from tools.bench.measure import (
     ProcessTree,
     Spread,
     measure,
+    turns_of,
     wait_until_idle,
 )
-from tools.bench.ours import loader_cost, warmup_batches
 from tools.bench.peers import BATCHES_AHEAD, OURS, Peer, PeerConfig, files_note, make_files, peers_named, requests
 from tools.bench.process import Child
-from tools.bench.turns import turns_of
 from train.terminal import progress
 
 MIN_PSNR_DB = 25.0  # two lossy codecs apart; another frame of a moving scene is below it

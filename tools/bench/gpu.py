@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 SAMPLE_EVERY_S = 0.2  # NVML's own numbers are means over a sixth of a second to a second
 
@@ -129,6 +130,8 @@ class GpuMeter:
             samples.append(self.sample())
 
 
-def gpu_uuid(device: torch.device) -> str:
+def gpu_uuid(device: "torch.device") -> str:
     """The name by which NVML knows one of torch's CUDA devices."""
+    import torch  # commands that only print their help read this file, too
+
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"

@@ -5,16 +5,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from statistics import median
 
 import torch
 
-from pipeline.loader import Batch, ClipLoader
+from pipeline.frames import SimpleEngine
+from pipeline.loader import Batch, ClipLoader, LoaderSettings
+from pipeline.plan import TrainPlan
+from pipeline.reader import ReadWork, StepReader
 from tools.bench.gpu import GpuMeter, GpuUse
-from tools.bench.measure import Order, ProcessTree, enough
-from tools.bench.ours import warmup_batches
-from tools.bench.pages import bytes_from_disk
-from tools.bench.threads import seconds_by_group, thread_seconds
-from tools.bench.turns import Turn, settle
+from tools.bench.machine import bytes_from_disk, seconds_by_group, thread_seconds
+from tools.bench.measure import Order, ProcessTree, Turn, enough, settle
 from train.metrics import OutcomeQueue
 from train.ranks import Ranks
 from train.step import StepLoss, TrainStep
@@ -173,3 +174,40 @@ class Lanes:
     def _update(self, batch: Batch) -> StepLoss:
         assert self.step is not None
         return self.step(batch.clips, batch.labels, batch.weights, num_real_global=batch.num_real_global, lr=LR)
+
+
+PRODUCER_STEPS = 30
+NAMES = {"filmstrip": "filmstrips", "h264": "h264"}  # codec of the shards -> what our lane is called
+
+
+def loader_cost(plan: TrainPlan, *, steps: range) -> ReadWork:
+    """What the loader reads and decodes for some steps, all ranks together."""
+    reader = StepReader(plan.index, plan, rows=slice(0, plan.global_batch_size))
+    return sum((reader.read(step).work for step in steps), ReadWork())
+
+
+def producer_ms(loader: ClipLoader, plan: TrainPlan) -> float:
+    """CPU time of one thread for all but decoding of a batch, ms: plan, read, check, join, what DALI is fed.
+
+    Of H.264 on a CPU, which is decoded before DALI is fed: plan, read and check alone.
+    """
+    reader, decoder = StepReader(plan.index, plan, rows=slice(0, plan.global_batch_size)), loader.decoder
+    is_fed = not isinstance(decoder, SimpleEngine) and (plan.index.codec == "filmstrip" or loader.device.type == "cuda")
+    taken_s = []
+    for step in range(PRODUCER_STEPS):
+        started = time.thread_time()
+        reader.fetch(step + loader.settings.read_ahead)
+        read = reader.read(step)
+        if is_fed:
+            decoder.inputs(read)
+        taken_s.append(time.thread_time() - started)
+    return 1000 * median(taken_s[loader.settings.read_ahead :])
+
+
+def warmup_batches(settings: LoaderSettings, *, codec: str, on_gpu: bool) -> int:
+    """More than wait ready when a turn begins: handed over, in the thread's hand, in DALI's queues, one more.
+
+    >>> [warmup_batches(LoaderSettings(prefetch=2, queue_depth=3), codec=c, on_gpu=True) for c in ("filmstrip", "h264")]
+    [7, 10]
+    """
+    return settings.prefetch + settings.queue_depth * settings.pipelines(codec=codec, on_gpu=on_gpu) + 2

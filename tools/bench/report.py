@@ -7,9 +7,8 @@ from typing import Any
 from tools.bench.lanes import LOADER
 from tools.bench.machine import markdown, table
 from tools.bench.measure import Spread, slope
-from tools.bench.results import Result, figures, lane_numbers, thread_cores
+from tools.bench.results import Result, figures, lane_numbers, sentence, thread_cores
 from tools.bench.soak import judge
-from tools.bench.verdict import sentence
 
 
 def rate_text(rate: Spread) -> str:

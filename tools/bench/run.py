@@ -15,15 +15,12 @@ from pipeline.index import ShardIndex
 from pipeline.loader import MEAN, ClipLoader, LoaderSettings
 from pipeline.plan import TrainPlan
 from tools.bench.gpu import GpuMeter, gpu_uuid
-from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes
-from tools.bench.machine import write
-from tools.bench.measure import BenchError, Order, ProcessTree
-from tools.bench.ours import producer_ms
-from tools.bench.pages import drop, resident_share
+from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes, producer_ms
+from tools.bench.machine import drop, resident_share, write
+from tools.bench.measure import BenchError, Order, ProcessTree, turns_of
 from tools.bench.profiling import profile_page, profile_steps
 from tools.bench.results import Result
 from tools.bench.soak import WINDOW_S, Use, Window, soak
-from tools.bench.turns import turns_of
 from train.config import OptimConfig
 from train.models import ModelConfig, build_model
 from train.optim import build_optimizer

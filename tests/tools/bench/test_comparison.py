@@ -20,8 +20,8 @@ from tests.schemas import check_schema
 from tools.bench import comparison as module
 from tools.bench import process
 from tools.bench.comparison import MAX_PSNR_DB, Comparison, Row, checked_psnr, compare, reason, row_of, warmed
+from tools.bench.lanes import loader_cost
 from tools.bench.measure import BenchError, Measurement, Order
-from tools.bench.ours import loader_cost
 from tools.bench.peers import OURS, PEERS, Peer, PeerConfig, make_files
 from tools.bench.process import Child
 

@@ -9,12 +9,11 @@ from pipeline.clip import ClipSpec
 from pipeline.reader import ReadWork
 from tools.bench.gpu import GpuUse
 from tools.bench.lanes import LOADER, REAL, SYNTHETIC
-from tools.bench.measure import Memory, Spread
+from tools.bench.machine import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS
+from tools.bench.measure import Memory, Spread, Turn
 from tools.bench.report import console, page, summary
 from tools.bench.results import Result, figures, lane_numbers
 from tools.bench.soak import Use, Window
-from tools.bench.threads import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS
-from tools.bench.turns import Turn
 
 
 def turn(lane: str, repeat: int, wall_s: float, **changes: object) -> Turn:

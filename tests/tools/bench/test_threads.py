@@ -1,4 +1,4 @@
-"""tools/bench/threads.py: CPU time goes to the thread that used it."""
+"""tools/bench/machine.py: CPU time goes to the thread that used it."""
 
 import threading
 import time
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import threads
-from tools.bench.threads import seconds_by_group, thread_seconds
+from tools.bench import machine
+from tools.bench.machine import seconds_by_group, thread_seconds
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux tells the time of threads")
@@ -33,5 +33,5 @@ def test_a_busy_thread_is_found_by_its_python_name() -> None:
 
 
 def test_where_the_system_does_not_tell_nothing_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(threads, "TASKS", tmp_path / "absent")
+    monkeypatch.setattr(machine, "TASKS", tmp_path / "absent")
     assert thread_seconds() == {}

@@ -1,12 +1,12 @@
-"""tools/bench/turns.py: whose turn it is, and when nothing else is going on."""
+"""tools/bench/measure.py: whose turn it is, and when nothing else is going on."""
 
 import itertools
 from collections.abc import Iterable
 
 import pytest
 
-from tools.bench import measure, turns
-from tools.bench.turns import settle, turns_of
+from tools.bench import measure
+from tools.bench.measure import settle, turns_of
 
 
 def test_every_lane_has_every_turn_once_and_none_is_always_first() -> None:
@@ -36,13 +36,12 @@ class Clock:
 
 @pytest.mark.parametrize(
     ("cores", "left", "waits_s"),
-    [([2.0, 0.5, 0.05, 1.0], 0.05, 3 * turns.IDLE_WINDOW_S), (itertools.repeat(1.0), 1.0, turns.IDLE_TIMEOUT_S)],
+    [([2.0, 0.5, 0.05, 1.0], 0.05, 3 * measure.IDLE_WINDOW_S), (itertools.repeat(1.0), 1.0, measure.IDLE_TIMEOUT_S)],
 )
 def test_settling_waits_until_little_is_done_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch, cores: Iterable[float], left: float, waits_s: float
 ) -> None:
     clock = Clock(cores)
-    for module in (turns, measure):
-        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(measure, "time", clock)
     assert settle() == pytest.approx(left)
-    assert clock.now_s == pytest.approx(waits_s, abs=1.5 * turns.IDLE_WINDOW_S)
+    assert clock.now_s == pytest.approx(waits_s, abs=1.5 * measure.IDLE_WINDOW_S)

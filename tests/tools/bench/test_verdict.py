@@ -1,10 +1,10 @@
-"""tools/bench/verdict.py: every branch of the sentence, on made-up numbers."""
+"""tools/bench/results.py: every branch of the sentence, on made-up numbers."""
 
 from dataclasses import replace
 
 import pytest
 
-from tools.bench.verdict import Figures, first_limit, sentence
+from tools.bench.results import Figures, first_limit, sentence
 
 GPU = Figures(
     on_gpu=True,

@@ -1,4 +1,4 @@
-"""tools/bench/pages.py: what is in the page cache, and out of it again."""
+"""tools/bench/machine.py: what is in the page cache, and out of it again."""
 
 import mmap
 import os
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import pages
-from tools.bench.pages import bytes_from_disk, drop, resident_share
+from tools.bench import machine
+from tools.bench.machine import bytes_from_disk, drop, resident_share
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_what_cannot_be_known_is_none(file: Path, tmp_path: Path, monkeypatch: p
     assert resident_share([file, tmp_path / "absent.tar"]) is None
     (tmp_path / "empty.tar").touch()
     assert resident_share([tmp_path / "empty.tar"]) is None
-    monkeypatch.setattr(pages.os, "geteuid", lambda: os.getuid() + 1)
-    monkeypatch.setattr(pages.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(machine.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(machine.os, "access", lambda path, mode: False)
     assert resident_share([file]) is None  # Linux calls the files of others resident
-    monkeypatch.setattr(pages, "PROCESS_IO", tmp_path / "absent")
+    monkeypatch.setattr(machine, "PROCESS_IO", tmp_path / "absent")
     assert bytes_from_disk() is None
