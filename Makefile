@@ -64,6 +64,7 @@ chaos: $(READY)
 check: $(READY)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	mkdir -p build/types/res3d_video && ln -sfn ../../../pipeline ../../../train ../../../tools build/types/res3d_video
 	$(PY) -m mypy
 	$(PYTEST) $(TESTS)
 

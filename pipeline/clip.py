@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
 
 MAX_FRAME_STRIDE = 32
 MAX_RESIZE = 4096

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pipeline.clip import ClipSpec
-from pipeline.codecs.segment import UndecodableError
-from pipeline.index import ShardError, ShardIndex
-from pipeline.plan import PlannedClips
-from pipeline.reader import FrameFiles, ReadStep
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.codecs.segment import UndecodableError
+from res3d_video.pipeline.index import ShardError, ShardIndex
+from res3d_video.pipeline.plan import PlannedClips
+from res3d_video.pipeline.reader import FrameFiles, ReadStep
 
 Result = TypeVar("Result")
 

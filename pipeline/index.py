@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.codecs import CODECS, Codec, codec_of
-from pipeline.codecs.segment import ranges
-from pipeline.errors import UserError, one_line
-from pipeline.schema import (
+from res3d_video.pipeline.codecs import CODECS, Codec, codec_of
+from res3d_video.pipeline.codecs.segment import ranges
+from res3d_video.pipeline.errors import UserError, one_line
+from res3d_video.pipeline.schema import (
     FORMAT_VERSION,
     MAX_INFO_BYTES,
     MAX_TEXT_BYTES,
@@ -28,11 +28,11 @@ from pipeline.schema import (
     short,
     specs_of,
 )
-from pipeline.source.plain_file import open_plain, read_plain
-from pipeline.typed_json import SchemaError
+from res3d_video.pipeline.source.plain_file import open_plain, read_plain
+from res3d_video.pipeline.typed_json import SchemaError
 
 if TYPE_CHECKING:
-    from pipeline.remote.tars import RemoteTars
+    from res3d_video.pipeline.remote.tars import RemoteTars
 
 LARGE_BYTES = 2**23  # of an array that is read by row
 READ_BY_ROW = ("tar", "offset", "first_frame", "frames")

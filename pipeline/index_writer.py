@@ -9,9 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.schema import FORMAT_VERSION, SUBSETS, TEXT, TEXT_COLUMNS, array_specs
-from pipeline.shard_writer import npy_bytes, put_in_place, temporary_of, to_json, unpack_frames, write_atomically
-from pipeline.source.plain_file import new_file_opener
+from res3d_video.pipeline.schema import FORMAT_VERSION, SUBSETS, TEXT, TEXT_COLUMNS, array_specs
+from res3d_video.pipeline.shard_writer import (
+    npy_bytes,
+    put_in_place,
+    temporary_of,
+    to_json,
+    unpack_frames,
+    write_atomically,
+)
+from res3d_video.pipeline.source.plain_file import new_file_opener
 
 
 class Parts:

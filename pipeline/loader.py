@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.clip import per_channel
-from pipeline.errors import UserError
-from pipeline.frames import SimpleEngine
-from pipeline.index import ShardIndex
-from pipeline.plan import Plan, rank_rows
-from pipeline.prefetch import DecodedBatch, Prefetcher
-from pipeline.reader import LoaderError, ReadWork, StepReader
-from pipeline.settings import LoaderSettings
+from res3d_video.pipeline.clip import per_channel
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.frames import SimpleEngine
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.plan import Plan, rank_rows
+from res3d_video.pipeline.prefetch import DecodedBatch, Prefetcher
+from res3d_video.pipeline.reader import LoaderError, ReadWork, StepReader
+from res3d_video.pipeline.settings import LoaderSettings
 
 MEAN = 128.0  # what the paper subtracts from pixels, which it does not scale (section 3)
 
@@ -110,7 +110,7 @@ class ClipLoader:
         if self.engine == "simple":
             self.decoder = SimpleEngine(index, plan.spec, num_threads=self.settings.num_threads, **pixels)
         else:
-            from pipeline.graph import DaliEngine, GraphSpec  # training works where DALI is not installed
+            from res3d_video.pipeline.graph import DaliEngine, GraphSpec  # training works where DALI is not installed
 
             spec = GraphSpec(
                 batch_size=self.batch_size,

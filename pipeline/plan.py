@@ -11,10 +11,10 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.clip import ClipSpec, num_starts, uniform_starts
-from pipeline.draws import below, compact, window_order
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
+from res3d_video.pipeline.clip import ClipSpec, num_starts, uniform_starts
+from res3d_video.pipeline.draws import below, compact, window_order
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
 
 ORDER_STREAM, DRAW_STREAM = 0, 1  # two independent Philox streams under one (seed, epoch)
 WORDS_PER_POSITION = 4  # 64-bit words that one Philox step gives: start, top, left; flip and label share the last

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipeline.codecs.segment import UndecodableError
-from pipeline.frames import SimpleEngine
-from pipeline.index import ShardIndex
-from pipeline.plan import Plan, drawn_labels
-from pipeline.reader import LoaderError, ReadStep, StepReader
-from pipeline.settings import LoaderSettings
+from res3d_video.pipeline.codecs.segment import UndecodableError
+from res3d_video.pipeline.frames import SimpleEngine
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.plan import Plan, drawn_labels
+from res3d_video.pipeline.reader import LoaderError, ReadStep, StepReader
+from res3d_video.pipeline.settings import LoaderSettings
 
 if TYPE_CHECKING:
-    from pipeline.graph import DaliEngine
+    from res3d_video.pipeline.graph import DaliEngine
 
 QUEUE_POLL_S = 0.2
 

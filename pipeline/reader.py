@@ -15,13 +15,13 @@ from io import FileIO
 import numpy as np
 from isal import isal_zlib  # zlib's crc32 by vector instructions, at three times its speed and more
 
-from pipeline.clip import frame_indices
-from pipeline.codecs.segment import ClipFrames, UndecodableError
-from pipeline.errors import UserError
-from pipeline.index import ShardError, ShardIndex
-from pipeline.plan import Plan, PlannedClips
-from pipeline.schema import CRC32, OFFSET, SIZE
-from pipeline.source.plain_file import open_plain
+from res3d_video.pipeline.clip import frame_indices
+from res3d_video.pipeline.codecs.segment import ClipFrames, UndecodableError
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardError, ShardIndex
+from res3d_video.pipeline.plan import Plan, PlannedClips
+from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
+from res3d_video.pipeline.source.plain_file import open_plain
 
 MAX_OPEN_TARS = 16_384  # fewer where the system allows fewer
 MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken

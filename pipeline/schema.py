@@ -15,10 +15,10 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import numpy as np
 from msgspec import Meta, Struct
 
-from pipeline.codecs.filmstrip import MAX_HEIGHT, MCU
-from pipeline.errors import UserError, one_line
-from pipeline.source.plain_file import is_plain_name
-from pipeline.typed_json import SchemaError, convert
+from res3d_video.pipeline.codecs.filmstrip import MAX_HEIGHT, MCU
+from res3d_video.pipeline.errors import UserError, one_line
+from res3d_video.pipeline.source.plain_file import is_plain_name
+from res3d_video.pipeline.typed_json import SchemaError, convert
 
 FORMAT_VERSION = 2
 SUBSETS = {"train": 1, "test": 2}  # in the split column; 0 is "not used"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
 
 WEEK_S = 604_800.0  # longer than anybody waits
 BOUNDS: dict[str, tuple[float, float]] = {

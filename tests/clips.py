@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex, open_index
-from pipeline.loader import Batch, ClipLoader
-from pipeline.plan import PlannedClips, TrainPlan, stored_clip
-from pipeline.schema import CRC32, OFFSET, SIZE
-from tools.numbered import read_numbers
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.loader import Batch, ClipLoader
+from res3d_video.pipeline.plan import PlannedClips, TrainPlan, stored_clip
+from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
+from res3d_video.tools.numbered import read_numbers
 
 DEVICES = [
     "cpu",

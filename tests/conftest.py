@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build.run import BuildSettings, build_shards
-from pipeline.datasets import Listing, list_folder
-from pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.datasets import Listing, list_folder
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.tools.numbered import write_numbered_video
 from tests.s3_server import S3Server, s3_server
-from tools.numbered import write_numbered_video
 
 # Lengths around every corner of the arithmetic: one frame, shorter than a clip, a block of 16 and one more, long.
 NUMBERED_LENGTHS = (1, 2, 7, 15, 16, 17, 33, 40, 64, 120, 505)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from pipeline.clip import ClipSpec, frame_indices
-from pipeline.frames import cut_clip, decode_frames
-from pipeline.index import ShardIndex
-from pipeline.plan import PlannedClips, stored_clip
+from res3d_video.pipeline.clip import ClipSpec, frame_indices
+from res3d_video.pipeline.frames import cut_clip, decode_frames
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.plan import PlannedClips, stored_clip
 
 
 def oracle_clips(

@@ -14,7 +14,12 @@ IMPOSSIBLE = ("inf", "-inf", "nan", "-1e400", "1e400", str(10**30), str(-(10**30
 NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
 NO_NUMBERS = (click.Path, click.File, click.Choice)
 # Options that set a field of a dataclass have their bounds there: what they set in the trainer and in a build.
-OF_DATACLASSES = {"train.main", "tools.make_shards", "tools.bench_loader", "tools.play"}
+OF_DATACLASSES = {
+    "res3d_video.train.main",
+    "res3d_video.tools.make_shards",
+    "res3d_video.tools.bench_loader",
+    "res3d_video.tools.play",
+}
 ELSEWHERE = {"scale_to_steps", "collective_timeout_s"}  # tests/train/test_options.py
 
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline.build.run import BuildSettings, build_shards
-from pipeline.datasets import list_ucf101
-from pipeline.index import ShardIndex, open_index
-from pipeline.nearest import nearest
+from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.datasets import list_ucf101
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.nearest import nearest
+from res3d_video.tools import evaluate, make_shards
+from res3d_video.train.advice import advice, cpu_days, small_set_line
+from res3d_video.train.main import main as train
+from res3d_video.train.presets import PRESETS
+from res3d_video.train.ranks import Ranks
 from tests.raw_sets import small_hmdb51
-from tools import evaluate, make_shards
-from train.advice import advice, cpu_days, small_set_line
-from train.main import main as train
-from train.presets import PRESETS
-from train.ranks import Ranks
 
 SMALL = "--model res3d10 --width 4 --num-frames 4 --crop-size 32 --resize 32 --eval-every 0 --eval-clips 1 --device cpu"
 

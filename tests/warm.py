@@ -26,8 +26,8 @@ from unittest.mock import patch
 CHECKOUT = Path(__file__).resolve().parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    [__name__, "torch._dynamo", "torch.utils.tensorboard", "train.trainer", "tools.evaluate", "tools.extract_features",
-     "tools.thumos14"]
+    [__name__, "torch._dynamo", "torch.utils.tensorboard", "res3d_video.train.trainer", "res3d_video.tools.evaluate",
+     "res3d_video.tools.extract_features", "res3d_video.tools.thumos14"]
 )  # fmt: skip
 
 

@@ -4,19 +4,20 @@
 import sys
 from pathlib import Path
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
 import click
 import numpy as np
 
-from train.bounds import Number
-from train.evaluation.aslan.distances import describe_pairs
-from train.evaluation.aslan.pairs import (
+from res3d_video.train.bounds import Number
+from res3d_video.train.evaluation.aslan.distances import describe_pairs
+from res3d_video.train.evaluation.aslan.pairs import (
     LAYERS,
     FoldScore,
     Pairs,
@@ -27,8 +28,8 @@ from train.evaluation.aslan.pairs import (
     score_fold,
     without_missing,
 )
-from train.evaluation.features.rows import read_rows
-from train.terminal import JSON_FILE, QUIET, Command, extra_needed, progress, save_json
+from res3d_video.train.evaluation.features.rows import read_rows
+from res3d_video.train.terminal import JSON_FILE, QUIET, Command, extra_needed, progress, save_json
 
 EPILOG = """\b
 Examples:

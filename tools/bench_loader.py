@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
@@ -20,14 +21,16 @@ os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # as the trainer (tr
 
 import click
 
-from tools.bench.options import COMMAND, all_options
+from res3d_video.tools.bench.options import COMMAND, all_options
 
 
 @click.command(**COMMAND)
 @all_options
 def main(**options: Any) -> None:
     """Measure the loader alone, the training step on ready clips and on real ones, and name the bottleneck."""
-    from tools.bench.command import bench  # loads torch, which takes seconds: help and wrong options do not wait for it
+    from res3d_video.tools.bench.command import (
+        bench,  # loads torch, which takes seconds: help and wrong options do not wait for it
+    )
 
     bench(**options)
 

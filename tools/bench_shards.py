@@ -17,25 +17,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
 import click
 import ffmpeg
 
-from pipeline.build.run import BuildSettings, build_shards
-from pipeline.datasets import Listing, VideoRecord
-from pipeline.datasets.listing import find_videos
-from pipeline.source.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, stretched
-from tools.bench.machine import machine, machine_lines, table
-from tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil
-from tools.bench.process import pick_cores, pinned
-from train.bounds import COUNT, THREADS
-from train.terminal import JSON_FILE, QUIET, Command, progress, save_json
+from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.datasets import Listing, VideoRecord
+from res3d_video.pipeline.datasets.listing import find_videos
+from res3d_video.pipeline.source.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, stretched
+from res3d_video.tools.bench.machine import machine, machine_lines, table
+from res3d_video.tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil
+from res3d_video.tools.bench.process import pick_cores, pinned
+from res3d_video.train.bounds import COUNT, THREADS
+from res3d_video.train.terminal import JSON_FILE, QUIET, Command, progress, save_json
 
 OURS = "make_shards"
 TARGET_RATIO = 0.8  # to the faster bare ffmpeg

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
@@ -17,8 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from train.bounds import Number
-from train.terminal import JSON_FILE, QUIET, Command, OutputFile
+from res3d_video.train.bounds import Number
+from res3d_video.train.terminal import JSON_FILE, QUIET, Command, OutputFile
 
 EPILOG = """\b
 Examples:
@@ -67,7 +68,9 @@ class StageNames(click.ParamType):
 @QUIET
 def main(**options: Any) -> None:
     """Check what is exact and what is fast on this GPU, in about 25 minutes, and keep the settings for --fast."""
-    from tools.bench.check import check  # loads torch, which takes seconds: help and wrong options do not wait for it
+    from res3d_video.tools.bench.check import (
+        check,  # loads torch, which takes seconds: help and wrong options do not wait for it
+    )
 
     check([sys.executable, str(Path(__file__).resolve())], **options)
 

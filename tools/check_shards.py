@@ -4,18 +4,19 @@
 import sys
 from pathlib import Path
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
 import click
 
-from pipeline.verify import verify
-from train.data_options import DATA, Data, remote_options
-from train.terminal import QUIET, Command, print_json, progress
+from res3d_video.pipeline.verify import verify
+from res3d_video.train.data_options import DATA, Data, remote_options
+from res3d_video.train.terminal import QUIET, Command, print_json, progress
 
 EPILOG = """\b
 Examples:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
 
 # Upper left corner (down, across) in frame pixels, opacity [P, P, 1], colour [P, P, 3].
 Patch = tuple[np.ndarray, np.ndarray, np.ndarray]

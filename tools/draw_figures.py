@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
@@ -18,13 +19,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from tools.figures.cost import draw_cost, pareto_front, read_points
-from tools.figures.curves import Along, default_window, draw_curves, read_curves, summarise
-from tools.figures.filter_page import animate_filters, draw_filters
-from tools.figures.filters import read_filters
-from train.bounds import COUNT
-from train.terminal import JSON_FILE, Group, OutputFile, save_json
-from train.text_table import text_table
+from res3d_video.tools.figures.cost import draw_cost, pareto_front, read_points
+from res3d_video.tools.figures.curves import Along, default_window, draw_curves, read_curves, summarise
+from res3d_video.tools.figures.filter_page import animate_filters, draw_filters
+from res3d_video.tools.figures.filters import read_filters
+from res3d_video.train.bounds import COUNT
+from res3d_video.train.terminal import JSON_FILE, Group, OutputFile, save_json
+from res3d_video.train.text_table import text_table
 
 EPILOG = """\b
 Examples:

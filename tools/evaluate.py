@@ -5,10 +5,11 @@ import os
 import sys
 from pathlib import Path
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
@@ -21,20 +22,20 @@ import click
 import numpy as np
 import torch
 
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from pipeline.loader import LoaderSettings
-from train.bounds import BATCH, CLIPS, THREADS
-from train.checkpoint import load_checkpoint
-from train.config import TrainConfig, from_dict
-from train.data_options import DATA, Data, remote_options
-from train.evaluation.confusion import SCORES, accuracies_by_name, class_table
-from train.evaluation.video_level import VideoScores, evaluate
-from train.models import build_model
-from train.precision import channels_last
-from train.ranks import Ranks, from_torchrun, process_group
-from train.report import accuracy_lines
-from train.terminal import QUIET, Command, OutputFile, progress, save_json, wrong_usage
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import LoaderSettings
+from res3d_video.train.bounds import BATCH, CLIPS, THREADS
+from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.config import TrainConfig, from_dict
+from res3d_video.train.data_options import DATA, Data, remote_options
+from res3d_video.train.evaluation.confusion import SCORES, accuracies_by_name, class_table
+from res3d_video.train.evaluation.video_level import VideoScores, evaluate
+from res3d_video.train.models import build_model
+from res3d_video.train.precision import channels_last
+from res3d_video.train.ranks import Ranks, from_torchrun, process_group
+from res3d_video.train.report import accuracy_lines
+from res3d_video.train.terminal import QUIET, Command, OutputFile, progress, save_json, wrong_usage
 
 EPILOG = """\b
 Examples:

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
@@ -19,17 +20,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import numpy as np
 
-from pipeline.index import ShardIndex
-from tools.extracting import FEATURE_FILE, make_features
-from train.bounds import BATCH, CLIPS, COUNT, THREADS
-from train.checkpoint import load_checkpoint
-from train.config import from_dict
-from train.data_options import DATA, Data, remote_options
-from train.evaluation.features.extraction import Extraction, ExtractOptions, default_layers
-from train.evaluation.features.files import file_kind, read_about, read_array, read_dims
-from train.evaluation.features.parts import DTYPES
-from train.ranks import from_torchrun
-from train.terminal import QUIET, Command, OutputFile, save_json, wrong_usage
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.extracting import FEATURE_FILE, make_features
+from res3d_video.train.bounds import BATCH, CLIPS, COUNT, THREADS
+from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.config import from_dict
+from res3d_video.train.data_options import DATA, Data, remote_options
+from res3d_video.train.evaluation.features.extraction import Extraction, ExtractOptions, default_layers
+from res3d_video.train.evaluation.features.files import file_kind, read_about, read_array, read_dims
+from res3d_video.train.evaluation.features.parts import DTYPES
+from res3d_video.train.ranks import from_torchrun
+from res3d_video.train.terminal import QUIET, Command, OutputFile, save_json, wrong_usage
 
 EPILOG = """\b
 Examples:

@@ -1,9 +1,9 @@
 """What the commands that extract features share: a run over all processes, and the names of the files."""
 
-from pipeline.loader import LoaderSettings
-from train.evaluation.features.parted import PartedExtraction
-from train.ranks import Ranks, process_group
-from train.terminal import OutputFile, progress
+from res3d_video.pipeline.loader import LoaderSettings
+from res3d_video.train.evaluation.features.parted import PartedExtraction
+from res3d_video.train.ranks import Ranks, process_group
+from res3d_video.train.terminal import OutputFile, progress
 
 FEATURE_FILE = OutputFile(".npz", ".parquet")
 

@@ -4,20 +4,21 @@
 import sys
 from pathlib import Path
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
 import click
 
-from pipeline.clip import per_channel
-from train.bounds import Number
-from train.config import TrainConfig, from_dict
-from train.presets import SOURCES
-from train.terminal import JSON_FILE, Command, OutputFile, save_json, wrong_usage
+from res3d_video.pipeline.clip import per_channel
+from res3d_video.train.bounds import Number
+from res3d_video.train.config import TrainConfig, from_dict
+from res3d_video.train.presets import SOURCES
+from res3d_video.train.terminal import JSON_FILE, Command, OutputFile, save_json, wrong_usage
 
 EPILOG = """\b
 Examples:
@@ -66,8 +67,10 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Weights of others as a checkpoint: torchvision's video networks, or the authors' caffe networks."""
-    from train.checkpoint import save_checkpoint  # loads torch, which takes seconds: help does not wait for it
-    from train.importing import import_weights, read_classes, trained_on
+    from res3d_video.train.checkpoint import (
+        save_checkpoint,  # loads torch, which takes seconds: help does not wait for it
+    )
+    from res3d_video.train.importing import import_weights, read_classes, trained_on
 
     if out.exists():
         raise click.UsageError(f"--out: {out} is there already; choose another name or remove it")

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
@@ -18,13 +19,13 @@ from collections.abc import Mapping, Sequence
 import click
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.index import choices
-from tools.bench.chart import OURS, load_matplotlib, picture
-from train.bounds import MOST, THREADS
-from train.evaluation.confusion import accuracies_by_name, class_table
-from train.evaluation.features.files import Features, load_features
-from train.evaluation.linear_svm import (
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import choices
+from res3d_video.tools.bench.chart import OURS, load_matplotlib, picture
+from res3d_video.train.bounds import MOST, THREADS
+from res3d_video.train.evaluation.confusion import accuracies_by_name, class_table
+from res3d_video.train.evaluation.features.files import Features, load_features
+from res3d_video.train.evaluation.linear_svm import (
     GRID,
     NUM_FOLDS,
     SplitData,
@@ -33,7 +34,7 @@ from train.evaluation.linear_svm import (
     mean_and_spread,
     score_split,
 )
-from train.terminal import JSON_FILE, QUIET, Command, progress, save_json
+from res3d_video.train.terminal import JSON_FILE, QUIET, Command, progress, save_json
 
 EPILOG = """\b
 Examples:

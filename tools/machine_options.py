@@ -9,10 +9,17 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pipeline.build.on_ray import make_on_ray
-from pipeline.build.run import BuildResult, BuildSettings, TaskResult, build_shards, build_task, finish_build
-from pipeline.datasets import Listing
-from pipeline.errors import UserError
+from res3d_video.pipeline.build.on_ray import make_on_ray
+from res3d_video.pipeline.build.run import (
+    BuildResult,
+    BuildSettings,
+    TaskResult,
+    build_shards,
+    build_task,
+    finish_build,
+)
+from res3d_video.pipeline.datasets import Listing
+from res3d_video.pipeline.errors import UserError
 
 # fmt: off
 OPTIONS = [

@@ -10,10 +10,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
@@ -21,15 +22,15 @@ import click
 import ffmpeg
 import numpy as np
 
-from pipeline.build.run import build_shards
-from pipeline.build.settings import BuildSettings
-from pipeline.datasets import list_folder
-from pipeline.errors import UserError
-from pipeline.source.transcode import ffmpeg_exe
-from pipeline.typed_json import Count, Text, read_json
-from tools.demo_scenes import CLASSES, render_video
-from train.bounds import SEED, THREADS
-from train.terminal import QUIET, Command, no_interrupts, print_json, progress
+from res3d_video.pipeline.build.run import build_shards
+from res3d_video.pipeline.build.settings import BuildSettings
+from res3d_video.pipeline.datasets import list_folder
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.source.transcode import ffmpeg_exe
+from res3d_video.pipeline.typed_json import Count, Text, read_json
+from res3d_video.tools.demo_scenes import CLASSES, render_video
+from res3d_video.train.bounds import SEED, THREADS
+from res3d_video.train.terminal import QUIET, Command, no_interrupts, print_json, progress
 
 FPS = 25
 HEIGHT, WIDTH = 96, 128

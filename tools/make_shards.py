@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
@@ -20,21 +21,28 @@ from collections.abc import Callable
 import click
 from click.core import ParameterSource
 
-from pipeline.build.run import BuildProgress, TaskResult
-from pipeline.build.settings import OWN_SETTINGS, BuildSettings
-from pipeline.codecs import CODECS
-from pipeline.datasets import DATASETS, DatasetError, Listing
-from pipeline.errors import UserError, os_errors_of_the_user
-from pipeline.index import choices, open_index
-from pipeline.remote.sync import staging_folder
-from pipeline.remote.url import is_url, public_url
-from tools.limit_options import HELP as LIMITS
-from tools.limit_options import limit_options, take_limits
-from tools.machine_options import NAMES as MACHINES
-from tools.machine_options import machine_options, take_machines
-from tools.shard_report import progress_note, shape_warnings, side_warnings, task_line, whole_lines, written_line
-from tools.sync_shards import copy
-from train.terminal import QUIET, Failed, Group, WrongUsage, print_json, progress
+from res3d_video.pipeline.build.run import BuildProgress, TaskResult
+from res3d_video.pipeline.build.settings import OWN_SETTINGS, BuildSettings
+from res3d_video.pipeline.codecs import CODECS
+from res3d_video.pipeline.datasets import DATASETS, DatasetError, Listing
+from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
+from res3d_video.pipeline.index import choices, open_index
+from res3d_video.pipeline.remote.sync import staging_folder
+from res3d_video.pipeline.remote.url import is_url, public_url
+from res3d_video.tools.limit_options import HELP as LIMITS
+from res3d_video.tools.limit_options import limit_options, take_limits
+from res3d_video.tools.machine_options import NAMES as MACHINES
+from res3d_video.tools.machine_options import machine_options, take_machines
+from res3d_video.tools.shard_report import (
+    progress_note,
+    shape_warnings,
+    side_warnings,
+    task_line,
+    whole_lines,
+    written_line,
+)
+from res3d_video.tools.sync_shards import copy
+from res3d_video.train.terminal import QUIET, Failed, Group, WrongUsage, print_json, progress
 
 STAGING_HELP = "Of a URL: build here, then copy.  [default: in the user's cache folder]"
 

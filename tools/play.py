@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
@@ -17,16 +18,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from tools.playing.files import KINDS, write_show
-from tools.playing.options import PLAN, plan_config, plan_options
-from tools.playing.report import report_lines
-from tools.playing.shows import Look
-from tools.playing.titles import Stage
-from tools.playing.wanted import Wanted, make_show
-from train.bounds import CLIPS, COUNT, MOST, Number
-from train.data_options import DATA, REMOTE, Data, remote_options
-from train.presets import PRESETS
-from train.terminal import JSON_FILE, QUIET, Command, Name, OutputFile, WrongUsage, progress, save_json
+from res3d_video.tools.playing.files import KINDS, write_show
+from res3d_video.tools.playing.options import PLAN, plan_config, plan_options
+from res3d_video.tools.playing.report import report_lines
+from res3d_video.tools.playing.shows import Look
+from res3d_video.tools.playing.titles import Stage
+from res3d_video.tools.playing.wanted import Wanted, make_show
+from res3d_video.train.bounds import CLIPS, COUNT, MOST, Number
+from res3d_video.train.data_options import DATA, REMOTE, Data, remote_options
+from res3d_video.train.presets import PRESETS
+from res3d_video.train.terminal import JSON_FILE, QUIET, Command, Name, OutputFile, WrongUsage, progress, save_json
 
 EPILOG = """\b
 Examples:

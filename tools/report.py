@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
@@ -18,10 +19,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from pipeline.clip import ClipSpec
-from train.bounds import CLIPS, COUNT, MOST, SEED, STRIDE, THREADS, Number
-from train.data_options import DATA, Data, remote_options
-from train.terminal import JSON_FILE, QUIET, Group, OutputFile, extra_needed, progress, save_json, wrong_usage
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.train.bounds import CLIPS, COUNT, MOST, SEED, STRIDE, THREADS, Number
+from res3d_video.train.data_options import DATA, Data, remote_options
+from res3d_video.train.terminal import (
+    JSON_FILE,
+    QUIET,
+    Group,
+    OutputFile,
+    extra_needed,
+    progress,
+    save_json,
+    wrong_usage,
+)
 
 EPILOG = """\b
 Examples:
@@ -75,7 +85,7 @@ def data_command(
     json_path: Path | None,
 ) -> None:
     """What the shards in DATA hold: counts, lengths, settings, failures, clips that play, leaks between sides."""
-    pages = load("tools.pages.data.page")
+    pages = load("res3d_video.tools.pages.data.page")
     with wrong_usage():
         spec = ClipSpec(num_frames=num_frames, frame_stride=frame_stride)
     wanted = pages.Wanted(spec, split, clips, seed, num_classes, per_class, max_mb)
@@ -122,12 +132,12 @@ def run_command(
 
     Classes and mistakes come from RUN/scores.json: tools/evaluate.py --json writes it, and so does --evaluate.
     """
-    pages = load("tools.pages.run.page")
+    pages = load("res3d_video.tools.pages.run.page")
     shards = [Data(place).open() for place in datasets]
     if evaluate:
         work = {"clips": clips, "num_threads": num_threads, "device": device, "quiet": quiet}
         for folder, index in pages.shards_to_score(runs, shards):
-            load("tools.evaluate").score_run(folder, index, **work)
+            load("res3d_video.tools.evaluate").score_run(folder, index, **work)
     with progress("report", unit="parts", quiet=quiet) as tell:
         made = pages.run_page(runs, pages.Wanted(shards, bench, mistakes), report=tell)
     name = f"{runs[0].resolve().name}-run.html" if len(runs) == 1 else "runs.html"
@@ -142,7 +152,7 @@ def load(module: str) -> Any:
 
 def report(out: Path, html: str, facts: dict[str, Any], json_path: Path | None) -> None:
     """Write the page, and its facts where they are wanted."""
-    num_bytes = load("tools.pages.page").write_page(out, html)
+    num_bytes = load("res3d_video.tools.pages.page").write_page(out, html)
     if json_path is not None:
         save_json(json_path, facts)
     click.echo(f"page {out}  {num_bytes / 1e6:.1f} MB")

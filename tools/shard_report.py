@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.build.run import BuildProgress, BuildResult, TaskResult
-from pipeline.index import SUBSETS, ShardIndex
+from res3d_video.pipeline.build.run import BuildProgress, BuildResult, TaskResult
+from res3d_video.pipeline.index import SUBSETS, ShardIndex
 
 MAX_REASONS = 5  # of failures that are told apart
 LARGE = 3  # times the median picture: a tile that is mostly empty; wide and high videos together have less than 2

@@ -9,32 +9,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
 import click
 import torch
 
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex, open_index
-from pipeline.shard_writer import to_json, write_atomically
-from pipeline.typed_json import Text, read_json
-from tools.bench.chart import load_matplotlib
-from tools.bench.measure import BenchError
-from tools.bench.options import Numbers
-from tools.study_findings import collect
-from tools.study_pool import Pool, Slot
-from tools.study_report import table_lines, write_report
-from train.bounds import BATCH, CLIPS, COUNT, THREADS, Number
-from train.data_options import LOCAL_DATA
-from train.study.results import is_done
-from train.study.runs import StudyRun, StudySettings, plan_run, unique_runs
-from train.study.tables import TABLES
-from train.terminal import QUIET, Command, Failed, progress
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.shard_writer import to_json, write_atomically
+from res3d_video.pipeline.typed_json import Text, read_json
+from res3d_video.tools.bench.chart import load_matplotlib
+from res3d_video.tools.bench.measure import BenchError
+from res3d_video.tools.bench.options import Numbers
+from res3d_video.tools.study_findings import collect
+from res3d_video.tools.study_pool import Pool, Slot
+from res3d_video.tools.study_report import table_lines, write_report
+from res3d_video.train.bounds import BATCH, CLIPS, COUNT, THREADS, Number
+from res3d_video.train.data_options import LOCAL_DATA
+from res3d_video.train.study.results import is_done
+from res3d_video.train.study.runs import StudyRun, StudySettings, plan_run, unique_runs
+from res3d_video.train.study.tables import TABLES
+from res3d_video.train.terminal import QUIET, Command, Failed, progress
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets networks that it can train; None is the paper's

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.index import ShardIndex
-from tools.bench.machine import machine, machine_lines
-from train.study.results import Difference, RowScores, difference, groups_of, is_done, read_scores
-from train.study.runs import StudyRun, StudySettings, is_enlarged
-from train.study.tables import TABLES, Claim
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.bench.machine import machine, machine_lines
+from res3d_video.train.study.results import Difference, RowScores, difference, groups_of, is_done, read_scores
+from res3d_video.train.study.runs import StudyRun, StudySettings, is_enlarged
+from res3d_video.train.study.tables import TABLES, Claim
 
 SEEN, NOT_SEEN, UNDECIDED = "seen", "not seen", "undecided"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
-from train.evaluation.confusion import SCORES
-from train.study.results import is_done
-from train.study.runs import StudyRun
+from res3d_video.train.evaluation.confusion import SCORES
+from res3d_video.train.study.results import is_done
+from res3d_video.train.study.runs import StudyRun
 
 LOG = "log.txt"
 
@@ -107,8 +107,8 @@ class Pool:
                     str(self.clips),
                 ]
                 commands = [
-                    ["train.main", *run.arguments(self.out), *common],
-                    ["tools.evaluate", *scores, "--json", str(folder / SCORES), *common],
+                    ["res3d_video.train.main", *run.arguments(self.out), *common],
+                    ["res3d_video.tools.evaluate", *scores, "--json", str(folder / SCORES), *common],
                 ]
                 for command in commands:
                     if not self._call(command, slot, log=log, lock=lock):

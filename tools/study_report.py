@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.bench.chart import picture
-from tools.bench.machine import markdown, table, write
-from tools.figures.colors import MANY
-from tools.figures.cost import CostPoint, draw_cost, short_count
-from tools.figures.curves import draw_curves, read_curves
-from tools.study_findings import Findings
-from train.study.results import RowScores
-from train.study.tables import TABLES, Row, Table
+from res3d_video.tools.bench.chart import picture
+from res3d_video.tools.bench.machine import markdown, table, write
+from res3d_video.tools.figures.colors import MANY
+from res3d_video.tools.figures.cost import CostPoint, draw_cost, short_count
+from res3d_video.tools.figures.curves import draw_curves, read_curves
+from res3d_video.tools.study_findings import Findings
+from res3d_video.train.study.results import RowScores
+from res3d_video.train.study.tables import TABLES, Row, Table
 
 HEADER = ["row", "network", "parameters", "multiply-adds", "runs", "clip accuracy", "video@1", "paper"]
 COLUMNS = [

@@ -6,21 +6,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
 import click
 
-from pipeline.remote.settings import BOUNDS
-from pipeline.remote.sync import SyncResult, sync_dataset
-from pipeline.remote.url import public_url
-from train.bounds import Number
-from train.data_options import DATA, to_stderr
-from train.terminal import QUIET, Command, print_json, progress
+from res3d_video.pipeline.remote.settings import BOUNDS
+from res3d_video.pipeline.remote.sync import SyncResult, sync_dataset
+from res3d_video.pipeline.remote.url import public_url
+from res3d_video.train.bounds import Number
+from res3d_video.train.data_options import DATA, to_stderr
+from res3d_video.train.terminal import QUIET, Command, print_json, progress
 
 EPILOG = """\b
 Examples:

@@ -5,10 +5,11 @@ import os
 import sys
 from pathlib import Path
 
-if not __package__:  # started by path: look in the checkout, not in tools/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
@@ -16,26 +17,26 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from tools.extracting import FEATURE_FILE, make_features
-from train.bounds import BATCH, COUNT, THREADS, Number
-from train.checkpoint import load_checkpoint
-from train.data_options import DATA, Data, remote_options
-from train.evaluation.features.files import file_kind, read_array
-from train.evaluation.thumos14.annotations import (
+from res3d_video.tools.extracting import FEATURE_FILE, make_features
+from res3d_video.train.bounds import BATCH, COUNT, THREADS, Number
+from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.data_options import DATA, Data, remote_options
+from res3d_video.train.evaluation.features.files import file_kind, read_array
+from res3d_video.train.evaluation.thumos14.annotations import (
     AMBIGUOUS,
     CLASS_IDS,
     read_annotations,
     read_detections,
     write_detections,
 )
-from train.evaluation.thumos14.detector import SCNN_NMS_MARGIN, detect, window_weights
-from train.evaluation.thumos14.scoring import IOU_THRESHOLDS, evaluate, score_lines
-from train.evaluation.thumos14.segments import WINDOW_LENGTHS, WINDOW_OVERLAP
-from train.evaluation.thumos14.window_features import WindowExtraction
-from train.evaluation.thumos14.window_scores import read_scores, scores_from_features
-from train.evaluation.thumos14.windows import list_windows, read_lengths, read_windows, write_windows
-from train.ranks import from_torchrun
-from train.terminal import JSON_FILE, QUIET, Group, OutputFile, extra_needed, progress, save_json
+from res3d_video.train.evaluation.thumos14.detector import SCNN_NMS_MARGIN, detect, window_weights
+from res3d_video.train.evaluation.thumos14.scoring import IOU_THRESHOLDS, evaluate, score_lines
+from res3d_video.train.evaluation.thumos14.segments import WINDOW_LENGTHS, WINDOW_OVERLAP
+from res3d_video.train.evaluation.thumos14.window_features import WindowExtraction
+from res3d_video.train.evaluation.thumos14.window_scores import read_scores, scores_from_features
+from res3d_video.train.evaluation.thumos14.windows import list_windows, read_lengths, read_windows, write_windows
+from res3d_video.train.ranks import from_torchrun
+from res3d_video.train.terminal import JSON_FILE, QUIET, Group, OutputFile, extra_needed, progress, save_json
 
 EPILOG = """\b
 Examples:

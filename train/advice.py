@@ -2,10 +2,10 @@
 
 import os
 
-from pipeline.index import ShardIndex
-from train.config import TrainConfig
-from train.models.table import count_costs
-from train.ranks import Ranks
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.train.config import TrainConfig
+from res3d_video.train.models.table import count_costs
+from res3d_video.train.ranks import Ranks
 
 # Of the forward pass, for each whole training step and core: 2.9 to 5.3 thousand million were measured with res3d18 and
 # res3d10 of width 16, two cores of an AMD EPYC (docs/benchmarks/step.md and loader.md).

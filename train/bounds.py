@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pipeline.clip import MAX_FRAME_STRIDE
+from res3d_video.pipeline.clip import MAX_FRAME_STRIDE
 
 MOST = 10**9  # of what is counted
 SEED = click.IntRange(0, 2**63 - 1)

@@ -13,13 +13,13 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pipeline.errors import UserError, os_errors_of_the_user
-from pipeline.index import ShardIndex
-from pipeline.typed_json import Count, Real, SchemaError, Text, convert
-from train.config import FIXED, OptimConfig, TrainConfig, differences, from_dict, to_dict
-from train.models import ModelConfig, build_model
-from train.optim import build_optimizer
-from train.torch_file import check_records, is_stored, read_torch_file, short
+from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.typed_json import Count, Real, SchemaError, Text, convert
+from res3d_video.train.config import FIXED, OptimConfig, TrainConfig, differences, from_dict, to_dict
+from res3d_video.train.models import ModelConfig, build_model
+from res3d_video.train.optim import build_optimizer
+from res3d_video.train.torch_file import check_records, is_stored, read_torch_file, short
 
 FORMAT = 1
 KEYS = {"format", "step", "best_accuracy", "model", "optimizer", "loader", "rng", "config", "data", "classes"}

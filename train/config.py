@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from pipeline.clip import ClipSpec, per_channel
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from pipeline.plan import TrainPlan
-from pipeline.typed_json import Count, SchemaError, Share, Size, Text, convert
-from train.models import MODELS, ModelConfig, check_clip
+from res3d_video.pipeline.clip import ClipSpec, per_channel
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.plan import TrainPlan
+from res3d_video.pipeline.typed_json import Count, SchemaError, Share, Size, Text, convert
+from res3d_video.train.models import MODELS, ModelConfig, check_clip
 
 Pixel = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Rate = Annotated[float, Meta(ge=0, le=1e6)]

@@ -9,13 +9,13 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pipeline.datasets import DATASETS
-from pipeline.index import ShardIndex
-from pipeline.remote.dataset import open_dataset
-from pipeline.remote.settings import BOUNDS, RemoteSettings, parse_size
-from pipeline.remote.url import is_url, public_url
-from train.bounds import Number
-from train.terminal import WrongUsage
+from res3d_video.pipeline.datasets import DATASETS
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.remote.dataset import open_dataset
+from res3d_video.pipeline.remote.settings import BOUNDS, RemoteSettings, parse_size
+from res3d_video.pipeline.remote.url import is_url, public_url
+from res3d_video.train.bounds import Number
+from res3d_video.train.terminal import WrongUsage
 
 DEFAULT = RemoteSettings()
 to_stderr = functools.partial(click.echo, err=True)

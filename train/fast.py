@@ -10,8 +10,8 @@ import msgspec
 import platformdirs
 import torch
 
-from pipeline.errors import UserError
-from pipeline.typed_json import Share, Text, read_json
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.typed_json import Share, Text, read_json
 
 WAY_OUT = "run tools/check_gpu.py on this machine, or leave --fast out"
 

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.shard_writer import sha256_of
-from pipeline.source.plain_file import read_text
-from pipeline.typed_json import SchemaError, convert
-from train.checkpoint import check_tensor, outline
-from train.config import TrainConfig, to_dict
-from train.evaluation.features import npz
-from train.models import MAX_WIDTH, ModelConfig
-from train.models.convert import from_caffe, from_torchvision
-from train.presets import SOURCES, Trained
-from train.torch_file import read_torch_file, short
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.shard_writer import sha256_of
+from res3d_video.pipeline.source.plain_file import read_text
+from res3d_video.pipeline.typed_json import SchemaError, convert
+from res3d_video.train.checkpoint import check_tensor, outline
+from res3d_video.train.config import TrainConfig, to_dict
+from res3d_video.train.evaluation.features import npz
+from res3d_video.train.models import MAX_WIDTH, ModelConfig
+from res3d_video.train.models.convert import from_caffe, from_torchvision
+from res3d_video.train.presets import SOURCES, Trained
+from res3d_video.train.torch_file import read_torch_file, short
 
 MAX_BYTES = 2**30  # of a file; the largest network, C3D, has 0.3 GB
 

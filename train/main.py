@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # started by path: look in the checkout, not in train/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import StopRequest, is_command
+from res3d_video.train.stopping import StopRequest, is_command
 
 # Before anything slow is loaded, so that no signal is lost.
 STOP = StopRequest(of_command=True, is_alone=os.environ.get("WORLD_SIZE", "1") == "1") if is_command(__name__) else None
@@ -23,15 +24,17 @@ if os.environ.get("LOCAL_WORLD_SIZE", "1") != "1":
 
 import click
 
-from train.options import COMMAND, train_options
-from train.terminal import INTERRUPTED
+from res3d_video.train.options import COMMAND, train_options
+from res3d_video.train.terminal import INTERRUPTED
 
 
 @click.command(**COMMAND, stop=STOP)
 @train_options
 def main(**options: Any) -> None:
     """Train a 3D convnet on shards. Options left out keep the preset's value."""
-    from train.trainer import train  # loads torch, which takes seconds: help and wrong options do not wait for it
+    from res3d_video.train.trainer import (
+        train,  # loads torch, which takes seconds: help and wrong options do not wait for it
+    )
 
     stop = STOP or StopRequest()
     try:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from pipeline.loader import Batch
-from train.ranks import Ranks
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import Batch
+from res3d_video.train.ranks import Ranks
 
 MAX_NAMED_SAMPLES = 20  # of a batch with a bad loss, so that the error stays one line
 MAX_DAMAGED = 1000  # that are named; tools/check_shards.py names all

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from train.config import OptimConfig
+from res3d_video.train.config import OptimConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, *, fused: bool) -> torch.optim.SGD:

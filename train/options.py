@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from pipeline.settings import ENGINES, WEEK_S, LoaderSettings
-from train.bounds import Number
-from train.config import MOST
-from train.data_options import DATA, REMOTE, remote_options
-from train.models import MODELS
-from train.presets import PRESETS
-from train.stopping import StopRequest, speaks_for_machine
-from train.terminal import Command, Name
+from res3d_video.pipeline.settings import ENGINES, WEEK_S, LoaderSettings
+from res3d_video.train.bounds import Number
+from res3d_video.train.config import MOST
+from res3d_video.train.data_options import DATA, REMOTE, remote_options
+from res3d_video.train.models import MODELS
+from res3d_video.train.presets import PRESETS
+from res3d_video.train.stopping import StopRequest, speaks_for_machine
+from res3d_video.train.terminal import Command, Name
 
 EPILOG = """\b
 Examples:
@@ -111,7 +111,7 @@ OPTIONS = [
                  help="Multiply the preset's rate by as much as the global batch is larger than the preset's."),
     click.option("--seed", type=int, help="Of the initial weights and of the order of clips."),
     click.option("--model", type=Name(list(MODELS)), metavar="NAME",
-                 help="Network; python -m train.models lists them."),
+                 help="Network; python -m res3d_video.train.models lists them."),
     click.option("--width", type=int, help="Channels of its first stage; the later ones have 2, 4, 8 times as many."),
     click.option("--num-frames", type=int, help="Frames of a clip."),
     click.option("--frame-stride", type=int, help="Source frames from one taken frame to the next."),

@@ -8,9 +8,9 @@ frames of 128 lines, one random 112x112 crop and a mirror (prototxt).
 
 from dataclasses import dataclass
 
-from pipeline.clip import ClipSpec
-from train.config import OptimConfig, ScheduleConfig, TrainConfig
-from train.models import BLOCKS, ModelConfig
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.train.config import OptimConfig, ScheduleConfig, TrainConfig
+from res3d_video.train.models import BLOCKS, ModelConfig
 
 PRESETS: dict[str, TrainConfig] = {
     # UCF101 from scratch, as in the architecture search; clip accuracy 45.6 % on split 1 (Table 3).

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from train.streams import install, plain
+from res3d_video.train.streams import install, plain
 
 LINE_EVERY_S = 10.0
 WINDOW_S = 60.0  # the speed is that of the last minute

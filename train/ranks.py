@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributed import Store
 from torch.distributed.rendezvous import rendezvous
 
-from pipeline.errors import UserError
-from train.stopping import StopRequest, end_before_start
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.stopping import StopRequest, end_before_start
 
 # torchrun notices after 15 s that another machine is gone. Asked to start again before, it counts on that machine and
 # gives up in the end; so a process that has lost another one ends only then.

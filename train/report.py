@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-import pipeline
-from pipeline.index import ShardIndex
-from pipeline.loader import LoaderSettings
-from pipeline.shard_writer import write_atomically
-from train.checkpoint import data_identity
-from train.config import TrainConfig, to_dict
-from train.evaluation.video_level import VideoScores
-from train.metrics import Damaged, Tally
-from train.ranks import Ranks
-from train.step import StepOptions
+from res3d_video import pipeline
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import LoaderSettings
+from res3d_video.pipeline.shard_writer import write_atomically
+from res3d_video.train.checkpoint import data_identity
+from res3d_video.train.config import TrainConfig, to_dict
+from res3d_video.train.evaluation.video_level import VideoScores
+from res3d_video.train.metrics import Damaged, Tally
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import StepOptions
 
 MOST_NAMED = 5  # damaged samples in a line
 

@@ -10,15 +10,15 @@ import click
 import torch
 from click.core import ParameterSource
 
-from pipeline.index import ShardIndex
-from pipeline.settings import LoaderSettings
-from train.checkpoint import load_checkpoint, load_latest
-from train.config import TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
-from train.fast import card_of, fast_options, fast_path
-from train.presets import PRESETS
-from train.ranks import Ranks
-from train.step import StepOptions, default_options
-from train.terminal import WrongUsage, wrong_usage
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.settings import LoaderSettings
+from res3d_video.train.checkpoint import load_checkpoint, load_latest
+from res3d_video.train.config import TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
+from res3d_video.train.fast import card_of, fast_options, fast_path
+from res3d_video.train.presets import PRESETS
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import StepOptions, default_options
+from res3d_video.train.terminal import WrongUsage, wrong_usage
 
 OF_DATASETS = {"sports1m": "sports1m", "ucf101": "ucf101-search"}  # others: that of UCF101, the paper's from scratch
 

@@ -14,14 +14,14 @@ from typing import IO, Any, TypedDict
 
 from rich.console import Console
 
-from pipeline.errors import UserError, printable
-from pipeline.loader import LoaderSettings
-from pipeline.typed_json import SchemaError, Size, Text, decode
-from train.checkpoint import save_checkpoint
-from train.metrics import MetricsLog
-from train.ranks import Ranks
-from train.step import StepOptions
-from train.streams import console
+from res3d_video.pipeline.errors import UserError, printable
+from res3d_video.pipeline.loader import LoaderSettings
+from res3d_video.pipeline.typed_json import SchemaError, Size, Text, decode
+from res3d_video.train.checkpoint import save_checkpoint
+from res3d_video.train.metrics import MetricsLog
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import StepOptions
+from res3d_video.train.streams import console
 
 Say = Callable[[str], None]
 

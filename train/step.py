@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.errors import UserError
-from train.models.stem import use_space_to_depth
-from train.optim import set_lr
-from train.precision import autocast, channels_last, freeze_batch_norm
-from train.ranks import Ranks
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.models.stem import use_space_to_depth
+from res3d_video.train.optim import set_lr
+from res3d_video.train.precision import autocast, channels_last, freeze_batch_norm
+from res3d_video.train.ranks import Ranks
 
 WARMUP_STEPS = 3  # before a CUDA graph is recorded, as torch's documentation has it; all of them count
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before they take the machine away
 INTERRUPT = signal.SIGINT  # what Ctrl-C sends

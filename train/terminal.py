@@ -13,13 +13,13 @@ from typing import Any, NoReturn, Protocol
 
 import click
 
-from pipeline.errors import UserError
-from pipeline.index import choices
-from pipeline.nearest import did_you_mean
-from pipeline.shard_writer import write_atomically
-from train.progress import Shown
-from train.stopping import interrupts_raise
-from train.streams import console, tolerant_streams
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import choices
+from res3d_video.pipeline.nearest import did_you_mean
+from res3d_video.pipeline.shard_writer import write_atomically
+from res3d_video.train.progress import Shown
+from res3d_video.train.stopping import interrupts_raise
+from res3d_video.train.streams import console, tolerant_streams
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 ALL = "train.terminal.all_help"  # of the context: show every option

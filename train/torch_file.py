@@ -12,9 +12,9 @@ from typing import IO, Any, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline.errors import printable
-from pipeline.source.plain_file import open_plain
-from pipeline.typed_json import SchemaError
+from res3d_video.pipeline.errors import printable
+from res3d_video.pipeline.source.plain_file import open_plain
+from res3d_video.pipeline.typed_json import SchemaError
 
 # Tensors and dicts; weights_only lets more pass, such as bytearray(10**12).
 HARMLESS = r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.build.parts import clean, is_finished, listed
-from pipeline.build.plan import BuildPlan
-from pipeline.build.settings import BuildSettings
-from pipeline.datasets import Listing
-from pipeline.index import ShardError
-from pipeline.index_writer import Parts, write_index, write_lines
-from pipeline.source.segments import segment_length
+from res3d_video.pipeline.build.parts import clean, is_finished, listed
+from res3d_video.pipeline.build.plan import BuildPlan
+from res3d_video.pipeline.build.settings import BuildSettings
+from res3d_video.pipeline.datasets import Listing
+from res3d_video.pipeline.index import ShardError
+from res3d_video.pipeline.index_writer import Parts, write_index, write_lines
+from res3d_video.pipeline.source.segments import segment_length
 
 STATES = ("present", "too short", "broken", "missing")  # of the videos that the lists name
 NAMED = 3  # tars named in an error; of the others, how many

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pipeline
-from pipeline.build.plan import ShardTask
-from pipeline.build.shard import MAX_ATTEMPTS, PASSING, OtherInputsError, Tell, is_full, make_shard
-from pipeline.errors import one_line
-from pipeline.index import ShardError
+from res3d_video import pipeline
+from res3d_video.pipeline.build.plan import ShardTask
+from res3d_video.pipeline.build.shard import MAX_ATTEMPTS, PASSING, OtherInputsError, Tell, is_full, make_shard
+from res3d_video.pipeline.errors import one_line
+from res3d_video.pipeline.index import ShardError
 
 CONNECT_S = 10.0
 IN_HAND = 1000  # tars that Ray has at once, to give to whatever machines there are
@@ -82,7 +82,10 @@ def connected(address: str) -> Iterator[Any]:
 def environment() -> dict[str, Any]:
     """What workers need to import this very code, from the checkout where the driver has it."""
     checkout = Path(pipeline.__file__).parents[1]
-    return {"env_vars": {"PYTHONPATH": f"{checkout}:${{PYTHONPATH}}"}}
+    return {
+        "env_vars": {"PYTHONPATH": f"{checkout}:${{PYTHONPATH}}"},
+        "worker_process_setup_hook": "pipeline.make_checkout_known",
+    }
 
 
 def absolute(task: ShardTask) -> ShardTask:

@@ -12,11 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets import VideoRecord
-from pipeline.index import ShardError
-from pipeline.shard_writer import sha256_of, to_json
-from pipeline.source.limits import Limits
-from pipeline.source.plain_file import new_file_opener
+from res3d_video.pipeline.datasets import VideoRecord
+from res3d_video.pipeline.index import ShardError
+from res3d_video.pipeline.shard_writer import sha256_of, to_json
+from res3d_video.pipeline.source.limits import Limits
+from res3d_video.pipeline.source.plain_file import new_file_opener
 
 PART_VERSION = 3  # of what parts/*.json holds; tars whose part is of another one are made anew
 PART_KEYS = {"inputs", "tar", "num_bytes", "sha256", "samples", "quarantine"}

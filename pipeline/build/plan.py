@@ -16,15 +16,15 @@ from typing import Any
 import av
 import numpy as np
 
-import pipeline
-from pipeline.build.parts import fingerprint
-from pipeline.build.settings import BuildSettings
-from pipeline.datasets import Listing, VideoRecord
-from pipeline.errors import UserError, VideoFailure
-from pipeline.index import ShardError
-from pipeline.source.inspector import Inspector
-from pipeline.source.limits import Guard, Limits
-from pipeline.source.transcode import centred, ffmpeg_version, fitted, stretched
+from res3d_video import pipeline
+from res3d_video.pipeline.build.parts import fingerprint
+from res3d_video.pipeline.build.settings import BuildSettings
+from res3d_video.pipeline.datasets import Listing, VideoRecord
+from res3d_video.pipeline.errors import UserError, VideoFailure
+from res3d_video.pipeline.index import ShardError
+from res3d_video.pipeline.source.inspector import Inspector
+from res3d_video.pipeline.source.limits import Guard, Limits
+from res3d_video.pipeline.source.transcode import centred, ffmpeg_version, fitted, stretched
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Required, TypedDict, Unpack
 
-from pipeline.build.finish import BuildResult, first_of, not_there, write_whole
-from pipeline.build.parts import clean, is_finished, listed, only_builder
-from pipeline.build.plan import BuildPlan, ShardTask, plan_build, refuse_other_settings, shuffled
-from pipeline.build.samples import transcode
-from pipeline.build.settings import BuildSettings
-from pipeline.build.shard import MAX_ATTEMPTS, Counts, Make, make_here
-from pipeline.datasets import Listing
-from pipeline.errors import UserError
-from pipeline.index import ShardError
-from pipeline.source.inspector import Inspector
-from pipeline.source.limits import Limits
+from res3d_video.pipeline.build.finish import BuildResult, first_of, not_there, write_whole
+from res3d_video.pipeline.build.parts import clean, is_finished, listed, only_builder
+from res3d_video.pipeline.build.plan import BuildPlan, ShardTask, plan_build, refuse_other_settings, shuffled
+from res3d_video.pipeline.build.samples import transcode
+from res3d_video.pipeline.build.settings import BuildSettings
+from res3d_video.pipeline.build.shard import MAX_ATTEMPTS, Counts, Make, make_here
+from res3d_video.pipeline.datasets import Listing
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardError
+from res3d_video.pipeline.source.inspector import Inspector
+from res3d_video.pipeline.source.limits import Limits
 
 __all__ = [
     "BuildProgress",

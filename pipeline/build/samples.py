@@ -4,18 +4,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.build.plan import ShardTask, guard_of
-from pipeline.build.settings import BuildSettings
-from pipeline.codecs.segment import EncodedSegment
-from pipeline.datasets import VideoRecord
-from pipeline.errors import TooLargeError, VideoFailure
-from pipeline.shard_writer import EncodedSample
-from pipeline.source.inspector import Inspector
-from pipeline.source.limits import MB, Guard
-from pipeline.source.probe import VideoFacts
-from pipeline.source.segments import random_segments, segment_length, uniform_segments
-from pipeline.source.timeline import Piece
-from pipeline.source.transcode import FrameReader, Geometry, centred, fitted, stretched
+from res3d_video.pipeline.build.plan import ShardTask, guard_of
+from res3d_video.pipeline.build.settings import BuildSettings
+from res3d_video.pipeline.codecs.segment import EncodedSegment
+from res3d_video.pipeline.datasets import VideoRecord
+from res3d_video.pipeline.errors import TooLargeError, VideoFailure
+from res3d_video.pipeline.shard_writer import EncodedSample
+from res3d_video.pipeline.source.inspector import Inspector
+from res3d_video.pipeline.source.limits import MB, Guard
+from res3d_video.pipeline.source.probe import VideoFacts
+from res3d_video.pipeline.source.segments import random_segments, segment_length, uniform_segments
+from res3d_video.pipeline.source.timeline import Piece
+from res3d_video.pipeline.source.transcode import FrameReader, Geometry, centred, fitted, stretched
 
 Described = tuple[EncodedSegment, dict[str, Any]]  # with what key.json says about the frames
 FROM_START = "decoded from its first frame: its times or keyframes do not allow to begin elsewhere"

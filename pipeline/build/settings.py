@@ -3,11 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.codecs import CODECS, Codec, FilmstripCodec, H264Codec
-from pipeline.codecs.h264 import EncodePolicy
-from pipeline.errors import UserError
-from pipeline.index import choices
-from pipeline.source.transcode import Geometry, centred, stretched
+from res3d_video.pipeline.codecs import CODECS, Codec, FilmstripCodec, H264Codec
+from res3d_video.pipeline.codecs.h264 import EncodePolicy
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import choices
+from res3d_video.pipeline.source.transcode import Geometry, centred, stretched
 
 OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
 SEGMENT_SETTINGS = {"segment_s", "train_segments", "test_segments"}  # what only segments write down

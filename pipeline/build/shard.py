@@ -15,13 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.build.parts import is_finished, limits_met, num_quarantined
-from pipeline.build.plan import ShardTask
-from pipeline.build.samples import Converted, convert
-from pipeline.errors import one_line
-from pipeline.index import ShardError
-from pipeline.shard_writer import TarShard, sha256_of, to_json, write_atomically
-from pipeline.source.inspector import Inspector
+from res3d_video.pipeline.build.parts import is_finished, limits_met, num_quarantined
+from res3d_video.pipeline.build.plan import ShardTask
+from res3d_video.pipeline.build.samples import Converted, convert
+from res3d_video.pipeline.errors import one_line
+from res3d_video.pipeline.index import ShardError
+from res3d_video.pipeline.shard_writer import TarShard, sha256_of, to_json, write_atomically
+from res3d_video.pipeline.source.inspector import Inspector
 
 MAX_ATTEMPTS = 3  # to make a tar, before it is reported and the others go on
 # What may go better the next time: a disk, a network file system, memory, another process. All else is a bug.

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.codecs.filmstrip import FilmstripCodec
-from pipeline.codecs.h264 import H264Codec
+from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
+from res3d_video.pipeline.codecs.h264 import H264Codec
 
 Codec = FilmstripCodec | H264Codec
 CODECS: dict[str, type[FilmstripCodec] | type[H264Codec]] = {"filmstrip": FilmstripCodec, "h264": H264Codec}

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from pipeline.codecs.segment import ClipFrames, EncodedSegment, FrameRecord, Planes, UndecodableError
-from pipeline.errors import TooLargeError, UserError
+from res3d_video.pipeline.codecs.segment import ClipFrames, EncodedSegment, FrameRecord, Planes, UndecodableError
+from res3d_video.pipeline.errors import TooLargeError, UserError
 
 MCU = 16  # a JPEG block of 4:2:0 is 16×16 pixels; tiles that are multiples of it never share one
 MAX_HEIGHT = 65_535  # of a JPEG: its height has two bytes

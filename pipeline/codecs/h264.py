@@ -19,10 +19,10 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from pipeline.codecs.avc import IDR, NON_IDR, packet_fault
-from pipeline.codecs.h264_decode import SoftwareDecoder, size_limit
-from pipeline.codecs.segment import ClipFrames, EncodedSegment, FrameRecord, Planes, ranges
-from pipeline.errors import TooLargeError, UserError, VideoFailure
+from res3d_video.pipeline.codecs.avc import IDR, NON_IDR, packet_fault
+from res3d_video.pipeline.codecs.h264_decode import SoftwareDecoder, size_limit
+from res3d_video.pipeline.codecs.segment import ClipFrames, EncodedSegment, FrameRecord, Planes, ranges
+from res3d_video.pipeline.errors import TooLargeError, UserError, VideoFailure
 
 FILE = "mp4"  # what follows the key and a dot in the tar
 NOMINAL_FPS = 25  # what x264 is told of every video, so that the SPS is the same; also where a source says nothing
@@ -101,7 +101,7 @@ class H264Codec:
         Raises:
             UserError: Its decoder configuration or its grey keyframe is not of the policy.
         """
-        from pipeline.codecs.h264_check import avcc_faults, blank_faults
+        from res3d_video.pipeline.codecs.h264_check import avcc_faults, blank_faults
 
         size = (codec["tile_width"], codec["tile_height"])
         policy = EncodePolicy(*size, codec["gop_size"], codec["crf"], codec["preset"])
@@ -230,7 +230,7 @@ class H264Codec:
             frames: uint32 [F, 3], offset in the sample, size and crc32 of each frame, as the index has them.
             decode: Decode every packet.
         """
-        from pipeline.codecs.h264_check import segment_faults
+        from res3d_video.pipeline.codecs.h264_check import segment_faults
 
         return segment_faults(self, files, frames, decode=decode)
 

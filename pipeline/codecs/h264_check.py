@@ -7,10 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import av
 import numpy as np
 
-from pipeline.codecs.avc import IDR, NON_IDR, Sps, packet_fault, parse_avcc, parse_sps
-from pipeline.codecs.h264 import FILE, MIN_REF_FRAMES, SMPTE170M, EncodePolicy, H264Codec, open_mp4, read_packets
-from pipeline.codecs.h264_decode import open_decoder
-from pipeline.errors import one_line
+from res3d_video.pipeline.codecs.avc import IDR, NON_IDR, Sps, packet_fault, parse_avcc, parse_sps
+from res3d_video.pipeline.codecs.h264 import (
+    FILE,
+    MIN_REF_FRAMES,
+    SMPTE170M,
+    EncodePolicy,
+    H264Codec,
+    open_mp4,
+    read_packets,
+)
+from res3d_video.pipeline.codecs.h264_decode import open_decoder
+from res3d_video.pipeline.errors import one_line
 
 HIGH_PROFILE = 100
 BOX_HEADER = 8  # bytes: size and four letters

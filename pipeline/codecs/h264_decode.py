@@ -7,7 +7,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from pipeline.codecs.segment import UndecodableError
+from res3d_video.pipeline.codecs.segment import UndecodableError
 
 STRIDE = 64  # pixels; FFmpeg counts a row's length rounded up to it
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.codecs.avc import IDR, NAL_TYPE
-from pipeline.codecs.segment import ClipFrames
+from res3d_video.pipeline.codecs.avc import IDR, NAL_TYPE
+from res3d_video.pipeline.codecs.segment import ClipFrames
 
 TICKS_PER_S = 25  # frame i is shown at tick i; nobody looks at the clock
 MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)  # of a picture that is not turned
@@ -41,7 +41,7 @@ def join(located: ClipFrames, *, clips_per_stream: int) -> list[Stream]:
 
     A blank clip is one packet of its stream, the dataset's grey picture.
 
-    >>> from pipeline.codecs.h264 import EncodePolicy, H264Codec
+    >>> from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec
     >>> codec = H264Codec(EncodePolicy(48, 16), b"", b"")
     >>> located = codec.locate(np.array([[1, 1], [9, 10], [2, 3]]), blank=np.zeros(3, bool))
     >>> [(s.frames.tolist(), s.owner.tolist(), s.order.tolist()) for s in join(located, clips_per_stream=2)]

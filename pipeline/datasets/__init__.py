@@ -7,11 +7,11 @@ line below.
 
 from collections.abc import Callable
 
-from pipeline.datasets.folder import list_folder
-from pipeline.datasets.hmdb51 import list_hmdb51
-from pipeline.datasets.listing import DatasetError, Listing, VideoRecord
-from pipeline.datasets.sports1m import list_sports1m
-from pipeline.datasets.ucf101 import list_ucf101
+from res3d_video.pipeline.datasets.folder import list_folder
+from res3d_video.pipeline.datasets.hmdb51 import list_hmdb51
+from res3d_video.pipeline.datasets.listing import DatasetError, Listing, VideoRecord
+from res3d_video.pipeline.datasets.sports1m import list_sports1m
+from res3d_video.pipeline.datasets.ucf101 import list_ucf101
 
 DATASETS: dict[str, Callable[..., Listing]] = {
     "ucf101": list_ucf101,

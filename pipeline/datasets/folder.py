@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, find_videos, group_warnings
-from pipeline.datasets.splits import class_of, draw_test_groups, read_split_file
-from pipeline.nearest import did_you_mean
+from res3d_video.pipeline.datasets.listing import DatasetError, Listing, VideoRecord, find_videos, group_warnings
+from res3d_video.pipeline.datasets.splits import class_of, draw_test_groups, read_split_file
+from res3d_video.pipeline.nearest import did_you_mean
 
 WANTED = "put <class>/<video>, one folder a class, there"
 SUBSET_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test"}

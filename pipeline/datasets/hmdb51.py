@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from pipeline.datasets.listing import DatasetError, Listing
-from pipeline.datasets.official import (
+from res3d_video.pipeline.datasets.listing import DatasetError, Listing
+from res3d_video.pipeline.datasets.official import (
     SPLIT_NAMES,
     ClassFiles,
     list_folder_of,

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.listing import DatasetError, Listing, VideoRecord, find_videos
-from pipeline.datasets.official import list_lines, list_text
+from res3d_video.pipeline.datasets.listing import DatasetError, Listing, VideoRecord, find_videos
+from res3d_video.pipeline.datasets.official import list_lines, list_text
 
 NUM_CLASSES = 487
 SUBSETS = ("train", "test")

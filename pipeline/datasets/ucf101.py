@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.datasets.listing import DatasetError, Listing
-from pipeline.datasets.official import (
+from res3d_video.pipeline.datasets.listing import DatasetError, Listing
+from res3d_video.pipeline.datasets.official import (
     SPLIT_NAMES,
     ClassFiles,
     list_folder_of,
@@ -13,7 +13,7 @@ from pipeline.datasets.official import (
     listing_of,
     video_folder_of,
 )
-from pipeline.nearest import did_you_mean
+from res3d_video.pipeline.nearest import did_you_mean
 
 NUM_CLASSES = 101
 LIST_FOLDERS = ("ucfTrainTestlist", "UCF-101/ucfTrainTestlist", ".")

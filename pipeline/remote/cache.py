@@ -20,9 +20,9 @@ from typing import BinaryIO, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from pipeline.remote.errors import Interrupted, RemoteError
-from pipeline.remote.settings import size_text
-from pipeline.remote.url import public_url
+from res3d_video.pipeline.remote.errors import Interrupted, RemoteError
+from res3d_video.pipeline.remote.settings import size_text
+from res3d_video.pipeline.remote.url import public_url
 
 FREE_BYTES = 10**9  # of the disk, which stay free whatever the limit
 OURS = f"*-{'[0-9a-f]' * 12}/{'[0-9a-f]' * 16}"  # folders of datasets: what else lies there is not touched

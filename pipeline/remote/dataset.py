@@ -13,16 +13,16 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
-from pipeline.index import ShardError, ShardIndex, open_index, parse_info
-from pipeline.remote.cache import CacheFolder, locked, private_folder, write_whole
-from pipeline.remote.errors import ContentError, RemoteError
-from pipeline.remote.settings import RemoteSettings
-from pipeline.remote.store import RemoteStore
-from pipeline.remote.tars import RemoteTars
-from pipeline.remote.url import is_url
-from pipeline.schema import MAX_INFO_BYTES, specs_of
-from pipeline.source.plain_file import read_plain
-from pipeline.typed_json import Count, SchemaError, decode
+from res3d_video.pipeline.index import ShardError, ShardIndex, open_index, parse_info
+from res3d_video.pipeline.remote.cache import CacheFolder, locked, private_folder, write_whole
+from res3d_video.pipeline.remote.errors import ContentError, RemoteError
+from res3d_video.pipeline.remote.settings import RemoteSettings
+from res3d_video.pipeline.remote.store import RemoteStore
+from res3d_video.pipeline.remote.tars import RemoteTars
+from res3d_video.pipeline.remote.url import is_url
+from res3d_video.pipeline.schema import MAX_INFO_BYTES, specs_of
+from res3d_video.pipeline.source.plain_file import read_plain
+from res3d_video.pipeline.typed_json import Count, SchemaError, decode
 
 CHECKSUMS = "checksums.json"  # beside dataset.json where tools/sync_shards.py has copied it
 KNOWN = "known.json"  # in the cache: what state of the dataset was found last

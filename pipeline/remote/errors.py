@@ -1,6 +1,6 @@
 """What can go wrong between here and a server."""
 
-from pipeline.index import ShardError
+from res3d_video.pipeline.index import ShardError
 
 
 class RemoteError(ShardError):

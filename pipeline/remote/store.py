@@ -13,9 +13,9 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from pipeline.remote.cache import new_file, put_in_place, write_whole
-from pipeline.remote.errors import ContentError, Interrupted, RemoteError
-from pipeline.remote.streams import (
+from res3d_video.pipeline.remote.cache import new_file, put_in_place, write_whole
+from res3d_video.pipeline.remote.errors import ContentError, Interrupted, RemoteError
+from res3d_video.pipeline.remote.streams import (
     BLOCK_BYTES,
     GONE,
     ask_s3,
@@ -27,8 +27,8 @@ from pipeline.remote.streams import (
     web_client,
     web_headers,
 )
-from pipeline.remote.url import address, public_url
-from pipeline.schema import MAX_INFO_BYTES
+from res3d_video.pipeline.remote.url import address, public_url
+from res3d_video.pipeline.schema import MAX_INFO_BYTES
 
 Result = TypeVar("Result")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 15.0

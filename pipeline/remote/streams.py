@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.remote.errors import ContentError, RemoteError, StallError
+from res3d_video.pipeline.remote.errors import ContentError, RemoteError, StallError
 
 PIECE_BYTES = 2**20  # handed on at a time, at most
 PROGRESS_BYTES = 2**16  # in 30 seconds: 2 kB/s

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.index import parse_info
-from pipeline.remote.cache import folder_name, private_folder
-from pipeline.remote.dataset import (
+from res3d_video.pipeline.index import parse_info
+from res3d_video.pipeline.remote.cache import folder_name, private_folder
+from res3d_video.pipeline.remote.dataset import (
     CHECKSUMS,
     OPTIONAL,
     Checksums,
@@ -24,11 +24,11 @@ from pipeline.remote.dataset import (
     dataset_files,
     default_cache,
 )
-from pipeline.remote.errors import ContentError, RemoteError
-from pipeline.remote.store import WEB, RemoteStore
-from pipeline.remote.url import is_url
-from pipeline.shard_writer import sha256_of, to_json
-from pipeline.typed_json import SchemaError, decode
+from res3d_video.pipeline.remote.errors import ContentError, RemoteError
+from res3d_video.pipeline.remote.store import WEB, RemoteStore
+from res3d_video.pipeline.remote.url import is_url
+from res3d_video.pipeline.shard_writer import sha256_of, to_json
+from res3d_video.pipeline.typed_json import SchemaError, decode
 
 SAVE_EVERY_S = 10.0  # the list of what is there already; a kill costs at most so much work
 

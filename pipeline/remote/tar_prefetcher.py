@@ -6,11 +6,11 @@ import functools
 import threading
 from typing import TYPE_CHECKING
 
-from pipeline.plan import Plan
-from pipeline.remote.errors import RemoteError
+from res3d_video.pipeline.plan import Plan
+from res3d_video.pipeline.remote.errors import RemoteError
 
 if TYPE_CHECKING:
-    from pipeline.remote.tars import RemoteTars
+    from res3d_video.pipeline.remote.tars import RemoteTars
 
 IDLE_S = 0.1  # between two looks whether the reader has moved
 JOIN_S = 1.0  # for a thread to end; one that waits for a server ends by itself, later

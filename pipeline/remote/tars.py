@@ -11,11 +11,11 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from pipeline.plan import Plan
-from pipeline.remote.cache import CacheFolder, locked, put_in_place
-from pipeline.remote.errors import ContentError, RemoteError
-from pipeline.remote.store import RemoteStore
-from pipeline.remote.tar_prefetcher import TarPrefetcher
+from res3d_video.pipeline.plan import Plan
+from res3d_video.pipeline.remote.cache import CacheFolder, locked, put_in_place
+from res3d_video.pipeline.remote.errors import ContentError, RemoteError
+from res3d_video.pipeline.remote.store import RemoteStore
+from res3d_video.pipeline.remote.tar_prefetcher import TarPrefetcher
 
 SHARE_AHEAD = 0.5  # of the limit, for tars of coming steps; the rest is for those in use
 NUM_TRIES = 2  # of a tar whose checksum is wrong, before its samples are replaced

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, os_errors_of_the_user
+from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
 
 MAX_TEXT_BYTES = 2**28  # a line for each of a million videos
 KINDS = {

@@ -15,8 +15,8 @@ from typing import Any
 import av
 import numpy as np
 
-from pipeline.errors import VideoFailure, one_line
-from pipeline.source.limits import FORMATS, Guard, input_options
+from res3d_video.pipeline.errors import VideoFailure, one_line
+from res3d_video.pipeline.source.limits import FORMATS, Guard, input_options
 
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
 # Titles that are not UTF-8 do not matter. PyAV 19 has no such option: it never fails for them.

@@ -5,8 +5,8 @@ import hashlib
 
 import numpy as np
 
-from pipeline.clip import ClipSpec, uniform_starts
-from pipeline.draws import below
+from res3d_video.pipeline.clip import ClipSpec, uniform_starts
+from res3d_video.pipeline.draws import below
 
 UNKNOWN_FPS = 25.0  # where a container states no rate
 

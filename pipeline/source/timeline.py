@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.source.limits import Guard
-from pipeline.source.probe import open_video
+from res3d_video.pipeline.source.limits import Guard
+from res3d_video.pipeline.source.probe import open_video
 
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # they seek by an index, to keyframes
 IDR_TYPES = {"h264": {5}, "hevc": {19, 20}}  # NAL units of pictures behind which nothing is referred to

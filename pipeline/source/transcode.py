@@ -18,11 +18,19 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
-from pipeline.codecs.filmstrip import MCU
-from pipeline.codecs.segment import Planes
-from pipeline.errors import VideoFailure
-from pipeline.source.limits import MESSAGE_BYTES, PROTOCOL, Guard, confine, cpu_s_of, ended_by, input_options
-from pipeline.source.timeline import Piece, seek_options
+from res3d_video.pipeline.codecs.filmstrip import MCU
+from res3d_video.pipeline.codecs.segment import Planes
+from res3d_video.pipeline.errors import VideoFailure
+from res3d_video.pipeline.source.limits import (
+    MESSAGE_BYTES,
+    PROTOCOL,
+    Guard,
+    confine,
+    cpu_s_of,
+    ended_by,
+    input_options,
+)
+from res3d_video.pipeline.source.timeline import Piece, seek_options
 
 # Antialiased bilinear, exact rounding: the same bytes on every CPU. The paper resized with OpenCV's bilinear, which
 # does not antialias; a network trained on these frames sees slightly cleaner ones.

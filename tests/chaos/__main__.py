@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 import psutil
 
+from res3d_video.tools.numbered import write_numbered_video
 from tests.chaos.building import build, build_under_fire, compare_folders
 from tests.chaos.ledger import Ledger, StuckError
 from tests.chaos.training import compare_runs, train, train_under_fire
-from tools.numbered import write_numbered_video
 
 
 @click.command()

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from res3d_video.train.checkpoint import CheckpointError, load_checkpoint, load_latest
 from tests.chaos.ledger import PATIENCE_S, Ledger, StuckError, started, wait_until
-from train.checkpoint import CheckpointError, load_checkpoint, load_latest
 
 TARGETS = ("rank 0", "rank 0", "rank 1", "rank 1", "both ranks", "torchrun")
 MODEL = "--preset tiny --model res3d10 --width 4 --num-frames 4 --crop-size 32 --resize 32 --batch-size 4"

@@ -116,7 +116,8 @@ def click_command(name: str) -> click.Command:
     """
     entries = dict(re.findall(r"^    (res3d-[\w-]+) = ([\w.]+):main$", (CHECKOUT / "setup.cfg").read_text(), re.M))
     module = entries.get(name, name.removesuffix(".py").replace("/", "."))
-    if module == "train.models":
+    module = module if module.startswith("res3d_video.") else f"res3d_video.{module}"
+    if module == "res3d_video.train.models":
         module += ".__main__"
     try:
         return import_module(module).main

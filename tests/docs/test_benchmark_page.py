@@ -6,9 +6,9 @@ from dataclasses import fields
 
 import pytest
 
-from pipeline.settings import LoaderSettings
+from res3d_video.pipeline.settings import LoaderSettings
+from res3d_video.tools.bench.report import HEADERS
 from tests.docs.blocks import CHECKOUT
-from tools.bench.report import HEADERS
 
 BENCHMARK = (CHECKOUT / "docs/benchmark.md").read_text()
 TUNING = (CHECKOUT / "docs/tuning.md").read_text()

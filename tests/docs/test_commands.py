@@ -49,7 +49,7 @@ def test_every_command_of_a_page_exists_with_its_options(page: Path) -> None:
         ("torchrun --nproc-per-node 8 train/main.py --preset tiny", "--data is missing"),
         ("srun --x=1 torchrun --nnodes $N \\\n  train/main.py --data x --preset tiny --out y --lr $LR", ""),
         ('sbatch --wrap "python tools/make_shards.py sports1m --finnish"', "No such option"),
-        ("A=1 python -m train.models --model res3d19", "res3d19"),
+        ("A=1 python -m res3d_video.train.models --model res3d19", "res3d19"),
     ],
 )
 def test_a_mistake_in_a_command_line_is_found(line: str, said: str) -> None:

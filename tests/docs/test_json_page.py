@@ -10,7 +10,7 @@ from tests.docs.blocks import CHECKOUT
 from tests.schemas import check_schema, schemas
 
 ENTRIES = re.findall(r"^    res3d-[\w-]+ = ([\w.]+):main$", (CHECKOUT / "setup.cfg").read_text(), re.MULTILINE)
-NAMES = {"train.main": "train", "train.models.__main__": "models"}
+NAMES = {"res3d_video.train.main": "train", "res3d_video.train.models.__main__": "models"}
 
 
 def writers() -> set[str]:

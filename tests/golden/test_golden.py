@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex
-from pipeline.loader import Batch, ClipLoader
-from pipeline.plan import EvalPlan
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import Batch, ClipLoader
+from res3d_video.pipeline.plan import EvalPlan
+from res3d_video.train.config import OptimConfig
+from res3d_video.train.models import ModelConfig, build_model
+from res3d_video.train.optim import build_optimizer
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import StepOptions, TrainStep
 from tests.clips import take, train_plan
-from train.config import OptimConfig
-from train.models import ModelConfig, build_model
-from train.optim import build_optimizer
-from train.ranks import Ranks
-from train.step import StepOptions, TrainStep
 
 GOLDEN = Path(__file__).with_name("golden.json")
 PACKAGES = ("av", "simplejpeg", "nvidia-dali-cuda130", "numpy", "torch")

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardError, open_index
-from pipeline.loader import ClipLoader, LoaderError
-from pipeline.plan import TrainPlan
-from pipeline.shard_writer import npy_bytes
-from pipeline.verify import verify
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardError, open_index
+from res3d_video.pipeline.loader import ClipLoader, LoaderError
+from res3d_video.pipeline.plan import TrainPlan
+from res3d_video.pipeline.shard_writer import npy_bytes
+from res3d_video.pipeline.verify import verify
 
 Way = tuple[str, Callable[[Path], object]]
 VALUES: dict[str, Any] = {

@@ -24,20 +24,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.clip import ClipSpec
-from pipeline.codecs import Codec
-from pipeline.codecs.avc import parse_avcc
-from pipeline.codecs.filmstrip import DHT, DQT, DRI, EOI, RESTARTS, SOF0, SOI, SOS, FilmstripCodec, segments
-from pipeline.codecs.h264 import EncodePolicy, H264Codec
-from pipeline.codecs.mp4 import Splicer
-from pipeline.codecs.segment import EncodedSegment, FrameRecord, Planes
-from pipeline.index import ShardIndex, open_index
-from pipeline.index_writer import write_index
-from pipeline.loader import ClipLoader, LoaderSettings
-from pipeline.plan import EvalPlan, TrainPlan
-from pipeline.schema import CRC32, OFFSET, SIZE
-from pipeline.shard_writer import EncodedSample, TarShard
-from pipeline.verify import verify
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.codecs import Codec
+from res3d_video.pipeline.codecs.avc import parse_avcc
+from res3d_video.pipeline.codecs.filmstrip import DHT, DQT, DRI, EOI, RESTARTS, SOF0, SOI, SOS, FilmstripCodec, segments
+from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec
+from res3d_video.pipeline.codecs.mp4 import Splicer
+from res3d_video.pipeline.codecs.segment import EncodedSegment, FrameRecord, Planes
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.index_writer import write_index
+from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
+from res3d_video.pipeline.plan import EvalPlan, TrainPlan
+from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
+from res3d_video.pipeline.shard_writer import EncodedSample, TarShard
+from res3d_video.pipeline.verify import verify
 
 Picture = tuple[str, bytes]
 Edit = Callable[[np.ndarray, np.ndarray], object]  # of a sample's rows of the index [F, 3], and of its offset [1]

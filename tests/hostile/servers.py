@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.index import ShardError
-from pipeline.remote.dataset import open_dataset
-from pipeline.remote.settings import RemoteSettings
+from res3d_video.pipeline.index import ShardError
+from res3d_video.pipeline.remote.dataset import open_dataset
+from res3d_video.pipeline.remote.settings import RemoteSettings
 
 TIMEOUT_S, LONG_S = 2.5, 60.0  # the second for ways that end by themselves, whatever else this machine has to do
 BY_THEMSELVES = (", once", "status 40", "status 410", "JSON of", "huge length", "to itself", "to a file")

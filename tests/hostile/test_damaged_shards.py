@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from res3d_video.tools.numbered import write_numbered_video
 from tests.conftest import build_numbered
-from tools.numbered import write_numbered_video
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

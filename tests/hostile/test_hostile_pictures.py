@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline.codecs.filmstrip
-from pipeline.clip import ClipSpec
-from pipeline.codecs.filmstrip import DRI, SOF0, SOS, FilmstripCodec, segments
-from pipeline.errors import UserError
-from pipeline.index import ShardError, ShardIndex, open_index
-from pipeline.loader import ClipLoader, LoaderSettings
-from pipeline.plan import EvalPlan
+import res3d_video.pipeline.codecs.filmstrip
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.codecs.filmstrip import DRI, SOF0, SOS, FilmstripCodec, segments
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
+from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
+from res3d_video.pipeline.plan import EvalPlan
 from tests.hostile.pictures import (
     BAD_TILE,
     NUM_TILES,
@@ -178,7 +178,7 @@ def test_no_picture_is_turned_where_one_gets_as_far_as_a_decoder(
 
     rewrite(good)
     plain = clips()
-    monkeypatch.setattr(pipeline.codecs.filmstrip, "header_fault", lambda header, **size: None)
+    monkeypatch.setattr(res3d_video.pipeline.codecs.filmstrip, "header_fault", lambda header, **size: None)
     rewrite(good, header=(STRIPS.header[:2] + exif_segment(orientation) + STRIPS.header[2:]).hex())
     assert torch.equal(clips(), plain)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.remote.sync import sync_dataset
+from res3d_video.pipeline.remote.sync import sync_dataset
+from res3d_video.tools.numbered import write_numbered_video
 from tests.conftest import build_numbered
 from tests.hostile.servers import SECRET, TIMEOUT_S, USER
-from tools.numbered import write_numbered_video
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NUM_TARS, STEP = 2, 3  # every third way; `python -m tests.hostile.servers` tries all

@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.build.run import BuildSettings, build_shards
-from pipeline.datasets import Listing, VideoRecord
-from pipeline.frames import decode_frames
-from pipeline.index import ShardIndex, open_index
-from pipeline.source.limits import Limits
+from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.datasets import Listing, VideoRecord
+from res3d_video.pipeline.frames import decode_frames
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.source.limits import Limits
+from res3d_video.tools.numbered import number_of, read_bits
 from tests.hostile.videos import (
     ALL,
     FIRST,
@@ -33,7 +34,6 @@ from tests.hostile.videos import (
     add_whole,
     originals,
 )
-from tools.numbered import number_of, read_bits
 
 LIMITS = Limits(max_frames=300, max_duration_s=3600, max_wall_s=20, max_cpu_s=20, max_memory_mb=1000)
 MB = 10**6

@@ -16,7 +16,11 @@ from tests.warm import Warm
 
 CHEAP = {
     "check_shards": ("tools.check_shards", "shards/ucf101", None),
-    "make_shards": ("tools.make_shards", "ucf101 --out made/shards --workers 1", "made/shards/dataset.json"),
+    "make_shards": (
+        "tools.make_shards",
+        "ucf101 --out made/shards --workers 1",
+        "made/shards/dataset.json",
+    ),
     "models": ("train.models.__main__", "--model res2d18", None),
     "study": ("tools.study", "--data shards/ucf101 --list", None),
     "sync_shards": ("tools.sync_shards", "shards/ucf101 made/copy", "made/copy/dataset.json"),
@@ -79,7 +83,7 @@ if __name__ == "__main__":  # make_demo_videos starts processes that import this
     codes = {}
     for name, (module, words, _) in json.loads(pathlib.Path("commands.json").read_text()).items():
         try:
-            importlib.import_module(module).main.main(words.split(), prog_name=name)
+            importlib.import_module("res3d_video." + module).main.main(words.split(), prog_name=name)
         except SystemExit as end:
             codes[name] = end.code
         except BaseException:

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.checkpoint import FORMAT, load_checkpoint, load_latest, load_weights
+from res3d_video.train.config import from_dict
+from res3d_video.train.importing import import_weights
+from res3d_video.train.models import build_model
+from res3d_video.train.optim import build_optimizer
 from tests.checkpoints import tiny_state
 from tests.hostile.tampering import VALUES, bounded_memory, bytes_tampered, changed, is_one_line, places, zip_tampered
 from tests.train.test_models_convert import TorchvisionForward
-from train.checkpoint import FORMAT, load_checkpoint, load_latest, load_weights
-from train.config import from_dict
-from train.importing import import_weights
-from train.models import build_model
-from train.optim import build_optimizer
 
 
 def bytes_of(state: Any) -> bytes:

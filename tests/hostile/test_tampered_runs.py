@@ -10,7 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
+from res3d_video.tools.figures.curves import read_curves, summarise, what_differs
+from res3d_video.tools.pages.run.page import Wanted, facts, gather
+from res3d_video.tools.pages.run.reading import read_runs
+from res3d_video.tools.playing.planned import config_of_run
+from res3d_video.train.config import to_dict
+from res3d_video.train.evaluation.aslan.pairs import read_pairs
+from res3d_video.train.evaluation.features.files import load_features, save_features
+from res3d_video.train.evaluation.features.rows import read_rows
+from res3d_video.train.evaluation.thumos14.annotations import read_detections
+from res3d_video.train.evaluation.thumos14.window_scores import read_scores as read_window_scores
+from res3d_video.train.evaluation.thumos14.windows import (
+    VideoLength,
+    list_windows,
+    read_lengths,
+    read_windows,
+    write_windows,
+)
 from tests.hostile.tampering import (
     GONE,
     VALUES,
@@ -23,17 +40,6 @@ from tests.hostile.tampering import (
 )
 from tests.tools.pages.made_runs import scored_line, train_line, write_run, write_scores
 from tests.train.test_features import features_of
-from tools.figures.curves import read_curves, summarise, what_differs
-from tools.pages.run.page import Wanted, facts, gather
-from tools.pages.run.reading import read_runs
-from tools.playing.planned import config_of_run
-from train.config import to_dict
-from train.evaluation.aslan.pairs import read_pairs
-from train.evaluation.features.files import load_features, save_features
-from train.evaluation.features.rows import read_rows
-from train.evaluation.thumos14.annotations import read_detections
-from train.evaluation.thumos14.window_scores import read_scores as read_window_scores
-from train.evaluation.thumos14.windows import VideoLength, list_windows, read_lengths, read_windows, write_windows
 
 TEXTS = {
     "nested": b"[" * 10**5, "nested objects": b'{"a":' * 10**5, "NaN": b"NaN", "1e400": b"1e400",

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from res3d_video.tools.numbered import write_numbered_video
 from tests.hostile.containers import boundaries
-from tools.numbered import write_numbered_video
 
 NUM_FRAMES = 12
 SIZE = {"width": 172, "height": 96}

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.clip import ClipSpec, frame_indices
-from pipeline.codecs import FilmstripCodec
-from pipeline.index import chunks, open_index
-from pipeline.plan import TrainPlan, drawn_labels, rank_rows
-from pipeline.reader import FrameFiles
-from pipeline.schema import FORMAT_VERSION
+from res3d_video.pipeline.clip import ClipSpec, frame_indices
+from res3d_video.pipeline.codecs import FilmstripCodec
+from res3d_video.pipeline.index import chunks, open_index
+from res3d_video.pipeline.plan import TrainPlan, drawn_labels, rank_rows
+from res3d_video.pipeline.reader import FrameFiles
+from res3d_video.pipeline.schema import FORMAT_VERSION
 
 FRAMES, PER_TAR = 55, 384  # 2 s at 27 frames/s; 64 videos a tar
 FRAME_BYTES = 5000

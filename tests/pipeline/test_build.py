@@ -13,16 +13,16 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.build.run import BuildSettings, build_shards, shuffled
-from pipeline.codecs import H264Codec
-from pipeline.codecs.h264 import EncodePolicy
-from pipeline.datasets import Listing, list_folder
-from pipeline.frames import decode_frames
-from pipeline.index import ShardError, ShardIndex, open_index
-from pipeline.source.transcode import ffmpeg_exe
-from pipeline.verify import verify
+from res3d_video.pipeline.build.run import BuildSettings, build_shards, shuffled
+from res3d_video.pipeline.codecs import H264Codec
+from res3d_video.pipeline.codecs.h264 import EncodePolicy
+from res3d_video.pipeline.datasets import Listing, list_folder
+from res3d_video.pipeline.frames import decode_frames
+from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
+from res3d_video.pipeline.source.transcode import ffmpeg_exe
+from res3d_video.pipeline.verify import verify
+from res3d_video.tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 from tests.conftest import NUMBERED_LENGTHS, build_numbered, numbered_listing
-from tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

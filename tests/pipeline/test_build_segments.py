@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.build.run import BuildSettings, build_shards
-from pipeline.clip import ClipSpec
-from pipeline.datasets import Listing, list_sports1m
-from pipeline.frames import decode_frames
-from pipeline.index import ShardIndex, open_index
-from pipeline.loader import ClipLoader
-from pipeline.plan import TrainPlan
-from pipeline.source.segments import random_segments, uniform_segments
-from pipeline.verify import verify
+from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.datasets import Listing, list_sports1m
+from res3d_video.pipeline.frames import decode_frames
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.loader import ClipLoader
+from res3d_video.pipeline.plan import TrainPlan
+from res3d_video.pipeline.source.segments import random_segments, uniform_segments
+from res3d_video.pipeline.verify import verify
+from res3d_video.tools.numbered import number_of, read_bits, write_numbered_video
 from tests.clips import take
 from tests.pipeline.test_build import contents
-from tools.numbered import number_of, read_bits, write_numbered_video
 
 SETTINGS = BuildSettings(size=64, samples_per_shard=3, segment_s=2.0)
 LONG, TWO, PACKED, SHORT, BOTH, FAST, BROKEN, GONE = (

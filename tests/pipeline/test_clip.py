@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.clip import ClipSpec, frame_indices, num_starts, uniform_starts
+from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts, uniform_starts
 
 
 @pytest.mark.parametrize("num_frames", [1, 4, 8, 16])

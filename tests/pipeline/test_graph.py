@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from nvidia.dali import Pipeline
 
-from pipeline.clip import ClipSpec, frame_indices
-from pipeline.codecs.h264 import EncodePolicy, H264Codec
-from pipeline.codecs.mp4 import join
-from pipeline.graph import GraphSpec, clips_of, crop_matrices, decode_frames, fed, video_graph_inputs
-from tools.numbered import numbered_frame, read_numbers
+from res3d_video.pipeline.clip import ClipSpec, frame_indices
+from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec
+from res3d_video.pipeline.codecs.mp4 import join
+from res3d_video.pipeline.graph import GraphSpec, clips_of, crop_matrices, decode_frames, fed, video_graph_inputs
+from res3d_video.tools.numbered import numbered_frame, read_numbers
 
 
 def mjpeg_video(numbers: list[int]) -> np.ndarray:

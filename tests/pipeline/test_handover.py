@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import pipeline.prefetch
-from pipeline.index import ShardIndex
-from pipeline.loader import ClipLoader, LoaderSettings
-from pipeline.prefetch import Ring, Slot
+import res3d_video.pipeline.prefetch
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
+from res3d_video.pipeline.prefetch import Ring, Slot
 from tests.clips import train_plan
 
 
@@ -178,7 +178,7 @@ def test_a_gpus_batches_are_copies_that_the_next_but_one_does_not_touch(
         expected = [batch.clips.half() for _, batch in zip(range(15), loader, strict=False)]
 
     cuda = FakeCuda()
-    monkeypatch.setattr(pipeline.prefetch.torch, "cuda", cuda)
+    monkeypatch.setattr(res3d_video.pipeline.prefetch.torch, "cuda", cuda)
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
     loader = ClipLoader(numbered, plan, settings=settings, whole_pictures=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.codecs import FilmstripCodec
-from pipeline.index import open_index
-from pipeline.index_writer import Parts, write_index
-from pipeline.shard_writer import pack_frames, put_in_place, temporary_of
+from res3d_video.pipeline.codecs import FilmstripCodec
+from res3d_video.pipeline.index import open_index
+from res3d_video.pipeline.index_writer import Parts, write_index
+from res3d_video.pipeline.shard_writer import pack_frames, put_in_place, temporary_of
 
 CODEC = FilmstripCodec.new(height=128, width=176, quality=85)
 HEAD = {

@@ -15,19 +15,19 @@ import pytest
 import torch
 from nvidia.dali import Pipeline
 
-from pipeline.clip import ClipSpec, frame_indices, num_starts
-from pipeline.codecs import H264Codec
-from pipeline.errors import UserError
-from pipeline.graph import DaliEngine
-from pipeline.index import ShardIndex, open_index
-from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
-from pipeline.plan import EvalPlan, TrainPlan
-from pipeline.reader import StepReader
-from pipeline.schema import SIZE
+from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
+from res3d_video.pipeline.codecs import H264Codec
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.graph import DaliEngine
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.loader import ClipLoader, LoaderError, LoaderSettings
+from res3d_video.pipeline.plan import EvalPlan, TrainPlan
+from res3d_video.pipeline.reader import StepReader
+from res3d_video.pipeline.schema import SIZE
+from res3d_video.tools.numbered import read_numbers
 from tests.clips import DEVICES, GridPlan, damaged_copy, same, sample_of_length, shown, take, train_plan
 from tests.conftest import build_numbered
 from tests.oracle import oracle_clips
-from tools.numbered import read_numbers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # a GPU's IDCT and chroma upsampling differ from libjpeg-turbo's and swscale's
@@ -218,18 +218,20 @@ sys.modules["nvidia.dali"] = None
 import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "nvidia.dali" else found(name, *rest)
-import pipeline.settings
-pipeline.settings.find_spec = importlib.util.find_spec
+import tests
+from res3d_video.pipeline import settings
+settings.find_spec = importlib.util.find_spec
 from pathlib import Path
-import pipeline.loader, train.main, tools.report, tools.play
-from pipeline.index import open_index
-from pipeline.schema import SIZE
+import res3d_video.train.main, res3d_video.tools.report, res3d_video.tools.play
+from res3d_video.pipeline.loader import ClipLoader
+from res3d_video.pipeline.index import open_index
+from res3d_video.pipeline.schema import SIZE
 from tests.clips import train_plan
 index = open_index(Path({str(numbered.data_dir)!r}))
-with pipeline.loader.ClipLoader(index, train_plan(index)) as loader:
+with ClipLoader(index, train_plan(index)) as loader:
     print(loader.engine, next(iter(loader)).clips.shape[0])
 try:
-    pipeline.loader.ClipLoader(index, train_plan(index), settings=pipeline.settings.LoaderSettings(engine="dali"))
+    ClipLoader(index, train_plan(index), settings=settings.LoaderSettings(engine="dali"))
 except ValueError as error:
     print(error)
 """

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.clip import ClipSpec
-from pipeline.draws import window_order
-from pipeline.index import LabelLists, ShardIndex
-from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, crop_room, drawn_labels, rank_rows
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.draws import window_order
+from res3d_video.pipeline.index import LabelLists, ShardIndex
+from res3d_video.pipeline.plan import EvalPlan, PlannedClips, TrainPlan, crop_room, drawn_labels, rank_rows
 
 
 def fake_index(num_samples: int = 50, *, num_tars: int = 7, frame_step: int = 1) -> SimpleNamespace:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipeline.reader
-from pipeline.clip import ClipSpec, frame_indices, num_starts
-from pipeline.codecs.segment import ClipFrames
-from pipeline.index import ShardError, ShardIndex, open_index
-from pipeline.reader import FrameFiles
-from pipeline.schema import CRC32, OFFSET, SIZE
-from pipeline.source.plain_file import open_plain
+import res3d_video.pipeline.reader
+from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
+from res3d_video.pipeline.codecs.segment import ClipFrames
+from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
+from res3d_video.pipeline.reader import FrameFiles
+from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
+from res3d_video.pipeline.source.plain_file import open_plain
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_too_many_open_files_close_tars_and_damage_no_sample(
             raise OSError(errno.EMFILE, "Too many open files")
         return open_plain(path)
 
-    monkeypatch.setattr(pipeline.reader, "open_plain", open_if_allowed)
+    monkeypatch.setattr(res3d_video.pipeline.reader, "open_plain", open_if_allowed)
     assert files.read(*clips)[1] == {}
     assert len(files._tars) <= allowed
     allowed = 0

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build.run import BuildSettings, build_shards, transcode
-from pipeline.codecs.h264 import EncodePolicy
-from pipeline.codecs.h264_check import policy_faults
-from pipeline.datasets import list_hmdb51, list_ucf101
-from pipeline.errors import VideoFailure
-from pipeline.frames import decode_frames
-from pipeline.source.inspector import Inspector
-from pipeline.source.limits import Guard
-from pipeline.source.probe import probe
-from pipeline.source.transcode import stretched
-from pipeline.verify import verify
+from res3d_video.pipeline.build.run import BuildSettings, build_shards, transcode
+from res3d_video.pipeline.codecs.h264 import EncodePolicy
+from res3d_video.pipeline.codecs.h264_check import policy_faults
+from res3d_video.pipeline.datasets import list_hmdb51, list_ucf101
+from res3d_video.pipeline.errors import VideoFailure
+from res3d_video.pipeline.frames import decode_frames
+from res3d_video.pipeline.source.inspector import Inspector
+from res3d_video.pipeline.source.limits import Guard
+from res3d_video.pipeline.source.probe import probe
+from res3d_video.pipeline.source.transcode import stretched
+from res3d_video.pipeline.verify import verify
 
 pytestmark = pytest.mark.slow
 

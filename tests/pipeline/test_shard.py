@@ -14,13 +14,13 @@ import webdataset
 from nvidia.dali import Pipeline, fn
 from wds2idx import IndexCreator
 
-import pipeline.index
-from pipeline.codecs.segment import EncodedSegment, FrameRecord
-from pipeline.frames import decode_frames
-from pipeline.index import ShardError, ShardIndex, load_array, open_index
-from pipeline.schema import ArraySpec
-from pipeline.shard_writer import EncodedSample, TarShard, npy_bytes, unpack_frames, write_atomically
-from pipeline.typed_json import SchemaError
+import res3d_video.pipeline.index
+from res3d_video.pipeline.codecs.segment import EncodedSegment, FrameRecord
+from res3d_video.pipeline.frames import decode_frames
+from res3d_video.pipeline.index import ShardError, ShardIndex, load_array, open_index
+from res3d_video.pipeline.schema import ArraySpec
+from res3d_video.pipeline.shard_writer import EncodedSample, TarShard, npy_bytes, unpack_frames, write_atomically
+from res3d_video.pipeline.typed_json import SchemaError
 
 
 def first_strip(index: ShardIndex, sample: int) -> np.ndarray:
@@ -90,7 +90,7 @@ def test_arrays_are_mapped_not_read(numbered: ShardIndex) -> None:
 def test_rows_of_small_and_of_large_arrays_are_those_asked_for(
     numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch, large_bytes: int
 ) -> None:
-    monkeypatch.setattr(pipeline.index, "LARGE_BYTES", large_bytes)
+    monkeypatch.setattr(res3d_video.pipeline.index, "LARGE_BYTES", large_bytes)
     index = open_index(numbered.data_dir)
     samples = np.array([3, 0, 0, 10])
     for name in ("tar", "offset", "first_frame", "frames"):

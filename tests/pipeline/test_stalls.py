@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipeline.reader
-from pipeline.index import ShardIndex, open_index
-from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
-from pipeline.reader import StepReader
+import res3d_video.pipeline.reader
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.loader import ClipLoader, LoaderError, LoaderSettings
+from res3d_video.pipeline.reader import StepReader
 from tests.chaos.ledger import wait_until
 from tests.clips import take, train_plan
 
@@ -26,7 +26,7 @@ def test_a_disk_that_hangs_ends_the_loader_and_the_message_says_where(
     numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = threading.Event()
-    monkeypatch.setattr(pipeline.reader, "read_into", lambda *place, size: goes_on.wait() and False)
+    monkeypatch.setattr(res3d_video.pipeline.reader, "read_into", lambda *place, size: goes_on.wait() and False)
     loader = ClipLoader(numbered, train_plan(numbered), settings=LoaderSettings(stall_timeout_s=3))
     with pytest.raises(LoaderError) as caught:
         next(iter(loader))
@@ -53,7 +53,7 @@ def test_a_loader_whose_disk_hangs_can_be_closed(numbered: ShardIndex, monkeypat
     with ClipLoader(numbered, train_plan(numbered), settings=settings) as loader:
         next(iter(loader))
         wait_until(loader._prefetcher._ready.full, "a batch that waits")  # type: ignore[union-attr]
-        monkeypatch.setattr(pipeline.reader, "read_into", hang)
+        monkeypatch.setattr(res3d_video.pipeline.reader, "read_into", hang)
         next(iter(loader))  # is there, and makes room for those that hang
         assert is_reading.wait(timeout=30)
     goes_on.set()

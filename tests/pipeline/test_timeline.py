@@ -9,10 +9,18 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.errors import VideoFailure
-from pipeline.source.timeline import Piece, Seek, Timeline, begins_anew, read_timeline, seek_options, timeline_of
-from pipeline.source.transcode import FrameReader, stretched
-from tools.numbered import number_of, numbered_frame, read_bits, write_video
+from res3d_video.pipeline.errors import VideoFailure
+from res3d_video.pipeline.source.timeline import (
+    Piece,
+    Seek,
+    Timeline,
+    begins_anew,
+    read_timeline,
+    seek_options,
+    timeline_of,
+)
+from res3d_video.pipeline.source.transcode import FrameReader, stretched
+from res3d_video.tools.numbered import number_of, numbered_frame, read_bits, write_video
 
 TICK = Fraction(1, 25)
 NUM_FRAMES = 130

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.codecs.filmstrip import Planes
-from pipeline.errors import VideoFailure
-from pipeline.source.probe import count_frames, probe
-from pipeline.source.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched
-from tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
+from res3d_video.pipeline.codecs.filmstrip import Planes
+from res3d_video.pipeline.errors import VideoFailure
+from res3d_video.pipeline.source.probe import count_frames, probe
+from res3d_video.pipeline.source.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched
+from res3d_video.tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 
 
 def read(path: Path, geometry: Geometry | None = None, **options: object) -> tuple[FrameReader, Planes]:

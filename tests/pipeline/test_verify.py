@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.index import ShardError, ShardIndex
-from pipeline.schema import CRC32, OFFSET
-from pipeline.verify import verify
+from res3d_video.pipeline.index import ShardError, ShardIndex
+from res3d_video.pipeline.schema import CRC32, OFFSET
+from res3d_video.pipeline.verify import verify
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from res3d_video.tools.aslan import main
 from tests.schemas import check_schema
-from tools.aslan import main
 
 io = pytest.importorskip("scipy.io", reason="scipy is in the extra `features`")
 NUM_ACTIONS, NUM_SAMPLES = 12, 48

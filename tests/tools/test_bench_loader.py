@@ -15,20 +15,20 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from pipeline.index import ShardIndex
-from pipeline.loader import LoaderSettings
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import LoaderSettings
+from res3d_video.tools.bench import command
+from res3d_video.tools.bench import run as bench_run
+from res3d_video.tools.bench.command import pick_segments, settings_of
+from res3d_video.tools.bench.comparison import Comparison, Row
+from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC, loader_cost
+from res3d_video.tools.bench.machine import SOFTWARE_DECODERS
+from res3d_video.tools.bench.measure import Measurement, Order, Spread, turns_of
+from res3d_video.tools.bench.peers import PeerConfig
+from res3d_video.tools.bench.report import console
+from res3d_video.tools.bench.run import Settings
+from res3d_video.tools.bench_loader import main
 from tests.schemas import check_schema
-from tools.bench import command
-from tools.bench import run as bench_run
-from tools.bench.command import pick_segments, settings_of
-from tools.bench.comparison import Comparison, Row
-from tools.bench.lanes import LOADER, REAL, SYNTHETIC, loader_cost
-from tools.bench.machine import SOFTWARE_DECODERS
-from tools.bench.measure import Measurement, Order, Spread, turns_of
-from tools.bench.peers import PeerConfig
-from tools.bench.report import console
-from tools.bench.run import Settings
-from tools.bench_loader import main
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
 

@@ -6,9 +6,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from res3d_video.tools.bench_shards import (
+    OURS,
+    bare_ffmpeg,
+    closest_quality,
+    list_videos,
+    main,
+    make_shards,
+    run_ffmpeg,
+)
+from res3d_video.tools.numbered import write_numbered_video
 from tests.schemas import check_schema
-from tools.bench_shards import OURS, bare_ffmpeg, closest_quality, list_videos, main, make_shards, run_ffmpeg
-from tools.numbered import write_numbered_video
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
 

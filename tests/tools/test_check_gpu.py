@@ -13,13 +13,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
+from res3d_video.tools import check_gpu
+from res3d_video.tools.bench import check
+from res3d_video.tools.bench.check import bottleneck, options_found, page, supervise
+from res3d_video.tools.bench.stages import STAGES, Stage, Trial, climb
 from tests.schemas import check_schema
 from tests.until import until
-from tools import check_gpu
-from tools.bench import check
-from tools.bench.check import bottleneck, options_found, page, supervise
-from tools.bench.stages import STAGES, Stage, Trial, climb
 
 SAVES = "import json, os, sys, time; open(sys.argv[1], 'w').write(json.dumps({'found': {'n': 1}})); "
 

@@ -11,7 +11,13 @@ import pytest
 from tests.terminal import CHECKOUT, Terminal
 
 BIN = Path(sys.executable).parent
-LIGHT = ["tools.make_shards", "tools.check_shards", "tools.sync_shards", "tools.make_demo_videos", "tools.linear_svm"]
+LIGHT = [
+    "res3d_video.tools.make_shards",
+    "res3d_video.tools.check_shards",
+    "res3d_video.tools.sync_shards",
+    "res3d_video.tools.make_demo_videos",
+    "res3d_video.tools.linear_svm",
+]
 
 
 @pytest.mark.skipif(not (BIN / "res3d-make-shards").exists(), reason="the commands are not installed")
@@ -36,7 +42,7 @@ def test_data_completes_to_folders() -> None:
         "COMP_WORDS": "res3d-check-shards sh",
         "COMP_CWORD": "1",
     }
-    code = "from tools.check_shards import main; main(prog_name='res3d-check-shards')"
+    code = "from res3d_video.tools.check_shards import main; main(prog_name='res3d-check-shards')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=CHECKOUT,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from res3d_video.tools.draw_figures import main
 from tests.schemas import check_schema
 from tests.tools.figures.made import pixels_of, write_checkpoint, write_run
-from tools.draw_figures import main
 
 TABLE = "row,model,parameters,multiply_adds,clip_accuracy,clip_accuracy_spread,paper_clip_accuracy\n"
 

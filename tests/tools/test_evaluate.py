@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.index import ShardIndex
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.evaluate import main
+from res3d_video.train.main import main as train_main
 from tests.schemas import check_schema
 from tests.train.conftest import SMALL, build_squares, read_metrics
 from tests.warm import run_warm
-from tools.evaluate import main
-from train.main import main as train_main
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.index import ShardIndex
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.extract_features import main
+from res3d_video.tools.linear_svm import main as svm_main
+from res3d_video.train.main import main as train_main
 from tests.schemas import check_schema
 from tests.train.conftest import SMALL, build_squares
 from tests.warm import Warm, run_warm
-from tools.extract_features import main
-from tools.linear_svm import main as svm_main
-from train.main import main as train_main
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shard_writer import sha256_of
-from tools import make_shards
-from tools.numbered import write_numbered_video
+from res3d_video.pipeline.shard_writer import sha256_of
+from res3d_video.tools import make_shards
+from res3d_video.tools.numbered import write_numbered_video
 
 
 @pytest.fixture(scope="module")

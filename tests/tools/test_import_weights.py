@@ -8,13 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from pipeline.index import ShardIndex
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.evaluate import main as evaluate_main
+from res3d_video.tools.extract_features import main as extract_main
+from res3d_video.tools.import_weights import main
 from tests.schemas import check_schema
 from tests.train.test_importing import c3d_blobs, written
 from tests.train.test_models_convert import CaffeForward, TorchvisionForward
-from tools.evaluate import main as evaluate_main
-from tools.extract_features import main as extract_main
-from tools.import_weights import main
 
 
 def run(*words: object) -> Result:

@@ -11,15 +11,15 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from pipeline.index import ShardIndex
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools import make_shards
+from res3d_video.tools.numbered import write_numbered_video
+from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.main import main as train
 from tests.terminal import CHECKOUT, CTRL_C, Terminal
 from tests.tools.test_study import fakes, squares  # noqa: F401
 from tests.train.conftest import SMALL, command_line, read_metrics
 from tests.until import until
-from tools import make_shards
-from tools.numbered import write_numbered_video
-from train.checkpoint import load_checkpoint
-from train.main import main as train
 
 COMMANDS = sorted(
     path.relative_to(CHECKOUT).as_posix()
@@ -29,8 +29,8 @@ COMMANDS = sorted(
 CHILD = """
 import time
 import click
-from tools.bench.process import Child
-from train.terminal import Command
+from res3d_video.tools.bench.process import Child
+from res3d_video.train.terminal import Command
 
 def serve(connection):
     connection.send("ready")

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from res3d_video.tools.linear_svm import main
+from res3d_video.train.evaluation.features.files import Features, save_features
 from tests.schemas import check_schema
-from tools.linear_svm import main
-from train.evaluation.features.files import Features, save_features
 
 CLASSES = ["jump", "run", "walk"]
 

@@ -11,11 +11,11 @@ import torch
 from click.testing import CliRunner
 from torch.nn.functional import cross_entropy
 
-from pipeline.datasets import list_folder
+from res3d_video.pipeline.datasets import list_folder
+from res3d_video.tools.demo_scenes import CLASSES, DIRECTIONS, NUM_SHAPES, draw_scene, motion, render_video
+from res3d_video.tools.make_demo_videos import encode_video, main
+from res3d_video.train.models import ModelConfig, build_model
 from tests.schemas import check_schema
-from tools.demo_scenes import CLASSES, DIRECTIONS, NUM_SHAPES, draw_scene, motion, render_video
-from tools.make_demo_videos import encode_video, main
-from train.models import ModelConfig, build_model
 
 OPPOSITES = {"left": "right", "up": "down", "grow": "shrink", "spin_cw": "spin_ccw"}
 

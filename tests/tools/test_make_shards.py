@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.index import open_index
+from res3d_video.pipeline.index import open_index
+from res3d_video.tools import check_shards, make_shards
+from res3d_video.tools.numbered import write_numbered_video
 from tests.raw_sets import small_hmdb51, small_sports1m
 from tests.schemas import check_schema
-from tools import check_shards, make_shards
-from tools.numbered import write_numbered_video
 
 
 def run(command: object, *words: object) -> Result:

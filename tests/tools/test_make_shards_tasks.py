@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.index import open_index
+from res3d_video.pipeline.index import open_index
+from res3d_video.tools import make_shards
 from tests.schemas import check_schema
-from tools import make_shards
 
 
 def run(raw: Path, *words: object) -> Result:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.index import ShardIndex
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.play import main
+from res3d_video.train.config import TrainConfig, to_dict
 from tests.clips import damaged_copy, sample_of_length
 from tests.schemas import check_schema
 from tests.tools.playing.seen import number_in, read_back, tiles
-from tools.play import main
-from train.config import TrainConfig, to_dict
 
 KINDS = (".gif", ".mp4", ".png")
 YELLOW = (255, 221, 0)

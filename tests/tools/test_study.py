@@ -13,16 +13,16 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pipeline.index import ShardIndex
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools import study
+from res3d_video.tools.figures.cost import short_count
+from res3d_video.tools.study_pool import Finished, Pool, Slot
+from res3d_video.train.config import to_dict
+from res3d_video.train.study.results import groups_of, is_done
+from res3d_video.train.study.runs import StudyRun, StudySettings, plan_run
+from res3d_video.train.study.tables import TABLES
 from tests.train.conftest import CHECKOUT, build_squares
 from tests.until import until
-from tools import study
-from tools.figures.cost import short_count
-from tools.study_pool import Finished, Pool, Slot
-from train.config import to_dict
-from train.study.results import groups_of, is_done
-from train.study.runs import StudyRun, StudySettings, plan_run
-from train.study.tables import TABLES
 
 pytest.importorskip("scipy", reason="intervals need scipy")
 pytest.importorskip("matplotlib", reason="the pictures need matplotlib")
@@ -157,7 +157,7 @@ def test_a_pool_that_is_stopped_asks_its_trainings_to_save(squares: ShardIndex, 
 PROGRAM = """
 import sys
 from pathlib import Path
-from pipeline.index import open_index
+from res3d_video.pipeline.index import open_index
 from tests.tools.test_study import finish, pool_of, runs_of
 finish(pool_of(Path(sys.argv[2]), Path(sys.argv[3])), runs_of(open_index(Path(sys.argv[1])))[:2])
 """

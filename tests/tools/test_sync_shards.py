@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.tools import bench_loader, check_shards, make_shards, sync_shards
 from tests.hostile.servers import Server, Way, right
 from tests.s3_server import S3Server
 from tests.schemas import check_schema
-from tools import bench_loader, check_shards, make_shards, sync_shards
 
 BENCH = (
     "--frames",

@@ -9,7 +9,7 @@ from tests.terminal import CHECKOUT, ESCAPES, Terminal
 
 WORK = """
 import sys, time
-from train.terminal import progress
+from res3d_video.train.terminal import progress
 with progress("making", unit="videos", quiet="quiet" in sys.argv) as tell:
     for done in range(4):
         tell(done, 3, "a note", failed=1)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from res3d_video.tools.thumos14 import main
 from tests.schemas import check_schema
-from tools.thumos14 import main
 
 
 def run(*words: object) -> Result:

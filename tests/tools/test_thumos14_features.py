@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.index import ShardIndex
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.thumos14 import main
+from res3d_video.train.evaluation.features.rows import read_rows
+from res3d_video.train.evaluation.thumos14.windows import read_windows
+from res3d_video.train.main import main as train_main
 from tests.train.conftest import SMALL, build_squares
 from tests.warm import run_warm
-from tools.thumos14 import main
-from train.evaluation.features.rows import read_rows
-from train.evaluation.thumos14.windows import read_windows
-from train.main import main as train_main
 
 
 @pytest.fixture(scope="module")

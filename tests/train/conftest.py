@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.build.run import BuildSettings, build_shards
-from pipeline.datasets import list_folder
-from pipeline.index import ShardIndex, open_index
-from tools.numbered import write_video
-from train.main import main
+from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.datasets import list_folder
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.tools.numbered import write_video
+from res3d_video.train.main import main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 OPTIONS = {

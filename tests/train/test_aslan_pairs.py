@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
-from train.evaluation.aslan.distances import DISTANCES, PAIRS_AT_ONCE, describe_pairs, pair_distances
-from train.evaluation.aslan.pairs import (
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.evaluation.aslan.distances import DISTANCES, PAIRS_AT_ONCE, describe_pairs, pair_distances
+from res3d_video.train.evaluation.aslan.pairs import (
     Pairs,
     cross_validate,
     mean_and_error,
@@ -17,8 +17,8 @@ from train.evaluation.aslan.pairs import (
     score_fold,
     without_missing,
 )
-from train.evaluation.features.files import FeatureError
-from train.evaluation.features.rows import l2_normalised, read_rows
+from res3d_video.train.evaluation.features.files import FeatureError
+from res3d_video.train.evaluation.features.rows import l2_normalised, read_rows
 
 distance = pytest.importorskip("scipy.spatial.distance", reason="scipy is in the extra `features`")
 io = pytest.importorskip("scipy.io")

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoints import tiny_state
-from train.checkpoint import (
+from res3d_video.train.checkpoint import (
     FORMAT,
     CheckpointError,
     load_checkpoint,
@@ -14,6 +13,7 @@ from train.checkpoint import (
     save_checkpoint,
     step_of,
 )
+from tests.checkpoints import tiny_state
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:

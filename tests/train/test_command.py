@@ -11,11 +11,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from res3d_video.tools import bench_loader, check_shards, evaluate, study
+from res3d_video.train.data_options import missing
+from res3d_video.train.main import main as train
+from res3d_video.train.terminal import Command, Group, no_interrupts
 from tests.terminal import CHECKOUT
-from tools import bench_loader, check_shards, evaluate, study
-from train.data_options import missing
-from train.main import main as train
-from train.terminal import Command, Group, no_interrupts
 
 
 @click.command(
@@ -88,7 +88,9 @@ def test_every_command_ends_at_ctrl_c_and_with_progress_has_quiet(name: str, mod
         assert any("quiet" in [param.name for param in command.params] for command in commands), name
 
 
-@pytest.mark.parametrize("module", ["train.main", "tools.make_shards", "tools.bench_loader"])
+@pytest.mark.parametrize(
+    "module", ["res3d_video.train.main", "res3d_video.tools.make_shards", "res3d_video.tools.bench_loader"]
+)
 def test_the_options_of_everyday_fit_on_a_screen(module: str) -> None:
     main = importlib.import_module(module).main
     words = ["ucf101", "--help"] if isinstance(main, Group) else ["--help"]

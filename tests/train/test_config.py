@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from pipeline.clip import ClipSpec
-from train.config import TrainConfig, differences, from_dict, override, to_dict
-from train.presets import NEEDS_WEIGHTS, PRESETS
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.train.config import TrainConfig, differences, from_dict, override, to_dict
+from res3d_video.train.presets import NEEDS_WEIGHTS, PRESETS
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.index import ShardIndex
-from pipeline.loader import Batch
-from pipeline.reader import ReadWork
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import Batch
+from res3d_video.pipeline.reader import ReadWork
+from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.metrics import OutcomeQueue, StepOutcome, Tally, Throughput
+from res3d_video.train.ranks import Ranks
 from tests.chaos.training import is_same, results_in
 from tests.clips import damaged_copy
 from tests.schemas import check_schema
 from tests.train.conftest import Trainer, command_line, read_metrics
 from tests.warm import run_warm
-from train.checkpoint import load_checkpoint
-from train.metrics import OutcomeQueue, StepOutcome, Tally, Throughput
-from train.ranks import Ranks
 
 NARROW = ["--width", "4", "--batch-size", "2", "--eval-clips", "1"]
 STEPS = 6
@@ -117,7 +117,7 @@ def test_a_step_sums_over_ranks_and_keeps_their_waits_apart() -> None:
 
 
 def test_names_end_at_a_thousand_and_counting_does_not(damaged: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.metrics.MAX_DAMAGED", 2)
+    monkeypatch.setattr("res3d_video.train.metrics.MAX_DAMAGED", 2)
     tally = Tally()
     for row in range(3):
         tally.name([tally.unnamed(damaged, {row: "x"}), {}])

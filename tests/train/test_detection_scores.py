@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.evaluation.thumos14.annotations import AMBIGUOUS, Segments
-from train.evaluation.thumos14.scoring import IOU_THRESHOLDS, average_precision, evaluate, match
+from res3d_video.train.evaluation.thumos14.annotations import AMBIGUOUS, Segments
+from res3d_video.train.evaluation.thumos14.scoring import IOU_THRESHOLDS, average_precision, evaluate, match
 
 
 def truths(*rows: tuple[str, float, float], name: str = "Diving") -> Segments:

@@ -9,15 +9,16 @@ import psutil
 import pytest
 import torch.distributed as dist
 
-import train.stopping
-from pipeline.index import ShardIndex
+import res3d_video.train.stopping
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.ranks import meet
+from res3d_video.train.run_folder import LOCK
+from res3d_video.train.stopping import INTERRUPT, STOP_SIGNALS, StopRequest
 from tests.chaos.ledger import wait_until
 from tests.chaos.training import ranks_of
 from tests.train.conftest import CHECKOUT, command_line
 from tests.warm import Warm
-from train.checkpoint import load_checkpoint
-from train.ranks import meet
-from train.stopping import INTERRUPT, STOP_SIGNALS, StopRequest
 
 OPTIONS = ["--width", "4", "--batch-size", "2", "--eval-clips", "10000", "--steps"]
 Moment = Callable[[int, Path], bool]
@@ -42,7 +43,7 @@ MOMENTS: dict[str, Moment] = {
     "started": lambda pid, _: counts_signals(pid),
     "torch": has_loaded("libtorch_cpu"),
     "DALI": has_loaded("libdali.so"),
-    "folder": has_written(train.run_folder.LOCK),
+    "folder": has_written(LOCK),
     "settings": has_written("config.json"),
     "log": has_written("metrics.jsonl"),
     "first step": has_written("metrics.jsonl", num_bytes=1),
@@ -112,7 +113,7 @@ def test_where_one_process_is_told_to_stop_all_that_wait_for_one_another_end(
     def end(code: int) -> None:
         raise EndedError(code)
 
-    monkeypatch.setattr(train.stopping.os, "_exit", end)
+    monkeypatch.setattr(res3d_video.train.stopping.os, "_exit", end)
     store, own = dist.HashStore(), {n: signal.getsignal(n) for n in (*STOP_SIGNALS, INTERRUPT)}
     told, other = StopRequest(of_command=True), StopRequest(of_command=True)
     other.close()

@@ -9,19 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex
-from pipeline.loader import Batch, ClipLoader
-from pipeline.plan import EvalPlan
-from train.checkpoint import data_identity
-from train.config import TrainConfig, to_dict
-from train.evaluation.features.extraction import Extraction, ExtractOptions
-from train.evaluation.features.files import FeatureError, average_videos, load_features, read_about, read_dims
-from train.evaluation.features.parted import weights_fingerprint
-from train.evaluation.features.parts import PartFeatures, PartsPlan, cut_into_parts
-from train.models import ModelConfig, build_model
-from train.precision import channels_last
-from train.ranks import Ranks
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import Batch, ClipLoader
+from res3d_video.pipeline.plan import EvalPlan
+from res3d_video.train.checkpoint import data_identity
+from res3d_video.train.config import TrainConfig, to_dict
+from res3d_video.train.evaluation.features.extraction import Extraction, ExtractOptions
+from res3d_video.train.evaluation.features.files import (
+    FeatureError,
+    average_videos,
+    load_features,
+    read_about,
+    read_dims,
+)
+from res3d_video.train.evaluation.features.parted import weights_fingerprint
+from res3d_video.train.evaluation.features.parts import PartFeatures, PartsPlan, cut_into_parts
+from res3d_video.train.models import ModelConfig, build_model
+from res3d_video.train.precision import channels_last
+from res3d_video.train.ranks import Ranks
 
 CONFIG = TrainConfig(
     model=ModelConfig("res3d10", width=4), clip=ClipSpec(num_frames=4, frame_stride=2, crop_size=32, resize=32)

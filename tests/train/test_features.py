@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.evaluation.features.files import (
+from res3d_video.train.evaluation.features.files import (
     FeatureError,
     Features,
     average_videos,
@@ -19,7 +19,7 @@ from train.evaluation.features.files import (
     read_dims,
     save_features,
 )
-from train.evaluation.features.rows import read_rows
+from res3d_video.train.evaluation.features.rows import read_rows
 
 DATA = {
     "name": "ucf",

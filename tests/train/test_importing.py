@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.build.run import BuildSettings, build_shards
-from pipeline.clip import ClipSpec
-from pipeline.datasets import list_folder
-from pipeline.index import ShardIndex, open_index
-from pipeline.loader import ClipLoader
-from pipeline.plan import EvalPlan
+from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.datasets import list_folder
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.loader import ClipLoader
+from res3d_video.pipeline.plan import EvalPlan
+from res3d_video.tools.numbered import write_video
+from res3d_video.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
+from res3d_video.train.config import from_dict
+from res3d_video.train.importing import ImportFailed, import_weights, read_classes
+from res3d_video.train.models import build_model
 from tests.oracle import oracle_clips
 from tests.train.conftest import Trainer
 from tests.train.test_models_convert import CLASSES, WIDTH, CaffeForward, TorchvisionForward
-from tools.numbered import write_video
-from train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
-from train.config import from_dict
-from train.importing import ImportFailed, import_weights, read_classes
-from train.models import build_model
 
 SMALL = ClipSpec(num_frames=4, frame_stride=2, crop_size=32, resize=32)
 

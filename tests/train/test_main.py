@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-import train.run_folder
-from pipeline.index import ShardIndex
+import res3d_video.train.run_folder
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.train.checkpoint import load_checkpoint, save_checkpoint
+from res3d_video.train.presets import PRESETS
 from tests.schemas import check_schema
 from tests.train.conftest import Trainer, command_line, read_metrics
 from tests.warm import Warm, places, run_warm
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.presets import PRESETS
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
@@ -114,7 +114,7 @@ def test_what_lives_as_long_as_the_run_is_searched_for_garbage_once(
         frozen.append(gc.get_freeze_count())
         save_checkpoint(path, state)
 
-    monkeypatch.setattr(train.run_folder, "save_checkpoint", save)
+    monkeypatch.setattr(res3d_video.train.run_folder, "save_checkpoint", save)
     run_main(tmp_path, "--steps", "2")
     assert min(frozen) > 10_000  # modules and all
     assert gc.get_freeze_count() == 0

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch.distributed as dist
 
-from train.ranks import OFFER, meet
+from res3d_video.train.ranks import OFFER, meet
 
 
 def tokens(store: dist.Store, *, world_size: int) -> list[str]:

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.loader import Batch
-from pipeline.reader import ReadWork
-from tests.train.conftest import room_for
-from train.metrics import (
+from res3d_video.pipeline.loader import Batch
+from res3d_video.pipeline.reader import ReadWork
+from res3d_video.train.metrics import (
     MetricsLog,
     OutcomeQueue,
     StepOutcome,
@@ -24,7 +23,8 @@ from train.metrics import (
     bad_loss_message,
     keep_lines_until,
 )
-from train.ranks import Ranks
+from res3d_video.train.ranks import Ranks
+from tests.train.conftest import room_for
 
 
 def steps_in(path: Path) -> list[int]:
@@ -138,7 +138,7 @@ def test_the_message_about_a_bad_loss_stays_one_line() -> None:
 
 def test_throughput_leaves_pauses_out(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     now_s = 100.0
-    monkeypatch.setattr("train.metrics.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("res3d_video.train.metrics.time.monotonic", lambda: now_s)
     meter = Throughput(10, world_size=2)
     now_s = 104.0
     with meter.pause():

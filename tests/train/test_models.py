@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from train.config import TrainConfig, override
-from train.models import BLOCKS, MODELS, ModelConfig, build_model
-from train.models.resnet import RES3D_STRIDES, SR18_STRIDES, Conv2Plus1d, MixedResNet, ResNet3d
-from train.models.table import count_multiply_adds, count_parameters
-from train.precision import channels_last, freeze_batch_norm
-from train.presets import PRESETS
+from res3d_video.train.config import TrainConfig, override
+from res3d_video.train.models import BLOCKS, MODELS, ModelConfig, build_model
+from res3d_video.train.models.resnet import RES3D_STRIDES, SR18_STRIDES, Conv2Plus1d, MixedResNet, ResNet3d
+from res3d_video.train.models.table import count_multiply_adds, count_parameters
+from res3d_video.train.precision import channels_last, freeze_batch_norm
+from res3d_video.train.presets import PRESETS
 
 
 def on_meta(name: str, *, num_classes: int, **options: object) -> nn.Module:

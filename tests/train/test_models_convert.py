@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.models import ModelConfig, build_model
-from train.models.convert import from_caffe, from_torchvision
+from res3d_video.train.models import ModelConfig, build_model
+from res3d_video.train.models.convert import from_caffe, from_torchvision
 
 WIDTH, CLASSES = 4, 3
 SPACE, TIME = (0, 1, 1), (1, 0, 0)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from train.models import MODELS, ModelConfig, build_model
-from train.models.layers import layer_names, take_layers
+from res3d_video.train.models import MODELS, ModelConfig, build_model
+from res3d_video.train.models.layers import layer_names, take_layers
 
 RESIDUAL = ["conv1", "res2a", "res2b", "res2", "res3a", "res3b", "res3", "res4a", "res4b", "res4", "res5a", "res5b"]
 

@@ -1,4 +1,4 @@
-"""python -m train.models: the numbers beside the paper's, and what is measured."""
+"""python -m res3d_video.train.models: the numbers beside the paper's, and what is measured."""
 
 import json
 import subprocess
@@ -7,11 +7,11 @@ import sys
 import pytest
 from click.testing import CliRunner, Result
 
+from res3d_video.train.models import MODELS
+from res3d_video.train.models.__main__ import main
+from res3d_video.train.models.table import PRINTED, cost_of
 from tests.schemas import check_schema
 from tests.terminal import CHECKOUT
-from train.models import MODELS
-from train.models.__main__ import main
-from train.models.table import PRINTED, cost_of
 
 
 def run(*options: str) -> Result:
@@ -69,7 +69,7 @@ def test_measuring_adds_speeds_and_memory() -> None:
 
 PEAKS = """
 import torch
-from train.models.table import read_peak, start_peak
+from res3d_video.train.models.table import read_peak, start_peak
 cpu = torch.device("cpu")
 before = start_peak(cpu)
 torch.ones(16, 2**20)  # 64 MiB

@@ -11,7 +11,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 UPDATES = """
 import torch
-from train.models import MODELS, ModelConfig, build_model
+from res3d_video.train.models import MODELS, ModelConfig, build_model
 
 torch.set_num_threads(1)
 widths = {name: [8] for name in MODELS} | {"res2d18": range(4, 17), "res3d10": range(4, 17)}
@@ -48,4 +48,4 @@ def test_no_model_of_any_width_gives_a_1x1_kernel_a_stride() -> None:
 @pytest.mark.parametrize("width", [4, 8])  # less than the 8 floats of AVX2, and than the 16 of AVX-512
 def test_a_narrow_2d_net_trains_on_a_heap_that_is_checked(width: int) -> None:
     words = f"--model res2d18 --width {width} --measure --batch-size 2 --repeats 3 --device cpu"
-    run("-m", "train.models", *words.split(), MALLOC_CHECK_="3", LD_PRELOAD="libc_malloc_debug.so.0")
+    run("-m", "res3d_video.train.models", *words.split(), MALLOC_CHECK_="3", LD_PRELOAD="libc_malloc_debug.so.0")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline.datasets import DATASETS
-from pipeline.index import ShardIndex
+from res3d_video.pipeline.datasets import DATASETS
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.train.main import main
+from res3d_video.train.presets import NEEDS_WEIGHTS, PRESETS
+from res3d_video.train.resolve import defaults
 from tests.train.conftest import Trainer, command_line, read_metrics, run_program
-from train.main import main
-from train.presets import NEEDS_WEIGHTS, PRESETS
-from train.resolve import defaults
 
 NUMBERS = {
     param.opts[0]: param

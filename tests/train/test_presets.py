@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 import pytest
 
-from pipeline.index import ShardIndex
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.train.config import TrainConfig, lr_at, scaled_lr, scaled_to_steps
+from res3d_video.train.presets import NEEDS_WEIGHTS, PRESETS
+from res3d_video.train.resolve import configure
 from tests.train.conftest import Trainer, read_metrics
-from train.config import TrainConfig, lr_at, scaled_lr, scaled_to_steps
-from train.presets import NEEDS_WEIGHTS, PRESETS
-from train.resolve import configure
 
 # preset -> step -> learning rate there, as the paper and the authors' files have it
 CURVES = {

@@ -1,6 +1,6 @@
 """How fast things get done, and how it is said."""
 
-from train.progress import LINE_EVERY_S, WINDOW_S, Pace, Shown, TrainProgress
+from res3d_video.train.progress import LINE_EVERY_S, WINDOW_S, Pace, Shown, TrainProgress
 
 
 class Clock:

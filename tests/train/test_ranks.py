@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
+from res3d_video.train.models import ModelConfig, build_model
+from res3d_video.train.precision import channels_last
+from res3d_video.train.ranks import Ranks, RanksError, from_torchrun, lost_message, process_group
 from tests.warm import places
-from train.models import ModelConfig, build_model
-from train.precision import channels_last
-from train.ranks import Ranks, RanksError, from_torchrun, lost_message, process_group
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,8 +61,8 @@ def test_what_is_said_of_a_failed_collective_is_one_line_with_the_way_out(reason
 
 
 def test_only_errors_of_collectives_become_errors_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.ranks.rendezvous", lambda *_, **__: iter([(dist.HashStore(), 0, 1)]))
-    monkeypatch.setattr("train.ranks.meet", lambda *_, **__: "token")
+    monkeypatch.setattr("res3d_video.train.ranks.rendezvous", lambda *_, **__: iter([(dist.HashStore(), 0, 1)]))
+    monkeypatch.setattr("res3d_video.train.ranks.meet", lambda *_, **__: "token")
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
     for error, expected in (
         (RuntimeError("gloo: Connection closed by peer"), RanksError),

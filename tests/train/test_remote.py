@@ -8,13 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline.index import ShardIndex
-from pipeline.remote.sync import sync_dataset
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.remote.sync import sync_dataset
+from res3d_video.tools import evaluate, extract_features
+from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.evaluation.features.files import read_array
 from tests.s3_server import S3Server
 from tests.train.conftest import Trainer, read_metrics
-from tools import evaluate, extract_features
-from train.checkpoint import load_checkpoint
-from train.evaluation.features.files import read_array
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-import train.run_folder
+import res3d_video.train.run_folder
+from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.metrics import MetricsLog
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.run_folder import LOCK, CheckpointFiles, RunFolderError, check_agreement, only_trainer
 from tests.checkpoints import tiny_state
 from tests.schemas import check_schema
-from train.checkpoint import load_checkpoint
-from train.metrics import MetricsLog
-from train.ranks import Ranks
-from train.run_folder import LOCK, CheckpointFiles, RunFolderError, check_agreement, only_trainer
 
 
 class FoundSteps(Ranks):
@@ -78,7 +78,7 @@ def test_where_there_are_no_locks_it_says_so_and_goes_on(tmp_path: Path, monkeyp
     def flock(*_: Any) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(train.run_folder.fcntl, "flock", flock)
+    monkeypatch.setattr(res3d_video.train.run_folder.fcntl, "flock", flock)
     said: list[str] = []
     with only_trainer(tmp_path, Ranks(), say=said.append):
         assert said == [
@@ -96,14 +96,14 @@ def test_ranks_that_see_different_checkpoints_do_not_train_together(tmp_path: Pa
 def full_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Steps whose checkpoints find no room."""
     full: list[int] = []
-    save = train.run_folder.save_checkpoint
+    save = res3d_video.train.run_folder.save_checkpoint
 
     def save_if_room(path: Path, state: dict[str, Any], **options: Any) -> None:
         if state["step"] in full:
             raise OSError(28, "No space left on device")
         save(path, state, **options)
 
-    monkeypatch.setattr(train.run_folder, "save_checkpoint", save_if_room)
+    monkeypatch.setattr(res3d_video.train.run_folder, "save_checkpoint", save_if_room)
     return full
 
 

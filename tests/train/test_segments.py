@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.evaluation.thumos14.segments import (
+from res3d_video.train.evaluation.thumos14.segments import (
     WINDOW_LENGTHS,
     frames_of_window,
     non_max_suppression,

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import train.step
-from pipeline.errors import UserError
-from train.config import OptimConfig
-from train.models import ModelConfig, build_model
-from train.optim import build_optimizer, set_lr
-from train.precision import channels_last, freeze_batch_norm
-from train.ranks import Ranks
-from train.step import WARMUP_STEPS, StepLoss, StepOptions, TrainStep, default_options
+import res3d_video.train.step
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.config import OptimConfig
+from res3d_video.train.models import ModelConfig, build_model
+from res3d_video.train.optim import build_optimizer, set_lr
+from res3d_video.train.precision import channels_last, freeze_batch_norm
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import WARMUP_STEPS, StepLoss, StepOptions, TrainStep, default_options
 
 CPU = torch.device("cpu")
 NUM_CLASSES = 5
@@ -260,7 +260,7 @@ def test_ddp_is_built_on_the_stream_that_it_runs_on(monkeypatch: pytest.MonkeyPa
         return model
 
     monkeypatch.setattr(TrainStep, "on_stream", on_stream)
-    monkeypatch.setattr(train.step, "DistributedDataParallel", ddp)
+    monkeypatch.setattr(res3d_video.train.step, "DistributedDataParallel", ddp)
     model = build_model(ModelConfig("res3d10", width=8), num_classes=NUM_CLASSES)
     TrainStep(
         model, build_optimizer(model, OptimConfig(), fused=False), ranks=Ranks(world_size=2), options=StepOptions()
@@ -288,7 +288,7 @@ def test_a_recording_that_fails_gives_the_stream_back(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
     monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     with pytest.raises(UserError, match=r"^cuda-graph: recording failed \(.*\); use --no-cuda-graph$"):
-        train.step.record_graph(work, "the step's")
+        res3d_video.train.step.record_graph(work, "the step's")
     assert streams == ["outside", "the step's", "outside"]
 
 
@@ -328,7 +328,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[TrainStep, RecordedOnCpu]
     step = new_step(StepOptions())
     step.options = replace(step.options, cuda_graph=True)
     recorder = RecordedOnCpu(step)
-    monkeypatch.setattr(train.step, "record_graph", recorder)
+    monkeypatch.setattr(res3d_video.train.step, "record_graph", recorder)
     return step, recorder
 
 
@@ -414,7 +414,7 @@ def test_recording_minds_no_allocation_of_another_thread() -> None:
 def test_what_cannot_be_recorded_is_one_line_with_the_way_out() -> None:
     program = """
 import torch
-from train.step import record_graph
+from res3d_video.train.step import record_graph
 try:
     record_graph(lambda: torch.zeros(1, device="cuda").item(), torch.cuda.Stream())  # a sync
 except ValueError as error:

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.stopping import STOP_SIGNALS, StopRequest
 from tests.terminal import CHECKOUT
-from train.stopping import STOP_SIGNALS, StopRequest
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from res3d_video.train.streams import CONTROLS, TolerantStream, plain
 from tests.terminal import CHECKOUT, Terminal
-from train.streams import CONTROLS, TolerantStream, plain
 
 COMMAND = """
 import sys
 import click
-from train.terminal import Command, progress
+from res3d_video.train.terminal import Command, progress
 @click.command(cls=Command)
 def main():
     name = "evil\\x1b]0;owned\\x07\\x1b[2J\\u202e\\udcff\\u00e9"

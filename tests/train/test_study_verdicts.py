@@ -6,12 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.index import ShardIndex
-from tools.study_findings import judge
-from train.evaluation.confusion import SCORES
-from train.study.results import Difference, RowScores, RunScores, difference, groups_of, is_done, read_scores
-from train.study.runs import StudySettings, plan_run
-from train.study.tables import TABLES, Claim, Row
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.study_findings import judge
+from res3d_video.train.evaluation.confusion import SCORES
+from res3d_video.train.study.results import (
+    Difference,
+    RowScores,
+    RunScores,
+    difference,
+    groups_of,
+    is_done,
+    read_scores,
+)
+from res3d_video.train.study.runs import StudySettings, plan_run
+from res3d_video.train.study.tables import TABLES, Claim, Row
 
 stats = pytest.importorskip("scipy.stats", reason="intervals need scipy")
 ROW = Row("a", "sr18")

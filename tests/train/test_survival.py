@@ -14,15 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-import pipeline.reader
-import train.run_folder
-from pipeline.index import ShardIndex
+import res3d_video.pipeline.reader
+import res3d_video.train.run_folder
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.run_folder import only_trainer
 from tests.chaos.ledger import wait_until
 from tests.chaos.training import is_same, ranks_of, results_in
 from tests.train.conftest import CHECKOUT, SMALL, Trainer, command_line, read_metrics, room_for, run_program
-from train.checkpoint import load_checkpoint
-from train.ranks import Ranks
-from train.run_folder import only_trainer
 
 NARROW = ["--width", "4", "--batch-size", "2", "--eval-clips", "1"]
 
@@ -55,12 +55,12 @@ def test_on_a_full_disk_training_goes_on_and_ends_with_an_error_that_says_what_i
 def test_a_second_trainer_in_the_same_folder_is_refused(
     run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.run_folder, "PATIENCE_S", 0)
+    monkeypatch.setattr(res3d_video.train.run_folder, "PATIENCE_S", 0)
     with only_trainer(tmp_path, Ranks(), say=pytest.fail):
         result = run_main(tmp_path, *NARROW, "--steps", "1")
     assert result.exit_code == 1
     assert f"--out: another trainer (process {os.getpid()} on " in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == [train.run_folder.LOCK]
+    assert [path.name for path in tmp_path.iterdir()] == [res3d_video.train.run_folder.LOCK]
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(run_main: Trainer, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_disk_that_hangs_ends_the_run(
     run_main: Trainer, squares: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = threading.Event()
-    monkeypatch.setattr(pipeline.reader, "read_into", lambda *place, size: goes_on.wait() and False)
+    monkeypatch.setattr(res3d_video.pipeline.reader, "read_into", lambda *place, size: goes_on.wait() and False)
     result = run_main(tmp_path / "run", *NARROW, "--steps", "1", "--stall-timeout", "3")
     goes_on.set()
     assert result.exit_code == 1

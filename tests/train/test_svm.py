@@ -6,9 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from train.evaluation import linear_svm
-from train.evaluation.features.rows import l2_normalised
-from train.evaluation.linear_svm import SplitData, SvmError, choose_c, compactness, cut_into_folds, in_span, score_split
+from res3d_video.train.evaluation import linear_svm
+from res3d_video.train.evaluation.features.rows import l2_normalised
+from res3d_video.train.evaluation.linear_svm import (
+    SplitData,
+    SvmError,
+    choose_c,
+    compactness,
+    cut_into_folds,
+    in_span,
+    score_split,
+)
 
 
 def clusters(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.evaluation.thumos14.annotations import (
+from res3d_video.train.evaluation.thumos14.annotations import (
     AMBIGUOUS,
     CLASS_IDS,
     Segments,
@@ -14,7 +14,7 @@ from train.evaluation.thumos14.annotations import (
     suppress,
     write_detections,
 )
-from train.evaluation.thumos14.scoring import evaluate
+from res3d_video.train.evaluation.thumos14.scoring import evaluate
 
 
 def test_lists_of_a_folder_are_read_by_class_and_subset(tmp_path: Path) -> None:

@@ -9,9 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.evaluation.video_level import ClipScores, ClipTally, VideoScores, combine, videos_of, views_per_sample
-from train.ranks import Ranks
-from train.report import accuracy_lines
+from res3d_video.train.evaluation.video_level import (
+    ClipScores,
+    ClipTally,
+    VideoScores,
+    combine,
+    videos_of,
+    views_per_sample,
+)
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.report import accuracy_lines
 
 
 class OtherRank(Ranks):

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
-from train.checkpoint import write_whole
-from train.torch_file import check_records
+from res3d_video.train.checkpoint import write_whole
+from res3d_video.train.torch_file import check_records
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -66,7 +66,7 @@ FULL_DISK = """
 import json, resource, sys, torch
 from functools import partial
 from pathlib import Path
-from train.checkpoint import write_whole
+from res3d_video.train.checkpoint import write_whole
 path, found = Path(sys.argv[1]), []
 write_whole(path, partial(torch.save, {"w": torch.full((4,), 1.0)}))
 for limit in (0, 70, 100_000):

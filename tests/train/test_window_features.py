@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex
-from pipeline.loader import ClipLoader
-from pipeline.plan import PlannedClips
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import ClipLoader
+from res3d_video.pipeline.plan import PlannedClips
+from res3d_video.train.checkpoint import data_identity
+from res3d_video.train.config import TrainConfig, to_dict
+from res3d_video.train.evaluation.features.files import ROW_ARRAYS, FeatureError, Features, read_about, read_array
+from res3d_video.train.evaluation.thumos14.segments import frames_of_window
+from res3d_video.train.evaluation.thumos14.window_features import WindowExtraction, WindowPlan, samples_of_windows
+from res3d_video.train.evaluation.thumos14.windows import VideoLength, WindowList, list_windows
+from res3d_video.train.models import ModelConfig, build_model
+from res3d_video.train.models.layers import take_layers
+from res3d_video.train.ranks import Ranks
 from tests.clips import damaged_copy, shown
 from tests.oracle import oracle_clips
-from train.checkpoint import data_identity
-from train.config import TrainConfig, to_dict
-from train.evaluation.features.files import ROW_ARRAYS, FeatureError, Features, read_about, read_array
-from train.evaluation.thumos14.segments import frames_of_window
-from train.evaluation.thumos14.window_features import WindowExtraction, WindowPlan, samples_of_windows
-from train.evaluation.thumos14.windows import VideoLength, WindowList, list_windows
-from train.models import ModelConfig, build_model
-from train.models.layers import take_layers
-from train.ranks import Ranks
 
 CONFIG = TrainConfig(
     model=ModelConfig("res3d10", width=4), clip=ClipSpec(num_frames=4, frame_stride=2, crop_size=32, resize=32)

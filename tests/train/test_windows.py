@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.evaluation.thumos14.annotations import AMBIGUOUS, Segments
-from train.evaluation.thumos14.detector import (
+from res3d_video.train.evaluation.thumos14.annotations import AMBIGUOUS, Segments
+from res3d_video.train.evaluation.thumos14.detector import (
     detect,
     length_weights,
     train_detector,
     window_weights,
 )
-from train.evaluation.thumos14.scoring import evaluate
-from train.evaluation.thumos14.window_scores import with_rows
-from train.evaluation.thumos14.windows import (
+from res3d_video.train.evaluation.thumos14.scoring import evaluate
+from res3d_video.train.evaluation.thumos14.window_scores import with_rows
+from res3d_video.train.evaluation.thumos14.windows import (
     VideoLength,
     WindowList,
     list_windows,

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from pipeline.loader import ClipLoader, LoaderSettings
-from pipeline.plan import TrainPlan
-from tools.bench.lanes import warmup_batches
-from tools.bench.measure import Order, Spread, measure
+from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
+from res3d_video.pipeline.plan import TrainPlan
+from res3d_video.tools.bench.lanes import warmup_batches
+from res3d_video.tools.bench.measure import Order, Spread, measure
 
 NEAR = 0.97  # of the best rate: within it fewer cores, and then less memory, decide
 WARMUP_BATCHES = 8  # over those that wait ready

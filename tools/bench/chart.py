@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tools.bench.measure import BenchError, Spread
+from res3d_video.tools.bench.measure import BenchError, Spread
 
 DPI = 100
 OURS, PEERS = "#3b6ea5", "#b0a18f"

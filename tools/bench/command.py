@@ -18,28 +18,28 @@ import click
 import numpy as np
 import torch
 
-from pipeline.clip import ClipSpec
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex, choices
-from pipeline.loader import MEAN, LoaderSettings
-from pipeline.remote.url import public_url
-from tools.bench.autotune import Tuning, autotune, measure_loader
-from tools.bench.chart import draw, load_matplotlib
-from tools.bench.comparison import Comparison, compare
-from tools.bench.gpu import GpuMeter, gpu_uuid
-from tools.bench.lanes import NAMES, REAL, SYNTHETIC
-from tools.bench.machine import machine, machine_lines, table, write
-from tools.bench.measure import Order, load_psutil
-from tools.bench.peers import DECODERS, PeerConfig, files_folder, peers_named
-from tools.bench.report import console, page, summary
-from tools.bench.results import Result, lane_numbers
-from tools.bench.run import FIRST_STEPS, Settings, first_steps, open_lanes, run
-from tools.make_demo_videos import demo_shards
-from train.data_options import Data
-from train.models import ModelConfig
-from train.ranks import Ranks
-from train.resolve import execution
-from train.terminal import Failed, WrongUsage, progress, save_json, wrong_usage
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex, choices
+from res3d_video.pipeline.loader import MEAN, LoaderSettings
+from res3d_video.pipeline.remote.url import public_url
+from res3d_video.tools.bench.autotune import Tuning, autotune, measure_loader
+from res3d_video.tools.bench.chart import draw, load_matplotlib
+from res3d_video.tools.bench.comparison import Comparison, compare
+from res3d_video.tools.bench.gpu import GpuMeter, gpu_uuid
+from res3d_video.tools.bench.lanes import NAMES, REAL, SYNTHETIC
+from res3d_video.tools.bench.machine import machine, machine_lines, table, write
+from res3d_video.tools.bench.measure import Order, load_psutil
+from res3d_video.tools.bench.peers import DECODERS, PeerConfig, files_folder, peers_named
+from res3d_video.tools.bench.report import console, page, summary
+from res3d_video.tools.bench.results import Result, lane_numbers
+from res3d_video.tools.bench.run import FIRST_STEPS, Settings, first_steps, open_lanes, run
+from res3d_video.tools.make_demo_videos import demo_shards
+from res3d_video.train.data_options import Data
+from res3d_video.train.models import ModelConfig
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.resolve import execution
+from res3d_video.train.terminal import Failed, WrongUsage, progress, save_json, wrong_usage
 
 TUNING_SECONDS, TUNING_REPEATS = 1.0, 3
 TUNING_TURN = Order(None, TUNING_SECONDS, warmup_batches=0)

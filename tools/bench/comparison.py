@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import kind_and_line, one_line
-from pipeline.index import open_index
-from pipeline.loader import MEAN
-from tools.bench.lanes import loader_cost, warmup_batches
-from tools.bench.machine import markdown, table
-from tools.bench.measure import (
+from res3d_video.pipeline.errors import kind_and_line, one_line
+from res3d_video.pipeline.index import open_index
+from res3d_video.pipeline.loader import MEAN
+from res3d_video.tools.bench.lanes import loader_cost, warmup_batches
+from res3d_video.tools.bench.machine import markdown, table
+from res3d_video.tools.bench.measure import (
     BatchSource,
     BenchError,
     Measurement,
@@ -25,9 +25,18 @@ from tools.bench.measure import (
     turns_of,
     wait_until_idle,
 )
-from tools.bench.peers import BATCHES_AHEAD, OURS, Peer, PeerConfig, files_note, make_files, peers_named, requests
-from tools.bench.process import Child
-from train.terminal import progress
+from res3d_video.tools.bench.peers import (
+    BATCHES_AHEAD,
+    OURS,
+    Peer,
+    PeerConfig,
+    files_note,
+    make_files,
+    peers_named,
+    requests,
+)
+from res3d_video.tools.bench.process import Child
+from res3d_video.train.terminal import progress
 
 MIN_PSNR_DB = 25.0  # two lossy codecs apart; another frame of a moving scene is below it
 MAX_PSNR_DB = 99.0  # every pixel the same

@@ -9,16 +9,16 @@ from statistics import median
 
 import torch
 
-from pipeline.frames import SimpleEngine
-from pipeline.loader import Batch, ClipLoader, LoaderSettings
-from pipeline.plan import TrainPlan
-from pipeline.reader import ReadWork, StepReader
-from tools.bench.gpu import GpuMeter, GpuUse
-from tools.bench.machine import bytes_from_disk, seconds_by_group, thread_seconds
-from tools.bench.measure import Order, ProcessTree, Turn, enough, settle
-from train.metrics import OutcomeQueue
-from train.ranks import Ranks
-from train.step import StepLoss, TrainStep
+from res3d_video.pipeline.frames import SimpleEngine
+from res3d_video.pipeline.loader import Batch, ClipLoader, LoaderSettings
+from res3d_video.pipeline.plan import TrainPlan
+from res3d_video.pipeline.reader import ReadWork, StepReader
+from res3d_video.tools.bench.gpu import GpuMeter, GpuUse
+from res3d_video.tools.bench.machine import bytes_from_disk, seconds_by_group, thread_seconds
+from res3d_video.tools.bench.measure import Order, ProcessTree, Turn, enough, settle
+from res3d_video.train.metrics import OutcomeQueue
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import StepLoss, TrainStep
 
 LOADER, SYNTHETIC, REAL = "loader alone", "synthetic step", "real step"
 NUM_INPUTS = 3  # batches that the synthetic step repeats, so that none finds its own in a cache

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.reader import ReadWork
-from tools.bench.gpu import GpuUse
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.reader import ReadWork
+from res3d_video.tools.bench.gpu import GpuUse
 
 WARMING_SHARE = 0.5  # of the work; buffers and caches still grow there, so slopes leave it out
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from train.bounds import BATCH, COUNT, MOST, SEED, SIDE, STRIDE, WIDTH, Number
-from train.data_options import DATA, REMOTE, remote_options
-from train.models import MODELS
-from train.options import EXECUTION, EXECUTION_OPTIONS
-from train.terminal import JSON_FILE, QUIET, Command, OutputFile
+from res3d_video.train.bounds import BATCH, COUNT, MOST, SEED, SIDE, STRIDE, WIDTH, Number
+from res3d_video.train.data_options import DATA, REMOTE, remote_options
+from res3d_video.train.models import MODELS
+from res3d_video.train.options import EXECUTION, EXECUTION_OPTIONS
+from res3d_video.train.terminal import JSON_FILE, QUIET, Command, OutputFile
 
 EPILOG = """\b
 Examples:

@@ -24,14 +24,14 @@ import webdataset
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline.clip import ClipSpec, frame_indices
-from pipeline.errors import UserError
-from pipeline.frames import decode_frames
-from pipeline.index import ShardIndex, choices, open_index
-from pipeline.loader import MEAN, ClipLoader, LoaderSettings
-from pipeline.plan import TrainPlan
-from tools.bench.machine import installed
-from tools.bench.measure import BatchSource, BenchError
+from res3d_video.pipeline.clip import ClipSpec, frame_indices
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.frames import decode_frames
+from res3d_video.pipeline.index import ShardIndex, choices, open_index
+from res3d_video.pipeline.loader import MEAN, ClipLoader, LoaderSettings
+from res3d_video.pipeline.plan import TrainPlan
+from res3d_video.tools.bench.machine import installed
+from res3d_video.tools.bench.measure import BatchSource, BenchError
 
 BATCHES_AHEAD = 2  # of a pool of threads, and of each process of a DataLoader: torch's default
 SHUFFLE_BUFFER = 256  # compressed samples, some 50 kB each, in each process of webdataset

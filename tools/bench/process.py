@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
-from tools.bench.measure import BenchError
-from train.terminal import no_interrupts
+from res3d_video.tools.bench.measure import BenchError
+from res3d_video.train.terminal import no_interrupts
 
 CLOSE_TIMEOUT_S = 10.0
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from tools.bench.machine import markdown
+from res3d_video.tools.bench.machine import markdown
 
 WARMUP_STEPS = 3
 TOP = 25

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from tools.bench.lanes import LOADER
-from tools.bench.machine import markdown, table
-from tools.bench.measure import Spread, slope
-from tools.bench.results import Result, figures, lane_numbers, sentence, thread_cores
-from tools.bench.soak import judge
+from res3d_video.tools.bench.lanes import LOADER
+from res3d_video.tools.bench.machine import markdown, table
+from res3d_video.tools.bench.measure import Spread, slope
+from res3d_video.tools.bench.results import Result, figures, lane_numbers, sentence, thread_cores
+from res3d_video.tools.bench.soak import judge
 
 
 def rate_text(rate: Spread) -> str:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from pipeline.clip import ClipSpec
-from pipeline.reader import ReadWork
-from tools.bench.lanes import LOADER, REAL, SYNTHETIC
-from tools.bench.machine import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS
-from tools.bench.measure import Memory, Spread, Turn
-from tools.bench.soak import Window
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.reader import ReadWork
+from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC
+from res3d_video.tools.bench.machine import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS
+from res3d_video.tools.bench.measure import Memory, Spread, Turn
+from res3d_video.tools.bench.soak import Window
 
 FULL = 0.85  # of a resource's time; more is never seen where work arrives in batches
 

@@ -10,23 +10,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex
-from pipeline.loader import MEAN, ClipLoader, LoaderSettings
-from pipeline.plan import TrainPlan
-from tools.bench.gpu import GpuMeter, gpu_uuid
-from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes, producer_ms
-from tools.bench.machine import drop, resident_share, write
-from tools.bench.measure import BenchError, Order, ProcessTree, turns_of
-from tools.bench.profiling import profile_page, profile_steps
-from tools.bench.results import Result
-from tools.bench.soak import WINDOW_S, Use, Window, soak
-from train.config import OptimConfig
-from train.models import ModelConfig, build_model
-from train.optim import build_optimizer
-from train.ranks import Ranks
-from train.step import StepOptions, TrainStep
-from train.terminal import progress
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import MEAN, ClipLoader, LoaderSettings
+from res3d_video.pipeline.plan import TrainPlan
+from res3d_video.tools.bench.gpu import GpuMeter, gpu_uuid
+from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes, producer_ms
+from res3d_video.tools.bench.machine import drop, resident_share, write
+from res3d_video.tools.bench.measure import BenchError, Order, ProcessTree, turns_of
+from res3d_video.tools.bench.profiling import profile_page, profile_steps
+from res3d_video.tools.bench.results import Result
+from res3d_video.tools.bench.soak import WINDOW_S, Use, Window, soak
+from res3d_video.train.config import OptimConfig
+from res3d_video.train.models import ModelConfig, build_model
+from res3d_video.train.optim import build_optimizer
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import StepOptions, TrainStep
+from res3d_video.train.terminal import progress
 
 FIRST_STEPS = {"cpu": 2, "cuda": 12}  # compiling, choosing algorithms and capturing happen in them
 PROFILED_STEPS = {"cpu": 3, "cuda": 20}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools.bench.measure import fitted_slope
+from res3d_video.tools.bench.measure import fitted_slope
 
 WINDOW_S, SAMPLE_EVERY_S = 10.0, 0.5
 MAX_DRIFT = 0.03  # of the rate

@@ -18,27 +18,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.build.run import build_shards
-from pipeline.build.settings import BuildSettings
-from pipeline.clip import ClipSpec
-from pipeline.datasets import list_folder
-from pipeline.errors import kind_and_line
-from pipeline.index import ShardIndex, open_index
-from pipeline.loader import ClipLoader, LoaderSettings
-from pipeline.plan import EvalPlan, Plan, TrainPlan
-from pipeline.typed_json import read_json
-from tools.bench.gpu import GpuMeter, gpu_uuid
-from tools.bench.lanes import LOADER, REAL, SYNTHETIC
-from tools.bench.machine import machine
-from tools.bench.measure import BenchError, Order, Spread
-from tools.bench.process import Child
-from tools.bench.profiling import profile_steps
-from tools.bench.run import FIRST_STEPS, PROFILED_STEPS, Settings, open_lanes
-from tools.make_demo_videos import demo_videos
-from tools.numbered import read_numbers, write_numbered_video
-from train.models import ModelConfig
-from train.ranks import Ranks
-from train.step import StepOptions, TrainStep, default_options
+from res3d_video.pipeline.build.run import build_shards
+from res3d_video.pipeline.build.settings import BuildSettings
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.datasets import list_folder
+from res3d_video.pipeline.errors import kind_and_line
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
+from res3d_video.pipeline.plan import EvalPlan, Plan, TrainPlan
+from res3d_video.pipeline.typed_json import read_json
+from res3d_video.tools.bench.gpu import GpuMeter, gpu_uuid
+from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC
+from res3d_video.tools.bench.machine import machine
+from res3d_video.tools.bench.measure import BenchError, Order, Spread
+from res3d_video.tools.bench.process import Child
+from res3d_video.tools.bench.profiling import profile_steps
+from res3d_video.tools.bench.run import FIRST_STEPS, PROFILED_STEPS, Settings, open_lanes
+from res3d_video.tools.make_demo_videos import demo_videos
+from res3d_video.tools.numbered import read_numbers, write_numbered_video
+from res3d_video.train.models import ModelConfig
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import StepOptions, TrainStep, default_options
 
 CODECS = ("filmstrip", "h264")
 CHECKOUT = Path(__file__).resolve().parents[2]

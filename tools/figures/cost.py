@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.errors import UserError
-from pipeline.source.plain_file import read_text
-from tools.bench.chart import picture
-from tools.figures.colors import GREY, MANY
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.source.plain_file import read_text
+from res3d_video.tools.bench.chart import picture
+from res3d_video.tools.figures.colors import GREY, MANY
 
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))  # right first, then left, above, …
 DISTANCES = (4.0, 14.0, 28.0, 46.0, 70.0)  # pixels from the point's edge

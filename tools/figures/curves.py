@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.errors import UserError
-from tools.bench.chart import picture
-from tools.figures.colors import GREY, look_of
-from tools.figures.cost import short_count
-from tools.figures.runs import BOOKKEEPING, Curve, distinct_names, rate_drops, running_mean, short_name
-from tools.pages.run.reading import read_run
-from train.config import TrainConfig, differences
+from res3d_video.pipeline.errors import UserError
+from res3d_video.tools.bench.chart import picture
+from res3d_video.tools.figures.colors import GREY, look_of
+from res3d_video.tools.figures.cost import short_count
+from res3d_video.tools.figures.runs import BOOKKEEPING, Curve, distinct_names, rate_drops, running_mean, short_name
+from res3d_video.tools.pages.run.reading import read_run
+from res3d_video.train.config import TrainConfig, differences
 
 WIDTH, PANEL_HEIGHT = 1400, 560  # pixels
 LEGEND_CHARACTERS = 150  # in a line

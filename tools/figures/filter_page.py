@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.errors import UserError
-from tools.bench.chart import DPI, picture
-from tools.figures.filters import (
+from res3d_video.pipeline.errors import UserError
+from res3d_video.tools.bench.chart import DPI, picture
+from res3d_video.tools.figures.filters import (
     Filters,
     as_colors,
     columns_that_fit,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
-from train.checkpoint import load_checkpoint
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.checkpoint import load_checkpoint
 
 SLICE_PIXELS, FEW_SLICE_PIXELS = 42, 63  # about, as a filter's pixels become whole squares; and for few filters
 FEW = 32
@@ -91,7 +91,7 @@ def first_convolution(weights: Mapping[str, Any], *, where: str) -> tuple[str, n
             values = weight.float().numpy()
             return name, values if values.ndim == 5 else values[:, :, None]
     raise UserError(
-        f"{where}: the network has no convolution; choose a checkpoint of a model in python -m train.models"
+        f"{where}: the network has no convolution; choose a checkpoint of a model in python -m res3d_video.train.models"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from train.config import TrainConfig
+from res3d_video.train.config import TrainConfig
 
 # How a run was recorded, which changes nothing that is drawn.
 BOOKKEEPING = frozenset({"eval_every", "eval_clips", "save_every", "keep_every", "log_every"})

@@ -4,8 +4,8 @@ import io
 import re
 from typing import Any
 
-from tools.bench.chart import load_matplotlib
-from tools.pages.page import Markup, escape, render
+from res3d_video.tools.bench.chart import load_matplotlib
+from res3d_video.tools.pages.page import Markup, escape, render
 
 # Stand-ins that matplotlib draws with; `chart` puts the page's variables in their place.
 INK, MUTED, GRID, PANEL = "#010101", "#020202", "#030303", "#040404"

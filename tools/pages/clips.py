@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import simplejpeg
 
-from pipeline.frames import FrameFiles, decode_frames, read_frames
-from pipeline.index import ShardIndex
-from tools.pages.player import Sprite
+from res3d_video.pipeline.frames import FrameFiles, decode_frames, read_frames
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.pages.player import Sprite
 
 MAX_SHOWN = 512  # frames; of a longer segment every second, third, …
 TILES = 8  # frames in a strip that is made here

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
-from pipeline.errors import UserError
-from pipeline.shard_writer import write_atomically
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.shard_writer import write_atomically
 
 MAX_PAGE_BYTES = 15_000_000
 
@@ -48,7 +48,7 @@ def page(title: str, *, about: str, facts: Mapping[str, str], sections: Sequence
         about: One line below the title.
         facts: The few numbers a reader wants first: name -> value.
     """
-    source = files("tools.pages")
+    source = files("res3d_video.tools.pages")
     return render(
         "page.html",
         title=title,
@@ -128,7 +128,7 @@ def attribute_json(value: Any) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("tools.pages"),
+        loader=PackageLoader("res3d_video.tools.pages"),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
         trim_blocks=True,

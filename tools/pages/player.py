@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tools.pages.page import Markup, render
+from res3d_video.tools.pages.page import Markup, render
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tools.playing.layout import Grid, grid, grid_size, tile_corner
-from tools.playing.pixels import enlarged, with_box
-from tools.playing.words import wrapped
+from res3d_video.tools.playing.layout import Grid, grid, grid_size, tile_corner
+from res3d_video.tools.playing.pixels import enlarged, with_box
+from res3d_video.tools.playing.words import wrapped
 
 SHEET_WIDTH, PLAYER_WIDTH = 1500, 1100  # pixels at most, but for single pictures that are wider
 MIN_WIDTH = 340  # of an animation, so that its words have room

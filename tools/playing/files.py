@@ -9,10 +9,10 @@ from typing import Any
 import av
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.shard_writer import write_atomically
-from tools.playing.draw import Show, frames, sheet
-from tools.playing.layout import durations_cs
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.shard_writer import write_atomically
+from res3d_video.tools.playing.draw import Show, frames, sheet
+from res3d_video.tools.playing.layout import durations_cs
 
 KINDS = (".gif", ".mp4", ".png")
 MP4_CRF = 12  # hardly to be told from the pictures themselves

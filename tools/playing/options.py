@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex, choices
-from tools.playing.planned import config_of_run
-from train.config import TrainConfig, override
-from train.options import train_options
-from train.presets import PRESETS
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex, choices
+from res3d_video.tools.playing.planned import config_of_run
+from res3d_video.train.config import TrainConfig, override
+from res3d_video.train.options import train_options
+from res3d_video.train.presets import PRESETS
 
 PLAN = ["split", "seed", "global_batch_size", "num_frames", "frame_stride", "crop_size", "resize", "flip",
         "shuffle_window", "snap_to_keyframe"]  # fmt: skip

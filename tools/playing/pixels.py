@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.clip import per_channel
+from res3d_video.pipeline.clip import per_channel
 
 INSIDE, AROUND = (255, 221, 0), (0, 0, 0)  # yellow and black are seen on any picture, by the colour-blind too
 

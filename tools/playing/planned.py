@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.clip import ClipSpec, frame_indices
-from pipeline.errors import UserError
-from pipeline.index import SUBSETS, ShardIndex
-from pipeline.loader import ClipLoader
-from pipeline.plan import EvalPlan, PlannedClips, TrainPlan, drawn_labels, stored_clip
-from tools.pages.run.reading import read_run
-from tools.playing.samples import damaged
-from train.config import TrainConfig
-from train.evaluation.video_level import videos_of, views_per_sample
+from res3d_video.pipeline.clip import ClipSpec, frame_indices
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import SUBSETS, ShardIndex
+from res3d_video.pipeline.loader import ClipLoader
+from res3d_video.pipeline.plan import EvalPlan, PlannedClips, TrainPlan, drawn_labels, stored_clip
+from res3d_video.tools.pages.run.reading import read_run
+from res3d_video.tools.playing.samples import damaged
+from res3d_video.train.config import TrainConfig
+from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tools.playing.words import aligned, frames_text
+from res3d_video.tools.playing.words import aligned, frames_text
 
 
 def report_lines(told: dict[str, Any]) -> list[str]:

@@ -5,11 +5,11 @@ from io import FileIO
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.frames import damaged, decode_frames
-from pipeline.index import ShardError, ShardIndex, choices
-from pipeline.reader import open_tar
-from tools.pages.data.key_json import KeyJson, read_meta
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.frames import damaged, decode_frames
+from res3d_video.pipeline.index import ShardError, ShardIndex, choices
+from res3d_video.pipeline.reader import open_tar
+from res3d_video.tools.pages.data.key_json import KeyJson, read_meta
 
 MAX_NAMED = 3  # samples in an error message
 MAX_COMPARED = 2_000  # keys that difflib looks at; of millions it would take minutes

@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex
-from pipeline.plan import PlannedClips
-from tools.playing.draw import Moment, Picture, Reel, Show
-from tools.playing.layout import default_zoom
-from tools.playing.pixels import as_grey, as_pixels, crop_box, evenly
-from tools.playing.planned import Taken, frames_of, network_input
-from tools.playing.samples import sample_meta, stored_frames
-from tools.playing.titles import Stage, head_of, legend, plan_line, title_of
-from tools.playing.words import seconds
-from train.config import TrainConfig
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.plan import PlannedClips
+from res3d_video.tools.playing.draw import Moment, Picture, Reel, Show
+from res3d_video.tools.playing.layout import default_zoom
+from res3d_video.tools.playing.pixels import as_grey, as_pixels, crop_box, evenly
+from res3d_video.tools.playing.planned import Taken, frames_of, network_input
+from res3d_video.tools.playing.samples import sample_meta, stored_frames
+from res3d_video.tools.playing.titles import Stage, head_of, legend, plan_line, title_of
+from res3d_video.tools.playing.words import seconds
+from res3d_video.train.config import TrainConfig
 
 ASSUMED_FPS = 25.0  # where nobody knows
 SHEET_HEIGHT, PLAYER_HEIGHT = 128, 256  # about so high are frames drawn, pixels

@@ -3,8 +3,8 @@
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from tools.playing.words import frames_text
-from train.config import TrainConfig
+from res3d_video.tools.playing.words import frames_text
+from res3d_video.train.config import TrainConfig
 
 Stage = Literal["segment", "frames", "clip", "both"]
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from tools.playing.draw import Show
-from tools.playing.planned import Taken, scored_clips, side_of, training_clips
-from tools.playing.samples import find_sample, nth_sample, random_sample
-from tools.playing.shows import Look, show_clips, show_segment
-from tools.playing.titles import Stage
-from train.config import TrainConfig, train_plan
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.playing.draw import Show
+from res3d_video.tools.playing.planned import Taken, scored_clips, side_of, training_clips
+from res3d_video.tools.playing.samples import find_sample, nth_sample, random_sample
+from res3d_video.tools.playing.shows import Look, show_clips, show_segment
+from res3d_video.tools.playing.titles import Stage
+from res3d_video.train.config import TrainConfig, train_plan
 
 VIEWS = 10  # clips of a video where one of them is asked for by its number
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import UserError
-from train.evaluation.confusion import confusion_matrix
-from train.evaluation.features.rows import l2_normalised
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.evaluation.confusion import confusion_matrix
+from res3d_video.train.evaluation.features.rows import l2_normalised
 
 if TYPE_CHECKING:
     from sklearn.svm import LinearSVC

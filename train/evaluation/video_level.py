@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.clip import ClipSpec
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from pipeline.loader import ClipLoader, LoaderSettings
-from pipeline.plan import EvalPlan
-from train.evaluation.confusion import class_accuracy, confusion_matrix
-from train.metrics import MAX_DAMAGED, Damaged, name_damaged
-from train.precision import autocast
-from train.ranks import Ranks
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
+from res3d_video.pipeline.plan import EvalPlan
+from res3d_video.train.evaluation.confusion import class_accuracy, confusion_matrix
+from res3d_video.train.metrics import MAX_DAMAGED, Damaged, name_damaged
+from res3d_video.train.precision import autocast
+from res3d_video.train.ranks import Ranks
 
 
 class ClipScores(NamedTuple):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
-from pipeline.typed_json import Share
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.typed_json import Share
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,24 +4,25 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-if not __package__:  # started by path: look in the checkout, not in train/models/
+if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+    __import__("pipeline")  # makes this checkout known as res3d_video
 
-from train.stopping import end_at_ctrl_c
+from res3d_video.train.stopping import end_at_ctrl_c
 
 end_at_ctrl_c(__name__)
 
 import click
 
-from train.bounds import BATCH, COUNT, WIDTH
-from train.models import MODELS, ModelConfig
-from train.terminal import QUIET, Command, Failed, print_json, progress
+from res3d_video.train.bounds import BATCH, COUNT, WIDTH
+from res3d_video.train.models import MODELS, ModelConfig
+from res3d_video.train.terminal import QUIET, Command, Failed, print_json, progress
 
 EPILOG = """\b
 Examples:
-  python -m train.models
-  python -m train.models --model res3d18 --model c3d --classes 487
-  python -m train.models --model r2plus1d18 --measure --batch-size 8
+  python -m res3d_video.train.models
+  python -m res3d_video.train.models --model res3d18 --model c3d --classes 487
+  python -m res3d_video.train.models --model r2plus1d18 --measure --batch-size 8
 \b
 Multiply-adds are those of one clip of the paper's size: convolutions, shortcuts, fully connected layers.
 --measure times inference and the whole training step, on this machine and with nothing else on it.
@@ -54,8 +55,8 @@ def main(
     """List the models: parameters, multiply-adds, the paper's numbers, and why they differ."""
     import torch  # takes seconds: help and wrong options do not wait for it
 
-    from train.models.table import cost_of, measure, notes, table
-    from train.ranks import from_torchrun
+    from res3d_video.train.models.table import cost_of, measure, notes, table
+    from res3d_video.train.ranks import from_torchrun
 
     names = tuple(dict.fromkeys(names or MODELS))
     costs = [cost_of(name, num_classes=classes, width=width) for name in names]

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
 
 NUM_FRAMES, CROP_SIZE = 16, 112  # fc6 fixes both
 

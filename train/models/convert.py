@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
 
 # How our names begin, and torchvision's; the first that fits counts. The first {} is our number of a stage plus 1.
 STAGE = r"stages\.(\d)\.(\d+)\."

@@ -5,7 +5,7 @@ from typing import Protocol, cast
 
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
 
 
 class HasLayers(Protocol):

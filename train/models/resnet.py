@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from train.models import BLOCKS
-from train.models.stem import StemConv2d, StemConv3d
+from res3d_video.train.models import BLOCKS
+from res3d_video.train.models.stem import StemConv2d, StemConv3d
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from train.config import OptimConfig
-from train.models import MODELS, ModelConfig, build_model
-from train.optim import build_optimizer
-from train.precision import autocast
-from train.ranks import Ranks
-from train.step import WARMUP_STEPS, TrainStep
-from train.text_table import text_table
+from res3d_video.train.config import OptimConfig
+from res3d_video.train.models import MODELS, ModelConfig, build_model
+from res3d_video.train.optim import build_optimizer
+from res3d_video.train.precision import autocast
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import WARMUP_STEPS, TrainStep
+from res3d_video.train.text_table import text_table
 
 WARMUP = {"cpu": 1, "cuda": WARMUP_STEPS + 2}  # a CUDA graph is recorded after its own warm-up
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux

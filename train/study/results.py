@@ -8,13 +8,13 @@ from typing import TypedDict
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from pipeline.typed_json import Count, Share, Size, Text, read_json
-from train.evaluation.confusion import SCORES
-from train.evaluation.linear_svm import mean_and_spread
-from train.study.runs import StudyRun
-from train.study.tables import Row
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.typed_json import Count, Share, Size, Text, read_json
+from res3d_video.train.evaluation.confusion import SCORES
+from res3d_video.train.evaluation.linear_svm import mean_and_spread
+from res3d_video.train.study.runs import StudyRun
+from res3d_video.train.study.tables import Row
 
 WAY_OUT = "remove the folder, or choose another --out"
 

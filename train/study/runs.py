@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.index import ShardIndex
-from train.config import TrainConfig
-from train.models import MODELS
-from train.models.table import count_costs
-from train.resolve import configure
-from train.study.tables import Row
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.train.config import TrainConfig
+from res3d_video.train.models import MODELS
+from res3d_video.train.models.table import count_costs
+from res3d_video.train.resolve import configure
+from res3d_video.train.study.tables import Row
 
 PAPER_CROP, PAPER_RESIZE = 112, 128  # pixels (section 3)
 PAPER_STEPS = 90_000

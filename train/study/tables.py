@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from train.models import MODELS
+from res3d_video.train.models import MODELS
 
 # Table 5's 46.1 % at 112 pixels is the entry of Table 4 for stride 4, so SR18 has that stride where none is named.
 SR18_STRIDE = 4

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.codecs.avc import BitReader, nals, parse_avcc, parse_sps, slice_is_b
-from tools.numbered import write_video
+from res3d_video.pipeline.codecs.avc import BitReader, nals, parse_avcc, parse_sps, slice_is_b
+from res3d_video.tools.numbered import write_video
 
 X264 = {"vcodec": "libx264", "preset": "ultrafast", "pix_fmt": "yuv420p"}
 

@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from pipeline.codecs.filmstrip import (
+from res3d_video.pipeline.codecs.filmstrip import (
     EOI,
     FilmstripCodec,
     header_and_blank,
@@ -19,8 +19,8 @@ from pipeline.codecs.filmstrip import (
     segments,
     tile_fault,
 )
-from pipeline.codecs.segment import EncodedSegment, Planes, UndecodableError
-from pipeline.errors import TooLargeError, UserError
+from res3d_video.pipeline.codecs.segment import EncodedSegment, Planes, UndecodableError
+from res3d_video.pipeline.errors import TooLargeError, UserError
 
 # Decoders smooth color over a tile's upper and lower edge, as (3 of this tile + 1 of the next) / 4. Blue takes 1.772 of
 # the difference of two bytes.

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipeline.codecs.h264 import EncodePolicy, H264Codec, decoder_configuration, read_packets
-from pipeline.codecs.h264_check import avcc_faults, blank_faults, decode_faults, policy_faults
-from pipeline.codecs.segment import Planes
-from pipeline.index import ShardError, ShardIndex
-from pipeline.schema import CRC32, OFFSET, SIZE
-from pipeline.shard_writer import dali_index, tar_components
-from pipeline.source.transcode import ffmpeg_exe
-from pipeline.verify import verify
+from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec, decoder_configuration, read_packets
+from res3d_video.pipeline.codecs.h264_check import avcc_faults, blank_faults, decode_faults, policy_faults
+from res3d_video.pipeline.codecs.segment import Planes
+from res3d_video.pipeline.index import ShardError, ShardIndex
+from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
+from res3d_video.pipeline.shard_writer import dali_index, tar_components
+from res3d_video.pipeline.source.transcode import ffmpeg_exe
+from res3d_video.pipeline.verify import verify
+from res3d_video.tools import check_shards
+from res3d_video.tools.numbered import write_video
 from tests.conftest import build_numbered
 from tests.pipeline.test_verify import edit_array, edit_json, overwrite, put
-from tools import check_shards
-from tools.numbered import write_video
 
 WIDTH, HEIGHT = 96, 64
 POLICY = EncodePolicy(WIDTH, HEIGHT)

@@ -13,23 +13,23 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.clip import ClipSpec, frame_indices, num_starts
-from pipeline.codecs.avc import parse_avcc
-from pipeline.codecs.h264_decode import SoftwareDecoder
-from pipeline.codecs.mp4 import Splicer, join
-from pipeline.codecs.segment import UndecodableError
-from pipeline.frames import decode_frames
-from pipeline.index import ShardError, ShardIndex, open_index
-from pipeline.loader import ClipLoader, LoaderSettings
-from pipeline.plan import EvalPlan, TrainPlan
-from pipeline.reader import StepReader
-from pipeline.schema import CRC32, OFFSET, SIZE
+from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
+from res3d_video.pipeline.codecs.avc import parse_avcc
+from res3d_video.pipeline.codecs.h264_decode import SoftwareDecoder
+from res3d_video.pipeline.codecs.mp4 import Splicer, join
+from res3d_video.pipeline.codecs.segment import UndecodableError
+from res3d_video.pipeline.frames import decode_frames
+from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
+from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
+from res3d_video.pipeline.plan import EvalPlan, TrainPlan
+from res3d_video.pipeline.reader import StepReader
+from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
+from res3d_video.tools.numbered import number_of, read_bits
 from tests.clips import DEVICES, GridPlan, damaged_copy, sample_of_length, shown, take, train_plan
 from tests.conftest import build_numbered
 from tests.hostile.pictures import peak_mb, sps_of
 from tests.oracle import oracle_clips
 from tests.pipeline.test_verify import edit_json
-from tools.numbered import number_of, read_bits
 
 GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # DALI upsamples chroma linearly, swscale takes the nearest
 

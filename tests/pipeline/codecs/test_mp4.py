@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn
 
-from pipeline.clip import ClipSpec, frame_indices
-from pipeline.codecs.h264 import EncodePolicy, H264Codec
-from pipeline.codecs.mp4 import Splicer, join
-from pipeline.codecs.segment import ClipFrames
-from pipeline.frames import decode_frames
-from pipeline.index import ShardIndex
-from pipeline.reader import FrameFiles
+from res3d_video.pipeline.clip import ClipSpec, frame_indices
+from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec
+from res3d_video.pipeline.codecs.mp4 import Splicer, join
+from res3d_video.pipeline.codecs.segment import ClipFrames
+from res3d_video.pipeline.frames import decode_frames
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.reader import FrameFiles
 
 # (length of the segment, first packet, packets): a whole GOP and more, a keyframe alone, twice the same keyframe
 PIECES = [(64, 0, 13), (40, 8, 3), (1, 0, 1), (17, 16, 1), (17, 16, 1), (120, 104, 16), (505, 496, 9)]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets import DATASETS, DatasetError, list_hmdb51
-from pipeline.datasets.hmdb51 import source_video
+from res3d_video.pipeline.datasets import DATASETS, DatasetError, list_hmdb51
+from res3d_video.pipeline.datasets.hmdb51 import source_video
 
 # Every sign that occurs in the official names.
 GOLF = [

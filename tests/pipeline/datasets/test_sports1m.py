@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets import DATASETS, DatasetError, list_sports1m
-from pipeline.datasets.sports1m import read_classes, read_json_list, read_list
+from res3d_video.pipeline.datasets import DATASETS, DatasetError, list_sports1m
+from res3d_video.pipeline.datasets.sports1m import read_classes, read_json_list, read_list
 
 URL = "https://www.youtube.com/watch?v="
 A, B, C, D, E = "aaaaaaaaaaa", "-bbbbbbbbb_", "ccccccccccc", "ddddddddddd", "eeeeeeeeeee"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets import DATASETS, DatasetError, list_ucf101
+from res3d_video.pipeline.datasets import DATASETS, DatasetError, list_ucf101
 
 CLASSES = ["ApplyEyeMakeup", "HandstandPushups", "Swing"]
 TRAIN = [

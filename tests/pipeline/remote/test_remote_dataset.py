@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.index import ShardError, ShardIndex
-from pipeline.loader import ClipLoader, LoaderError, LoaderSettings
-from pipeline.prefetch import Prefetcher
-from pipeline.reader import StepReader
-from pipeline.remote.dataset import index_files, open_dataset
-from pipeline.remote.errors import RemoteError
-from pipeline.remote.settings import RemoteSettings
-from pipeline.remote.store import RemoteStore
+from res3d_video.pipeline.index import ShardError, ShardIndex
+from res3d_video.pipeline.loader import ClipLoader, LoaderError, LoaderSettings
+from res3d_video.pipeline.prefetch import Prefetcher
+from res3d_video.pipeline.reader import StepReader
+from res3d_video.pipeline.remote.dataset import index_files, open_dataset
+from res3d_video.pipeline.remote.errors import RemoteError
+from res3d_video.pipeline.remote.settings import RemoteSettings
+from res3d_video.pipeline.remote.store import RemoteStore
 from tests.clips import same, take, train_plan
 from tests.s3_server import S3Server, s3_server
 from tests.until import until

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.remote.store
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from pipeline.remote.cache import folder_name, private_folder, write_whole
-from pipeline.remote.dataset import open_dataset
-from pipeline.remote.errors import ContentError, Interrupted, RemoteError
-from pipeline.remote.settings import RemoteSettings, parse_size
-from pipeline.remote.store import RemoteStore, RetryPolicy, reason
-from pipeline.remote.url import is_url, public_url
-from train.data_options import Data
+import res3d_video.pipeline.remote.store
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.remote.cache import folder_name, private_folder, write_whole
+from res3d_video.pipeline.remote.dataset import open_dataset
+from res3d_video.pipeline.remote.errors import ContentError, Interrupted, RemoteError
+from res3d_video.pipeline.remote.settings import RemoteSettings, parse_size
+from res3d_video.pipeline.remote.store import RemoteStore, RetryPolicy, reason
+from res3d_video.pipeline.remote.url import is_url, public_url
+from res3d_video.train.data_options import Data
 
 CONTENT = bytes(range(256)) * 40
 NEVER = threading.Event()
@@ -49,7 +49,7 @@ class BadLine(RemoteStore):
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that take no time."""
-    monkeypatch.setattr(pipeline.remote.store, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(res3d_video.pipeline.remote.store, "FIRST_PAUSE_S", 0.0)
 
 
 def test_a_download_that_breaks_is_begun_again(impatient: None) -> None:
@@ -79,7 +79,7 @@ def test_only_who_comes_further_than_before_has_more_time(monkeypatch: pytest.Mo
             now_s += timeout or 0
             return False
 
-    monkeypatch.setattr(pipeline.remote.store.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(res3d_video.pipeline.remote.store.time, "monotonic", lambda: now_s)
     store = BadLine(*range(1000, 9000, 100))
     store.download("x", io.BytesIO(), stop=Stop(), at_most=len(CONTENT))
     assert store.num_asked == 81

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.index import ShardIndex
-from pipeline.reader import StepReader
-from pipeline.remote.cache import CacheFolder, is_in_use
-from pipeline.remote.dataset import open_dataset
-from pipeline.remote.errors import RemoteError
-from pipeline.remote.settings import RemoteSettings
-from pipeline.remote.sync import sync_dataset
-from pipeline.remote.tars import RemoteTars
-from pipeline.shard_writer import sha256_of
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.reader import StepReader
+from res3d_video.pipeline.remote.cache import CacheFolder, is_in_use
+from res3d_video.pipeline.remote.dataset import open_dataset
+from res3d_video.pipeline.remote.errors import RemoteError
+from res3d_video.pipeline.remote.settings import RemoteSettings
+from res3d_video.pipeline.remote.sync import sync_dataset
+from res3d_video.pipeline.remote.tars import RemoteTars
+from res3d_video.pipeline.shard_writer import sha256_of
 from tests.clips import train_plan
 from tests.s3_server import S3Server
 from tests.until import until
@@ -30,8 +30,8 @@ NEVER = threading.Event()  # nobody sets it
 FETCH_ALL = """
 import sys, threading
 from pathlib import Path
-from pipeline.remote.dataset import open_dataset
-from pipeline.remote.settings import RemoteSettings
+from res3d_video.pipeline.remote.dataset import open_dataset
+from res3d_video.pipeline.remote.settings import RemoteSettings
 index = open_dataset(sys.argv[1], RemoteSettings(cache=Path(sys.argv[2])), say=lambda line: print(line, flush=True))
 print("ready", flush=True)
 sys.stdin.readline()

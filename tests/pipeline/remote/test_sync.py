@@ -9,15 +9,15 @@ from pathlib import Path
 import fsspec
 import pytest
 
-import pipeline.remote.sync
-from pipeline.index import ShardError, ShardIndex
-from pipeline.remote.dataset import open_dataset
-from pipeline.remote.errors import RemoteError
-from pipeline.remote.settings import RemoteSettings
-from pipeline.remote.store import RemoteStore, RetryPolicy
-from pipeline.remote.sync import Copy, sync_dataset
-from pipeline.shard_writer import sha256_of
-from pipeline.verify import verify
+import res3d_video.pipeline.remote.sync
+from res3d_video.pipeline.index import ShardError, ShardIndex
+from res3d_video.pipeline.remote.dataset import open_dataset
+from res3d_video.pipeline.remote.errors import RemoteError
+from res3d_video.pipeline.remote.settings import RemoteSettings
+from res3d_video.pipeline.remote.store import RemoteStore, RetryPolicy
+from res3d_video.pipeline.remote.sync import Copy, sync_dataset
+from res3d_video.pipeline.shard_writer import sha256_of
+from res3d_video.pipeline.verify import verify
 from tests.s3_server import S3Server
 
 NEVER = threading.Event()
@@ -94,7 +94,7 @@ def test_only_what_changed_is_copied_and_dataset_json_is_gone_meanwhile(
 def test_a_copy_that_was_killed_goes_on_where_it_was(
     numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.remote.sync, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(res3d_video.pipeline.remote.sync, "SAVE_EVERY_S", 0.0)
     to, uploads = tmp_path / "to", []
     upload, save = RemoteStore.upload, Copy._save
 

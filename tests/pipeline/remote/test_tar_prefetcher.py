@@ -7,12 +7,12 @@ import threading
 import numpy as np
 import pytest
 
-import pipeline.remote.tar_prefetcher
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex
-from pipeline.plan import EvalPlan, TrainPlan
-from pipeline.remote.errors import RemoteError
-from pipeline.remote.tar_prefetcher import TarPrefetcher
+import res3d_video.pipeline.remote.tar_prefetcher
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.plan import EvalPlan, TrainPlan
+from res3d_video.pipeline.remote.errors import RemoteError
+from res3d_video.pipeline.remote.tar_prefetcher import TarPrefetcher
 from tests.until import until
 
 
@@ -37,7 +37,7 @@ class Tars:
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the order is that of one thread."""
-    monkeypatch.setattr(pipeline.remote.tar_prefetcher, "NUM_THREADS", 1)
+    monkeypatch.setattr(res3d_video.pipeline.remote.tar_prefetcher, "NUM_THREADS", 1)
 
 
 def ahead(tars: Tars, index: ShardIndex, *, steps: int, most: float = math.inf, plan: object = None) -> TarPrefetcher:

@@ -3,11 +3,19 @@
 import numpy as np
 import pytest
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex
-from pipeline.loader import LoaderSettings
-from pipeline.plan import TrainPlan
-from tools.bench.autotune import HW_DECODER_LOADS, PIPELINES, QUEUE_DEPTHS, Point, autotune, measure_loader, pick
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import LoaderSettings
+from res3d_video.pipeline.plan import TrainPlan
+from res3d_video.tools.bench.autotune import (
+    HW_DECODER_LOADS,
+    PIPELINES,
+    QUEUE_DEPTHS,
+    Point,
+    autotune,
+    measure_loader,
+    pick,
+)
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
 

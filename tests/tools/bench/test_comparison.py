@@ -13,17 +13,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex
-from pipeline.loader import LoaderSettings
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import LoaderSettings
+from res3d_video.tools.bench import comparison as module
+from res3d_video.tools.bench import process
+from res3d_video.tools.bench.comparison import (
+    MAX_PSNR_DB,
+    Comparison,
+    Row,
+    checked_psnr,
+    compare,
+    reason,
+    row_of,
+    warmed,
+)
+from res3d_video.tools.bench.lanes import loader_cost
+from res3d_video.tools.bench.measure import BenchError, Measurement, Order
+from res3d_video.tools.bench.peers import OURS, PEERS, Peer, PeerConfig, make_files
+from res3d_video.tools.bench.process import Child
 from tests.schemas import check_schema
-from tools.bench import comparison as module
-from tools.bench import process
-from tools.bench.comparison import MAX_PSNR_DB, Comparison, Row, checked_psnr, compare, reason, row_of, warmed
-from tools.bench.lanes import loader_cost
-from tools.bench.measure import BenchError, Measurement, Order
-from tools.bench.peers import OURS, PEERS, Peer, PeerConfig, make_files
-from tools.bench.process import Child
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
 

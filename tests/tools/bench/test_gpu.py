@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tools.bench.gpu import READINGS, GpuMeter, GpuUse, gpu_uuid
+from res3d_video.tools.bench.gpu import READINGS, GpuMeter, GpuUse, gpu_uuid
 
 
 class NVMLError(Exception):

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex
-from pipeline.loader import Batch, ClipLoader, LoaderSettings
-from pipeline.plan import TrainPlan
-from pipeline.reader import ReadWork
-from tools.bench import lanes as bench_lanes
-from tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes
-from tools.bench.measure import Order
-from train.ranks import Ranks
-from train.step import StepLoss
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import Batch, ClipLoader, LoaderSettings
+from res3d_video.pipeline.plan import TrainPlan
+from res3d_video.pipeline.reader import ReadWork
+from res3d_video.tools.bench import lanes as bench_lanes
+from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC, Lanes
+from res3d_video.tools.bench.measure import Order
+from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import StepLoss
 
 ORDER = Order(num_batches=4, seconds=None, warmup_batches=6)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import machine
-from tools.bench.machine import bytes_from_disk, drop, resident_share
+from res3d_video.tools.bench import machine
+from res3d_video.tools.bench.machine import bytes_from_disk, drop, resident_share
 
 
 @pytest.fixture

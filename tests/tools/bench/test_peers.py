@@ -15,13 +15,12 @@ import torch
 import webdataset
 from torch import Tensor
 
-from pipeline.clip import ClipSpec, frame_indices
-from pipeline.frames import decode_frames
-from pipeline.index import ShardIndex
-from pipeline.loader import LoaderSettings
-from tests.conftest import build_numbered
-from tools.bench.measure import BenchError
-from tools.bench.peers import (
+from res3d_video.pipeline.clip import ClipSpec, frame_indices
+from res3d_video.pipeline.frames import decode_frames
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import LoaderSettings
+from res3d_video.tools.bench.measure import BenchError
+from res3d_video.tools.bench.peers import (
     GOP,
     OURS,
     PEERS,
@@ -36,7 +35,8 @@ from tools.bench.peers import (
     requests,
     webdataset_batches,
 )
-from tools.numbered import read_numbers, write_numbered_video, write_video
+from res3d_video.tools.numbered import read_numbers, write_numbered_video, write_video
+from tests.conftest import build_numbered
 
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
@@ -280,7 +280,7 @@ def test_a_version_is_that_of_the_package_which_is_installed() -> None:
         raise PackageNotFoundError(package)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tools.bench.machine.version", absent)
+        patch.setattr("res3d_video.tools.bench.machine.version", absent)
         assert PEERS["DALI video"].version is None
 
 

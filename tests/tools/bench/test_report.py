@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.clip import ClipSpec
-from pipeline.reader import ReadWork
-from tools.bench.gpu import GpuUse
-from tools.bench.lanes import LOADER, REAL, SYNTHETIC
-from tools.bench.machine import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS
-from tools.bench.measure import Memory, Spread, Turn
-from tools.bench.report import console, page, summary
-from tools.bench.results import Result, figures, lane_numbers
-from tools.bench.soak import Use, Window
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.reader import ReadWork
+from res3d_video.tools.bench.gpu import GpuUse
+from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC
+from res3d_video.tools.bench.machine import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS
+from res3d_video.tools.bench.measure import Memory, Spread, Turn
+from res3d_video.tools.bench.report import console, page, summary
+from res3d_video.tools.bench.results import Result, figures, lane_numbers
+from res3d_video.tools.bench.soak import Use, Window
 
 
 def turn(lane: str, repeat: int, wall_s: float, **changes: object) -> Turn:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.bench.soak import Growth, Use, Window, growth, judge, soak
+from res3d_video.tools.bench.soak import Growth, Use, Window, growth, judge, soak
 
 
 def windows_of(rates: list[float], own: list[int] | None = None, reserved: list[int] | None = None) -> list[Window]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import machine
-from tools.bench.machine import seconds_by_group, thread_seconds
+from res3d_video.tools.bench import machine
+from res3d_video.tools.bench.machine import seconds_by_group, thread_seconds
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux tells the time of threads")

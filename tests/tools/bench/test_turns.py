@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from tools.bench import measure
-from tools.bench.measure import settle, turns_of
+from res3d_video.tools.bench import measure
+from res3d_video.tools.bench.measure import settle, turns_of
 
 
 def test_every_lane_has_every_turn_once_and_none_is_always_first() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tools.bench.results import Figures, first_limit, sentence
+from res3d_video.tools.bench.results import Figures, first_limit, sentence
 
 GPU = Figures(
     on_gpu=True,

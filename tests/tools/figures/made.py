@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from train.checkpoint import save_checkpoint
-from train.config import TrainConfig, override, to_dict
-from train.models import build_model
+from res3d_video.train.checkpoint import save_checkpoint
+from res3d_video.train.config import TrainConfig, override, to_dict
+from res3d_video.train.models import build_model
 
 
 def write_run(

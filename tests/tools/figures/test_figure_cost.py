@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.figures.made import pixels_of
-from tools.figures.cost import (
+from res3d_video.tools.figures.cost import (
     Box,
     CostPoint,
     draw_cost,
@@ -18,6 +17,7 @@ from tools.figures.cost import (
     short_count,
     ticks_1_2_5,
 )
+from tests.tools.figures.made import pixels_of
 
 HEAD = "row,model,parameters,multiply_adds,clip_accuracy,clip_accuracy_spread,paper_clip_accuracy"
 PAPER = [  # Table 3 of arXiv:1708.05038 with our counts

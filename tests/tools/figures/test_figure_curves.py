@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from res3d_video.tools.figures.colors import DASHES, MANY, look_of
+from res3d_video.tools.figures.curves import RunCurves, draw_curves, read_curves
+from res3d_video.train.config import ScheduleConfig
 from tests.tools.figures.made import pixels_of, write_run
-from tools.figures.colors import DASHES, MANY, look_of
-from tools.figures.curves import RunCurves, draw_curves, read_curves
-from train.config import ScheduleConfig
 
 
 def some_run(folder: Path, **options: Any) -> RunCurves:

@@ -7,9 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tools.figures.made import pixels_of, write_checkpoint
-from tools.figures.filter_page import MARGIN, WIDTH, animate_filters, describe, draw_filters, lay_out
-from tools.figures.filters import (
+from res3d_video.tools.figures.filter_page import MARGIN, WIDTH, animate_filters, describe, draw_filters, lay_out
+from res3d_video.tools.figures.filters import (
     FILTER_GAP,
     SLICE_GAP,
     as_colors,
@@ -20,6 +19,7 @@ from tools.figures.filters import (
     tiled_size,
     time_share,
 )
+from tests.tools.figures.made import pixels_of, write_checkpoint
 
 GREY = [128, 128, 128]
 

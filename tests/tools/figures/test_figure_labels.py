@@ -2,7 +2,7 @@
 
 import itertools
 
-from tools.figures.cost import Box, candidates, place_labels, shared_area
+from res3d_video.tools.figures.cost import Box, candidates, place_labels, shared_area
 
 PAGE = Box(0, 0, 400, 400)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError
+from res3d_video.tools.figures.curves import read_curves, summarise, what_differs
+from res3d_video.tools.figures.runs import Curve, distinct_names, rate_drops, running_mean
+from res3d_video.tools.pages.run.reading import read_metrics
+from res3d_video.train.config import ScheduleConfig, TrainConfig, lr_at, override
 from tests.tools.figures.made import write_run
-from tools.figures.curves import read_curves, summarise, what_differs
-from tools.figures.runs import Curve, distinct_names, rate_drops, running_mean
-from tools.pages.run.reading import read_metrics
-from train.config import ScheduleConfig, TrainConfig, lr_at, override
 
 
 def test_losses_and_accuracies_come_back_and_null_is_left_out(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.codecs import FilmstripCodec
-from pipeline.index import ShardIndex, open_index
-from pipeline.schema import FORMAT_VERSION
+from res3d_video.pipeline.codecs import FilmstripCodec
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.schema import FORMAT_VERSION
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.clip import ClipSpec, frame_indices
-from pipeline.index import ShardIndex, open_index
-from pipeline.plan import EvalPlan, TrainPlan
-from pipeline.schema import CRC32, SIZE
-from tests.tools.pages.made_shards import Row, make_shards
-from tools.pages.data.facts import (
+from res3d_video.pipeline.clip import ClipSpec, frame_indices
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.plan import EvalPlan, TrainPlan
+from res3d_video.pipeline.schema import CRC32, SIZE
+from res3d_video.tools.pages.data.facts import (
     balance,
     hashes,
     lacking,
@@ -24,10 +23,11 @@ from tools.pages.data.facts import (
     sizes,
     split_column,
 )
-from tools.pages.data.key_json import look_at
-from tools.pages.data.leaks import leaks, verdict
-from tools.pages.data.reasons import MAX_EXAMPLES, pattern_of, read_manifest, read_quarantine
-from tools.pages.data.windows import windows_of
+from res3d_video.tools.pages.data.key_json import look_at
+from res3d_video.tools.pages.data.leaks import leaks, verdict
+from res3d_video.tools.pages.data.reasons import MAX_EXAMPLES, pattern_of, read_manifest, read_quarantine
+from res3d_video.tools.pages.data.windows import windows_of
+from tests.tools.pages.made_shards import Row, make_shards
 
 ROWS = [
     Row(0, "tt", "a/1", "a1.avi", 20, content=7),

@@ -11,24 +11,24 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.build.run import BuildSettings, build_shards
-from pipeline.clip import ClipSpec
-from pipeline.datasets import list_ucf101
-from pipeline.frames import read_frames
-from pipeline.index import ShardIndex, open_index
-from pipeline.reader import FrameFiles
-from pipeline.schema import CRC32
+from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.datasets import list_ucf101
+from res3d_video.pipeline.frames import read_frames
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.reader import FrameFiles
+from res3d_video.pipeline.schema import CRC32
+from res3d_video.tools.numbered import number_of, read_bits
+from res3d_video.tools.pages.data.found import Wanted
+from res3d_video.tools.pages.data.page import data_page
+from res3d_video.tools.pages.page import write_page
+from res3d_video.tools.pages.player import data_uri
+from res3d_video.tools.report import main
 from tests.browser import DESK, PHONE, Scheme, complaints, leaves, opened, scrolls_sideways, walk
 from tests.clips import damaged_copy, sample_of_length
 from tests.pipeline.large_index import make as make_large
 from tests.schemas import check_schema
 from tests.tools.pages.made_shards import Row, make_shards
-from tools.numbered import number_of, read_bits
-from tools.pages.data.found import Wanted
-from tools.pages.data.page import data_page
-from tools.pages.page import write_page
-from tools.pages.player import data_uri
-from tools.report import main
 
 HOSTILE = [
     "<script>alert(1)</script>",

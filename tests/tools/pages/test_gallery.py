@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from pipeline.clip import ClipSpec
-from pipeline.codecs.filmstrip import EOI
-from pipeline.frames import read_frames
-from pipeline.index import ShardError, ShardIndex
-from pipeline.reader import FrameFiles
-from pipeline.remote.settings import RemoteSettings
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.codecs.filmstrip import EOI
+from res3d_video.pipeline.frames import read_frames
+from res3d_video.pipeline.index import ShardError, ShardIndex
+from res3d_video.pipeline.reader import FrameFiles
+from res3d_video.pipeline.remote.settings import RemoteSettings
+from res3d_video.tools.numbered import number_of, read_bits
+from res3d_video.tools.pages.clips import Strips, strips_of
+from res3d_video.tools.pages.data import found as data_found
+from res3d_video.tools.pages.data.found import Wanted
+from res3d_video.tools.pages.data.gallery import draw, fitting
+from res3d_video.tools.pages.data.page import data_page
+from res3d_video.train.data_options import Data
 from tests.clips import damaged_copy, sample_of_length
-from tools.numbered import number_of, read_bits
-from tools.pages.clips import Strips, strips_of
-from tools.pages.data import found as data_found
-from tools.pages.data.found import Wanted
-from tools.pages.data.gallery import draw, fitting
-from tools.pages.data.page import data_page
-from train.data_options import Data
 
 
 def numbers_in(strips: Strips) -> list[int]:

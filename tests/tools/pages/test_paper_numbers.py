@@ -2,9 +2,9 @@
 
 import pytest
 
-from tools.pages.run.paper_numbers import printed_for, what_is_other
-from train.config import TrainConfig, override
-from train.presets import PRESETS
+from res3d_video.tools.pages.run.paper_numbers import printed_for, what_is_other
+from res3d_video.train.config import TrainConfig, override
+from res3d_video.train.presets import PRESETS
 
 SR18 = {"model": "sr18", "num_frames": 4, "frame_stride": 8}
 

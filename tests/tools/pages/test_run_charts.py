@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from res3d_video.tools.pages.run.axes import differ_in_length
+from res3d_video.tools.pages.run.charts import accuracy_chart, loss_chart, rate_chart, wait_chart
+from res3d_video.tools.pages.run.facts import Run
+from res3d_video.tools.pages.run.looks import Look, key
+from res3d_video.tools.pages.run.reading import read_runs
 from tests.tools.pages.made_runs import scored_line, train_line, write_run
-from tools.pages.run.axes import differ_in_length
-from tools.pages.run.charts import accuracy_chart, loss_chart, rate_chart, wait_chart
-from tools.pages.run.facts import Run
-from tools.pages.run.looks import Look, key
-from tools.pages.run.reading import read_runs
 
 pytest.importorskip("matplotlib", reason="charts need matplotlib")
 

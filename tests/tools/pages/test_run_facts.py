@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from res3d_video.tools.pages.run.facts import Run
+from res3d_video.tools.pages.run.reading import read_run, read_runs
 from tests.tools.pages.made_runs import scored_line, train_line, write_run
-from tools.pages.run.facts import Run
-from tools.pages.run.reading import read_run, read_runs
 
 TRAINED = [train_line(10, seconds=9, wait_s=6), train_line(20, wait_s=0.5), train_line(30, wait_s=0.1, seconds=4)]
 

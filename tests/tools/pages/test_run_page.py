@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.build.run import BuildSettings, build_shards
-from pipeline.datasets import list_ucf101
-from pipeline.index import ShardIndex
+from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.datasets import list_ucf101
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.report import main
+from res3d_video.train.main import main as train_main
 from tests.browser import DESK, PHONE, Scheme, complaints, leaves, opened, scrolls_sideways, walk
 from tests.schemas import check_schema
 from tests.tools.pages.made_runs import scored_line, train_line, write_run, write_scores
 from tests.train.conftest import SMALL, build_squares
-from tools.report import main
-from train.main import main as train_main
 
 pytest.importorskip("matplotlib", reason="pages need matplotlib")
 

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.tools.figures.filters import as_colors, read_filters
+from res3d_video.tools.pages.run.clips import mistake_players, shards_of
+from res3d_video.tools.pages.run.facts import Run
+from res3d_video.tools.pages.run.filters import filter_figure, filter_sprite
+from res3d_video.tools.pages.run.reading import read_run
+from res3d_video.tools.pages.run.scores import Mistake
 from tests.tools.figures.made import write_checkpoint
 from tests.tools.pages.made_runs import train_line, write_run
 from tests.train.conftest import build_squares
-from tools.figures.filters import as_colors, read_filters
-from tools.pages.run.clips import mistake_players, shards_of
-from tools.pages.run.facts import Run
-from tools.pages.run.filters import filter_figure, filter_sprite
-from tools.pages.run.reading import read_run
-from tools.pages.run.scores import Mistake
 
 WEIGHT = np.random.default_rng(0).normal(size=(5, 3, 4, 7, 7)).astype(np.float32)
 

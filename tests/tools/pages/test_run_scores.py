@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from res3d_video.tools.pages.run.classes import OTHERS, class_table, matrix_html, matrix_of
+from res3d_video.tools.pages.run.reading import read_run
+from res3d_video.tools.pages.run.scores import Scores, read_scores, surest_mistakes
 from tests.tools.pages.made_runs import train_line, write_run, write_scores
-from tools.pages.run.classes import OTHERS, class_table, matrix_html, matrix_of
-from tools.pages.run.reading import read_run
-from tools.pages.run.scores import Scores, read_scores, surest_mistakes
 
 CLASSES = ["dive", "jump", "swing", "walk"]
 VIDEOS = [

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from res3d_video.tools.pages.run.reading import read_run
+from res3d_video.tools.pages.run.speed import WaitVerdict, bench_chart, grouped, read_bench, wait_verdict
 from tests.tools.pages.made_runs import train_line, write_run
-from tools.pages.run.reading import read_run
-from tools.pages.run.speed import WaitVerdict, bench_chart, grouped, read_bench, wait_verdict
 
 
 def run_with(folder: Path, *, wait_s: float, batch_size: int = 20, world_size: int = 1, device: str = "cpu"):

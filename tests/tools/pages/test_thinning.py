@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tools.figures.runs import Curve
-from tools.pages.run.thinning import evenly, thin
+from res3d_video.tools.figures.runs import Curve
+from res3d_video.tools.pages.run.thinning import evenly, thin
 
 
 def curve(num_points: int) -> Curve:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 from scipy import ndimage
 
-from tools.numbered import BAND_LEFT, BAND_RIGHT, number_of, read_bits
+from res3d_video.tools.numbered import BAND_LEFT, BAND_RIGHT, number_of, read_bits
 
 PAPER = 246  # a pixel whose channels are all brighter is paper; white bars are 235, and a few pixels brighter by coding
 SMALLEST = 40  # pixels; letters are smaller

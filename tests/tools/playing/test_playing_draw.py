@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from res3d_video.tools.playing.draw import MARGIN, Moment, Picture, Reel, Show, frames, sheet
+from res3d_video.tools.playing.files import write_show
 from tests.tools.playing.seen import read_back, tiles
-from tools.playing.draw import MARGIN, Moment, Picture, Reel, Show, frames, sheet
-from tools.playing.files import write_show
 
 LONG = "a_class_name_without_a_blank_that_is_wider_than_any_page_can_be" * 4
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tools.playing.layout import Grid, default_zoom, durations_cs, grid, grid_size, tile_corner
-from tools.playing.pixels import as_grey, as_pixels, crop_box, enlarged, evenly, with_box
-from tools.playing.words import aligned, frames_text, seconds, wrapped
+from res3d_video.tools.playing.layout import Grid, default_zoom, durations_cs, grid, grid_size, tile_corner
+from res3d_video.tools.playing.pixels import as_grey, as_pixels, crop_box, enlarged, evenly, with_box
+from res3d_video.tools.playing.words import aligned, frames_text, seconds, wrapped
 
 
 def test_every_grid_has_room_for_its_tiles_fits_its_width_and_wastes_no_row() -> None:

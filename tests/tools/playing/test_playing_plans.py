@@ -5,20 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex
-from pipeline.loader import ClipLoader
-from pipeline.plan import EvalPlan
-from tests.clips import sample_of_length
-from tests.oracle import oracle_clips
-from tools.playing.planned import (
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import ClipLoader
+from res3d_video.pipeline.plan import EvalPlan
+from res3d_video.tools.playing.planned import (
     frames_of,
     network_input,
     scored_clips,
     side_of,
     training_clips,
 )
-from train.config import TrainConfig, train_plan
+from res3d_video.train.config import TrainConfig, train_plan
+from tests.clips import sample_of_length
+from tests.oracle import oracle_clips
 
 SMALL = TrainConfig(global_batch_size=4, seed=7, clip=ClipSpec(8, 2), mean=(120.0, 118.0, 110.0), std=50.0)
 

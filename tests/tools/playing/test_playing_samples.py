@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.build.run import BuildSettings, build_shards
-from pipeline.datasets import list_folder
-from pipeline.frames import decode_frames
-from pipeline.index import ShardError, ShardIndex, open_index
-from pipeline.remote.dataset import open_dataset
-from pipeline.remote.settings import RemoteSettings
-from tests.clips import sample_of_length
-from tools.numbered import write_numbered_video
-from tools.playing.samples import (
+from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.datasets import list_folder
+from res3d_video.pipeline.frames import decode_frames
+from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
+from res3d_video.pipeline.remote.dataset import open_dataset
+from res3d_video.pipeline.remote.settings import RemoteSettings
+from res3d_video.tools.numbered import write_numbered_video
+from res3d_video.tools.playing.samples import (
     find_sample,
     nearest_names,
     nth_sample,
@@ -23,6 +22,7 @@ from tools.playing.samples import (
     sample_meta,
     stored_frames,
 )
+from tests.clips import sample_of_length
 
 
 def test_a_sample_is_found_by_its_key_its_video_and_a_part_that_no_other_has(numbered: ShardIndex) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tools.pages.charts import MUTED, PANEL, SERIES, Chart
-from tools.pages.data.facts import SIDES
-from tools.pages.page import Markup, Number, table
+from res3d_video.tools.pages.charts import MUTED, PANEL, SERIES, Chart
+from res3d_video.tools.pages.data.facts import SIDES
+from res3d_video.tools.pages.page import Markup, Number, table
 
 MAX_BARS = 60  # classes; of more, a table and their distribution
 MAX_ROWS = 2000  # classes in the table

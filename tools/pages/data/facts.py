@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.index import SUBSETS, ShardIndex, chunks
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import SUBSETS, ShardIndex, chunks
 
 SIDES = ("train", "test", "not used")  # columns of `counts`
 SIDE_VALUES = (SUBSETS["train"], SUBSETS["test"], 0)

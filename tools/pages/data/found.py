@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.clip import ClipSpec
-from pipeline.index import ShardIndex
-from tools.pages.data.facts import (
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.pages.data.facts import (
     Balance,
     balance,
     hashes,
@@ -16,9 +16,9 @@ from tools.pages.data.facts import (
     side_counts,
     sizes,
 )
-from tools.pages.data.key_json import LookedAt, look_at
-from tools.pages.data.leaks import Leak, leaks
-from tools.pages.data.reasons import Quarantine, read_manifest, read_quarantine
+from res3d_video.tools.pages.data.key_json import LookedAt, look_at
+from res3d_video.tools.pages.data.leaks import Leak, leaks
+from res3d_video.tools.pages.data.reasons import Quarantine, read_manifest, read_quarantine
 
 REMOTE_TARS = 4  # fetched of a dataset behind a URL, to look into
 

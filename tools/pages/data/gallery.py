@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.clip import ClipSpec
-from pipeline.index import SUBSETS, ShardError, ShardIndex
-from pipeline.reader import FrameFiles
-from tools.pages.clips import Strips, strips_of
-from tools.pages.data.key_json import open_tar, read_meta
-from tools.pages.data.windows import Window, windows_of
-from tools.pages.page import Markup, render
-from tools.pages.player import player, timeline
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.index import SUBSETS, ShardError, ShardIndex
+from res3d_video.pipeline.reader import FrameFiles
+from res3d_video.tools.pages.clips import Strips, strips_of
+from res3d_video.tools.pages.data.key_json import open_tar, read_meta
+from res3d_video.tools.pages.data.windows import Window, windows_of
+from res3d_video.tools.pages.page import Markup, render
+from res3d_video.tools.pages.player import player, timeline
 
 BASE64 = 4 / 3  # bytes of a page to one of a picture
 BYTES_BESIDE = 12_000  # of a player on a page, besides its pictures

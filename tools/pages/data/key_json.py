@@ -12,11 +12,11 @@ from typing import Annotated, TypedDict
 import numpy as np
 from msgspec import Meta
 
-from pipeline.index import ShardIndex
-from pipeline.reader import open_tar
-from pipeline.schema import OFFSET, SIZE
-from pipeline.typed_json import Size, Text, decode
-from tools.pages.data.reasons import pattern_of
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.reader import open_tar
+from res3d_video.pipeline.schema import OFFSET, SIZE
+from res3d_video.pipeline.typed_json import Size, Text, decode
+from res3d_video.tools.pages.data.reasons import pattern_of
 
 BLOCK = 512  # a tar's; a file's header is one block, its content begins the next
 MAX_JSON_BYTES = 2**20

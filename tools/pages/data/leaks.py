@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.index import SUBSETS, ShardIndex, chunks
-from pipeline.schema import CRC32, SIZE
-from tools.pages.data.facts import hashes, mixed
+from res3d_video.pipeline.index import SUBSETS, ShardIndex, chunks
+from res3d_video.pipeline.schema import CRC32, SIZE
+from res3d_video.tools.pages.data.facts import hashes, mixed
 
 MAX_EXAMPLES = 5  # named of each kind
 MAX_COMPARED = 10_000  # samples whose pictures are all compared; of more, the first and the last picture decide

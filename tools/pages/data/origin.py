@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from pipeline.index import ShardIndex
-from tools.pages.clips import Strips
-from tools.pages.data import gallery as clips
-from tools.pages.data.found import Found, Wanted
-from tools.pages.data.reasons import Kind
-from tools.pages.data.texts import bytes_text, plural, value_text
-from tools.pages.page import Markup, Number, Section, render, table
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.pages.clips import Strips
+from res3d_video.tools.pages.data import gallery as clips
+from res3d_video.tools.pages.data.found import Found, Wanted
+from res3d_video.tools.pages.data.reasons import Kind
+from res3d_video.tools.pages.data.texts import bytes_text, plural, value_text
+from res3d_video.tools.pages.page import Markup, Number, Section, render, table
 
 MAX_SHARDS = 200  # in the table of tars
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.index import ShardIndex
-from tools.pages.data import gallery as clips
-from tools.pages.data.facts import SIDES, quantiles, split_column
-from tools.pages.data.found import Found, Wanted, gather, rows_within_reach
-from tools.pages.data.origin import gallery_section
-from tools.pages.data.sections import sections
-from tools.pages.data.texts import about_line, num_bytes, top_facts
-from tools.pages.page import page
-from train.terminal import Report
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.pages.data import gallery as clips
+from res3d_video.tools.pages.data.facts import SIDES, quantiles, split_column
+from res3d_video.tools.pages.data.found import Found, Wanted, gather, rows_within_reach
+from res3d_video.tools.pages.data.origin import gallery_section
+from res3d_video.tools.pages.data.sections import sections
+from res3d_video.tools.pages.data.texts import about_line, num_bytes, top_facts
+from res3d_video.tools.pages.page import page
+from res3d_video.train.terminal import Report
 
 BYTES_BESIDE = 50_000  # of a page, besides its sections
 NUMBERS = 8  # as much work as so many segments of the gallery, to a reader who waits

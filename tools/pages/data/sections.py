@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from pipeline.index import ShardIndex
-from tools.pages.data.charts import MAX_BARS, class_chart, class_table, histogram, sizes_chart
-from tools.pages.data.facts import quantiles
-from tools.pages.data.found import Found
-from tools.pages.data.leaks import NAMES, Leak, verdict
-from tools.pages.data.origin import codec, left_out
-from tools.pages.data.texts import plural
-from tools.pages.page import Markup, Number, Section, render, table
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.pages.data.charts import MAX_BARS, class_chart, class_table, histogram, sizes_chart
+from res3d_video.tools.pages.data.facts import quantiles
+from res3d_video.tools.pages.data.found import Found
+from res3d_video.tools.pages.data.leaks import NAMES, Leak, verdict
+from res3d_video.tools.pages.data.origin import codec, left_out
+from res3d_video.tools.pages.data.texts import plural
+from res3d_video.tools.pages.page import Markup, Number, Section, render, table
 
 MAX_NAMED = 12  # classes named in a sentence
 MAX_RATES = 8  # or heights, that have a bar each; of more, ranges

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.index import ShardIndex
-from tools.pages.data.found import Found
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.pages.data.found import Found
 
 
 def num_bytes(index: ShardIndex) -> int:

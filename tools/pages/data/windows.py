@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.clip import ClipSpec, frame_indices
-from pipeline.index import SUBSETS, ShardIndex
-from pipeline.plan import EvalPlan, PlannedClips, TrainPlan
+from res3d_video.pipeline.clip import ClipSpec, frame_indices
+from res3d_video.pipeline.index import SUBSETS, ShardIndex
+from res3d_video.pipeline.plan import EvalPlan, PlannedClips, TrainPlan
 
 # A window is a matter of time alone: where the crop lies is drawn apart, so any crop that fits gives the same frames.
 SMALLEST_CROP = 1

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from tools.figures.cost import short_count
-from tools.pages.charts import GRID, MUTED
-from tools.pages.run.facts import Run
-from tools.pages.run.looks import drawn
+from res3d_video.tools.figures.cost import short_count
+from res3d_video.tools.pages.charts import GRID, MUTED
+from res3d_video.tools.pages.run.facts import Run
+from res3d_video.tools.pages.run.looks import drawn
 
 MOST_DROPS = 30
 TOO_SHORT = 12  # times shorter than the longest

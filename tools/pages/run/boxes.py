@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from tools.pages.page import Markup
+from res3d_video.tools.pages.page import Markup
 
 
 def joined(parts: Iterable[Markup], *, box: str = "") -> Markup:

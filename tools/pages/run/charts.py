@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from tools.figures.runs import Curve, running_mean
-from tools.pages.charts import Chart
-from tools.pages.page import Markup, Number, table
-from tools.pages.run.axes import finish, mark_drops, mark_level, top_of
-from tools.pages.run.boxes import by_run
-from tools.pages.run.facts import Run
-from tools.pages.run.looks import drawn
-from tools.pages.run.thinning import evenly, thin
+from res3d_video.tools.figures.runs import Curve, running_mean
+from res3d_video.tools.pages.charts import Chart
+from res3d_video.tools.pages.page import Markup, Number, table
+from res3d_video.tools.pages.run.axes import finish, mark_drops, mark_level, top_of
+from res3d_video.tools.pages.run.boxes import by_run
+from res3d_video.tools.pages.run.facts import Run
+from res3d_video.tools.pages.run.looks import drawn
+from res3d_video.tools.pages.run.thinning import evenly, thin
 
 SIZE = (380, 270)
 TABLE_ROWS = 20

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools.pages.page import Markup, Number, escape, render, table
-from tools.pages.run.boxes import by_run
-from tools.pages.run.facts import Run
-from tools.pages.run.scores import Scores
+from res3d_video.tools.pages.page import Markup, Number, escape, render, table
+from res3d_video.tools.pages.run.boxes import by_run
+from res3d_video.tools.pages.run.facts import Run
+from res3d_video.tools.pages.run.scores import Scores
 
 MOST_IN_MATRIX = 24  # classes; more are put together
 MOST_PAIRS = 20

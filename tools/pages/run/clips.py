@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.clip import ClipSpec, frame_indices, uniform_starts
-from pipeline.index import ShardError, ShardIndex, open_index
-from pipeline.plan import stored_clip
-from pipeline.reader import FrameFiles
-from tools.pages.clips import strips_of
-from tools.pages.page import Markup, Number, render, table
-from tools.pages.player import player, timeline
-from tools.pages.run.facts import Run
-from tools.pages.run.scores import Mistake
+from res3d_video.pipeline.clip import ClipSpec, frame_indices, uniform_starts
+from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
+from res3d_video.pipeline.plan import stored_clip
+from res3d_video.pipeline.reader import FrameFiles
+from res3d_video.tools.pages.clips import strips_of
+from res3d_video.tools.pages.page import Markup, Number, render, table
+from res3d_video.tools.pages.player import player, timeline
+from res3d_video.tools.pages.run.facts import Run
+from res3d_video.tools.pages.run.scores import Mistake
 
 CLIP_BYTES = 60_000  # of a clip's pictures; a page needs a third more
 FPS = 8  # at which clips play; the slider says where a frame stands in its video

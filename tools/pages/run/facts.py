@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, TypedDict
 import numpy as np
 from msgspec import Meta
 
-from pipeline.typed_json import Count, Real, Size, Text
-from tools.figures.runs import Curve, curve_of, rate_drops
-from train.config import TrainConfig
+from res3d_video.pipeline.typed_json import Count, Real, Size, Text
+from res3d_video.tools.figures.runs import Curve, curve_of, rate_drops
+from res3d_video.train.config import TrainConfig
 
 Plain = Annotated[dict[Text, bool | Count | Real | Text | None], Meta(max_length=1000)]
 

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from tools.figures.filters import (
+from res3d_video.tools.figures.filters import (
     Filters,
     as_colors,
     columns_that_fit,
@@ -12,8 +12,8 @@ from tools.figures.filters import (
     tile,
     time_share,
 )
-from tools.pages.page import Markup, render
-from tools.pages.player import Sprite, data_uri, player
+from res3d_video.tools.pages.page import Markup, render
+from res3d_video.tools.pages.player import Sprite, data_uri, player
 
 WIDTH = 520  # pixels of a grid, about
 FPS = 2.5  # slices a second, as the GIF of tools/draw_figures.py

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tools.pages.charts import DASHES, MARKERS, SERIES
-from tools.pages.page import Markup, render
-from tools.pages.run.facts import Run
+from res3d_video.tools.pages.charts import DASHES, MARKERS, SERIES
+from res3d_video.tools.pages.page import Markup, render
+from res3d_video.tools.pages.run.facts import Run
 
 MOST_DRAWN = 12  # lines in a chart; the tables have every run
 STROKES = {"-": "none", "--": "7 4", ":": "2 3", "-.": "8 3 2 3"}  # the same dashes for a key, CSS pixels

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.index import ShardIndex
-from tools.pages.page import Markup, Section, render
-from tools.pages.run.boxes import folded, joined, note
-from tools.pages.run.classes import class_table, matrix_html, matrix_of, pair_table
-from tools.pages.run.clips import FPS, mistake_players, mistake_table, shards_of
-from tools.pages.run.facts import Run
-from tools.pages.run.looks import MOST_DRAWN
-from tools.pages.run.scores import SCORES, Scores, surest_mistakes
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.pages.page import Markup, Section, render
+from res3d_video.tools.pages.run.boxes import folded, joined, note
+from res3d_video.tools.pages.run.classes import class_table, matrix_html, matrix_of, pair_table
+from res3d_video.tools.pages.run.clips import FPS, mistake_players, mistake_table, shards_of
+from res3d_video.tools.pages.run.facts import Run
+from res3d_video.tools.pages.run.looks import MOST_DRAWN
+from res3d_video.tools.pages.run.scores import SCORES, Scores, surest_mistakes
 
 MOST_CLIPS = 96  # on a page, of all runs together
 TABLE_MISTAKES = 40

@@ -5,19 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from tools.figures.runs import BOOKKEEPING, short_name
-from tools.pages.page import Section, page
-from tools.pages.run import mistakes as run_mistakes
-from tools.pages.run import sections as parts
-from tools.pages.run.clips import shards_of
-from tools.pages.run.facts import Run
-from tools.pages.run.looks import MOST_DRAWN
-from tools.pages.run.reading import read_runs
-from tools.pages.run.scores import SCORES, Scores, read_scores
-from tools.pages.run.speed import BENCH, Bench, read_bench, wait_verdict
-from tools.pages.run.tables import (
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.figures.runs import BOOKKEEPING, short_name
+from res3d_video.tools.pages.page import Section, page
+from res3d_video.tools.pages.run import mistakes as run_mistakes
+from res3d_video.tools.pages.run import sections as parts
+from res3d_video.tools.pages.run.clips import shards_of
+from res3d_video.tools.pages.run.facts import Run
+from res3d_video.tools.pages.run.looks import MOST_DRAWN
+from res3d_video.tools.pages.run.reading import read_runs
+from res3d_video.tools.pages.run.scores import SCORES, Scores, read_scores
+from res3d_video.tools.pages.run.speed import BENCH, Bench, read_bench, wait_verdict
+from res3d_video.tools.pages.run.tables import (
     CheckpointFile,
     checkpoint_files,
     differing,
@@ -26,7 +26,7 @@ from tools.pages.run.tables import (
     settings_of,
     value_text,
 )
-from train.terminal import Report
+from res3d_video.train.terminal import Report
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from train.config import TrainConfig
-from train.models import MODELS
-from train.presets import NEEDS_WEIGHTS, PRESETS
-from train.study.tables import TABLES
+from res3d_video.train.config import TrainConfig
+from res3d_video.train.models import MODELS
+from res3d_video.train.presets import NEEDS_WEIGHTS, PRESETS
+from res3d_video.train.study.tables import TABLES
 
 NUM_CLASSES = {"ucf101": 101, "hmdb51": 51, "sports1m": 487}
 

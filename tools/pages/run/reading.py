@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from pipeline.errors import UserError, os_errors_of_the_user
-from pipeline.source.plain_file import read_plain
-from pipeline.typed_json import MAX_JSON_BYTES, MOST, Count, SchemaError, Text, convert, decode, read_json
-from tools.figures.runs import distinct_names
-from tools.pages.run.facts import About, Run
-from train.config import TrainConfig, from_dict
-from train.run_folder import LOCK
+from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
+from res3d_video.pipeline.source.plain_file import read_plain
+from res3d_video.pipeline.typed_json import MAX_JSON_BYTES, MOST, Count, SchemaError, Text, convert, decode, read_json
+from res3d_video.tools.figures.runs import distinct_names
+from res3d_video.tools.pages.run.facts import About, Run
+from res3d_video.train.config import TrainConfig, from_dict
+from res3d_video.train.run_folder import LOCK
 
 MAX_LINES = 500_000  # of metrics.jsonl; a dict each
 

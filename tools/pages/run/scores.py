@@ -6,8 +6,8 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from pipeline.typed_json import Count, Real, SchemaError, Share, Size, Text, read_json
-from train.evaluation.confusion import SCORES, class_accuracy
+from res3d_video.pipeline.typed_json import Count, Real, SchemaError, Share, Size, Text, read_json
+from res3d_video.train.evaluation.confusion import SCORES, class_accuracy
 
 __all__ = ["SCORES", "Mistake", "Scores", "read_scores", "surest_mistakes"]
 

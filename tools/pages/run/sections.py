@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-from tools.figures.filters import read_filters
-from tools.pages.page import Markup, Number, Section, render, table
-from tools.pages.run import charts
-from tools.pages.run.boxes import folded, joined, note
-from tools.pages.run.facts import Run
-from tools.pages.run.filters import filter_figure
-from tools.pages.run.looks import MOST_DRAWN, key, name_cell
-from tools.pages.run.paper_numbers import Printed, printed_for, what_is_other
-from tools.pages.run.speed import Bench, bench_chart, grouped, listed, wait_verdict
-from tools.pages.run.tables import (
+from res3d_video.tools.figures.filters import read_filters
+from res3d_video.tools.pages.page import Markup, Number, Section, render, table
+from res3d_video.tools.pages.run import charts
+from res3d_video.tools.pages.run.boxes import folded, joined, note
+from res3d_video.tools.pages.run.facts import Run
+from res3d_video.tools.pages.run.filters import filter_figure
+from res3d_video.tools.pages.run.looks import MOST_DRAWN, key, name_cell
+from res3d_video.tools.pages.run.paper_numbers import Printed, printed_for, what_is_other
+from res3d_video.tools.pages.run.speed import Bench, bench_chart, grouped, listed, wait_verdict
+from res3d_video.tools.pages.run.tables import (
     CheckpointFile,
     checkpoint_table,
     differing,
@@ -20,7 +20,7 @@ from tools.pages.run.tables import (
     side_by_side,
     summary_table,
 )
-from tools.pages.run.thinning import MOST_POINTS
+from res3d_video.tools.pages.run.thinning import MOST_POINTS
 
 
 def summary(runs: Sequence[Run]) -> Section:

@@ -7,12 +7,12 @@ from typing import Annotated, TypedDict
 
 from msgspec import Meta
 
-from pipeline.typed_json import Real, Text, read_json
-from tools.bench.chart import draw_bars
-from tools.bench.measure import Spread
-from tools.pages.charts import INK, SERIES, Chart
-from tools.pages.page import Markup, Number, table
-from tools.pages.run.facts import Run
+from res3d_video.pipeline.typed_json import Real, Text, read_json
+from res3d_video.tools.bench.chart import draw_bars
+from res3d_video.tools.bench.measure import Spread
+from res3d_video.tools.pages.charts import INK, SERIES, Chart
+from res3d_video.tools.pages.page import Markup, Number, table
+from res3d_video.tools.pages.run.facts import Run
 
 BENCH = "bench.json"
 MOST_NAMES = 6

@@ -7,12 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tools.pages.page import Markup, Number, render, table
-from tools.pages.run.boxes import by_run
-from tools.pages.run.facts import Run
-from tools.pages.run.looks import name_cell
-from train.checkpoint import CheckpointError, load_checkpoint, step_of
-from train.config import to_dict
+from res3d_video.tools.pages.page import Markup, Number, render, table
+from res3d_video.tools.pages.run.boxes import by_run
+from res3d_video.tools.pages.run.facts import Run
+from res3d_video.tools.pages.run.looks import name_cell
+from res3d_video.train.checkpoint import CheckpointError, load_checkpoint, step_of
+from res3d_video.train.config import to_dict
 
 UNKNOWN = "–"
 NO_NUMBER = Number(-1, UNKNOWN)  # sorted below all others

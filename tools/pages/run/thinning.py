@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tools.figures.runs import Curve
+from res3d_video.tools.figures.runs import Curve
 
 MOST_POINTS = 600
 

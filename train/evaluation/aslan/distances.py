@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipeline.errors import UserError
-from train.evaluation.features.rows import l2_normalised
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.evaluation.features.rows import l2_normalised
 
 PAIRS_AT_ONCE = 64  # times the 25,088 float64 of res5b: 13 MB for each of about ten arrays
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from pipeline.plan import EvalPlan
-from train.config import from_dict
-from train.evaluation.features.parted import PartedExtraction, describe_run
-from train.evaluation.features.parts import DTYPES, PartFeatures, cut_into_parts
-from train.evaluation.video_level import videos_of, views_per_sample
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.plan import EvalPlan
+from res3d_video.train.config import from_dict
+from res3d_video.train.evaluation.features.parted import PartedExtraction, describe_run
+from res3d_video.train.evaluation.features.parts import DTYPES, PartFeatures, cut_into_parts
+from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
 
 
 @dataclass(frozen=True)

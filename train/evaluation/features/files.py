@@ -19,10 +19,10 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.index import SUBSETS
-from pipeline.typed_json import MOST, Count, Real, SchemaError, Text, convert, decode
-from train.evaluation.features import npz
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import SUBSETS
+from res3d_video.pipeline.typed_json import MOST, Count, Real, SchemaError, Text, convert, decode
+from res3d_video.train.evaluation.features import npz
 
 FORMAT = 1
 ROW_ARRAYS = ("keys", "sources", "groups", "labels", "subsets", "num_clips", "starts")
@@ -182,7 +182,7 @@ def file_kind(path: Path) -> ModuleType:
     if path.suffix != ".parquet":
         return npz
     try:
-        from train.evaluation.features import parquet
+        from res3d_video.train.evaluation.features import parquet
     except ModuleNotFoundError as error:
         raise FeatureError(f"{path}: {error.name} is not installed; pip install -e '.[features]'") from None
     return parquet

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.index import SUBSETS
-from pipeline.typed_json import decode
-from train.evaluation.features.npz import MAX_PACKED, MAX_RATIO
+from res3d_video.pipeline.index import SUBSETS
+from res3d_video.pipeline.typed_json import decode
+from res3d_video.train.evaluation.features.npz import MAX_PACKED, MAX_RATIO
 
 COLUMN_OF = {
     "keys": "key",

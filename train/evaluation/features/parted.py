@@ -18,16 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.index import SUBSETS, ShardIndex
-from pipeline.loader import Batch, ClipLoader, LoaderSettings
-from train.checkpoint import data_identity
-from train.config import from_dict, to_dict
-from train.evaluation.features.files import FORMAT, FeatureError, Features, merge_features, read_about, save_features
-from train.evaluation.features.parts import FinitePlan, PartsPlan
-from train.models import build_model
-from train.models.layers import take_layers
-from train.precision import autocast, channels_last
-from train.ranks import Ranks
+from res3d_video.pipeline.index import SUBSETS, ShardIndex
+from res3d_video.pipeline.loader import Batch, ClipLoader, LoaderSettings
+from res3d_video.train.checkpoint import data_identity
+from res3d_video.train.config import from_dict, to_dict
+from res3d_video.train.evaluation.features.files import (
+    FORMAT,
+    FeatureError,
+    Features,
+    merge_features,
+    read_about,
+    save_features,
+)
+from res3d_video.train.evaluation.features.parts import FinitePlan, PartsPlan
+from res3d_video.train.models import build_model
+from res3d_video.train.models.layers import take_layers
+from res3d_video.train.precision import autocast, channels_last
+from res3d_video.train.ranks import Ranks
 
 
 class Rows(Protocol):

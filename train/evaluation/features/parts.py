@@ -6,11 +6,11 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from pipeline.loader import Batch
-from pipeline.plan import Plan, PlannedClips
-from train.evaluation.features.files import Features
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import Batch
+from res3d_video.pipeline.plan import Plan, PlannedClips
+from res3d_video.train.evaluation.features.files import Features
 
 DTYPES = ("float16", "float32")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.evaluation.features.files import FeatureError, read_layer, read_names
+from res3d_video.train.evaluation.features.files import FeatureError, read_layer, read_names
 
 
 def read_rows(

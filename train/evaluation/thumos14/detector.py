@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import UserError
-from train.evaluation.features.rows import l2_normalised
-from train.evaluation.thumos14.annotations import AMBIGUOUS, CLASS_IDS, Segments, suppress
-from train.evaluation.thumos14.segments import rows_by_name, temporal_iou
-from train.evaluation.thumos14.windows import WindowList
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.evaluation.features.rows import l2_normalised
+from res3d_video.train.evaluation.thumos14.annotations import AMBIGUOUS, CLASS_IDS, Segments, suppress
+from res3d_video.train.evaluation.thumos14.segments import rows_by_name, temporal_iou
+from res3d_video.train.evaluation.thumos14.windows import WindowList
 
 POSITIVE_IOU = 0.5  # a window with this much of an action is an example of it
 NEGATIVE_IOU = 0.3  # one with less is background; those between are not trained on

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
-from train.evaluation.thumos14.annotations import AMBIGUOUS, Segments, suppress
-from train.evaluation.thumos14.segments import rows_by_name, temporal_iou
-from train.text_table import text_table
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.evaluation.thumos14.annotations import AMBIGUOUS, Segments, suppress
+from res3d_video.train.evaluation.thumos14.segments import rows_by_name, temporal_iou
+from res3d_video.train.text_table import text_table
 
 IOU_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 

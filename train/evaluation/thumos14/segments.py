@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipeline.clip import ClipSpec, frame_indices
-from pipeline.errors import UserError
+from res3d_video.pipeline.clip import ClipSpec, frame_indices
+from res3d_video.pipeline.errors import UserError
 
 # Of S-CNN (Shou et al. 2016), the pipeline that arXiv:1708.05038 takes over for THUMOS14.
 WINDOW_LENGTHS = (16, 32, 64, 128, 256, 512)  # frames

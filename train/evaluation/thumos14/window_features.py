@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.clip import ClipSpec
-from pipeline.errors import UserError
-from pipeline.index import ShardIndex
-from pipeline.loader import Batch
-from pipeline.plan import PlannedClips, crop_room, stored_clip
-from train.config import from_dict
-from train.evaluation.features.files import Features
-from train.evaluation.features.parted import PartedExtraction, describe_run
-from train.evaluation.features.parts import PartFeatures
-from train.evaluation.thumos14.segments import WINDOW_CLIP
-from train.evaluation.thumos14.windows import WindowList
-from train.models import check_clip
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import Batch
+from res3d_video.pipeline.plan import PlannedClips, crop_room, stored_clip
+from res3d_video.train.config import from_dict
+from res3d_video.train.evaluation.features.files import Features
+from res3d_video.train.evaluation.features.parted import PartedExtraction, describe_run
+from res3d_video.train.evaluation.features.parts import PartFeatures
+from res3d_video.train.evaluation.thumos14.segments import WINDOW_CLIP
+from res3d_video.train.evaluation.thumos14.windows import WindowList
+from res3d_video.train.models import check_clip
 
 
 class WindowPlan:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
-from train.evaluation.features.files import read_array, read_names
-from train.evaluation.features.rows import read_rows
-from train.evaluation.thumos14.annotations import Segments
-from train.evaluation.thumos14.detector import train_detector
-from train.evaluation.thumos14.windows import WindowList
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.evaluation.features.files import read_array, read_names
+from res3d_video.train.evaluation.features.rows import read_rows
+from res3d_video.train.evaluation.thumos14.annotations import Segments
+from res3d_video.train.evaluation.thumos14.detector import train_detector
+from res3d_video.train.evaluation.thumos14.windows import WindowList
 
 
 def with_rows(keys: list[str], windows: WindowList, *, what: str) -> tuple[np.ndarray, np.ndarray]:

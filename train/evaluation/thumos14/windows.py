@@ -9,10 +9,16 @@ from typing import Annotated, TypedDict
 import numpy as np
 from msgspec import Meta
 
-from pipeline.errors import UserError
-from pipeline.source.plain_file import read_text
-from pipeline.typed_json import SchemaError, decode
-from train.evaluation.thumos14.segments import WINDOW_CLIP, WINDOW_LENGTHS, WINDOW_OVERLAP, frames_of_window, windows_of
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.source.plain_file import read_text
+from res3d_video.pipeline.typed_json import SchemaError, decode
+from res3d_video.train.evaluation.thumos14.segments import (
+    WINDOW_CLIP,
+    WINDOW_LENGTHS,
+    WINDOW_OVERLAP,
+    frames_of_window,
+    windows_of,
+)
 
 MAX_FRAMES = 10**7  # of a video; four days
 MIN_FPS, MAX_FPS = 0.001, 1000.0
