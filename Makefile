@@ -3,6 +3,7 @@
 # make test-all  the same with the tests that take minutes each
 # make chaos  kill building and training fifty times and see that nothing is lost; about ten minutes on two cores
 # make check  format, lint, types and tests: everything that a change must pass
+# make docs   these pages and the Python reference as a site with search: build/site/index.html
 # Each of them first makes .venv with the versions of constraints.txt. A GPU is used where there is one.
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ PY = $(VENV)/bin/python
 PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-all chaos check format env clean-demo
+.PHONY: types demo test test-all chaos check format docs env clean-demo
 
 env: $(READY)
 
@@ -61,16 +62,26 @@ test-all: $(READY)
 chaos: $(READY)
 	$(PY) -m tests.chaos --kills $(KILLS)
 
-check: $(READY)
+check: $(READY) types
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	mkdir -p build/types/res3d_video && ln -sfn ../../../pipeline ../../../train ../../../tools build/types/res3d_video
 	$(PY) -m mypy
 	$(PYTEST) $(TESTS)
 
 format: $(READY)
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+docs: $(READY) types
+	@mkdir -p build/pages/shards
+	@ln -sfn ../../../shards/README.md build/pages/shards/
+	@ln -sfn ../../README.md ../../CONTRIBUTING.md ../../CHANGELOG.md ../../docs build/pages/
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet --config-file docs/mkdocs.yml
+	@echo "build/site/index.html; with search: $(PY) -m http.server --bind 127.0.0.1 --directory build/site"
+
+# The checkout under its installed name, for tools that read packages without importing them.
+types:
+	@mkdir -p build/types/res3d_video && ln -sfn ../../../pipeline ../../../train ../../../tools build/types/res3d_video
 
 clean-demo:
 	rm -rf $(DEMO)

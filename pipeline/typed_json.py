@@ -52,7 +52,7 @@ def decode(text: bytes | str, kind: type[T]) -> T:
 
     >>> decode(b'{"num_frames": -1}', dict[str, Count])
     Traceback (most recent call last):
-    pipeline.typed_json.SchemaError: [...]: expected `int` >= 0
+    res3d_video.pipeline.typed_json.SchemaError: [...]: expected `int` >= 0
 
     Raises:
         SchemaError: It is no JSON, of another type, or out of bounds.

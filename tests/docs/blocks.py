@@ -12,12 +12,15 @@ from typing import Any
 import click
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PAGES = [CHECKOUT / "README.md", CHECKOUT / "shards/README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+PAGES = [
+    *(CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "shards/README.md")),
+    *sorted((CHECKOUT / "docs").rglob("*.md")),
+]
 
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})([\w-]*)[^`]*$")
 MARK = re.compile(r"<!-- not run: (\S.*?) -->")
 IN_TEXT = re.compile(r"(?<!`)`((?:python|torchrun|res3d-)[^`\n]*(?:\n[^`\n]+)?)`(?!`)")
-NAMED = re.compile(r"(?:tools|train)/[\w/]+\.py|(?:tools|train)(?:\.\w+)+|res3d-[\w-]+")
+NAMED = re.compile(r"(?:tools|train)/[\w/]+\.py|(?:res3d_video\.)?(?:tools|train)(?:\.\w+)+|res3d-[\w-]+")
 SHELL = {"|", "||", "&&", ";", "&", ">", ">>", "2>", "<"}
 PLACEHOLDER = re.compile(r"\$|…|\.\.\.|^[A-Z]+$|^<.*>$|^\[")
 

@@ -1,9 +1,11 @@
-"""What docs/api.md promises of others' training loops: stopped and resumed, they read what they would have read."""
+"""What the pages promise of other programs: training loops that resume exactly, shards read without this project."""
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+from res3d_video.tools.numbered import number_of, read_bits
 from tests.docs.blocks import all_blocks
 from tests.docs.world import World
 
@@ -56,3 +58,11 @@ def test_accelerate_goes_on_with_the_next_batch(at_home: World) -> None:
     loader.close()
     assert again.step == 3
     assert (again.starts == following.starts).all()
+
+
+def test_webdataset_and_pillow_turn_strips_back_into_frames(at_home: World) -> None:
+    block = next(b for b in all_blocks() if 'decode("pil")' in b.text and "strip.crop" in b.text)
+    names = at_home.execute(block.text, where=str(block))
+    shown = [number_of(read_bits(np.array(frame), grey=128)) for frame in names["frames"]]
+    assert shown == list(range(names["meta"]["num_frames"]))
+    assert len(shown) > 16

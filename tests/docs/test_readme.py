@@ -18,12 +18,25 @@ README = (CHECKOUT / "README.md").read_text()
 def test_the_two_make_commands_run(tmp_path: Path) -> None:
     if not (Path(sys.prefix) / ".ready").is_file():
         pytest.skip("this environment was not made by make, which would make it anew")
-    home = tmp_path / "checkout"
-    skipped = shutil.ignore_patterns(".*", "data", "runs", "demo", "shards", "__pycache__", "*.egg-info")
-    shutil.copytree(CHECKOUT, home, ignore=skipped)
+    home = copied(tmp_path)
     run(f"touch {sys.prefix}/.ready; make demo VENV={sys.prefix} DEMO_VIDEOS=2 DEMO_STEPS=2", home)
     assert (home / "demo/run/evaluation.json").is_file()
     run(f"make test VENV={sys.prefix} TESTS=tests/pipeline/test_clip.py", home)
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the checkout, without what its owner made in it."""
+    kept = {CHECKOUT / name for name in ("docs", "pipeline", "tests", "tools", "train")}
+
+    def ignored(inside: str, names: list[str]) -> list[str]:
+        paths = [Path(inside) / name for name in names]
+        at_top = [path for path in paths if path.parent == CHECKOUT and path.is_dir() and path not in kept]
+        return [path.name for path in paths if path in at_top or path.name == "__pycache__"]
+
+    home = shutil.copytree(CHECKOUT, folder / "checkout", ignore=ignored)
+    (home / "shards").mkdir()
+    shutil.copy(CHECKOUT / "shards/README.md", home / "shards")
+    return home
 
 
 def run(words: str, home: Path) -> None:
@@ -32,15 +45,22 @@ def run(words: str, home: Path) -> None:
     assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
-def test_files_of_the_readmes_tree_exist() -> None:
-    tree = README.split("## Where things are")[1].split("## Read on")[0]
-    folder, root = CHECKOUT, CHECKOUT
-    for line in filter(None, tree.splitlines()):
-        indent, names = (len(line) - len(line.lstrip())) // 2, re.findall(r"[\w./]+\.py|[\w./]+\.md|[\w/]+/(?= )", line)
-        for name in names:
-            if name.endswith("/") and indent == 2:
-                folder = root / name
-            assert ((folder if indent > 2 else root) / name).exists(), name
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_files_and_folders_of_a_map_exist(page: str) -> None:
+    named = re.findall(r"`((?:pipeline|train|tools|tests|docs)/[\w./]*)`", (CHECKOUT / page).read_text())
+    assert len(named) > 10
+    assert not [name for name in named if not (CHECKOUT / name).exists()]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) < 180
+
+
+@pytest.mark.slow
+def test_make_docs_builds_the_site(tmp_path: Path) -> None:
+    run(f"make -o {sys.prefix}/.ready docs VENV={sys.prefix}", copied(tmp_path))
+    reference = (tmp_path / "checkout/build/site/docs/reference.html").read_text()
+    assert 'id="res3d_video.pipeline.loader.ClipLoader"' in reference
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -53,8 +73,9 @@ def test_links_of_a_page_lead_to_files_and_headings_that_exist(page: Path) -> No
         assert not anchor or anchor in anchors(target), f"{name_of(page)}: {link}#{anchor}"
 
 
-def test_the_index_of_docs_names_every_page_there() -> None:
-    index = CHECKOUT / "docs/README.md"
+@pytest.mark.parametrize("folder", ["docs", "docs/benchmarks", "docs/decisions"])
+def test_the_index_of_a_folder_names_every_page_there(folder: str) -> None:
+    index = CHECKOUT / folder / "README.md"
     linked = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)#]+)[^)]*\)", index.read_text())}
     assert not [name_of(page) for page in index.parent.glob("*.md") if page != index and page not in linked]
 
