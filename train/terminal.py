@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import signal
 import sys
 import tempfile
@@ -62,6 +63,24 @@ class Interrupted(click.ClickException):
 
 
 @contextmanager
+def usage_in_one_line() -> Iterator[None]:
+    """What click refuses, in the style of our own errors.
+
+    Raises:
+        WrongUsage: The block raised another click.UsageError.
+    """
+    try:
+        yield
+    except (WrongUsage, click.exceptions.NoArgsIsHelpError):
+        raise
+    except click.UsageError as error:
+        said = re.sub(r"\.? \(?Did you mean ([^?]*)\?\)?", r" (did you mean \1?)", error.format_message())
+        text = f"{said[:1].lower()}{said[1:]}".removesuffix(".")
+        how = f"; {error.ctx.command_path} --help lists what there is" if error.ctx else ""
+        raise WrongUsage(text + how, error.ctx) from error
+
+
+@contextmanager
 def no_interrupts() -> Iterator[None]:
     """Ctrl-C waits until the block ends. Processes that begin in it never get it: this one decides when they end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -113,7 +132,8 @@ class Command(click.Command):
         """
         interrupts_raise()
         try:
-            return super().invoke(ctx)
+            with usage_in_one_line():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted(self.go_on) from None
         except UserError as error:
@@ -122,6 +142,11 @@ class Command(click.Command):
             if error.errno not in OF_THE_MACHINE and not is_missing_argument(error, ctx):
                 raise
             raise Failed(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options."""
+        with usage_in_one_line():
+            return super().make_context(*args, **kwargs)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run it as the process's command, or in a test."""
@@ -153,6 +178,16 @@ class Group(click.Group):
     """Several commands in one."""
 
     command_class = Command
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options of the group itself."""
+        with usage_in_one_line():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run one of the commands."""
+        with usage_in_one_line():
+            return super().invoke(ctx)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run one of them as the process's command, or in a test."""
@@ -272,6 +307,6 @@ def extra_needed(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("pipeline", "train", "tools"):
+        if (error.name or "").split(".")[0] == "res3d_video":
             raise
         raise Failed(f"{error.name} is not installed; pip install -e '.[{extra}]'") from None

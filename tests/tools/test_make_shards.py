@@ -122,7 +122,7 @@ def test_h264_shards_are_made_and_checked_by_the_same_commands(ucf_raw: Path, tm
         (["ucf101", "--codec", "h264", "--gop", "1"], "gop_size: 1 is not possible; choose 2 to 250"),
         (["ucf101", "--codec", "av1"], "'av1' is not one of 'filmstrip', 'h264'"),
         (["ucf101", "--workers", "0"], "0 is not in the range"),
-        (["imagenet"], "No such command 'imagenet'"),
+        (["imagenet"], "no such command 'imagenet'; "),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(ucf_raw: Path, tmp_path: Path, words: list[str], said: str) -> None:

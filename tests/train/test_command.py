@@ -131,3 +131,16 @@ def test_commands_that_read_folders_only_say_how_to_bring_shards() -> None:
 def test_the_hint_for_a_folder_of_ones_own_has_its_name() -> None:
     assert missing(Path("a/b")).endswith("make_shards.py folder --raw VIDEOS --out a/b")
     assert missing(Path("shards/folder")).endswith("make_shards.py folder --raw VIDEOS --out shards/folder")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--dta", "x"], r"error: no such option '--dta' \(did you mean [^?]*'--data'[^?]*\?\); main --help lists .*"),
+        ([], "error: missing option '--data'; main --help lists what there is"),
+    ],
+)
+def test_what_click_refuses_is_one_line_like_our_own_errors(words: list[str], line: str) -> None:
+    done = CliRunner().invoke(train, words)
+    assert done.exit_code == 2
+    assert re.fullmatch(line, done.output.strip())
