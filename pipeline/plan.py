@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from res3d_video.pipeline.clip import ClipSpec, num_starts, uniform_starts
-from res3d_video.pipeline.draws import below, compact, window_order
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.rng import compact, random_below, window_order
 
 ORDER_STREAM, DRAW_STREAM = 0, 1  # two independent Philox streams under one (seed, epoch)
 WORDS_PER_POSITION = 4  # 64-bit words that one Philox step gives: start, top, left; flip and label share the last
@@ -64,7 +64,7 @@ class Plan(Protocol):
     spec: ClipSpec
     stored_spec: ClipSpec
     global_batch_size: int
-    start_step: int
+    start_multiple: int
 
     @property
     def num_steps(self) -> int | None:
@@ -150,7 +150,7 @@ class TrainPlan:
         flip: Mirror half of the clips.
         shuffle_window: None shuffles all samples; W shuffles the tars and then the samples within each W of them, for
             disks that read better in sequence.
-        start_step: Clips begin at multiples of so many stored frames; the GOP's size begins all at keyframes.
+        start_multiple: Clips begin at multiples of so many stored frames; the GOP's size begins all at keyframes.
     """
 
     num_steps = None
@@ -165,12 +165,12 @@ class TrainPlan:
         seed: int,
         flip: bool = True,
         shuffle_window: int | None = None,
-        start_step: int = 1,
+        start_multiple: int = 1,
     ) -> None:
         if not len(samples):
             raise UserError(f"{index.name}: no sample to train on; choose another split")
-        if start_step < 1:
-            raise UserError(f"start_step: {start_step} is not possible; choose at least 1 frame")
+        if start_multiple < 1:
+            raise UserError(f"start_multiple: {start_multiple} is not possible; choose at least 1 frame")
         if global_batch_size < 1:
             raise UserError(f"global_batch_size: {global_batch_size} is not possible; choose at least 1")
         if not 0 <= seed < 2**63:
@@ -182,7 +182,7 @@ class TrainPlan:
         self.global_batch_size = global_batch_size
         self._samples = compact(np.asarray(samples, np.int64))
         self._seed, self._flip, self._shuffle_window = seed, flip, shuffle_window
-        self.start_step = start_step
+        self.start_multiple = start_multiple
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
         crop_room(index.content[self._samples], spec, stored_size=index.size)  # fails here, not in mid-epoch
 
@@ -196,7 +196,7 @@ class TrainPlan:
         return (
             f"train {self.index.fingerprint} samples={len(self._samples)} {self.spec} seed={self._seed} "
             f"flip={self._flip} window={self._shuffle_window}"
-            + (f" start_step={self.start_step}" if self.start_step > 1 else "")
+            + (f" start_multiple={self.start_multiple}" if self.start_multiple > 1 else "")
         )
 
     def batch(self, step: int) -> PlannedClips:
@@ -213,10 +213,10 @@ class TrainPlan:
         return PlannedClips(
             position=position,
             sample=sample,
-            start=below(words[:, 0], -(-starts // self.start_step)) * self.start_step,
+            start=random_below(words[:, 0], -(-starts // self.start_multiple)) * self.start_multiple,
             view=np.zeros_like(position),
-            top=below(words[:, 1], down),
-            left=below(words[:, 2], sideways),
+            top=random_below(words[:, 1], down),
+            left=random_below(words[:, 2], sideways),
             flip=(words[:, 3] >> np.uint64(63)).astype(bool) & self._flip,
             weight=np.ones(len(position), np.float32),
             label_draw=words[:, 3] << np.uint64(32),
@@ -266,13 +266,13 @@ def drawn_labels(index: ShardIndex, clips: PlannedClips) -> np.ndarray:
     The draw is the position's, so it is the same on every rank and in every run, also where another sample takes the
     place of a damaged one.
     """
-    return index.label_at(clips.sample, below(clips.label_draw, index.num_labels(clips.sample)))
+    return index.label_at(clips.sample, random_below(clips.label_draw, index.num_labels(clips.sample)))
 
 
 class EvalPlan:
     """Every sample once, as `num_views` evenly spaced, centre-cropped clips; the last batch is padded with weight 0."""
 
-    start_step = 1
+    start_multiple = 1
 
     def __init__(
         self,

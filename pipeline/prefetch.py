@@ -205,14 +205,14 @@ class Prefetcher:
 
     def _decode_from(self, first: int) -> Iterator[DecodedBatch]:
         """Batches from a step on; the pipelines take turns."""
-        lanes = [
-            Lane(self._plan, self._reader, self._engine, first + i, self._settings)
+        workers = [
+            DaliWorker(self._plan, self._reader, self._engine, first + i, self._settings)
             for i in range(self._engine.num_pipelines)
         ]
         stream = torch.cuda.Stream(self._gpu) if self._gpu is not None else None
         try:
-            for lane in itertools.cycle(lanes):
-                made = self._made(*lane.take(stream), stream)
+            for worker in itertools.cycle(workers):
+                made = self._made(*worker.take(stream), stream)
                 if made is None:
                     return
                 yield made
@@ -223,8 +223,8 @@ class Prefetcher:
             if stream is not None:
                 with suppress(RuntimeError):  # what broke the GPU is on its way to the caller
                     stream.synchronize()  # sync, once: DALI reads inputs until then
-            for lane in lanes:
-                lane.close()
+            for worker in workers:
+                worker.close()
 
     def _made(self, read: ReadStep, inputs: Any, clips: Any, stream: Any) -> DecodedBatch | None:
         """A batch with its labels and weights, on a GPU copied into a buffer; None when the loader is closed."""
@@ -262,10 +262,10 @@ def to_gpu(slot: Slot, clips: Any, labels: Tensor, weights: Tensor, *, stream: A
     return slot.clips, labels, weights
 
 
-class Lane:
+class DaliWorker:
     """One graph and its share of the steps: from `first` on, every so many as the engine has graphs.
 
-    DALI is at work from the beginning, so that the lanes of a loader work all the time, not only in their turn.
+    DALI is at work from the beginning, so that the workers of a loader work all the time, not only in their turn.
     """
 
     def __init__(
@@ -287,7 +287,7 @@ class Lane:
         self._is_due = False  # whether DALI gets another batch before one is taken
 
     def take(self, stream: Any) -> tuple[ReadStep, Any, Any]:
-        """The lane's next batch: what was read, the inputs made of it, its clips; StopIteration at the end.
+        """The worker's next batch: what was read, the inputs made of it, its clips; StopIteration at the end.
 
         Args:
             stream: CUDA stream that DALI's tensor is ready on, so that the host does not wait for the GPU.
@@ -312,7 +312,7 @@ class Lane:
         self._pipe = None
 
     def _read_next(self) -> bool:
-        """Read the lane's next step and feed it to the pipeline; False at the end."""
+        """Read the worker's next step and feed it to the pipeline; False at the end."""
         step = next(self._steps, None)
         if step is None:
             return False

@@ -31,7 +31,7 @@ DEVICES = [
 class GridPlan:
     """A plan of clips that a test names: (sample, start, top, left, flip)."""
 
-    start_step = 1
+    start_multiple = 1
 
     def __init__(self, index: ShardIndex, spec: ClipSpec, clips: list[tuple], *, batch_size: int) -> None:
         self.index, self.spec = index, spec

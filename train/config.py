@@ -166,7 +166,7 @@ def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
         seed=config.seed,
         flip=config.flip,
         shuffle_window=config.shuffle_window,
-        start_step=index.gop_size if config.snap_to_keyframe else 1,
+        start_multiple=index.gop_size if config.snap_to_keyframe else 1,
     )
 
 

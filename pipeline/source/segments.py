@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 
 from res3d_video.pipeline.clip import ClipSpec, uniform_starts
-from res3d_video.pipeline.draws import below
+from res3d_video.pipeline.rng import random_below
 
 UNKNOWN_FPS = 25.0  # where a container states no rate
 
@@ -42,7 +42,7 @@ def random_segments(name: str, *, count: int, length: int, video_frames: int, se
     digest = np.frombuffer(hashlib.sha256(f"{seed}:{name}".encode()).digest(), "<u8")
     words = np.random.Philox(key=digest[:2]).random_raw(min(count, places))
     chosen: list[int] = []
-    for place in below(words, places - np.arange(len(words))).tolist():  # among the places that are left
+    for place in random_below(words, places - np.arange(len(words))).tolist():  # among the places that are left
         for taken in chosen:
             place += place >= taken
         bisect.insort(chosen, place)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from res3d_video.pipeline.clip import ClipSpec
-from res3d_video.pipeline.draws import window_order
 from res3d_video.pipeline.index import LabelLists, ShardIndex
 from res3d_video.pipeline.plan import EvalPlan, PlannedClips, TrainPlan, crop_room, drawn_labels, rank_rows
+from res3d_video.pipeline.rng import window_order
 
 
 def fake_index(num_samples: int = 50, *, num_tars: int = 7, frame_step: int = 1) -> SimpleNamespace:
@@ -116,17 +116,17 @@ def test_flips_can_be_switched_off_and_nothing_else_changes() -> None:
         assert np.array_equal(getattr(with_flips.batch(0), name), getattr(without.batch(0), name))
 
 
-@pytest.mark.parametrize("start_step", [4, 8, 16])
-def test_snapped_starts_are_the_multiples_that_leave_room_and_all_of_them_come(start_step: int) -> None:
-    snapped, free = train_plan(start_step=start_step), train_plan()
+@pytest.mark.parametrize("start_multiple", [4, 8, 16])
+def test_snapped_starts_are_the_multiples_that_leave_room_and_all_of_them_come(start_multiple: int) -> None:
+    snapped, free = train_plan(start_multiple=start_multiple), train_plan()
     clips, plain = stream(snapped, 4000), stream(free, 4000)
     room = {s: max(int(length) - ClipSpec().span + 1, 1) for s, length in enumerate(snapped.index.num_frames)}
     for sample in range(50):
-        assert {c[2] for c in clips if c[1] == sample} == set(range(0, room[sample], start_step))
+        assert {c[2] for c in clips if c[1] == sample} == set(range(0, room[sample], start_multiple))
     assert [(c[0], c[1], *c[3:]) for c in clips] == [(c[0], c[1], *c[3:]) for c in plain], "only starts change"
     assert snapped.identity != free.identity
-    with pytest.raises(ValueError, match="start_step: 0 is not possible"):
-        train_plan(start_step=0)
+    with pytest.raises(ValueError, match="start_multiple: 0 is not possible"):
+        train_plan(start_multiple=0)
 
 
 def test_a_window_reads_its_tars_before_the_next_window_s() -> None:

@@ -178,7 +178,7 @@ def run_peers(settings: Settings, index: ShardIndex, *, names: str, cache: Path 
             loader=settings.loader,
             files=files_folder(cache or Path(scratch), index),
             num_workers=settings.num_cpus,
-            start_step=settings.start_step,
+            start_multiple=settings.start_multiple,
         )
         order = Order(settings.batches, settings.seconds, warmup_batches=0)
         return compare(config, order, names=names, repeats=settings.repeats, quiet=quiet)
@@ -198,7 +198,7 @@ def describe(settings: Settings, index: ShardIndex) -> str:
     clip, model = settings.clip, settings.model
     step = "loader only" if settings.step is None else f"{model.name} of width {model.width}"
     stored = NAMES[index.codec] + (f" of GOP {index.gop_size}" if index.codec == "h264" else "")
-    snapped = ", begun at keyframes" if settings.start_step > 1 else ""
+    snapped = ", begun at keyframes" if settings.start_multiple > 1 else ""
     return (
         f"{clip.num_frames}×{clip.crop_size}×{clip.crop_size} clips at stride {clip.frame_stride}{snapped}, out of "
         f"{stored}, batches of "
@@ -260,7 +260,7 @@ def settings_of(index: ShardIndex, *, with_peers: bool, say: Callable[[str], obj
             cold=options["cold"],
             soak_minutes=options["soak_minutes"],
             profile_dir=options["profile_dir"],
-            start_step=start_step_of(index, snapped=options["snap_to_keyframe"]),
+            start_multiple=start_step_of(index, snapped=options["snap_to_keyframe"]),
         )
 
 

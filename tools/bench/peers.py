@@ -48,7 +48,7 @@ class PeerConfig:
         loader: Settings of our loader.
         files: Folder of the H.264 files that peers read.
         num_workers: Threads or processes of a peer.
-        start_step: Clips begin at multiples of this number of stored frames.
+        start_multiple: Clips begin at multiples of this number of stored frames.
     """
 
     data_dir: Path
@@ -60,7 +60,7 @@ class PeerConfig:
     loader: LoaderSettings
     files: Path
     num_workers: int
-    start_step: int = 1
+    start_multiple: int = 1
 
     @property
     def on_gpu(self) -> bool:
@@ -79,7 +79,7 @@ class PeerConfig:
             self.spec,
             global_batch_size=self.batch_size,
             seed=self.seed,
-            start_step=self.start_step,
+            start_multiple=self.start_multiple,
         )
 
 

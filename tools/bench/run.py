@@ -45,7 +45,7 @@ class Settings:
         soak_minutes: 0 for none.
         profile_dir: For traces and a table of kernels; None for none.
         soak_window_s: Of the soak's windows.
-        start_step: Clips begin at multiples of so many stored frames; the GOP's size snaps them to keyframes.
+        start_multiple: Clips begin at multiples of so many stored frames; the GOP's size snaps them to keyframes.
     """
 
     data: Path
@@ -65,7 +65,7 @@ class Settings:
     soak_minutes: float = 0.0
     soak_window_s: float = WINDOW_S
     profile_dir: Path | None = None
-    start_step: int = 1
+    start_multiple: int = 1
 
     def plan(self, index: ShardIndex) -> TrainPlan:
         """Random starts, crops and flips, without end."""
@@ -75,7 +75,7 @@ class Settings:
             self.clip,
             global_batch_size=self.batch_size,
             seed=self.seed,
-            start_step=self.start_step,
+            start_multiple=self.start_multiple,
         )
 
 

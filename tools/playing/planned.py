@@ -43,7 +43,7 @@ class Taken:
 class ChosenPlan:
     """A plan of one step that holds just some planned clips."""
 
-    start_step = 1
+    start_multiple = 1
     num_steps = 1
 
     def __init__(self, index: ShardIndex, spec: ClipSpec, clips: PlannedClips) -> None:

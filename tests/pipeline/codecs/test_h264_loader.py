@@ -170,16 +170,18 @@ def test_the_work_counts_packets_and_what_is_decoded_in_vain(numbered_h264: Shar
 
 def test_clips_that_begin_at_keyframes_waste_less(numbered_h264: ShardIndex) -> None:
     waste = {}
-    for start_step in (1, numbered_h264.gop_size):
+    for start_multiple in (1, numbered_h264.gop_size):
         samples = numbered_h264.samples_of("1", "train")
-        plan = TrainPlan(numbered_h264, samples, ClipSpec(8, 1), global_batch_size=20, seed=0, start_step=start_step)
+        plan = TrainPlan(
+            numbered_h264, samples, ClipSpec(8, 1), global_batch_size=20, seed=0, start_multiple=start_multiple
+        )
         with ClipLoader(numbered_h264, plan) as loader:
             for batch in itertools.islice(loader, 5):
-                assert np.all(batch.starts % start_step == 0)
+                assert np.all(batch.starts % start_multiple == 0)
                 assert np.array_equal(
                     batch.clips.numpy(), oracle_clips(numbered_h264, plan.batch(batch.step), plan.spec)
                 )
-            waste[start_step] = loader.work.decoded_to_used
+            waste[start_multiple] = loader.work.decoded_to_used
     assert waste[numbered_h264.gop_size] <= 1 < waste[1], "a segment shorter than the clip repeats its last frame"
 
 
@@ -187,7 +189,7 @@ def test_stand_ins_begin_at_keyframes_too(numbered_h264: ShardIndex, tmp_path: P
     bad = sample_of_length(numbered_h264, 505)
     index = damaged_copy(numbered_h264, tmp_path / "data", bad, fix_checksum=False)
     samples = index.samples_of("1", "train")
-    plan = TrainPlan(index, samples, ClipSpec(4, 2), global_batch_size=20, seed=0, start_step=8)
+    plan = TrainPlan(index, samples, ClipSpec(4, 2), global_batch_size=20, seed=0, start_multiple=8)
     with ClipLoader(index, plan) as loader:
         batches = take(loader, 4)
         assert loader.num_replaced > 0

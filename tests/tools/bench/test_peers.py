@@ -195,7 +195,7 @@ def test_short_videos_repeat_their_last_frame(files: dict[str, PeerConfig], name
 
 
 def test_snapped_to_keyframes_clips_begin_there(files: dict[str, PeerConfig]) -> None:
-    config = replace(files["h264"], start_step=8)
+    config = replace(files["h264"], start_multiple=8)
     starts = [request.frames[0] for step in range(4) for request in requests(config, config.plan(), step)]
     assert {start % 8 for start in starts} == {0}
     shows_the_plan(PEERS["PyAV threads"], config)

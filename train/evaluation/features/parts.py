@@ -38,7 +38,7 @@ class PartsPlan:
         plans: Of one index, clip and batch size.
     """
 
-    start_step = 1
+    start_multiple = 1
 
     def __init__(self, plans: Sequence[FinitePlan]) -> None:
         self.index, self.spec, self.stored_spec = plans[0].index, plans[0].spec, plans[0].stored_spec

@@ -36,7 +36,7 @@ class WindowPlan:
         ValueError: The shards dropped frames that the clips begin with.
     """
 
-    start_step = 1
+    start_multiple = 1
 
     def __init__(
         self, index: ShardIndex, samples: np.ndarray, starts: np.ndarray, spec: ClipSpec, *, global_batch_size: int

@@ -3,10 +3,10 @@
 import numpy as np
 
 
-def below(words: np.ndarray, bound: np.ndarray) -> np.ndarray:
+def random_below(words: np.ndarray, bound: np.ndarray) -> np.ndarray:
     """Random words uint64 [B] to integers in [0, bound), by their upper 32 bits; bound < 2**31.
 
-    >>> below(np.array([0, 2**63, 2**64 - 1], np.uint64), np.array([10, 10, 10]))
+    >>> random_below(np.array([0, 2**63, 2**64 - 1], np.uint64), np.array([10, 10, 10]))
     array([0, 5, 9])
     """
     return ((words >> np.uint64(32)) * bound.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
