@@ -170,18 +170,16 @@ def test_the_work_counts_packets_and_what_is_decoded_in_vain(numbered_h264: Shar
 
 def test_clips_that_begin_at_keyframes_waste_less(numbered_h264: ShardIndex) -> None:
     waste = {}
-    for start_multiple in (1, numbered_h264.gop_size):
+    for multiple in (1, numbered_h264.gop_size):
         samples = numbered_h264.samples_of("1", "train")
-        plan = TrainPlan(
-            numbered_h264, samples, ClipSpec(8, 1), global_batch_size=20, seed=0, start_multiple=start_multiple
-        )
+        plan = TrainPlan(numbered_h264, samples, ClipSpec(8, 1), global_batch_size=20, seed=0, start_multiple=multiple)
         with ClipLoader(numbered_h264, plan) as loader:
             for batch in itertools.islice(loader, 5):
-                assert np.all(batch.starts % start_multiple == 0)
+                assert np.all(batch.starts % multiple == 0)
                 assert np.array_equal(
                     batch.clips.numpy(), oracle_clips(numbered_h264, plan.batch(batch.step), plan.spec)
                 )
-            waste[start_multiple] = loader.work.decoded_to_used
+            waste[multiple] = loader.work.decoded_to_used
     assert waste[numbered_h264.gop_size] <= 1 < waste[1], "a segment shorter than the clip repeats its last frame"
 
 
