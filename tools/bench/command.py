@@ -43,7 +43,7 @@ from res3d_video.train.terminal import Failed, WrongUsage, progress, save_json, 
 
 TUNING_SECONDS, TUNING_REPEATS = 1.0, 3
 TUNING_TURN = Order(None, TUNING_SECONDS, warmup_batches=0)
-PACKAGES = ("torch", *itertools.chain.from_iterable(DECODERS.values()), "webdataset", "numpy")
+PACKAGES = ("torch", *itertools.chain.from_iterable(DECODERS.values()), "numpy")
 DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets a net that it can train
     "cuda": {"model": "res3d18", "width": 64, "batch_size": 256, "seconds": 10.0},
     "cpu": {"model": "res3d10", "width": 16, "batch_size": 16, "seconds": 5.0},

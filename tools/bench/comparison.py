@@ -93,7 +93,7 @@ class Comparison:
         ours: Our loader, an engine a row; the first is what others are compared to.
         peers: Those that ran to the end.
         absent: Name -> why it has no row.
-        psnr: Name -> the lowest PSNR of its first clips against ours, dB; only of those that follow the plan.
+        psnr: Name -> the lowest PSNR of its first clips against ours, dB.
         read: What the peers read, for people.
     """
 
@@ -215,7 +215,7 @@ def compare(config: PeerConfig, order: Order, *, names: str, repeats: int, quiet
                 with noting_failure(name, child, found):
                     clips = child.receive(timeout_s=ANSWER_TIMEOUT_S)
                     expected = clips if expected is None else expected
-                    if peer.in_order and name not in OURS:
+                    if name not in OURS:
                         found.psnr[name] = checked_psnr(expected, clips)
                     rows[name], processes[name] = row_of(name, peer, config), child
                 tell(len(rows), len(candidates), name)

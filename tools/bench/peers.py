@@ -8,7 +8,7 @@ import io
 import itertools
 import os
 import tarfile
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +20,6 @@ from typing import Any
 import av
 import numpy as np
 import torch
-import webdataset
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -34,7 +33,6 @@ from res3d_video.tools.bench.machine import installed
 from res3d_video.tools.bench.measure import BatchSource, BenchError
 
 BATCHES_AHEAD = 2  # of a pool of threads, and of each process of a DataLoader: torch's default
-SHUFFLE_BUFFER = 256  # compressed samples, some 50 kB each, in each process of webdataset
 GOP, CRF, FPS = 8, 20, 25  # of encoded copies; stored files keep theirs
 
 
@@ -65,11 +63,6 @@ class PeerConfig:
     @property
     def on_gpu(self) -> bool:
         return torch.device(self.device).type == "cuda"
-
-    @property
-    def tar(self) -> Path:
-        """All the H.264 files in one WebDataset tar."""
-        return self.files / "all.tar"
 
     def plan(self) -> TrainPlan:
         """Random starts, crops and flips, without end."""
@@ -213,15 +206,6 @@ def read_torchcodec(request: ClipRequest, device: str = "cpu") -> Tensor:
     return frames
 
 
-def read_decord(request: ClipRequest) -> Tensor:
-    """decord2, on the CPU; it scans the file when it opens it."""
-    from decord import VideoReader
-
-    height, width = request.size or (-1, -1)
-    video = VideoReader(str(request.path), num_threads=1, height=height, width=width)
-    return torch.from_numpy(video.get_batch(request.frames).asnumpy())
-
-
 def read_spdl(request: ClipRequest) -> Tensor:
     """SPDL; its filter drops the frames between the wanted ones before it converts to RGB."""
     import spdl.io
@@ -320,22 +304,6 @@ def pyav_batches(config: PeerConfig, worker: int) -> Iterator[Tensor]:
         yield torch.stack([request.cut(read_pyav(request)) for request in requests(config, plan, step)])
 
 
-def webdataset_batches(config: PeerConfig, worker: int) -> Iterator[Tensor]:
-    """webdataset goes through the tar and says which sample comes next; the plan says where its clip lies."""
-    plan, steps = config.plan(), itertools.count(worker, config.num_workers)
-    planned: dict[str, deque[ClipRequest]] = defaultdict(deque)
-
-    def clip(parts: dict[str, Any]) -> Tensor:
-        while not planned[parts["__key__"]]:
-            for request in requests(config, plan, next(steps)):
-                planned[request.path.stem].append(request)
-        request = planned[parts["__key__"]].popleft()
-        return request.cut(read_pyav(request, io.BytesIO(parts["mp4"])))
-
-    samples = webdataset.WebDataset(str(config.tar), resampled=True, shardshuffle=False).shuffle(SHUFFLE_BUFFER)
-    return iter(samples.map(clip).batched(config.batch_size, collation_fn=torch.stack, partial=False))
-
-
 def spdl_pipeline(config: PeerConfig) -> Generator[Tensor]:
     """SPDL's own pipeline: clips are read in its threads, in order, and joined to batches."""
     from spdl.pipeline import PipelineBuilder
@@ -415,7 +383,6 @@ DECODERS = {  # decoder, for people -> packages of PyPI, one of which has it
     "simplejpeg": ("simplejpeg",),
     "PyAV": ("av",),
     "SPDL": ("spdl",),
-    "decord2": ("decord2",),
     "torchcodec": ("torchcodec",),
 }
 
@@ -428,7 +395,6 @@ class Peer:
         source: Gives endless batches [N, 3, T, H, W], the mean subtracted, for a `PeerConfig`; importable by name.
         decoder: A key of `DECODERS`.
         workers: What its workers are.
-        in_order: Whether its batches are those of the plan, in the plan's order.
         needs_gpu: Whether it decodes H.264 on a GPU only.
         num_decoded: Frames decoded for one clip; None where the library does not say.
     """
@@ -436,7 +402,6 @@ class Peer:
     source: BatchSource
     decoder: str
     workers: str = "threads"
-    in_order: bool = True
     needs_gpu: bool = False
     num_decoded: Callable[[ClipRequest], int] | None = None
 
@@ -458,16 +423,8 @@ OURS = {
 PEERS = {
     "SPDL": Peer(spdl_pipeline, "SPDL"),
     "torchcodec": Peer(partial(in_threads, read=read_torchcodec), "torchcodec"),
-    "decord2": Peer(partial(in_threads, read=read_decord), "decord2"),
     "PyAV threads": Peer(partial(in_threads, read=read_pyav), "PyAV", num_decoded=pyav_decoded),
     "PyAV DataLoader": Peer(partial(in_processes, batches=pyav_batches), "PyAV", "processes", num_decoded=pyav_decoded),
-    "webdataset": Peer(
-        partial(in_processes, batches=webdataset_batches),
-        "PyAV",
-        "processes",
-        in_order=False,
-        num_decoded=pyav_decoded,
-    ),
     "torchcodec CUDA": Peer(torchcodec_cuda, "torchcodec", needs_gpu=True),
     "DALI video": Peer(dali_video, "DALI", needs_gpu=True),
 }
@@ -510,7 +467,7 @@ def files_note(index: ShardIndex) -> str:
 
 
 def make_files(config: PeerConfig, *, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Make the H.264 files that are not there yet, and the tar of all.
+    """Make the H.264 files that are not there yet.
 
     Raises:
         BenchError: A sample or a tar is damaged.
@@ -533,9 +490,6 @@ def make_files(config: PeerConfig, *, report: Callable[[int, int], None] = lambd
                 report(done, len(absent))
         finally:
             pool.shutdown(cancel_futures=True)
-    with whole_file(config.tar) as unfinished, webdataset.TarWriter(str(unfinished), encoder=False, mtime=0) as tar:
-        for path in paths.values():
-            tar.write({"__key__": path.stem, "mp4": path.read_bytes()})
 
 
 def take_out(index: ShardIndex, samples: list[int], folder: Path) -> None:
