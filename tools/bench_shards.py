@@ -33,8 +33,7 @@ from res3d_video.pipeline.datasets import Listing, VideoRecord
 from res3d_video.pipeline.datasets.listing import find_videos
 from res3d_video.pipeline.source.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, stretched
 from res3d_video.tools.bench.machine import machine, machine_lines, table
-from res3d_video.tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil
-from res3d_video.tools.bench.process import pick_cores, pinned
+from res3d_video.tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil, pick_cores, pinned
 from res3d_video.train.bounds import COUNT, THREADS
 from res3d_video.train.terminal import JSON_FILE, QUIET, Command, progress, save_json
 

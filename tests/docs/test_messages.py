@@ -18,7 +18,7 @@ OURS = {
 LEFT_OUT = {
     ("pipeline/codecs/h264.py", "x264 gave it parameter sets of its own"): "a fault of x264 that was never seen",
     ("tools/bench/comparison.py", ""): "of ways to read clips that are not ours; a line below the table, not an end",
-    ("tools/bench/process.py", ""): "likewise",
+    ("tools/bench/measure.py", ""): "likewise",
     ("tools/bench/peers.py", "torchcodec decodes"): "likewise",
     ("tools/bench/peers.py", f"{GAP}: frame"): "likewise",
     ("tools/figures/", "cost: "): "of callers in Python; the command cannot cause it",

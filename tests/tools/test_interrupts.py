@@ -29,7 +29,7 @@ COMMANDS = sorted(
 CHILD = """
 import time
 import click
-from res3d_video.tools.bench.process import Child
+from res3d_video.tools.bench.measure import Child
 from res3d_video.train.terminal import Command
 
 def serve(connection):

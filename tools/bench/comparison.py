@@ -17,6 +17,7 @@ from res3d_video.tools.bench.machine import markdown, table
 from res3d_video.tools.bench.measure import (
     BatchSource,
     BenchError,
+    Child,
     Measurement,
     Order,
     ProcessTree,
@@ -35,7 +36,6 @@ from res3d_video.tools.bench.peers import (
     peers_named,
     requests,
 )
-from res3d_video.tools.bench.process import Child
 from res3d_video.train.terminal import progress
 
 MIN_PSNR_DB = 25.0  # two lossy codecs apart; another frame of a moving scene is below it

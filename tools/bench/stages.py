@@ -30,10 +30,8 @@ from res3d_video.pipeline.typed_json import read_json
 from res3d_video.tools.bench.gpu import GpuMeter, gpu_uuid
 from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC
 from res3d_video.tools.bench.machine import machine
-from res3d_video.tools.bench.measure import BenchError, Order, Spread
-from res3d_video.tools.bench.process import Child
-from res3d_video.tools.bench.profiling import profile_steps
-from res3d_video.tools.bench.run import FIRST_STEPS, PROFILED_STEPS, Settings, open_lanes
+from res3d_video.tools.bench.measure import BenchError, Child, Order, Spread
+from res3d_video.tools.bench.run import FIRST_STEPS, PROFILED_STEPS, Settings, open_lanes, profile_steps
 from res3d_video.tools.make_demo_videos import demo_videos
 from res3d_video.tools.numbered import read_numbers, write_numbered_video
 from res3d_video.train.models import ModelConfig

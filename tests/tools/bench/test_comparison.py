@@ -18,7 +18,7 @@ from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import LoaderSettings
 from res3d_video.tools.bench import comparison as module
-from res3d_video.tools.bench import process
+from res3d_video.tools.bench import measure as measure_module
 from res3d_video.tools.bench.comparison import (
     MAX_PSNR_DB,
     Comparison,
@@ -30,9 +30,8 @@ from res3d_video.tools.bench.comparison import (
     warmed,
 )
 from res3d_video.tools.bench.lanes import loader_cost
-from res3d_video.tools.bench.measure import BenchError, Measurement, Order
+from res3d_video.tools.bench.measure import BenchError, Child, Measurement, Order
 from res3d_video.tools.bench.peers import OURS, PEERS, Peer, PeerConfig, make_files, our_loader
-from res3d_video.tools.bench.process import Child
 from tests.schemas import check_schema
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
@@ -152,7 +151,7 @@ def test_an_error_becomes_one_line(text: str) -> None:
 
 
 def test_a_process_that_says_nothing_or_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(measure_module, "CLOSE_TIMEOUT_S", 0.1)
     with Child("silent", says_nothing) as child, pytest.raises(BenchError, match="no answer for 0 seconds"):
         child.receive(timeout_s=0.2)
     with Child("dead", dies) as child, pytest.raises(BenchError, match="its process ended with exit code 3"):

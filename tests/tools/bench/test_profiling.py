@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from res3d_video.tools.bench.profiling import Kernel, Profile, compare_kernels, covered, profile_page, profile_steps
+from res3d_video.tools.bench.run import Kernel, Profile, compare_kernels, covered, profile_page, profile_steps
 
 
 def test_the_union_of_intervals_counts_overlap_once() -> None:
