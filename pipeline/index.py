@@ -32,7 +32,7 @@ from res3d_video.pipeline.source.plain_file import open_plain, read_plain
 from res3d_video.pipeline.typed_json import SchemaError
 
 if TYPE_CHECKING:
-    from res3d_video.pipeline.remote.tars import RemoteTars
+    from res3d_video.pipeline.remote import RemoteTars
 
 LARGE_BYTES = 2**23  # of an array that is read by row
 READ_BY_ROW = ("tar", "offset", "first_frame", "frames")

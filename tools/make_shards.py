@@ -27,8 +27,8 @@ from res3d_video.pipeline.codecs import CODECS
 from res3d_video.pipeline.datasets import DATASETS, DatasetError, Listing
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
 from res3d_video.pipeline.index import choices, open_index
-from res3d_video.pipeline.remote.sync import staging_folder
-from res3d_video.pipeline.remote.url import is_url, public_url
+from res3d_video.pipeline.remote_store import is_url, public_url
+from res3d_video.pipeline.sync import staging_folder
 from res3d_video.tools.limit_options import HELP as LIMITS
 from res3d_video.tools.limit_options import limit_options, take_limits
 from res3d_video.tools.machine_options import NAMES as MACHINES

@@ -16,18 +16,16 @@ end_at_ctrl_c(__name__)
 
 import click
 
-from res3d_video.pipeline.remote.settings import BOUNDS
-from res3d_video.pipeline.remote.sync import SyncResult, sync_dataset
-from res3d_video.pipeline.remote.url import public_url
-from res3d_video.train.bounds import Number
-from res3d_video.train.data_options import DATA, to_stderr
+from res3d_video.pipeline.remote_store import public_url
+from res3d_video.pipeline.sync import SyncResult, sync_dataset
+from res3d_video.train.data_options import DATA, REMOTE_TIMEOUT, to_stderr
 from res3d_video.train.terminal import QUIET, Command, print_json, progress
 
 EPILOG = """\b
 Examples:
   python tools/sync_shards.py shards/ucf101 s3://bucket/shards/ucf101
   python tools/sync_shards.py s3://bucket/shards/ucf101 /scratch/ucf101
-  python tools/sync_shards.py gs://one/ucf101 s3://other/ucf101 --read-back --json
+  python tools/sync_shards.py gs://one/ucf101 s3://other/ucf101 --json
 \b
 dataset.json is written last, so nobody reads a dataset that is not whole. After a kill the same command goes on; what
 is there already, by the list in checksums.json, is left alone. Credentials and endpoints are those of the system:
@@ -44,12 +42,7 @@ AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS.
 @click.argument("source", type=DATA)
 @click.argument("destination")
 @click.option("--workers", default=4, type=click.IntRange(1, 256), help="Files in work at a time.")
-@click.option("--read-back", is_flag=True, help="Then read everything at the destination and check it.")
-@click.option(
-    "--scratch", type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for files on their way between two servers.  [default: the system's]",
-)  # fmt: skip
-@click.option("--remote-timeout", default=180.0, type=Number(*BOUNDS["timeout_s"]),
+@click.option("--remote-timeout", default=180.0, type=REMOTE_TIMEOUT,
               help="Seconds that a server may be gone, or too slow.")  # fmt: skip
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
@@ -58,8 +51,6 @@ def main(
     source: Path | str,
     destination: str,
     workers: int,
-    read_back: bool,
-    scratch: Path | None,
     remote_timeout: float,
     quiet: bool,
     as_json: bool,
@@ -70,9 +61,7 @@ def main(
         destination,
         quiet=quiet,
         workers=workers,
-        read_back=read_back,
         timeout_s=remote_timeout,
-        scratch=scratch,
     )
     if as_json:
         print_json({"source": public_url(str(source)), "destination": public_url(destination)} | asdict(result))

@@ -10,10 +10,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from res3d_video.pipeline.datasets import DATASETS
-from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.remote.dataset import open_dataset
-from res3d_video.pipeline.remote.settings import BOUNDS, RemoteSettings, parse_size
-from res3d_video.pipeline.remote.url import is_url, public_url
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.remote import RemoteSettings, open_remote, parse_size
+from res3d_video.pipeline.remote_store import is_url, public_url
 from res3d_video.train.bounds import Number
 from res3d_video.train.terminal import WrongUsage
 
@@ -38,7 +37,7 @@ class Data:
 
     def open(self, *, say: Callable[[str], None] = to_stderr) -> ShardIndex:
         """The dataset; `say` takes lines about its server. Raises ShardError."""
-        return open_dataset(self.place, self.remote, say=say)
+        return open_remote(self.place, self.remote, say=say) if isinstance(self.place, str) else open_index(self.place)
 
     def __str__(self) -> str:
         return public_url(str(self.place))
@@ -122,6 +121,7 @@ class SizeType(click.ParamType):
 DATA = DataType()
 LOCAL_DATA = LocalDataType()
 SIZE = SizeType()
+REMOTE_TIMEOUT = Number(0, 604_800)  # seconds: a week
 
 # fmt: off
 REMOTE_OPTIONS = [
@@ -130,9 +130,9 @@ REMOTE_OPTIONS = [
     click.option("--cache-limit", type=SIZE,
                  help="Of a URL: tars kept there at most, like 50GB; the least recently used give way.  "
                  "[default: the disk]"),
-    click.option("--remote-timeout", default=DEFAULT.timeout_s, type=Number(*BOUNDS["timeout_s"]),
+    click.option("--remote-timeout", default=DEFAULT.timeout_s, type=REMOTE_TIMEOUT,
                  show_default=True, help="Of a URL: seconds that its server may be gone, or too slow."),
-    click.option("--fetch-ahead", default=DEFAULT.fetch_ahead, type=click.IntRange(*BOUNDS["fetch_ahead"]),
+    click.option("--fetch-ahead", default=DEFAULT.fetch_ahead, type=click.IntRange(0, 10**6),
                  show_default=True, help="Of a URL: steps whose tars are fetched before they are needed."),
 ]
 # fmt: on

@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from res3d_video.pipeline.index import ShardError
-from res3d_video.pipeline.remote.dataset import open_dataset
-from res3d_video.pipeline.remote.settings import RemoteSettings
+from res3d_video.pipeline.remote import RemoteSettings, open_remote
 
 TIMEOUT_S, LONG_S = 2.5, 60.0  # the second for ways that end by themselves, whatever else this machine has to do
 BY_THEMSELVES = (", once", "status 40", "status 410", "JSON of", "huge length", "to itself", "to a file")
@@ -273,7 +272,7 @@ def outcome(url: str, cache: Path, folder: Path, *, timeout_s: float) -> dict[st
     said: list[str] = []
     started, found = time.monotonic(), dict[str, Any]()
     try:
-        index = open_dataset(url, RemoteSettings(cache=cache, timeout_s=timeout_s), say=said.append)
+        index = open_remote(url, RemoteSettings(cache=cache, timeout_s=timeout_s), say=said.append)
         found["whole"] = 0
         for number, name in enumerate(index.tars):
             assert index.store is not None

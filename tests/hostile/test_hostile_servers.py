@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from res3d_video.pipeline.remote.sync import sync_dataset
+from res3d_video.pipeline.sync import sync_dataset
 from res3d_video.tools.numbered import write_numbered_video
 from tests.conftest import build_numbered
 from tests.hostile.servers import SECRET, TIMEOUT_S, USER

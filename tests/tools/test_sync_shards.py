@@ -39,7 +39,7 @@ def test_a_dataset_is_copied_checked_and_copied_no_second_time(
     numbered: ShardIndex, s3: S3Server, tmp_path: Path
 ) -> None:
     url = "s3://shards/copied"
-    first = run(sync_shards.main, numbered.data_dir, url, "--read-back", "--json")
+    first = run(sync_shards.main, numbered.data_dir, url, "--json")
     assert first.exit_code == 0, first.output
     told = json.loads(first.stdout)
     check_schema("sync_shards", told)
@@ -99,7 +99,7 @@ def test_commands_keep_the_secrets_of_a_url_to_themselves(numbered: ShardIndex, 
         url = f"http://someone:hunter2@{host}/0?signature=hunter2"
         good = [
             run(check_shards.main, url, "--cache", tmp_path / "cache", "--json"),
-            run(sync_shards.main, url, tmp_path / "copy", "--json", "--read-back"),
+            run(sync_shards.main, url, tmp_path / "copy", "--json"),
             run(bench_loader.main, "--data", url, "--cache", tmp_path / "cache", *BENCH, "--json", tmp_path / "b.json"),
         ]
         server.shutdown()

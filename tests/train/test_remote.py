@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.remote.sync import sync_dataset
+from res3d_video.pipeline.sync import sync_dataset
 from res3d_video.tools import evaluate, extract_features
 from res3d_video.train.checkpoint import load_checkpoint
 from res3d_video.train.evaluation.features.files import read_array

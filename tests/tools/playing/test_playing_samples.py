@@ -11,8 +11,7 @@ from res3d_video.pipeline.build.run import BuildSettings, build_shards
 from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
-from res3d_video.pipeline.remote.dataset import open_dataset
-from res3d_video.pipeline.remote.settings import RemoteSettings
+from res3d_video.pipeline.remote import RemoteSettings, open_remote
 from res3d_video.tools.numbered import write_numbered_video
 from res3d_video.tools.playing.samples import (
     find_sample,
@@ -108,7 +107,7 @@ def test_a_tar_that_is_gone_or_says_nothing_is_named_as_damage(numbered: ShardIn
 
 
 def test_shards_behind_a_url_are_read_the_same_way(numbered: ShardIndex, tmp_path: Path) -> None:
-    index = open_dataset(f"file://{numbered.data_dir}", RemoteSettings(tmp_path / "cache"), say=lambda line: None)
+    index = open_remote(f"file://{numbered.data_dir}", RemoteSettings(tmp_path / "cache"), say=lambda line: None)
     sample = sample_of_length(numbered, 40)
     assert sample_meta(index, sample) == sample_meta(numbered, sample)
     frames = np.array([3, 5])

@@ -1,26 +1,29 @@
 """What is fetched arrives whole, whatever the network does meanwhile; a server that refuses is not asked for ever."""
 
-import builtins
 import hashlib
 import http.server
-import importlib
 import io
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import res3d_video.pipeline.remote.store
+import res3d_video.pipeline.remote_store
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.remote.cache import folder_name, private_folder, write_whole
-from res3d_video.pipeline.remote.dataset import open_dataset
-from res3d_video.pipeline.remote.errors import ContentError, Interrupted, RemoteError
-from res3d_video.pipeline.remote.settings import RemoteSettings, parse_size
-from res3d_video.pipeline.remote.store import RemoteStore, RetryPolicy, reason
-from res3d_video.pipeline.remote.url import is_url, public_url
+from res3d_video.pipeline.remote import RemoteSettings, folder_name, open_remote, parse_size, private_folder
+from res3d_video.pipeline.remote_store import (
+    ContentError,
+    Interrupted,
+    RemoteError,
+    RemoteStore,
+    is_url,
+    public_url,
+    reason,
+)
 from res3d_video.train.data_options import Data
 
 CONTENT = bytes(range(256)) * 40
@@ -49,7 +52,7 @@ class BadLine(RemoteStore):
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that take no time."""
-    monkeypatch.setattr(res3d_video.pipeline.remote.store, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(pipeline.remote_store, "FIRST_PAUSE_S", 0.0)
 
 
 def test_a_download_that_breaks_is_begun_again(impatient: None) -> None:
@@ -58,10 +61,7 @@ def test_a_download_that_breaks_is_begun_again(impatient: None) -> None:
     assert into.getvalue() == CONTENT
     assert sha256 == hashlib.sha256(CONTENT).hexdigest()
     assert store.num_asked == 3
-    assert [line.split(" (")[0] for line in store.said] == [
-        "memory://bad/x: no answer",
-        "memory://bad/x: answers again; going on",
-    ]
+    assert store.said == ["memory://bad/x: no answer (ConnectionResetError: cut off); trying again for up to 0 s"]
 
 
 def test_nothing_is_left_of_a_longer_attempt(impatient: None) -> None:
@@ -79,7 +79,7 @@ def test_only_who_comes_further_than_before_has_more_time(monkeypatch: pytest.Mo
             now_s += timeout or 0
             return False
 
-    monkeypatch.setattr(res3d_video.pipeline.remote.store.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(res3d_video.pipeline.remote_store.time, "monotonic", lambda: now_s)
     store = BadLine(*range(1000, 9000, 100))
     store.download("x", io.BytesIO(), stop=Stop(), at_most=len(CONTENT))
     assert store.num_asked == 81
@@ -109,7 +109,7 @@ def test_a_file_of_another_size_is_refused() -> None:
 @pytest.mark.parametrize(
     ("error", "raised", "words"),
     [
-        (FileNotFoundError("x"), FileNotFoundError, "x"),
+        (FileNotFoundError("x"), FileNotFoundError, "^memory://b/a$"),
         (PermissionError("Forbidden"), RemoteError, r"a: refused \(PermissionError: Forbidden\); look at the cred"),
         (KeyError("a mistake of ours"), KeyError, "a mistake"),
         (ConnectionRefusedError("nobody"), RemoteError, r"a: no answer for 0 s \(ConnectionRefusedError: nobody\)"),
@@ -120,7 +120,7 @@ def test_only_what_may_pass_is_tried_again(error: Exception, raised: type, words
         raise error
 
     with pytest.raises(raised, match=words):
-        RetryPolicy(timeout_s=0, say=print).call(request, what="a", stop=NEVER)
+        RemoteStore("memory://b", timeout_s=0)._ask(request, "a")
 
 
 def test_who_is_told_to_stop_does_not_wait() -> None:
@@ -130,17 +130,12 @@ def test_who_is_told_to_stop_does_not_wait() -> None:
 
     stop = threading.Event()
     with pytest.raises(Interrupted):
-        RetryPolicy(timeout_s=600, say=print).call(request, what="a", stop=stop)
+        RemoteStore("memory://b", timeout_s=600)._ask(request, "a", stop)
 
 
 def test_a_package_that_is_missing_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_gcsfs(name: str) -> object:
-        if name == "gcsfs":
-            raise ImportError(name=name)
-        return builtins.__import__(name)
-
-    monkeypatch.setattr(importlib, "import_module", without_gcsfs)
-    with pytest.raises(RemoteError, match=r'^gs://b: needs the package gcsfs; pip install "res3d-video\[remote\]"$'):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(RemoteError, match="^gs://b: cannot be opened .*gcs.*; .* pip install "):
         RemoteStore("gs://b")
 
 
@@ -160,15 +155,11 @@ def test_sizes_have_the_units_that_people_use() -> None:
     assert [parse_size(text) for text in ("1kB", "1KB", "1KiB", "1k", "2 tb", "0.5MB")] == [
         1000, 1000, 1024, 1000, 2 * 10**12, 500_000,
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="limit_bytes: 0 is not possible; choose 1 to "):
-        RemoteSettings(limit_bytes=0)
 
 
-def test_files_and_folders_of_a_cache_are_private_whatever_the_umask(tmp_path: Path) -> None:
+def test_folders_of_a_cache_are_private_whatever_the_umask(tmp_path: Path) -> None:
     private_folder(tmp_path / "a/b")
-    write_whole(tmp_path / "a/b/c", b"c")
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b", "a/b/c")]
-    assert modes == [0o700, 0o700, 0o600]
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b")] == [0o700, 0o700]
 
 
 @pytest.fixture
@@ -193,24 +184,17 @@ def test_any_web_server_will_do(web: tuple[str, list[str]], numbered: ShardIndex
     pytest.importorskip("aiohttp")
     url, asked = web
     for _ in range(2):
-        index = open_dataset(url, RemoteSettings(cache=tmp_path))
+        index = open_remote(url, RemoteSettings(cache=tmp_path))
         for number, name in enumerate(numbered.tars):
             with index.store.open(number, stop=NEVER) as tar:
                 assert tar.read() == (numbered.data_dir / name).read_bytes()
     assert sum(line.startswith("GET") and ".tar" in line for line in asked) == len(numbered.tars)
-    assert sum(line == "GET /dataset.json" for line in asked) == 1
-
-
-@pytest.mark.parametrize("name", ["limit_bytes", "timeout_s", "fetch_ahead"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), -1, 10**30])
-def test_settings_have_bounds(name: str, value: float) -> None:
-    with pytest.raises(UserError, match=f"{name}: .* is not possible; choose . to "):
-        RemoteSettings(**{name: value})
+    assert sum(line == "GET /dataset.json" for line in asked) == 3, "twice at first, once when all is there"
 
 
 @pytest.mark.parametrize("text", ["9" * 400 + "GB", "2000000TiB", "0.1"])
 def test_sizes_have_bounds(text: str) -> None:
-    with pytest.raises(UserError, match="is not possible; choose 1 byte to"):
+    with pytest.raises(UserError, match="is no size; choose one like"):
         parse_size(text)
 
 

@@ -1,51 +1,46 @@
 """Tars of coming steps are fetched in the order of the plan, once, and no further ahead than there is room."""
 
 import itertools
-import math
 import threading
 
 import numpy as np
 import pytest
 
-import res3d_video.pipeline.remote.tar_prefetcher
+import res3d_video.pipeline.remote
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.plan import EvalPlan, TrainPlan
-from res3d_video.pipeline.remote.errors import RemoteError
-from res3d_video.pipeline.remote.tar_prefetcher import TarPrefetcher
+from res3d_video.pipeline.remote import RemoteSettings, TarPrefetcher
+from res3d_video.pipeline.remote_store import RemoteError
 from tests.until import until
 
 
 class Tars:
     """Stands for a server: remembers what was asked for."""
 
-    def __init__(self, there: tuple[int, ...] = (), gone: bool = False) -> None:
-        self.there, self.asked = set(there), []
-        self.gone = gone
+    def __init__(self, gone: bool = False) -> None:
+        self.there, self.asked, self.gone = set(), [], gone
+        self.shards = [{"num_bytes": 10}] * 3
 
-    def open(self, number: int, *, stop: threading.Event, is_needed: bool) -> None:
-        assert not is_needed, "what is in use stays"
+    def ensure(self, number: int, *, stop: threading.Event) -> None:
         self.asked.append(number)
         if self.gone:
             raise RemoteError("gone")
         self.there.add(number)
 
-    def touch(self, number: int) -> bool:
-        return number in self.there
-
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the order is that of one thread."""
-    monkeypatch.setattr(res3d_video.pipeline.remote.tar_prefetcher, "NUM_THREADS", 1)
+    monkeypatch.setattr(pipeline.remote, "NUM_FETCHERS", 1)
 
 
-def ahead(tars: Tars, index: ShardIndex, *, steps: int, most: float = math.inf, plan: object = None) -> TarPrefetcher:
+def ahead(tars: Tars, index: ShardIndex, *, steps: int, limit: int | None = None, plan: object = None) -> TarPrefetcher:
     plan = plan or TrainPlan(
         index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=2, seed=0, shuffle_window=1
     )
-    sizes = [10] * len(index.tars)
-    return TarPrefetcher(tars, plan, rows=slice(0, 2), tar_bytes=sizes, most_bytes=most, num_steps=steps)
+    tars.settings = RemoteSettings(limit_bytes=limit, fetch_ahead=steps)
+    return TarPrefetcher(tars, plan, rows=slice(0, 2))
 
 
 def tars_in_order(index: ShardIndex, first: int, count: int) -> list[int]:
@@ -57,15 +52,15 @@ def tars_in_order(index: ShardIndex, first: int, count: int) -> list[int]:
     return list(dict.fromkeys(itertools.chain.from_iterable(tars)))
 
 
-def test_tars_come_in_the_order_of_the_plan_and_only_those_that_are_not_there(numbered: ShardIndex) -> None:
+def test_tars_come_in_the_order_of_the_plan_each_once(numbered: ShardIndex) -> None:
     order = tars_in_order(numbered, 0, 6)
     assert len(order) == 3
-    tars = Tars(there=(order[1],))
+    tars = Tars()
     filler = ahead(tars, numbered, steps=5)
     filler.start(0)
-    until(lambda: len(tars.asked) == 2)
+    until(lambda: len(tars.asked) == 3)
     filler.end()
-    assert tars.asked == [order[0], order[2]]
+    assert tars.asked == order
 
 
 def test_no_more_steps_ahead_than_asked_for_until_the_reader_moves(numbered: ShardIndex) -> None:
@@ -75,7 +70,7 @@ def test_no_more_steps_ahead_than_asked_for_until_the_reader_moves(numbered: Sha
     filler.start(0)
     first = list(dict.fromkeys(per_step[0] + per_step[1]))
     until(lambda: tars.asked == first)
-    assert filler._next() is None
+    assert filler._queue.empty()
     filler.move(3)
     until(lambda: set(per_step[3] + per_step[4]) <= tars.there)
     filler.end()
@@ -83,11 +78,11 @@ def test_no_more_steps_ahead_than_asked_for_until_the_reader_moves(numbered: Sha
 
 def test_what_lies_ahead_takes_half_of_the_cache_at_most(numbered: ShardIndex) -> None:
     tars = Tars()
-    filler = ahead(tars, numbered, steps=100, most=15)
+    filler = ahead(tars, numbered, steps=100, limit=30)
     filler.start(0)
-    until(lambda: len(tars.asked) >= 2)
-    assert filler._next() is None, "two tars of 10 bytes are more than half of 30"
-    assert tars.asked == tars_in_order(numbered, 0, 100)[:2]
+    until(lambda: tars.asked)
+    assert filler._queue.empty(), "two tars of 10 bytes are more than half of 30"
+    assert tars.asked == tars_in_order(numbered, 0, 100)[:1]
     filler.end()
 
 
@@ -107,6 +102,6 @@ def test_the_end_of_an_evaluation_is_the_end(numbered: ShardIndex) -> None:
     filler = ahead(tars, numbered, steps=100, plan=plan)
     filler.start(0)
     until(lambda: len(tars.asked) == 3)
-    assert filler._next() is None
+    assert filler._queue.empty()
     filler.end()
     assert tars.asked == [0, 1, 2]

@@ -9,18 +9,15 @@ from pathlib import Path
 import fsspec
 import pytest
 
-import res3d_video.pipeline.remote.sync
-from res3d_video.pipeline.index import ShardError, ShardIndex
-from res3d_video.pipeline.remote.dataset import open_dataset
-from res3d_video.pipeline.remote.errors import RemoteError
-from res3d_video.pipeline.remote.settings import RemoteSettings
-from res3d_video.pipeline.remote.store import RemoteStore, RetryPolicy
-from res3d_video.pipeline.remote.sync import Copy, sync_dataset
+import res3d_video.pipeline.sync
+from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
+from res3d_video.pipeline.remote import RemoteSettings, open_remote
+from res3d_video.pipeline.remote_store import RemoteError, RemoteStore
 from res3d_video.pipeline.shard_writer import sha256_of
+from res3d_video.pipeline.sync import sync_dataset
 from res3d_video.pipeline.verify import verify
 from tests.s3_server import S3Server
 
-NEVER = threading.Event()
 MEMORY = fsspec.filesystem("memory")
 
 
@@ -33,7 +30,7 @@ def readable(folder: Path) -> dict[str, bytes]:
 
 def test_there_and_back_again_is_the_same_dataset(numbered: ShardIndex, s3: S3Server, tmp_path: Path) -> None:
     url = "s3://shards/there"
-    up = sync_dataset(numbered.data_dir, url, read_back=True)
+    up = sync_dataset(numbered.data_dir, url)
     assert (up.num_copied, up.num_kept) == (len(readable(numbered.data_dir)), 0)
     back = sync_dataset(url, tmp_path / "back")
     assert back.num_copied == up.num_copied
@@ -48,9 +45,10 @@ def test_there_and_back_again_is_the_same_dataset(numbered: ShardIndex, s3: S3Se
 def test_a_remote_dataset_is_checked_as_a_local_one_is(numbered: ShardIndex, s3: S3Server, tmp_path: Path) -> None:
     sync_dataset(numbered.data_dir, "s3://shards/checked")
     store = RemoteStore("s3://shards/checked")
-    store.remove(numbered.tars[0].replace(".tar", ".idx"), stop=NEVER)
-    store.write(numbered.tars[1], b"no tar", stop=NEVER)
-    _, faults = verify(open_dataset("s3://shards/checked", RemoteSettings(cache=tmp_path)), decode=True)
+    store.remove(numbered.tars[0].replace(".tar", ".idx"))
+    (tmp_path / "no tar").write_bytes(b"no tar")
+    store.upload(tmp_path / "no tar", numbered.tars[1])
+    _, faults = verify(open_remote("s3://shards/checked", RemoteSettings(cache=tmp_path / "cache")), decode=True)
     assert [fault.split(": ", 1)[1] for fault in faults] == ["missing", "6 bytes, dataset.json says " + str(
         numbered.info["shards"][1]["num_bytes"]
     )]  # fmt: skip
@@ -71,22 +69,22 @@ def test_only_what_changed_is_copied_and_dataset_json_is_gone_meanwhile(
         "sha256": "e0b4d3e9f9c9cb9f8f3c9c2a9e1a8b9f2a7b4b6c8d0e1f2a3b4c5d6e7f8091a2",
     }
     (changed / "dataset.json").write_text(json.dumps(info))
-    with pytest.raises(ShardError, match=r"000002.tar: is not what dataset.json says; run tools/check_shards.py"):
+    with pytest.raises(ShardError, match=r"000002.tar: its sha256 is not the listed one; run tools/check_shards.py"):
         sync_dataset(changed, url)
-    assert "dataset.json" in RemoteStore(url).sizes(stop=NEVER), "a damaged source changes nothing"
+    assert "dataset.json" not in RemoteStore(url).sizes(), "it is written last"
 
     info["shards"][2]["sha256"] = sha256_of(changed / info["shards"][2]["tar"])
     (changed / "dataset.json").write_text(json.dumps(info))
     seen = []
     upload = RemoteStore.upload
 
-    def watched(self: RemoteStore, source: Path, name: str, *, stop: threading.Event) -> None:
-        seen.append((name, "dataset.json" in self.sizes(stop=NEVER)))
-        upload(self, source, name, stop=stop)
+    def watched(self: RemoteStore, source: Path, name: str, **stop: threading.Event) -> None:
+        seen.append((name, "dataset.json" in self.sizes()))
+        upload(self, source, name, **stop)
 
     monkeypatch.setattr(RemoteStore, "upload", watched)
     result = sync_dataset(changed, url)
-    assert seen == [(info["shards"][2]["tar"], False)]
+    assert seen == [(name, False) for name in (info["shards"][2]["tar"], "checksums.json", "dataset.json")]
     assert (result.num_copied, result.num_bytes_copied) == (2, 11)
     assert json.loads(MEMORY.cat_file(f"{target}/changed/dataset.json")) == info
 
@@ -94,23 +92,24 @@ def test_only_what_changed_is_copied_and_dataset_json_is_gone_meanwhile(
 def test_a_copy_that_was_killed_goes_on_where_it_was(
     numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(res3d_video.pipeline.remote.sync, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(pipeline.sync, "SAVE_EVERY_S", 0.0)
     to, uploads = tmp_path / "to", []
-    upload, save = RemoteStore.upload, Copy._save
+    upload, save = RemoteStore.upload, res3d_video.pipeline.sync.save
 
-    def killed(self: RemoteStore, source: Path, name: str, *, stop: threading.Event) -> None:
-        if len(uploads) == 2:
-            raise KeyboardInterrupt
-        uploads.append(name)
-        upload(self, source, name, stop=stop)
+    def killed(self: RemoteStore, source: Path, name: str, **stop: threading.Event) -> None:
+        if name.endswith(".tar"):
+            if len(uploads) == 2:
+                raise KeyboardInterrupt
+            uploads.append(name)
+        upload(self, source, name, **stop)
 
     with monkeypatch.context() as patch:
         patch.setattr(RemoteStore, "upload", killed)
-        patch.setattr(Copy, "_save", lambda self: None if len(uploads) == 2 else save(self))
+        patch.setattr(pipeline.sync, "save", lambda *about: None if len(uploads) == 2 else save(*about))
         with pytest.raises(KeyboardInterrupt):
             sync_dataset(numbered.data_dir, to, workers=1)
     with pytest.raises(ShardError, match="no dataset.json, so no finished shards"):
-        open_dataset(to)
+        open_index(to)
     result = sync_dataset(numbered.data_dir, to, workers=1)
     assert result.num_kept == 1, "of the two, the last was not on the list yet"
     assert readable(to) == readable(numbered.data_dir)
@@ -121,9 +120,9 @@ def test_arrays_that_were_changed_on_the_server_are_not_opened(numbered: ShardIn
     sync_dataset(numbered.data_dir, url)
     content = bytearray(MEMORY.cat_file("/copies/arrays/index/label.npy"))
     content[-1] ^= 1
-    RemoteStore(url).write("index/label.npy", bytes(content), stop=NEVER)
-    with pytest.raises(ShardError, match=r"label.npy: its sha256 is not the one in checksums.json; copy it again"):
-        open_dataset(url, RemoteSettings(cache=tmp_path))
+    MEMORY.pipe_file("/copies/arrays/index/label.npy", bytes(content))
+    with pytest.raises(ShardError, match=r"label.npy: its sha256 is not the listed one; run tools/check_shards.py"):
+        open_remote(url, RemoteSettings(cache=tmp_path))
 
 
 def test_what_cannot_be_copied_gets_one_line(numbered: ShardIndex, tmp_path: Path) -> None:
@@ -141,20 +140,20 @@ def test_the_server_that_fails_is_the_one_that_is_named(
 ) -> None:
     urls = {name: f"memory://{side}/{name}" for name in ("source", "destination")}
     sync_dataset(numbered.data_dir, urls["source"])
-    call, upload, uploaded = RetryPolicy.call, RemoteStore.upload, []
+    ask, upload, uploaded = RemoteStore._ask, RemoteStore.upload, []
 
-    def failing(self: RetryPolicy, request: Callable, *, what: str, **more: object) -> object:
+    def failing(self: RemoteStore, request: Callable, *about: object, **more: object) -> object:
         def gone() -> None:
             raise ConnectionResetError("gone")
 
         # After the first changes, so that the list of them cannot be written any more.
-        return call(self, gone if what.startswith(urls[side]) and len(uploaded) >= 2 else request, what=what, **more)
+        return ask(self, gone if self.url == urls[side] and len(uploaded) >= 2 else request, *about, **more)
 
-    def counted(self: RemoteStore, source: Path, name: str, *, stop: threading.Event) -> None:
-        upload(self, source, name, stop=stop)
+    def counted(self: RemoteStore, source: Path, name: str, **stop: threading.Event) -> None:
+        upload(self, source, name, **stop)
         uploaded.append(name)
 
-    monkeypatch.setattr(RetryPolicy, "call", failing)
+    monkeypatch.setattr(RemoteStore, "_ask", failing)
     monkeypatch.setattr(RemoteStore, "upload", counted)
     with pytest.raises(RemoteError, match=rf"^{urls[side]}/\S+: no answer for 0 s \(ConnectionResetError: gone\)"):
         sync_dataset(urls["source"], urls["destination"], timeout_s=0.01)

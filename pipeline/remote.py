@@ -1,0 +1,439 @@
+"""A dataset behind a URL as a `ShardIndex`: index and tars are fetched into a cache folder, and read there.
+
+All processes of a machine share the folder. A tar has its name there only when it is whole and its sha256 is right. Who
+reads one holds a shared lock (flock) on it, who fetches one an exclusive one, under a temporary name; so who makes room
+knows which are in use, and a process that ends leaves nothing locked.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import math
+import os
+import re
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from io import FileIO
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Annotated, Any, TypedDict
+
+import platformdirs
+from filelock import FileLock, Timeout
+from msgspec import Meta
+
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardError, ShardIndex, open_index, parse_info
+from res3d_video.pipeline.plan import Plan
+from res3d_video.pipeline.remote_store import NEVER, ContentError, Interrupted, RemoteError, RemoteStore, public_url
+from res3d_video.pipeline.schema import specs_of
+from res3d_video.pipeline.shard_writer import write_atomically
+from res3d_video.pipeline.typed_json import Count, SchemaError, decode
+
+CHECKSUMS = "checksums.json"  # beside dataset.json where tools/sync_shards.py has copied it
+MAX_INDEX_BYTES = 2**32  # of all arrays together, and of each file that dataset.json does not bound
+MAX_CACHE_BYTES = 10**18
+FREE_BYTES = 10**9  # of the disk, which stay free whatever the limit
+NUM_TRIES = 2  # of a tar whose content is wrong, before its samples count as damaged
+NUM_FETCHERS = 4  # threads that fetch ahead
+POLL_S = 0.2  # between two looks whether a wait for a lock is to end
+
+
+@dataclass(frozen=True)
+class RemoteSettings:
+    """Where a remote dataset is kept here, and how hard it is tried to get; nothing here changes what is read.
+
+    Attributes:
+        cache: Folder on a local disk, shared by all processes of a machine; None for the user's cache folder.
+        limit_bytes: Of all tars in `cache`; the least recently used ones give way. None for as much as the disk has.
+        timeout_s: How long a server may be gone.
+        fetch_ahead: Steps of the plan whose tars are fetched before they are needed; 0 for none.
+    """
+
+    cache: Path | None = None
+    limit_bytes: int | None = None
+    timeout_s: float = 180.0
+    fetch_ahead: int = 64
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size as people write it; without a unit it is bytes. Raises UserError for what is none.
+
+    >>> parse_size("50GB"), parse_size("1.5 MiB"), parse_size("4096")
+    (50000000000, 1572864, 4096)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?))?B?", text.strip().upper())
+    num_bytes = float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " ") if match else 0
+    if not 1 <= num_bytes <= MAX_CACHE_BYTES:
+        raise UserError(f"{text[:40]!r} is no size; choose one like 50GB, 500MB or 1TiB")
+    return round(num_bytes)
+
+
+class ListedFile(TypedDict):
+    """A file in checksums.json."""
+
+    num_bytes: Count
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Checksums(TypedDict):
+    """checksums.json."""
+
+    files: dict[str, ListedFile]
+
+
+def read_checksums(store: RemoteStore) -> dict[str, ListedFile]:
+    """What checksums.json lists, by name. Raises FileNotFoundError, and ContentError for one that is damaged."""
+    try:
+        return decode(store.read(CHECKSUMS), Checksums)["files"]
+    except SchemaError as error:
+        raise ContentError(f"{store.address(CHECKSUMS)}: {error}; copy the dataset again") from None
+
+
+def index_files(info: dict[str, Any]) -> dict[str, int]:
+    """The arrays that a checked dataset.json calls for, and the bytes that each may have."""
+    return {f"index/{name}.npy": min(MAX_INDEX_BYTES, array.max_bytes) for name, array in specs_of(info).items()}
+
+
+def default_cache() -> Path:
+    """The user's cache folder, where the system has it."""
+    return platformdirs.user_cache_path("res3d-video") / "shards"
+
+
+def open_remote(
+    url: str, settings: RemoteSettings | None = None, *, say: Callable[[str], None] = lambda line: None
+) -> ShardIndex:
+    """Open a dataset behind a URL like s3://bucket/shards/ucf101; what is read is what its folder has.
+
+    Args:
+        say: Takes a line for a person: a server is gone, a tar is damaged.
+
+    Raises:
+        ShardError: Not a finished dataset; or the server cannot be reached, as `RemoteError`.
+    """
+    settings = settings or RemoteSettings()
+    store = RemoteStore(url, timeout_s=settings.timeout_s, say=say)
+    cache = private_folder(settings.cache or default_cache())
+    folder = fetch_index(store, private_folder(cache / folder_name(store.url)))
+    try:
+        index = open_index(folder)
+    except ShardError as error:
+        (folder / "dataset.json").unlink(missing_ok=True)  # or one that is mended there would not be fetched
+        raise RemoteError(f"{store.shown}: {error}") from None
+    return replace(index, store=RemoteTars(store, folder, index.info["shards"], cache, settings, say))
+
+
+def fetch_index(store: RemoteStore, home: Path) -> Path:
+    """Have dataset.json and index/*.npy of a URL here; one process fetches them, the others wait.
+
+    Returns:
+        A folder like that of a local dataset, without its tars. A dataset that changes gets another one.
+
+    Raises:
+        RemoteError: There is none, it is damaged, it changes meanwhile, or it cannot be reached.
+    """
+    with locked(home / ".lock"), cache_errors(home):
+        try:
+            content = store.read("dataset.json")
+        except FileNotFoundError:
+            raise RemoteError(
+                f"{store.shown}: no dataset.json, so no finished shards; tools/sync_shards.py copies them there"
+            ) from None
+        sha256 = hashlib.sha256(content).hexdigest()
+        folder = private_folder(home / sha256[:16])
+        if (folder / "dataset.json").is_file():
+            return folder
+        try:
+            listed, left = dict[str, ListedFile](), MAX_INDEX_BYTES
+            with contextlib.suppress(FileNotFoundError):  # whoever copied the dataset there did without
+                listed = read_checksums(store)
+            if "dataset.json" not in listed or listed["dataset.json"]["sha256"] != sha256:
+                listed = {}  # of another dataset
+            private_folder(folder / "index")
+            for name, at_most in index_files(parse_info(content, where=store.address("dataset.json"))).items():
+                expected = listed[name]["sha256"] if name in listed else None
+                store.download_to(name, folder / name, at_most=min(left, at_most), sha256=expected)
+                left -= (folder / name).stat().st_size
+            if store.read("dataset.json") != content:
+                raise RemoteError(f"{store.shown}: changes while it is read; wait until it is finished")
+            write_atomically(folder / "dataset.json", content)
+        except FileNotFoundError as missing:
+            raise RemoteError(f"{missing}: is not there; copy the dataset again") from None
+        finally:
+            if not (folder / "dataset.json").is_file():
+                shutil.rmtree(folder)
+        return folder
+
+
+@dataclass
+class RemoteTars:
+    """What a `ShardIndex` asks for its tars. Any number of threads and processes may share the cache.
+
+    Attributes:
+        store: Where the tars come from; it counts the bytes.
+        folder: In the cache, of this dataset.
+        shards: Of a dataset.json that has been checked.
+        cache: The cache folder, which may hold other datasets.
+        say: Takes a line for a person.
+        unreadable: Tars given up in this process, by number, and why.
+        fetched: Tars that this process has fetched.
+        has_warned: Whether it has said that the cache is too small.
+    """
+
+    store: RemoteStore
+    folder: Path
+    shards: list[dict[str, Any]]
+    cache: Path
+    settings: RemoteSettings
+    say: Callable[[str], None]
+    unreadable: dict[int, str] = field(default_factory=dict)
+    fetched: set[int] = field(default_factory=set)
+    has_warned: bool = False
+
+    @property
+    def url(self) -> str:
+        """Of the dataset, without secrets."""
+        return self.store.shown
+
+    def ensure(self, number: int, *, stop: threading.Event = NEVER) -> Path | None:
+        """Have a tar in the cache; it is fetched if it is not there, by one process while the others wait.
+
+        Returns:
+            Where it is; None for one that cannot be had, `unreadable` says why.
+
+        Raises:
+            RemoteError: The server is gone for too long, or the cache cannot be used.
+            OSError: Too many files are open (EMFILE).
+            Interrupted: `stop` was set.
+        """
+        path = self.folder / self.shards[number]["tar"]
+        with cache_errors(self.folder):
+            if not self._is_there(number):
+                with locked(path.with_name(f".{path.name}.lock"), stop=stop):
+                    if number not in self.unreadable and not self._is_there(number):
+                        self._fetch(number, path, stop)
+        return None if number in self.unreadable else path
+
+    def open(self, number: int, *, stop: threading.Event, wait: bool = True) -> FileIO | None:
+        """A tar, which is not evicted while it is open; None for one that cannot be had. Raises as `ensure`.
+
+        Args:
+            wait: Fetch it when it is not there.
+        """
+        while (self.ensure(number, stop=stop) is not None) if wait else self._is_there(number):
+            with contextlib.suppress(FileNotFoundError):  # evicted just now, by another process
+                path = self.folder / self.shards[number]["tar"]
+                file = FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+                fcntl.flock(file, fcntl.LOCK_SH)  # waits for who looks whether it is in use
+                return file
+        return None
+
+    def fetch_beside(self, number: int, *, stop: threading.Event) -> None:
+        """Fetch the small .idx of a tar, which only checks need; a missing one is left out."""
+        path = (self.folder / self.shards[number]["tar"]).with_suffix(".idx")
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # it names the tar's members, and is shorter
+            self.store.download_to(path.name, path, at_most=self.shards[number]["num_bytes"], stop=stop)
+
+    def prefetcher(self, plan: Plan, *, rows: slice) -> "TarPrefetcher":
+        """What fetches the tars of a plan's coming steps; `rows` are this rank's of each global batch."""
+        return TarPrefetcher(self, plan, rows=rows)
+
+    def _is_there(self, number: int) -> bool:
+        """Whether a tar is in the cache; it counts as used now."""
+        path = self.folder / self.shards[number]["tar"]
+        with contextlib.suppress(FileNotFoundError):
+            about = path.lstat()
+            if stat.S_ISREG(about.st_mode) and about.st_size == self.shards[number]["num_bytes"]:
+                os.utime(path, ns=(time.time_ns(),) * 2)  # a time of our own, for the kernel's clock is coarse
+                return True
+        return False
+
+    def _fetch(self, number: int, path: Path, stop: threading.Event) -> None:
+        """Fetch a tar and give it its name, or say in `unreadable` why not."""
+        shard, fault, temporary = self.shards[number], "", path.with_name(f".{path.name}.tmp")
+        size, sha256 = shard["num_bytes"], shard["sha256"]
+        try:
+            with self._new_file(temporary, size, stop=stop, again=number in self.fetched) as file:
+                for _ in range(NUM_TRIES):
+                    try:
+                        self.store.download(path.name, file, at_most=size, num_bytes=size, sha256=sha256, stop=stop)
+                    except FileNotFoundError as error:
+                        fault = f"{error}: is not there"
+                    except ContentError as error:
+                        fault = str(error)
+                    else:
+                        os.fsync(file.fileno())
+                        temporary.replace(path)
+                        self.fetched.add(number)
+                        return
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.unreadable[number] = fault
+        self.say(f"warning: {fault}; its {shard.get('num_samples', '')} samples count as damaged")
+
+    def _new_file(self, path: Path, num_bytes: int, *, stop: threading.Event, again: bool) -> FileIO:
+        """A locked file of a size; the least recently used tars that nobody has open give way to it.
+
+        Args:
+            again: This process has fetched the tar before, and it was evicted.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        with locked(self.cache / ".room.lock", stop=stop):
+            path.unlink(missing_ok=True)  # what a killed process may have left
+            tars, free = sorted(tars_of(self.cache)), shutil.disk_usage(self.cache).free
+            used = sum(size for _, _, size in tars)
+            missing = max(num_bytes + FREE_BYTES - free, used + num_bytes - (self.settings.limit_bytes or math.inf))
+            for _, tar, size in tars if num_bytes < free + used else ():  # else nothing would help
+                if missing > 0 and not is_in_use(tar):
+                    tar.unlink(missing_ok=True)  # who has opened it meanwhile can read it still
+                    missing -= size
+            if (missing > 0 or again) and not self.has_warned:
+                self.has_warned = True
+                self.say(
+                    f"warning: {self.url}: the cache is too small: tars are fetched again, or stay beyond its limit "
+                    "while they are in use; give a larger --cache-limit or a smaller --shuffle-window"
+                )
+            file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        return file
+
+
+class TarPrefetcher:
+    """Has the tars of one rank's coming steps fetched in the order of the plan, in threads of its own.
+
+    They take half of the cache at most; the rest is for those in use.
+
+    Args:
+        rows: The rank's rows of each global batch.
+    """
+
+    def __init__(self, tars: RemoteTars, plan: Plan, *, rows: slice) -> None:
+        self._tars, self._plan, self._rows, self._num_steps = tars, plan, rows, tars.settings.fetch_ahead
+        self._sizes = [shard["num_bytes"] for shard in tars.shards]
+        self._asked: dict[int, int] = {}  # tars of coming steps, and the last step so far that needs each
+        self._next_step = 0
+        self._queue, self._stop = SimpleQueue[int | None](), threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, step: int) -> None:
+        """Begin with the tars of a step."""
+        self.end()
+        self._asked, self._next_step, self._queue, self._stop = {}, step, SimpleQueue(), threading.Event()
+        for _ in range(NUM_FETCHERS if self._num_steps else 0):
+            thread = threading.Thread(target=self._fetch, args=(self._queue, self._stop), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self.move(step)
+
+    def move(self, step: int) -> None:
+        """The reader is at this step now: ask for the tars of the steps that have come within reach."""
+        self._asked = {number: last for number, last in self._asked.items() if last >= step}
+        left = (self._tars.settings.limit_bytes or math.inf) / 2 - sum(self._sizes[number] for number in self._asked)
+        self._next_step, end = max(self._next_step, step), step + self._num_steps + 1
+        while self._threads and self._next_step < min(end, self._plan.num_steps or end):
+            samples = self._plan.batch(self._next_step)[self._rows].sample
+            for number in dict.fromkeys(self._plan.index.tar_of(samples).tolist()):
+                if number not in self._asked:
+                    left -= self._sizes[number]
+                    if left < 0:
+                        return
+                    self._queue.put(number)
+                self._asked[number] = self._next_step
+            self._next_step += 1
+
+    def end(self) -> None:
+        """Stop fetching; a thread that waits for a server ends by itself, later."""
+        self._stop.set()
+        for _ in self._threads:
+            self._queue.put(None)
+        self._threads = []
+
+    def _fetch(self, queue: "SimpleQueue[int | None]", stop: threading.Event) -> None:
+        while (number := queue.get()) is not None and not stop.is_set():
+            with contextlib.suppress(RemoteError, OSError):  # the reader meets it too, and has somebody to tell
+                self._tars.ensure(number, stop=stop)
+
+
+def tars_of(cache: Path) -> Iterator[tuple[int, Path, int]]:
+    """All tars of all datasets in a cache, whole or not: when each was used, ns; itself; its bytes."""
+    for path in cache.glob(f"*-{'[0-9a-f]' * 12}/{'[0-9a-f]' * 16}/*.tar*"):  # what else lies there is not touched
+        with contextlib.suppress(FileNotFoundError):
+            if path.suffix in (".tar", ".tmp"):
+                yield path.lstat().st_mtime_ns, path, path.lstat().st_size
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether some process has a tar open, or may have: it cannot be told of what is no file."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def cache_errors(folder: Path) -> Iterator[None]:
+    """Say in one line that a cache cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            raise
+        raise RemoteError(f"{folder}: {error.strerror or error}; make room, or choose another --cache") from None
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, stop: threading.Event = NEVER) -> Iterator[None]:
+    """Hold the lock that a file of this name is; wait for it. Raises Interrupted when `stop` is set meanwhile."""
+    lock = FileLock(path, mode=0o600)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=POLL_S)
+        except Timeout:
+            if stop.is_set():
+                raise Interrupted from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def private_folder(path: Path) -> Path:
+    """A folder that is there afterwards; the ones made for it are for their owner alone (mode 0700).
+
+    Raises:
+        RemoteError: It is a link, others own it or may write to it, or it cannot be made.
+    """
+    try:
+        for parent in reversed([p for p in (path, *path.parents) if not p.exists()]):
+            parent.mkdir(mode=0o700, exist_ok=True)  # another process may be faster
+        found = path.lstat()
+    except OSError as error:
+        raise RemoteError(f"{path}: cannot be made ({error.strerror}); choose another --cache") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise RemoteError(
+            f"{path}: is a link, or others own it or may write there; choose a folder of yours for --cache, and run "
+            f"chmod 700 {path}"
+        )
+    return path
+
+
+def folder_name(url: str) -> str:
+    """A folder for a URL: its last part, for people, and a digest of all of it but user and password.
+
+    >>> folder_name("s3://bucket/shards/ucf101")
+    'ucf101-a4b0b6af8eb5'
+    """
+    shown, query = public_url(url), url.partition("?")[1:]
+    last = re.sub(r"[^A-Za-z0-9._-]+", "_", shown.rstrip("/").rsplit("/", 1)[-1]).strip(".") or "data"
+    return f"{last[:60]}-{hashlib.sha256(''.join((shown, *query)).encode()).hexdigest()[:12]}"

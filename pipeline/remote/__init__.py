@@ -1,1 +1,0 @@
-"""Datasets that lie behind a URL: fetched tar by tar into a cache folder, and read there as local ones are."""

@@ -1,0 +1,419 @@
+"""Files behind a URL: s3://, gs://, https:// and what else fsspec knows. A server that is gone is waited for."""
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import importlib
+import io
+import re
+import threading
+import time
+from collections.abc import Callable, Generator
+from io import FileIO
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from res3d_video.pipeline.errors import printable
+from res3d_video.pipeline.index import ShardError
+from res3d_video.pipeline.schema import MAX_INFO_BYTES
+from res3d_video.pipeline.source.plain_file import new_file_opener
+
+T = TypeVar("T")
+NEVER = threading.Event()  # nobody sets it
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 15.0  # between two attempts
+STALL_S = 30.0  # in which a server must answer, and send `PIECE_BYTES`
+PIECE_BYTES = 2**18
+BLOCK_BYTES = 2**24  # of one request where a file system asks for parts; of an error message at most
+
+WEB, S3 = ("http", "https"), ("s3", "s3a")
+NO_TIME_HEALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
+NO_CREDENTIALS = re.compile("Credentials|ProfileNotFound")  # names of exceptions
+BAD_URL = re.compile("URL|Url|Redirect|Certificate")
+NETWORK_PACKAGES = ("aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
+
+
+class RemoteError(ShardError):
+    """A remote dataset cannot be used, in one line."""
+
+
+class ContentError(RemoteError):
+    """A file at the server is not what was listed; a second request may bring another."""
+
+
+class Interrupted(RemoteError):
+    """`stop` was set."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted while waiting for a remote dataset")
+
+
+def is_url(text: str) -> bool:
+    """Whether this is a URL and not a path.
+
+    >>> is_url("s3://bucket/shards"), is_url("shards/ucf101"), is_url("memory://x")
+    (True, False, True)
+    """
+    return "://" in text and text.split("://")[0].isidentifier()
+
+
+def public_url(url: str) -> str:
+    """A URL without what may be a secret: user, password, and whatever follows a question mark.
+
+    >>> public_url("https://me:pass@host/shards?token=1"), public_url("s3://bucket/shards"), public_url("/a/b?c")
+    ('https://host/shards', 's3://bucket/shards', '/a/b?c')
+    >>> public_url("https://me:pa/ss@host/shards")
+    'https://…'
+    """
+    scheme, is_one, rest = url.partition("://")
+    if not is_one:
+        return url
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    host = host.rpartition("@")[2]
+    known = re.fullmatch(r"([^:\[\]]*|\[[\da-fA-F:.]*\])(:\d*)?", host)  # a password that is not quoted cuts it
+    return f"{scheme}://{host}{slash}{path}" if known else f"{scheme}://…"
+
+
+def address(root: str, name: str) -> str:
+    """The URL of a file in a folder; what follows a ? stays at the end, names are quoted where URLs need it.
+
+    >>> address("https://host/shards/?token=1", "my set-000000.tar")
+    'https://host/shards/my%20set-000000.tar?token=1'
+    >>> address("s3://bucket/shards", "my set-000000.tar")
+    's3://bucket/shards/my set-000000.tar'
+    """
+    if not root.startswith(("http://", "https://")):
+        return f"{root.rstrip('/')}/{name}"
+    parts = urlsplit(root)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+
+
+def raise_if_final(error: Exception, what: str) -> None:
+    """Raise what the same request would meet again, as the error it is for a person; a bug as itself."""
+    name, package = type(error).__name__, type(error).__module__.split(".")[0]
+    if isinstance(error, PermissionError) or NO_CREDENTIALS.search(name):
+        raise RemoteError(f"{what}: refused ({reason(error)}); look at the credentials") from None
+    if isinstance(error, OSError) and error.errno in NO_TIME_HEALS:
+        raise RemoteError(f"{what}: {error.strerror}; make room there, or choose another folder") from None
+    if package in NETWORK_PACKAGES and BAD_URL.search(name):
+        raise RemoteError(f"{what}: leads to no file ({reason(error)}); look at the URL") from None
+    if package not in NETWORK_PACKAGES and not isinstance(error, OSError):
+        raise error
+
+
+def reason(error: Exception) -> str:
+    """An exception in one line, without secrets: what a server made of it may hold anything.
+
+    >>> reason(OSError("no\\x1b[2J way to https://me:pw@host/a?token=1"))
+    'OSError: no?[2J way to https://host/a'
+    """
+    text = re.sub(r"\w+://[^\s'\"]+", lambda url: public_url(url[0]), printable(str(error)))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class RemoteStore:
+    """A folder behind a URL, and its files by their names in it. A server that is gone is asked again.
+
+    Every method raises RemoteError when the server is gone for `timeout_s` or refuses, FileNotFoundError with the URL
+    when there is no such file, and Interrupted when `stop` was set meanwhile.
+
+    Args:
+        say: Takes a line for a person, when an outage begins.
+
+    Attributes:
+        url: Where it is, with whatever secrets it holds: for the server.
+        shown: The same without them: for everything that people read, and for files.
+        folder: Where it is on this machine; None for all but file://.
+        num_bytes_fetched: By `download`, in all its attempts.
+
+    Raises:
+        RemoteError: The URL's kind is unknown, or a package for it is missing.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 180.0, say: Callable[[str], None] = lambda line: None) -> None:
+        self.url = url if url.endswith("://") else url.rstrip("/")
+        self.shown = public_url(self.url)
+        self.kind = url.split("://")[0]
+        self.folder = Path(url.removeprefix("file://")) if self.kind == "file" else None
+        self.num_bytes_fetched = 0
+        try:
+            address(self.url, "")
+        except ValueError as error:
+            raise RemoteError(f"{self.shown}: is no URL ({error}); correct it") from None
+        self._files = open_filesystem(self.kind, self.shown)
+        self._timeout_s, self._say, self._is_gone, self._lock = timeout_s, say, False, threading.Lock()
+
+    def address(self, name: str) -> str:
+        """The URL of a file, for people."""
+        return address(self.shown, name)
+
+    def download(
+        self,
+        name: str,
+        into: BinaryIO | FileIO,
+        *,
+        at_most: int,
+        num_bytes: int | None = None,
+        sha256: str | None = None,
+        stop: threading.Event = NEVER,
+    ) -> str:
+        """Write a file into an open one, from its beginning; an attempt that breaks off is begun again.
+
+        Args:
+            at_most: Bytes that it may have; where the server says before that it has more, nothing is read.
+            num_bytes, sha256: What it must have; None for whatever it has.
+
+        Returns:
+            Its sha256, hex.
+
+        Raises:
+            ContentError: It has another size or sha256.
+        """
+        what, furthest = self.address(name), 0
+
+        def attempt() -> str:
+            nonlocal furthest
+            digest, done = hashlib.sha256(), 0
+            into.seek(0)
+            with contextlib.closing(self._pieces(name, at_most=at_most)) as pieces:
+                for piece in pieces:
+                    digest.update(piece)
+                    done += into.write(piece)
+                    with self._lock:
+                        self.num_bytes_fetched += len(piece)
+                    if done > at_most:
+                        raise ContentError(f"{what}: has more than the {at_most} bytes that are possible")
+                    if stop.is_set():
+                        raise Interrupted
+                    furthest = max(furthest, done)
+            into.truncate()  # what a longer attempt may have left
+            if num_bytes not in (None, done):
+                raise ContentError(f"{what}: {done} bytes, dataset.json says {num_bytes}")
+            if sha256 not in (None, digest.hexdigest()):
+                raise ContentError(f"{what}: its sha256 is not the listed one; run tools/check_shards.py")
+            return digest.hexdigest()
+
+        return self._ask(attempt, name, stop, progress=lambda: furthest)
+
+    def download_to(self, name: str, path: Path, **expected: Any) -> str:
+        """`download` into a file that appears under its name when it is whole."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with open(temporary, "wb", opener=new_file_opener) as file:
+                sha256 = self.download(name, file, **expected)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return sha256
+
+    def read(self, name: str) -> bytes:
+        """All of dataset.json or checksums.json, which may be as long as the first."""
+        into = io.BytesIO()
+        self.download(name, into, at_most=MAX_INFO_BYTES)
+        return into.getvalue()
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file in the folder and below, by its name; of none where there is no folder."""
+        root = self._files._strip_protocol(self.url)
+        try:
+            found = self._ask(lambda: self._files.find(root, detail=True), "")
+        except FileNotFoundError:
+            return {}
+        return {path[len(root) :].lstrip("/"): int(info["size"]) for path, info in found.items()}
+
+    def upload(self, source: Path, name: str, *, stop: threading.Event = NEVER) -> None:
+        """Copy a file there; it appears when it is whole. A folder of this machine takes the file itself."""
+        if self.folder is None:
+            self._ask(lambda: self._files.put_file(str(source), self._path(name)), name, stop)
+        else:
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(path)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(lambda: self._files.rm_file(self._path(name)), name)
+
+    def _path(self, name: str) -> str:
+        return self._files._strip_protocol(address(self.url, name))
+
+    def _ask(
+        self,
+        request: Callable[[], T],
+        name: str,
+        stop: threading.Event = NEVER,
+        progress: Callable[[], int] = lambda: 0,
+    ) -> T:
+        """The result of a request, repeated with growing pauses while the server is gone.
+
+        Args:
+            progress: Bytes that the best attempt has brought; the time begins anew when there are more than before.
+        """
+        what, furthest, since_s, pause_s = self.address(name), -1, 0.0, FIRST_PAUSE_S
+        while True:
+            try:
+                result = request()
+                self._is_gone = False
+                return result
+            except FileNotFoundError:
+                raise FileNotFoundError(what) from None
+            except RemoteError:
+                raise
+            except Exception as error:
+                raise_if_final(error, what)
+                if progress() > furthest:
+                    furthest, since_s, pause_s = progress(), time.monotonic(), FIRST_PAUSE_S
+                left_s = since_s + self._timeout_s - time.monotonic()
+                if left_s <= 0:
+                    raise RemoteError(
+                        f"{what}: no answer for {self._timeout_s:.0f} s ({reason(error)}); look at the server, "
+                        "or give a longer --remote-timeout"
+                    ) from None
+                if not self._is_gone:
+                    self._is_gone = True  # all threads share it: an outage is said once
+                    self._say(f"{what}: no answer ({reason(error)}); trying again for up to {self._timeout_s:.0f} s")
+            if stop.wait(min(pause_s, left_s)):
+                raise Interrupted
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _pieces(self, name: str, *, at_most: int) -> Generator[bytes, None, None]:
+        """The bytes of a file, asked for once; raises what the network does."""
+        path, what = self._path(name), self.address(name)
+        if self.kind not in (*WEB, *S3):
+            with self._files.open(path, "rb", block_size=BLOCK_BYTES, cache_type="none") as file:
+                end, at = getattr(file, "size", None), 0
+                # No more than there are, where that is known; some servers mind.
+                while piece := file.read(BLOCK_BYTES if end is None else max(0, min(BLOCK_BYTES, end - at))):
+                    at += len(piece)
+                    yield piece
+            return
+        size, body, close = self._run((ask_web if self.kind in WEB else ask_s3)(self._files, path, what))
+        try:
+            if size is not None and size > at_most:
+                raise ContentError(f"{what}: {size} bytes, more than the {at_most} that are possible")
+            while piece := self._run(read_piece(body)):
+                yield piece
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended with the program
+                self._files.loop.call_soon_threadsafe(close)
+
+    def _run(self, work: Any) -> Any:
+        """What a coroutine returns, which runs in fsspec's thread; TimeoutError if it takes too long."""
+        in_time = asyncio.wait_for(work, min(STALL_S, max(1.0, self._timeout_s)))
+        return importlib.import_module("fsspec.asyn").sync(self._files.loop, lambda: in_time)
+
+
+async def read_piece(body: Any) -> bytes:
+    """The next `PIECE_BYTES` of an answer; fewer at the end."""
+    piece = bytearray()
+    while len(piece) < PIECE_BYTES and (came := await body.read(PIECE_BYTES - len(piece))):
+        piece += came
+    return bytes(piece)
+
+
+async def ask_web(files: Any, url: str, what: str) -> tuple[int | None, Any, Callable[[], None]]:
+    """Ask a web server for a file: its bytes, None where the server does not say; what reads it; what ends that.
+
+    Raises:
+        FileNotFoundError, PermissionError: 404 or 410; 401 or 403.
+        ConnectionError: The server has other troubles; they may pass.
+        RemoteError: It answers what no time can heal.
+    """
+    session = await files.set_session()
+    answer = await session.get(files.encode_url(url), headers={"Accept-Encoding": "identity"})
+    status, encoding = answer.status, answer.headers.get("Content-Encoding", "identity")
+    length = answer.headers.get("Content-Length", "")
+    if status == 200 and encoding == "identity":
+        return int(length) if re.fullmatch(r"\d{1,18}", length) else None, answer.content, answer.close
+    answer.close()
+    if status in (404, 410):
+        raise FileNotFoundError(what)
+    if status in (401, 403):
+        raise PermissionError(f"HTTP {status}")
+    if status >= 500 or status in (408, 425, 429):
+        raise ConnectionError(f"HTTP {status}")
+    if status != 200:
+        raise RemoteError(f"{what}: the server answers HTTP {status}, not the file; look at the URL")
+    raise ContentError(f"{what}: comes with Content-Encoding {encoding[:20]!r}; have it served as it is")
+
+
+async def ask_s3(files: Any, path: str, what: str) -> tuple[int | None, Any, Callable[[], None]]:
+    """The same of S3, or of what speaks its language; raises what s3fs does, too."""
+    bucket, key, _ = files.split_path(path)
+    try:
+        answer = await files._call_s3("get_object", Bucket=bucket, Key=key)
+        return answer.get("ContentLength"), answer["Body"], answer["Body"].close
+    except KeyError as missing:
+        raise RemoteError(f"{what}: the server's answer has no {missing}, so it is not S3; look at the URL") from None
+
+
+def open_filesystem(kind: str, url: str) -> Any:
+    """fsspec's file system for a kind of URL; it reads credentials and endpoints where its tools keep them.
+
+    Raises:
+        RemoteError: One line that says what to install, and which kinds there are.
+    """
+    options: dict[str, Any] = {}
+    try:
+        if kind in S3:
+            timeouts = {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
+            options = {"config_kwargs": timeouts | bounded_s3_client()}
+        elif kind in WEB:
+            options = {"encoded": True, "get_client": web_client}
+        files = importlib.import_module("fsspec").filesystem(kind, use_listings_cache=False, **options)
+    except (ValueError, ImportError) as error:
+        raise RemoteError(
+            f"{url}: cannot be opened ({error}); choose s3://, gs://, https:// or a folder, and "
+            'pip install "res3d-video[remote]"'
+        ) from None
+    if hasattr(files, "retries"):  # s3fs would try again for long and say nothing; `RetryPolicy` does it
+        files.retries = 1
+    return files
+
+
+def bounded_s3_client() -> dict[str, Any]:
+    """Options of S3's client, which reads errors whole: under these at most `BLOCK_BYTES` of one.
+
+    An older aiobotocore, which takes no class of one's own, stays as it is.
+    """
+    aiohttp, config = importlib.import_module("aiohttp"), importlib.import_module("aiobotocore.config")
+    if not hasattr(config.AioConfig(), "http_session_cls"):
+        return {}
+    answer: Any = aiohttp.ClientResponse
+    client: Any = importlib.import_module("aiobotocore.httpsession").AIOHTTPSession
+
+    class Response(answer):
+        async def read(self) -> bytes:
+            found = bytearray()
+            while piece := await self.content.readany():
+                found += piece
+                if len(found) > BLOCK_BYTES:
+                    self.close()
+                    raise aiohttp.ClientPayloadError(f"a message of more than {BLOCK_BYTES} bytes")
+            return bytes(found)
+
+    class Session(client):
+        async def _get_session(self, *proxy: Any) -> Any:
+            session = await super()._get_session(*proxy)
+            session._response_class = Response
+            return session
+
+    return {"http_session_cls": Session}
+
+
+async def web_client(**options: Any) -> Any:
+    """A client of web servers for fsspec: keeps no cookies, unpacks nothing, and has a connection for each request.
+
+    What a server sends after an answer is not taken for the next one.
+    """
+    aiohttp = importlib.import_module("aiohttp")
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=None),  # `RemoteStore._run` has the time
+        **options,
+    )

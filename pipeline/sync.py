@@ -1,0 +1,177 @@
+"""Copy a dataset between folders and servers, checked; dataset.json is removed first and written last."""
+
+import contextlib
+import hashlib
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from res3d_video.pipeline.errors import os_errors_of_the_user
+from res3d_video.pipeline.index import parse_info
+from res3d_video.pipeline.remote import (
+    CHECKSUMS,
+    MAX_INDEX_BYTES,
+    ListedFile,
+    default_cache,
+    folder_name,
+    index_files,
+    private_folder,
+    read_checksums,
+)
+from res3d_video.pipeline.remote_store import WEB, ContentError, RemoteError, RemoteStore, is_url
+from res3d_video.pipeline.shard_writer import sha256_of, to_json
+
+OPTIONAL = ("quarantine.jsonl", "manifest.jsonl")
+SAVE_EVERY_S = 10.0  # the list of what is there already; a kill costs at most so much work
+
+
+@dataclass(frozen=True)
+class SyncResult:
+    """What a copy did."""
+
+    num_copied: int
+    num_kept: int
+    num_bytes_copied: int
+
+
+def staging_folder(url: str) -> Path:
+    """Where a dataset for a URL is built before it is copied there; it stays, so that the build can go on."""
+    return private_folder(default_cache().parent / "staging" / folder_name(url))
+
+
+def sync_dataset(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    workers: int = 4,
+    timeout_s: float = 180.0,
+    say: Callable[[str], None] = lambda line: None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> SyncResult:
+    """Copy a finished dataset: tars, their .idx, the index, quarantine.jsonl, and at the end dataset.json.
+
+    What the destination's checksums.json lists is not copied again. Only one copy to a destination may run at a time.
+
+    Args:
+        workers: Files copied at a time.
+        timeout_s: How long a server may be gone.
+        say: Takes a line for a person.
+        report: Called with (files done, files).
+
+    Raises:
+        UserError: The source is not finished or damaged, or a server is gone, in one line.
+    """
+    urls = [str(end) if is_url(str(end)) else f"file://{Path(end).absolute()}" for end in (source, destination)]
+    store, to = (RemoteStore(url, timeout_s=timeout_s, say=say) for url in urls)
+    if to.kind in WEB:
+        raise RemoteError(f"{to.shown}: web servers take no files; choose s3://, gs:// or a folder")
+    if store.url == to.url:
+        raise RemoteError(f"{to.shown}: is the source itself; choose another place")
+    try:
+        content = store.read("dataset.json")
+    except FileNotFoundError:
+        raise RemoteError(f"{store.shown}: no dataset.json, so no finished shards to copy") from None
+    files = dataset_files(content, where=store.address("dataset.json"))
+    listed: dict[str, ListedFile] = {}  # checksums.json of the destination: what is there whole
+    with contextlib.suppress(FileNotFoundError, ContentError):  # without it all is copied
+        there, sizes = read_checksums(to), to.sizes()
+        listed = {name: file for name, file in there.items() if sizes.get(name) == file["num_bytes"]}
+    whole = ListedFile(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    is_same = listed.get("dataset.json") == whole
+    todo = [name for name in files if name not in listed and not (is_same and name in OPTIONAL)]
+    if not is_same:
+        todo += [name for name in files if name in listed and listed[name]["sha256"] != files[name].get("sha256")]
+    if is_same and not todo:
+        return SyncResult(0, len(listed), 0)
+
+    copied, stop, saved_s = dict[str, int](), threading.Event(), time.monotonic()
+    with os_errors_of_the_user(str(destination)):
+        if to.folder is not None:
+            to.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".sync-", dir=to.folder) as folder, ThreadPoolExecutor(workers) as pool:
+            scratch = Path(folder)
+            to.remove("dataset.json")  # readers must not take what is there for a finished dataset
+            work = {
+                pool.submit(bring, name, files[name], store, to, listed.get(name), scratch, stop): name for name in todo
+            }
+            try:
+                for num_done, future in enumerate(as_completed(work), start=len(files) - len(todo) + 1):
+                    name, found = work[future], future.result()
+                    if found is None:
+                        listed.pop(name, None)
+                    elif found != listed.get(name):
+                        listed[name], copied[name] = found, found["num_bytes"]
+                    if time.monotonic() - saved_s > SAVE_EVERY_S:
+                        save(listed, to, scratch)
+                        saved_s = time.monotonic()
+                    report(num_done, len(files) + 1)
+            except BaseException:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                with contextlib.suppress(RemoteError):  # what is not on the list is copied again
+                    save(listed, to, scratch)
+                raise
+            listed = {name: listed[name] for name in sorted(listed) if name in files} | {"dataset.json": whole}
+            save(listed, to, scratch)
+            (scratch / "dataset.json").write_bytes(content)
+            to.upload(scratch / "dataset.json", "dataset.json")
+            report(len(files) + 1, len(files) + 1)
+    return SyncResult(len(copied) + 1, len(listed) - len(copied) - 1, sum(copied.values()))
+
+
+def dataset_files(content: bytes, *, where: str) -> dict[str, dict[str, Any]]:
+    """The files of a dataset but dataset.json, whose content this is, and what `download` must hold each to."""
+    info = parse_info(content, where=where)
+    tars = {
+        tar["tar"]: {"at_most": tar["num_bytes"], "num_bytes": tar["num_bytes"], "sha256": tar["sha256"]}
+        for tar in info["shards"]
+    }
+    idx = {f"{name.removesuffix('.tar')}.idx": {"at_most": tar["at_most"]} for name, tar in tars.items()}
+    others = index_files(info) | dict.fromkeys(OPTIONAL, MAX_INDEX_BYTES)
+    return tars | idx | {name: {"at_most": at_most} for name, at_most in others.items()}
+
+
+def bring(
+    name: str,
+    expected: dict[str, Any],
+    source: RemoteStore,
+    to: RemoteStore,
+    there: ListedFile | None,
+    scratch: Path,
+    stop: threading.Event,
+) -> ListedFile | None:
+    """Copy a file, unless it is `there`; None for one that the source has not and need not have.
+
+    Raises:
+        RemoteError: It is damaged or missing, or a server is gone.
+    """
+    path = temporary = scratch / name.replace("/", "-")
+    try:
+        if source.folder is not None and to.folder is None:
+            path = source.folder / name
+            sha256 = sha256_of(path)
+            if sha256 != expected.get("sha256", sha256):
+                raise ContentError(f"{path}: its sha256 is not the listed one; run tools/check_shards.py")
+        else:
+            sha256 = source.download_to(name, path, stop=stop, **expected)
+        found = ListedFile(num_bytes=path.stat().st_size, sha256=sha256)
+        if found != there:
+            to.upload(path, name, stop=stop)
+        return found
+    except FileNotFoundError:
+        if name in OPTIONAL:
+            return None
+        raise RemoteError(f"{source.address(name)}: is missing; run tools/check_shards.py") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(listed: dict[str, ListedFile], to: RemoteStore, scratch: Path) -> None:
+    """Write checksums.json."""
+    (scratch / CHECKSUMS).write_bytes(to_json({"files": listed}))
+    to.upload(scratch / CHECKSUMS, CHECKSUMS)
