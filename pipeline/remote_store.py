@@ -138,11 +138,7 @@ class RemoteStore:
         self.kind = url.split("://")[0]
         self.folder = Path(url.removeprefix("file://")) if self.kind == "file" else None
         self.num_bytes_fetched = 0
-        try:
-            address(self.url, "")
-        except ValueError as error:
-            raise RemoteError(f"{self.shown}: is no URL ({error}); correct it") from None
-        self._files = open_filesystem(self.kind, self.shown)
+        self._files = open_filesystem(self.url, self.kind)
         self._timeout_s, self._say, self._is_gone, self._lock = timeout_s, say, False, threading.Lock()
 
     def address(self, name: str) -> str:
@@ -350,14 +346,15 @@ async def ask_s3(files: Any, path: str, what: str) -> tuple[int | None, Any, Cal
         raise RemoteError(f"{what}: the server's answer has no {missing}, so it is not S3; look at the URL") from None
 
 
-def open_filesystem(kind: str, url: str) -> Any:
-    """fsspec's file system for a kind of URL; it reads credentials and endpoints where its tools keep them.
+def open_filesystem(url: str, kind: str) -> Any:
+    """fsspec's file system for a URL of a kind; it reads credentials and endpoints where its tools keep them.
 
     Raises:
         RemoteError: One line that says what to install, and which kinds there are.
     """
     options: dict[str, Any] = {}
     try:
+        address(url, "")  # ValueError for what is no URL
         if kind in S3:
             timeouts = {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
             options = {"config_kwargs": timeouts | bounded_s3_client()}
@@ -366,7 +363,7 @@ def open_filesystem(kind: str, url: str) -> Any:
         files = importlib.import_module("fsspec").filesystem(kind, use_listings_cache=False, **options)
     except (ValueError, ImportError) as error:
         raise RemoteError(
-            f"{url}: cannot be opened ({error}); choose s3://, gs://, https:// or a folder, and "
+            f"{public_url(url)}: cannot be opened ({error}); choose s3://, gs://, https:// or a folder, and "
             'pip install "res3d-video[remote]"'
         ) from None
     if hasattr(files, "retries"):  # s3fs would try again for long and say nothing; `RetryPolicy` does it
@@ -375,10 +372,7 @@ def open_filesystem(kind: str, url: str) -> Any:
 
 
 def bounded_s3_client() -> dict[str, Any]:
-    """Options of S3's client, which reads errors whole: under these at most `BLOCK_BYTES` of one.
-
-    An older aiobotocore, which takes no class of one's own, stays as it is.
-    """
+    """Options under which S3's client reads `BLOCK_BYTES` of an error at most; none for an older aiobotocore."""
     aiohttp, config = importlib.import_module("aiohttp"), importlib.import_module("aiobotocore.config")
     if not hasattr(config.AioConfig(), "http_session_cls"):
         return {}
@@ -405,13 +399,10 @@ def bounded_s3_client() -> dict[str, Any]:
 
 
 async def web_client(**options: Any) -> Any:
-    """A client of web servers for fsspec: keeps no cookies, unpacks nothing, and has a connection for each request.
-
-    What a server sends after an answer is not taken for the next one.
-    """
+    """A client of web servers for fsspec: keeps no cookies, unpacks nothing, has a new connection for each request."""
     aiohttp = importlib.import_module("aiohttp")
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True),
+        connector=aiohttp.TCPConnector(force_close=True),  # what comes after an answer is not the next one's
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None),  # `RemoteStore._run` has the time
