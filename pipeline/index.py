@@ -16,6 +16,7 @@ import numpy as np
 from res3d_video.pipeline.codecs import CODECS, Codec, codec_of
 from res3d_video.pipeline.codecs.segment import ranges
 from res3d_video.pipeline.errors import UserError, one_line
+from res3d_video.pipeline.files import open_plain, read_plain
 from res3d_video.pipeline.schema import (
     FORMAT_VERSION,
     MAX_INFO_BYTES,
@@ -28,7 +29,6 @@ from res3d_video.pipeline.schema import (
     short,
     specs_of,
 )
-from res3d_video.pipeline.source.plain_file import open_plain, read_plain
 from res3d_video.pipeline.typed_json import SchemaError
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from res3d_video.pipeline.files import new_file_opener
 from res3d_video.pipeline.schema import FORMAT_VERSION, SUBSETS, TEXT, TEXT_COLUMNS, array_specs
 from res3d_video.pipeline.shard_writer import (
     npy_bytes,
@@ -18,7 +19,6 @@ from res3d_video.pipeline.shard_writer import (
     unpack_frames,
     write_atomically,
 )
-from res3d_video.pipeline.source.plain_file import new_file_opener
 
 
 class Parts:

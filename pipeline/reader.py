@@ -18,10 +18,10 @@ from isal import isal_zlib  # zlib's crc32 by vector instructions, at three time
 from res3d_video.pipeline.clip import frame_indices
 from res3d_video.pipeline.codecs.segment import ClipFrames, UndecodableError
 from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.files import open_plain
 from res3d_video.pipeline.index import ShardError, ShardIndex
 from res3d_video.pipeline.plan import Plan, PlannedClips
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
-from res3d_video.pipeline.source.plain_file import open_plain
 
 MAX_OPEN_TARS = 16_384  # fewer where the system allows fewer
 MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from res3d_video.pipeline.errors import printable
+from res3d_video.pipeline.files import new_file_opener
 from res3d_video.pipeline.index import ShardError
 from res3d_video.pipeline.schema import MAX_INFO_BYTES
-from res3d_video.pipeline.source.plain_file import new_file_opener
 
 T = TypeVar("T")
 NEVER = threading.Event()  # nobody sets it

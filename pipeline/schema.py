@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from res3d_video.pipeline.codecs.filmstrip import MAX_HEIGHT, MCU
 from res3d_video.pipeline.errors import UserError, one_line
-from res3d_video.pipeline.source.plain_file import is_plain_name
+from res3d_video.pipeline.files import is_plain_name
 from res3d_video.pipeline.typed_json import SchemaError, convert
 
 FORMAT_VERSION = 2

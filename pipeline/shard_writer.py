@@ -18,7 +18,7 @@ import numpy as np
 
 from res3d_video.pipeline.codecs.segment import EncodedSegment
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.source.plain_file import new_file_opener
+from res3d_video.pipeline.files import new_file_opener
 
 PROCESSES = secrets.token_hex(4)  # this one and those it forks; only names of temporary files hang on it
 

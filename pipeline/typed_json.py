@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user, printable
-from res3d_video.pipeline.source.plain_file import read_plain
+from res3d_video.pipeline.files import read_plain
 
 MAX_JSON_BYTES = 2**27  # predictions of 300,000 videos
 MOST = 2**53  # what a float64 counts to

@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from res3d_video.pipeline.build.shard import in_order
+from res3d_video.pipeline.convert.shard import in_order
+from res3d_video.pipeline.files import NotPlainError, is_plain_name, read_plain
 from res3d_video.pipeline.index import SUBSETS, ShardIndex, open_index
 from res3d_video.pipeline.shard_writer import dali_index, sha256_of, tar_components
-from res3d_video.pipeline.source.plain_file import NotPlainError, is_plain_name, read_plain
 
 MAX_META_BYTES = 2**20  # of key.json
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import Listing, list_folder
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.tools.numbered import write_numbered_video

@@ -10,7 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_ucf101
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.nearest import nearest

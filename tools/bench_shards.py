@@ -28,10 +28,11 @@ end_at_ctrl_c(__name__)
 import click
 import ffmpeg
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import Listing, VideoRecord
 from res3d_video.pipeline.datasets.listing import find_videos
-from res3d_video.pipeline.source.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, stretched
+from res3d_video.pipeline.ingest.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, stretched
 from res3d_video.tools.bench.machine import machine, machine_lines, table
 from res3d_video.tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil, pick_cores, pinned
 from res3d_video.train.bounds import COUNT, THREADS
@@ -258,7 +259,7 @@ def run_ffmpeg(path: Path, quality: int, *, threads: int | None) -> tuple[int, i
 
 
 def ffmpeg_command(path: Path, quality: int, *, threads: int | None) -> list[str]:
-    """The same decoder and filter as `pipeline.source.transcode.FrameReader`, and ffmpeg's own JPEG encoder.
+    """The same decoder and filter as `pipeline.ingest.transcode.FrameReader`, and ffmpeg's own JPEG encoder.
 
     Args:
         threads: Of the decoder and of the encoder; None is what ffmpeg chooses.

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from res3d_video.pipeline.source.limits import Limits
+from res3d_video.pipeline.ingest.limits import Limits
 
 HELP = {
     "max_pixels": "Of a frame; a video that has more is quarantined, as with the limits below.",

@@ -9,14 +9,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from res3d_video.pipeline.build.on_ray import make_on_ray
-from res3d_video.pipeline.build.run import (
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import (
     BuildResult,
-    BuildSettings,
     TaskResult,
     build_shards,
     build_task,
     finish_build,
+    make_on_ray,
 )
 from res3d_video.pipeline.datasets import Listing
 from res3d_video.pipeline.errors import UserError

@@ -22,11 +22,11 @@ import click
 import ffmpeg
 import numpy as np
 
-from res3d_video.pipeline.build.run import build_shards
-from res3d_video.pipeline.build.settings import BuildSettings
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.source.transcode import ffmpeg_exe
+from res3d_video.pipeline.ingest.transcode import ffmpeg_exe
 from res3d_video.pipeline.typed_json import Count, Text, read_json
 from res3d_video.tools.demo_scenes import CLASSES, render_video
 from res3d_video.train.bounds import SEED, THREADS

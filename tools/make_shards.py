@@ -21,9 +21,9 @@ from collections.abc import Callable
 import click
 from click.core import ParameterSource
 
-from res3d_video.pipeline.build.run import BuildProgress, TaskResult
-from res3d_video.pipeline.build.settings import OWN_SETTINGS, BuildSettings
 from res3d_video.pipeline.codecs import CODECS
+from res3d_video.pipeline.convert.plan import OWN_SETTINGS, BuildSettings
+from res3d_video.pipeline.convert.run import BuildProgress, TaskResult
 from res3d_video.pipeline.datasets import DATASETS, DatasetError, Listing
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
 from res3d_video.pipeline.index import choices, open_index

@@ -10,7 +10,7 @@ from pathlib import Path
 import ffmpeg
 import numpy as np
 
-from res3d_video.pipeline.source.transcode import ffmpeg_exe
+from res3d_video.pipeline.ingest.transcode import ffmpeg_exe
 
 CONTENT_WIDTH = 171
 NUM_BITS = 9

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from res3d_video.pipeline.build.run import BuildProgress, BuildResult, TaskResult
+from res3d_video.pipeline.convert.run import BuildProgress, BuildResult, TaskResult
 from res3d_video.pipeline.index import SUBSETS, ShardIndex
 
 MAX_REASONS = 5  # of failures that are told apart

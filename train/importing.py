@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.files import read_text
 from res3d_video.pipeline.shard_writer import sha256_of
-from res3d_video.pipeline.source.plain_file import read_text
 from res3d_video.pipeline.typed_json import SchemaError, convert
 from res3d_video.train.checkpoint import check_tensor, outline
 from res3d_video.train.config import TrainConfig, to_dict

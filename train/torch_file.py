@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from res3d_video.pipeline.errors import printable
-from res3d_video.pipeline.source.plain_file import open_plain
+from res3d_video.pipeline.files import open_plain
 from res3d_video.pipeline.typed_json import SchemaError
 
 # Tensors and dicts; weights_only lets more pass, such as bytearray(10**12).

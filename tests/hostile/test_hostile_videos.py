@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import Listing, VideoRecord
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex, open_index
-from res3d_video.pipeline.source.limits import Limits
+from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.tools.numbered import number_of, read_bits
 from tests.hostile.videos import (
     ALL,

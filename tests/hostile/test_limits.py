@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import res3d_video.pipeline.source.inspector
-from res3d_video.pipeline.build.run import BuildResult, BuildSettings, build_shards
+import res3d_video.pipeline.ingest.inspector
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import BuildResult, build_shards
 from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.index import ShardError
-from res3d_video.pipeline.source.inspector import Inspector, Worker
-from res3d_video.pipeline.source.limits import Guard, Limits, ended_by
-from res3d_video.pipeline.source.probe import probe
-from res3d_video.pipeline.source.transcode import FrameReader, fitted, stretched
+from res3d_video.pipeline.ingest.inspector import Inspector, Worker
+from res3d_video.pipeline.ingest.limits import Guard, Limits, ended_by
+from res3d_video.pipeline.ingest.probe import probe
+from res3d_video.pipeline.ingest.transcode import FrameReader, fitted, stretched
 from res3d_video.tools.numbered import write_numbered_video, write_video
 
 SIZE = {"width": 172, "height": 96}
@@ -173,7 +174,7 @@ def test_a_video_that_crashes_its_reader_costs_that_reader_only(video: Path, mon
     crash = "import os, signal, sys; sys.stdin.readline(); os.kill(os.getpid(), signal.SIGSEGV)"
     with Inspector() as inspector:
         with monkeypatch.context() as patched:
-            patched.setattr(res3d_video.pipeline.source.inspector, "START", crash)
+            patched.setattr(res3d_video.pipeline.ingest.inspector, "START", crash)
             failure = failure_of(lambda: inspector.probe(video, Guard()))
         assert failure.reason == "a.mp4: the process that read it was ended by SIGSEGV"
         assert inspector.probe(video, Guard()).width == 172, "another one reads on"
@@ -189,7 +190,7 @@ def test_a_reader_that_stalls_or_answers_nonsense_is_ended(video: Path, monkeypa
         ("print('[1]', flush=True)", "a.mp4: the process that read it"),
     ):
         with Inspector() as inspector, monkeypatch.context() as patched:
-            patched.setattr(res3d_video.pipeline.source.inspector, "START", program)
+            patched.setattr(res3d_video.pipeline.ingest.inspector, "START", program)
             failure = failure_of(lambda inspector=inspector: inspector.probe(video, Guard(Limits(max_wall_s=0.5))))
         assert said in failure.reason
     assert len(started) == 4

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from res3d_video.pipeline.source.plain_file import NotPlainError, new_file_opener, open_plain, read_plain
+from res3d_video.pipeline.files import NotPlainError, new_file_opener, open_plain, read_plain
 
 
 @pytest.fixture(autouse=True)

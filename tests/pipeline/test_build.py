@@ -13,13 +13,14 @@ import av
 import numpy as np
 import pytest
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards, shuffled
 from res3d_video.pipeline.codecs import H264Codec
 from res3d_video.pipeline.codecs.h264 import EncodePolicy
+from res3d_video.pipeline.convert.plan import BuildSettings, shuffled
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import Listing, list_folder
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
-from res3d_video.pipeline.source.transcode import ffmpeg_exe
+from res3d_video.pipeline.ingest.transcode import ffmpeg_exe
 from res3d_video.pipeline.verify import verify
 from res3d_video.tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 from tests.conftest import NUMBERED_LENGTHS, build_numbered, numbered_listing

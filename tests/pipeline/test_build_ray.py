@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-import res3d_video.pipeline.build.on_ray
-from res3d_video.pipeline.build.on_ray import make_on_ray
-from res3d_video.pipeline.build.plan import ShardTask
-from res3d_video.pipeline.build.run import BuildProgress, build_shards
-from res3d_video.pipeline.build.shard import Counts, OtherInputsError
+import res3d_video.pipeline.convert.run
+from res3d_video.pipeline.convert.plan import ShardTask
+from res3d_video.pipeline.convert.run import BuildProgress, build_shards, make_on_ray
+from res3d_video.pipeline.convert.shard import Counts, OtherInputsError
 from res3d_video.pipeline.datasets import Listing
 from res3d_video.pipeline.index import ShardError
 from tests.chaos.ledger import wait_until
@@ -64,7 +63,7 @@ def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
             raise OSError(number, "no such luck")
 
         with monkeypatch.context() as patched:
-            patched.setattr(res3d_video.pipeline.build.on_ray, "make_shard", fail)
+            patched.setattr(res3d_video.pipeline.convert.run, "make_shard", fail)
             if number == errno.EIO:
                 failed = make(tasks[:2], tmp_path / "out", no_tell)
                 assert failed == {"few-000000": "no such luck", "few-000001": "no such luck"}
@@ -75,7 +74,7 @@ def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
         assert set(tried) == {"tried\n" * attempts}
 
     with monkeypatch.context() as patched:
-        patched.setattr(res3d_video.pipeline.build.on_ray, "make_shard", lambda *args, **options: len(1))  # type: ignore[arg-type]
+        patched.setattr(res3d_video.pipeline.convert.run, "make_shard", lambda *args, **options: len(1))  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="(?s)Traceback|ray::.*has no len"):
             make(tasks[:1], tmp_path / "out", no_tell)
 
@@ -96,7 +95,7 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
     doomed, in_work = cluster.nodes[1].node_id, tmp_path / "in work"
     told: list[BuildProgress] = []
     reasons: list[str] = []
-    real, real_make = res3d_video.pipeline.build.on_ray.failure, res3d_video.pipeline.build.on_ray.make_shard
+    real, real_make = res3d_video.pipeline.convert.run.failure, res3d_video.pipeline.convert.run.make_shard
 
     def make_shard(*args: Any, **options: Any) -> Counts:
         import ray  # on the worker
@@ -117,8 +116,8 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
             cluster.remove_node(cluster.nodes[1], allow_graceful=False)
         told.append(progress)
 
-    monkeypatch.setattr(res3d_video.pipeline.build.on_ray, "failure", failure)
-    monkeypatch.setattr(res3d_video.pipeline.build.on_ray, "make_shard", make_shard)
+    monkeypatch.setattr(res3d_video.pipeline.convert.run, "failure", failure)
+    monkeypatch.setattr(res3d_video.pipeline.convert.run, "make_shard", make_shard)
     make = partial(make_on_ray, address=cluster.address)
     result = build_shards(listing, tmp_path / "out", settings, workers=1, report=report, make=make)
     assert any("its worker died" in reason for reason in reasons)
@@ -146,4 +145,4 @@ def test_a_bug_on_a_worker_is_raised_as_ray_has_it_and_not_tried_again(bug: Exce
         cause = bug
 
     with pytest.raises(RayTaskError):
-        res3d_video.pipeline.build.on_ray.failure(RayTaskError("with the worker's traceback"))
+        res3d_video.pipeline.convert.run.failure(RayTaskError("with the worker's traceback"))

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards
 from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
+from res3d_video.pipeline.convert.samples import random_segments, uniform_segments
 from res3d_video.pipeline.datasets import Listing, list_sports1m
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.loader import ClipLoader
 from res3d_video.pipeline.plan import TrainPlan
-from res3d_video.pipeline.source.segments import random_segments, uniform_segments
 from res3d_video.pipeline.verify import verify
 from res3d_video.tools.numbered import number_of, read_bits, write_numbered_video
 from tests.clips import take

@@ -16,26 +16,24 @@ from pathlib import Path
 
 import pytest
 
-import res3d_video.pipeline.build.shard
 import res3d_video.pipeline.codecs.filmstrip
-import res3d_video.pipeline.source.inspector
-from res3d_video.pipeline.build.parts import clean, only_builder
-from res3d_video.pipeline.build.plan import ShardTask, plan_build
-from res3d_video.pipeline.build.run import (
-    BuildProgress,
-    BuildSettings,
-    TaskResult,
-    build_shards,
-    build_task,
-    finish_build,
-    share,
+import res3d_video.pipeline.convert.shard
+import res3d_video.pipeline.ingest.inspector
+from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, plan_build
+from res3d_video.pipeline.convert.run import BuildProgress, TaskResult, build_shards, build_task, finish_build, share
+from res3d_video.pipeline.convert.samples import Converted, convert
+from res3d_video.pipeline.convert.shard import (
+    OtherInputsError,
+    clean,
+    counts_of_finished,
+    make_shard,
+    only_builder,
+    write_shard,
 )
-from res3d_video.pipeline.build.samples import Converted, convert
-from res3d_video.pipeline.build.shard import OtherInputsError, counts_of_finished, make_shard, write_shard
 from res3d_video.pipeline.datasets import Listing, list_folder
 from res3d_video.pipeline.index import ShardError, open_index
+from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.shard_writer import temporary_of
-from res3d_video.pipeline.source.inspector import Inspector
 from res3d_video.tools.numbered import write_numbered_video
 from tests.pipeline.test_build import contents
 from tests.until import until
@@ -253,14 +251,14 @@ def test_a_shard_that_another_process_makes_otherwise_at_the_same_time_counts_as
 ) -> None:
     """Such as on a machine so slow that a video there exceeds its time."""
     task = tasks_of(listing)[1]
-    write = res3d_video.pipeline.build.shard.write_atomically
+    write = res3d_video.pipeline.convert.shard.write_atomically
 
     def write_part(path: Path, data: bytes) -> bool:
         (tmp_path / "other").write_bytes(b"another tar")
         (tmp_path / "other").replace(tmp_path / f"{task.name}.tar")
         return write(path, data)
 
-    monkeypatch.setattr(res3d_video.pipeline.build.shard, "write_atomically", write_part)
+    monkeypatch.setattr(res3d_video.pipeline.convert.shard, "write_atomically", write_part)
     with pytest.raises(ShardError, match="few-000001: another process has made it at the same time"):
         write_shard(task, converted(task, lambda: None), tmp_path)
     assert not (tmp_path / "parts" / f"{task.name}.json").exists()
@@ -303,7 +301,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, source: str, error: Exception, *, t
             raise error
         return convert(task, place, inspector)
 
-    monkeypatch.setattr(res3d_video.pipeline.build.shard, "convert", convert_or_fail)
+    monkeypatch.setattr(res3d_video.pipeline.convert.shard, "convert", convert_or_fail)
     return tried
 
 
@@ -357,8 +355,8 @@ BUGS = {  # an expression that fails as code does that was never right -> how
 def test_a_bug_in_the_process_that_reads_videos_is_no_fault_of_a_video(
     listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: str, keep_aspect: bool
 ) -> None:
-    code = f"import res3d_video.pipeline.source.inspector as i; i.probe = lambda path, guard: {bug}; i.serve()"
-    monkeypatch.setattr(res3d_video.pipeline.source.inspector, "START", code)
+    code = f"import res3d_video.pipeline.ingest.inspector as i; i.probe = lambda path, guard: {bug}; i.serve()"
+    monkeypatch.setattr(res3d_video.pipeline.ingest.inspector, "START", code)
     settings = replace(SETTINGS, keep_aspect=keep_aspect)
     with pytest.raises(RuntimeError, match=rf"(?s)class\d/.*Traceback.*{BUGS[bug].__name__}"):
         build_shards(listing, tmp_path, settings, workers=1, limit=2)

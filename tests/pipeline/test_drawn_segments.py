@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from res3d_video.pipeline.source.segments import random_segments, segment_length, uniform_segments
+from res3d_video.pipeline.convert.samples import random_segments, segment_length, uniform_segments
 
 IDS = [f"{i:011d}" for i in range(400)]
 

@@ -12,10 +12,10 @@ import pytest
 import res3d_video.pipeline.reader
 from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
 from res3d_video.pipeline.codecs.segment import ClipFrames
+from res3d_video.pipeline.files import open_plain
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
 from res3d_video.pipeline.reader import FrameFiles
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
-from res3d_video.pipeline.source.plain_file import open_plain
 
 
 @pytest.fixture

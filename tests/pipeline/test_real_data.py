@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards, transcode
 from res3d_video.pipeline.codecs.h264 import EncodePolicy
 from res3d_video.pipeline.codecs.h264_check import policy_faults
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
+from res3d_video.pipeline.convert.samples import transcode
 from res3d_video.pipeline.datasets import list_hmdb51, list_ucf101
 from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.frames import decode_frames
-from res3d_video.pipeline.source.inspector import Inspector
-from res3d_video.pipeline.source.limits import Guard
-from res3d_video.pipeline.source.probe import probe
-from res3d_video.pipeline.source.transcode import stretched
+from res3d_video.pipeline.ingest.inspector import Inspector
+from res3d_video.pipeline.ingest.limits import Guard
+from res3d_video.pipeline.ingest.probe import probe
+from res3d_video.pipeline.ingest.transcode import stretched
 from res3d_video.pipeline.verify import verify
 
 pytestmark = pytest.mark.slow

@@ -52,7 +52,7 @@ class BadLine(RemoteStore):
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that take no time."""
-    monkeypatch.setattr(pipeline.remote_store, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(res3d_video.pipeline.remote_store, "FIRST_PAUSE_S", 0.0)
 
 
 def test_a_download_that_breaks_is_begun_again(impatient: None) -> None:

@@ -92,7 +92,7 @@ def test_only_what_changed_is_copied_and_dataset_json_is_gone_meanwhile(
 def test_a_copy_that_was_killed_goes_on_where_it_was(
     numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.sync, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(res3d_video.pipeline.sync, "SAVE_EVERY_S", 0.0)
     to, uploads = tmp_path / "to", []
     upload, save = RemoteStore.upload, res3d_video.pipeline.sync.save
 
@@ -105,7 +105,7 @@ def test_a_copy_that_was_killed_goes_on_where_it_was(
 
     with monkeypatch.context() as patch:
         patch.setattr(RemoteStore, "upload", killed)
-        patch.setattr(pipeline.sync, "save", lambda *about: None if len(uploads) == 2 else save(*about))
+        patch.setattr(res3d_video.pipeline.sync, "save", lambda *about: None if len(uploads) == 2 else save(*about))
         with pytest.raises(KeyboardInterrupt):
             sync_dataset(numbered.data_dir, to, workers=1)
     with pytest.raises(ShardError, match="no dataset.json, so no finished shards"):

@@ -6,7 +6,6 @@ import threading
 import numpy as np
 import pytest
 
-import res3d_video.pipeline.remote
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.plan import EvalPlan, TrainPlan
@@ -32,7 +31,7 @@ class Tars:
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the order is that of one thread."""
-    monkeypatch.setattr(pipeline.remote, "NUM_FETCHERS", 1)
+    monkeypatch.setattr(res3d_video.pipeline.remote, "NUM_FETCHERS", 1)
 
 
 def ahead(tars: Tars, index: ShardIndex, *, steps: int, limit: int | None = None, plan: object = None) -> TarPrefetcher:

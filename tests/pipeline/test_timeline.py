@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from res3d_video.pipeline.errors import VideoFailure
-from res3d_video.pipeline.source.timeline import (
+from res3d_video.pipeline.ingest.probe import (
     Piece,
     Seek,
     Timeline,
@@ -19,7 +19,7 @@ from res3d_video.pipeline.source.timeline import (
     seek_options,
     timeline_of,
 )
-from res3d_video.pipeline.source.transcode import FrameReader, stretched
+from res3d_video.pipeline.ingest.transcode import FrameReader, stretched
 from res3d_video.tools.numbered import number_of, numbered_frame, read_bits, write_video
 
 TICK = Fraction(1, 25)

@@ -10,8 +10,8 @@ import pytest
 
 from res3d_video.pipeline.codecs.filmstrip import Planes
 from res3d_video.pipeline.errors import VideoFailure
-from res3d_video.pipeline.source.probe import count_frames, probe
-from res3d_video.pipeline.source.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched
+from res3d_video.pipeline.ingest.probe import count_frames, probe
+from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched
 from res3d_video.tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 
 

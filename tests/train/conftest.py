@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.tools.numbered import write_video

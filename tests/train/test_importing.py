@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards
 from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.loader import ClipLoader

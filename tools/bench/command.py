@@ -22,7 +22,7 @@ from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex, choices
 from res3d_video.pipeline.loader import MEAN, LoaderSettings
-from res3d_video.pipeline.remote.url import public_url
+from res3d_video.pipeline.remote_store import public_url
 from res3d_video.tools.bench.autotune import Tuning, autotune, measure_loader
 from res3d_video.tools.bench.chart import draw, load_matplotlib
 from res3d_video.tools.bench.comparison import Comparison, compare

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from res3d_video.pipeline.build.run import build_shards
-from res3d_video.pipeline.build.settings import BuildSettings
 from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.errors import kind_and_line
 from res3d_video.pipeline.index import ShardIndex, open_index

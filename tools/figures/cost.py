@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.source.plain_file import read_text
+from res3d_video.pipeline.files import read_text
 from res3d_video.tools.bench.chart import picture
 from res3d_video.tools.figures.colors import GREY, MANY
 

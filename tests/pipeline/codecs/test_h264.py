@@ -15,19 +15,20 @@ import av
 import numpy as np
 import pytest
 
-from res3d_video.pipeline.build.run import BuildSettings, transcode
 from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
 from res3d_video.pipeline.codecs.avc import parse_avcc, parse_sps
 from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec, decoder_configuration, exact_rate
 from res3d_video.pipeline.codecs.h264_check import blank_faults, policy_faults
 from res3d_video.pipeline.codecs.segment import ClipFrames, EncodedSegment, Planes
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.samples import transcode
 from res3d_video.pipeline.errors import UserError, VideoFailure
 from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.ingest.inspector import Inspector
+from res3d_video.pipeline.ingest.limits import Guard
+from res3d_video.pipeline.ingest.probe import probe
+from res3d_video.pipeline.ingest.transcode import centred, ffmpeg_exe, fitted, stretched
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
-from res3d_video.pipeline.source.inspector import Inspector
-from res3d_video.pipeline.source.limits import Guard
-from res3d_video.pipeline.source.probe import probe
-from res3d_video.pipeline.source.transcode import centred, ffmpeg_exe, fitted, stretched
 from res3d_video.tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video
 
 SHARDS_README = Path(__file__).resolve().parents[3] / "shards/README.md"

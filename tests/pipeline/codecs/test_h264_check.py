@@ -18,9 +18,9 @@ from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec, decoder_co
 from res3d_video.pipeline.codecs.h264_check import avcc_faults, blank_faults, decode_faults, policy_faults
 from res3d_video.pipeline.codecs.segment import Planes
 from res3d_video.pipeline.index import ShardError, ShardIndex
+from res3d_video.pipeline.ingest.transcode import ffmpeg_exe
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
 from res3d_video.pipeline.shard_writer import dali_index, tar_components
-from res3d_video.pipeline.source.transcode import ffmpeg_exe
 from res3d_video.pipeline.verify import verify
 from res3d_video.tools import check_shards
 from res3d_video.tools.numbered import write_video

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from res3d_video.pipeline.datasets import DATASETS, DatasetError, Listing, list_folder
 from res3d_video.pipeline.datasets.listing import NAME
 from res3d_video.pipeline.datasets.splits import class_of, draw_test_groups
-from res3d_video.pipeline.source.plain_file import is_plain_name
+from res3d_video.pipeline.files import is_plain_name
 
 
 def write_videos(root: Path, *sources: str) -> Path:

@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards
 from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_ucf101
 from res3d_video.pipeline.frames import read_frames
 from res3d_video.pipeline.index import ShardIndex, open_index

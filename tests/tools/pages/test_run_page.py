@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_ucf101
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.report import main

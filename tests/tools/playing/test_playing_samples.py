@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from res3d_video.pipeline.build.run import BuildSettings, build_shards
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from res3d_video.pipeline.source.plain_file import open_plain
+from res3d_video.pipeline.files import open_plain
 
 MAX_EXAMPLES = 5  # of each kind of reason
 MAX_KINDS = 40  # named; the rest is counted together

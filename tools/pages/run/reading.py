@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
-from res3d_video.pipeline.source.plain_file import read_plain
+from res3d_video.pipeline.files import read_plain
 from res3d_video.pipeline.typed_json import MAX_JSON_BYTES, MOST, Count, SchemaError, Text, convert, decode, read_json
 from res3d_video.tools.figures.runs import distinct_names
 from res3d_video.tools.pages.run.facts import About, Run

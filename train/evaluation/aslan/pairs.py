@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user, printable
-from res3d_video.pipeline.source.plain_file import read_plain
+from res3d_video.pipeline.files import read_plain
 
 MAX_MAT_BYTES = 2**19  # View2.mat has half of it, and zlib makes no more than a thousand times as much
 MAX_NUMBERS = 10**6

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.source.plain_file import read_text
+from res3d_video.pipeline.files import read_text
 from res3d_video.train.evaluation.thumos14.segments import non_max_suppression, rows_by_name
 
 # The 20 detection classes and their numbers in a detections file, which are those of UCF101 (detclasslist.txt).

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.source.plain_file import read_text
+from res3d_video.pipeline.files import read_text
 from res3d_video.pipeline.typed_json import SchemaError, decode
 from res3d_video.train.evaluation.thumos14.segments import (
     WINDOW_CLIP,

@@ -1,25 +1,29 @@
 """From one video to its samples: the whole of it, or segments; or a line that says why not."""
 
+import bisect
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from res3d_video.pipeline.build.plan import ShardTask, guard_of
-from res3d_video.pipeline.build.settings import BuildSettings
+import numpy as np
+
+from res3d_video.pipeline.clip import ClipSpec, uniform_starts
 from res3d_video.pipeline.codecs.segment import EncodedSegment
+from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, guard_of
 from res3d_video.pipeline.datasets import VideoRecord
 from res3d_video.pipeline.errors import TooLargeError, VideoFailure
+from res3d_video.pipeline.ingest.inspector import Inspector
+from res3d_video.pipeline.ingest.limits import MB, Guard
+from res3d_video.pipeline.ingest.probe import Piece, VideoFacts
+from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry, centred, fitted, stretched
+from res3d_video.pipeline.rng import random_below
 from res3d_video.pipeline.shard_writer import EncodedSample
-from res3d_video.pipeline.source.inspector import Inspector
-from res3d_video.pipeline.source.limits import MB, Guard
-from res3d_video.pipeline.source.probe import VideoFacts
-from res3d_video.pipeline.source.segments import random_segments, segment_length, uniform_segments
-from res3d_video.pipeline.source.timeline import Piece
-from res3d_video.pipeline.source.transcode import FrameReader, Geometry, centred, fitted, stretched
 
 Described = tuple[EncodedSegment, dict[str, Any]]  # with what key.json says about the frames
 FROM_START = "decoded from its first frame: its times or keyframes do not allow to begin elsewhere"
 COUNTING = Geometry(16, 16, 16, 16)  # frames are counted by ffmpeg, as small pictures
+UNKNOWN_FPS = 25.0  # where a container states no rate
 
 
 @dataclass(frozen=True)
@@ -186,3 +190,53 @@ def geometry_of(facts: VideoFacts, settings: BuildSettings, canvas: tuple[int, i
     if canvas is None:
         return stretched(settings.size)
     return centred(fitted(facts.display_width, facts.display_height, settings.size), canvas)
+
+
+def segment_length(segment_s: float, *, fps: float) -> int:
+    """Frames of a segment, at least 1.
+
+    Args:
+        fps: Of the source, on average; 0 where nobody knows.
+
+    >>> segment_length(2, fps=30000 / 1001), segment_length(2, fps=25), segment_length(2, fps=0)
+    (60, 50, 50)
+    """
+    return max(round(segment_s * (fps or UNKNOWN_FPS)), 1)
+
+
+def random_segments(name: str, *, count: int, length: int, video_frames: int, seed: int) -> np.ndarray:
+    """First frames of different segments, drawn by the video's name and the seed alone; no other video matters.
+
+    Args:
+        name: Of the video; Sports-1M's YouTube id.
+        length: Frames of a segment. A video shorter than that is one segment that begins at frame 0.
+
+    Returns:
+        int64 [count], ascending; fewer where there are not so many places.
+
+    >>> random_segments("UDqivjS-lpI", count=5, length=60, video_frames=9000, seed=0)
+    array([ 394, 4208, 6131, 7106, 7275])
+    >>> random_segments("UDqivjS-lpI", count=5, length=60, video_frames=61, seed=0)
+    array([0, 1])
+    """
+    places = max(video_frames - length + 1, 1)
+    digest = np.frombuffer(hashlib.sha256(f"{seed}:{name}".encode()).digest(), "<u8")
+    words = np.random.Philox(key=digest[:2]).random_raw(min(count, places))
+    chosen: list[int] = []
+    for place in random_below(words, places - np.arange(len(words))).tolist():  # among the places that are left
+        for taken in chosen:
+            place += place >= taken
+        bisect.insort(chosen, place)
+    return np.array(chosen, np.int64)
+
+
+def uniform_segments(*, count: int, length: int, video_frames: int) -> np.ndarray:
+    """First frames of evenly spaced segments, the first at the first frame and the last at the last possible one.
+
+    Returns:
+        int64 [count], ascending; fewer where two are the same; [0] for a video shorter than `length` frames.
+
+    >>> uniform_segments(count=4, length=50, video_frames=350), uniform_segments(count=4, length=50, video_frames=51)
+    (array([  0, 100, 200, 300]), array([0, 1]))
+    """
+    return np.unique(uniform_starts(count, ClipSpec(length, 1), video_frames=video_frames))

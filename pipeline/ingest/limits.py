@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from res3d_video.pipeline.errors import UserError, VideoFailure
-from res3d_video.pipeline.source.plain_file import NotPlainError, open_plain
+from res3d_video.pipeline.files import NotPlainError, open_plain
 
 # Containers of the suffixes that adapters look for, by FFmpeg's names: each is one file that holds its streams itself.
 # Left out is what reads further files (hls, dash, concat, image2, sdp, …) or would need another name to be found.

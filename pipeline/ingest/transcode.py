@@ -21,7 +21,7 @@ import numpy as np
 from res3d_video.pipeline.codecs.filmstrip import MCU
 from res3d_video.pipeline.codecs.segment import Planes
 from res3d_video.pipeline.errors import VideoFailure
-from res3d_video.pipeline.source.limits import (
+from res3d_video.pipeline.ingest.limits import (
     MESSAGE_BYTES,
     PROTOCOL,
     Guard,
@@ -30,7 +30,7 @@ from res3d_video.pipeline.source.limits import (
     ended_by,
     input_options,
 )
-from res3d_video.pipeline.source.timeline import Piece, seek_options
+from res3d_video.pipeline.ingest.probe import Piece, seek_options
 
 # Antialiased bilinear, exact rounding: the same bytes on every CPU. The paper resized with OpenCV's bilinear, which
 # does not antialias; a network trained on these frames sees slightly cleaner ones.

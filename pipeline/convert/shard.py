@@ -5,23 +5,28 @@ when it is done, so nobody meets half a file; who comes later and finds the tar 
 """
 
 import errno
+import fcntl
+import json
+import os
 import platform
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, astuple, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from res3d_video.pipeline.build.parts import is_finished, limits_met, num_quarantined
-from res3d_video.pipeline.build.plan import ShardTask
-from res3d_video.pipeline.build.samples import Converted, convert
+from res3d_video.pipeline.convert.plan import ShardTask
+from res3d_video.pipeline.convert.samples import Converted, convert
 from res3d_video.pipeline.errors import one_line
+from res3d_video.pipeline.files import new_file_opener
 from res3d_video.pipeline.index import ShardError
+from res3d_video.pipeline.ingest.inspector import Inspector
+from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.shard_writer import TarShard, sha256_of, to_json, write_atomically
-from res3d_video.pipeline.source.inspector import Inspector
 
 MAX_ATTEMPTS = 3  # to make a tar, before it is reported and the others go on
 # What may go better the next time: a disk, a network file system, memory, another process. All else is a bug.
@@ -29,6 +34,9 @@ PASSING = (OSError, MemoryError, ShardError)
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no tar can be written, so none is tried again
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+PART_KEYS = {"inputs", "tar", "num_bytes", "sha256", "samples", "quarantine"}
+DAY_S = 24 * 3600
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a file system without locks says
 
 
 @dataclass(frozen=True)
@@ -198,3 +206,85 @@ def in_order(
 def is_full(error: BaseException) -> bool:
     """Whether an error says that no file at all can be written."""
     return isinstance(error, OSError) and error.errno in FULL
+
+
+def limits_met(quarantine: list[dict[str, str]], limits: Limits) -> dict[str, Any]:
+    """What a part says of the limits: nothing, unless some video was refused for what they are."""
+    refused = any(line["stage"] in ("limit", "open") for line in quarantine)
+    return {"limits": asdict(limits)} if refused else {}
+
+
+def is_finished(out_dir: Path, name: str, inputs: str, *, limits: Limits, read: bool = True) -> bool:
+    """Whether the tar of a part is there, whole and made from these inputs; under these limits, if they mattered.
+
+    Args:
+        read: Read the tar and compare its checksum; else its size.
+    """
+    tar = out_dir / f"{name}.tar"
+    try:
+        part = json.loads((out_dir / "parts" / f"{name}.json").read_bytes())
+        if not isinstance(part, dict) or not part.keys() >= PART_KEYS or part["inputs"] != inputs:
+            return False
+        if part.get("limits", asdict(limits)) != asdict(limits):
+            return False
+        if not part["samples"]:
+            return True
+        is_same = sha256_of(tar) == part["sha256"] if read else tar.stat().st_size == part["num_bytes"]
+        return is_same and tar.with_suffix(".idx").is_file()
+    except (OSError, ValueError, RecursionError):  # not there, or not JSON
+        return False
+
+
+def num_quarantined(out_dir: Path, name: str) -> int:
+    """Videos that failed, as the part of a finished tar has them."""
+    return len(json.loads((out_dir / "parts" / f"{name}.json").read_bytes())["quarantine"])
+
+
+def listed(out_dir: Path) -> set[str]:
+    """Names of all parts that are there, of this build or another."""
+    try:  # NFS asks the server again for a folder's list, but may answer from memory whether one file is there
+        return {name.removesuffix(".json") for name in os.listdir(out_dir / "parts") if not name.startswith(".")}
+    except FileNotFoundError:
+        return set()
+
+
+def clean(out_dir: Path, *, alone: bool = True) -> None:
+    """Remove what a killed build left half-written.
+
+    Args:
+        alone: No other process writes here. If others may, and all tars are there, tars half-written are nobody's; but
+            another process may be writing the index, so such files stay until they are a day old.
+    """
+    for folder in (out_dir, out_dir / "parts", out_dir / "index"):
+        for path in folder.glob(".*.tmp"):
+            is_index = folder.name != "parts" and path.name.split(".")[-3] not in ("tar", "idx")
+            with suppress(FileNotFoundError):
+                if alone or not is_index or time.time() - path.stat().st_mtime > DAY_S:
+                    path.unlink()
+
+
+@contextmanager
+def only_builder(out_dir: Path, *, shared: bool = False) -> Iterator[None]:
+    """Keep other builds out of a folder, as far as its file system has locks that machines share.
+
+    Nothing is torn where it has none: names of temporary files are each process's own.
+
+    Args:
+        shared: Let in others that are `shared` too: the tasks of one build.
+
+    Raises:
+        ShardError: One is at work there.
+    """
+    with open(out_dir / ".lock", "r+", opener=_lock_opener) as lock:  # NFS wants it open for reading and for writing
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ShardError(f"{out_dir}: another build is writing here; wait for it or choose another --out") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+
+
+def _lock_opener(path: str, flags: int) -> int:
+    return new_file_opener(path, flags | os.O_CREAT)

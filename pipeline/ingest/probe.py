@@ -1,6 +1,9 @@
-"""Source facts: what a video's header claims (PyAV), and how many frames it really holds.
+"""Source facts: what a video's header claims (PyAV), how many frames it really holds, and when each is shown.
 
 PyAV runs FFmpeg's code in this process, which a video may crash or fill; `Inspector` does the same in others.
+
+Seeking is trusted only where it must give the frames that decoding from the start gives: in containers with an index,
+with a time for every frame, and from keyframes that nothing after them reaches behind.
 """
 
 import math
@@ -16,11 +19,16 @@ import av
 import numpy as np
 
 from res3d_video.pipeline.errors import VideoFailure, one_line
-from res3d_video.pipeline.source.limits import FORMATS, Guard, input_options
+from res3d_video.pipeline.ingest.limits import FORMATS, Guard, input_options
 
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
 # Titles that are not UTF-8 do not matter. PyAV 19 has no such option: it never fails for them.
 ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # they seek by an index, to keyframes
+IDR_TYPES = {"h264": {5}, "hevc": {19, 20}}  # NAL units of pictures behind which nothing is referred to
+LENGTH_SIZE_PLACE = {"h264": 4, "hevc": 21}  # byte of avcC and hvcC whose lowest two bits are that size less 1
+VP8_SHOWN = 0x10  # of a packet's first byte; others are for reference only (RFC 6386, 9.1)
+KEYFRAME_CODECS = {"vp8", "vp9", "av1", "mpeg4", "mjpeg", *IDR_TYPES}
 
 
 @dataclass(frozen=True)
@@ -173,3 +181,154 @@ def picture_stream(container: av.container.InputContainer, path: Path) -> av.Vid
     if not films:
         raise VideoFailure("probe", f"{path.name}: holds no video stream")
     return films[0]
+
+
+@dataclass(frozen=True)
+class Seek:
+    """Where to begin decoding, and which frames to keep: times in units of `time_base`.
+
+    Attributes:
+        keyframe: Shown at this time; decoding begins here or earlier.
+        first, last: Times of the piece's first and last frame.
+    """
+
+    keyframe: int
+    first: int
+    last: int
+    time_base: Fraction
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive frames of a video; without `seek` they are counted while decoding from the start."""
+
+    start: int
+    num_frames: int
+    seek: Seek | None = None
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each frame of a video is shown.
+
+    Attributes:
+        times: int64 [F], ascending, in units of `time_base`.
+        keyframes: int64 [K], ascending: frames from which decoding gives the same pictures as from the start.
+    """
+
+    times: np.ndarray
+    keyframes: np.ndarray
+    time_base: Fraction
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.times)
+
+    def piece(self, start: int, *, num_frames: int) -> Piece:
+        """Some frames and the nearest keyframe before them; none of the video's end, where there are fewer."""
+        last = min(start + num_frames, self.num_frames) - 1
+        keyframe = self.keyframes[np.searchsorted(self.keyframes, start, side="right") - 1]
+        seek = Seek(int(self.times[keyframe]), int(self.times[start]), int(self.times[last]), self.time_base)
+        return Piece(start, last - start + 1, seek)
+
+
+def read_timeline(path: Path, guard: Guard | None = None) -> Timeline | None:
+    """The times and keyframes of a video, without decoding a frame; None where they cannot be relied on.
+
+    Raises:
+        VideoFailure: Not a video, or one that claims more than the limits allow.
+    """
+    guard = guard or Guard()
+    with open_video(path, guard, stage="probe") as (container, stream):
+        codec = stream.codec_context.name
+        if container.format.name not in CONTAINERS or codec not in KEYFRAME_CODECS:
+            return None
+        extradata = stream.codec_context.extradata or b""
+        times: list[int] = []
+        keyframes: list[int] = []
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue  # the last one is empty
+            if packet.pts is None or packet.is_corrupt:
+                return None
+            if packet.is_discard:  # decoded, not shown; an edit list may cut into a group of pictures
+                return None
+            if codec == "vp8" and not bytes(packet)[0] & VP8_SHOWN:
+                continue
+            if packet.is_keyframe and begins_anew(bytes(packet), codec, extradata):
+                keyframes.append(len(times))
+            times.append(packet.pts)
+            if len(times) > guard.limits.max_frames:
+                raise guard.exceeded("max_frames", path, f"has more than {guard.limits.max_frames} packets")
+        time_base = stream.time_base
+    return None if time_base is None else timeline_of(times, keyframes, time_base=time_base)
+
+
+def seek_options(piece: Piece | None) -> tuple[dict[str, object], str]:
+    """What ffmpeg is told of a piece before its input, and the frames that the filter `select` is to keep.
+
+    A frame is kept by its time, and only if decoding began at the keyframe or before; so a seek that went too far gives
+    no frame rather than a wrong one.
+
+    >>> seek_options(Piece(5, 10))
+    ({}, 'between(n,5,14)')
+    >>> seek_options(Piece(5, 10, Seek(keyframe=2560, first=2816, last=7424, time_base=Fraction(1, 12800))))
+    ({'ss': '0.200000', 'seek_timestamp': 1, 'noaccurate_seek': None}, 'between(pts,2816,7424)*lte(start_pts,2560)')
+    """
+    if piece is None or piece.seek is None:
+        return {}, f"between(n,{piece.start},{piece.start + piece.num_frames - 1})" if piece else "1"
+    seek = piece.seek
+    keep = f"between(pts,{seek.first},{seek.last})*lte(start_pts,{seek.keyframe})"
+    if seek.keyframe <= 0:
+        return {}, keep
+    microseconds = math.ceil(seek.keyframe * seek.time_base * 1_000_000)
+    at = f"{microseconds // 1_000_000}.{microseconds % 1_000_000:06d}"
+    return {"ss": at, "seek_timestamp": 1, "noaccurate_seek": None}, keep
+
+
+def timeline_of(times: list[int], keyframes: list[int], *, time_base: Fraction) -> Timeline | None:
+    """A timeline from packets in the order of decoding; None where a time is double or nothing can be decoded first.
+
+    A keyframe counts where all packets after it are shown after it and all before it before.
+
+    Args:
+        times: When each packet's frame is shown.
+        keyframes: Which packets are keyframes.
+
+    >>> timeline = timeline_of([0, 3, 1, 2, 4, 7, 5, 6], [0, 4], time_base=Fraction(1, 25))
+    >>> timeline.times.tolist(), timeline.keyframes.tolist()
+    ([0, 1, 2, 3, 4, 5, 6, 7], [0, 4])
+    >>> timeline_of([0, 4, 1, 2, 3], [0, 1], time_base=Fraction(1, 25)).keyframes.tolist()  # an open GOP
+    [0]
+    """
+    if not times:
+        return None
+    shown = np.array(times, np.int64)
+    order, earliest_after = np.sort(shown), np.minimum.accumulate(shown[::-1])[::-1]
+    whole = np.array([k for k in keyframes if shown[k] == order[k] == earliest_after[k]], np.int64)
+    if np.any(order[1:] == order[:-1]) or not len(whole) or whole[0] != 0:
+        return None
+    return Timeline(order, whole, time_base)
+
+
+def begins_anew(packet: bytes, codec: str, extradata: bytes) -> bool:
+    """Whether a keyframe is one that no later picture reaches behind; H.264 and HEVC mark others as keyframes too."""
+    if codec not in IDR_TYPES:
+        return True
+    place = LENGTH_SIZE_PLACE[codec]
+    if len(extradata) <= place or extradata[0] != 1:  # no avcC or hvcC: units begin with start codes, not with lengths
+        return False
+    return any(kind in IDR_TYPES[codec] for kind in unit_types(packet, codec, length_size=extradata[place] % 4 + 1))
+
+
+def unit_types(packet: bytes, codec: str, *, length_size: int) -> Iterator[int]:
+    """The type of each NAL unit of a packet, each unit behind its length.
+
+    >>> list(unit_types(bytes([0, 0, 0, 2, 0x67, 0, 0, 0, 0, 1, 0x65]), "h264", length_size=4))
+    [7, 5]
+    """
+    place = 0
+    while place + length_size < len(packet):
+        head = packet[place + length_size]
+        yield head & 31 if codec == "h264" else head >> 1 & 63
+        place += length_size + int.from_bytes(packet[place : place + length_size], "big")

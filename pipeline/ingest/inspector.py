@@ -25,11 +25,10 @@ from typing import Any
 import numpy as np
 
 from res3d_video.pipeline.errors import VideoFailure
-from res3d_video.pipeline.source.limits import MB, MESSAGE_BYTES, Guard, Limits, ended_by
-from res3d_video.pipeline.source.probe import VideoFacts, count_frames, edit_list, probe
-from res3d_video.pipeline.source.timeline import Timeline, read_timeline
+from res3d_video.pipeline.ingest.limits import MB, MESSAGE_BYTES, Guard, Limits, ended_by
+from res3d_video.pipeline.ingest.probe import Timeline, VideoFacts, count_frames, edit_list, probe, read_timeline
 
-START = "from res3d_video.pipeline.source.inspector import serve; serve()"
+START = "from res3d_video.pipeline.ingest.inspector import serve; serve()"
 MAX_ANSWER_BYTES = 256 * 2**20  # the times of five million frames
 CHUNK_BYTES = 2**20
 CLOSE_S = 5.0
