@@ -28,6 +28,11 @@ from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.ingest.limits import MB, MESSAGE_BYTES, Guard, Limits, ended_by
 from res3d_video.pipeline.ingest.probe import Timeline, VideoFacts, count_frames, edit_list, probe, read_timeline
 
+# Has a worker find res3d_video where this process has it, whatever is installed.
+THIS_CODE = (
+    "code = sys.modules['res3d_video'] = type(sys)('res3d_video'); "
+    f"code.__path__ = [{str(Path(__file__).resolve().parents[2])!r}]"
+)
 START = "from res3d_video.pipeline.ingest.inspector import serve; serve()"
 MAX_ANSWER_BYTES = 256 * 2**20  # the times of five million frames
 CHUNK_BYTES = 2**20
@@ -120,7 +125,7 @@ class Worker:
     def __init__(self) -> None:
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {START}"],
+            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {THIS_CODE}; {START}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+import res3d_video.pipeline.remote
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.plan import EvalPlan, TrainPlan
