@@ -1,6 +1,8 @@
-"""Files that strangers may have written: opened only where they are plain files, and lie where they should."""
+"""Files of others, opened where they are plain files and lie where they should; ours, written in one step."""
 
+import filecmp
 import os
+import secrets
 import stat
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
 
 MAX_TEXT_BYTES = 2**28  # a line for each of a million videos
+PROCESSES = secrets.token_hex(4)  # this one and those it forks; only names of temporary files hang on it
 KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -96,6 +99,44 @@ def new_file_opener(path: str, flags: int) -> int:
     A link in the file's place is not followed.
     """
     return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+
+
+def write_atomically(path: Path, data: bytes) -> bool:
+    """Give `path` this content in one step; True when that changed anything.
+
+    A reader sees the old file or the new one, never part of one, even after a power cut. A file that already has this
+    content is left alone, so building twice rewrites nothing.
+    """
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_of(path)
+    with open(temporary, "wb", opener=new_file_opener) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return True
+
+
+def temporary_of(path: Path) -> Path:
+    """Where this process writes a file before it gets its name; what a killed build leaves, a later one removes.
+
+    No other process uses that name, on this machine or on another one that shares the folder.
+    """
+    return path.with_name(f".{path.name}.{PROCESSES}-{os.getpid()}.tmp")
+
+
+def put_in_place(temporary: Path, path: Path) -> bool:
+    """`write_atomically` of a file already written under a temporary name."""
+    filecmp.clear_cache()  # it goes by size and time, and a disk's clock is coarse
+    if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+        temporary.unlink()
+        return False
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return True
 
 
 def _require_plain(path: Path, mode: int) -> None:

@@ -9,15 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from res3d_video.pipeline.files import new_file_opener
+from res3d_video.pipeline.files import new_file_opener, put_in_place, temporary_of, write_atomically
 from res3d_video.pipeline.schema import FORMAT_VERSION, SUBSETS, TEXT, TEXT_COLUMNS, array_specs
 from res3d_video.pipeline.shard_writer import (
     npy_bytes,
-    put_in_place,
-    temporary_of,
     to_json,
     unpack_frames,
-    write_atomically,
 )
 
 

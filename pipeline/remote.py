@@ -21,18 +21,18 @@ from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, BinaryIO, TypedDict
 
 import platformdirs
 from filelock import FileLock, Timeout
 from msgspec import Meta
 
 from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index, parse_info
 from res3d_video.pipeline.plan import Plan
 from res3d_video.pipeline.remote_store import NEVER, ContentError, Interrupted, RemoteError, RemoteStore, public_url
 from res3d_video.pipeline.schema import specs_of
-from res3d_video.pipeline.shard_writer import write_atomically
 from res3d_video.pipeline.typed_json import Count, SchemaError, decode
 
 CHECKSUMS = "checksums.json"  # beside dataset.json where tools/sync_shards.py has copied it
@@ -137,7 +137,7 @@ def fetch_index(store: RemoteStore, home: Path) -> Path:
     Raises:
         RemoteError: There is none, it is damaged, it changes meanwhile, or it cannot be reached.
     """
-    with locked(home / ".lock"), cache_errors(home):
+    with cache_errors(home), locked(home / ".lock"):
         try:
             content = store.read("dataset.json")
         except FileNotFoundError:
@@ -277,7 +277,7 @@ class RemoteTars:
         self.unreadable[number] = fault
         self.say(f"warning: {fault}; its {shard.get('num_samples', '')} samples count as damaged")
 
-    def _new_file(self, path: Path, num_bytes: int, *, stop: threading.Event, again: bool) -> FileIO:
+    def _new_file(self, path: Path, num_bytes: int, *, stop: threading.Event, again: bool) -> BinaryIO:
         """A locked file of a size; the least recently used tars that nobody has open give way to it.
 
         Args:
@@ -301,7 +301,7 @@ class RemoteTars:
                     f"warning: {self.url}: the cache is too small: tars are fetched again, or stay beyond its limit "
                     "while they are in use; give a larger --cache-limit or a smaller --shuffle-window"
                 )
-            file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+")
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b")
             fcntl.flock(file, fcntl.LOCK_EX)
             os.posix_fallocate(file.fileno(), 0, num_bytes)
         return file

@@ -10,7 +10,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator
-from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -148,7 +147,7 @@ class RemoteStore:
     def download(
         self,
         name: str,
-        into: BinaryIO | FileIO,
+        into: BinaryIO,
         *,
         at_most: int,
         num_bytes: int | None = None,
@@ -184,7 +183,7 @@ class RemoteStore:
                     if stop.is_set():
                         raise Interrupted
                     furthest = max(furthest, done)
-            into.truncate()  # what a longer attempt may have left
+            into.truncate()  # what a longer attempt may have left; it flushes, too
             if num_bytes not in (None, done):
                 raise ContentError(f"{what}: {done} bytes, dataset.json says {num_bytes}")
             if sha256 not in (None, digest.hexdigest()):

@@ -1,12 +1,10 @@
 """The shard format as it is written, one tar at a time; index_writer.py writes the index over all of them."""
 
 import base64
-import filecmp
 import hashlib
 import io
 import json
 import os
-import secrets
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -18,47 +16,7 @@ import numpy as np
 
 from res3d_video.pipeline.codecs.segment import EncodedSegment
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.files import new_file_opener
-
-PROCESSES = secrets.token_hex(4)  # this one and those it forks; only names of temporary files hang on it
-
-
-def write_atomically(path: Path, data: bytes) -> bool:
-    """Give `path` this content in one step; True when that changed anything.
-
-    A reader sees the old file or the new one, never part of one, even after a power cut. A file that already has this
-    content is left alone, so building twice rewrites nothing.
-    """
-    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_of(path)
-    with open(temporary, "wb", opener=new_file_opener) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    return True
-
-
-def temporary_of(path: Path) -> Path:
-    """Where this process writes a file before it gets its name; what a killed build leaves, a later one removes.
-
-    No other process uses that name, on this machine or on another one that shares the folder.
-    """
-    return path.with_name(f".{path.name}.{PROCESSES}-{os.getpid()}.tmp")
-
-
-def put_in_place(temporary: Path, path: Path) -> bool:
-    """`write_atomically` of a file already written under a temporary name."""
-    filecmp.clear_cache()  # it goes by size and time, and a disk's clock is coarse
-    if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
-        temporary.unlink()
-        return False
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    return True
+from res3d_video.pipeline.files import new_file_opener, temporary_of, write_atomically
 
 
 def to_json(value: Any) -> bytes:

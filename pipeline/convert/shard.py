@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 from res3d_video.pipeline.convert.plan import ShardTask
 from res3d_video.pipeline.convert.samples import Converted, convert
 from res3d_video.pipeline.errors import one_line
-from res3d_video.pipeline.files import new_file_opener
+from res3d_video.pipeline.files import new_file_opener, write_atomically
 from res3d_video.pipeline.index import ShardError
 from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import Limits
-from res3d_video.pipeline.shard_writer import TarShard, sha256_of, to_json, write_atomically
+from res3d_video.pipeline.shard_writer import TarShard, sha256_of, to_json
 
 MAX_ATTEMPTS = 3  # to make a tar, before it is reported and the others go on
 # What may go better the next time: a disk, a network file system, memory, another process. All else is a bug.

@@ -31,9 +31,9 @@ from res3d_video.pipeline.convert.shard import (
     write_shard,
 )
 from res3d_video.pipeline.datasets import Listing, list_folder
+from res3d_video.pipeline.files import temporary_of
 from res3d_video.pipeline.index import ShardError, open_index
 from res3d_video.pipeline.ingest.inspector import Inspector
-from res3d_video.pipeline.shard_writer import temporary_of
 from res3d_video.tools.numbered import write_numbered_video
 from tests.pipeline.test_build import contents
 from tests.until import until
@@ -268,7 +268,7 @@ def test_a_shard_that_another_process_makes_otherwise_at_the_same_time_counts_as
 
 
 def test_temporary_names_are_those_of_one_process() -> None:
-    code = "import sys; from res3d_video.pipeline.shard_writer import temporary_of; print(temporary_of(sys.argv[1]))"
+    code = "import sys; from res3d_video.pipeline.files import temporary_of; print(temporary_of(sys.argv[1]))"
     other = subprocess.run(
         [sys.executable, "-c", code, "a.tar"], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )

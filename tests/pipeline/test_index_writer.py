@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from res3d_video.pipeline.codecs import FilmstripCodec
+from res3d_video.pipeline.files import put_in_place, temporary_of
 from res3d_video.pipeline.index import open_index
 from res3d_video.pipeline.index_writer import Parts, write_index
-from res3d_video.pipeline.shard_writer import pack_frames, put_in_place, temporary_of
+from res3d_video.pipeline.shard_writer import pack_frames
 
 CODEC = FilmstripCodec.new(height=128, width=176, quality=85)
 HEAD = {

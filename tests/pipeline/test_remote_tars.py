@@ -26,6 +26,7 @@ NEVER = threading.Event()  # nobody sets it
 # Fetches every tar of a dataset; waits for a line before, so that several begin together.
 FETCH_ALL = """
 import sys, threading
+import pipeline
 from pathlib import Path
 from res3d_video.pipeline.remote import RemoteSettings, open_remote
 index = open_remote(sys.argv[1], RemoteSettings(cache=Path(sys.argv[2])), say=lambda line: print(line, flush=True))

@@ -16,10 +16,11 @@ from wds2idx import IndexCreator
 
 import res3d_video.pipeline.index
 from res3d_video.pipeline.codecs.segment import EncodedSegment, FrameRecord
+from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardError, ShardIndex, load_array, open_index
 from res3d_video.pipeline.schema import ArraySpec
-from res3d_video.pipeline.shard_writer import EncodedSample, TarShard, npy_bytes, unpack_frames, write_atomically
+from res3d_video.pipeline.shard_writer import EncodedSample, TarShard, npy_bytes, unpack_frames
 from res3d_video.pipeline.typed_json import SchemaError
 
 
