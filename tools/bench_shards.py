@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -26,7 +28,6 @@ from res3d_video.train.stopping import end_at_ctrl_c
 end_at_ctrl_c(__name__)
 
 import click
-import ffmpeg
 
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
@@ -39,7 +40,6 @@ from res3d_video.train.bounds import COUNT, THREADS
 from res3d_video.train.terminal import JSON_FILE, QUIET, Command, progress, save_json
 
 OURS = "make_shards"
-TARGET_RATIO = 0.8  # to the faster bare ffmpeg
 MEMORY_EVERY_S = 0.25  # a look at the process tree takes about 3 ms
 CALIBRATION_VIDEOS = 8
 QUALITIES = range(2, 16)  # of ffmpeg's mjpeg, 2 is its best by default
@@ -56,73 +56,24 @@ Its JPEG has the standard Huffman tables, as ours, and the quality whose bytes a
 """
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One way's work on all videos, once; bytes are those of the JPEGs, or of the tars."""
+class Round(NamedTuple):
+    """All videos done once in one of the ways; bytes are those of the JPEGs, or of the tars.
+
+    `memory` is make_shards', bytes: the peak of its process, that with the ffmpegs, and of its process at the end.
+    """
 
     num_frames: int
     num_bytes: int
     wall_s: float
+    memory: dict[str, int] | None = None
 
     @property
     def frames_per_s(self) -> float:
         return self.num_frames / self.wall_s
 
-    @property
-    def bytes_per_frame(self) -> float:
-        return self.num_bytes / self.num_frames
-
-
-@dataclass(frozen=True)
-class BuildMemory:
-    """Memory of this process while it made shards once, bytes.
-
-    Attributes:
-        peak_rss: The highest of this process.
-        peak_rss_children: The highest of this process and its ffmpegs together.
-        end_rss: Of this process, when it was done.
-    """
-
-    peak_rss: int
-    peak_rss_children: int
-    end_rss: int
-
-
-@dataclass
-class Result:
-    """What a run found; `quality` is the bare ffmpeg's -q:v."""
-
-    turns: dict[str, list[Turn]]
-    quality: int
-    memory: list[BuildMemory] = field(default_factory=list)
-
-    def frames_per_s(self, name: str) -> Spread:
-        """Over the repeats."""
-        return Spread.of([turn.frames_per_s for turn in self.turns[name]])
-
-    @property
-    def bare(self) -> str:
-        """The faster of the bare ways."""
-        return max((name for name in self.turns if name != OURS), key=lambda name: self.frames_per_s(name).median)
-
-    @property
-    def ratio(self) -> float:
-        """Of the medians."""
-        return self.frames_per_s(OURS).median / self.frames_per_s(self.bare).median
-
-    @property
-    def growth(self) -> int:
-        """Bytes that our process grew from the end of the first repeat to the end of the last."""
-        return self.memory[-1].end_rss - self.memory[0].end_rss
-
 
 @click.command(cls=Command, epilog=EPILOG)
-@click.option(
-    "--raw",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with videos anywhere in it.",
-)
+@click.option("--raw", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Videos.")
 @click.option("--limit", type=COUNT, help="Take only this many videos, drawn from all.")
 @click.option("--workers", type=THREADS, help="And the CPUs of every way.  [default: all CPUs]")
 @click.option("--repeats", type=COUNT, default=5, show_default=True)
@@ -134,75 +85,54 @@ def main(
     """Measure make_shards, and a bare ffmpeg beside it."""
     load_psutil()
     listing = list_videos(raw, limit=limit)
-    workers = workers or len(os.sched_getaffinity(0))
-    cores = pick_cores(workers)
+    cores = pick_cores(workers or len(os.sched_getaffinity(0)))
     with pinned(cores), tempfile.TemporaryDirectory(prefix="bench-shards-") as scratch:
-        result = run(listing, Path(scratch), workers=workers, repeats=repeats, quiet=quiet)
+        rounds, quality = run(listing, Path(scratch), workers=len(cores), repeats=repeats, quiet=quiet)
     facts = machine("simplejpeg", "av", "numpy")
     facts["versions"]["ffmpeg"] = ffmpeg_version().removeprefix("ffmpeg version ")
+    setting = {"command": shlex.join(["bench_shards.py", *sys.argv[1:]]), "machine": facts, "raw": str(raw)}
+    summary = setting | {"num_videos": len(listing.records), "cores": cores, "quality": quality} | compare(rounds)
     if json_path is not None:
-        write_json(json_path, result, listing, raw=raw, cores=cores, facts=facts)
-    for line in report(result, listing, cores=cores, facts=facts):
+        save_json(json_path, summary)
+    for line in report(summary):
         click.echo(line)
-    if json_path is not None:
-        click.echo(f"all numbers: {json_path}")
 
 
 def list_videos(raw: Path, *, limit: int | None) -> Listing:
-    """Every video below a folder as one training record; its class is the folder that it lies in.
-
-    Raises:
-        BenchError: There is none.
-    """
-    paths = [raw / video for video in find_videos(raw).videos if (raw / video).is_file()]
-    if not paths:
+    """Videos at any depth as training records of one class. Raises BenchError if there is none."""
+    sources = [video for video in find_videos(raw).videos if (raw / video).is_file()]
+    if not sources:
         raise BenchError(f"{raw}: no video found; name a folder that has some")
-    paths = sorted(random.Random(0).sample(paths, min(limit or len(paths), len(paths))))
-    classes = sorted({path.parent.name for path in paths})
-    records = [
-        VideoRecord(path, source, path.parent.name, classes.index(path.parent.name), source, ("train",))
-        for path in paths
-        for source in [path.relative_to(raw).as_posix()]
-    ]
-    return Listing("bench", classes, ["1"], records, missing=[], unlisted=[], warnings=[])
+    drawn = sorted(random.Random(0).sample(sources, min(limit or len(sources), len(sources))))
+    records = [VideoRecord(raw / source, source, "all", 0, source, ("train",)) for source in drawn]
+    return Listing("bench", ["all"], ["1"], records, missing=[], unlisted=[], warnings=[])
 
 
-def run(listing: Listing, scratch: Path, *, workers: int, repeats: int, quiet: bool) -> Result:
-    """Read every file once, find the bare ffmpeg's quality, take turns."""
+def run(
+    listing: Listing, scratch: Path, *, workers: int, repeats: int, quiet: bool
+) -> tuple[dict[str, list[Round]], int]:
+    """The rounds of each way, in alternating order, and the -q:v of the bare ffmpeg."""
     paths = [record.path for record in listing.records]
     for path in paths:
-        path.read_bytes()  # into the page cache, so that nobody's first turn waits for the disk
-    few = Listing(**{**vars(listing), "records": listing.records[:CALIBRATION_VIDEOS]})
-    trial, _ = make_shards(few, scratch, workers=workers)
-    quality = closest_quality([record.path for record in few.records], trial.bytes_per_frame, workers=workers)
-
-    ways: dict[str, Callable[[], Turn]] = {
-        f"ffmpeg, {workers} at once": lambda: bare_ffmpeg(paths, quality, processes=workers, threads=1),
-        "ffmpeg, its threads": lambda: bare_ffmpeg(paths, quality, processes=1, threads=None),
+        path.read_bytes()  # into the page cache, so that no first round waits for the disk
+    trial = make_shards(replace(listing, records=listing.records[:CALIBRATION_VIDEOS]), scratch, workers=workers)
+    quality = closest_quality(paths[:CALIBRATION_VIDEOS], trial.num_bytes / trial.num_frames, workers=workers)
+    ways: dict[str, Callable[[], Round]] = {
+        OURS: partial(make_shards, listing, scratch, workers=workers),
+        f"ffmpeg, {workers} at once": partial(bare_ffmpeg, paths, quality, processes=workers, threads=1),
+        "ffmpeg, its threads": partial(bare_ffmpeg, paths, quality, processes=1, threads=None),
     }
-    result = Result({name: [] for name in (OURS, *ways)}, quality)
-
-    def ours() -> Turn:
-        turn, memory = make_shards(listing, scratch, workers=workers)
-        result.memory.append(memory)
-        return turn
-
-    with progress("taking turns", unit="rounds", quiet=quiet) as tell:
+    rounds: dict[str, list[Round]] = {name: [] for name in ways}
+    with progress("measuring", unit="rounds", quiet=quiet) as tell:
         for repeat in range(repeats):
-            turns = [(OURS, ours), *ways.items()]
-            for name, way in turns if repeat % 2 == 0 else turns[::-1]:
-                result.turns[name].append(way())
-            rates = [f"{name} {done[-1].frames_per_s:.0f}" for name, done in result.turns.items()]
-            tell(repeat + 1, repeats, ", ".join(rates) + " frames/s")
-    return result
+            for name in list(ways)[:: 1 if repeat % 2 == 0 else -1]:
+                rounds[name].append(ways[name]())
+            tell(repeat + 1, repeats, f"{rounds[OURS][-1].frames_per_s:.0f} frames/s")
+    return rounds, quality
 
 
-def make_shards(listing: Listing, scratch: Path, *, workers: int) -> tuple[Turn, BuildMemory]:
-    """Build the shards of a listing into a new folder, which is removed after the clock has stopped.
-
-    Raises:
-        BenchError: Not one video became a sample.
-    """
+def make_shards(listing: Listing, scratch: Path, *, workers: int) -> Round:
+    """Build shards in a folder that is removed afterwards. Raises BenchError if not one video became a sample."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         out = Path(folder) / "shards"
         with watched_memory() as memory:
@@ -210,166 +140,94 @@ def make_shards(listing: Listing, scratch: Path, *, workers: int) -> tuple[Turn,
             built = build_shards(listing, out, BuildSettings(), workers=workers)
             wall_s = time.perf_counter() - started
         info = json.loads((out / "dataset.json").read_bytes())
-        if not built.num_samples:
-            raise BenchError(f"{listing.records[0].path.parent}: not one of these videos can be read")
-        num_bytes = sum(shard["num_bytes"] for shard in info["shards"])
-    return Turn(info["num_frames"], num_bytes, wall_s), memory()
+    if not built.num_samples:
+        raise BenchError(f"{listing.records[0].path.parent}: not one of these videos can be read")
+    return Round(info["num_frames"], sum(shard["num_bytes"] for shard in info["shards"]), wall_s, memory)
 
 
 @contextmanager
-def watched_memory() -> Iterator[Callable[[], BuildMemory]]:
-    """Samples this process's memory in a thread; the function given tells it after the end."""
-    alone, together, done = [0], [0], threading.Event()
+def watched_memory() -> Iterator[dict[str, int]]:
+    """Memory of this process, sampled in a thread: `Round.memory`, complete at the end."""
+    memory, done = {"peak_rss": 0, "peak_rss_children": 0, "end_rss": 0}, threading.Event()
     process = load_psutil().Process()
 
     def watch() -> None:
-        while not done.wait(MEMORY_EVERY_S):
-            alone[0] = max(alone[0], process.memory_info().rss)
-            together[0] = max(together[0], ProcessTree().memory(0).rss)
+        is_done = False
+        while not is_done:
+            is_done = done.wait(MEMORY_EVERY_S)
+            own, together = process.memory_info().rss, ProcessTree().memory(0).rss
+            memory["peak_rss"] = max(memory["peak_rss"], own)
+            memory["peak_rss_children"] = max(memory["peak_rss_children"], own, together)
+            memory["end_rss"] = own
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield lambda: BuildMemory(max(alone[0], end), max(together[0], end), end)
+        yield memory
     finally:
         done.set()
         thread.join()
-        end = process.memory_info().rss
 
 
-def bare_ffmpeg(paths: Sequence[Path], quality: int, *, processes: int, threads: int | None) -> Turn:
-    """One ffmpeg a video, `processes` at once."""
+def bare_ffmpeg(paths: Sequence[Path], quality: int, *, processes: int, threads: int | None) -> Round:
+    """One ffmpeg a video, `processes` at once; `threads` of decoder and encoder, None for ffmpeg's own choice."""
     started = time.perf_counter()
     with ThreadPoolExecutor(processes) as pool:
         found = list(pool.map(lambda path: run_ffmpeg(path, quality, threads=threads), paths))
-    wall_s = time.perf_counter() - started
-    return Turn(sum(frames for frames, _ in found), sum(size for _, size in found), wall_s)
+    return Round(sum(frames for frames, _ in found), sum(size for _, size in found), time.perf_counter() - started)
 
 
 def run_ffmpeg(path: Path, quality: int, *, threads: int | None) -> tuple[int, int]:
-    """Decode, scale and encode one video, as ffmpeg itself counts: frames and bytes; both 0 when it cannot be read."""
-    command = ffmpeg_command(path, quality, threads=threads)
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
-    counted = {"frame": 0, "total_size": 0}
-    for line in done.stderr.decode(errors="replace").splitlines():  # one block after another, the last one is final
-        name, _, value = line.partition("=")
-        if name in counted and value.strip().isdigit():
-            counted[name] = int(value)
-    return counted["frame"], counted["total_size"]
-
-
-def ffmpeg_command(path: Path, quality: int, *, threads: int | None) -> list[str]:
-    """The same decoder and filter as `pipeline.ingest.transcode.FrameReader`, and ffmpeg's own JPEG encoder.
-
-    Args:
-        threads: Of the decoder and of the encoder; None is what ffmpeg chooses.
-    """
-    own = {} if threads is None else {"threads": threads}
-    geometry = stretched(BuildSettings().size)
-    film = (
-        ffmpeg.input(str(path), **own)["V:0"]
-        .filter(
-            "scale",
-            geometry.content_width,
-            geometry.content_height,
-            flags=SCALE_FLAGS,
-            out_range="full",
-            out_color_matrix="bt601",
-        )
-        .filter("format", "yuvj420p")
-    )
-    output = film.output(
-        "pipe:1",
-        format="image2pipe",
-        vcodec="mjpeg",
-        huffman="default",
-        fps_mode="passthrough",
-        **{"q:v": quality},
-        **own,
-    )
-    return output.global_args("-nostdin", "-nostats", "-loglevel", "error", "-progress", "pipe:2").compile(
-        cmd=ffmpeg_exe()
-    )
+    """Decode, scale as the build does, and encode one video: frames and bytes; both 0 if it cannot be read."""
+    own, size = [] if threads is None else ["-threads", str(threads)], stretched(BuildSettings().size)
+    scale = f"scale={size.content_width}:{size.content_height}:flags={SCALE_FLAGS}"
+    command = [ffmpeg_exe(), "-nostdin", "-nostats", "-loglevel", "error", "-progress", "pipe:2", *own, "-i", str(path)]
+    command += ["-map", "0:V:0", "-vf", f"{scale}:out_range=full:out_color_matrix=bt601,format=yuvj420p"]
+    command += ["-fps_mode", "passthrough", "-c:v", "mjpeg", "-huffman", "default", "-q:v", str(quality), *own]
+    done = subprocess.run([*command, "-f", "image2pipe", "pipe:1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    counted = dict(re.findall(rb"^(frame|total_size)= *(\d+)", done.stderr, re.MULTILINE))  # the last ones are final
+    return int(counted.get(b"frame", 0)), int(counted.get(b"total_size", 0))
 
 
 def closest_quality(paths: Sequence[Path], bytes_per_frame: float, *, workers: int) -> int:
     """The -q:v at which the bare ffmpeg's frames are most nearly as large as ours."""
 
     def distance(quality: int) -> float:
-        return abs(bare_ffmpeg(paths, quality, processes=workers, threads=1).bytes_per_frame - bytes_per_frame)
+        done = bare_ffmpeg(paths, quality, processes=workers, threads=1)
+        return abs(done.num_bytes / done.num_frames - bytes_per_frame)
 
-    best, nearest = QUALITIES[0], distance(QUALITIES[0])
-    for quality in QUALITIES[1:]:  # bytes fall as the number rises, so the first turn for the worse is the end
-        away = distance(quality)
-        if away >= nearest:
-            break
-        best, nearest = quality, away
-    return best
+    return min(QUALITIES, key=distance)
 
 
-def report(result: Result, listing: Listing, *, cores: list[int], facts: dict[str, Any]) -> list[str]:
-    """Everything for people; the verdict comes last."""
-    rows = [
-        [
-            name,
-            str(result.frames_per_s(name)),
-            str(turns[-1].num_frames),
-            f"{turns[-1].bytes_per_frame / 1e3:.2f}",
-            f"{result.frames_per_s(name).median / result.frames_per_s(result.bare).median:.2f}",
-        ]
-        for name, turns in result.turns.items()
-    ]
-    megabytes = [f"{memory.peak_rss / 1e6:.0f}" for memory in result.memory]
+def compare(rounds: dict[str, list[Round]]) -> dict[str, Any]:
+    """Every way's rounds, the faster bare ffmpeg, our speed beside it, and how much our memory grew, for JSON."""
+    ways: dict[str, Any] = {}
+    for name, done in rounds.items():
+        speed, size = asdict(Spread.of([one.frames_per_s for one in done])), done[-1].num_bytes / done[-1].num_frames
+        ways[name] = {"frames_per_s": speed, "bytes_per_frame": size, "turns": [one._asdict() for one in done]}
+    medians = {name: way["frames_per_s"]["median"] for name, way in ways.items()}
+    bare, ours = max(medians.keys() - {OURS}, key=lambda name: medians[name]), ways[OURS]["turns"]
+    growth = ours[-1]["memory"]["end_rss"] - ours[0]["memory"]["end_rss"]
+    return {"ways": ways, "bare": bare, "ratio": medians[OURS] / medians[bare], "rss_growth": growth}
+
+
+def report(summary: dict[str, Any]) -> list[str]:
+    """Lines for people, from what --json writes."""
+    ways, bare = summary["ways"], summary["bare"]
+    medians, rows = {name: way["frames_per_s"]["median"] for name, way in ways.items()}, []
+    for name, way in ways.items():
+        numbers = str(way["turns"][-1]["num_frames"]), f"{way['bytes_per_frame'] / 1e3:.2f}"
+        rows.append([name, str(Spread(**way["frames_per_s"])), *numbers, f"{medians[name] / medians[bare]:.2f}"])
+    memory = [turn["memory"] for turn in ways[OURS]["turns"]]
     return [
-        f"{len(listing.records)} videos to 171×128, {len(cores)} workers on CPUs {', '.join(map(str, cores))}, "
-        f"bare ffmpeg at -q:v {result.quality}",
-        *machine_lines(facts),
-        "",
+        f"{summary['num_videos']} videos to 171×128 on CPUs {summary['cores']}, ffmpeg at -q:v {summary['quality']}",
+        *machine_lines(summary["machine"]),
         *table(["", "frames/s", "frames", "kB/frame", "of bare"], rows),
-        "",
-        f"memory of {OURS}, peak RSS of each repeat: {', '.join(megabytes)} MB "
-        f"({max(m.peak_rss_children for m in result.memory) / 1e6:.0f} MB with its ffmpegs); "
-        f"{result.growth / 1e6:+.1f} MB from the first repeat to the last",
-        verdict(result),
+        f"peak memory of {OURS} in each repeat: {[round(one['peak_rss'] / 1e6) for one in memory]} MB "
+        f"(with its ffmpegs {[round(one['peak_rss_children'] / 1e6) for one in memory]}); "
+        f"{summary['rss_growth'] / 1e6:+.1f} MB from the end of the first to the end of the last",
+        f"{OURS}: {medians[OURS]:.0f} frames/s, {summary['ratio']:.2f} of the {medians[bare]:.0f} of {bare}",
     ]
-
-
-def verdict(result: Result) -> str:
-    """One sentence."""
-    held = "at least" if result.ratio >= TARGET_RATIO else "NOT at least"
-    return (
-        f"{OURS} takes {result.frames_per_s(OURS).median:.0f} frames/s, {result.ratio:.2f} of the "
-        f"{result.frames_per_s(result.bare).median:.0f} of {result.bare}: {held} {TARGET_RATIO}"
-    )
-
-
-def write_json(
-    path: Path, result: Result, listing: Listing, *, raw: Path, cores: list[int], facts: dict[str, Any]
-) -> None:
-    """All numbers; bytes and seconds."""
-    ways = {
-        name: {
-            "frames_per_s": asdict(result.frames_per_s(name)),
-            "bytes_per_frame": turns[-1].bytes_per_frame,
-            "turns": [asdict(turn) for turn in turns],
-        }
-        for name, turns in result.turns.items()
-    }
-    found = {
-        "command": shlex.join(["bench_shards.py", *sys.argv[1:]]),
-        "machine": facts,
-        "raw": str(raw),
-        "num_videos": len(listing.records),
-        "cores": cores,
-        "quality": result.quality,
-        "ways": ways,
-        "bare": result.bare,
-        "ratio": result.ratio,
-        "memory": [asdict(memory) for memory in result.memory],
-        "rss_growth": result.growth,
-        "verdict": verdict(result),
-    }
-    save_json(path, found)
 
 
 if __name__ == "__main__":
