@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from torch.nn.functional import cross_entropy
 
 from res3d_video.pipeline.datasets import list_folder
-from res3d_video.tools.demo_scenes import CLASSES, DIRECTIONS, NUM_SHAPES, draw_scene, motion, render_video
-from res3d_video.tools.make_demo_videos import encode_video, main
+from res3d_video.pipeline.errors import UserError
+from res3d_video.tools.demo_scenes import CLASSES, DIRECTIONS, NUM_SHAPES, Scene, motion, render_video
+from res3d_video.tools.make_demo_videos import main, make_video
 from res3d_video.train.models import ModelConfig, build_model
 from tests.schemas import check_schema
 
@@ -57,7 +58,7 @@ def test_every_scene_moves_by_the_same_way_on_the_torus(name: str) -> None:
     """
     axis = int(np.flatnonzero(DIRECTIONS[name])[0])
     for seed in range(5):
-        scene = draw_scene(seed)
+        scene = Scene(seed)
         states, positions = motion(name, scene, num_frames=21, height=48, width=64)
         travelled = (states - scene.states) % 1  # [F, K, 4]
         assert np.allclose(states[10], scene.states)
@@ -71,35 +72,39 @@ def test_every_scene_moves_by_the_same_way_on_the_torus(name: str) -> None:
 
 
 def test_the_ground_drifts_in_any_direction() -> None:
-    velocities = np.stack([draw_scene(seed).ground_velocity for seed in range(100)])
+    velocities = np.stack([Scene(seed).ground_velocity for seed in range(100)])
     quadrants = Counter(map(tuple, (velocities > 0).tolist()))
     assert len(quadrants) == 4
     assert min(quadrants.values()) > 25 - 5 * 4.4  # 4.4: deviation of a quarter of 100
 
 
 def test_shapes_start_anywhere_on_the_torus() -> None:
-    states = np.concatenate([draw_scene(seed).states for seed in range(100)])  # [100 K, 4]
+    states = np.concatenate([Scene(seed).states for seed in range(100)])  # [100 K, 4]
     counts = np.stack([np.histogram(states[:, i], bins=10, range=(0, 1))[0] for i in range(4)])
     assert states.shape == (100 * NUM_SHAPES, 4)
     expected = 10 * NUM_SHAPES
     assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
 
 
-def test_an_unknown_class_is_named_with_the_choices() -> None:
-    with pytest.raises(ValueError, match="'sideways' does not exist; choose one of down, grow, left"):
-        render("sideways")
-
-
 def test_encoding_keeps_every_frame_and_is_the_same_every_time(tmp_path: Path) -> None:
-    video = render_video("up", seed=0, num_frames=9, height=96, width=128)
-    for name in ("a.mp4", "b.mp4"):
-        encode_video(video, tmp_path / name)
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
-    with av.open(str(tmp_path / "a.mp4")) as container:
+    video = render_video("up", seed=2_000_003, num_frames=9, height=96, width=128)
+    paths = [tmp_path / folder / "scene003_up.mp4" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        make_video(path, num_frames=9, seed=2)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    with av.open(str(paths[0])) as container:
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
         assert container.streams.video[0].average_rate == 25
     assert frames.shape == video.shape
     assert np.abs(frames.astype(int) - video).mean() < 6  # colour at half the resolution costs most of it
+
+
+def test_a_failure_of_ffmpeg_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".scene000_up.mp4").mkdir()  # where the unfinished video would lie
+    with pytest.raises(UserError, match=r"scene000_up.mp4: ffmpeg failed \(.+\); try another ffmpeg, or none on PATH$"):
+        make_video(tmp_path / "scene000_up.mp4", num_frames=2, seed=0)
+    assert not (tmp_path / "scene000_up.mp4").exists()
 
 
 def test_the_command_makes_a_set_that_the_folder_adapter_splits_by_scene(tmp_path: Path) -> None:
