@@ -26,8 +26,6 @@ LEFT_OUT = {
     ("tools/figures/", "filters: "): "likewise",
     ("tools/pages/player.py", ""): "of callers in Python",
     ("tools/pages/run/classes.py", ""): "of callers in Python",
-    ("tools/playing/", "a frame of the clip is damaged"): "the reason in the line that `damaged` makes",
-    ("tools/playing/", "its key.json cannot be read"): "likewise",
 }
 
 

@@ -14,7 +14,7 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.tools.figures.curves import read_curves, summarise, what_differs
 from res3d_video.tools.pages.run.page import Wanted, facts, gather
 from res3d_video.tools.pages.run.reading import read_runs
-from res3d_video.tools.playing.planned import config_of_run
+from res3d_video.tools.playing.selection import config_of_run
 from res3d_video.train.config import to_dict
 from res3d_video.train.evaluation.aslan.pairs import read_pairs
 from res3d_video.train.evaluation.features.files import load_features, save_features

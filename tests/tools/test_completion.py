@@ -17,6 +17,7 @@ LIGHT = [
     "res3d_video.tools.sync_shards",
     "res3d_video.tools.make_demo_videos",
     "res3d_video.tools.linear_svm",
+    "res3d_video.tools.play",
 ]
 
 
