@@ -14,8 +14,7 @@ from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.loader import ClipLoader
 from res3d_video.pipeline.plan import EvalPlan, PlannedClips
-from res3d_video.pipeline.remote.dataset import open_dataset
-from res3d_video.pipeline.remote.settings import RemoteSettings
+from res3d_video.pipeline.remote import RemoteSettings, open_remote
 from res3d_video.tools.numbered import write_numbered_video
 from res3d_video.tools.playing.selection import (
     clip_frames,
@@ -142,7 +141,7 @@ def test_where_key_json_cannot_be_read_the_speed_is_unknown(numbered: ShardIndex
 
 
 def test_shards_behind_a_url_are_read_the_same_way(numbered: ShardIndex, tmp_path: Path) -> None:
-    index = open_dataset(f"file://{numbered.data_dir}", RemoteSettings(tmp_path / "cache"), say=lambda line: None)
+    index = open_remote(f"file://{numbered.data_dir}", RemoteSettings(tmp_path / "cache"), say=lambda line: None)
     sample, frames = sample_of_length(numbered, 40), np.array([3, 5])
     assert json.dumps(sample_metadata(index, sample)) == json.dumps(sample_metadata(numbered, sample))
     np.testing.assert_array_equal(stored_frames(index, sample, frames), stored_frames(numbered, sample, frames))
