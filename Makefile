@@ -1,4 +1,4 @@
-# make demo   make a small labelled set of videos, shard it, train on it, evaluate; about six minutes on two cores
+# make demo   make a small labelled set of videos, shard it, train on it, evaluate, make pages to open; about six minutes on two cores
 # make test   the test suite in two processes, about ten minutes on two cores; TESTS='-m "not slow" tests' takes less
 # make test-all  the same with the tests that take minutes each
 # make chaos  kill building and training fifty times and see that nothing is lost; about ten minutes on two cores
@@ -45,10 +45,17 @@ demo: $(READY)
 	@echo "== 3/5 training: a narrow Res3D; no flips, for a flip turns left into right"
 	$(PY) train/main.py --data $(DEMO)/shards --preset tiny --no-flip --steps $(DEMO_STEPS) --out $(DEMO)/run
 	@echo "== 4/5 evaluation: ten clips of each held-out video"
-	$(PY) tools/evaluate.py --checkpoint $(DEMO)/run/latest.pt --data $(DEMO)/shards --json $(DEMO)/run/evaluation.json
-	@echo "== 5/5 the result"
-	@$(PY) -c 'import json; r = json.load(open("$(DEMO)/run/evaluation.json")); \
+	$(PY) tools/evaluate.py --checkpoint $(DEMO)/run/latest.pt --data $(DEMO)/shards --json $(DEMO)/run/scores.json
+	@echo "== 5/5 pages for a browser, and a clip before and after augmentation"
+	$(PY) tools/report.py data $(DEMO)/shards --out $(DEMO)/data.html
+	$(PY) tools/report.py run $(DEMO)/run --out $(DEMO)/run.html
+	$(PY) tools/play.py $(DEMO)/shards --random --run $(DEMO)/run --out $(DEMO)/clip.gif
+	@echo "== the result"
+	@$(PY) -c 'import json; r = json.load(open("$(DEMO)/run/scores.json")); \
 	  print("clip@1 {clip_at_1:.1%}  video@1 {video_at_1:.1%}  chance {chance:.1%}".format(**r))'
+	@echo "open        $(abspath $(DEMO))/run.html      how the training went"
+	@echo "            $(abspath $(DEMO))/data.html     what was trained on"
+	@echo "            $(abspath $(DEMO))/clip.gif      what the network sees"
 	@echo "shards      $(DEMO)/shards"
 	@echo "checkpoint  $(DEMO)/run/latest.pt"
 	@echo "logs        $(DEMO)/run/metrics.jsonl and TensorBoard files beside it"

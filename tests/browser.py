@@ -36,11 +36,11 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def opened(
-    chromium: Any, path: Path, *, scheme: Scheme = "light", window: tuple[int, int] = DESK
+    chromium: Any, path: Path, *, scheme: Scheme = "light", window: tuple[int, int] = DESK, motion: str = "reduce"
 ) -> Iterator[tuple[Any, Seen]]:
     """A page opened from disk, in a context of its own: playwright's page, and what it does."""
     context = chromium.new_context(
-        color_scheme=scheme, viewport={"width": window[0], "height": window[1]}, reduced_motion="reduce"
+        color_scheme=scheme, viewport={"width": window[0], "height": window[1]}, reduced_motion=motion
     )
     page, seen = context.new_page(), Seen()
     page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)

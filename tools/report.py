@@ -19,29 +19,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from res3d_video.pipeline.clip import ClipSpec
-from res3d_video.train.bounds import CLIPS, COUNT, MOST, SEED, STRIDE, THREADS, Number
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.bounds import COUNT, MOST, SEED
 from res3d_video.train.data_options import DATA, Data, remote_options
-from res3d_video.train.terminal import (
-    JSON_FILE,
-    QUIET,
-    Group,
-    OutputFile,
-    extra_needed,
-    progress,
-    save_json,
-    wrong_usage,
-)
+from res3d_video.train.terminal import JSON_FILE, QUIET, Group, OutputFile, extra_needed, progress, save_json
 
 EPILOG = """\b
 Examples:
   python tools/report.py data shards/ucf101
   python tools/report.py data s3://bucket/shards/ucf101 --out ucf101.html --per-class 3 --json ucf101.json
-  python tools/report.py run runs/ucf101 --evaluate --data shards/ucf101
+  python tools/report.py run runs/ucf101 --data shards/ucf101
   python tools/report.py run runs/a runs/b --out runs.html --json runs.json
 \b
 A page is one file that needs no server and no network: open it from disk, send it, keep it beside the results.
-Needs jinja2 and matplotlib: pip install -e ".[report]".
+Needs jinja2: pip install -e ".[report]".
 """
 
 SHOW = {"max_content_width": 110, "show_default": True}
@@ -57,42 +48,21 @@ def main() -> None:
 @click.argument("data", type=DATA)
 @click.option("--out", type=PAGE, help="The .html to write.  [default: NAME-data.html in this folder]")
 @click.option("--split", help="Whose sides are compared.  [default: 1, else the first]")
-@click.option("--num-frames", default=8, type=COUNT, help="Frames of a planned clip.")
-@click.option("--frame-stride", default=2, type=STRIDE, help="Source frames from one frame of a clip to the next.")
-@click.option("--clips", default=10, type=CLIPS, help="Clips of a video in an evaluation.")
-@click.option("--seed", default=0, type=SEED, help="Of the plan and of what is drawn for the gallery.")
 @click.option(
     "--classes", "num_classes", default=12, type=click.IntRange(0, MOST), help="Classes in the gallery at most."
 )
-@click.option("--per-class", default=2, type=COUNT, help="Segments of each.")
-@click.option("--max-mb", default=12.0, type=Number(1, 15), help="Size of the page at most.")
+@click.option("--per-class", default=2, type=COUNT, help="Samples of each.")
+@click.option("--seed", default=0, type=SEED, help="Of what is drawn for the gallery.")
 @remote_options
 @QUIET
 @JSON_FILE
-def data_command(
-    *,
-    data: Data,
-    out: Path | None,
-    split: str | None,
-    num_frames: int,
-    frame_stride: int,
-    clips: int,
-    seed: int,
-    num_classes: int,
-    per_class: int,
-    max_mb: float,
-    quiet: bool,
-    json_path: Path | None,
-) -> None:
-    """What the shards in DATA hold: counts, lengths, settings, failures, clips that play, leaks between sides."""
-    pages = load("res3d_video.tools.pages.data.page")
-    with wrong_usage():
-        spec = ClipSpec(num_frames=num_frames, frame_stride=frame_stride)
-    wanted = pages.Wanted(spec, split, clips, seed, num_classes, per_class, max_mb)
+def data_command(*, data: Data, out: Path | None, quiet: bool, json_path: Path | None, **selection: Any) -> None:
+    """What the shards in DATA hold: clips that play, classes, lengths, leaks, failures, settings."""
+    pages = load("res3d_video.tools.pages.data_page")
     index = data.open()
     with progress("report", unit="parts", quiet=quiet) as tell:
-        made = pages.data_page(index, wanted, report=tell)
-    report(out or Path(f"{index.name}-data.html"), made.html, made.facts, json_path)
+        html, facts = pages.data_page(index, **selection, report=tell)
+    write(out or Path(f"{index.name}-data.html"), html, facts, json_path)
 
 
 @main.command("run")
@@ -100,17 +70,12 @@ def data_command(
 @click.option("--out", type=PAGE, help="The .html to write.  [default: NAME-run.html; runs.html of several]")
 @click.option(
     "--data", "datasets", multiple=True, type=DATA,
-    help="Shards for the clips of mistakes; repeat for runs on several.  [default: where the run found them]",
+    help="Shards of the runs; repeat for runs on several.  [default: where the run found them]",
 )  # fmt: skip
-@click.option("--evaluate", is_flag=True, show_default=False, help="Score latest.pt first; writes RUN/scores.json.")
-@click.option("--clips", default=10, type=CLIPS, help="Of --evaluate: clips a video.")
-@click.option("--num-threads", default=2, type=THREADS, help="Of --evaluate: decoding threads.")
-@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Of --evaluate.")
 @click.option(
-    "--bench",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="A bench_loader.py --json file.  [default: RUN/bench.json]",
-)
+    "--evaluate/--no-evaluate", default=None, show_default=False,
+    help="Score latest.pt first; writes RUN/scores.json.  [default: where it is new and the shards are found]",
+)  # fmt: skip
 @click.option("--mistakes", default=12, type=click.IntRange(0, MOST), help="Clips of mistakes of a run at most.")
 @QUIET
 @JSON_FILE
@@ -119,40 +84,42 @@ def run_command(
     runs: tuple[Path, ...],
     out: Path | None,
     datasets: tuple[Path | str, ...],
-    evaluate: bool,
-    clips: int,
-    num_threads: int,
-    device: str,
-    bench: Path | None,
+    evaluate: bool | None,
     mistakes: int,
     quiet: bool,
     json_path: Path | None,
 ) -> None:
     """How one or several trainings went, side by side: curves, speed, classes, mistakes that play, settings.
 
-    Classes and mistakes come from RUN/scores.json: tools/evaluate.py --json writes it, and so does --evaluate.
+    Classes and mistakes come from RUN/scores.json, which tools/evaluate.py --json writes too.
     """
-    pages = load("res3d_video.tools.pages.run.page")
+    pages = load("res3d_video.tools.pages.run_page")
     shards = [Data(place).open() for place in datasets]
-    if evaluate:
-        work = {"clips": clips, "num_threads": num_threads, "device": device, "quiet": quiet}
-        for folder, index in pages.shards_to_score(runs, shards):
-            load("res3d_video.tools.evaluate").score_run(folder, index, **work)
+    found = pages.read_runs(runs)
+    for run, index in pages.runs_to_score(found, shards, evaluate=evaluate):
+        try:
+            load("res3d_video.tools.evaluate").score_run(
+                run.folder, index, clips=10, num_threads=2, device="auto", quiet=quiet
+            )
+        except UserError as error:
+            if evaluate:
+                raise
+            run.problems.append(str(error))
     with progress("report", unit="parts", quiet=quiet) as tell:
-        made = pages.run_page(runs, pages.Wanted(shards, bench, mistakes), report=tell)
-    name = f"{runs[0].resolve().name}-run.html" if len(runs) == 1 else "runs.html"
-    report(out or Path(name), made.html, made.facts, json_path)
+        html, facts = pages.run_page(found, data=shards, num_mistakes=mistakes, report=tell)
+    name = f"{runs[0].resolve().name}-run.html" if len(found) == 1 else "runs.html"
+    write(out or Path(name), html, facts, json_path)
 
 
 def load(module: str) -> Any:
-    """A module that draws pages; the packages that it needs may be missing."""
+    """A module that makes pages; the packages that it needs may be missing."""
     with extra_needed("report"):
         return importlib.import_module(module)
 
 
-def report(out: Path, html: str, facts: dict[str, Any], json_path: Path | None) -> None:
-    """Write the page, and its facts where they are wanted."""
-    num_bytes = load("res3d_video.tools.pages.page").write_page(out, html)
+def write(out: Path, html: str, facts: dict[str, Any], json_path: Path | None) -> None:
+    """Write the page, and its facts where they are asked for."""
+    num_bytes = load("res3d_video.tools.pages.markup").write_page(out, html)
     if json_path is not None:
         save_json(json_path, facts)
     click.echo(f"page {out}  {num_bytes / 1e6:.1f} MB")

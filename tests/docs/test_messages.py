@@ -24,8 +24,6 @@ LEFT_OUT = {
     ("tools/figures/", "cost: "): "of callers in Python; the command cannot cause it",
     ("tools/figures/", "curves: "): "likewise",
     ("tools/figures/", "filters: "): "likewise",
-    ("tools/pages/player.py", ""): "of callers in Python",
-    ("tools/pages/run/classes.py", ""): "of callers in Python",
 }
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.tools.figures.curves import read_curves, summarise, what_differs
-from res3d_video.tools.pages.run.page import Wanted, facts, gather
-from res3d_video.tools.pages.run.reading import read_runs
+from res3d_video.tools.pages.run_page import gather
 from res3d_video.tools.playing.selection import config_of_run
+from res3d_video.tools.run_reader import read_runs
 from res3d_video.train.config import to_dict
 from res3d_video.train.evaluation.aslan.pairs import read_pairs
 from res3d_video.train.evaluation.features.files import load_features, save_features
@@ -48,10 +48,6 @@ TEXTS = {
     "an array": b"[]", "twice": b'{"event": "train", "step": 1, "step": "x"}',
     "latin-1": b'{"event": "\xe9", "step": 1}',
 }  # fmt: skip
-BENCH = {
-    "lanes": {"loader alone": {"clips_per_s": {"median": 2.0, "min": 1.0, "max": 3.0}}}, "verdict": "training waits",
-    "machine": {"cpu": "x"}, "settings": {"batch_size": 16}, "dataset": {"name": "demo"},
-}  # fmt: skip
 
 
 def whole_run(folder: Path) -> Path:
@@ -59,7 +55,6 @@ def whole_run(folder: Path) -> Path:
     lines = [train_line(step, seconds=2, wait_s=0.1) for step in (1, 2, 3)] + [scored_line("final", 3, 0.5)]
     write_run(folder, lines, steps=3)
     write_scores(folder, ["a", "b"], [("0", "a", "a", 0.9), ("1", "b", "a", 0.7)])
-    (folder / "bench.json").write_text(json.dumps(BENCH))
     return folder
 
 
@@ -80,7 +75,7 @@ def damaged_lines(content: bytes) -> Iterator[tuple[str, bytes]]:
     yield "many lines", b'{"event":"e","step":1}\n' * 600_000
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "scores.json", "bench.json"])
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "scores.json"])
 def test_a_tampered_file_of_a_run_costs_what_it_hit(name: str, tmp_path: Path) -> None:
     run = whole_run(tmp_path / "run")
     content = (run / name).read_bytes()
@@ -90,8 +85,7 @@ def test_a_tampered_file_of_a_run_costs_what_it_hit(name: str, tmp_path: Path) -
         for way, damaged in ways(content):
             (run / name).write_bytes(damaged)
             (found,) = read_runs([run])
-            gathered = gather([found], Wanted(), report=lambda *_: None)
-            assert json.dumps(facts(gathered), allow_nan=False), way
+            assert json.dumps(gather([found]).facts(), allow_nan=False), way
             assert all(is_one_line(line) and str(run) in line for line in found.problems), way
             for read in (lambda: summarise([read_curves(run)], window=2), lambda: what_differs([read_curves(run)] * 2)):
                 line = refusal(read)

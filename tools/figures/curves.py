@@ -13,7 +13,7 @@ from res3d_video.tools.bench.chart import picture
 from res3d_video.tools.figures.colors import GREY, look_of
 from res3d_video.tools.figures.cost import short_count
 from res3d_video.tools.figures.runs import BOOKKEEPING, Curve, distinct_names, rate_drops, running_mean, short_name
-from res3d_video.tools.pages.run.reading import read_run
+from res3d_video.tools.run_reader import read_run
 from res3d_video.train.config import TrainConfig, differences
 
 WIDTH, PANEL_HEIGHT = 1400, 560  # pixels

@@ -1,125 +1,120 @@
-"""A stored segment, or some of its frames, as strips that a page plays: the shard's very JPEGs, or smaller ones."""
+"""Clips that play on a page: strips of frames one below the other, the shard's own JPEGs or smaller ones."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
 
-from res3d_video.pipeline.frames import FrameFiles, decode_frames, read_frames
-from res3d_video.pipeline.index import ShardIndex
-from res3d_video.tools.pages.player import Sprite
+from res3d_video.pipeline.frames import decode_frames, read_frames
+from res3d_video.pipeline.index import ShardError, ShardIndex
+from res3d_video.pipeline.reader import FrameFiles
 
 MAX_SHOWN = 512  # frames; of a longer segment every second, third, …
-TILES = 8  # frames in a strip that is made here
-MIN_HEIGHT = 64  # pixels; smaller pictures show little
-FACTORS = {1: (60,), 2: (75, 50), 4: (75, 50)}  # how many times smaller -> JPEG quality; what is best comes first
-HOPE = 1.2  # a guess of so many times the room is worth a try
+TILES = 8  # frames in a strip
+MIN_HEIGHT = 64  # pixels; smaller frames show little
 
 
 @dataclass(frozen=True)
-class Strips:
-    """What `tools.pages.player.player` needs of a segment.
+class Clip:
+    """What the macro `player` shows.
 
     Attributes:
-        frames: Sprite and tile of each frame that is shown.
-        shown: int64 [F], which stored frame of the segment each of them is, rising.
-        size: Width and height of a tile, pixels.
-        as_stored: Whether the sprites are the shard's own strips.
+        name: For those who hear the page; unique on it.
+        caption: One line.
+        shown: Stored frames, rising.
+        fps: Stored frames a second, 0 where unknown.
+        play_fps: Shown frames a second.
+        strips: JPEG and number of frames of each strip, in order.
+        size: Width and height of a frame, pixels.
+        is_stored: The JPEGs are the shard's own.
+        fault: Why there are no frames, "" if there are.
     """
 
-    sprites: list[Sprite]
-    frames: list[tuple[int, int]]
-    shown: np.ndarray
-    size: tuple[int, int]
-    as_stored: bool
+    name: str
+    caption: str
+    shown: list[int]
+    fps: float = 0.0
+    play_fps: float = 8.0
+    strips: list[tuple[bytes, int]] | None = None
+    size: tuple[int, int] = (0, 0)
+    is_stored: bool = False
+    fault: str = ""
 
     @property
     def num_bytes(self) -> int:
-        """Of all pictures."""
-        return sum(len(sprite.content) for sprite in self.sprites)
+        """Of all strips."""
+        return sum(len(content) for content, _ in self.strips or [])
 
 
-def strips_of(
-    index: ShardIndex, sample: int, *, files: FrameFiles, max_bytes: int, frames: np.ndarray | None = None
-) -> Strips:
-    """Frames of a sample for a page, the best pictures of them that are not too large.
+def read_clip(
+    index: ShardIndex,
+    row: int,
+    *,
+    files: FrameFiles,
+    max_bytes: int,
+    name: str,
+    caption: str,
+    fps: float = 0.0,
+    play_fps: float | None = None,
+    frames: np.ndarray | None = None,
+) -> Clip:
+    """Frames of a sample for a page: the shard's own JPEGs if they fit, else smaller or fewer frames.
 
     Args:
-        max_bytes: Of all pictures together; a page needs a third more. One frame is shown however large it is.
-        frames: Stored frames to show, rising; None shows the whole segment.
-
-    Raises:
-        ShardError: A picture is missing, damaged or cannot be decoded.
+        max_bytes: Of all strips; base64 on the page needs a third more. One frame is shown however large it is.
+        play_fps: None plays as fast as the source.
+        frames: Stored frames to show; None shows the whole segment.
     """
-    wanted = np.arange(int(index.num_frames[sample])) if frames is None else np.unique(frames)
+    wanted = np.arange(int(index.num_frames[row])) if frames is None else np.unique(frames)
     shown = wanted[:: -(-len(wanted) // MAX_SHOWN)]
-    if index.codec == "filmstrip" and len(shown) == len(wanted):
-        stored = stored_strips(index, sample, shown, files=files)
-        if stored.num_bytes <= max_bytes:
-            return stored
-    left, top, width, height = index.content[sample].tolist()
-    pictures = decode_frames(index, sample, shown, files=files)[:, top : top + height, left : left + width]
-    factors = [factor for factor in FACTORS if factor == 1 or index.size // factor >= MIN_HEIGHT]
-    scaled = {factor: smaller(pictures, factor) for factor in factors}
-    ways = [(factor, quality) for factor in factors for quality in FACTORS[factor]]
-    while True:
-        for factor, quality in ways:
-            if guess_bytes(scaled[factor], quality=quality) > HOPE * max_bytes:
-                continue
-            made = encoded(scaled[factor], shown, quality=quality)
-            if made.num_bytes <= max_bytes:
-                return made
-        if len(shown) == 1:
-            return encoded(scaled[factor], shown, quality=quality)
-        scaled, shown = {factor: own[::2] for factor, own in scaled.items()}, shown[::2]
+    try:
+        strips, shown, size, is_stored = _strips(index, row, shown, files=files, max_bytes=max_bytes)
+    except ShardError as error:
+        return Clip(name, caption, [], fault=str(error))
+    step = int(shown[1] - shown[0]) if len(shown) > 1 else 1
+    return Clip(name, caption, shown.tolist(), fps, play_fps or (fps or 25) / step, strips, size, is_stored)
 
 
-def guess_bytes(pictures: np.ndarray, *, quality: int) -> float:
-    """How large the JPEGs of some pictures become, from a few of them."""
-    few = pictures[:: -(-len(pictures) // TILES)]
-    return encoded(few, np.arange(len(few)), quality=quality).num_bytes * len(pictures) / len(few)
-
-
-def stored_strips(index: ShardIndex, sample: int, frames: np.ndarray, *, files: FrameFiles) -> Strips:
-    """Some frames, rising, in JPEGs of the shard's very bytes.
+def _strips(
+    index: ShardIndex, row: int, shown: np.ndarray, *, files: FrameFiles, max_bytes: int
+) -> tuple[list[tuple[bytes, int]], np.ndarray, tuple[int, int], bool]:
+    """Strips, the frames in them, their size, and whether they are the shard's own.
 
     Raises:
-        ShardError: One is missing or damaged.
+        ShardError: A frame is missing, damaged or cannot be decoded.
     """
-    parts = [frames[first : first + TILES] for first in range(0, len(frames), TILES)]
-    contents = [read_frames(index, sample, part, files=files)[0][0] for part in parts]
-    return Strips(
-        sprites=[Sprite(content.tobytes(), len(part)) for content, part in zip(contents, parts, strict=True)],
-        frames=[divmod(i, TILES) for i in range(len(frames))],
-        shown=frames,
-        size=index.tile_size[::-1],
-        as_stored=True,
-    )
+    if index.codec == "filmstrip":
+        parts = [shown[first : first + TILES] for first in range(0, len(shown), TILES)]
+        stored = [(read_frames(index, row, part, files=files)[0][0].tobytes(), len(part)) for part in parts]
+        if sum(len(content) for content, _ in stored) <= max_bytes:
+            return stored, shown, (index.tile_size[1], index.tile_size[0]), True
+    left, top, width, height = index.content[row].tolist()
+    frames = decode_frames(index, row, shown, files=files)[:, top : top + height, left : left + width]
+    sizes = [frames] if height < 2 * MIN_HEIGHT else [frames, half(frames)]
+    while True:
+        for own in sizes:
+            strips = encode(own, quality=60)
+            if sum(len(content) for content, _ in strips) <= max_bytes or (len(shown) == 1 and own is sizes[-1]):
+                return strips, shown, (own.shape[2], own.shape[1]), False
+        sizes, shown = [own[::2] for own in sizes], shown[::2]
 
 
-def smaller(pictures: np.ndarray, factor: int) -> np.ndarray:
-    """Pictures [F, H, W, 3] scaled down, each pixel the mean of factor×factor; the rest at the edges is left out.
+def half(frames: np.ndarray) -> np.ndarray:
+    """Frames [F, H, W, C] of half the height and width, each pixel the mean of four.
 
-    >>> smaller(np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1), 2).ravel().tolist()
+    >>> half(np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)).ravel().tolist()
     [2, 4, 10, 12]
     """
-    if factor == 1:
-        return pictures
-    num, height, width, channels = pictures.shape
-    height, width = height // factor, width // factor
-    total = np.zeros((num, height, width, channels), np.uint16)  # room for 16×16 values
-    for down, across in np.ndindex(factor, factor):
-        total += pictures[:, down : height * factor : factor, across : width * factor : factor]
-    return (total // factor**2).astype(np.uint8)
+    num, height, width, channels = frames.shape
+    pairs = frames[:, : height // 2 * 2, : width // 2 * 2].reshape(num, height // 2, 2, width // 2, 2, channels)
+    return (pairs.sum(axis=(2, 4), dtype=np.uint16) // 4).astype(np.uint8)
 
 
-def encoded(pictures: np.ndarray, shown: np.ndarray, *, quality: int) -> Strips:
-    """Pictures [F, H, W, 3] as JPEGs of `TILES` frames each, in order; the last may have fewer."""
-    num, height, width, _ = pictures.shape
-    sprites = []
-    for begin in range(0, num, TILES):
-        own = pictures[begin : begin + TILES]
-        stacked = np.ascontiguousarray(own.reshape(-1, width, 3))
-        sprites.append(Sprite(simplejpeg.encode_jpeg(stacked, quality=quality, colorsubsampling="420"), len(own)))
-    places = [divmod(i, TILES) for i in range(num)]
-    return Strips(sprites, places, shown, (width, height), as_stored=False)
+def encode(frames: np.ndarray, *, quality: int) -> list[tuple[bytes, int]]:
+    """Frames [F, H, W, 3] as JPEGs of at most TILES frames, one below the other."""
+    parts = [frames[first : first + TILES] for first in range(0, len(frames), TILES)]
+    stacked = [np.ascontiguousarray(part.reshape(-1, part.shape[2], 3)) for part in parts]
+    return [
+        (simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420"), len(part))
+        for pixels, part in zip(stacked, parts, strict=True)
+    ]

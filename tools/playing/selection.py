@@ -14,7 +14,7 @@ from res3d_video.pipeline.nearest import did_you_mean
 from res3d_video.pipeline.plan import EvalPlan, PlannedClips, drawn_labels, stored_clip
 from res3d_video.pipeline.reader import open_tar
 from res3d_video.pipeline.typed_json import read_json
-from res3d_video.tools.pages.data.key_json import read_meta
+from res3d_video.tools.key_json import read_meta
 from res3d_video.train.config import TrainConfig, from_dict, override, train_plan
 from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
 from res3d_video.train.presets import PRESETS

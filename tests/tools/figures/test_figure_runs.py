@@ -8,8 +8,7 @@ import pytest
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.tools.figures.curves import read_curves, summarise, what_differs
-from res3d_video.tools.figures.runs import Curve, distinct_names, rate_drops, running_mean
-from res3d_video.tools.pages.run.reading import read_metrics
+from res3d_video.tools.run_reader import Curve, distinct_names, rate_drops, read_metrics, running_mean
 from res3d_video.train.config import ScheduleConfig, TrainConfig, lr_at, override
 from tests.tools.figures.made import write_run
 

@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_ucf101
@@ -20,10 +19,8 @@ from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.reader import FrameFiles
 from res3d_video.pipeline.schema import CRC32
 from res3d_video.tools.numbered import number_of, read_bits
-from res3d_video.tools.pages.data.found import Wanted
-from res3d_video.tools.pages.data.page import data_page
-from res3d_video.tools.pages.page import write_page
-from res3d_video.tools.pages.player import data_uri
+from res3d_video.tools.pages.data_page import data_page
+from res3d_video.tools.pages.markup import data_uri, write_page
 from res3d_video.tools.report import main
 from tests.browser import DESK, PHONE, Scheme, complaints, leaves, opened, scrolls_sideways, walk
 from tests.clips import damaged_copy, sample_of_length
@@ -39,13 +36,12 @@ HOSTILE = [
     "very long " * 60,
     "line\nbreak \x1b[31m",
 ]
-CLIP = ClipSpec(4, 2)
 
 
-def page_of(index: ShardIndex, path: Path, **wanted: Any) -> Any:
-    made = data_page(index, Wanted(CLIP, **wanted), report=lambda *_, **__: None)
-    write_page(path, made.html)
-    return made
+def page_of(index: ShardIndex, path: Path, **options: Any) -> tuple[str, dict[str, Any]]:
+    html, facts = data_page(index, **options, report=lambda *_, **__: None)
+    write_page(path, html)
+    return html, facts
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +50,13 @@ def pages(
 ) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Pages of the numbered videos: as stored, in smaller pictures, and of H.264; with their facts."""
     folder, made = tmp_path_factory.mktemp("pages"), {}
-    for name, index, per_class, max_mb in (
-        ("stored", numbered, 4, 15.0),
-        ("smaller", numbered, 3, 0.7),
-        ("h264", numbered_h264, 3, 15.0),
+    for name, index, per_class, max_bytes in (
+        ("stored", numbered, 4, 15_000_000),
+        ("smaller", numbered, 3, 600_000),
+        ("h264", numbered_h264, 3, 15_000_000),
     ):
         path = folder / f"{name}.html"
-        made[name] = path, page_of(index, path, per_class=per_class, max_mb=max_mb).facts
+        made[name] = path, page_of(index, path, per_class=per_class, max_bytes=max_bytes)[1]
     return made
 
 
@@ -103,10 +99,12 @@ def test_a_page_shows_without_errors_requests_or_barriers_at_every_size_and_in_e
 
 def test_names_that_mean_harm_stay_text(chromium: Any, hostile: Path) -> None:
     with opened(chromium, hostile) as (page, _):
-        headings = [heading.text_content() for heading in page.query_selector_all(".class-gallery h3")]
+        headings = [heading.text_content() for heading in page.query_selector_all(".group h3")]
         assert sorted(headings) == sorted(HOSTILE)
         assert "<script>alert(1)</script>" in page.text_content("#leaks")
-        assert "alert(1)" in page.text_content("#left-out")
+        assert "alert(1)" in page.text_content("#absent")
+        policy = page.get_attribute("meta[http-equiv='Content-Security-Policy']", "content")
+        assert policy.startswith("default-src 'none'; img-src data:;")
 
 
 @pytest.mark.parametrize("name", ["stored", "smaller", "h264"])
@@ -131,8 +129,6 @@ def test_the_frame_that_the_slider_names_is_the_frame_that_is_seen(
                 assert named.startswith(f"frame {number_of(bits)},")
 
 
-BARS = """figure => [...figure.querySelectorAll(".window")].map(
-  (one) => [...one.querySelectorAll(".taken")].map((bar) => Number(bar.getAttribute("x"))))"""
 SET_SLIDER = """async (figure, place) => {
   const slider = figure.querySelector("input");
   slider.value = place;
@@ -150,50 +146,45 @@ def test_pictures_are_the_shards_own_where_there_is_room(pages: dict, numbered: 
     assert pages["smaller"][0].stat().st_size <= 700_000
 
 
-def test_bars_under_a_segment_are_the_planned_windows_and_its_numbers_stand_beside(chromium: Any, pages: dict) -> None:
-    path, facts = pages["stored"]
-    with opened(chromium, path) as (page, _):
-        for figure, told in zip(page.query_selector_all(".player"), facts["gallery"], strict=True):
-            drawn = figure.evaluate(BARS)
-            assert drawn == [sorted(set(frames)) for frames in told["windows"].values()]
-            words = figure.query_selector(".windows").text_content()
-            for name, frames in told["windows"].items():
-                assert f"{name}: frames {frames[0]}…{frames[-1]}" in words
-
-
-def test_a_segment_plays_by_its_button_and_by_the_keyboard_and_stops(chromium: Any, pages: dict) -> None:
+def test_a_clip_plays_by_click_and_keyboard_and_its_slider_goes_frame_by_frame(chromium: Any, pages: dict) -> None:
     with opened(chromium, pages["stored"][0]) as (page, _):
-        figure = next(f for f in page.query_selector_all(".player") if "505 frames" in f.text_content())
+        figure = next(f for f in page.query_selector_all(".player") if f.query_selector("input[max='504']"))
         assert figure.get_attribute("data-ms") == "40"  # as fast as its source
-        figure.query_selector(".play").focus()
-        page.keyboard.press("Enter")
-        page.wait_for_function("f => Number(f.dataset.shown) >= 3", arg=figure)
-        page.keyboard.press("Enter")
-        assert figure.query_selector(".play").get_attribute("aria-pressed") == "false"
+        screen = figure.query_selector(".screen")
+        for start, stop in ((screen.click, screen.click), (screen.focus, lambda: page.keyboard.press("Enter"))):
+            before = int(figure.get_attribute("data-now"))
+            start()
+            if start == screen.focus:
+                page.keyboard.press("Enter")
+            page.wait_for_function("([f, n]) => Number(f.dataset.now) >= n", arg=[figure, before + 3])
+            stop()
+            assert screen.get_attribute("aria-pressed") == "false"
         figure.query_selector("input").focus()
-        before = int(figure.get_attribute("data-shown"))
+        before = int(figure.get_attribute("data-now"))
         page.keyboard.press("ArrowRight")
-        assert int(figure.get_attribute("data-shown")) == before + 1
+        assert int(figure.get_attribute("data-now")) == before + 1
         assert figure.query_selector("input").get_attribute("aria-valuetext").startswith(f"frame {before + 1}, ")
+
+
+def test_a_clip_plays_under_the_pointer_unless_the_reader_wants_no_motion(chromium: Any, pages: dict) -> None:
+    for motion in ("no-preference", "reduce"):
+        with opened(chromium, pages["stored"][0], motion=motion) as (page, _):
+            figure = page.query_selector(".player")
+            figure.query_selector(".screen").hover()
+            pressed = figure.query_selector(".screen").get_attribute("aria-pressed")
+            assert pressed == ("true" if motion == "no-preference" else "false")
+            page.hover("h1")
+            assert figure.query_selector(".screen").get_attribute("aria-pressed") == "false"
 
 
 def test_the_keyboard_reaches_navigation_tables_and_every_player(chromium: Any, pages: dict) -> None:
     with opened(chromium, pages["stored"][0]) as (page, _):
         reached = walk(page, steps=80)
-        assert reached[:4] == ["Skip to the content", "Classes", "Balance", "Lengths, rates and sizes"]
-        players = {name for name in reached if name.startswith("Play segment ")}
+        assert reached[:4] == ["Skip to the content", "Gallery", "Classes", "Lengths and rates"]
+        players = {name for name in reached if name.startswith("Play sample ")}
         assert len(players) == 7, "the segment of one frame has nothing to play"
         for play in players:
             assert play.replace("Play ", "Frame of ") in reached
-
-
-def test_the_box_above_many_classes_filters_them(chromium: Any, hostile: Path) -> None:
-    with opened(chromium, hostile) as (page, _):
-        page.fill("#class-filter", "BOGEN")
-        assert page.eval_on_selector_all(".class-gallery:not([hidden]) h3", "es => es.map(e => e.textContent)") == [
-            "Bogenschießen 射箭 🏹"
-        ]
-        assert page.text_content(".filter output") == "1 class"
 
 
 def test_the_facts_are_those_of_the_dataset(pages: dict, numbered: ShardIndex) -> None:
@@ -201,7 +192,7 @@ def test_the_facts_are_those_of_the_dataset(pages: dict, numbered: ShardIndex) -
     assert (facts["num_samples"], facts["num_sources"], facts["num_frames"]) == (11, 11, 820)
     assert facts["hours"] == pytest.approx(820 / 25 / 3600)
     assert facts["classes"] == {
-        "even": {"train": 5, "test": 1, "not used": 0}, "odd": {"train": 5, "test": 0, "not used": 0},
+        "even": {"train": 5, "test": 1, "neither": 0}, "odd": {"train": 5, "test": 0, "neither": 0},
     }  # fmt: skip
     assert facts["lacking"]["no test samples"] == ["odd"]
     assert facts["frames_of_a_sample"] == {"shortest": 1, "median": 17, "longest": 505}
@@ -215,29 +206,29 @@ def test_the_facts_are_those_of_the_dataset(pages: dict, numbered: ShardIndex) -
 def test_damaged_and_missing_pictures_are_named_in_their_place(numbered: ShardIndex, tmp_path: Path) -> None:
     sample = sample_of_length(numbered, 40)
     index = damaged_copy(numbered, tmp_path / "copy", sample, fix_checksum=False)
-    html = page_of(index, tmp_path / "page.html", per_class=6).html
-    assert html.count("No pictures") == 1
+    html = page_of(index, tmp_path / "page.html", per_class=6)[0]
+    assert html.count("Cannot be read") == 1
     assert f"{index.key(sample)}: a tile is missing or fails its crc32, in {index.tars[index.tar[sample]]}" in html
     for tar in index.tars:
         (index.data_dir / tar).unlink()
-    html = page_of(open_index(index.data_dir), tmp_path / "page.html", per_class=6).html
-    assert html.count("No pictures") == 11
+    html = page_of(open_index(index.data_dir), tmp_path / "page.html", per_class=6)[0]
+    assert html.count("Cannot be read") == 11
     assert "The key.json of 11 samples could not be read" in html
 
 
 def test_the_gallery_shows_as_many_classes_and_segments_as_are_asked_for(numbered: ShardIndex, tmp_path: Path) -> None:
-    facts = page_of(numbered, tmp_path / "page.html", num_classes=1, per_class=2).facts
+    facts = page_of(numbered, tmp_path / "page.html", num_classes=1, per_class=2)[1]
     assert len(facts["gallery"]) == 2
     assert len({one["class"] for one in facts["gallery"]}) == 1
-    assert page_of(numbered, tmp_path / "page.html", num_classes=0).facts["gallery"] == []
+    assert page_of(numbered, tmp_path / "page.html", num_classes=0)[1]["gallery"] == []
 
 
-def test_more_than_sixty_classes_become_a_table_that_sorts(tmp_path: Path) -> None:
-    rows = [Row(i % 70, "e" if i % 3 else "t", f"g{i}", f"s{i}") for i in range(200)]
-    index = make_shards(tmp_path / "shards", rows, classes=[f"class {i}" for i in range(70)])
-    html = page_of(index, tmp_path / "page.html").html
-    assert "Samples of a class, from the largest to the smallest" in html
-    assert 'class="scroll tall"' in html
+def test_a_table_of_very_many_classes_is_cut_and_says_so(tmp_path: Path) -> None:
+    rows = [Row(i, "t", f"g{i}", f"s{i}") for i in range(2100)]
+    index = make_shards(tmp_path / "shards", rows, classes=[f"class {i}" for i in range(2100)])
+    html, facts = page_of(index, tmp_path / "page.html")
+    assert "Samples of each class, the 2,000 largest of 2,100" in html
+    assert len(facts["classes"]) == 2100
 
 
 def test_the_command_writes_the_page_and_its_facts(numbered: ShardIndex, tmp_path: Path) -> None:
@@ -256,7 +247,7 @@ def test_the_command_writes_the_page_and_its_facts(numbered: ShardIndex, tmp_pat
     ("options", "code", "words"),
     [
         (["--split", "7"], 1, "split 7 does not exist; choose 1"),
-        (["--frame-stride", "99"], 2, "99 is not in the range 1<=x<=32"),
+        (["--per-class", "0"], 2, "0 is not in the range 1<=x"),
         (["--out", "page.pdf"], 2, "page.pdf must end in .html or .htm"),
     ],
 )
@@ -279,13 +270,13 @@ def test_a_page_of_more_than_a_million_videos_is_small_and_quickly_made(tmp_path
     frames = np.load(folder / "index/frames.npy", mmap_mode="r+")
     frames[:, CRC32] = np.arange(len(frames)) % 2**32
     started_s = time.process_time()
-    facts = page_of(open_index(folder), tmp_path / "page.html").facts
+    facts = page_of(open_index(folder), tmp_path / "page.html")[1]
     assert time.process_time() - started_s < 60
     assert (tmp_path / "page.html").stat().st_size < 15_000_000
     assert facts["num_sources"] == facts["num_samples"] == count
     assert [leak["count"] for leak in facts["leaks"]] == [0, 0, 0]
     assert len(facts["gallery"]) == 24
-    assert all(one["windows"] and "is missing or fails its crc32" in one["fault"] for one in facts["gallery"])
+    assert all("is missing or fails its crc32" in one["fault"] for one in facts["gallery"])
 
 
 @pytest.mark.slow
@@ -297,7 +288,7 @@ def test_the_page_of_real_videos_of_five_classes_shows_and_plays(
     assert len({r.class_name for r in chosen}) == 5
     build_shards(replace(listing, records=chosen), tmp_path / "shards", BuildSettings(), workers=2)
     path = tmp_path / "page.html"
-    facts = page_of(open_index(tmp_path / "shards"), path).facts
+    facts = page_of(open_index(tmp_path / "shards"), path)[1]
     assert len({one["class"] for one in facts["gallery"]}) == 5
     assert facts["quarantine"]["kinds"][0]["pattern"] == "named in the lists, not found"
     with opened(chromium, path, window=PHONE) as (page, seen):
@@ -305,5 +296,5 @@ def test_the_page_of_real_videos_of_five_classes_shows_and_plays(
         assert complaints(page) == []
         page.click("#play-all")
         page.evaluate("document.querySelector('.player').scrollIntoView()")
-        page.wait_for_function("() => Number(document.querySelector('.player').dataset.shown) >= 2")
+        page.wait_for_function("() => Number(document.querySelector('.player').dataset.now) >= 2")
         assert (seen.errors, leaves(seen, path)) == ([], [])

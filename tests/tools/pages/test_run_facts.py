@@ -1,128 +1,132 @@
-"""What is read of a run folder: states, times, the best step; and that damage costs no more than it hit."""
+"""Mistakes in the order of their confidence, a confusion matrix that can be read, and where a run's shards are."""
 
-import fcntl
+import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from res3d_video.tools.pages.run.facts import Run
-from res3d_video.tools.pages.run.reading import read_run, read_runs
-from tests.tools.pages.made_runs import scored_line, train_line, write_run
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.pages.run_facts import Scores, is_to_score, read_scores, shards_of, small_matrix
+from res3d_video.tools.run_reader import Run, read_run
+from tests.tools.pages.made_runs import train_line, write_run, write_scores
+from tests.train.conftest import build_squares
 
-TRAINED = [train_line(10, seconds=9, wait_s=6), train_line(20, wait_s=0.5), train_line(30, wait_s=0.1, seconds=4)]
-
-
-def read(folder: Path) -> Run:
-    return read_run(folder, name=folder.name)
-
-
-def test_a_run_with_its_last_evaluation_is_finished(tmp_path: Path) -> None:
-    run = read(write_run(tmp_path / "run", [*TRAINED, scored_line("final", 30, 0.5, video_at_1=0.75)], steps=30))
-    assert (run.state, run.state_text) == ("finished", "finished, 30 steps")
-    assert run.last_test["video_at_1"] == 0.75
+CLASSES = ["dive", "jump", "swing", "walk"]
+VIDEOS = [
+    ("v1", "dive", "dive", 0.9), ("v2", "dive", "swing", 0.6), ("v3", "jump", "dive", 0.95),
+    ("v4", "jump", "jump", 0.5), ("v5", "swing", "dive", 0.6), ("v6", "swing", "swing", 0.99),
+    ("v0", "jump", "dive", 0.7),
+]  # fmt: skip
 
 
-def test_without_it_a_run_is_stopped_and_says_where(tmp_path: Path) -> None:
-    run = read(write_run(tmp_path / "run", [*TRAINED, scored_line("eval", 30, 0.5, video_at_1=0.5)], steps=4_000))
-    assert run.state_text == "stopped at step 30 of 4,000"
-    assert run.last_test["clip_at_1"] == 0.5
-    assert "video_at_1" not in run.last_test  # it is of one clip
+@pytest.fixture
+def scores(tmp_path: Path) -> Scores:
+    return read_scores(write_scores(tmp_path, CLASSES, VIDEOS))
 
 
-def test_a_final_line_of_fewer_steps_than_asked_for_now_does_not_finish_a_run(tmp_path: Path) -> None:
-    assert read(write_run(tmp_path / "run", [scored_line("final", 30, 0.5)], steps=60)).state == "stopped"
-
-
-def test_a_run_whose_folder_a_trainer_holds_is_running(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", TRAINED, steps=60)
-    with (folder / ".trainer").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert read(folder).state_text == "running at step 30 of 60"
-    assert read(folder).state == "stopped"
-
-
-def test_hours_are_all_lines_and_speed_and_wait_leave_out_the_first(tmp_path: Path) -> None:
-    run = read(write_run(tmp_path / "run", TRAINED))
-    assert run.hours * 3600 == pytest.approx(9 + 2 + 4)
-    assert run.clips_per_s == pytest.approx((20 / 2 + 20 / 4) / 2)
-    assert run.data_wait == pytest.approx((0.25 + 0.025) / 2)
-    assert run.whole_wait == pytest.approx(0.6 / 6)
-
-
-def test_the_best_step_is_the_first_of_the_highest(tmp_path: Path) -> None:
-    lines = [scored_line("eval", step, value) for step, value in ((10, 0.2), (20, 0.6), (30, 0.6), (40, 0.5))]
-    assert read(write_run(tmp_path / "run", lines)).best == (0.6, 20)
-
-
-def test_an_evaluation_of_the_same_step_with_more_clips_stands_for_the_run(tmp_path: Path) -> None:
-    run = read(write_run(tmp_path / "run", [scored_line("final", 30, 0.5, video_at_1=0.5)], steps=30))
-    for evaluation, expected in (
-        ({"step": 30, "subset": "test", "video_at_1": 0.75}, 0.75),
-        ({"step": 20, "subset": "test", "video_at_1": 0.75}, 0.5),
-        ({"step": 30, "subset": "train", "video_at_1": 0.75}, 0.5),
-    ):
-        run.evaluation.clear()
-        run.evaluation.update(evaluation)
-        assert run.last_test["video_at_1"] == expected
-
-
-def test_damaged_lines_are_left_out_and_counted_and_a_cut_last_one_is_not_damage(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", TRAINED)
-    path = folder / "metrics.jsonl"
-    first, *rest = path.read_text().splitlines()
-    path.write_text("\n".join([first, "\x00\x00", '{"event": "train"}', *rest, '{"event": "trai']))
-    run = read(folder)
-    assert [line["step"] for line in run.train] == [10, 20, 30]
-    assert run.problems == [f"{path}: 2 damaged lines left out, the first is line 2"]
-
-
-def test_values_that_are_no_numbers_and_steps_out_of_order_do_no_harm(tmp_path: Path) -> None:
-    lines = [train_line(20), train_line(10, loss="high", clips_per_s=None), {"event": "train", "step": 30, "loss": [1]}]
-    run = read(write_run(tmp_path / "run", lines))
-    assert run.curve("loss").steps.tolist() == [20]
-    assert run.curve("lr").steps.tolist() == [10, 20]
-    assert run.curve("clips_per_s").steps.tolist() == [20]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"config": 3}', '{"config": {"wings": 2}}', '{"config": {"model": {"name": "x"}}}']
-)
-def test_a_damaged_config_leaves_the_curves(tmp_path: Path, text: str) -> None:
-    folder = write_run(tmp_path / "run", TRAINED)
-    (folder / "config.json").write_text(text)
-    run = read(folder)
-    assert run.config is None
-    assert run.step == 30
-    assert run.data == ""
-    assert len(run.problems) == 1
-    assert "\n" not in run.problems[0]
-
-
-def test_a_run_that_has_just_begun_has_settings_only(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", [], steps=60)
-    run = read(folder)
-    assert (run.state_text, run.best, run.clips_per_s, run.whole_wait, run.hours) == (
-        "stopped at step 0 of 60",
-        None,
-        None,
-        None,
-        0,
+def test_the_surest_mistakes_come_first_and_equals_by_key(scores: Scores) -> None:
+    found = scores.mistakes()
+    assert [mistake.key for mistake in found] == ["v3", "v0", "v2", "v5"]
+    assert (found[0].label, found[0].predicted, found[0].confidence, found[0].true_confidence) == (
+        "jump",
+        "dive",
+        0.95,
+        0.05,
     )
-    assert run.problems == [f"{folder / 'metrics.jsonl'} has no line yet"]
 
 
-def test_runs_have_names_that_differ_and_each_folder_comes_once(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / name / "seed0", TRAINED) for name in ("a", "b")]
-    assert [run.name for run in read_runs([*folders, folders[0]])] == ["a/seed0", "b/seed0"]
+def test_any_of_several_labels_is_right(scores: Scores) -> None:
+    scores.predictions[1]["labels"] = ["dive", "swing"]
+    assert [mistake.key for mistake in scores.mistakes()] == ["v3", "v0", "v5"]
 
 
-def test_folders_that_are_no_runs_are_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere: there is no such run; give the --out of train/main.py$"):
-        read(tmp_path / "nowhere")
-    with pytest.raises(
-        ValueError, match=r"neither config.json nor metrics.jsonl, so it is not a run's folder; give the"
-    ):
-        read(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"nothing in it can be shown \(.*\); wait for a first line, or give another$"):
-        read(tmp_path)
+def test_a_true_class_beyond_the_five_likeliest_has_no_probability(scores: Scores) -> None:
+    del scores.predictions[2]["top5"]["jump"]
+    assert scores.mistakes()[0].true_confidence is None
+
+
+def test_counts_by_class_are_those_of_the_hand(scores: Scores) -> None:
+    assert scores.confusion.tolist() == [[1, 0, 1, 0], [2, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
+    assert scores.num_wrong == 4
+    assert scores.pairs() == [("jump", "dive", 2), ("dive", "swing", 1), ("swing", "dive", 1)]
+    assert [scores.confused_with(k) for k in range(4)] == [("swing", 1), ("dive", 2), ("dive", 1), None]
+
+
+def test_a_small_matrix_shows_the_classes_that_occur(scores: Scores) -> None:
+    names, counts, num_others = small_matrix(scores)
+    assert (names, counts.tolist(), num_others) == (["dive", "jump", "swing"], [[1, 0, 1], [2, 1, 0], [1, 0, 1]], 0)
+
+
+def test_of_many_classes_those_with_the_most_mistakes_are_shown_and_no_video_is_lost() -> None:
+    for num_classes in range(2, 12):
+        confusion = np.random.default_rng(num_classes).integers(0, 5, (num_classes, num_classes))
+        scores = Scores({}, [f"c{k}" for k in range(num_classes)], confusion, [])
+        for most in range(2, 12):
+            names, counts, num_others = small_matrix(scores, most=most)
+            assert counts.shape == (len(names),) * 2
+            assert counts.sum() == confusion.sum()
+            assert len(names) <= most
+            assert (names[-1] == "all others") == (num_others > 0) == (num_classes > most)
+
+
+def test_the_classes_put_together_are_the_ones_with_fewest_mistakes() -> None:
+    confusion = np.array([[9, 3, 0, 0], [0, 9, 0, 0], [0, 0, 9, 0], [0, 0, 1, 9]])
+    names, counts, num_others = small_matrix(Scores({}, ["a", "b", "c", "d"], confusion, []), most=3)
+    assert (names, num_others) == (["a", "b", "all others"], 2)
+    assert counts.tolist() == [[9, 3, 0], [0, 9, 0], [0, 0, 19]]
+
+
+@pytest.mark.parametrize("change", [{"confusion": [[1]]}, {"predictions": 3}, {"class_accuracy": None}])
+def test_a_file_of_another_program_is_refused_in_one_line(tmp_path: Path, change: dict) -> None:
+    path = write_scores(tmp_path, CLASSES, VIDEOS)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=r"scores.json: not what tools/evaluate.py writes \(.*\); evaluate again$"):
+        read_scores(path)
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    return build_squares(tmp_path_factory.mktemp("squares"), classes={"left": -3, "right": 3}, num_groups=2)
+
+
+def run_on(folder: Path, /, **data: str) -> Run:
+    return read_run(write_run(folder, [train_line(1)], about={"data": data}))
+
+
+def test_shards_are_those_given_else_those_that_the_run_names(squares: ShardIndex, tmp_path: Path) -> None:
+    same = {"name": "squares", "fingerprint": squares.fingerprint}
+    assert shards_of(run_on(tmp_path / "a", **same), [squares]) == (squares, "")
+    index, remark = shards_of(run_on(tmp_path / "b", **same, folder=str(squares.data_dir)), [])
+    assert index is not None
+    assert (index.fingerprint, remark) == (squares.fingerprint, "")
+    rebuilt = {"name": "squares", "fingerprint": "other"}
+    index, remark = shards_of(run_on(tmp_path / "c", **rebuilt), [squares])
+    assert index is squares
+    assert "another build of squares" in remark
+    index, remark = shards_of(run_on(tmp_path / "d", **rebuilt, folder=str(squares.data_dir)), [])
+    assert "have been built anew since" in remark
+
+
+def test_shards_that_are_gone_are_said_to_be(tmp_path: Path) -> None:
+    run = run_on(tmp_path / "a", name="other", fingerprint="1", folder=str(tmp_path / "gone"))
+    assert shards_of(run, []) == (
+        None,
+        f"The shards are no longer in {tmp_path / 'gone'}; give them with --data to see the clips.",
+    )
+    assert shards_of(run_on(tmp_path / "b", name="other"), [])[1].endswith("given with --data.")
+
+
+def test_a_run_is_to_be_scored_when_its_checkpoint_is_newer_than_its_scores(tmp_path: Path) -> None:
+    run = run_on(tmp_path / "run", name="other")
+    assert not is_to_score(run)
+    (run.folder / "latest.pt").touch()
+    assert is_to_score(run)
+    assert not is_to_score(replace(run, is_locked=True))
+    scores = write_scores(run.folder, CLASSES, VIDEOS)
+    os.utime(run.folder / "latest.pt", (100, 100))
+    assert not is_to_score(run)
+    os.utime(scores, (99, 99))
+    assert is_to_score(run)

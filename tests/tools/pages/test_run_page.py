@@ -1,25 +1,32 @@
 """The page of runs in a real browser: a real training, a stopped run with a damaged log, one that has just begun."""
 
+import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
+from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_ucf101
-from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.tools.figures.filters import as_colors
+from res3d_video.tools.pages.run_facts import Mistake, checkpoint_files
+from res3d_video.tools.pages.run_page import chart_values, filter_image, filter_values, mistake_clips
 from res3d_video.tools.report import main
+from res3d_video.tools.run_reader import read_run
 from res3d_video.train.main import main as train_main
 from tests.browser import DESK, PHONE, Scheme, complaints, leaves, opened, scrolls_sideways, walk
 from tests.schemas import check_schema
+from tests.tools.figures.made import write_checkpoint
 from tests.tools.pages.made_runs import scored_line, train_line, write_run, write_scores
 from tests.train.conftest import SMALL, build_squares
-
-pytest.importorskip("matplotlib", reason="pages need matplotlib")
 
 
 @dataclass(frozen=True)
@@ -99,55 +106,49 @@ def test_axe_has_no_serious_complaint(made: Made, chromium: Any, scheme: Scheme,
         assert complaints(page) == []
 
 
-def test_the_surest_mistake_comes_first_and_plays(made: Made, chromium: Any) -> None:
+def test_the_most_confident_mistake_comes_first_and_plays(made: Made, chromium: Any) -> None:
     with opened(chromium, made.page) as (page, _):
         players = page.locator("#mistakes .player")
         assert players.count() == 2
         first = players.first
-        assert "taken for left, 90.0 %" in first.inner_text()
-        assert "is right, 10.0 %" in first.inner_text()
-        assert first.get_attribute("data-shown") == "0"
-        first.locator(".play").click()
-        page.locator("#mistakes .player:not([data-shown='0'])").first.wait_for()
-        assert first.locator(".play").inner_text() == "Pause"
+        assert "right, predicted left, 90 %" in first.inner_text()
+        assert first.get_attribute("data-now") == "0"
+        first.locator(".screen").click()
+        page.locator("#mistakes .player:not([data-now='0'])").first.wait_for()
+        assert first.locator(".screen").get_attribute("aria-pressed") == "true"
         assert page.evaluate("[...document.querySelectorAll('#mistakes img')].every(one => one.naturalHeight > 0)")
 
 
-def test_the_keyboard_reaches_navigation_and_players_and_moves_them(made: Made, chromium: Any) -> None:
+def test_the_keyboard_reaches_navigation_and_opens_what_is_folded(made: Made, chromium: Any) -> None:
     with opened(chromium, made.page) as (page, _):
-        assert walk(page, steps=3) == ["Skip to the content", "Summary", "Learning"]
-        slider = page.locator("#filters .player input").first
-        slider.focus()
-        page.keyboard.press("ArrowRight")
-        assert page.locator("#filters .player output").first.inner_text() == "slice 2 of 3"
+        assert walk(page, steps=3) == ["Skip to the content", "Summary", "Curves"]
         page.locator("#settings summary").first.focus()
         page.keyboard.press("Enter")
         assert page.locator("#settings details").first.evaluate("one => one.open")
 
 
-def test_every_picture_says_what_it_shows(made: Made, chromium: Any) -> None:
+def test_every_chart_says_what_it_shows_and_its_values_under_the_pointer(made: Made, chromium: Any) -> None:
     with opened(chromium, made.page) as (page, _):
-        charts = page.locator("figure.chart svg[role=img]")
-        assert charts.count() == 5  # loss, accuracy, rate, speed, wait
-        names = [charts.nth(i).locator("title").text_content() for i in range(5)]
-        assert names == ["Training loss", "Test accuracy", "Learning rate", "Clips per second", "Waiting for clips"]
-        texts = [charts.nth(i).locator("desc").text_content() for i in range(5)]
-        assert "stopped goes from 0.400 at step 10 to" in texts[0]
-        assert "stopped is best at step 30 with 50.0 %" in texts[1]
-        assert page.locator(".screen:not([aria-label])").count() == 0
+        charts = page.locator("figure.chart")
+        names = [name.partition(",")[0] for name in charts.locator("h3").all_inner_texts()]
+        learning = ["Training loss", "Test accuracy", "Learning rate"]
+        assert names == [*learning, *learning, "Clips per second", "Waiting for data"]
+        texts = [charts.nth(i).locator("svg").get_attribute("aria-label") for i in range(8)]
+        assert "stopped goes from 0.400 at step 10 to" in texts[3]
+        assert charts.nth(4).locator("title").all_text_contents() == ["step 30\nstopped: 50.0 %\n"]
 
 
 def test_what_cannot_be_read_is_said_and_the_rest_is_shown(made: Made, chromium: Any) -> None:
     with opened(chromium, made.page) as (page, _):
         summary = page.locator("#summary").inner_text()
         assert "1 damaged line left out, the first is line 1" in summary
-        assert "Clips replaced because a sample is damaged: stopped 7. tools/check_shards.py" in summary
+        assert "Damaged samples were replaced: stopped 7. tools/check_shards.py" in summary
         assert "stopped at step 30 of 90" in summary
         assert "begun" in summary
-        assert "no" in page.locator("#files .bad").first.inner_text()
+        assert "checkpoint: " in page.locator("#settings").inner_text()
+        assert "begun: not scored video by video yet" in page.locator("#classes").inner_text()
         assert "Clips can be shown when the shards are given with --data." in page.locator("#mistakes").text_content()
         assert "<b>c</b>" in page.locator("#classes").text_content()
-        assert "5 % is right: the loader is the limit" in page.locator("#speed").inner_text()
 
 
 def test_the_facts_are_the_pages_numbers(made: Made) -> None:
@@ -162,19 +163,18 @@ def test_the_facts_are_the_pages_numbers(made: Made) -> None:
     assert "steps" in made.facts["differ"]
 
 
-def test_one_run_is_evaluated_and_finds_its_shards_by_itself(trained: Path, tmp_path: Path) -> None:
-    (trained / "bench.json").write_text("{}")
+def test_one_run_is_scored_where_that_is_new_and_finds_its_shards_by_itself(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "one.html"
-    result = report(trained, "--evaluate", "--clips", "1", "--num-threads", "1", "--device", "cpu", "--out", out)
-    assert result.exit_code == 0, result.output
-    assert "evaluating" in result.stderr
+    (trained / "scores.json").unlink(missing_ok=True)
+    for options, is_scored in ((["--no-evaluate"], False), ([], True), ([], False), (["--evaluate"], True)):
+        result = report(trained, *options, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert ("evaluating" in result.stderr) == is_scored
     scores = json.loads((trained / "scores.json").read_text())
     assert (scores["step"], scores["subset"], scores["num_videos"]) == (4, "test", 2)
     html = out.read_text()
     wrong = sum(one["label"] != one["predicted"] for one in scores["predictions"])
     assert html.count('aria-label="Play mistake ') == wrong
-    assert "bench.json: not what tools/bench_loader.py --json writes" in html
-    assert "The paper has no numbers for what trained does." in html
 
 
 def test_many_runs_have_tables_of_all_and_charts_of_some(tmp_path: Path) -> None:
@@ -183,8 +183,8 @@ def test_many_runs_have_tables_of_all_and_charts_of_some(tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     html = (tmp_path / "many.html").read_text()
     assert "15 runs" in html
-    assert "3 more, only in the tables" in html
-    assert "They differ in seed. Charts show the first 12." in html
+    assert "3 more runs are only in the tables" in html
+    assert "They differ in seed." in html
     assert all(f"r{i:02d} goes from" in html for i in range(12))
     assert "r12 goes from" not in html
 
@@ -196,8 +196,6 @@ def test_errors_are_one_line_and_leave_no_page(trained: Path, tmp_path: Path) ->
     for options, message in (
         ([tmp_path / "nowhere"], "nowhere: there is no such run; give the --out of train/main.py"),
         ([trained, empty], "empty: neither config.json nor metrics.jsonl, so it is not a run's folder"),
-        ([trained, "--bench", trained / "config.json"], "config.json: not what tools/bench_loader.py --json writes"),
-        ([trained, "--bench", tmp_path / "none.json"], "none.json"),
         ([write_run(tmp_path / "far", [train_line(1)]), "--evaluate"], "far: --evaluate needs the shards"),
     ):
         result = report(*options, "--out", out)
@@ -207,6 +205,55 @@ def test_errors_are_one_line_and_leave_no_page(trained: Path, tmp_path: Path) ->
         assert not out.exists()
     assert report(trained, "--out", tmp_path / "page.txt").exit_code == 2
     assert report().exit_code == 2
+
+
+def test_the_clip_of_a_mistake_is_the_center_one_and_other_keys_are_left_out(squares: ShardIndex) -> None:
+    row = int(squares.samples_of("1", "test")[0])
+    known = Mistake(squares.key(row), "left/a.mp4", "left", "right", 0.75, 0.25)
+    unknown = Mistake("no-such-key", "b.mp4", "left", "right", 0.7, None)
+    (clip,) = mistake_clips(squares, [known, unknown], ClipSpec(4, 2, 32), name="run")
+    # 20 frames, 4 at stride 2 span 7: 14 starts, the middle one is 13 // 2 = 6
+    assert clip.shown == [6, 8, 10, 12]
+    assert clip.caption == "left, predicted right, 75 %"
+
+
+def test_a_mistake_whose_strips_are_damaged_is_left_out(tmp_path: Path) -> None:
+    index = build_squares(tmp_path, classes={"left": -3, "right": 3}, num_groups=2)
+    row = int(index.samples_of("1", "test")[0])
+    mistake = Mistake(index.key(row), "left/a.mp4", "left", "right", 0.75, 0.25)
+    tar = index.data_dir / index.tars[0]
+    tar.write_bytes(bytes(len(tar.read_bytes())))
+    assert mistake_clips(open_index(index.data_dir), [mistake], ClipSpec(4, 2, 32), name="run") == []
+
+
+def test_runs_on_other_data_or_other_numbers_of_classes_share_no_chart(tmp_path: Path) -> None:
+    runs = []
+    for name, data, chance in (("a", "demo", 0.2), ("b", "demo", 0.01), ("c", "other", 0.2), ("d", "demo", 0.2)):
+        lines = [train_line(1), scored_line("eval", 1, 0.5) | {"chance": chance}]
+        runs.append(read_run(write_run(tmp_path / name, lines, data=data)))
+    groups = chart_values(runs)["curve_groups"]
+    assert [group["name"] for group in groups] == ["demo, 5 classes", "demo, 100 classes", "other, 5 classes"]
+    assert [[name for name, _ in group["legend"]] for group in groups] == [["a", "d"], ["b"], ["c"]]
+
+
+def test_a_run_without_an_evaluation_is_drawn_with_those_on_its_data(tmp_path: Path) -> None:
+    runs = [read_run(write_run(tmp_path / "a", [train_line(1), scored_line("eval", 1, 0.5)]))]
+    runs += [read_run(write_run(tmp_path / "b", [train_line(1)]))]
+    (group,) = chart_values(runs)["curve_groups"]
+    assert [name for name, _ in group["legend"]] == ["a", "b"]
+
+
+def test_filters_are_tiles_with_their_slices_side_by_side(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(5, 3, 4, 7, 7)).astype(np.float32)
+    pixels = np.asarray(Image.open(io.BytesIO(filter_image(weight))))
+    colors, scale = as_colors(weight), 6
+    assert (pixels[: 7 * scale : scale, : 7 * scale : scale] == colors[0, 0]).all()
+    write_checkpoint(tmp_path / "latest.pt", model="res3d10")
+    run = read_run(write_run(tmp_path, [train_line(1)]))
+    values = filter_values(run, checkpoint_files(tmp_path))
+    assert values["image"].startswith(b"\x89PNG")
+    assert "filters of 3×7×7" in values["caption"]
+    assert filter_values(run, [])["image"] is None
 
 
 @pytest.mark.slow
@@ -220,16 +267,16 @@ def test_two_trainings_on_real_clips_become_a_page(shared_data: Path, tmp_path: 
         command = ["--data", str(tmp_path / "shards"), "--out", str(out), *SMALL, "--steps", "3", "--seed", str(seed)]
         assert CliRunner().invoke(train_main, command, catch_exceptions=False).exit_code == 0
     path = tmp_path / "page.html"
-    result = report(*runs, "--evaluate", "--clips", "1", "--device", "cpu", "--out", path)
+    result = report(*runs, "--out", path)
     assert result.exit_code == 0, result.output
     with opened(chromium, path, scheme="dark", window=PHONE) as (page, seen):
         assert page.locator("#mistakes .player").count() > 0
-        assert page.locator("#filters .player").count() == 2
+        assert page.locator("#filters img").count() == 2
         assert seen.errors == []
         assert leaves(seen, path) == []
         assert not scrolls_sideways(page)
         assert complaints(page) == []
-        assert page.locator(".key").first.inner_text().split() == ["first", "second"]
+        assert page.locator(".legend").first.inner_text().split() == ["first", "second"]
 
 
 def test_damaged_samples_are_named(made: Made) -> None:

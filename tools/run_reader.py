@@ -1,0 +1,395 @@
+"""Run folders of train/main.py, read for everything that shows runs: config.json and metrics.jsonl.
+
+Damage costs what it hit and no more: `Run.problems` has a line for each part that could not be read.
+"""
+
+import fcntl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import numpy as np
+from msgspec import Meta
+
+from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
+from res3d_video.pipeline.files import read_plain
+from res3d_video.pipeline.typed_json import (
+    MAX_JSON_BYTES,
+    MOST,
+    Count,
+    Real,
+    SchemaError,
+    Size,
+    Text,
+    convert,
+    decode,
+    read_json,
+)
+from res3d_video.train.config import TrainConfig, from_dict
+from res3d_video.train.run_folder import LOCK
+
+MAX_LINES = 500_000  # of metrics.jsonl; a dict each
+# Settings of how a run is recorded, which change nothing about the result.
+BOOKKEEPING = frozenset({"eval_every", "eval_clips", "save_every", "keep_every", "log_every"})
+
+
+class DamagedSample(TypedDict, total=False):
+    """A sample that training or an evaluation could not read."""
+
+    key: Text
+    tar: Text
+    reason: Text
+
+
+class MetricsLine(DamagedSample):
+    """What a line of metrics.jsonl has beside its numbers."""
+
+    event: Text
+    step: Count
+    unreadable: NotRequired[list[DamagedSample]]
+
+
+class RunData(TypedDict, total=False):
+    """The shards that a run was trained on."""
+
+    name: Text
+    fingerprint: Text
+    folder: Text
+
+
+Values = Annotated[dict[Text, bool | Count | Real | Text | None], Meta(max_length=1000)]
+
+
+class About(TypedDict, total=False):
+    """What is read of config.json; `config` goes to `train.config.from_dict`."""
+
+    preset: Text
+    config: dict[str, Any]
+    data: RunData
+    world_size: Size
+    device: Text
+    loader: Values
+    step: Values
+    versions: Values
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over optimizer steps.
+
+    Attributes:
+        steps: int64 [n], ascending.
+        values: float64 [n].
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    @property
+    def median(self) -> float | None:
+        """Median without the first point, which holds the start of everything; None without a point."""
+        values = self.values[1:] if len(self.values) > 1 else self.values
+        return float(median(values)) if len(values) else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as far as it can be read.
+
+    Attributes:
+        name: Short, unlike those of the other runs.
+        about: config.json; empty where it cannot be read.
+        config: None where config.json does not hold one that this version knows.
+        lines: Of metrics.jsonl, by step; values that are not numbers are left out.
+        is_locked: Whether a trainer works there now.
+        evaluation: Accuracies of scores.json, {} without it.
+        problems: What could not be read, one line each.
+    """
+
+    folder: Path
+    name: str
+    about: About
+    config: TrainConfig | None
+    lines: list[dict[str, Any]]
+    is_locked: bool = False
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @cached_property
+    def train(self) -> list[dict[str, Any]]:
+        """Lines of training."""
+        return [line for line in self.lines if line["event"] == "train"]
+
+    @cached_property
+    def tests(self) -> list[dict[str, Any]]:
+        """Lines of evaluations, including the one at the end."""
+        return [line for line in self.lines if line["event"] in ("eval", "final")]
+
+    def curve(self, name: str) -> Curve:
+        """A number of the training lines over steps."""
+        return curve_of(self.train, name)
+
+    @cached_property
+    def accuracy(self) -> Curve:
+        """clip@1 of the evaluations, 0 to 1."""
+        return curve_of(self.tests, "clip_at_1")
+
+    @property
+    def data(self) -> str:
+        """The dataset's name, "" where unknown."""
+        return self.about.get("data", {}).get("name", "")
+
+    @property
+    def step(self) -> int:
+        """Updates done, as far as the log says."""
+        return max((line["step"] for line in self.lines), default=0)
+
+    @property
+    def steps(self) -> int | None:
+        """Updates of the whole run."""
+        return self.config.steps if self.config else None
+
+    @property
+    def state(self) -> Literal["finished", "running", "stopped"]:
+        """Finished when its last evaluation is in the log."""
+        if any(line["event"] == "final" and line["step"] == (self.steps or line["step"]) for line in self.lines):
+            return "finished"
+        return "running" if self.is_locked else "stopped"
+
+    @property
+    def state_text(self) -> str:
+        """Such as "stopped at step 420 of 1,000"."""
+        if self.state == "finished":
+            return f"finished, {self.step:,} steps"
+        return f"{self.state} at step {self.step:,}" + (f" of {self.steps:,}" if self.steps else "")
+
+    @property
+    def damaged(self) -> list[dict[str, Any]]:
+        """Damaged samples with the step that met them: of training, and of the last evaluation."""
+        met = [line for line in self.lines if line["event"] == "damaged"]
+        met += [one | {"step": line["step"]} for line in self.tests[-1:] for one in line.get("unreadable", [])]
+        return [{name: one.get(name, "") for name in ("key", "tar", "reason")} | {"step": one["step"]} for one in met]
+
+    @property
+    def num_replaced(self) -> int:
+        """Clips that took the place of damaged ones."""
+        return int(self.train[-1].get("num_replaced", 0)) if self.train else 0
+
+    @property
+    def last_test(self) -> dict[str, Any]:
+        """The evaluation that stands for the run: the one at its end, else the latest; {} for none.
+
+        scores.json of the same step and of the test side takes its place: it has more clips, or as many.
+        """
+        finals = [line for line in self.tests if line["event"] == "final"]
+        found = (finals or self.tests or [{"event": "final"}])[-1]
+        if found["event"] == "eval":  # one clip a video
+            found = {name: value for name, value in found.items() if not name.startswith("video_at")}
+        same = self.evaluation.get("subset") == "test" and self.evaluation.get("step") == found.get("step", self.step)
+        return found | self.evaluation if same else found if "step" in found else {}
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """The highest clip@1 of all evaluations and its first step."""
+        if not len(self.accuracy.values):
+            return None
+        place = int(np.argmax(self.accuracy.values))
+        return float(self.accuracy.values[place]), int(self.accuracy.steps[place])
+
+    @cached_property
+    def seconds(self) -> list[float]:
+        """Time of training that each of its lines stands for, without evaluations; 0 where it does not say."""
+        steps = [0, *(line["step"] for line in self.train)]
+        batch = self.config.global_batch_size if self.config else 0
+        return [
+            line_seconds(line, num_clips=(line["step"] - before) * batch)
+            for line, before in zip(self.train, steps, strict=False)
+        ]
+
+    @property
+    def hours(self) -> float:
+        """Of training, without evaluations."""
+        return sum(self.seconds) / 3600
+
+    @property
+    def clips_per_s(self) -> float | None:
+        """Median of the lines but the first."""
+        return self.curve("clips_per_s").median
+
+    @property
+    def data_wait(self) -> float | None:
+        """Share of the time that training waited for clips, without the first line; None where it is not known."""
+        lines = list(zip(self.train, self.seconds, strict=True))
+        known = [(line["data_wait_s"], s) for line, s in lines[1:] or lines if "data_wait_s" in line and s > 0]
+        return sum(wait for wait, _ in known) / sum(s for _, s in known) if known else None
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Run folders in the order given, each once.
+
+    Raises:
+        UserError: One of them is not a run's, or holds nothing yet.
+    """
+    unique = list({folder.resolve(): folder for folder in folders}.values())
+    return [read_run(folder, name=name) for folder, name in zip(unique, distinct_names(unique), strict=True)]
+
+
+def read_run(folder: Path, *, name: str = "") -> Run:
+    """One run folder.
+
+    Args:
+        name: "" takes the folder's.
+
+    Raises:
+        UserError: There is no such folder, or neither config.json nor metrics.jsonl is in it, or both are empty.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such run; give the --out of train/main.py")
+    problems: list[str] = []
+    about, config = _read_config(folder / "config.json", problems)
+    lines = _read_lines(folder / "metrics.jsonl", problems)
+    if not about and not lines:
+        if not any((folder / file).exists() for file in ("config.json", "metrics.jsonl")):
+            raise UserError(
+                f"{folder}: neither config.json nor metrics.jsonl, so it is not a run's folder; "
+                "give the --out of train/main.py"
+            )
+        raise UserError(f"{folder}: nothing in it can be shown ({problems[0]}); wait for a first line, or give another")
+    return Run(folder, name or folder.name, about, config, lines, is_locked=_is_locked(folder), problems=problems)
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines of a metrics.jsonl, with numbers and `MetricsLine` only; and the 1-based places of damaged ones.
+
+    A last line that is cut off, as a running trainer may leave it, is neither.
+
+    Raises:
+        UserError: The file cannot be read, or is too long to be the trainer's.
+    """
+    with os_errors_of_the_user(path):
+        texts = read_plain(path, max_bytes=MAX_JSON_BYTES).splitlines()
+    if len(texts) > MAX_LINES:
+        raise UserError(f"{path}: has {len(texts):,} lines; at most {MAX_LINES:,} are read, use a larger --log-every")
+    lines, damaged = [], []
+    for number, text in enumerate(texts, start=1):
+        try:
+            found = decode(text, dict[str, Any])
+            line = dict(convert(found, MetricsLine))
+        except SchemaError:
+            if number < len(texts):
+                damaged.append(number)
+            continue
+        numbers = {k: v for k, v in found.items() if isinstance(v, int | float) and -MOST < v < MOST}
+        lines.append(numbers | line)
+    return lines, damaged
+
+
+def curve_of(lines: Sequence[dict[str, Any]], name: str) -> Curve:
+    """The lines that have a number under `name`; null, which stands for NaN, is left out."""
+    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    steps, values = [step for step, _ in points], [value for _, value in points]
+    return Curve(np.array(steps, np.int64), np.array(values, np.float64))
+
+
+def running_mean(curve: Curve, *, window: int) -> Curve:
+    """Mean over the points of the last `window` steps; at the start over those there are.
+
+    >>> running_mean(Curve(np.array([10, 20, 30, 50]), np.array([4.0, 2.0, 6.0, 1.0])), window=20).values.tolist()
+    [4.0, 3.0, 4.0, 1.0]
+    """
+    sums = np.concatenate([[0.0], np.cumsum(curve.values)])
+    ends = np.arange(1, len(curve.steps) + 1)
+    starts = np.searchsorted(curve.steps, curve.steps - window, side="right")
+    return Curve(curve.steps, (sums[ends] - sums[starts]) / (ends - starts))
+
+
+def rate_drops(config: TrainConfig, *, last_step: int) -> list[int]:
+    """Steps up to `last_step` after which a step schedule lowers the learning rate; a cosine has none.
+
+    >>> rate_drops(TrainConfig(), last_step=60_000)
+    [20000, 40000, 60000]
+    """
+    if config.schedule.kind != "step":
+        return []
+    return list(range(config.schedule.decay_every, min(last_step, config.steps - 1) + 1, config.schedule.decay_every))
+
+
+def line_seconds(line: dict[str, Any], *, num_clips: int) -> float:
+    """Time that a line of training stands for.
+
+    Args:
+        num_clips: Since the line before, for lines without any wait.
+
+    >>> line_seconds({"data_wait_s": 0.5, "data_wait": 0.25}, num_clips=9)
+    2.0
+    >>> line_seconds({"clips_per_s": 8}, num_clips=4)
+    0.5
+    """
+    if line.get("data_wait") and "data_wait_s" in line:
+        return line["data_wait_s"] / line["data_wait"]
+    return num_clips / line["clips_per_s"] if line.get("clips_per_s") else 0.0
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, and as many before it as keep the names apart.
+
+    >>> distinct_names([Path("runs/a/seed0"), Path("runs/b/seed0"), Path("runs/c")])
+    ['a/seed0', 'b/seed0', 'c']
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    names = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        count = next((n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in others)), len(own))
+        names.append("/".join(own[-count:]))
+    return names
+
+
+def short_name(name: str) -> str:
+    """ "model.name" is "model", any other "part.field" is "field".
+
+    >>> short_name("model.name"), short_name("optim.lr"), short_name("seed")
+    ('model', 'lr', 'seed')
+    """
+    part, _, field = name.rpartition(".")
+    return part if field == "name" else field
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a trainer holds a folder's lock; False where nobody can say."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go when the file is closed
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _read_config(path: Path, problems: list[str]) -> tuple[About, TrainConfig | None]:
+    about: About = {}
+    try:
+        about = read_json(path, About, what="the trainer's", way_out="settings are unknown")
+        return about, from_dict(about.get("config", {"": ""}))
+    except UserError as error:
+        problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+        return about, None
+
+
+def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    try:
+        lines, damaged = read_metrics(path)
+    except UserError as error:
+        problems.append(str(error))
+        return []
+    if not lines:
+        problems.append(f"{path} has no line yet")
+    if damaged:
+        problems.append(
+            f"{path}: {len(damaged)} damaged line{'s' * (len(damaged) > 1)} left out, the first is line {damaged[0]}"
+        )
+    return sorted(lines, key=lambda line: line["step"])
