@@ -170,7 +170,7 @@ def fetch_index(store: RemoteStore, home: Path) -> Path:
         return folder
 
 
-@dataclass
+@dataclass(eq=False)
 class RemoteTars:
     """What a `ShardIndex` asks for its tars. Any number of threads and processes may share the cache.
 

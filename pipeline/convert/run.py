@@ -426,7 +426,8 @@ def make_on_ray(tasks: list[ShardTask], out_dir: Path, tell: Tell, *, address: s
         while waiting or given:
             while waiting and len(given) < IN_HAND:
                 task = waiting.popleft()
-                given[remote.remote(absolute(task), out_dir.absolute(), workers=cores)] = task
+                records = tuple(replace(r, path=r.path.absolute()) for r in task.records)  # workers are elsewhere
+                given[remote.remote(replace(task, records=records), out_dir.absolute(), workers=cores)] = task
             (done,), _ = ray.wait(list(given), num_returns=1)
             task = given.pop(done)
             attempts[task.name] += 1
@@ -452,11 +453,15 @@ def connected(address: str) -> Iterator[Any]:
         import ray
     except ImportError:
         raise ShardError('ray is not installed; pip install "res3d-video[ray]" on all machines') from None
+    environment = {  # workers import this very code, from the checkout where the driver has it
+        "env_vars": {"PYTHONPATH": f"{Path(pipeline.__file__).parents[1]}:${{PYTHONPATH}}"},
+        "worker_process_setup_hook": "pipeline.make_checkout_known",
+    }
     try:
         host, _, port = address.rpartition(":")
         if host and port.isdigit():  # Ray itself tries for minutes, and then ends the process
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment())
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
     except (OSError, RuntimeError, ValueError, OverflowError) as error:
         raise ShardError(
             f"ray: no cluster at {address!r} ({one_line(error)}); start one with `ray start --head`"
@@ -465,20 +470,6 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()  # which ends what is still in work
-
-
-def environment() -> dict[str, Any]:
-    """What workers need to import this very code, from the checkout where the driver has it."""
-    checkout = Path(pipeline.__file__).parents[1]
-    return {
-        "env_vars": {"PYTHONPATH": f"{checkout}:${{PYTHONPATH}}"},
-        "worker_process_setup_hook": "pipeline.make_checkout_known",
-    }
-
-
-def absolute(task: ShardTask) -> ShardTask:
-    """The task for a process that works in another folder."""
-    return replace(task, records=tuple(replace(r, path=r.path.absolute()) for r in task.records))
 
 
 def failure(error: Any) -> str:

@@ -131,7 +131,8 @@ def make_shard(task: ShardTask, out_dir: Path, *, workers: int = 1) -> Counts:
 
 def counts_of_finished(task: ShardTask, out_dir: Path) -> Counts:
     """Of a tar that another process has made, such as one that died before it could say so; its frames are not ours."""
-    return Counts(len(task.records), num_failed=num_quarantined(out_dir, task.name), num_shards=1)
+    part = json.loads((out_dir / "parts" / f"{task.name}.json").read_bytes())
+    return Counts(len(task.records), num_failed=len(part["quarantine"]), num_shards=1)
 
 
 def write_shard(
@@ -233,11 +234,6 @@ def is_finished(out_dir: Path, name: str, inputs: str, *, limits: Limits, read: 
         return is_same and tar.with_suffix(".idx").is_file()
     except (OSError, ValueError, RecursionError):  # not there, or not JSON
         return False
-
-
-def num_quarantined(out_dir: Path, name: str) -> int:
-    """Videos that failed, as the part of a finished tar has them."""
-    return len(json.loads((out_dir / "parts" / f"{name}.json").read_bytes())["quarantine"])
 
 
 def listed(out_dir: Path) -> set[str]:

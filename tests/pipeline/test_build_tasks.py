@@ -33,7 +33,7 @@ from res3d_video.pipeline.convert.shard import (
 from res3d_video.pipeline.datasets import Listing, list_folder
 from res3d_video.pipeline.files import temporary_of
 from res3d_video.pipeline.index import ShardError, open_index
-from res3d_video.pipeline.ingest.inspector import Inspector
+from res3d_video.pipeline.ingest.inspector import THIS_CODE, Inspector
 from res3d_video.tools.numbered import write_numbered_video
 from tests.pipeline.test_build import contents
 from tests.until import until
@@ -268,7 +268,7 @@ def test_a_shard_that_another_process_makes_otherwise_at_the_same_time_counts_as
 
 
 def test_temporary_names_are_those_of_one_process() -> None:
-    code = "import sys; from res3d_video.pipeline.files import temporary_of; print(temporary_of(sys.argv[1]))"
+    code = "import pipeline, sys; from res3d_video.pipeline.files import temporary_of; print(temporary_of(sys.argv[1]))"
     other = subprocess.run(
         [sys.executable, "-c", code, "a.tar"], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
@@ -391,3 +391,9 @@ def test_a_bug_while_encoding_stops_the_build_at_once_and_keeps_its_class(
         else:
             build_task(listing, tmp_path, SETTINGS, number=1, num_tasks=2, workers=1)
     assert len(tried) <= 4, "nothing is tried again"
+
+
+def test_the_process_that_reads_videos_runs_the_code_of_this_checkout(tmp_path: Path) -> None:
+    words = f"import sys; {THIS_CODE}; import res3d_video.pipeline; print(res3d_video.pipeline.__file__)"
+    done = subprocess.run([sys.executable, "-c", words], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == CHECKOUT / "pipeline/__init__.py"
