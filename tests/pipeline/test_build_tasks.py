@@ -268,10 +268,11 @@ def test_a_shard_that_another_process_makes_otherwise_at_the_same_time_counts_as
 
 
 def test_temporary_names_are_those_of_one_process() -> None:
-    code = "import pipeline, sys; from res3d_video.pipeline.files import temporary_of; print(temporary_of(sys.argv[1]))"
-    other = subprocess.run(
-        [sys.executable, "-c", code, "a.tar"], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    code = (
+        "import pipeline; from pathlib import Path; from res3d_video.pipeline.files import temporary_of; "
+        "print(temporary_of(Path('a.tar')))"
     )
+    other = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     mine = temporary_of(Path("a.tar"))
     assert mine == temporary_of(Path("a.tar")) != Path(other.stdout.strip())
     assert all(name.startswith(".a.tar.") and name.endswith(".tmp") for name in (str(mine), other.stdout.strip()))
