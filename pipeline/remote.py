@@ -219,7 +219,7 @@ class RemoteTars:
                         self._fetch(number, path, stop)
         return None if number in self.unreadable else path
 
-    def open(self, number: int, *, stop: threading.Event, wait: bool = True) -> FileIO | None:
+    def open(self, number: int, *, stop: threading.Event = NEVER, wait: bool = True) -> FileIO | None:
         """A tar, which is not evicted while it is open; None for one that cannot be had. Raises as `ensure`.
 
         Args:
@@ -233,12 +233,12 @@ class RemoteTars:
                 return file
         return None
 
-    def fetch_beside(self, number: int, *, stop: threading.Event) -> None:
+    def fetch_beside(self, number: int) -> None:
         """Fetch the small .idx of a tar, which only checks need; a missing one is left out."""
         path = (self.folder / self.shards[number]["tar"]).with_suffix(".idx")
         path.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):  # it names the tar's members, and is shorter
-            self.store.download_to(path.name, path, at_most=self.shards[number]["num_bytes"], stop=stop)
+            self.store.download_to(path.name, path, at_most=self.shards[number]["num_bytes"])
 
     def prefetcher(self, plan: Plan, *, rows: slice) -> "TarPrefetcher":
         """What fetches the tars of a plan's coming steps; `rows` are this rank's of each global batch."""

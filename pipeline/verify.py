@@ -2,10 +2,9 @@
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -55,14 +54,12 @@ def _fetched(index: ShardIndex, number: int) -> Iterator[str | None]:
     if index.store is None:
         yield None
         return
-    stop = threading.Event()
-    with ExitStack() as held:
-        tar = index.store.open(number, stop=stop)
-        if tar is None:
-            yield index.store.unreadable[number]
-            return
-        held.enter_context(tar)
-        index.store.fetch_beside(number, stop=stop)
+    tar = index.store.open(number)
+    if tar is None:
+        yield index.store.unreadable[number]
+        return
+    with tar:
+        index.store.fetch_beside(number)
         yield None
 
 
