@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_ucf101
+from res3d_video.pipeline.errors import nearest
 from res3d_video.pipeline.index import ShardIndex, open_index
-from res3d_video.pipeline.nearest import nearest
 from res3d_video.tools import evaluate, make_shards
 from res3d_video.train.advice import advice, cpu_days, small_set_line
 from res3d_video.train.main import main as train

@@ -1,7 +1,7 @@
-"""The options that say which processes and machines make the shards."""
+"""Options of make_shards.py: which processes and machines make the shards, within which limits."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from res3d_video.pipeline.convert.run import (
 )
 from res3d_video.pipeline.datasets import Listing
 from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.ingest.limits import Limits
 
 # fmt: off
 OPTIONS = [
@@ -34,7 +35,7 @@ OPTIONS = [
     click.option("--finish", is_flag=True, help="Only write the index, when all tasks are done."),
 ]
 # fmt: on
-NAMES = ("executor", "ray_address", "ray_cores", "task", "finish")
+MACHINES = ("executor", "ray_address", "ray_cores", "task", "finish")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def take_machines(options: dict[str, Any]) -> Machines:
     Raises:
         ValueError: Options contradict one another, or name no task.
     """
-    executor, address, cores, task, finish = (options.pop(name) for name in NAMES)
+    executor, address, cores, task, finish = (options.pop(name) for name in MACHINES)
     machines = Machines(executor, address, cores, None if task is None else parsed(task), finish)
     if executor != "ray":
         for name in ("ray_address", "ray_cores"):
@@ -109,3 +110,36 @@ def parsed(task: str) -> tuple[int, int]:
     if not 1 <= int(number) <= int(count):
         raise UserError(f"--task: {task} does not exist; choose 1/{count} to {count}/{count}")
     return int(number), int(count)
+
+
+LIMITS = {
+    "max_pixels": "Of a frame; a video that has more is quarantined, as with the limits below.",
+    "max_frames": "Of a video.",
+    "max_duration_s": "That a video claims.",
+    "max_wall_s": "For all that is done with a video.",
+    "max_cpu_s": "Of each process that reads a video.",
+    "max_memory_mb": "Of each process that reads a video.",
+    "max_output_mb": "Stored of a video, a segment at a time.",
+    "follow_links": "Read videos outside the raw folder, where a link leads there.",
+}
+
+
+def limit_options(command: Callable) -> Callable:
+    """Add the options of a video's limits."""
+    for field in reversed(fields(Limits)):
+        name, default = f"--{field.name.replace('_', '-')}", field.default
+        if isinstance(default, bool):
+            option = click.option(name, is_flag=True, help=LIMITS[field.name])
+        else:
+            option = click.option(name, default=default, show_default=True, help=LIMITS[field.name])
+        command = option(command)
+    return command
+
+
+def take_limits(options: dict[str, Any]) -> Limits:
+    """The limits, taken out of a command's options.
+
+    Raises:
+        ValueError: One is not possible.
+    """
+    return Limits(**{name: options.pop(name) for name in LIMITS})

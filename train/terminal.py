@@ -14,10 +14,9 @@ from typing import Any, NoReturn, Protocol
 
 import click
 
-from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError, did_you_mean
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.index import choices
-from res3d_video.pipeline.nearest import did_you_mean
 from res3d_video.train.progress import Shown
 from res3d_video.train.stopping import interrupts_raise
 from res3d_video.train.streams import console, tolerant_streams

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from res3d_video.pipeline.datasets.listing import DatasetError, Listing, VideoRecord, find_videos, group_warnings
 from res3d_video.pipeline.datasets.splits import class_of, draw_test_groups, read_split_file
-from res3d_video.pipeline.nearest import did_you_mean
+from res3d_video.pipeline.errors import did_you_mean
 
 WANTED = "put <class>/<video>, one folder a class, there"
 SUBSET_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test"}

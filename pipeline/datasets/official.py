@@ -4,9 +4,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from res3d_video.pipeline.datasets.listing import DatasetError, Listing, VideoRecord, find_videos, group_warnings
-from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError, nearest
 from res3d_video.pipeline.files import read_text
-from res3d_video.pipeline.nearest import nearest
 
 SPLIT_NAMES = ["1", "2", "3"]  # of UCF101 and of HMDB51
 MAX_LIST_BYTES = 10**9  # the largest, Sports-1M's, has 60 MB

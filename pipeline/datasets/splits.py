@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from res3d_video.pipeline.datasets.listing import SUBSETS, DatasetError
-from res3d_video.pipeline.nearest import did_you_mean
+from res3d_video.pipeline.errors import did_you_mean
 
 
 def class_of(source: str) -> str:

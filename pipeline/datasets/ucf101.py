@@ -13,7 +13,7 @@ from res3d_video.pipeline.datasets.official import (
     listing_of,
     video_folder_of,
 )
-from res3d_video.pipeline.nearest import did_you_mean
+from res3d_video.pipeline.errors import did_you_mean
 
 NUM_CLASSES = 101
 LIST_FOLDERS = ("ucfTrainTestlist", "UCF-101/ucfTrainTestlist", ".")

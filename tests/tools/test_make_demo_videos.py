@@ -13,8 +13,16 @@ from torch.nn.functional import cross_entropy
 
 from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.errors import UserError
-from res3d_video.tools.demo_scenes import CLASSES, DIRECTIONS, NUM_SHAPES, Scene, motion, render_video
-from res3d_video.tools.make_demo_videos import main, make_video
+from res3d_video.tools.make_demo_videos import (
+    CLASSES,
+    DIRECTIONS,
+    NUM_SHAPES,
+    Scene,
+    main,
+    make_video,
+    motion,
+    render_video,
+)
 from res3d_video.train.models import ModelConfig, build_model
 from tests.schemas import check_schema
 

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from res3d_video.pipeline.clip import frame_indices, per_channel
-from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError, did_you_mean
 from res3d_video.pipeline.frames import damaged, decode_frames
 from res3d_video.pipeline.index import SUBSETS, ShardIndex, choices
 from res3d_video.pipeline.loader import ClipLoader
-from res3d_video.pipeline.nearest import did_you_mean
 from res3d_video.pipeline.plan import EvalPlan, PlannedClips, drawn_labels, stored_clip
 from res3d_video.pipeline.reader import open_tar
 from res3d_video.pipeline.typed_json import read_json
