@@ -101,10 +101,10 @@ def run_command(
             load("res3d_video.tools.evaluate").score_run(
                 run.folder, index, clips=10, num_threads=2, device="auto", quiet=quiet
             )
-        except UserError as error:
+        except (UserError, OSError) as error:
             if evaluate:
                 raise
-            run.problems.append(str(error))
+            run.problems.append(f"not scored: {error}")
     with progress("report", unit="parts", quiet=quiet) as tell:
         html, facts = pages.run_page(found, data=shards, num_mistakes=mistakes, report=tell)
     name = f"{runs[0].resolve().name}-run.html" if len(found) == 1 else "runs.html"

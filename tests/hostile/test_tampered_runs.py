@@ -12,7 +12,7 @@ import pytest
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.tools.figures.curves import read_curves, summarise, what_differs
-from res3d_video.tools.pages.run_page import gather
+from res3d_video.tools.pages.run_page import run_page
 from res3d_video.tools.playing.selection import config_of_run
 from res3d_video.tools.run_reader import read_runs
 from res3d_video.train.config import to_dict
@@ -85,7 +85,7 @@ def test_a_tampered_file_of_a_run_costs_what_it_hit(name: str, tmp_path: Path) -
         for way, damaged in ways(content):
             (run / name).write_bytes(damaged)
             (found,) = read_runs([run])
-            assert json.dumps(gather([found]).facts(), allow_nan=False), way
+            assert json.dumps(run_page([found], report=lambda *_: None)[1], allow_nan=False), way
             assert all(is_one_line(line) and str(run) in line for line in found.problems), way
             for read in (lambda: summarise([read_curves(run)], window=2), lambda: what_differs([read_curves(run)] * 2)):
                 line = refusal(read)

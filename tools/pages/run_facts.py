@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -120,6 +121,7 @@ class Scores:
         ]
         return sorted(found, key=lambda pair: (-pair[2], pair[0], pair[1]))
 
+    @cached_property
     def accuracies(self) -> np.ndarray:
         """float64 [K], NaN for a class without videos."""
         return class_accuracy(self.confusion)

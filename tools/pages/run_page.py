@@ -173,13 +173,12 @@ def chart_values(runs: Sequence[Run]) -> dict[str, Any]:
             )
             if chart
         ],
-        "num_not_drawn": len(runs) - len(drawn),
     }
 
 
 def num_classes_of(run: Run) -> int | None:
     """Classes of a run's data, by the accuracy of guessing; None before an evaluation."""
-    chances = [line["chance"] for line in [run.evaluation, *run.tests] if line.get("chance")]
+    chances = [line["chance"] for line in [run.evaluation, *run.tests] if 1e-7 < line.get("chance", 0) <= 1]
     return round(1 / chances[0]) if chances else None
 
 
@@ -248,7 +247,7 @@ def class_result(k: int, scored: Sequence[Scores]) -> dict[str, Any] | None:
     num_videos = max(int(scores.confusion[k].sum()) for scores in scored)
     if not num_videos:
         return None
-    shares = [float(scores.accuracies()[k]) for scores in scored[:MAX_DRAWN]]
+    shares = [float(scores.accuracies[k]) for scores in scored[:MAX_DRAWN]]
     others = [other for scores in scored if (other := scores.confused_with(k))]
     return {
         "name": scored[0].classes[k],
