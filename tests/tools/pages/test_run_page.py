@@ -146,7 +146,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_shown(made: Made, chromium:
         assert "stopped at step 30 of 90" in summary
         assert "begun" in summary
         assert "checkpoint: " in page.locator("#settings").inner_text()
-        assert "begun: not scored video by video yet" in page.locator("#classes").inner_text()
+        assert "begun: not scored yet, for there is no checkpoint" in page.locator("#classes").inner_text()
         assert "Clips can be shown when the shards are given with --data." in page.locator("#mistakes").text_content()
         assert "<b>c</b>" in page.locator("#classes").text_content()
 
