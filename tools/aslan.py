@@ -16,25 +16,25 @@ import click
 import numpy as np
 
 from res3d_video.train.bounds import Number
-from res3d_video.train.evaluation.aslan.distances import describe_pairs
-from res3d_video.train.evaluation.aslan.pairs import (
+from res3d_video.train.evaluation.features import read_rows
+from res3d_video.train.paper.aslan import (
     LAYERS,
     FoldScore,
     Pairs,
     cross_validate,
+    describe_pairs,
     mean_and_error,
     read_pairs,
     rows_of_samples,
     score_fold,
     without_missing,
 )
-from res3d_video.train.evaluation.features.rows import read_rows
 from res3d_video.train.terminal import JSON_FILE, QUIET, Command, extra_needed, progress, save_json
 
 EPILOG = """\b
 Examples:
-  python tools/aslan.py --features runs/s1m/aslan.npz --pairs data/aslan/View2.mat
-  python tools/aslan.py --features runs/s1m/aslan.npz --pairs test_pairs.mat --train-pairs train_pairs.mat  # View 1
+  python tools/aslan.py --features runs/s1m/aslan.parquet --pairs data/aslan/View2.mat
+  python tools/aslan.py --features runs/s1m/aslan.parquet --pairs test_pairs.mat --train-pairs train_pairs.mat  # View 1
 \b
 Features are those of tools/extract_features.py, a row a video; a video's name ends in its four official digits.
 Of each layer a pair gets the 12 distances of the benchmark, z-normalised on the training folds; a linear SVM says
@@ -43,7 +43,7 @@ same or not. C3D reaches 78.3% accuracy so (Tran et al. 2015, with four layers).
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
-@click.option("--features", required=True, type=click.Path(dir_okay=False, path_type=Path), help=".npz or .parquet.")
+@click.option("--features", required=True, type=click.Path(path_type=Path), help=".parquet.")
 @click.option("--pairs", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Official .mat file.")
 @click.option("--train-pairs", type=click.Path(dir_okay=False, path_type=Path), help="Train on these, test on --pairs.")
 @click.option("--layers", default=",".join(LAYERS), help="Layers to use.")
@@ -68,7 +68,7 @@ def main(
         folds = [*(read_pairs(train_pairs) if train_pairs else []), *read_pairs(pairs)]
         if len(folds) != 2 and (train_pairs or len(folds) < 2):
             raise click.UsageError(f"{len(folds)} folds: give View2.mat alone, or one matrix of View 1 to each option")
-        names, values = read_rows(features, layers=chosen, names=("sources", "keys"))
+        names, values = read_rows(features, layers=chosen, names=("source", "key"))
         rows = rows_of_samples(names)
         missing = set[int]().union(*(without_missing(fold, rows)[1] for fold in folds))
         usable = [without_missing(fold, rows)[0] for fold in folds]

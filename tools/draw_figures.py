@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Pictures of a study: filters of the first convolution, learning curves, accuracy against cost."""
+"""Pictures of runs: filters of the first convolution, learning curves."""
 
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from res3d_video.tools.figures.cost import draw_cost, pareto_front, read_points
-from res3d_video.tools.figures.curves import Along, default_window, draw_curves, read_curves, summarise
-from res3d_video.tools.figures.filter_page import animate_filters, draw_filters
-from res3d_video.tools.figures.filters import read_filters
-from res3d_video.train.bounds import COUNT
+from res3d_video.tools.figures.filters import draw_filters, read_filters
+from res3d_video.tools.figures.plots import Along, draw_curves, read_curves, summarise
 from res3d_video.train.terminal import JSON_FILE, Group, OutputFile, save_json
 from res3d_video.train.text_table import text_table
 
 EPILOG = """\b
 Examples:
   python tools/draw_figures.py filters --checkpoint runs/3d/latest.pt --checkpoint runs/2d/latest.pt --out filters.png
-  python tools/draw_figures.py filters --checkpoint runs/3d/latest.pt --out filters.png --animate filters.gif
   python tools/draw_figures.py curves runs/3d runs/2d --x clips --out curves.png
-  python tools/draw_figures.py cost study/table3.csv --out cost.png
 \b
 filters: conv1 as in Figure 2 of arXiv:1708.05038, a block a checkpoint, a filter's slices in time side by side.
 curves: training loss and clip@1 of run folders, also of runs that still go on.
-cost: clip accuracy against multiply-adds; the table has the columns row, parameters, multiply_adds, clip_accuracy
-and clip_accuracy_spread, accuracies in per cent; rows without an accuracy are left out.
 Needs matplotlib: pip install -e ".[bench]".
 """
 
@@ -48,7 +40,7 @@ TITLE = click.option("--title", help="Above the picture.  [default: says what is
 
 @click.group(cls=Group, context_settings=SHOW, epilog=EPILOG)
 def main() -> None:
-    """Pictures of a study: filters of the first convolution, learning curves, accuracy against cost."""
+    """Pictures of runs: filters of the first convolution, learning curves."""
 
 
 @main.command("filters")
@@ -57,54 +49,30 @@ def main() -> None:
     help="A .pt file of a run; repeat for several blocks.",
 )  # fmt: skip
 @OUT
-@click.option("--animate", type=OutputFile(".gif"), help="Write a .gif too: one slice in time after the other.")
 @TITLE
 @JSON_FILE
-def filters_command(
-    *, checkpoints: tuple[Path, ...], out: Path, animate: Path | None, title: str | None, json_path: Path | None
-) -> None:
+def filters_command(*, checkpoints: tuple[Path, ...], out: Path, title: str | None, json_path: Path | None) -> None:
     """Filters of conv1: of 3D networks every slice in time, of R(2+1)D those in space."""
-    title = title or "Filters of conv1"
     networks = [read_filters(path) for path in checkpoints]
-    draw_filters(out, networks, title=title)
-    if animate is not None:
-        animate_filters(animate, networks, title=title)
+    draw_filters(out, networks, title=title or "Filters of conv1")
     rows = [[str(f.checkpoint), f.model, f.layer, "×".join(map(str, f.weight.shape))] for f in networks]
     table = text_table(["checkpoint", "model", "layer", "weights"], rows, left=(0, 1, 2))
-    report(table, out, animate, json_path, [filters.summary() for filters in networks])
+    report(table, out, json_path, [filters.summary() for filters in networks])
 
 
 @main.command("curves")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @OUT
 @click.option("--x", default="steps", type=click.Choice(["steps", "clips"]), help="Horizontal axis.")
-@click.option("--smooth", type=COUNT, help="Steps of the mean loss.  [default: a 50th of the longest run]")
 @TITLE
 @JSON_FILE
-def curves_command(
-    *, runs: tuple[Path, ...], out: Path, x: Along, smooth: int | None, title: str | None, json_path: Path | None
-) -> None:
+def curves_command(*, runs: tuple[Path, ...], out: Path, x: Along, title: str | None, json_path: Path | None) -> None:
     """Training loss and clip@1 of run folders."""
     found = [read_curves(folder) for folder in runs]
-    window = smooth or default_window(found)
-    draw_curves(out, found, title=title or "Learning curves", x=x, window=window)
-    numbers = summarise(found, window=window)
+    draw_curves(out, found, title=title or "Learning curves", x=x)
+    numbers = summarise(found)
     rows = [[r["name"], str(r["step"]), f"{r['loss']:.3f}", accuracy_text(r["clip_at_1"])] for r in numbers]
-    report(text_table(["run", "step", "loss", "clip@1"], rows), out, None, json_path, numbers)
-
-
-@main.command("cost")
-@click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@OUT
-@TITLE
-@JSON_FILE
-def cost_command(*, table: Path, out: Path, title: str | None, json_path: Path | None) -> None:
-    """Clip accuracy against multiply-adds; a point's area is its parameters."""
-    points = read_points(table)
-    draw_cost(out, points, title=title or "What accuracy costs")
-    front = pareto_front(points)
-    lines = [f"{len(points)} networks; on the Pareto front: {', '.join(point.name for point in front)}"]
-    report(lines, out, None, json_path, [asdict(point) | {"on_front": point in front} for point in points])
+    report(text_table(["run", "step", "loss", "clip@1"], rows), out, json_path, numbers)
 
 
 def accuracy_text(share: float | None) -> str:
@@ -115,15 +83,11 @@ def accuracy_text(share: float | None) -> str:
     return "not evaluated yet" if share is None else f"{share:.1%}"
 
 
-def report(
-    lines: list[str], out: Path, animation: Path | None, json_path: Path | None, numbers: list[dict[str, Any]]
-) -> None:
+def report(lines: list[str], out: Path, json_path: Path | None, numbers: list[dict[str, Any]]) -> None:
     """The numbers as JSON; what they say, and where the files are."""
     if json_path is not None:
         save_json(json_path, numbers)
     click.echo("\n".join([*lines, f"picture    {out}"]))
-    if animation is not None:
-        click.echo(f"animation  {animation}")
     if json_path is not None:
         click.echo(f"numbers    {json_path}")
 

@@ -4,6 +4,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -27,7 +28,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import LoaderSettings
 from res3d_video.train.bounds import BATCH, CLIPS, THREADS
 from res3d_video.train.checkpoint import load_checkpoint
-from res3d_video.train.config import TrainConfig, from_dict
+from res3d_video.train.config import from_dict
 from res3d_video.train.data_options import DATA, Data, remote_options
 from res3d_video.train.evaluation.confusion import SCORES, accuracies_by_name, class_table
 from res3d_video.train.evaluation.video_level import VideoScores, evaluate
@@ -74,28 +75,19 @@ def main(
 ) -> None:
     """Score a checkpoint on videos: clip@1, video@1, video@5, every class."""
     ranks = from_torchrun(device)
-    index = data.open()
-    state = load_checkpoint(checkpoint)
-    config = from_dict(state["config"])
-    split = split or config.split
+    index, state = data.open(), load_checkpoint(checkpoint)
     check_classes(state["classes"], index, checkpoint=checkpoint)
-    samples = samples_to_score(index, split=split, subset=subset)
+    split = split or from_dict(state["config"]).split
+    with wrong_usage():
+        samples = index.samples_of(split, subset)
     scores = score(
-        state,
-        config,
-        index,
-        samples,
-        clips=clips,
-        batch_size=batch_size,
-        num_threads=num_threads,
-        ranks=ranks,
-        quiet=quiet,
+        state, index, samples, clips=clips, num_threads=num_threads, ranks=ranks, quiet=quiet, batch_size=batch_size
     )
     if not ranks.is_main:
         return
     if json_path is not None:
         about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": split}
-        write_json(json_path, scores, about=about | {"subset": subset})
+        save_json(json_path, about | {"subset": subset} | everything(scores))
     click.echo(f"{checkpoint} (step {state['step']}) on {index.name}, split {split}, {subset}")
     for line in accuracy_lines(scores) + class_table(scores.classes, scores.confusion):
         click.echo(line)
@@ -103,15 +95,42 @@ def main(
         click.echo(f"predictions {json_path}")
 
 
-def samples_to_score(index: ShardIndex, *, split: str, subset: str) -> np.ndarray:
-    """Rows of one side of a split; a split that does not exist is wrong usage."""
-    with wrong_usage():
-        return index.samples_of(split, subset)
+def score_run(folder: Path, index: ShardIndex, *, clips: int, num_threads: int, device: str, quiet: bool) -> None:
+    """Score latest.pt of a run on the test side of its split, as tools/evaluate.py does; writes scores.json there.
+
+    Args:
+        device: "cpu", "cuda" or "auto".
+
+    Raises:
+        UserError: There is no checkpoint, it cannot be read, or the shards are of other classes or splits.
+        OSError: The shards cannot be read, or nothing can be written.
+    """
+    checkpoint, ranks = folder / "latest.pt", from_torchrun(device)
+    state = load_checkpoint(checkpoint)
+    check_classes(state["classes"], index, checkpoint=checkpoint)
+    split = from_dict(state["config"]).split
+    samples = index.samples_of(split, "test")
+    scores = score(state, index, samples, clips=clips, num_threads=num_threads, ranks=ranks, quiet=quiet)
+    about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": split}
+    if ranks.is_main:
+        save_json(folder / SCORES, about | {"subset": "test"} | everything(scores))
+
+
+def check_classes(classes: list[str], index: ShardIndex, *, checkpoint: Path) -> None:
+    """Refuse to score outputs that mean something else.
+
+    Raises:
+        UserError: The dataset's classes are not the checkpoint's, in the same order.
+    """
+    if classes != index.classes:
+        raise UserError(
+            f"{checkpoint}: trained on {len(classes)} classes ({', '.join(classes[:3])}, …), {index.name} "
+            f"has {len(index.classes)} ({', '.join(index.classes[:3])}, …); choose shards of the same classes"
+        )
 
 
 def score(
     state: dict,
-    config: TrainConfig,
     index: ShardIndex,
     samples: np.ndarray,
     *,
@@ -124,8 +143,10 @@ def score(
     """Build the checkpoint's network and score `samples` with it, all processes together.
 
     Args:
+        samples: Rows of the index, int64 [S].
         batch_size: Clips of a batch of all processes; None is 16 each.
     """
+    config = from_dict(state["config"])
     model = build_model(config.model, num_classes=len(index.classes))
     model.load_state_dict(state["model"])
     channels_last(model).to(ranks.device)
@@ -148,51 +169,15 @@ def score(
     return scores
 
 
-def check_classes(classes: list[str], index: ShardIndex, *, checkpoint: Path) -> None:
-    """Refuse to score outputs that mean something else.
-
-    Raises:
-        UserError: The dataset's classes are not the checkpoint's, in the same order.
-    """
-    if classes != index.classes:
-        raise UserError(
-            f"{checkpoint}: trained on {len(classes)} classes ({', '.join(classes[:3])}, …), {index.name} "
-            f"has {len(index.classes)} ({', '.join(index.classes[:3])}, …); choose shards of the same classes"
-        )
-
-
-def write_json(path: Path, scores: VideoScores, *, about: dict) -> None:
-    """Everything about an evaluation: accuracies, classes, confusion matrix, a prediction for each video."""
-    result = {
-        **about,
+def everything(scores: VideoScores) -> dict[str, Any]:
+    """Of an evaluation: accuracies, classes, confusion matrix, a prediction for each video."""
+    return {
         **scores.summary(),
         "class_accuracy": accuracies_by_name(scores.classes, scores.confusion),
         "confusion": scores.confusion.tolist(),  # row: class, column: predicted
         "predictions": scores.predictions(),
         "torch": torch.__version__,
     }
-    save_json(path, result)
-
-
-def score_run(folder: Path, index: ShardIndex, *, clips: int, num_threads: int, device: str, quiet: bool) -> None:
-    """Score latest.pt of a run on the test side of its split, as tools/evaluate.py does; writes scores.json there.
-
-    Args:
-        device: "cpu", "cuda" or "auto".
-
-    Raises:
-        UserError: There is no checkpoint, it cannot be read, or the shards are of other classes or splits.
-        OSError: The shards cannot be read, or nothing can be written.
-    """
-    checkpoint, ranks = folder / "latest.pt", from_torchrun(device)
-    state = load_checkpoint(checkpoint)
-    config = from_dict(state["config"])
-    check_classes(state["classes"], index, checkpoint=checkpoint)
-    samples = index.samples_of(config.split, "test")
-    scores = score(state, config, index, samples, clips=clips, num_threads=num_threads, ranks=ranks, quiet=quiet)
-    about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": config.split}
-    if ranks.is_main:
-        write_json(folder / SCORES, scores, about=about | {"subset": "test"})
 
 
 if __name__ == "__main__":

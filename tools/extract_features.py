@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Features of videos: layers of a checkpoint's network, averaged over each video's clips, as .npz or .parquet."""
+"""Features of videos: layers of a checkpoint's network, averaged over each video's clips, as Parquet."""
 
 import os
 import sys
@@ -21,28 +21,28 @@ import click
 import numpy as np
 
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.tools.extracting import FEATURE_FILE, make_features
-from res3d_video.train.bounds import BATCH, CLIPS, COUNT, THREADS
+from res3d_video.pipeline.loader import LoaderSettings
+from res3d_video.train.bounds import BATCH, CLIPS, THREADS
 from res3d_video.train.checkpoint import load_checkpoint
 from res3d_video.train.config import from_dict
 from res3d_video.train.data_options import DATA, Data, remote_options
-from res3d_video.train.evaluation.features.extraction import Extraction, ExtractOptions, default_layers
-from res3d_video.train.evaluation.features.files import file_kind, read_about, read_array, read_dims
-from res3d_video.train.evaluation.features.parts import DTYPES
-from res3d_video.train.ranks import from_torchrun
-from res3d_video.train.terminal import QUIET, Command, OutputFile, save_json, wrong_usage
+from res3d_video.train.evaluation.extraction import DTYPES, Extraction, PartedExtraction
+from res3d_video.train.evaluation.features import FeatureFile, parquet
+from res3d_video.train.ranks import Ranks, from_torchrun, process_group
+from res3d_video.train.terminal import QUIET, Command, OutputFile, progress, save_json, wrong_usage
 
+FEATURES_OUT = OutputFile(".parquet", is_folder=True)
 EPILOG = """\b
 Examples:
-  python tools/extract_features.py --checkpoint runs/s1m/latest.pt --data shards/ucf101 --out features/ucf101.npz
+  python tools/extract_features.py --checkpoint runs/s1m/latest.pt --data shards/ucf101 --out features/ucf101.parquet
   torchrun --nproc-per-node 8 tools/extract_features.py --checkpoint runs/s1m/latest.pt --data shards/ucf101 \\
-    --layers pool5 --per-clip --dtype float16 --out features/ucf101-clips.npz
+    --layers pool5 --per-clip --dtype float16 --out features/ucf101-clips.parquet
 \b
 Layers: res2a … res5b (blocks), res2 … res5 (a stage's last block), pool5, prob; C3D: conv1a … conv5b, pool1 … pool5,
 fc6, fc7, prob. The network and the clips are the checkpoint's; its classes need not be the dataset's.
-A .parquet has columns key, source, group, label, class, subset, num_clips, start and a list of numbers a layer.
-After a kill the same command goes on: finished videos lie in parts in the folder FILE.parts until all are there.
-The file is the same for any number of processes.
+--out is a folder of Parquet files, as pandas and DuckDB read it, with columns key, source, group, label, class,
+subset, num_clips, start and a list of numbers a layer. After a kill the same command goes on: what is there is kept.
+The files are the same for any number of processes.
 """
 
 
@@ -54,7 +54,7 @@ The file is the same for any number of processes.
 )
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run.")
 @click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.")
-@click.option("--out", required=True, type=FEATURE_FILE, help=".npz or .parquet.")
+@click.option("--out", required=True, type=FEATURES_OUT, help="Folder to write, .parquet.")
 @click.option("--layers", help="Names, with commas between.  [default: res5b,pool5, of C3D fc6]")
 @click.option(
     "--subset", default="all", type=click.Choice(["all", "train", "test"]),
@@ -65,7 +65,6 @@ The file is the same for any number of processes.
 @click.option("--per-clip", is_flag=True, help="A row for each clip in place of each video's mean.")
 @click.option("--dtype", default="float32", type=click.Choice(DTYPES), help="Of the features in the file.")
 @click.option("--batch-size", default=16, type=BATCH, help="Clips at a time, of each process.")
-@click.option("--videos-per-part", default=64, type=COUNT, help="Videos saved at a time.")
 @click.option("--num-threads", default=2, type=THREADS, help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
@@ -83,74 +82,89 @@ def main(
     per_clip: bool,
     dtype: str,
     batch_size: int,
-    videos_per_part: int,
     num_threads: int,
     device: str,
     quiet: bool,
     json_path: Path | None,
 ) -> None:
-    """Features of videos: layers of a checkpoint's network, averaged over each video's clips, as .npz or .parquet."""
+    """Features of videos: layers of a checkpoint's network, averaged over each video's clips, as Parquet."""
     if subset == "all" and split is not None:
         raise click.UsageError(f"--split: {split} says nothing about all videos; add --subset train or test")
-    file_kind(out)  # a package that it wants is missed here, not after the work
     ranks = from_torchrun(device)
     index = data.open()
     state = load_checkpoint(checkpoint)
     config = from_dict(state["config"])
-    options = read_options(
-        layers if layers is not None else ",".join(default_layers(config.model.name)),
-        num_clips=clips,
-        per_clip=per_clip,
-        dtype=dtype,
-        videos_per_part=videos_per_part,
-    )
-    samples = samples_to_read(index, split=split or config.split, subset=subset)
-    extraction = Extraction(state, index, samples, options, out=out, device=ranks.device)
+    if layers is None:  # what the papers report
+        layers = "fc6" if config.model.name == "c3d" else "res5b,pool5"
+    with wrong_usage():
+        extraction = Extraction(
+            state,
+            index,
+            samples_to_read(index, split=split or config.split, subset=subset),
+            layers=[name for name in layers.split(",") if name],
+            num_clips=clips,
+            per_clip=per_clip,
+            dtype=dtype,
+            out=out,
+            device=ranks.device,
+        )
     made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads, quiet=quiet)
     if ranks.is_main:
+        summary = summarise(out)
         if json_path is not None:
-            save_json(json_path, summarise(out))
-        for line in summary_lines(out) if made else [f"features    {out} is there already, made in the same way"]:
+            save_json(json_path, summary)
+        for line in summary_lines(summary) if made else [f"features    {out} is there already, made in the same way"]:
             click.echo(line)
 
 
-def read_options(layers: str, **options: Any) -> ExtractOptions:
-    """What the command line asks for; something impossible is wrong usage."""
-    with wrong_usage():
-        return ExtractOptions(layers=tuple(name for name in layers.split(",") if name), **options)
-
-
 def samples_to_read(index: ShardIndex, *, split: str, subset: str) -> np.ndarray:
-    """Rows of the index; a split that does not exist is wrong usage."""
-    if subset == "all":
-        return np.arange(index.num_samples)
-    with wrong_usage():
-        return index.samples_of(split, subset)
+    """Rows of the index."""
+    return np.arange(index.num_samples) if subset == "all" else index.samples_of(split, subset)
 
 
-def summarise(path: Path) -> dict:
+def make_features(
+    extraction: PartedExtraction, ranks: Ranks, *, batch_size: int, num_threads: int, quiet: bool
+) -> bool:
+    """Make the features, all processes together; a collective.
+
+    Returns:
+        False where they were there already, made in the same way.
+    """
+    with parquet(extraction.out):
+        pass  # a package that it needs is missed here, not after the work
+    with process_group(ranks):
+        if not any(ranks.gather(len(extraction.missing()))):  # collective: nobody begins before all have looked
+            return False
+        with progress("extracting", unit="batches", quiet=quiet or not ranks.is_main) as tell:
+            settings = LoaderSettings(num_threads=num_threads)
+            extraction.extract(ranks, batch_size=batch_size, settings=settings, on_batch=tell)
+        ranks.gather(None)  # collective: all parts are there
+    return True
+
+
+def summarise(path: Path) -> dict[str, Any]:
     """Counts and layers of a feature file, and what it was made with."""
-    about = read_about(path)
+    file = FeatureFile(path)
+    about, sources = file.about(), file.read(["source"])["source"]
     return {
         "features": str(path),
-        "num_rows": len(read_array(path, "labels")),
-        "num_videos": len(np.unique(read_array(path, "sources"))),
-        "num_dims": {name: read_dims(path, name) for name in about["layers"]},
-        "unreadable": read_array(path, "unreadable").tolist(),
+        "num_rows": len(sources),
+        "num_videos": len(np.unique(sources)),
+        "num_dims": {name: file.num_dims(name) for name in about["layers"]},
+        "unreadable": file.unreadable().tolist(),
         "about": about,
     }
 
 
-def summary_lines(path: Path) -> list[str]:
+def summary_lines(summary: dict[str, Any]) -> list[str]:
     """What was written, aligned."""
-    summary = summarise(path)
     about = summary["about"]
     dims = ", ".join(f"{name} of {num_dims} dimensions" for name, num_dims in summary["num_dims"].items())
     lines = [
         f"videos      {summary['num_videos']} of {about['data']['name']}, up to {about['num_clips']} clips each",
         f"rows        {summary['num_rows']}, one a {'clip' if about['per_clip'] else 'video'}",
         f"layers      {dims}; {about['dtype']}",
-        f"features    {path}",
+        f"features    {summary['features']}",
     ]
     if summary["unreadable"]:
         lines.append(f"unreadable  {len(summary['unreadable'])} videos, left out; see tools/check_shards.py")

@@ -15,6 +15,7 @@ end_at_ctrl_c(__name__)
 
 import csv
 from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
 
 import click
 import numpy as np
@@ -24,22 +25,15 @@ from res3d_video.pipeline.index import choices
 from res3d_video.tools.bench.chart import OURS, load_matplotlib, picture
 from res3d_video.train.bounds import MOST, THREADS
 from res3d_video.train.evaluation.confusion import accuracies_by_name, class_table
-from res3d_video.train.evaluation.features.files import Features, load_features
-from res3d_video.train.evaluation.linear_svm import (
-    GRID,
-    NUM_FOLDS,
-    SplitData,
-    SplitScores,
-    compactness,
-    mean_and_spread,
-    score_split,
-)
-from res3d_video.train.terminal import JSON_FILE, QUIET, Command, progress, save_json
+from res3d_video.train.evaluation.features import Features, load_features
+from res3d_video.train.evaluation.linear_svm import GRID, NUM_FOLDS, SplitData, SplitScores, compactness, score_split
+from res3d_video.train.terminal import JSON_FILE, QUIET, Command, extra_needed, progress, save_json
 
+MOST_NAMES = 40  # classes whose names still fit beside a matrix
 EPILOG = """\b
 Examples:
-  python tools/linear_svm.py --features features/ucf101.npz --layer res5b --json features/ucf101-svm.json
-  python tools/linear_svm.py --features train.npz --features test.npz --splits 1 --layer pool5 \\
+  python tools/linear_svm.py --features features/ucf101.parquet --layer res5b --json features/ucf101-svm.json
+  python tools/linear_svm.py --features train.parquet --features test.parquet --splits 1 --layer pool5 \\
     --pca 10,20,50,100,200,500 --out features/svm
 \b
 A video's feature is the mean over its clips, of length 1. For each split, C is chosen by cross-validation among its
@@ -56,10 +50,8 @@ class Numbers(click.ParamType):
         self.kind = kind
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
-        if isinstance(value, tuple):
-            return value
         try:
-            numbers = tuple(self.kind(word) for word in str(value).split(","))
+            numbers = value if isinstance(value, tuple) else tuple(self.kind(word) for word in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r:.80} is not a list of numbers such as 10,100", param, ctx)
         if not all(0 < number <= MOST for number in numbers):  # nor is NaN
@@ -75,7 +67,7 @@ class Numbers(click.ParamType):
 @click.option("--layer", default="res5b", help="One of the layers in the files.")
 @click.option("--splits", default="all", help="Names with commas between, or all that the files have whole.")
 @click.option("--c", "grid", default=",".join(f"{c:g}" for c in GRID), type=Numbers(float), help="C to choose from.")
-@click.option("--pca", type=Numbers(int), help="Numbers of principal components to score too.")
+@click.option("--pca", default=(), show_default=False, type=Numbers(int), help="Principal components to score too.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path),
     help="Folder for confusion.csv, confusion.png and compactness.png.",
@@ -89,7 +81,7 @@ def main(
     layer: str,
     splits: str,
     grid: tuple[float, ...],
-    pca: tuple[int, ...] | None,
+    pca: tuple[int, ...],
     out: Path | None,
     num_threads: int,
     quiet: bool,
@@ -99,82 +91,19 @@ def main(
     if out is not None:
         load_matplotlib()  # fails here, not after the work
     features = load_features(paths, [layer])
-    chosen, left_out = choose_splits(features, splits)
-    scores, by_dims = score_all(
-        features, chosen, layer=layer, grid=grid, pca=pca or (), num_threads=num_threads, quiet=quiet
-    )
-    confusion = np.sum([split.confusion for split in scores.values()], axis=0)
-    if out is not None:
-        title = f"{features.about['data']['name']}, linear SVM on {layer}, splits {', '.join(scores)}"
-        write_confusion(out / "confusion.csv", classes=features.classes, confusion=confusion)
-        draw_confusion(out / "confusion.png", title, classes=features.classes, confusion=confusion)
-        if by_dims:
-            accuracy = {d: [split.accuracy for split in found.values()] for d, found in by_dims.items()}
-            draw_compactness(out / "compactness.png", title, accuracy, whole=mean_of(scores)[0])
-    if json_path is not None:
-        save_json(json_path, summary(features, scores, by_dims, layer=layer))
-    click.echo(
-        f"{layer}, {features.layers[layer].shape[1]} dimensions, {len(features)} videos of "
-        f"{features.about['data']['name']}, network of step {features.about['checkpoint']['step']}"
-    )
-    notes = left_out + warning_lines(features, scores, too_many=sorted(set(pca or ()) - set(by_dims)))
-    for line in score_lines(scores, by_dims) + class_table(features.classes, confusion):
-        click.echo(line)
-    for line in notes and ["", *(f"note: {note}" for note in notes)]:
-        click.echo(line)
-    if out is not None:
-        click.echo(f"pictures {out}")
-    if json_path is not None:
-        click.echo(f"numbers {json_path}")
-
-
-def choose_splits(features: Features, wanted: str) -> tuple[list[str], list[str]]:
-    """Names of the splits to score, and a note on each that is left out because the files lack videos of it."""
-    whole, lacking = [], {}
-    for split in features.split_names:
-        sizes = [len(features.rows_of(split, subset)) for subset in ("train", "test")]
-        missing = features.num_missing(split) - len(features.unreadable)
-        if missing > 0 or not all(sizes):
-            lacking[split] = f"split {split}: the files lack {missing} of its videos; extract them with --subset all"
-        else:
-            whole.append(split)
-    if wanted == "all":
-        if not whole:
-            raise UserError(next(iter(lacking.values())))
-        return whole, [f"left out, {line}" for line in lacking.values()]
-    for split in wanted.split(","):
-        if split not in features.split_names:
-            raise click.UsageError(
-                f"--splits: split {split} does not exist; choose {choices([*features.split_names, 'all'])}"
-            )
-        if split in lacking:
-            raise UserError(lacking[split])
-    return list(dict.fromkeys(wanted.split(","))), []
-
-
-def score_all(
-    features: Features,
-    splits: list[str],
-    *,
-    layer: str,
-    grid: tuple[float, ...],
-    pca: tuple[int, ...],
-    num_threads: int,
-    quiet: bool,
-) -> tuple[dict[str, SplitScores], dict[int, dict[str, SplitScores]]]:
-    """Scores by split, and by number of principal components and split."""
+    chosen, notes = choose_splits(features, splits)
     scores: dict[str, SplitScores] = {}
     by_dims: dict[int, dict[str, SplitScores]] = {}
     num_fits = 1 if len(grid) == 1 else 1 + NUM_FOLDS * len(grid)  # at most, of one score
-    total, done = len(splits) * (1 + len(set(pca))) * num_fits, 0
-    with progress("fitting", unit="SVMs", quiet=quiet) as tell:
+    total, done = len(chosen) * (1 + len(set(pca))) * num_fits, 0
+    with extra_needed("features"), progress("fitting", unit="SVMs", quiet=quiet) as tell:
 
         def on_fit() -> None:
             nonlocal done
             done += 1
             tell(done, total)
 
-        for split in splits:
+        for split in chosen:
             data = SplitData(
                 features=features.layers[layer],
                 labels=features.labels,
@@ -187,7 +116,51 @@ def score_all(
             of_components = compactness(data, dims=pca, grid=grid, num_threads=num_threads, on_fit=on_fit)
             for d, found in of_components.items():
                 by_dims.setdefault(d, {})[split] = found
-    return scores, by_dims
+    confusion = np.sum([split.confusion for split in scores.values()], axis=0)
+    if out is not None:
+        title = f"{features.about['data']['name']}, linear SVM on {layer}, splits {', '.join(scores)}"
+        write_confusion(out / "confusion.csv", classes=features.classes, confusion=confusion)
+        draw_confusion(out / "confusion.png", title, classes=features.classes, confusion=confusion)
+        if by_dims:
+            accuracy = {d: accuracies(found) for d, found in by_dims.items()}
+            draw_compactness(out / "compactness.png", title, accuracy, whole=mean(accuracies(scores)))
+    if json_path is not None:
+        save_json(json_path, summary(features, scores, by_dims, layer=layer))
+    click.echo(
+        f"{layer}, {features.layers[layer].shape[1]} dimensions, {len(features)} videos of "
+        f"{features.about['data']['name']}, network of step {features.about['checkpoint']['step']}"
+    )
+    notes += warning_lines(features, scores, too_many=sorted(set(pca) - set(by_dims)))
+    for line in score_lines(scores, by_dims) + class_table(features.classes, confusion):
+        click.echo(line)
+    for line in notes and ["", *(f"note: {note}" for note in notes)]:
+        click.echo(line)
+    if out is not None:
+        click.echo(f"pictures {out}")
+    if json_path is not None:
+        click.echo(f"numbers {json_path}")
+
+
+def choose_splits(features: Features, selection: str) -> tuple[list[str], list[str]]:
+    """Names of the splits to score, and a note on each that is left out because the files lack videos of it."""
+    lacking = {}
+    for split in features.split_names:
+        missing = features.num_missing(split) - len(features.unreadable)
+        if missing > 0 or not all(len(features.rows_of(split, subset)) for subset in ("train", "test")):
+            lacking[split] = f"split {split}: the files lack {missing} of its videos; extract them with --subset all"
+    if selection == "all":
+        whole = [split for split in features.split_names if split not in lacking]
+        if not whole:
+            raise UserError(next(iter(lacking.values())))
+        return whole, [f"left out, {line}" for line in lacking.values()]
+    for split in selection.split(","):
+        if split not in features.split_names:
+            raise click.UsageError(
+                f"--splits: split {split} does not exist; choose {choices([*features.split_names, 'all'])}"
+            )
+        if split in lacking:
+            raise UserError(lacking[split])
+    return list(dict.fromkeys(selection.split(","))), []
 
 
 def warning_lines(features: Features, scores: dict[str, SplitScores], *, too_many: list[int]) -> list[str]:
@@ -208,19 +181,15 @@ def warning_lines(features: Features, scores: dict[str, SplitScores], *, too_man
 
 
 def summary(
-    features: Features,
-    scores: dict[str, SplitScores],
-    by_dims: dict[int, dict[str, SplitScores]],
-    *,
-    layer: str,
+    features: Features, scores: dict[str, SplitScores], by_dims: dict[int, dict[str, SplitScores]], *, layer: str
 ) -> dict[str, Any]:
     """Everything about the SVM: accuracies 0 to 1, C, classes, confusion, compactness, and the features' "about"."""
-    mean, spread = mean_of(scores)
+    found = accuracies(scores)
     return {
         "layer": layer,
         "num_dims": features.layers[layer].shape[1],
-        "video_at_1": mean,
-        "video_at_1_spread": spread,
+        "video_at_1": mean(found),
+        "video_at_1_spread": spread(found),
         "splits": {
             name: {
                 "video_at_1": split.accuracy,
@@ -243,17 +212,22 @@ def summary(
     }
 
 
-MOST_NAMES = 40  # classes whose names still fit beside a matrix
+def accuracies(scores: Mapping[str, SplitScores]) -> list[float]:
+    """Of each split, 0 to 1."""
+    return [split.accuracy for split in scores.values()]
 
 
-def mean_of(scores: dict[str, SplitScores]) -> tuple[float, float | None]:
-    """Mean accuracy of the splits, and its spread."""
-    return mean_and_spread([split.accuracy for split in scores.values()])
+def spread(values: Sequence[float]) -> float | None:
+    """Standard deviation of the sample (n - 1); None for one value."""
+    return stdev(values) if len(values) > 1 else None
 
 
-def percent(mean: float, spread: float | None) -> str:
-    """ "52.3% ± 0.4"."""
-    return f"{mean:.1%}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+def percent(values: Sequence[float]) -> str:
+    """
+    >>> percent([0.45, 0.47]), percent([0.5])
+    ('46.0% ± 1.4', '50.0%')
+    """
+    return f"{mean(values):.1%}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def score_lines(scores: dict[str, SplitScores], by_dims: dict[int, dict[str, SplitScores]]) -> list[str]:
@@ -261,11 +235,10 @@ def score_lines(scores: dict[str, SplitScores], by_dims: dict[int, dict[str, Spl
     lines = [f"{'split':<10}  train   test        C  video@1"]
     for name, split in scores.items():
         lines.append(f"{name:<10} {split.num_train:6} {len(split.labels):6} {split.c:8g}  {split.accuracy:7.1%}")
-    lines.append(f"{'mean':<10} {'':22}  {percent(*mean_of(scores)):>7}")
+    lines.append(f"{'mean':<10} {'':22}  {percent(accuracies(scores)):>7}")
     if by_dims:
         lines += ["", f"{'components':<10}  video@1"]
-    lines += [f"{d:<10}  {percent(*mean_of(found)):>7}" for d, found in by_dims.items()]
-    return lines
+    return lines + [f"{d:<10}  {percent(accuracies(found)):>7}" for d, found in by_dims.items()]
 
 
 def draw_confusion(path: Path, title: str, *, classes: Sequence[str], confusion: np.ndarray) -> None:
@@ -277,28 +250,17 @@ def draw_confusion(path: Path, title: str, *, classes: Sequence[str], confusion:
     Raises:
         BenchError: matplotlib is not installed.
     """
-    present = present_classes(confusion)
-    classes = [classes[k] for k in present]
-    confusion = confusion[np.ix_(present, present)]
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    present = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
+    names, counts = [classes[k] for k in present.tolist()], confusion[np.ix_(present, present)]
     with picture(path, title, size=(1100, 1000)) as figure:
         axes = figure.add_subplot()
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         figure.colorbar(image, ax=axes, shrink=0.8, label="share of the class's test videos")
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("class")
-        if len(classes) <= MOST_NAMES:
-            axes.set_xticks(range(len(classes)), classes, rotation=90)
-            axes.set_yticks(range(len(classes)), classes)
-
-
-def present_classes(confusion: np.ndarray) -> np.ndarray:
-    """Classes that a video is of, or was taken for: int64 [k], ascending.
-
-    >>> present_classes(np.array([[0, 0, 0], [0, 2, 1], [0, 0, 0]]))
-    array([1, 2])
-    """
-    return np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
+        axes.set(xlabel="predicted", ylabel="class")
+        if len(names) <= MOST_NAMES:
+            axes.set_xticks(range(len(names)), names, rotation=90)
+            axes.set_yticks(range(len(names)), names)
 
 
 def draw_compactness(path: Path, title: str, accuracy: Mapping[int, Sequence[float]], *, whole: float) -> None:
@@ -312,17 +274,14 @@ def draw_compactness(path: Path, title: str, accuracy: Mapping[int, Sequence[flo
         BenchError: matplotlib is not installed.
     """
     dims = sorted(accuracy)
-    found = [mean_and_spread(accuracy[d]) for d in dims]
-    means, spreads = [100 * mean for mean, _ in found], [100 * (spread or 0.0) for _, spread in found]
+    means, spreads = [100 * mean(accuracy[d]) for d in dims], [100 * (spread(accuracy[d]) or 0) for d in dims]
     with picture(path, title, size=(1000, 700)) as figure:
         axes = figure.add_subplot()
         axes.errorbar(dims, means, yerr=spreads, color=OURS, marker="o", capsize=4, label="principal components")
         axes.axhline(100 * whole, color="0.5", linestyle="--", label="all dimensions")
-        axes.set_xscale("log")
+        axes.set(xscale="log", xlabel="dimensions", ylabel="video@1, %: mean and spread over the splits")
         axes.set_xticks(dims, [str(d) for d in dims])
         axes.minorticks_off()
-        axes.set_xlabel("dimensions")
-        axes.set_ylabel("video@1, %: mean and spread over the splits")
         axes.grid(alpha=0.3)
         axes.legend()
 

@@ -1,77 +1,156 @@
-"""How tools/study.py reports: tables for people and for machines, pictures, and what the paper's claims come to."""
+"""What a study has found so far: tables for people and for machines, plots, and what the paper's claims come to."""
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
-from res3d_video.tools.bench.chart import picture
-from res3d_video.tools.bench.machine import markdown, table, write
-from res3d_video.tools.figures.colors import MANY
-from res3d_video.tools.figures.cost import CostPoint, draw_cost, short_count
-from res3d_video.tools.figures.curves import draw_curves, read_curves
-from res3d_video.tools.study_findings import Findings
-from res3d_video.train.study.results import RowScores
-from res3d_video.train.study.tables import TABLES, Row, Table
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.bench.machine import machine, machine_lines, markdown, table, write
+from res3d_video.tools.figures.plots import (
+    CostPoint,
+    TableRow,
+    draw_cost,
+    draw_curves,
+    draw_table,
+    read_curves,
+    short_count,
+)
+from res3d_video.train.paper.study import RowScores, StudyRun, StudySettings, Verdict, is_enlarged, judge, read_scores
+from res3d_video.train.paper.tables import TABLES, Row
 
 HEADER = ["row", "network", "parameters", "multiply-adds", "runs", "clip accuracy", "video@1", "paper"]
-COLUMNS = [
-    "table", "row", "model", "num_frames", "frame_stride", "parameters", "multiply_adds", "runs", "clip_accuracy",
-    "clip_accuracy_spread", "video_at_1", "video_at_1_spread", "paper_clip_accuracy",
-]  # fmt: skip
-
-
 HOW = """\
 Clip accuracy is over all evenly spaced clips of the test videos, per cent: mean ± standard deviation over seeds. A
 claim is seen when every comparison of it is clear, and not seen when one is clearly the other way round. Clear
-means that the 95 % interval of the difference, over seeds and test groups, leaves out zero; it is not widened for
-their number."""
+means that every run of the one row is more accurate than every run of the other, with at least two seeds each."""
 STRIDES = 4  # the table whose rows differ in their frame stride alone
+LEAST_LEARNED = 0.05  # above chance, so that there is something to compare
 
 
-def percent(found: tuple[float, float | None]) -> str:
+@dataclass(frozen=True)
+class Findings:
+    """What a study knows so far.
+
+    Attributes:
+        about: What was run on what, lines for people.
+        rows: Number of a table -> name of a row -> its scores; rows without a run are not there.
+        folders: Number of a table -> folder of the first seed's run of each row that is done.
+        chance: 0 to 1.
+        notes: What a reader must know, one line each.
     """
-    >>> percent((0.4563, 0.0121)), percent((0.5, None))
-    ('45.6 ± 1.2', '50.0')
+
+    about: Sequence[str]
+    rows: Mapping[int, Mapping[str, RowScores]]
+    folders: Mapping[int, Sequence[Path]]
+    chance: float
+    notes: Sequence[str]
+
+    def verdict(self, number: int) -> Verdict:
+        """Of the claim of a table."""
+        return judge(TABLES[number].claim, self.rows[number])
+
+    def cells(self, number: int) -> list[list[str]]:
+        """A table for people, under HEADER; accuracies per cent."""
+        return [cells(row, self.rows[number].get(row.name)) for row in TABLES[number].rows]
+
+
+def collect(
+    planned: Mapping[tuple[int, str, int], StudyRun],
+    settings: StudySettings,
+    indexes: Sequence[ShardIndex],
+    *,
+    out: Path,
+) -> Findings:
+    """Everything that is done.
+
+    Args:
+        planned: By number of a table, name of a row, and seed.
     """
-    mean, spread = found
-    return f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+    done = {key: (run, scores) for key, run in planned.items() if (scores := read_scores(out, run)) is not None}
+    rows: dict[int, dict[str, RowScores]] = {number: {} for number, _, _ in planned}
+    for number, table_rows in rows.items():
+        for row in TABLES[number].rows:
+            found = [value for key, value in done.items() if key[:2] == (number, row.name)]
+            if found:
+                run, accuracies = found[0][0], [s["all_clips_at_1"] for _, s in found]
+                videos = [s["video_at_1"] for _, s in found]
+                table_rows[row.name] = RowScores(row, run.parameters, run.multiply_adds, accuracies, videos)
+    folders = {n: [out / run.folder for key, (run, _) in done.items() if (key[0], key[2]) == (n, 0)] for n in rows}
+    config, num_test = next(iter(planned.values())).config, len(indexes[0].samples_of(settings.split, "test"))
+    about = [
+        f"{indexes[0].name}, split {settings.split}: {num_test} test samples, {config.steps:,} steps of "
+        f"{config.global_batch_size} clips, crop {settings.size} for 112, width × {settings.width_scale:g}",
+        *machine_lines(machine("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120")),
+    ]
+    chance = next((scores["chance"] for _, scores in done.values()), 0.0)
+    return Findings(about, rows, folders, chance, notes_of(planned, rows, settings, indexes, chance=chance))
+
+
+def notes_of(
+    planned: Mapping[tuple[int, str, int], StudyRun],
+    rows: Mapping[int, Mapping[str, RowScores]],
+    settings: StudySettings,
+    indexes: Sequence[ShardIndex],
+    *,
+    chance: float,
+) -> list[str]:
+    """What a reader must know before believing the tables."""
+    ours, paper, notes = asdict(settings), asdict(StudySettings(split=settings.split, clips=settings.clips)), []
+    if differing := [name for name, value in ours.items() if value != paper[name]]:
+        notes.append(f"not the paper's protocol: {', '.join(differing).replace('_', ' ')} differ")
+    if enlarged := sorted({run.name for run in planned.values() if is_enlarged(run, indexes)}):
+        notes.append(f"enlarged from {max(index.size for index in indexes)} pixels: {', '.join(enlarged)}")
+    for number, of_table in rows.items():
+        if of_table and max(mean(row.clip_accuracy) for row in of_table.values()) < chance + LEAST_LEARNED:
+            notes.append(
+                f"table {number}: no row is {100 * LEAST_LEARNED:.0f} points above chance, {chance:.1%}; train longer"
+            )
+    return notes
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Standard deviation over seeds; None for one."""
+    return stdev(values) if len(values) > 1 else None
+
+
+def percent(values: Sequence[float]) -> str:
+    """
+    >>> percent([0.45, 0.47]), percent([0.5])
+    ('46.0 ± 1.4', '50.0')
+    """
+    around = spread(values)
+    return f"{100 * mean(values):.1f}" + ("" if around is None else f" ± {100 * around:.1f}")
 
 
 def cells(row: Row, scores: RowScores | None) -> list[str]:
-    """A row of a table for people; accuracies per cent."""
+    """A row under HEADER."""
     paper = "–" if row.paper is None else f"{row.paper:.1f}"
     if scores is None:
         return [row.name, row.model, "–", "–", "0", "–", "–", paper]
-    cost = [f"{scores.parameters:,}", short_count(scores.multiply_adds)]
-    accuracy = [percent(scores.clip_accuracy), percent(scores.video_at_1)]
-    return [row.name, row.model, *cost, str(len(scores.runs)), *accuracy, paper]
+    cost = [f"{scores.parameters:,}", short_count(scores.multiply_adds), str(len(scores.clip_accuracy))]
+    return [row.name, row.model, *cost, percent(scores.clip_accuracy), percent(scores.video_at_1), paper]
 
 
 def table_lines(number: int, findings: Findings) -> list[str]:
     """A table for a terminal, with its verdict."""
     of_paper, verdict = TABLES[number], findings.verdict(number)
-    rows = [cells(row, findings.rows[number].get(row.name)) for row in of_paper.rows]
-    lines = [f"Table {number}: {of_paper.factor}", *table(HEADER, rows)]
+    lines = [f"Table {number}: {of_paper.factor}", *table(HEADER, findings.cells(number))]
     return [*lines, f"{of_paper.claim.text}: {verdict.word}", *(f"  {reason}" for reason in verdict.reasons)]
 
 
 def page(findings: Findings) -> str:
     """Everything as Markdown."""
-    lines = ["# Architecture study", "", *(f"{line}  " for line in findings.about), ""]
-    lines += [HOW, ""]
-    verdicts = {number: findings.verdict(number) for number in findings.tables}
-    lines += markdown(
-        ["claim", "table", "verdict"],
-        [[TABLES[number].claim.text, str(number), verdict.word] for number, verdict in verdicts.items()],
-    )
-    lines += ["", *(f"- {note}" for note in findings.notes)]
+    verdicts = {number: findings.verdict(number) for number in findings.rows}
+    claims = [[TABLES[number].claim.text, str(number), verdict.word] for number, verdict in verdicts.items()]
+    lines = ["# Architecture study", "", *(f"{line}  " for line in findings.about), "", HOW, ""]
+    lines += [*markdown(["claim", "table", "verdict"], claims), "", *(f"- {note}" for note in findings.notes)]
     for number, verdict in verdicts.items():
         of_paper = TABLES[number]
-        rows = [cells(row, findings.rows[number].get(row.name)) for row in of_paper.rows]
-        lines += ["", f"## Table {number}: {of_paper.factor}", "", *markdown(HEADER, rows), ""]
-        lines += [f"{of_paper.note}", ""] if of_paper.note else []
+        lines += ["", f"## Table {number}: {of_paper.factor}", "", *markdown(HEADER, findings.cells(number)), ""]
+        lines += [of_paper.note, ""] if of_paper.note else []
         lines += [f"**{verdict.word}**: {of_paper.claim.text}.", "", *(f"- {reason}" for reason in verdict.reasons)]
         if findings.rows[number]:
             lines += ["", f"![Table {number}](table-{number}.png)"]
@@ -81,132 +160,73 @@ def page(findings: Findings) -> str:
     return "\n".join(lines)
 
 
-def csv_rows(number: int, findings: Findings) -> list[dict[str, Any]]:
-    """The rows of a table that have runs, by COLUMNS; accuracies per cent."""
-    rows = []
-    for row in TABLES[number].rows:
-        scores = findings.rows[number].get(row.name)
-        if scores is None:
-            continue
-        (clip, clip_spread), (video, video_spread) = scores.clip_accuracy, scores.video_at_1
-        values = [number, row.name, row.model, row.num_frames, row.frame_stride, scores.parameters]
-        values += [scores.multiply_adds, len(scores.runs)]
-        values += [in_percent(value) for value in (clip, clip_spread, video, video_spread)]
-        rows.append(dict(zip(COLUMNS, [*values, "" if row.paper is None else row.paper], strict=True)))
-    return rows
+def csv_row(number: int, scores: RowScores) -> dict[str, Any]:
+    """A row of tables.csv; accuracies per cent."""
 
+    def per_cent(value: float | None) -> float | str:
+        return "" if value is None else round(100 * value, 2)
 
-def in_percent(value: float | None) -> float | str:
-    return "" if value is None else round(100 * value, 2)
+    row = scores.row
+    return {
+        "table": number,
+        "row": row.name,
+        "model": row.model,
+        "num_frames": row.num_frames,
+        "frame_stride": row.frame_stride,
+        "parameters": scores.parameters,
+        "multiply_adds": scores.multiply_adds,
+        "runs": len(scores.clip_accuracy),
+        "clip_accuracy": per_cent(mean(scores.clip_accuracy)),
+        "clip_accuracy_spread": per_cent(spread(scores.clip_accuracy)),
+        "video_at_1": per_cent(mean(scores.video_at_1)),
+        "video_at_1_spread": per_cent(spread(scores.video_at_1)),
+        "paper_clip_accuracy": "" if row.paper is None else row.paper,
+    }
 
 
 def write_report(out: Path, findings: Findings) -> None:
-    """study.md; table-N.csv, table-N.png and table-N-curves.png of each table, tables.csv and accuracy-cost.png of all.
+    """study.md and tables.csv; table-N.png and table-N-curves.png of each table, accuracy-cost.png of all.
 
     Raises:
         BenchError: matplotlib is not installed.
-        ValueError: The metrics of a run cannot be read.
+        UserError: The metrics of a run cannot be read.
     """
-    for number in findings.tables:
-        rows = csv_rows(number, findings)
-        write_csv(out / f"table-{number}.csv", rows)
-        if rows:
-            draw(out / f"table-{number}.png", TABLES[number], findings)
+    found = [(number, scores) for number, rows in findings.rows.items() for scores in rows.values()]
+    if found:
+        with (out / "tables.csv").open("w", encoding="utf-8", newline="") as file:
+            rows = [csv_row(number, scores) for number, scores in found]
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        title = f"Accuracy against cost\n{findings.about[0]}"
+        draw_cost(out / "accuracy-cost.png", cost_points(findings), title=title)
+    for number in {number: None for number, _ in found}:
+        of_paper = TABLES[number]
+        title = f"Table {number}: {of_paper.factor}\n{findings.about[0]}"
+        rows_drawn = [table_row(row, findings.rows[number].get(row.name)) for row in of_paper.rows]
+        chance = 100 * findings.chance
+        draw_table(out / f"table-{number}.png", rows_drawn, title=title, factor=of_paper.factor, chance=chance)
+        if findings.folders[number]:
             curves = [read_curves(folder) for folder in findings.folders[number]]
-            title = f"Table {number}: {TABLES[number].factor}, the first seed's runs\n{findings.about[0]}"
-            draw_curves(out / f"table-{number}-curves.png", curves, title=title)
-    write_csv(out / "tables.csv", [row for number in findings.tables for row in csv_rows(number, findings)])
-    points = cost_points(findings)
-    if points:
-        draw_cost(out / "accuracy-cost.png", points, title=f"Accuracy against cost\n{findings.about[0]}")
+            draw_curves(out / f"table-{number}-curves.png", curves, title=f"{title}\nthe first seed's runs")
     write(out / "study.md", page(findings))
 
 
-def draw(path: Path, of_paper: Table, findings: Findings) -> None:
-    """A table's picture."""
-    rows = []
-    for row in of_paper.rows:
-        scores = findings.rows[of_paper.number].get(row.name)
-        mean, spread = scores.clip_accuracy if scores is not None else (None, None)
-        accuracy, bar = (None if value is None else 100 * value for value in (mean, spread))
-        rows.append(TableRow(row.name, accuracy, bar, row.paper))
-    title = f"Table {of_paper.number}: {of_paper.factor}\n{findings.about[0]}"
-    draw_table(path, rows, title=title, factor=of_paper.factor, chance=100 * findings.chance)
+def table_row(row: Row, scores: RowScores | None) -> TableRow:
+    """A row of a table's plot."""
+    if scores is None:
+        return TableRow(row.name, None, None, row.paper)
+    return TableRow(row.name, 100 * mean(scores.clip_accuracy), 100 * (spread(scores.clip_accuracy) or 0), row.paper)
 
 
 def cost_points(findings: Findings) -> list[CostPoint]:
     """Each network once. A frame stride costs nothing, so Table 4 is left out unless it is the only one."""
-    tables = [number for number in findings.tables if number != STRIDES] or list(findings.tables)
+    numbers = [number for number in findings.rows if number != STRIDES and findings.rows[number]] or [STRIDES]
     points: dict[tuple[str, int], CostPoint] = {}
-    for scores in (scores for number in tables for scores in findings.rows[number].values()):
-        row, (mean, spread) = scores.row, scores.clip_accuracy
-        name = f"{row.model}, stride {row.frame_stride}" if tables == [STRIDES] else row.model
-        points[(row.model, row.frame_stride)] = CostPoint(
-            name, scores.parameters, scores.multiply_adds, 100 * mean, None if spread is None else 100 * spread
-        )
+    for scores in (scores for number in numbers for scores in findings.rows[number].values()):
+        row, around = scores.row, spread(scores.clip_accuracy)
+        name = f"{row.model}, stride {row.frame_stride}" if numbers == [STRIDES] else row.model
+        accuracy, around = 100 * mean(scores.clip_accuracy), None if around is None else 100 * around
+        cost = CostPoint(name, scores.parameters, scores.multiply_adds, accuracy, around)
+        points[(row.model, row.frame_stride)] = cost
     return list(points.values())
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A header and the rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-OURS_COLOR, PAPER_COLOR, CHANCE_COLOR = MANY[0], MANY[1], "0.45"
-OURS_MARK, PAPER_MARK = "o", "D"
-HEIGHT, ROW_WIDTH, LEAST_WIDTH = 650, 95, 1000  # pixels
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A row; accuracies per cent, None where there is none.
-
-    Attributes:
-        spread: Half the length of the error bar, percentage points.
-    """
-
-    name: str
-    accuracy: float | None
-    spread: float | None
-    paper: float | None
-
-
-def draw_table(path: Path, rows: Sequence[TableRow], *, title: str, factor: str, chance: float) -> None:
-    """Write a PNG: rows from left to right in the table's order, accuracy upwards.
-
-    Args:
-        factor: What the rows differ in.
-        chance: Per cent, of a uniform guess among the classes that were scored; the paper's are others.
-
-    Raises:
-        BenchError: matplotlib is not installed.
-    """
-    with picture(path, title, size=(max(LEAST_WIDTH, 200 + ROW_WIDTH * len(rows)), HEIGHT)) as figure:
-        axes = figure.add_subplot()
-        ours = [(i, row.accuracy, row.spread or 0.0) for i, row in enumerate(rows) if row.accuracy is not None]
-        if ours:
-            places, means, spreads = zip(*ours, strict=True)
-            style = {"color": OURS_COLOR, "marker": OURS_MARK, "markersize": 10, "capsize": 7, "linestyle": "none"}
-            axes.errorbar(places, means, yerr=spreads, **style, label="ours: mean, spread over seeds", zorder=3)
-        for place, mean, spread in ours:
-            beside = {"textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 12}
-            axes.annotate(f"{mean:.1f}", (place, mean + spread), (0, 7), **beside, color=OURS_COLOR)
-        printed = [(i, row.paper) for i, row in enumerate(rows) if row.paper is not None]
-        if printed:
-            style = {"marker": PAPER_MARK, "s": 80, "facecolors": "none", "edgecolors": PAPER_COLOR, "linewidths": 2}
-            axes.scatter(*zip(*printed, strict=True), **style, label="the paper, all of UCF101", zorder=2)
-        axes.axhline(chance, color=CHANCE_COLOR, linestyle="--", linewidth=1.2, label=f"chance here, {chance:.0f} %")
-        axes.set_xticks(range(len(rows)), [row.name for row in rows], fontsize=13)
-        axes.set_xlim(-0.6, len(rows) - 0.4)
-        highest = max([chance, *(mean + spread for _, mean, spread in ours), *(value for _, value in printed)])
-        axes.set_ylim(0, min(100.0, 1.05 * highest) + 0.1 * highest)
-        axes.set_xlabel(factor, fontsize=13)
-        axes.set_ylabel("clip accuracy, %", fontsize=13)
-        axes.tick_params(axis="y", labelsize=12)
-        axes.grid(axis="y", alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=12, columnspacing=1.5)

@@ -17,24 +17,31 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from res3d_video.tools.extracting import FEATURE_FILE, make_features
+from res3d_video.tools.extract_features import FEATURES_OUT, make_features
 from res3d_video.train.bounds import BATCH, COUNT, THREADS, Number
 from res3d_video.train.checkpoint import load_checkpoint
 from res3d_video.train.data_options import DATA, Data, remote_options
-from res3d_video.train.evaluation.features.files import file_kind, read_array
-from res3d_video.train.evaluation.thumos14.annotations import (
+from res3d_video.train.evaluation.features import FeatureFile
+from res3d_video.train.paper.thumos14 import (
     AMBIGUOUS,
     CLASS_IDS,
+    IOU_THRESHOLDS,
+    SCNN_NMS_MARGIN,
+    WINDOW_LENGTHS,
+    detect,
+    evaluate,
+    list_windows,
     read_annotations,
     read_detections,
+    read_lengths,
+    read_scores,
+    read_windows,
+    scores_from_features,
+    window_weights,
     write_detections,
+    write_windows,
 )
-from res3d_video.train.evaluation.thumos14.detector import SCNN_NMS_MARGIN, detect, window_weights
-from res3d_video.train.evaluation.thumos14.scoring import IOU_THRESHOLDS, evaluate, score_lines
-from res3d_video.train.evaluation.thumos14.segments import WINDOW_LENGTHS, WINDOW_OVERLAP
-from res3d_video.train.evaluation.thumos14.window_features import WindowExtraction
-from res3d_video.train.evaluation.thumos14.window_scores import read_scores, scores_from_features
-from res3d_video.train.evaluation.thumos14.windows import list_windows, read_lengths, read_windows, write_windows
+from res3d_video.train.paper.thumos14_features import WindowExtraction
 from res3d_video.train.ranks import from_torchrun
 from res3d_video.train.terminal import JSON_FILE, QUIET, Group, OutputFile, extra_needed, progress, save_json
 
@@ -42,9 +49,9 @@ EPILOG = """\b
 Examples:
   python tools/thumos14.py windows --videos test_lengths.txt --out test_windows.jsonl
   torchrun --nproc-per-node 8 tools/thumos14.py features --checkpoint runs/s1m/latest.pt --data shards/thumos14 \\
-      --windows test_windows.jsonl --out test.npz
-  python tools/thumos14.py detect --windows test_windows.jsonl --features test.npz \\
-      --train-windows val_windows.jsonl --train-features val.npz \\
+      --windows test_windows.jsonl --out test.parquet
+  python tools/thumos14.py detect --windows test_windows.jsonl --features test.parquet \\
+      --train-windows val_windows.jsonl --train-features val.parquet \\
       --annotations data/thumos14/temporal_annotations_validation --out detections.txt
   python tools/thumos14.py evaluate --detections detections.txt --annotations data/thumos14/temporal_annotations_test
 \b
@@ -54,8 +61,10 @@ detect --nms-iou 1 and evaluate --scnn-nms. The evaluation is that of the offici
 """
 
 IN_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FEATURES = click.Path(exists=True, path_type=Path)
 OUT_FILE = OutputFile()
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+KEEP = 1000  # detections of a class in a video
 SHOW = {"max_content_width": 110, "show_default": True}
 
 
@@ -67,12 +76,11 @@ def main() -> None:
 @main.command("windows")
 @click.option("--videos", required=True, type=IN_FILE, help="Lines 'video frames frames/s'.")
 @click.option("--length", "lengths", multiple=True, type=COUNT, default=WINDOW_LENGTHS, help="Frames.")
-@click.option("--overlap", default=WINDOW_OVERLAP, type=Number(0, 1, max_open=True), help="Of neighbours.")
 @click.option("--out", required=True, type=OUT_FILE, help="A JSON object a line: seconds, and the 16 frames to take.")
-def windows_command(*, videos: Path, lengths: tuple[int, ...], overlap: float, out: Path) -> None:
-    """List the windows of 16 to 512 frames that slide over videos, and the 16 frames that stand for each."""
+def windows_command(*, videos: Path, lengths: tuple[int, ...], out: Path) -> None:
+    """List the windows of 16 to 512 frames that slide over videos by a quarter, and 16 frames that stand for each."""
     listed = read_lengths(videos)
-    windows = list_windows(listed, lengths=lengths, overlap=overlap)
+    windows = list_windows(listed, lengths=lengths)
     write_windows(out, windows)
     click.echo(f"{len(windows)} windows of {len(listed)} videos in {out}")
     short = sorted({video.name for video in listed} - set(windows.videos.tolist()))
@@ -86,12 +94,11 @@ def windows_command(*, videos: Path, lengths: tuple[int, ...], overlap: float, o
 @click.option("--windows", required=True, type=IN_FILE, help="Windows of these videos.")
 @click.option("--layer", default="pool5", help="Layer to store.")
 @click.option("--batch-size", default=16, type=BATCH, help="Clips at a time, of each process.")
-@click.option("--windows-per-part", default=1024, type=COUNT, help="Windows saved at a time.")
 @click.option("--num-threads", default=2, type=THREADS, help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET
-@click.option("--out", required=True, type=FEATURE_FILE, help=".npz or .parquet, float16; a row a window.")
+@click.option("--out", required=True, type=FEATURES_OUT, help="Folder to write, .parquet, float16; a row a window.")
 def features_command(
     *,
     checkpoint: Path,
@@ -99,28 +106,20 @@ def features_command(
     windows: Path,
     layer: str,
     batch_size: int,
-    windows_per_part: int,
     num_threads: int,
     device: str,
     quiet: bool,
     out: Path,
 ) -> None:
     """Run a network over the clip of every window; under torchrun on all processes, and on after a kill."""
-    file_kind(out)  # a package that it wants is missed here, not after the work
     ranks, listed = from_torchrun(device), read_windows(windows)
     extraction = WindowExtraction(
-        load_checkpoint(checkpoint),
-        data.open(),
-        listed,
-        [layer],
-        out=out,
-        device=ranks.device,
-        windows_per_part=windows_per_part,
+        load_checkpoint(checkpoint), data.open(), listed, [layer], out=out, device=ranks.device
     )
     made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads, quiet=quiet)
     if not ranks.is_main:
         return
-    num_lost = len(read_array(out, "unreadable"))
+    num_lost = len(FeatureFile(out).unreadable())
     there = "" if made else ", there already, made in the same way"
     click.echo(f"{layer} of {len(listed) - num_lost} windows: {out}{there}")
     if num_lost:
@@ -129,17 +128,14 @@ def features_command(
 
 @main.command("detect")
 @click.option("--windows", required=True, type=IN_FILE, help="Windows to score.")
-@click.option("--scores", type=IN_FILE, help=".npz: keys [W], classes [K], scores [W, K] of the windows.")
-@click.option("--features", type=IN_FILE, help=".npz: keys [W] and layer/NAME [W, D] of the windows.")
+@click.option("--scores", type=IN_FILE, help=".parquet of the windows: key, and a column of scores for each class.")
+@click.option("--features", type=FEATURES, help=".parquet of the windows: key, and a list of numbers a layer.")
 @click.option("--train-windows", type=IN_FILE, help="Windows of annotated videos, with --features.")
-@click.option("--train-features", type=IN_FILE, help="Their features.")
-@click.option("--annotations", type=FOLDER, help="Lists of the annotated videos, <Class>_val.txt.")
-@click.option("--subset", default="val", type=click.Choice(["val", "test"]), help="Which lists are the annotated ones.")
+@click.option("--train-features", type=FEATURES, help="Their features.")
+@click.option("--annotations", type=FOLDER, help="Lists <Class>_val.txt; scores are weighed by usual durations.")
 @click.option("--layer", default="pool5", help="Features of this layer.")
 @click.option("--c", default=1.0, type=Number(0, 1e9, min_open=True), help="C of the SVM.")
-@click.option("--length-prior/--no-length-prior", default=True, help="Weigh by usual durations; wants --annotations.")
 @click.option("--nms-iou", default=0.4, type=Number(0, 1), help="Drop windows above this; 1 keeps all.")
-@click.option("--keep", default=1000, type=COUNT, help="Detections of a class in a video, at most.")
 @QUIET
 @click.option("--out", required=True, type=OUT_FILE, help="Detections, in the official format.")
 def detect_command(
@@ -150,30 +146,23 @@ def detect_command(
     train_windows: Path | None,
     train_features: Path | None,
     annotations: Path | None,
-    subset: str,
     layer: str,
     c: float,
-    length_prior: bool,
     nms_iou: float,
-    keep: int,
     quiet: bool,
     out: Path,
 ) -> None:
-    """Turn scores or features of windows into detections."""
+    """Turn scores or features of windows into detections, at most 1,000 of a class in a video."""
     if (scores is None) == (features is None):
         raise click.UsageError("give either --scores or --features")
-    if features is not None and None in (train_windows, train_features, annotations):
-        raise click.UsageError("--features needs --train-windows, --train-features and --annotations")
     with extra_needed("features"):
         listed = read_windows(windows)
-        true = read_annotations(annotations, subset=subset) if annotations is not None else None
+        true = read_annotations(annotations, subset="val") if annotations is not None else None
         if scores is not None:
             scored, values, classes = read_scores(scores, listed)
+        elif features is None or train_windows is None or train_features is None or true is None:
+            raise click.UsageError("--features needs --train-windows, --train-features and --annotations")
         else:
-            assert features  # these were seen to above
-            assert train_windows
-            assert train_features
-            assert true
             with progress("training", unit="classes", quiet=quiet) as tell:
                 scored, values, classes = scores_from_features(
                     features,
@@ -185,17 +174,9 @@ def detect_command(
                     c=c,
                     on_class=tell,
                 )
-        weights = window_weights(true, classes, scored) if length_prior and true is not None else None
+        weights = window_weights(true, classes, scored) if true is not None else None
         with progress("suppressing", unit="videos", quiet=quiet) as tell:
-            found = detect(
-                values,
-                classes,
-                scored,
-                nms_iou=nms_iou,
-                weights=weights,
-                keep=keep,
-                on_video=tell,
-            )
+            found = detect(values, classes, scored, nms_iou=nms_iou, weights=weights, keep=KEEP, on_video=tell)
         write_detections(out, found)
     click.echo(f"{len(found)} detections of {len(set(found.classes))} classes in {len(scored)} windows: {out}")
     if len(scored) < len(listed):
@@ -225,13 +206,8 @@ def evaluate_command(
     true = read_annotations(annotations, subset=subset)
     found, num_skipped = read_detections(detections)
     with progress("evaluating", unit="classes", quiet=quiet) as tell:
-        scores = evaluate(
-            found,
-            true,
-            iou_thresholds=ious,
-            nms_margin=SCNN_NMS_MARGIN if scnn_nms else None,
-            on_class=tell,
-        )
+        margin = SCNN_NMS_MARGIN if scnn_nms else None
+        scores = evaluate(found, true, iou_thresholds=ious, nms_margin=margin, on_class=tell)
     notes = []
     if len(scores.classes) < len(CLASS_IDS):
         notes.append(f"mAP is of {len(scores.classes)} of the {len(CLASS_IDS)} classes: the others have no list")
@@ -242,7 +218,7 @@ def evaluate_command(
     if json_path is not None:
         about = {"detections": str(detections), "num_detections": len(found), "num_skipped": num_skipped}
         save_json(json_path, about | {"scnn_nms": scnn_nms, "notes": notes} | scores.summary())
-    for line in [*score_lines(scores), *(f"note: {note}" for note in notes)]:
+    for line in [*scores.lines(), *(f"note: {note}" for note in notes)]:
         click.echo(line)
     if json_path is not None:
         click.echo(f"result {json_path}")

@@ -1,6 +1,10 @@
 """Weights of others as a checkpoint: with the clips they were trained on, and no run to go on with."""
 
+import math
 import re
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +19,14 @@ from res3d_video.pipeline.shard_writer import sha256_of
 from res3d_video.pipeline.typed_json import SchemaError, convert
 from res3d_video.train.checkpoint import check_tensor, outline
 from res3d_video.train.config import TrainConfig, to_dict
-from res3d_video.train.evaluation.features import npz
 from res3d_video.train.models import MAX_WIDTH, ModelConfig
 from res3d_video.train.models.convert import from_caffe, from_torchvision
 from res3d_video.train.presets import SOURCES, Trained
 from res3d_video.train.torch_file import read_torch_file, short
 
+# What reading a damaged .npz raises.
+DAMAGED = (OSError, ValueError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
+MAX_PACKED, MAX_RATIO = 2**28, 100  # an array of more bytes than the first must not shrink more than the second
 MAX_BYTES = 2**30  # of a file; the largest network, C3D, has 0.3 GB
 
 
@@ -148,14 +154,34 @@ def read_blobs(path: Path) -> dict[str, np.ndarray]:
     """
     check_file(path)
     try:
-        blobs = {name: npz.read(path, name) for name in npz.names(path)}
-        if any(blob is None or blob.dtype.kind != "f" for blob in blobs.values()):
-            raise ValueError("not floating point")
-    except npz.DAMAGED as error:
+        with zipfile.ZipFile(path) as archive:
+            return {entry.filename.removesuffix(".npy"): read_array(archive, entry) for entry in archive.infolist()}
+    except DAMAGED as error:
         raise ImportFailed(
             f"{path}: is no .npz of blobs ({short(error)}); train/models/convert.py has how to write one"
         ) from None
-    return {name: blob for name, blob in blobs.items() if blob is not None}
+
+
+def read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """An array of floating point numbers, as many as the file holds.
+
+    Raises:
+        ValueError: They are not, or it is no such array.
+    """
+    if entry.file_size > max(MAX_PACKED, MAX_RATIO * entry.compress_size):
+        raise ValueError(f"{entry.filename}: {entry.file_size} bytes packed into {entry.compress_size}")
+    with archive.open(entry) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            headers = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+            shape, _, dtype = headers[version != (1, 0)](file)
+        except Exception as error:  # numpy raises ValueError, TypeError, SyntaxError, … for damaged headers
+            raise ValueError(f"{entry.filename}: no array ({error!r:.60})") from None
+        content = entry.file_size - file.tell()
+    if dtype.kind != "f" or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != content:
+        raise ValueError(f"{entry.filename}: {dtype!s:.40}, shape {shape!s:.40}, {content} bytes")
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def read_classes(path: Path) -> list[str]:

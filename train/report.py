@@ -61,8 +61,8 @@ def accuracy_lines(scores: VideoScores) -> list[str]:
     ]
     if scores.video_at_5 is not None:
         lines.append(f"video@5     {scores.video_at_5:6.1%}")
-    if scores.num_unreadable:
-        lines.append(f"unreadable  {scores.num_unreadable} samples, left out: {named(scores.unreadable)}")
+    if scores.unreadable:
+        lines.append(f"unreadable  {len(scores.unreadable)} samples, left out: {named(scores.unreadable)}")
     return lines
 
 

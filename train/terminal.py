@@ -255,10 +255,11 @@ class OutputFile(click.Path):
 
     Args:
         suffixes: Endings that its name may have; none allows any.
+        is_folder: It is a folder of files.
     """
 
-    def __init__(self, *suffixes: str) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
+    def __init__(self, *suffixes: str, is_folder: bool = False) -> None:
+        super().__init__(dir_okay=is_folder, path_type=Path)
         self._suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:

@@ -21,9 +21,6 @@ LEFT_OUT = {
     ("tools/bench/measure.py", ""): "likewise",
     ("tools/bench/peers.py", "torchcodec decodes"): "likewise",
     ("tools/bench/peers.py", f"{GAP}: frame"): "likewise",
-    ("tools/figures/", "cost: "): "of callers in Python; the command cannot cause it",
-    ("tools/figures/", "curves: "): "likewise",
-    ("tools/figures/", "filters: "): "likewise",
 }
 
 

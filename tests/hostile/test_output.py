@@ -43,7 +43,7 @@ OTHERS = {
     "evaluate": ("tools.evaluate", f"{RUN} --json made/e.json", "made/e.json"),
     "extract_features": (
         "tools.extract_features",
-        f"{RUN} --layers pool5 --subset all --out made/f.npz --json made/f.json",
+        f"{RUN} --layers pool5 --subset all --out made/f.parquet --json made/f.json",
         "made/f.json",
     ),
     "import_weights": (
@@ -52,7 +52,7 @@ OTHERS = {
         "made/i.json",
     ),
     "linear_svm": (
-        "tools.linear_svm", "--features made/f.npz --layer pool5 --splits 1 --c 1 --json made/s.json", "made/s.json"
+        "tools.linear_svm", "--features made/f.parquet --layer pool5 --splits 1 --c 1 --json made/s.json", "made/s.json"
     ),
     "make_demo_videos": (
         "tools.make_demo_videos",

@@ -1,4 +1,4 @@
-"""tools/aslan.py: from an .npz and the official .mat files to accuracy and AUC."""
+"""tools/aslan.py: from a .parquet and the official .mat files to accuracy and AUC."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from res3d_video.tools.aslan import main
+from tests.parquet import write_parquet
 from tests.schemas import check_schema
 
 io = pytest.importorskip("scipy.io", reason="scipy is in the extra `features`")
@@ -20,11 +21,12 @@ def files(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
     actions = np.arange(NUM_SAMPLES) % NUM_ACTIONS
     features = {
-        f"layer/{layer}": random.random((NUM_ACTIONS, dims))[actions] + random.uniform(0, 0.1, (NUM_SAMPLES, dims))
+        layer: random.random((NUM_ACTIONS, dims))[actions] + random.uniform(0, 0.1, (NUM_SAMPLES, dims))
         for layer, dims in (("res5b", 40), ("pool5", 16), ("prob", 8))
     }
     sources = [f"ASLAN_AVI/{sample:04}.avi" for sample in range(1, NUM_SAMPLES + 1)]
-    np.savez(tmp_path / "f.npz", keys=np.array([f"{i:08}" for i in range(NUM_SAMPLES)]), sources=sources, **features)
+    keys = [f"{i:08}" for i in range(NUM_SAMPLES)]
+    write_parquet(tmp_path / "f.parquet", key=keys, source=sources, **features)
     folds = []
     for _ in range(3):
         first = random.integers(0, NUM_SAMPLES, 40)
@@ -39,7 +41,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def run(files: Path, *options: str, pairs: str = "View2.mat") -> Result:
-    command = ["--features", str(files / "f.npz"), "--pairs", str(files / pairs), *options]
+    command = ["--features", str(files / "f.parquet"), "--pairs", str(files / pairs), *options]
     return CliRunner().invoke(main, command, catch_exceptions=False)
 
 
@@ -66,9 +68,8 @@ def test_view_1_trains_on_one_file_and_tests_on_the_other(files: Path) -> None:
 
 
 def test_missing_videos_are_counted_and_named(files: Path) -> None:
-    with np.load(files / "f.npz") as arrays:
-        kept = {name: values[1:] for name, values in arrays.items()}
-    np.savez(files / "f.npz", **kept)
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pq.read_table(files / "f.parquet").slice(1), files / "f.parquet")
     result = run(files, "--layers", "pool5", "--json", str(files / "r.json"))
     assert result.exit_code == 0, result.output
     found = json.loads((files / "r.json").read_text())
@@ -82,11 +83,16 @@ def test_missing_videos_are_counted_and_named(files: Path) -> None:
     [
         (["--layers", "fc6"], "View2.mat", 1, "has no fc6; choose res5b, pool5, prob"),
         ([], "nowhere.mat", 1, "nowhere.mat"),
-        ([], "f.npz", 1, "is not a MATLAB file that scipy reads"),
+        ([], "f.parquet", 1, "is not a MATLAB file that scipy reads"),
         ([], "train_pairs.mat", 2, "1 folds: give View2.mat alone, or one matrix of View 1 to each option"),
         (["--layers", ","], "View2.mat", 2, "--layers: none is named"),
         (["--c", "0"], "View2.mat", 2, "--c"),
-        (["--features", "none.npz"], "View2.mat", 1, "none.npz does not exist; make it with tools/extract_features.py"),
+        (
+            ["--features", "none.parquet"],
+            "View2.mat",
+            1,
+            "none.parquet does not exist; make it with tools/",
+        ),
     ],
 )
 def test_errors_are_one_line_that_names_the_value(

@@ -15,6 +15,8 @@ from click.testing import CliRunner, Result
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.extract_features import main
 from res3d_video.tools.linear_svm import main as svm_main
+from res3d_video.train.evaluation import extraction
+from res3d_video.train.evaluation.features import COLUMNS, FeatureFile
 from res3d_video.train.main import main as train_main
 from tests.schemas import check_schema
 from tests.train.conftest import SMALL, build_squares
@@ -36,6 +38,14 @@ def checkpoint(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) ->
     return out / "latest.pt"
 
 
+SMALL_PARTS = """
+import res3d_video.train.evaluation.extraction
+train.evaluation.extraction.VIDEOS_PER_PART = 1
+from res3d_video.tools.extract_features import main
+main()
+"""
+
+
 def arguments(checkpoint: Path, squares: ShardIndex, out: Path, *options: str) -> list[str]:
     """Later options win."""
     common = ["--device", "cpu", "--num-threads", "1", "--batch-size", "4", "--layers", "res5,pool5", "--clips", "3"]
@@ -47,7 +57,7 @@ def extract(checkpoint: Path, squares: ShardIndex, out: Path, *options: str) -> 
 
 
 def test_from_a_checkpoint_to_the_accuracy_of_an_svm(squares: ShardIndex, checkpoint: Path, tmp_path: Path) -> None:
-    out = tmp_path / "features.npz"
+    out = tmp_path / "features.parquet"
     result = extract(checkpoint, squares, out, "--json", str(tmp_path / "features.json"))
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
@@ -67,37 +77,27 @@ def test_from_a_checkpoint_to_the_accuracy_of_an_svm(squares: ShardIndex, checkp
     assert found["video_at_1"] >= 0.5
 
 
-def test_parquet_holds_the_same_and_the_svm_takes_it(squares: ShardIndex, checkpoint: Path, tmp_path: Path) -> None:
+def test_others_read_what_is_written(squares: ShardIndex, checkpoint: Path, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is in the extra `features`")
-    outs = [tmp_path / "features.npz", tmp_path / "features.parquet"]
-    for out in outs:
-        result = extract(checkpoint, squares, out, "--layers", "pool5", "--dtype", "float16", "--clips", "1")
-        assert result.exit_code == 0, result.output
+    out = tmp_path / "features.parquet"
+    result = extract(checkpoint, squares, out, "--layers", "pool5", "--dtype", "float16", "--clips", "1")
+    assert result.exit_code == 0, result.output
     assert "layers      pool5 of 128 dimensions; float16" in result.stdout
-    table = pq.read_table(outs[1])
+    table = pq.read_table(out)
     assert table.column_names == [
         "key", "source", "group", "label", "class", "subset", "num_clips", "start", "pool5",
     ]  # fmt: skip
     assert set(zip(table["label"].to_pylist(), table["class"].to_pylist(), strict=True)) == {(0, "left"), (1, "right")}
-    np.testing.assert_array_equal(np.stack(table["pool5"].to_numpy()), np.load(outs[0])["layer/pool5"])
-    scores = []
-    for out in outs:
-        command = ["--features", str(out), "--layer", "pool5", "--c", "1", "--json", str(tmp_path / "svm.json")]
-        scored = CliRunner().invoke(svm_main, command, catch_exceptions=False)
-        assert scored.exit_code == 0, scored.output
-        scores.append(json.loads((tmp_path / "svm.json").read_text())["splits"])
-    assert scores[0] == scores[1]
-    again = extract(checkpoint, squares, outs[1], "--layers", "pool5", "--dtype", "float16", "--clips", "1")
-    assert again.stdout == f"features    {outs[1]} is there already, made in the same way\n"
+    assert np.stack(table["pool5"].to_numpy()).shape == (12, 128)
 
 
 def test_a_finished_file_is_not_made_again(squares: ShardIndex, checkpoint: Path, tmp_path: Path) -> None:
-    out = tmp_path / "features.npz"
+    out = tmp_path / "features.parquet"
     extract(checkpoint, squares, out, "--clips", "1")
-    before = out.stat().st_mtime_ns
+    before = (out / "000000.parquet").stat().st_mtime_ns
     again = extract(checkpoint, squares, out, "--clips", "1")
     assert (again.exit_code, again.stdout) == (0, f"features    {out} is there already, made in the same way\n")
-    assert out.stat().st_mtime_ns == before
+    assert (out / "000000.parquet").stat().st_mtime_ns == before
     refused = extract(checkpoint, squares, out, "--clips", "2")
     assert refused.exit_code == 1
     assert refused.stderr.startswith(f"error: num_clips: {out} was made with 1, this run has 2; choose another --out")
@@ -108,14 +108,14 @@ def test_the_two_sides_of_a_split_together_are_the_whole(squares: ShardIndex, ch
     for subsets in (["all"], ["train", "test"]):
         files = []
         for subset in subsets:
-            out = tmp_path / f"{subset}.npz"
+            out = tmp_path / f"{subset}.parquet"
             assert extract(checkpoint, squares, out, "--subset", subset, "--layers", "pool5").exit_code == 0
             files += ["--features", str(out)]
         command = [*files, "--layer", "pool5", "--c", "1", "--json", str(tmp_path / "svm.json")]
         assert CliRunner().invoke(svm_main, command).exit_code == 0
         accuracy.append(json.loads((tmp_path / "svm.json").read_text())["splits"])
     assert accuracy[0] == accuracy[1]
-    alone = CliRunner().invoke(svm_main, ["--features", str(tmp_path / "train.npz"), "--layer", "pool5"])
+    alone = CliRunner().invoke(svm_main, ["--features", str(tmp_path / "train.parquet"), "--layer", "pool5"])
     assert alone.exit_code == 1
     assert "split 1: the files lack 4 of its videos; extract them with --subset all" in alone.stderr
 
@@ -127,41 +127,43 @@ def test_the_two_sides_of_a_split_together_are_the_whole(squares: ShardIndex, ch
         (["--split", "1"], 2, "--split: 1 says nothing about all videos; add --subset train or test"),
         (["--layers", ""], 2, "layers: none is not possible"),
         (["--layers", "fc9"], 1, "error: layers: fc9 does not exist; this model has"),
-        (["--out", "features.txt"], 2, "--out: features.txt must end in .npz or .parquet"),
+        (["--out", "features.npz"], 2, "--out: features.npz must end in .parquet"),
         (["--checkpoint", "nowhere.pt"], 1, "nowhere.pt does not exist"),
     ],
 )
 def test_errors_name_the_value(
     squares: ShardIndex, checkpoint: Path, tmp_path: Path, options: list[str], code: int, message: str
 ) -> None:
-    result = extract(checkpoint, squares, tmp_path / "f.npz", *options)
+    result = extract(checkpoint, squares, tmp_path / "f.parquet", *options)
     assert result.exit_code == code
     assert message in result.stderr
 
 
 @pytest.mark.long
 def test_two_processes_go_on_after_a_kill_of_one_and_find_what_one_finds(
-    squares: ShardIndex, checkpoint: Path, tmp_path: Path
+    squares: ShardIndex, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_parts = ("--videos-per-part", "1", "--batch-size", "1", "--clips", "20")
-    out, one = tmp_path / "two.npz", tmp_path / "one.npz"
-    command = ["tools/extract_features.py", *arguments(checkpoint, squares, out, *small_parts)]
+    small = ("--batch-size", "1", "--clips", "20")
+    out, one = tmp_path / "two.parquet", tmp_path / "one.parquet"
+    (tmp_path / "small.py").write_text(SMALL_PARTS)
+    command = [str(tmp_path / "small.py"), *arguments(checkpoint, squares, out, *small)]
     process = Warm([sys.executable, *command])
-    while not (tmp_path / "two.npz.parts/000000.npz").exists() and process.poll() is None:
+    while not (out / "000000.parquet").exists() and process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.02)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert not out.exists()
+    assert len(list(out.glob("*.parquet"))) < 12
     done = run_warm([sys.executable, *command], world_size=2)
     assert done.returncode == 0, done.stderr
     (num_batches,) = re.findall(r"extracting: (\d+)/\1 batches", done.stderr)
     assert int(num_batches) < 6 * 20  # six parts are rank 0's, the first of which was there
-    assert extract(checkpoint, squares, one, *small_parts).exit_code == 0
-    ours, theirs = np.load(one), np.load(out)
-    assert sorted(ours) == sorted(theirs)
-    for name in ours:
-        if name.startswith("layer/"):  # the number of threads differs, and with it the rounding
+    monkeypatch.setattr(extraction, "VIDEOS_PER_PART", 1)
+    assert extract(checkpoint, squares, one, *small).exit_code == 0
+    names = [*COLUMNS.values(), "res5", "pool5"]
+    ours, theirs = FeatureFile(one).read(names), FeatureFile(out).read(names)
+    for name in names:
+        if name in ("res5", "pool5"):  # the number of threads differs, and with it the rounding
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
         else:
             np.testing.assert_array_equal(ours[name], theirs[name])

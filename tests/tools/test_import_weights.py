@@ -12,6 +12,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.evaluate import main as evaluate_main
 from res3d_video.tools.extract_features import main as extract_main
 from res3d_video.tools.import_weights import main
+from res3d_video.train.evaluation.features import FeatureFile
 from tests.schemas import check_schema
 from tests.train.test_importing import c3d_blobs, written
 from tests.train.test_models_convert import CaffeForward, TorchvisionForward
@@ -40,11 +41,12 @@ def test_an_imported_checkpoint_can_be_evaluated_and_gives_features(numbered: Sh
     check_schema("import_weights", made)
     assert (made["model"]["width"], made["mean"], made["classes"]) == (4, 128.0, ["even", "odd", "none"])
     common = ["--checkpoint", str(tmp_path / "w" / "res3d.pt"), "--data", str(numbered.data_dir), "--device", "cpu"]
-    out = tmp_path / "f.npz"
+    out = tmp_path / "f.parquet"
     command = [*common, "--subset", "test", "--layers", "res5b,pool5,prob", "--clips", "1", "--out", str(out)]
     extracted = CliRunner().invoke(extract_main, command, catch_exceptions=False)
     assert extracted.exit_code == 0, extracted.output
-    assert {name: np.load(out)[f"layer/{name}"].shape for name in ("res5b", "pool5", "prob")} == {
+    found = FeatureFile(out).read(["res5b", "pool5", "prob"])
+    assert {name: values.shape for name, values in found.items()} == {
         "res5b": (1, 32 * 49),
         "pool5": (1, 32),
         "prob": (1, 3),

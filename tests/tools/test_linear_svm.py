@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from res3d_video.tools.linear_svm import main
-from res3d_video.train.evaluation.features.files import Features, save_features
+from res3d_video.train.evaluation.features import Features, save_features
 from tests.schemas import check_schema
 
 CLASSES = ["jump", "run", "walk"]
@@ -61,8 +61,8 @@ def svm(*options: str) -> Result:
 
 @pytest.fixture
 def gym(tmp_path: Path) -> str:
-    save_features(tmp_path / "gym.npz", made())
-    return str(tmp_path / "gym.npz")
+    save_features(tmp_path / "gym.parquet", made())
+    return str(tmp_path / "gym.parquet")
 
 
 def test_all_splits_are_scored_and_averaged(gym: str) -> None:
@@ -84,8 +84,8 @@ def test_all_splits_are_scored_and_averaged(gym: str) -> None:
 
 
 def test_numbers_and_pictures_are_written(tmp_path: Path) -> None:
-    save_features(tmp_path / "noisy.npz", made(noise=0.6))
-    command = ("--features", str(tmp_path / "noisy.npz"), "--pca", "2,8,100", "--out", str(tmp_path / "svm"))
+    save_features(tmp_path / "noisy.parquet", made(noise=0.6))
+    command = ("--features", str(tmp_path / "noisy.parquet"), "--pca", "2,8,100", "--out", str(tmp_path / "svm"))
     result = svm(*command, "--json", str(tmp_path / "svm.json"))
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "svm.json").read_text())
@@ -107,9 +107,9 @@ def test_numbers_and_pictures_are_written(tmp_path: Path) -> None:
 
 
 def test_a_network_that_was_trained_on_test_videos_is_told(tmp_path: Path) -> None:
-    save_features(tmp_path / "gym.npz", made(trained_on="gym"))
+    save_features(tmp_path / "gym.parquet", made(trained_on="gym"))
     notes = [
-        line for line in svm("--features", str(tmp_path / "gym.npz"), "--c", "1").stdout.splitlines() if ":" in line
+        line for line in svm("--features", str(tmp_path / "gym.parquet"), "--c", "1").stdout.splitlines() if ":" in line
     ]
     assert notes == [
         f"note: split {split}: the network was trained on 18 of the 18 test videos" for split in ("2", "3")
@@ -120,11 +120,11 @@ def test_splits_that_the_files_lack_videos_of_are_left_out(tmp_path: Path) -> No
     whole = made()
     # all videos of split 1; split 2 as if the dataset had more of it, as HMDB51's splits do
     whole.about["data"]["num_videos"]["2"]["train"] += 7
-    save_features(tmp_path / "f.npz", whole)
-    result = svm("--features", str(tmp_path / "f.npz"), "--c", "1")
+    save_features(tmp_path / "f.parquet", whole)
+    result = svm("--features", str(tmp_path / "f.parquet"), "--c", "1")
     assert [line.split()[0] for line in result.stdout.splitlines()[2:5]] == ["1", "3", "mean"]
     assert "note: left out, split 2: the files lack 7 of its videos; extract them with --subset all" in result.stdout
-    refused = svm("--features", str(tmp_path / "f.npz"), "--splits", "1,2")
+    refused = svm("--features", str(tmp_path / "f.parquet"), "--splits", "1,2")
     assert refused.exit_code == 1
     assert refused.stderr == "error: split 2: the files lack 7 of its videos; extract them with --subset all\n"
 
@@ -141,7 +141,11 @@ def test_one_split_has_no_spread(gym: str) -> None:
         (["--c", "0"], 2, "'0' has a number that is not above 0"),
         (["--pca", "1.5"], 2, "'1.5' is not a list of numbers"),
         (["--layer", "fc6"], 1, "has no fc6; choose pool5"),
-        (["--features", "nowhere.npz"], 1, "nowhere.npz does not exist; make it with tools/extract_features.py"),
+        (
+            ["--features", "nowhere.parquet"],
+            1,
+            "nowhere.parquet does not exist; make it with tools/",
+        ),
     ],
 )
 def test_errors_name_the_value(gym: str, options: list[str], code: int, message: str) -> None:
@@ -153,7 +157,7 @@ def test_errors_name_the_value(gym: str, options: list[str], code: int, message:
 @pytest.mark.parametrize(
     ("module", "options", "message"),
     [
-        ("sklearn.svm", [], 'scikit-learn is not installed; pip install "res3d-video[features]"'),
+        ("sklearn.svm", [], "sklearn.svm is not installed; pip install -e '.[features]'"),
         ("matplotlib.figure", ["--out", "svm"], 'matplotlib is not installed; pip install "res3d-video[bench]"'),
     ],
 )
@@ -166,12 +170,12 @@ def test_a_missing_package_is_one_line(
 
 
 def test_the_end_of_the_grid_is_told_when_more_might_be_gained(tmp_path: Path) -> None:
-    save_features(tmp_path / "noisy.npz", made(noise=0.6))
+    save_features(tmp_path / "noisy.parquet", made(noise=0.6))
     out = tmp_path / "svm.json"
-    result = svm("--features", str(tmp_path / "noisy.npz"), "--c", "0.0001,0.01", "--json", str(out))
+    result = svm("--features", str(tmp_path / "noisy.parquet"), "--c", "0.0001,0.01", "--json", str(out))
     for name, split in json.loads(out.read_text())["splits"].items():
         right = split["c_accuracy"]
         told = f"note: split {name}: C = 0.01 is at the end of --c; try a wider range" in result.stdout
         assert told == (right["0.01"] > right["0.0001"])
-    equal = svm("--features", str(tmp_path / "noisy.npz"), "--c", "1,1.0000001")
+    equal = svm("--features", str(tmp_path / "noisy.parquet"), "--c", "1,1.0000001")
     assert "at the end of --c" not in equal.stdout

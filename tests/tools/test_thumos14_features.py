@@ -10,9 +10,11 @@ from click.testing import CliRunner, Result
 
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.thumos14 import main
-from res3d_video.train.evaluation.features.rows import read_rows
-from res3d_video.train.evaluation.thumos14.windows import read_windows
+from res3d_video.train.evaluation.features import read_rows
 from res3d_video.train.main import main as train_main
+from res3d_video.train.paper import thumos14_features
+from res3d_video.train.paper.thumos14 import read_windows
+from tests.parquet import write_parquet
 from tests.train.conftest import SMALL, build_squares
 from tests.warm import run_warm
 
@@ -39,6 +41,14 @@ def folder(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+SMALL_PARTS = """
+import res3d_video.train.paper.thumos14_features
+train.paper.thumos14_features.WINDOWS_PER_PART = 2
+from res3d_video.tools.thumos14 import main
+main()
+"""
+
+
 def run(*words: object) -> Result:
     result = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
     assert "Traceback" not in result.output
@@ -52,15 +62,15 @@ def features(squares: ShardIndex, folder: Path, out: Path, *options: object) -> 
 
 def test_from_a_checkpoint_to_mean_average_precision(squares: ShardIndex, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is in the extra `features`")
-    result = features(squares, folder, tmp_path / "f.npz")
+    result = features(squares, folder, tmp_path / "f.parquet")
     assert result.exit_code == 0, result.output
-    assert f"pool5 of 12 windows: {tmp_path / 'f.npz'}" in result.stdout
-    names, values = read_rows(tmp_path / "f.npz", layers=["pool5"])
+    assert f"pool5 of 12 windows: {tmp_path / 'f.parquet'}" in result.stdout
+    names, values = read_rows(tmp_path / "f.parquet", layers=["pool5"])
     assert names == read_windows(folder / "w.jsonl").keys
     assert values["pool5"].shape == (12, 128)
     # The two windows of a video, 0…16 and 4…20, have IoU 1 and 0.6 with its dive; three videos have none.
-    training = ["--train-windows", folder / "w.jsonl", "--train-features", tmp_path / "f.npz"]
-    words = ["--windows", folder / "w.jsonl", "--features", tmp_path / "f.npz", "--annotations", folder / "lists"]
+    training = ["--train-windows", folder / "w.jsonl", "--train-features", tmp_path / "f.parquet"]
+    words = ["--windows", folder / "w.jsonl", "--features", tmp_path / "f.parquet", "--annotations", folder / "lists"]
     result = run("detect", *words, *training, "--out", tmp_path / "d.txt")
     assert result.exit_code == 0, result.output
     assert "detections of 1 classes in 12 windows" in result.stdout
@@ -75,32 +85,36 @@ def test_a_finished_file_is_not_made_again_and_a_strange_one_not_replaced(
     squares: ShardIndex, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "f.parquet"
-    pytest.importorskip("pyarrow", reason="pyarrow is in the extra `features`")
     assert features(squares, folder, out).exit_code == 0
-    before = out.stat().st_mtime_ns
+    before = (out / "000000.parquet").stat().st_mtime_ns
     again = features(squares, folder, out)
     assert (again.exit_code, again.stdout) == (0, f"pool5 of 12 windows: {out}, there already, made in the same way\n")
-    assert out.stat().st_mtime_ns == before
+    assert (out / "000000.parquet").stat().st_mtime_ns == before
     assert read_rows(out, layers=["pool5"])[1]["pool5"].dtype == np.float16
     refused = features(squares, folder, out, "--layer", "res5")
     assert refused.exit_code == 1
     assert refused.stderr.startswith(f"error: layers: {out} was made with pool5, this run has res5; choose another")
-    (tmp_path / "strange.npz").write_bytes(b"something else")
-    refused = features(squares, folder, tmp_path / "strange.npz")
-    assert (refused.exit_code, (tmp_path / "strange.npz").read_bytes()) == (1, b"something else")
+    (tmp_path / "strange.parquet").write_bytes(b"something else")
+    refused = features(squares, folder, tmp_path / "strange.parquet")
+    assert (refused.exit_code, (tmp_path / "strange.parquet").read_bytes()) == (1, b"something else")
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(squares: ShardIndex, folder: Path, tmp_path: Path) -> None:
-    small = ("--windows-per-part", 2)
-    assert features(squares, folder, tmp_path / "one.npz", *small).exit_code == 0
+def test_two_processes_find_what_one_finds(
+    squares: ShardIndex, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thumos14_features, "WINDOWS_PER_PART", 2)
+    assert features(squares, folder, tmp_path / "one.parquet").exit_code == 0
     words = ["--checkpoint", folder / "latest.pt", "--data", squares.data_dir, "--windows", folder / "w.jsonl"]
-    words += ["--device", "cpu", "--num-threads", 1, "--batch-size", 5, "--out", tmp_path / "two.npz", *small]
-    done = run_warm([sys.executable, "tools/thumos14.py", "features", *map(str, words)], world_size=2)
+    words += ["--device", "cpu", "--num-threads", 1, "--batch-size", 5, "--out", tmp_path / "two.parquet"]
+    (tmp_path / "small.py").write_text(SMALL_PARTS)
+    done = run_warm([sys.executable, str(tmp_path / "small.py"), "features", *map(str, words)], world_size=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("pool5 of 12 windows") == 1
-    assert not (tmp_path / "two.npz.parts").exists()
-    (keys, one), (keys_of_two, two) = (read_rows(tmp_path / f"{name}.npz", layers=["pool5"]) for name in ("one", "two"))
+    assert len(list((tmp_path / "two.parquet").iterdir())) == 6
+    (keys, one), (keys_of_two, two) = (
+        read_rows(tmp_path / f"{name}.parquet", layers=["pool5"]) for name in ("one", "two")
+    )
     assert keys_of_two == keys
     np.testing.assert_allclose(
         two["pool5"], one["pool5"], rtol=2e-3, atol=2e-3
@@ -109,9 +123,8 @@ def test_two_processes_find_what_one_finds(squares: ShardIndex, folder: Path, tm
 
 def test_windows_without_features_are_counted_and_named(squares: ShardIndex, folder: Path, tmp_path: Path) -> None:
     keys = read_windows(folder / "w.jsonl").keys
-    scores = np.random.default_rng(0).random((11, 1))
-    np.savez(tmp_path / "s.npz", keys=np.array(keys[1:]), classes=["Diving"], scores=scores)
-    words = ["--windows", folder / "w.jsonl", "--scores", tmp_path / "s.npz", "--out", tmp_path / "d.txt"]
+    write_parquet(tmp_path / "s.parquet", key=keys[1:], Diving=np.random.default_rng(0).random(11))
+    words = ["--windows", folder / "w.jsonl", "--scores", tmp_path / "s.parquet", "--out", tmp_path / "d.txt"]
     result = run("detect", *words)
     assert result.exit_code == 0, result.output
     assert "note: nothing for 1 of 12 windows, such as g0_left/000000-000016" in result.stdout
@@ -121,7 +134,7 @@ def test_windows_without_features_are_counted_and_named(squares: ShardIndex, fol
     ("options", "code", "message"),
     [
         (["--layer", "fc6"], 1, "fc6 does not exist"),
-        (["--out", "f.txt"], 2, "--out: f.txt must end in .npz or .parquet"),
+        (["--out", "f.txt"], 2, "--out: f.txt must end in .parquet"),
         (["--batch-size", 0], 2, "--batch-size"),
         (["--windows", "{}/videos.txt"], 1, "videos.txt, line 1: not a window ("),
         (["--checkpoint", "{}/videos.txt"], 1, "videos.txt cannot be read"),
@@ -131,6 +144,6 @@ def test_errors_are_one_line_that_names_the_value(
     squares: ShardIndex, folder: Path, tmp_path: Path, options: list, code: int, message: str
 ) -> None:
     words = [str(option).format(folder) for option in options]
-    result = features(squares, folder, tmp_path / "f.npz", *words)
+    result = features(squares, folder, tmp_path / "f.parquet", *words)
     assert result.exit_code == code, result.output
     assert message in result.stderr

@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.train.evaluation.aslan.distances import DISTANCES, PAIRS_AT_ONCE, describe_pairs, pair_distances
-from res3d_video.train.evaluation.aslan.pairs import (
+from res3d_video.train.evaluation.features import FeatureError, l2_normalised, read_rows
+from res3d_video.train.paper.aslan import (
+    DISTANCES,
+    PAIRS_AT_ONCE,
     Pairs,
     cross_validate,
+    describe_pairs,
     mean_and_error,
+    pair_distances,
     read_pairs,
     rows_of_samples,
     score_fold,
     without_missing,
 )
-from res3d_video.train.evaluation.features.files import FeatureError
-from res3d_video.train.evaluation.features.rows import l2_normalised, read_rows
+from tests.parquet import write_parquet
 
 distance = pytest.importorskip("scipy.spatial.distance", reason="scipy is in the extra `features`")
 io = pytest.importorskip("scipy.io")
@@ -146,14 +149,14 @@ def test_pairs_without_features_are_left_out_and_the_videos_named() -> None:
 
 
 def test_feature_files_are_read_by_source_and_else_by_key(tmp_path: Path) -> None:
-    path, rows = tmp_path / "f.npz", np.ones((2, 3), np.float16)
-    np.savez(path, **{"keys": np.array(["00", "01"]), "sources": np.array(["x", "y"]), "layer/pool5": rows})
-    assert read_rows(path, layers=["pool5"], names=("sources", "keys"))[0] == ["x", "y"]
+    path, rows = tmp_path / "f.parquet", np.ones((2, 3), np.float16)
+    write_parquet(path, key=["00", "01"], source=["x", "y"], pool5=rows)
+    assert read_rows(path, layers=["pool5"], names=("source", "key"))[0] == ["x", "y"]
     names, values = read_rows(path, layers=["pool5"])
     assert names == ["00", "01"]
     assert values["pool5"].tolist() == [[1] * 3] * 2
-    np.savez(path, **{"keys": np.array(["00", "01"]), "layer/pool5": rows})
-    assert read_rows(path, layers=[], names=("sources", "keys"))[0] == ["00", "01"]
+    write_parquet(path, key=["00", "01"], pool5=rows)
+    assert read_rows(path, layers=[], names=("source", "key"))[0] == ["00", "01"]
     with pytest.raises(FeatureError, match="has no res5b; choose pool5"):
         read_rows(path, layers=["res5b"])
 
@@ -162,14 +165,15 @@ def test_feature_files_are_read_by_source_and_else_by_key(tmp_path: Path) -> Non
     ("keys", "rows", "message"),
     [
         (["a", "a"], np.ones((2, 3)), "has a twice; extract one row a video, not one a clip"),
-        (["a"], np.ones((2, 3)), r"has 1 keys and layer pool5 of float64 \[2, 3\]"),
-        (["a", "b"], np.full((2, 3), np.nan), "holds values that are not finite; extract it again"),
+        ([1, 2], np.ones((2, 3)), r"key of .*f.parquet is int64; make it again"),
+        (["a", "b"], np.ones(2), "has lists of numbers in  alone; choose among them"),
+        (["a", "b"], np.full((2, 3), np.nan), "pool5 of .* holds values that are not finite; make it again"),
     ],
 )
 def test_damaged_feature_files_are_refused(tmp_path: Path, keys: list, rows: np.ndarray, message: str) -> None:
-    np.savez(tmp_path / "f.npz", **{"keys": np.array(keys), "layer/pool5": rows})
+    write_parquet(tmp_path / "f.parquet", key=keys, pool5=rows)
     with pytest.raises(FeatureError, match=message):
-        read_rows(tmp_path / "f.npz", layers=["pool5"])
+        read_rows(tmp_path / "f.parquet", layers=["pool5"])
 
 
 def folds_of(num_folds: int, num_pairs: int, *, signal: float) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from res3d_video.train.evaluation.thumos14.annotations import AMBIGUOUS, Segments
-from res3d_video.train.evaluation.thumos14.scoring import IOU_THRESHOLDS, average_precision, evaluate, match
+from res3d_video.train.paper.thumos14 import AMBIGUOUS, IOU_THRESHOLDS, Segments, average_precision, evaluate, match
 
 
 def truths(*rows: tuple[str, float, float], name: str = "Diving") -> Segments:

@@ -1,6 +1,8 @@
 """Features of videos: the same as by hand, by one rank or several, with a kill in between or without."""
 
 import copy
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,16 +17,15 @@ from res3d_video.pipeline.loader import Batch, ClipLoader
 from res3d_video.pipeline.plan import EvalPlan
 from res3d_video.train.checkpoint import data_identity
 from res3d_video.train.config import TrainConfig, to_dict
-from res3d_video.train.evaluation.features.extraction import Extraction, ExtractOptions
-from res3d_video.train.evaluation.features.files import (
-    FeatureError,
-    average_videos,
-    load_features,
-    read_about,
-    read_dims,
+from res3d_video.train.evaluation import extraction as extraction_module
+from res3d_video.train.evaluation.extraction import (
+    Extraction,
+    PartFeatures,
+    PartsPlan,
+    cut_into_parts,
+    weights_fingerprint,
 )
-from res3d_video.train.evaluation.features.parted import weights_fingerprint
-from res3d_video.train.evaluation.features.parts import PartFeatures, PartsPlan, cut_into_parts
+from res3d_video.train.evaluation.features import FeatureError, FeatureFile, average_videos, load_features
 from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.precision import channels_last
 from res3d_video.train.ranks import Ranks
@@ -33,7 +34,14 @@ CONFIG = TrainConfig(
     model=ModelConfig("res3d10", width=4), clip=ClipSpec(num_frames=4, frame_stride=2, crop_size=32, resize=32)
 )
 LAYERS = ("res5", "pool5")
-OPTIONS = ExtractOptions(layers=LAYERS, num_clips=3, videos_per_part=5)
+OPTIONS: dict[str, Any] = {"layers": LAYERS, "num_clips": 3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def five_videos_a_part() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction_module, "VIDEOS_PER_PART", 5)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +55,25 @@ def state(squares: ShardIndex) -> dict[str, Any]:
 
 
 def extraction(state: dict, index: ShardIndex, out: Path, **options: Any) -> Extraction:
-    changed = ExtractOptions(**{**vars(OPTIONS), **options})
-    return Extraction(state, index, np.arange(index.num_samples), changed, out=out, device=torch.device("cpu"))
+    samples, device = np.arange(index.num_samples), torch.device("cpu")
+    return Extraction(state, index, samples, out=out, device=device, **OPTIONS | options)
 
 
-def extract(state: dict, index: ShardIndex, out: Path, *, world_size: int = 1, **options: Any) -> bytes:
-    """All ranks one after another, in reverse; what the file holds."""
+def extract(state: dict, index: ShardIndex, out: Path, *, world_size: int = 1, **options: Any) -> dict[str, bytes]:
+    """All ranks one after another, in reverse; what the parts hold."""
     for rank in reversed(range(world_size)):
         extraction(state, index, out, **options).extract(Ranks(rank, rank, world_size), batch_size=4)
-    extraction(state, index, out, **options).merge()
-    return out.read_bytes()
+    return contents(out)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
 @pytest.fixture(scope="module")
 def whole(state: dict, squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features of all squares, made by one rank without a break."""
-    out = tmp_path_factory.mktemp("whole") / "features.npz"
+    out = tmp_path_factory.mktemp("whole") / "features.parquet"
     extract(state, squares, out)
     return out
 
@@ -98,11 +109,11 @@ def test_features_are_the_mean_over_a_videos_clips(state: dict, squares: ShardIn
 def test_clips_are_rows_of_their_own_and_average_to_the_videos(
     state: dict, squares: ShardIndex, whole: Path, tmp_path: Path
 ) -> None:
-    extract(state, squares, tmp_path / "clips.npz", per_clip=True)
-    arrays = np.load(tmp_path / "clips.npz")
-    assert arrays["layer/pool5"].shape == (36, 32)
-    assert arrays["starts"].tolist() == [0, 6, 13] * 12  # 20 frames, clips span 7
-    means, videos = (load_features([path], LAYERS) for path in (tmp_path / "clips.npz", whole))
+    extract(state, squares, tmp_path / "clips.parquet", per_clip=True)
+    found = FeatureFile(tmp_path / "clips.parquet").read(["pool5", "start"])
+    assert found["pool5"].shape == (36, 32)
+    assert found["start"].tolist() == [0, 6, 13] * 12  # 20 frames, clips span 7
+    means, videos = (load_features([path], LAYERS) for path in (tmp_path / "clips.parquet", whole))
     assert means.keys.tolist() == videos.keys.tolist()
     np.testing.assert_allclose(means.layers["res5"], videos.layers["res5"], rtol=1e-5, atol=1e-6)
 
@@ -111,13 +122,13 @@ def test_two_ranks_or_more_than_parts_make_the_bytes_of_one(
     state: dict, squares: ShardIndex, whole: Path, tmp_path: Path
 ) -> None:
     for world_size in (2, 4):  # three parts, so the fourth rank has nothing to do
-        assert extract(state, squares, tmp_path / f"{world_size}.npz", world_size=world_size) == whole.read_bytes()
+        assert extract(state, squares, tmp_path / f"{world_size}.parquet", world_size=world_size) == contents(whole)
 
 
 def test_what_was_done_before_a_kill_is_kept_and_the_end_is_the_same(
     state: dict, squares: ShardIndex, whole: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "features.npz"
+    out = tmp_path / "features.parquet"
 
     def kill(done: int, total: int) -> None:
         if done == 5:  # of four batches a part: in the second
@@ -127,36 +138,22 @@ def test_what_was_done_before_a_kill_is_kept_and_the_end_is_the_same(
         extraction(state, squares, out).extract(Ranks(), batch_size=4, on_batch=kill)
     run = extraction(state, squares, out)
     assert [run.path_of(part).exists() for part in range(3)] == [True, False, False]
-    (run.folder / f".{run.path_of(1).name}.tmp").write_bytes(b"half a pa")
+    (run.out / f".{run.path_of(1).name}.tmp").write_bytes(b"half a pa")
     before = run.path_of(0).stat().st_mtime_ns
     assert run.extract(Ranks(), batch_size=4) == 2
     assert run.path_of(0).stat().st_mtime_ns == before
-    assert run.merge() == 12
-    assert out.read_bytes() == whole.read_bytes()
-    assert not run.folder.exists()
+    assert len(load_features([out], LAYERS)) == 12
+    (run.out / f".{run.path_of(1).name}.tmp").unlink()
+    assert contents(out) == contents(whole)
 
 
 def test_a_damaged_part_is_made_again(state: dict, squares: ShardIndex, whole: Path, tmp_path: Path) -> None:
-    run = extraction(state, squares, tmp_path / "features.npz")
+    run = extraction(state, squares, tmp_path / "features.parquet")
     run.extract(Ranks(), batch_size=4)
     path = run.path_of(1)
     path.write_bytes(path.read_bytes()[:-100])
     assert run.extract(Ranks(), batch_size=4) == 1
-    run.merge()
-    assert run.out.read_bytes() == whole.read_bytes()
-
-
-def test_ranks_make_the_bytes_of_one_as_parquet_too_and_the_same_features(
-    state: dict, squares: ShardIndex, whole: Path, tmp_path: Path
-) -> None:
-    one, two = (extract(state, squares, tmp_path / f"{size}.parquet", world_size=size) for size in (1, 2))
-    assert one == two
-    found, expected = (load_features([path], LAYERS) for path in (tmp_path / "1.parquet", whole))
-    assert found.about == expected.about
-    assert found.subsets.tolist() == expected.subsets.tolist()
-    for layer in LAYERS:
-        np.testing.assert_array_equal(found.layers[layer], expected.layers[layer])
-    assert extraction(state, squares, tmp_path / "1.parquet").is_made(tmp_path / "1.parquet")
+    assert contents(run.out) == contents(whole)
 
 
 def test_res5b_and_pool5_of_res3d_and_fc6_of_c3d_have_the_papers_shapes(squares: ShardIndex, tmp_path: Path) -> None:
@@ -172,31 +169,29 @@ def test_res5b_and_pool5_of_res3d_and_fc6_of_c3d_have_the_papers_shapes(squares:
         weights = build_model(config.model, num_classes=3).state_dict()
         made_by = {"config": to_dict(config), "model": weights, "classes": ["a", "b", "c"], "step": 0}
         made_by["data"] = data_identity(squares)
-        options, out = ExtractOptions(layers=tuple(num_dims), num_clips=1), tmp_path / f"{name}.npz"
-        run = Extraction(made_by, squares, np.arange(2), options, out=out, device=torch.device("cpu"))
+        out, device = tmp_path / f"{name}.parquet", torch.device("cpu")
+        run = Extraction(made_by, squares, np.arange(2), layers=list(num_dims), num_clips=1, out=out, device=device)
         run.extract(Ranks(), batch_size=2)
-        run.merge()
-        assert {layer: read_dims(out, layer) for layer in num_dims} == num_dims
+        assert {layer: FeatureFile(out).num_dims(layer) for layer in num_dims} == num_dims
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": ("pool5",)}, "^layers: .*000000.npz was made with res5,pool5, this run has pool5; choose another"),
-        ({"num_clips": 2}, "^num_clips: .* was made with 3, this run has 2; .* or remove .*features.npz.parts$"),
+        ({"layers": ("pool5",)}, "^layers: .*features.parquet was made with res5,pool5, this run has pool5"),
+        ({"num_clips": 2}, "^num_clips: .* was made with 3, this run has 2; choose another --out or remove it$"),
         ({"dtype": "float16"}, "^dtype: .* was made with float32, this run has float16"),
         ({"per_clip": True}, "^per_clip: .* was made with False, this run has True"),
-        ({"videos_per_part": 6}, "^videos_per_part: .* was made with 5, this run has 6"),
     ],
 )
 def test_parts_made_in_another_way_are_refused(
     state: dict, squares: ShardIndex, tmp_path: Path, options: dict, message: str
 ) -> None:
-    first = extraction(state, squares, tmp_path / "features.npz")
+    first = extraction(state, squares, tmp_path / "features.parquet")
     with pytest.raises(KeyboardInterrupt):
         first.extract(Ranks(), batch_size=4, on_batch=stop_after_a_part)
     with pytest.raises(FeatureError, match=message):
-        extraction(state, squares, tmp_path / "features.npz", **options).extract(Ranks(), batch_size=4)
+        extraction(state, squares, tmp_path / "features.parquet", **options).extract(Ranks(), batch_size=4)
 
 
 def stop_after_a_part(done: int, total: int) -> None:
@@ -207,14 +202,14 @@ def stop_after_a_part(done: int, total: int) -> None:
 def test_parts_of_another_checkpoint_or_of_other_videos_are_refused(
     state: dict, squares: ShardIndex, tmp_path: Path
 ) -> None:
-    out = tmp_path / "features.npz"
+    out = tmp_path / "features.parquet"
     with pytest.raises(KeyboardInterrupt):
         extraction(state, squares, out).extract(Ranks(), batch_size=4, on_batch=stop_after_a_part)
     other = copy.deepcopy(state)
     other["model"]["head.bias"][0] += 1
     with pytest.raises(FeatureError, match=r"^checkpoint: .* was made with \w{8}…, this run has \w{8}…; choose"):
         extraction(other, squares, out).extract(Ranks(), batch_size=4)
-    fewer = Extraction(state, squares, np.arange(11), OPTIONS, out=out, device=torch.device("cpu"))
+    fewer = Extraction(state, squares, np.arange(11), out=out, device=torch.device("cpu"), **OPTIONS)
     with pytest.raises(FeatureError, match=r"^videos: .* was made with \w{8}…, this run has \w{8}…"):
         fewer.extract(Ranks(), batch_size=4)
 
@@ -222,20 +217,29 @@ def test_parts_of_another_checkpoint_or_of_other_videos_are_refused(
 def test_a_finished_file_is_known_and_a_strange_one_is_left_alone(
     state: dict, squares: ShardIndex, whole: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "features.npz"
-    assert not extraction(state, squares, out).is_made(out)
-    out.write_bytes(whole.read_bytes())
-    assert extraction(state, squares, out).is_made(out)
-    with pytest.raises(FeatureError, match=r"^num_clips: .*; choose another --out or remove .*features.npz$"):
-        extraction(state, squares, out, num_clips=4).is_made(out)
-    np.savez(out, x=np.zeros(3))
-    with pytest.raises(FeatureError, match="features.npz has no array 'about'"):
-        extraction(state, squares, out).is_made(out)
+    out = tmp_path / "features.parquet"
+    assert extraction(state, squares, out).missing() == [0, 1, 2]
+    shutil.copytree(whole, out)
+    assert not extraction(state, squares, out).missing()
+    with pytest.raises(FeatureError, match=r"^num_clips: .*features.parquet was .*; choose another --out or remove it"):
+        extraction(state, squares, out, num_clips=4).missing()
+    out = tmp_path / "strange.parquet"
+    out.write_bytes(b"something else")
+    with pytest.raises(FeatureError, match="strange.parquet: is a file, not a folder of features; choose another"):
+        extraction(state, squares, out).missing()
+
+
+def test_a_folder_that_lacks_parts_is_not_read(state: dict, squares: ShardIndex, tmp_path: Path) -> None:
+    out = tmp_path / "features.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        extraction(state, squares, out).extract(Ranks(), batch_size=4, on_batch=stop_after_a_part)
+    with pytest.raises(FeatureError, match=r"features.parquet has 1 of 3 parts; run the same extraction again"):
+        load_features([out], LAYERS)
 
 
 def test_a_layer_that_does_not_exist_is_named(state: dict, squares: ShardIndex, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="layers: fc6 does not exist; this model has .*pool5"):
-        extraction(state, squares, tmp_path / "f.npz", layers=("fc6",)).extract(Ranks(), batch_size=4)
+        extraction(state, squares, tmp_path / "f.parquet", layers=("fc6",)).extract(Ranks(), batch_size=4)
 
 
 def test_a_batch_never_spans_two_parts_and_every_clip_comes_once(squares: ShardIndex) -> None:
@@ -308,11 +312,11 @@ def test_numbers_that_the_file_cannot_hold_are_refused(value: float, dtype: str)
 
 
 def test_float16_halves_the_file(state: dict, squares: ShardIndex, whole: Path, tmp_path: Path) -> None:
-    extract(state, squares, tmp_path / "half.npz", dtype="float16")
-    half, full = (load_features([path], LAYERS).layers["pool5"] for path in (tmp_path / "half.npz", whole))
+    extract(state, squares, tmp_path / "half.parquet", dtype="float16")
+    half, full = (load_features([path], LAYERS).layers["pool5"] for path in (tmp_path / "half.parquet", whole))
     assert half.dtype == np.float16
     np.testing.assert_array_equal(half, full.astype(np.float16))
-    assert read_about(tmp_path / "half.npz")["dtype"] == "float16"
+    assert FeatureFile(tmp_path / "half.parquet").about()["dtype"] == "float16"
 
 
 def test_a_fingerprint_is_of_the_weights_and_not_of_how_they_lie_in_memory() -> None:
@@ -325,15 +329,7 @@ def test_a_fingerprint_is_of_the_weights_and_not_of_how_they_lie_in_memory() -> 
     assert weights_fingerprint(model.state_dict()) != before
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_clips": 0}, "num_clips: 0 is not possible; choose at least 1"),
-        ({"layers": ()}, "layers: none is not possible"),
-        ({"layers": ("a", "a")}, "layers: a,a is not possible; name one or more, each once"),
-        ({"dtype": "int8"}, "dtype: int8 does not exist; choose float16 or float32"),
-    ],
-)
-def test_impossible_options_are_named(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ExtractOptions(**options)
+def test_impossible_layers_are_named(state: dict, squares: ShardIndex, tmp_path: Path) -> None:
+    for layers, message in (((), "none is not possible"), (("a", "a"), "a,a is not possible; name one or more, each")):
+        with pytest.raises(ValueError, match=f"layers: {message}"):
+            extraction(state, squares, tmp_path / "f.parquet", layers=layers)

@@ -1,4 +1,4 @@
-"""Feature files: written, merged, read back; files that do not belong together."""
+"""Feature files: written in parts, read as one; files that do not belong together."""
 
 import dataclasses
 import json
@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from res3d_video.train.evaluation.features.files import (
+from res3d_video.train.evaluation.features import (
     FeatureError,
+    FeatureFile,
     Features,
     average_videos,
     load_features,
-    merge_features,
-    read_about,
-    read_dims,
+    read_rows,
     save_features,
 )
-from res3d_video.train.evaluation.features.rows import read_rows
+from tests.parquet import write_parquet
 
 DATA = {
     "name": "ucf",
@@ -70,20 +69,20 @@ def same(a: Features, b: Features) -> None:
         np.testing.assert_array_equal(a.layers[name], b.layers[name])
 
 
-@pytest.mark.parametrize("name", ["f.npz", "f.parquet"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_what_is_written_is_read(tmp_path: Path, name: str, dtype: type) -> None:
+def test_what_is_written_is_read(tmp_path: Path, dtype: type) -> None:
     written = features_of("a", "bé", "c", "d")
     layers = {layer: (values / 3).astype(dtype) for layer, values in written.layers.items()}
     subsets = np.array([[1, 2], [2, 0], [0, 0], [0, 1]], np.int8)
     written = dataclasses.replace(written, layers=layers, subsets=subsets, unreadable=np.array(["ü", "x y"]))
-    save_features(tmp_path / name, written)
-    found = load_features([tmp_path / name], ["res5b", "pool5"])
+    path = tmp_path / "f.parquet"
+    save_features(path, written)
+    found = load_features([path], ["res5b", "pool5"])
     same(found, written)
     assert (found.labels.dtype, found.subsets.dtype, found.keys.dtype.kind) == (np.int64, np.int8, "U")
     assert {values.dtype for values in found.layers.values()} == {np.dtype(dtype)}
-    assert (read_dims(tmp_path / name, "res5b"), read_dims(tmp_path / name, "pool5")) == (3, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+    assert (FeatureFile(path).num_dims("res5b"), FeatureFile(path).num_dims("pool5")) == (3, 2)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_pyarrow_alone_reads_a_parquet_file(tmp_path: Path) -> None:
@@ -96,57 +95,58 @@ def test_pyarrow_alone_reads_a_parquet_file(tmp_path: Path) -> None:
     assert json.loads(table.schema.metadata[b"about"]) == ABOUT
 
 
-@pytest.mark.parametrize("name", ["f.npz", "f.parquet"])
-def test_names_and_features_of_rows_alone_are_read_from_either_kind(tmp_path: Path, name: str) -> None:
-    save_features(tmp_path / name, features_of("a", "b"))
-    keys, values = read_rows(tmp_path / name, layers=["pool5"], names=("sources", "keys"))
+def test_names_and_features_of_rows_alone_are_read(tmp_path: Path) -> None:
+    save_features(tmp_path / "f.parquet", features_of("a", "b"))
+    keys, values = read_rows(tmp_path / "f.parquet", layers=["pool5"], names=("source", "key"))
     assert (keys, values["pool5"].tolist()) == (["a", "b"], [[0.0, -1.0], [-2.0, -3.0]])
 
 
 def test_rows_that_another_program_wrote_as_lists_of_any_length_are_read_too(tmp_path: Path) -> None:
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    table = pa.table({"key": ["a", "b"], "pool5": [[1.0, 2.0], [3.0, 4.0]]})
-    pq.write_table(table, tmp_path / "f.parquet")
-    keys, values = read_rows(tmp_path / "f.parquet", layers=["pool5"], names=("sources", "keys"))
+    write_parquet(tmp_path / "f.parquet", key=["a", "b"], pool5=[[1.0, 2.0], [3.0, 4.0]])
+    keys, values = read_rows(tmp_path / "f.parquet", layers=["pool5"], names=("source", "key"))
     assert (keys, values["pool5"].tolist()) == (["a", "b"], [[1.0, 2.0], [3.0, 4.0]])
 
 
 def test_a_file_that_wants_pyarrow_says_so_where_it_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "train.evaluation.features.parquet", raising=False)
-    monkeypatch.delattr("train.evaluation.features.parquet", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(FeatureError, match=r"f.parquet: pyarrow is not installed; pip install -e '.\[features\]'"):
         save_features(tmp_path / "f.parquet", features_of("a"))
 
 
-def test_numpy_alone_reads_a_file(tmp_path: Path) -> None:
-    save_features(tmp_path / "f.npz", features_of("a", "b"))
-    arrays = np.load(tmp_path / "f.npz")
-    assert arrays["keys"].tolist() == ["a.0", "b.0"]
-    assert arrays["layer/pool5"].tolist() == [[0, -1], [-2, -3]]
+def write_parts(folder: Path, *parts: Features) -> Path:
+    for number, part in enumerate(parts):
+        about = part.about | {"num_parts": len(parts)}
+        save_features(folder / f"{number:06}.parquet", dataclasses.replace(part, about=about))
+    return folder
 
 
-@pytest.mark.parametrize("name", ["whole.npz", "whole.parquet"])
-def test_merged_parts_are_the_whole(tmp_path: Path, name: str) -> None:
-    save_features(tmp_path / "1.npz", features_of("a", "b"))
-    save_features(tmp_path / "2.npz", features_of())  # all of it unreadable
-    save_features(tmp_path / "3.npz", features_of("a longer name", first=5))
-    parts = [tmp_path / f"{n}.npz" for n in (1, 2, 3)]
-    assert merge_features(parts, tmp_path / name) == 3
-    whole = load_features([tmp_path / name], ["res5b", "pool5"])
+def test_parts_are_read_as_one(tmp_path: Path) -> None:
+    empty = dataclasses.replace(features_of(), unreadable=np.array(["x"]))
+    folder = write_parts(tmp_path / "f.parquet", features_of("a", "b"), empty, features_of("a longer name", first=5))
+    whole = load_features([folder], ["res5b", "pool5"])
     assert whole.sources.tolist() == ["a", "b", "a longer name"]
     assert whole.layers["res5b"].tolist() == [[0, 1, 2], [3, 4, 5], [5, 6, 7]]
     assert whole.layers["pool5"].tolist() == [[0, -1], [-2, -3], [5, 4]]
-    same(whole, load_features([tmp_path / "1.npz", tmp_path / "3.npz"], ["res5b", "pool5"]))
+    assert whole.unreadable.tolist() == ["x"]
+    assert pytest.importorskip("pyarrow.parquet").read_table(folder)["source"].to_pylist() == whole.sources.tolist()
+    (folder / "000001.parquet").unlink()
+    with pytest.raises(FeatureError, match=r"f.parquet has 2 of 3 parts; run the same extraction again"):
+        read_rows(folder, layers=["pool5"])
 
 
 def test_a_dataset_of_which_nothing_decodes_is_an_error(tmp_path: Path) -> None:
-    save_features(tmp_path / "1.npz", dataclasses.replace(features_of(), unreadable=np.array(["a", "b"])))
-    with pytest.raises(FeatureError, match="ucf: none of its 2 videos could be decoded; run tools/check_shards.py"):
-        merge_features([tmp_path / "1.npz"], tmp_path / "whole.npz")
-    assert not (tmp_path / "whole.npz").exists()
+    empty = dataclasses.replace(features_of(), unreadable=np.array(["a", "b"]))
+    folder = write_parts(tmp_path / "f.parquet", empty)
+    with pytest.raises(FeatureError, match="f.parquet has no row, for none of 2 videos could be decoded; run tools/"):
+        load_features([folder], ["pool5"])
+
+
+def test_an_npz_of_an_earlier_version_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz", x=np.zeros(3))
+    with pytest.raises(FeatureError, match="f.npz is no longer read; extract the features again, to a .parquet"):
+        load_features([tmp_path / "f.npz"], ["pool5"])
 
 
 def test_clips_are_averaged_over_their_video_in_the_order_of_first_clips(tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_clips_are_averaged_over_their_video_in_the_order_of_first_clips(tmp_pat
     assert videos.labels.tolist() == clips.labels[[0, 2]].tolist()
     # rows of z: (0, 1, 2), (3, 4, 5), (9, 10, 11)
     assert videos.layers["res5b"].tolist() == [[4, 5, 6], [6, 7, 8]]
-    save_features(tmp_path / "clips.npz", clips)
-    assert load_features([tmp_path / "clips.npz"], ["res5b"]).layers["res5b"].tolist() == [[4, 5, 6], [6, 7, 8]]
+    save_features(tmp_path / "clips.parquet", clips)
+    assert load_features([tmp_path / "clips.parquet"], ["res5b"]).layers["res5b"].tolist() == [[4, 5, 6], [6, 7, 8]]
 
 
 @pytest.mark.parametrize(
@@ -166,24 +166,23 @@ def test_clips_are_averaged_over_their_video_in_the_order_of_first_clips(tmp_pat
     [
         (
             {"checkpoint": ABOUT["checkpoint"] | {"fingerprint": "ffff"}},
-            "one.npz and .*two.npz differ in checkpoint; extract both",
+            "one.parquet and .*two.parquet differ in checkpoint; extract both",
         ),
         ({"clip": {"num_frames": 16}, "compute": "bfloat16"}, "differ in clip, compute"),
-        ({}, "b is in two of the files; give each video once"),
+        ({}, "b is twice in .*one.parquet, .*two.parquet; give each video once"),
     ],
 )
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, other: dict, message: str) -> None:
-    save_features(tmp_path / "one.npz", features_of("a", "b"))
-    save_features(tmp_path / "two.npz", features_of("b", "c", **other))
+    save_features(tmp_path / "one.parquet", features_of("a", "b"))
+    save_features(tmp_path / "two.parquet", features_of("b", "c", **other))
     with pytest.raises(FeatureError, match=message):
-        load_features([tmp_path / "one.npz", tmp_path / "two.npz"], ["pool5"])
+        load_features([tmp_path / "one.parquet", tmp_path / "two.parquet"], ["pool5"])
 
 
-@pytest.mark.parametrize("name", ["f.npz", "f.parquet"])
-def test_errors_of_a_file_name_it_and_the_way_out(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
+def test_errors_of_a_file_name_it_and_the_way_out(tmp_path: Path) -> None:
+    path, name = tmp_path / "f.parquet", "f.parquet"
     with pytest.raises(FeatureError, match=f"{name} does not exist; make it with tools/extract_features.py"):
-        read_about(path)
+        FeatureFile(path)
     save_features(path, features_of("a"))
     with pytest.raises(FeatureError, match=f"{name} has no fc6; choose res5b, pool5"):
         load_features([path], ["fc6"])
@@ -194,17 +193,15 @@ def test_errors_of_a_file_name_it_and_the_way_out(tmp_path: Path, name: str) -> 
             load_features([path], ["pool5"])
     save_features(path, features_of("a", format=2))
     with pytest.raises(FeatureError, match="has format 2, this version reads 1"):
-        read_about(path)
+        FeatureFile(path).about()
 
 
 def test_a_file_that_is_not_one_of_features_is_named(tmp_path: Path) -> None:
-    np.savez(tmp_path / "f.npz", x=np.zeros(3))
-    with pytest.raises(FeatureError, match="f.npz has no array 'about'"):
-        read_about(tmp_path / "f.npz")
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "f.parquet")
-    with pytest.raises(FeatureError, match="f.parquet has no array 'about'"):
-        read_about(tmp_path / "f.parquet")
+    write_parquet(tmp_path / "f.parquet", x=[1])
+    with pytest.raises(FeatureError, match="f.parquet has no metadata 'about'; make it with tools/extract_features.py"):
+        load_features([tmp_path / "f.parquet"], [])
+    with pytest.raises(FeatureError, match="f.parquet has no column 'key'; make it with tools/extract_features.py"):
+        read_rows(tmp_path / "f.parquet", layers=["pool5"])
 
 
 def test_missing_videos_of_a_split_are_counted() -> None:

@@ -12,7 +12,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.sync import sync_dataset
 from res3d_video.tools import evaluate, extract_features
 from res3d_video.train.checkpoint import load_checkpoint
-from res3d_video.train.evaluation.features.files import read_array
+from res3d_video.train.evaluation.features import FeatureFile
 from tests.s3_server import S3Server
 from tests.train.conftest import Trainer, read_metrics
 
@@ -48,11 +48,12 @@ def test_training_and_scoring_from_s3_equal_those_from_the_folder(
         out = tmp_path / "scores.json"
         assert CliRunner().invoke(evaluate.main, [*words, "--json", str(out)]).exit_code == 0
         scores.append(json.loads(out.read_text())["predictions"])
-        features = tmp_path / f"{len(scores)}.npz"
+        features = tmp_path / f"{len(scores)}.parquet"
         done = CliRunner().invoke(extract_features.main, [*words, "--layers", "pool5", "--out", str(features)])
         assert done.exit_code == 0, done.output
     assert scores[0] == scores[1]
-    assert np.array_equal(read_array(tmp_path / "1.npz", "layer/pool5"), read_array(tmp_path / "2.npz", "layer/pool5"))
+    one, two = (FeatureFile(tmp_path / f"{n}.parquet").read(["pool5"])["pool5"] for n in (1, 2))
+    assert np.array_equal(one, two)
 
 
 def test_a_run_begun_from_a_folder_goes_on_from_a_copy_of_it_elsewhere(

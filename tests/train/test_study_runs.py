@@ -10,12 +10,12 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.train.config import PARTS, TrainConfig
 from res3d_video.train.main import main
 from res3d_video.train.models import MODELS
+from res3d_video.train.paper.study import StudyRun, StudySettings, is_enlarged, plan_run, shards_for, unique_runs
+from res3d_video.train.paper.tables import TABLES, Row
 from res3d_video.train.resolve import configure
-from res3d_video.train.study.runs import StudyRun, StudySettings, is_enlarged, plan_run, shards_for, unique_runs
-from res3d_video.train.study.tables import TABLES, Row
 
 FULL = StudySettings()
-SMALL = StudySettings(steps=30, batch_size=8, lr=0.05, size=56, width_scale=0.125, flip=False)
+SMALL = StudySettings(steps=30, batch_size=8, lr=0.05, size=56, width_scale=0.125)
 ROWS = [(table.number, row) for table in TABLES.values() for row in table.rows]
 
 

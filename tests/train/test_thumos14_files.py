@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from res3d_video.train.evaluation.thumos14.annotations import (
+from res3d_video.train.paper.thumos14 import (
     AMBIGUOUS,
     CLASS_IDS,
     Segments,
+    evaluate,
     read_annotations,
     read_detections,
     suppress,
     write_detections,
 )
-from res3d_video.train.evaluation.thumos14.scoring import evaluate
 
 
 def test_lists_of_a_folder_are_read_by_class_and_subset(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from res3d_video.pipeline.loader import ClipLoader
 from res3d_video.pipeline.plan import PlannedClips
 from res3d_video.train.checkpoint import data_identity
 from res3d_video.train.config import TrainConfig, to_dict
-from res3d_video.train.evaluation.features.files import ROW_ARRAYS, FeatureError, Features, read_about, read_array
-from res3d_video.train.evaluation.thumos14.segments import frames_of_window
-from res3d_video.train.evaluation.thumos14.window_features import WindowExtraction, WindowPlan, samples_of_windows
-from res3d_video.train.evaluation.thumos14.windows import VideoLength, WindowList, list_windows
+from res3d_video.train.evaluation.features import COLUMNS, FeatureError, FeatureFile, Features
 from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.models.layers import take_layers
+from res3d_video.train.paper import thumos14_features
+from res3d_video.train.paper.thumos14 import VideoLength, WindowList, frames_of_window, list_windows
+from res3d_video.train.paper.thumos14_features import WindowExtraction, WindowPlan, samples_of_windows
 from res3d_video.train.ranks import Ranks
 from tests.clips import damaged_copy, shown
 from tests.oracle import oracle_clips
@@ -48,20 +48,27 @@ def windows(squares: ShardIndex) -> WindowList:
     return list_windows([VideoLength(name, 20, 25) for name in names[1:3]])
 
 
-def extraction(
-    state: dict, index: ShardIndex, windows: WindowList, out: Path, *, windows_per_part: int = 1024
-) -> WindowExtraction:
-    device = torch.device("cpu")
-    return WindowExtraction(state, index, windows, ["pool5"], out=out, device=device, windows_per_part=windows_per_part)
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thumos14_features, "WINDOWS_PER_PART", 4)
 
 
-def extract(state: dict, index: ShardIndex, windows: WindowList, out: Path, **options: int) -> Features:
+def extraction(state: dict, index: ShardIndex, windows: WindowList, out: Path) -> WindowExtraction:
+    return WindowExtraction(state, index, windows, ["pool5"], out=out, device=torch.device("cpu"))
+
+
+def extract(state: dict, index: ShardIndex, windows: WindowList, out: Path) -> Features:
     """By one rank; the rows as they are in the file."""
-    run = extraction(state, index, windows, out, **options)
-    run.extract(Ranks(), batch_size=3)
-    run.merge()
-    arrays = {name: read_array(out, name) for name in (*ROW_ARRAYS, "unreadable")}
-    return Features(about=read_about(out), **arrays, layers={"pool5": read_array(out, "layer/pool5")})
+    extraction(state, index, windows, out).extract(Ranks(), batch_size=3)
+    file = FeatureFile(out)
+    found = file.read([*COLUMNS.values(), "pool5"])
+    arrays = {name: found[column] for name, column in COLUMNS.items()}
+    layers = {"pool5": found["pool5"]}
+    return Features(about=file.about(), **arrays, unreadable=file.unreadable(), layers=layers)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_window_of_every_length_shows_its_sixteen_frames(numbered: ShardIndex) -> None:
@@ -80,7 +87,7 @@ def test_a_window_of_every_length_shows_its_sixteen_frames(numbered: ShardIndex)
 def test_features_are_those_of_the_network_on_the_windows_clips(
     state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
 ) -> None:
-    found = extract(state, squares, windows, tmp_path / "f.npz")
+    found = extract(state, squares, windows, tmp_path / "f.parquet")
     assert (found.layers["pool5"].dtype, len(found.unreadable)) == (np.float16, 0)
     spec = replace(CONFIG.clip, num_frames=16, frame_stride=1)
     samples = samples_of_windows(squares, windows)
@@ -100,15 +107,15 @@ def test_features_are_those_of_the_network_on_the_windows_clips(
 
 
 def test_rows_come_by_length_and_then_as_listed_each_with_its_own_features(
-    state: dict, numbered: ShardIndex, tmp_path: Path
+    state: dict, numbered: ShardIndex, tmp_path: Path, small_parts: None
 ) -> None:
     listed = list_windows([VideoLength("g08_64", 64, 25)], lengths=(32, 16), overlap=0.5)  # 3 and 7 windows
     order = np.random.default_rng(0).permutation(len(listed))
     shuffled = listed.take(order)
-    found = extract(state, numbered, shuffled, tmp_path / "f.npz", windows_per_part=4)
+    found = extract(state, numbered, shuffled, tmp_path / "f.parquet")
     by_length = np.concatenate([np.flatnonzero(shuffled.lengths == length) for length in (16, 32)])
     assert found.keys.tolist() == [shuffled.keys[row] for row in by_length]
-    whole = extract(state, numbered, listed, tmp_path / "whole.npz")
+    whole = extract(state, numbered, listed, tmp_path / "whole.parquet")
     row_of = {key: row for row, key in enumerate(whole.keys)}
     expected = whole.layers["pool5"][[row_of[key] for key in found.keys]]
     assert found.layers["pool5"] == pytest.approx(expected, abs=2e-3, rel=2e-3)
@@ -116,38 +123,37 @@ def test_rows_come_by_length_and_then_as_listed_each_with_its_own_features(
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_make_the_bytes_of_one(state: dict, numbered: ShardIndex, tmp_path: Path, world_size: int) -> None:
+def test_ranks_make_the_bytes_of_one(
+    state: dict, numbered: ShardIndex, tmp_path: Path, world_size: int, small_parts: None
+) -> None:
     listed = list_windows([VideoLength("g08_64", 64, 25)], lengths=(16, 32), overlap=0.5)  # 7 and 3 windows
-    extract(state, numbered, listed, tmp_path / "one.npz", windows_per_part=4)  # parts of 4, 3 and 3 windows
+    extract(state, numbered, listed, tmp_path / "one.parquet")  # parts of 4, 3 and 3 windows
     for rank in reversed(range(world_size)):
-        run = extraction(state, numbered, listed, tmp_path / "many.npz", windows_per_part=4)
+        run = extraction(state, numbered, listed, tmp_path / "many.parquet")
         made = run.extract(Ranks(rank, rank, world_size), batch_size=3)
         assert made == len(range(rank, 3, world_size))
-    run.merge()
-    assert (tmp_path / "many.npz").read_bytes() == (tmp_path / "one.npz").read_bytes()
+    assert contents(tmp_path / "many.parquet") == contents(tmp_path / "one.parquet")
 
 
 def test_what_was_done_before_a_kill_is_kept_and_the_end_is_the_same(
-    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
+    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "f.npz"
+    out = tmp_path / "f.parquet"
+    monkeypatch.setattr(thumos14_features, "WINDOWS_PER_PART", 1)
 
     def kill(done: int, total: int) -> None:
         if (done, total) == (2, 4):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extraction(state, squares, windows, out, windows_per_part=1).extract(Ranks(), batch_size=3, on_batch=kill)
-    run = extraction(state, squares, windows, out, windows_per_part=1)
+        extraction(state, squares, windows, out).extract(Ranks(), batch_size=3, on_batch=kill)
+    run = extraction(state, squares, windows, out)
     assert [run.path_of(part).exists() for part in range(4)] == [True, True, False, False]
-    with pytest.raises(FeatureError, match=r"^windows: .*000000.npz was made with \w{8}…, this run has \w{8}…"):
-        extraction(state, squares, windows.take(np.array([1, 0, 2, 3])), out, windows_per_part=1).extract(
-            Ranks(), batch_size=3
-        )
+    with pytest.raises(FeatureError, match=r"^windows: .*f.parquet was made with \w{8}…, this run has \w{8}…"):
+        extraction(state, squares, windows.take(np.array([1, 0, 2, 3])), out).extract(Ranks(), batch_size=3)
     assert run.extract(Ranks(), batch_size=3) == 2
-    run.merge()
-    extract(state, squares, windows, tmp_path / "whole.npz", windows_per_part=1)
-    assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    extract(state, squares, windows, tmp_path / "whole.parquet")
+    assert contents(out) == contents(tmp_path / "whole.parquet")
 
 
 def test_windows_of_a_damaged_video_are_named_and_left_out(
@@ -155,7 +161,7 @@ def test_windows_of_a_damaged_video_are_named_and_left_out(
 ) -> None:
     sample = int(samples_of_windows(squares, windows)[0])
     broken = damaged_copy(squares, tmp_path / "broken", sample, fix_checksum=False)
-    found = extract(state, broken, windows, tmp_path / "f.npz")
+    found = extract(state, broken, windows, tmp_path / "f.parquet")
     lost = [key for key, row in zip(windows.keys, samples_of_windows(squares, windows), strict=True) if row == sample]
     assert found.unreadable.tolist() == lost[: len(found.unreadable)]
     assert found.unreadable[0] == windows.keys[0]
@@ -166,7 +172,7 @@ def test_windows_of_a_damaged_video_are_named_and_left_out(
 def test_windows_of_other_videos_or_later_frames_are_refused(
     state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
 ) -> None:
-    out = tmp_path / "f.npz"
+    out = tmp_path / "f.parquet"
     with pytest.raises(ValueError, match="squares: video elsewhere is there 0 times; windows need it once"):
         extraction(state, squares, list_windows([VideoLength("elsewhere", 20, 25)]), out)
     name = windows.videos[0]

@@ -6,21 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from res3d_video.train.evaluation.thumos14.annotations import AMBIGUOUS, Segments
-from res3d_video.train.evaluation.thumos14.detector import (
-    detect,
-    length_weights,
-    train_detector,
-    window_weights,
-)
-from res3d_video.train.evaluation.thumos14.scoring import evaluate
-from res3d_video.train.evaluation.thumos14.window_scores import with_rows
-from res3d_video.train.evaluation.thumos14.windows import (
+from res3d_video.train.paper.thumos14 import (
+    AMBIGUOUS,
+    Segments,
     VideoLength,
     WindowList,
+    detect,
+    evaluate,
     list_windows,
     read_lengths,
     read_windows,
+    train_detector,
+    window_weights,
+    with_rows,
     write_windows,
 )
 
@@ -103,7 +101,8 @@ def test_the_weight_of_a_length_is_the_share_of_actions_that_last_about_as_long(
         "Diving": diving(("a", 0, 0.6), ("a", 1, 2.5), ("a", 0, 3)),
         "LongJump": diving(("a", 0, 100), name="LongJump"),
     }
-    found = length_weights(true, ["Diving", "LongJump", "Shotput"], durations_s=np.array([1, 2, 4]))
+    listed = windows(("a", 0, 10), ("a", 0, 20), ("a", 0, 40))
+    found = window_weights(true, ["Diving", "LongJump", "Shotput"], listed)
     assert found[:, 0].tolist() == [0.4, 0.4, 0.2]
     assert found[:, 1:].tolist() == [[1, 1]] * 3
 
@@ -142,13 +141,6 @@ def test_overlapping_windows_of_a_class_go_and_at_most_keep_stay() -> None:
     assert sorted(found.scores.tolist()) == [0.1, 0.3, 0.9]
     assert sorted(detect(scores, ["Diving"], listed, nms_iou=0.4, keep=1).scores.tolist()) == [0.1, 0.9]
     assert len(detect(scores, ["Diving"], listed, nms_iou=1)) == 4
-
-
-def test_an_unknown_class_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="scores: Juggling is no class of THUMOS14's detection task; choose BaseballPitch"
-    ):
-        detect(np.zeros((0, 1)), ["Juggling"], windows(), nms_iou=0.4)
 
 
 def scene(*, num_videos: int, seed: int) -> tuple[WindowList, np.ndarray, dict[str, Segments]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from res3d_video.train.bounds import BATCH, COUNT, MOST, SEED, SIDE, STRIDE, WIDTH, Number
+from res3d_video.train.bounds import BATCH, COUNT, SEED, SIDE, STRIDE, WIDTH, Number
 from res3d_video.train.data_options import DATA, REMOTE, remote_options
 from res3d_video.train.models import MODELS
 from res3d_video.train.options import EXECUTION, EXECUTION_OPTIONS
@@ -27,23 +27,6 @@ Saturation is the real step's speed as a share of the synthetic step's, turn aga
 files are in the page cache; --cold drops them before each turn that reads. Peers (--vs), each in a process of its own,
 read the stored mp4 files of h264 shards as they are, or H.264 copies of the segments of filmstrips.
 """
-
-
-class Numbers(click.ParamType):
-    """Numbers with commas, rising, each once."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(sorted({int(number) for number in value.split(",")}))
-        except ValueError:
-            numbers = (0,)
-        if not 1 <= numbers[0] <= numbers[-1] <= MOST:
-            self.fail(f"{value!r} is not possible; choose numbers from 1 to {MOST}, with commas", param, ctx)
-        return numbers
 
 
 # fmt: off

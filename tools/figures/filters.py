@@ -1,6 +1,6 @@
-"""The first convolution's filters as tiles of pixels: Figure 2 of arXiv:1708.05038. Pure numpy."""
+"""The first convolution's filters: Figure 2 of arXiv:1708.05038."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 
 from res3d_video.pipeline.errors import UserError
+from res3d_video.tools.bench.chart import picture
 from res3d_video.train.checkpoint import load_checkpoint
 
-SLICE_PIXELS, FEW_SLICE_PIXELS = 42, 63  # about, as a filter's pixels become whole squares; and for few filters
-FEW = 32
+SLICE_PIXELS = 42  # about, across a slice of a filter
 SLICE_GAP, FILTER_GAP = 2, 12  # pixels between a filter's slices, and between filters
 WHITE = 255
+WIDTH, BLOCK_HEIGHT = 1200, 50  # pixels of the page, and of what stands around an image
+CAPTION = (
+    "A filter is divided by its largest absolute weight: mid grey is 0, brighter is positive, darker negative, in red, "
+    "green and blue.\nChange in time: the part of its squared weights that its mean over time does not have; 67% of "
+    "three slices of random weights."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +27,7 @@ class Filters:
     """conv1 of a checkpoint.
 
     Attributes:
-        weight: float32 [K, 3, T, H, W], colours in the order of the clips, red first; a 2D network has T = 1.
+        weight: float32 [K, 3, T, H, W], colors in the order of the clips, red first; a 2D network has T = 1.
         layer: Name of the parameter.
         factorised: The filters are those in space of a factorised convolution; BN, ReLU and one in time follow.
         model, width, step, data: Of the checkpoint; data is the dataset's name.
@@ -35,11 +41,6 @@ class Filters:
     step: int
     data: str
     checkpoint: Path
-
-    @property
-    def num_slices(self) -> int:
-        """T."""
-        return self.weight.shape[2]
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
@@ -55,13 +56,25 @@ class Filters:
             "time_share": float(time_share(self.weight).mean()),
         }
 
+    def describe(self) -> str:
+        """Such as "res3d18, width 64, step 90,000, ucf101 (run/latest.pt): 64 filters 3×7×7, …"."""
+        count, _, num_slices, height, width = self.weight.shape
+        place = "/".join(self.checkpoint.resolve().parts[-2:])
+        text = f"{self.model}, width {self.width}, step {self.step:,}, {self.data} ({place}): {count} "
+        if self.factorised:
+            return text + f"spatial filters 1×{height}×{width} of the factorised conv1"
+        if num_slices == 1:
+            return text + f"filters {height}×{width} on single frames"
+        share = float(time_share(self.weight).mean())
+        return text + f"filters {num_slices}×{height}×{width}, slices side by side; change in time {share:.0%}"
+
 
 def read_filters(checkpoint: Path) -> Filters:
     """The first convolution of any model of train.models.
 
     Raises:
-        ValueError: The file is missing, damaged or not a checkpoint; or its network does not begin with a convolution
-            on three colours.
+        UserError: The file is missing, damaged or not a checkpoint; or its network does not begin with a convolution
+            on three colors.
     """
     state = load_checkpoint(checkpoint)
     layer, weight = first_convolution(state["model"], where=str(checkpoint))
@@ -82,7 +95,7 @@ def first_convolution(weights: Mapping[str, Any], *, where: str) -> tuple[str, n
     """Name and weight, float32 [K, 3, T, H, W], of the first convolution among a network's parameters.
 
     Raises:
-        ValueError: There is none, or it does not take three colours; `where` begins the message.
+        UserError: There is none, or it does not take three colors; `where` begins the message.
     """
     for name, weight in weights.items():
         if weight.ndim in (4, 5):
@@ -96,7 +109,7 @@ def first_convolution(weights: Mapping[str, Any], *, where: str) -> tuple[str, n
 
 
 def as_colors(weight: np.ndarray) -> np.ndarray:
-    """Weights as colours: each filter over its largest absolute weight of all slices and colours; 0 is mid grey.
+    """Weights as colors: each filter over its largest absolute weight of all slices and colors; 0 is mid grey.
 
     Args:
         weight: [K, 3, T, H, W].
@@ -138,57 +151,39 @@ def tile(colors: np.ndarray, *, columns: int, scale: int) -> np.ndarray:
         scale: Pixels of the image across one of a filter's.
 
     Returns:
-        uint8 [height, width, 3], of the size that `tiled_size` says.
+        uint8 [height, width, 3].
     """
-    count, num_slices, height, width, _ = colors.shape
-    image_width, image_height = tiled_size(colors.shape, columns=columns, scale=scale)
-    image = np.full((image_height, image_width, 3), WHITE, np.uint8)
-    for k in range(count):
-        top = k // columns * (height * scale + FILTER_GAP)
-        left = k % columns * (filter_width(num_slices, width, scale=scale) + FILTER_GAP)
-        for t in range(num_slices):
-            start = left + t * (width * scale + SLICE_GAP)
-            pixels = colors[k, t].repeat(scale, axis=0).repeat(scale, axis=1)
-            image[top : top + height * scale, start : start + width * scale] = pixels
-    return image
+    count, columns = len(colors), min(columns, len(colors))
+    rows = -(-count // columns)
+    slices = colors.repeat(scale, axis=2).repeat(scale, axis=3)  # [K, T, h, w, 3]
+    slices = np.pad(slices, ((0, 0), (0, 0), (0, 0), (0, SLICE_GAP), (0, 0)), constant_values=WHITE)
+    filters = slices.swapaxes(1, 2).reshape(count, slices.shape[2], -1, 3)  # [K, h, T·(w + gap), 3]
+    around = (0, rows * columns - count), (0, FILTER_GAP), (0, FILTER_GAP - SLICE_GAP), (0, 0)
+    filters = np.pad(filters, around, constant_values=WHITE)
+    grid = filters.reshape(rows, columns, *filters.shape[1:]).swapaxes(1, 2)  # [rows, h, columns, w, 3]
+    return grid.reshape(rows * filters.shape[1], -1, 3)[:-FILTER_GAP, :-FILTER_GAP]
 
 
-def tiled_size(shape: tuple[int, ...], *, columns: int, scale: int) -> tuple[int, int]:
-    """Width and height in pixels of `tile` for filters [K, T, H, W, 3].
+def draw_filters(path: Path, networks: Sequence[Filters], *, title: str) -> None:
+    """Write a PNG, an image a network below one another; a filter's slices in time stand side by side.
 
-    >>> tiled_size((64, 3, 7, 7, 3), columns=8, scale=6)  # 8 · (3 · 42 + 2 · 2) + 7 · 12, 8 · 42 + 7 · 12
-    (1124, 420)
+    Raises:
+        BenchError: matplotlib is not installed.
     """
-    count, num_slices, height, width = shape[:4]
-    rows, columns = -(-count // columns), min(columns, count)
-    return (
-        columns * filter_width(num_slices, width, scale=scale) + (columns - 1) * FILTER_GAP,
-        rows * height * scale + (rows - 1) * FILTER_GAP,
-    )
-
-
-def filter_width(num_slices: int, width: int, *, scale: int) -> int:
-    """Pixels across a filter's slices and the gaps between them."""
-    return num_slices * width * scale + (num_slices - 1) * SLICE_GAP
-
-
-def scale_of(size: int, *, count: int) -> int:
-    """Pixels of the image across one of a filter of `size` pixels: a slice is about 42 across, of few filters 63.
-
-    >>> [size * scale_of(size, count=64) for size in (3, 5, 7, 11, 60)], 7 * scale_of(7, count=16)
-    ([42, 40, 42, 44, 60], 63)
-    """
-    return max(1, round((FEW_SLICE_PIXELS if count <= FEW else SLICE_PIXELS) / size))
-
-
-def columns_that_fit(count: int, *, tile_width: int, width: int) -> int:
-    """Filters in a row: as many as fit, or fewer if then all rows are full or nearly.
-
-    >>> columns_that_fit(64, tile_width=130, width=1152), columns_that_fit(64, tile_width=42, width=1152)
-    (8, 16)
-    >>> columns_that_fit(97, tile_width=130, width=1152), columns_that_fit(4, tile_width=130, width=1152)
-    (8, 4)
-    """
-    most = max(1, min(count, (width + FILTER_GAP) // (tile_width + FILTER_GAP)))
-    whole = max(n for n in range(1, most + 1) if count % n == 0)
-    return whole if 4 * whole >= 3 * most else -(-count // -(-count // most))
+    images = []
+    for network in networks:
+        _, _, num_slices, height, width = network.weight.shape
+        scale = max(1, round(SLICE_PIXELS / height))
+        columns = max(1, (WIDTH - 40 + FILTER_GAP) // (num_slices * (width * scale + SLICE_GAP) + FILTER_GAP))
+        whole = max(n for n in range(1, columns + 1) if len(network.weight) % n == 0)
+        columns = whole if 4 * whole >= 3 * columns else columns  # full rows where they are nearly as long
+        images.append(tile(as_colors(network.weight), columns=columns, scale=scale))
+    heights = [len(image) + BLOCK_HEIGHT for image in images]
+    with picture(path, title, size=(WIDTH, sum(heights) + 2 * BLOCK_HEIGHT)) as figure:
+        panels = figure.subplots(len(images), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, network, image in zip(panels, networks, images, strict=True):
+            axes.imshow(image, interpolation="nearest")
+            axes.set_anchor("W")
+            axes.set_axis_off()
+            axes.set_title(network.describe(), loc="left", fontsize=11.5)
+        figure.supxlabel(CAPTION, x=0.01, ha="left", fontsize=10.5, color="0.3")

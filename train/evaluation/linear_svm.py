@@ -1,34 +1,28 @@
 """A linear SVM on a video's features: L2-normalised, one against the rest, liblinear (arXiv:1708.05038, section 4).
 
 The paper does not print C. Here it is chosen for each split by cross-validation among the training videos, and a group
-(a recording, a person) is never on both sides of a fold.
+(a recording, a person) is never on both sides of a fold. Needs scikit-learn, of the extra `features`.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.train.evaluation.confusion import confusion_matrix
-from res3d_video.train.evaluation.features.rows import l2_normalised
+from res3d_video.train.evaluation.features import l2_normalised
 
 if TYPE_CHECKING:
     from sklearn.svm import LinearSVC
-from dataclasses import replace
 
 GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
 NUM_FOLDS = 5
 MAX_ITERATIONS = 5_000
 SEED = 0  # of liblinear's order of samples, and of the randomised PCA
-
-
-class SvmError(UserError):
-    """Features that cannot be classified, or a missing package; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class SplitScores:
 
     @property
     def c_is_at_the_end(self) -> bool:
-        """Whether a smaller or larger C than any tried might do better: an end of the grid beats its neighbour."""
+        """Whether a smaller or larger C than any tried might do better: an end of the grid beats its neighbor."""
         order = sorted(self.c_accuracy)
         inner = {order[0]: order[1], order[-1]: order[-2]} if order else {}
         return self.c in inner and self.c_accuracy[self.c] > self.c_accuracy[inner[self.c]]
@@ -87,27 +81,6 @@ class SplitScores:
         return confusion_matrix(self.labels, self.predicted, num_classes=self.num_classes)
 
 
-@contextmanager
-def scikit_learn() -> Iterator[None]:
-    """For its imports; a missing one is an SvmError."""
-    try:
-        yield
-    except ModuleNotFoundError:
-        raise SvmError('scikit-learn is not installed; pip install "res3d-video[features]"') from None
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and standard deviation of the sample (n - 1); None for a single value.
-
-    >>> mean_and_spread([0.5, 0.75, 1.0])
-    (0.75, 0.25)
-    >>> mean_and_spread([0.5])
-    (0.5, None)
-    """
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return float(np.mean(values)), spread
-
-
 def fit(features: np.ndarray, labels: np.ndarray, *, c: float) -> "LinearSVC":
     """liblinear's SVM, one against the rest, squared hinge.
 
@@ -116,12 +89,12 @@ def fit(features: np.ndarray, labels: np.ndarray, *, c: float) -> "LinearSVC":
         labels: int64 [V], at least two different ones.
 
     Raises:
-        SvmError: All videos are of one class, or scikit-learn is not installed.
+        UserError: All videos are of one class.
     """
+    from sklearn.svm import LinearSVC
+
     if len(np.unique(labels)) < 2:
-        raise SvmError(f"classes: all {len(labels)} videos to train on are of one class; extract more classes")
-    with scikit_learn():
-        from sklearn.svm import LinearSVC
+        raise UserError(f"classes: all {len(labels)} videos to train on are of one class; extract more classes")
     return LinearSVC(C=c, dual="auto", max_iter=MAX_ITERATIONS, random_state=SEED).fit(features, labels)
 
 
@@ -150,7 +123,7 @@ def choose_c(
     *,
     grid: Sequence[float] = GRID,
     num_threads: int = 1,
-    on_fit: Callable[[], None] | None = None,
+    on_fit: Callable[[], None] = lambda: None,
 ) -> tuple[float, dict[float, float]]:
     """The C of the best accuracy in cross-validation; of equals the smallest, which regularises most.
 
@@ -160,19 +133,18 @@ def choose_c(
         features: float [V, D], of training videos alone, normalised.
         labels, groups: [V].
         num_threads: SVMs fitted at a time; each holds a copy of the features, 16 bytes a number.
-        on_fit: Told after each SVM.
+        on_fit: Called after each SVM.
 
     Returns:
         C, and for each C the share of videos that are right when their fold is left out; empty for a grid of one.
 
     Raises:
-        SvmError: There is a choice, and the videos cannot be cut in two by groups.
+        UserError: There is a choice, and the videos cannot be cut in two by groups.
     """
     if len(grid) == 1:
         return grid[0], {}
-    folds = cut_into_folds(labels, groups)
     num_right = dict.fromkeys(sorted(grid), 0)
-    work = [(c, fitted, held_out) for fitted, held_out in folds for c in num_right]
+    work = [(c, fitted, held_out) for fitted, held_out in cut_into_folds(labels, groups) for c in num_right]
 
     def count_right(job: tuple[float, np.ndarray, np.ndarray]) -> int:
         c, fitted, held_out = job
@@ -182,8 +154,7 @@ def choose_c(
     with ThreadPoolExecutor(num_threads) as pool:  # liblinear lets other threads run
         for (c, _, _), right in zip(work, pool.map(count_right, work), strict=True):
             num_right[c] += right
-            if on_fit is not None:
-                on_fit()
+            on_fit()
     accuracy = {c: right / len(labels) for c, right in num_right.items()}
     return max(accuracy, key=lambda c: accuracy[c]), accuracy  # the first of equals
 
@@ -192,23 +163,23 @@ def cut_into_folds(labels: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndar
     """Rows to fit and rows held out, int64 each, of at most NUM_FOLDS folds; every row is held out once.
 
     Raises:
-        SvmError: Fewer than two groups, or a fold would leave one class to fit.
+        UserError: Fewer than two groups, or a fold would leave one class to fit.
     """
-    with scikit_learn():
-        from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.model_selection import StratifiedGroupKFold
+
     num_groups, most = len(np.unique(groups)), int(np.bincount(labels).max())
     num_folds = min(NUM_FOLDS, num_groups, most)
     if num_folds < 2:
-        raise SvmError(
+        raise UserError(
             f"groups: C cannot be chosen by cross-validation among {len(labels)} training videos of {num_groups} "
             "groups; give one value with --c"
         )
-    splitter = StratifiedGroupKFold(num_folds)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class of fewer videos than folds
-        folds = [(a, b) for a, b in splitter.split(np.zeros(len(labels)), labels, groups) if len(b)]
+        split = StratifiedGroupKFold(num_folds).split(np.zeros(len(labels)), labels, groups)
+        folds = [(fitted, held_out) for fitted, held_out in split if len(held_out)]
     if any(len(np.unique(labels[fitted])) < 2 for fitted, _ in folds):
-        raise SvmError(
+        raise UserError(
             "groups: a fold of the cross-validation leaves one class to fit, for each class is one group; "
             "give one value with --c"
         )
@@ -220,23 +191,18 @@ def score_split(
     *,
     grid: Sequence[float] = GRID,
     num_threads: int = 1,
-    on_fit: Callable[[], None] | None = None,
+    on_fit: Callable[[], None] = lambda: None,
 ) -> SplitScores:
-    """Choose C and fit on the training rows, predict the test rows.
+    """Choose C and fit on the training rows, predict the test rows; raises what `choose_c` and `fit` do."""
+    from sklearn.exceptions import ConvergenceWarning
 
-    Raises:
-        SvmError: See `choose_c` and `fit`.
-    """
-    with scikit_learn():
-        from sklearn.exceptions import ConvergenceWarning
     labels, groups = data.labels[data.train], data.groups[data.train]
     train, test = in_span(l2_normalised(data.features[data.train]), l2_normalised(data.features[data.test]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` says it
         c, c_accuracy = choose_c(train, labels, groups, grid=grid, num_threads=num_threads, on_fit=on_fit)
         svm = fit(train, labels, c=c)
-    if on_fit is not None:
-        on_fit()
+    on_fit()
     return SplitScores(
         c=c,
         c_accuracy=c_accuracy,
@@ -248,16 +214,13 @@ def score_split(
     )
 
 
-PCA_DIMS = (10, 20, 50, 100, 200, 500)
-
-
 def compactness(
     data: SplitData,
     *,
-    dims: Sequence[int] = PCA_DIMS,
+    dims: Sequence[int],
     grid: Sequence[float] = GRID,
     num_threads: int = 1,
-    on_fit: Callable[[], None] | None = None,
+    on_fit: Callable[[], None] = lambda: None,
 ) -> dict[int, SplitScores]:
     """Scores of the features' first principal components, fitted and scored as the features themselves are.
 
@@ -269,8 +232,8 @@ def compactness(
     Returns:
         Number of components -> scores, rising.
     """
-    with scikit_learn():
-        from sklearn.decomposition import PCA
+    from sklearn.decomposition import PCA
+
     possible = [d for d in sorted(set(dims)) if d <= min(len(data.train), data.features.shape[1])]
     if not possible:
         return {}

@@ -1,4 +1,4 @@
-"""Accuracy of one centre clip, and of the mean of many clips' softmax (arXiv:1708.05038, section 4)."""
+"""Accuracy of one center clip, and of the mean of many clips' softmax (arXiv:1708.05038, section 4)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan
-from res3d_video.train.evaluation.confusion import class_accuracy, confusion_matrix
+from res3d_video.train.evaluation.confusion import confusion_matrix
 from res3d_video.train.metrics import MAX_DAMAGED, Damaged, name_damaged
 from res3d_video.train.precision import autocast
 from res3d_video.train.ranks import Ranks
@@ -94,14 +94,12 @@ class VideoScores:
     Attributes:
         classes: Names, K.
         keys, videos: Per video the key of its first sample and its source path, V.
-        labels: int64 [V].
+        labels: int64 [V, L], the classes that are right, -1 where a video has fewer. Classes are counted by the first.
         probabilities: float32 [V, K], softmax averaged over all clips of the video.
         votes: int64 [V, K], clips of the video by their likeliest class.
-        clip_labels, clip_predicted: int64 [S], of each sample's centre clip alone.
+        clip_labels, clip_predicted: int64 [S, L] and [S], of each sample's center clip alone.
         clips_per_video: Clips averaged for a video, at most.
         unreadable: Samples left out because no clip of theirs could be decoded.
-        all_labels, all_clip_labels: int64 [V, L] and [S, L], where videos may have several labels, -1 where one has
-            fewer: any of them is right. `labels` and `clip_labels` are the first, by which classes are counted.
     """
 
     classes: list[str]
@@ -114,54 +112,40 @@ class VideoScores:
     clip_predicted: np.ndarray
     clips_per_video: int
     unreadable: Damaged = field(default_factory=dict)
-    all_labels: np.ndarray | None = None
-    all_clip_labels: np.ndarray | None = None
-
-    @property
-    def num_unreadable(self) -> int:
-        """How many samples were left out."""
-        return len(self.unreadable)
 
     @property
     def clip_at_1(self) -> float:
-        """Share of centre clips whose likeliest class is right."""
-        right = self.clip_labels[:, None] if self.all_clip_labels is None else self.all_clip_labels
-        return float((right == self.clip_predicted[:, None]).any(axis=1).mean())
-
-    @property
-    def right(self) -> np.ndarray:
-        """The classes that are right for each video: int64 [V, L], -1 where it has fewer."""
-        return self.labels[:, None] if self.all_labels is None else self.all_labels
+        """Share of center clips whose likeliest class is right."""
+        return float((self.clip_labels == self.clip_predicted[:, None]).any(axis=1).mean())
 
     @property
     def num_clips_right(self) -> np.ndarray:
         """Clips of each video whose likeliest class is right, int64 [V]."""
-        votes = np.take_along_axis(self.votes, np.maximum(self.right, 0), axis=1)  # [V, L]
-        return np.where(self.right >= 0, votes, 0).sum(axis=1)
+        votes = np.take_along_axis(self.votes, np.maximum(self.labels, 0), axis=1)  # [V, L]
+        return np.where(self.labels >= 0, votes, 0).sum(axis=1)
 
     @property
     def all_clips_at_1(self) -> float:
-        """Share of all clips, the centre one and the others, whose likeliest class is right."""
+        """Share of all clips, the center one and the others, whose likeliest class is right."""
         return float(self.num_clips_right.sum() / self.votes.sum())
 
     @property
     def video_at_1(self) -> float:
         """Share of videos whose likeliest class is right."""
-        return self.video_at(1)
+        return self._video_at(1)
 
     @property
     def video_at_5(self) -> float | None:
         """Share of videos whose class is among the five likeliest; None of so few classes that it is all of them."""
-        return self.video_at(5) if len(self.classes) > 5 else None
+        return self._video_at(5) if len(self.classes) > 5 else None
 
-    def video_at(self, k: int) -> float:
-        """Share of videos whose class is among the `k` likeliest."""
-        return float((self.ranking[:, :k, None] == self.right[:, None, :]).any(axis=(1, 2)).mean())
+    def _video_at(self, k: int) -> float:
+        return float((self.ranking[:, :k, None] == self.labels[:, None, :]).any(axis=(1, 2)).mean())
 
     @property
     def chance(self) -> float:
         """Top-1 accuracy of a uniform guess among the classes that occur; part of UCF101 has few of its 101."""
-        return 1 / len(np.unique(self.labels))
+        return 1 / len(np.unique(self.labels[:, 0]))
 
     @cached_property
     def ranking(self) -> np.ndarray:
@@ -171,12 +155,7 @@ class VideoScores:
     @cached_property
     def confusion(self) -> np.ndarray:
         """Videos by class (row) and predicted class (column), int64 [K, K]."""
-        return confusion_matrix(self.labels, self.ranking[:, 0], num_classes=len(self.classes))
-
-    @property
-    def class_accuracy(self) -> np.ndarray:
-        """video@1 of each class, float64 [K]; NaN for a class without videos."""
-        return class_accuracy(self.confusion)
+        return confusion_matrix(self.labels[:, 0], self.ranking[:, 0], num_classes=len(self.classes))
 
     def summary(self) -> dict[str, Any]:
         """The numbers of the last lines of a run; accuracies 0…1."""
@@ -189,34 +168,27 @@ class VideoScores:
             "num_videos": len(self.videos),
             "num_classes": len(self.classes),
             "clips_per_video": self.clips_per_video,
-            "num_unreadable": self.num_unreadable,
+            "num_unreadable": len(self.unreadable),
             "unreadable": [{"key": key, **about} for key, about in list(self.unreadable.items())[:MAX_DAMAGED]],
         }
 
     def predictions(self) -> list[dict[str, Any]]:
         """Per video its key, source, label, prediction and the five likeliest classes, as names; and its clips."""
-        return [
-            {
+        found = []
+        rows = zip(self.keys, self.videos, self.labels, self.ranking, self.probabilities, self.votes, strict=True)
+        for (key, video, labels, order, row, votes), right in zip(rows, self.num_clips_right, strict=True):
+            names = [self.classes[k] for k in labels if k >= 0]
+            one = {
                 "key": key,
                 "source": video,
-                "label": self.classes[label],
+                "label": names[0],
                 "predicted": self.classes[order[0]],
                 "top5": {self.classes[k]: round(float(row[k]), 6) for k in order[:5]},
                 "num_clips": int(votes.sum()),
-                "num_clips_right": int(votes[right[right >= 0]].sum()),
+                "num_clips_right": int(right),
             }
-            | ({} if self.all_labels is None else {"labels": [self.classes[k] for k in right if k >= 0]})
-            for key, video, label, right, order, row, votes in zip(
-                self.keys,
-                self.videos,
-                self.labels,
-                self.right,
-                self.ranking,
-                self.probabilities,
-                self.votes,
-                strict=True,
-            )
-        ]
+            found.append(one | ({"labels": names} if len(labels) > 1 else {}))
+        return found
 
 
 def combine(
@@ -225,7 +197,7 @@ def combine(
     *,
     video_of: np.ndarray,
     scores: ClipScores,
-    centre: ClipScores,
+    center: ClipScores,
     num_views: int,
     damaged: Mapping[int, str] | None = None,
 ) -> VideoScores:
@@ -234,34 +206,35 @@ def combine(
     Args:
         samples: int64 [S], ascending.
         video_of: Which video each belongs to, int64 [S].
-        scores, centre: Of all views, and of the centre view alone.
+        scores, center: Of all views, and of the center view alone.
         num_views: Clips of each sample in `scores`.
         damaged: Row of the index -> why it could not be decoded.
 
     Raises:
         ValueError: Not one sample could be decoded.
     """
-    readable = (scores.num_seen > 0) & (centre.num_seen > 0)  # [S]
+    readable = (scores.num_seen > 0) & (center.num_seen > 0)  # [S]
     if not readable.any():
         raise UserError(f"{index.name}: none of the {len(samples)} samples could be scored; run tools/check_shards.py")
     videos, first = np.unique(video_of[readable], return_index=True)
     clip_samples = samples[readable]
     video_samples = clip_samples[first]
+    labels = index.labels[clip_samples].astype(np.int64)[:, None]  # [S, L]
+    if index.label_lists is not None:
+        labels = index.all_labels(clip_samples)
     return VideoScores(
         classes=list(index.classes),
         keys=[index.key(row) for row in video_samples],
         videos=[index.source(row) for row in video_samples],
-        labels=index.labels[video_samples].astype(np.int64),
+        labels=labels[first],
         probabilities=scores.probabilities[videos],
         votes=scores.votes[videos].astype(np.int64),
-        clip_labels=index.labels[clip_samples].astype(np.int64),
-        clip_predicted=centre.predicted[readable],
+        clip_labels=labels,
+        clip_predicted=center.predicted[readable],
         clips_per_video=int(np.bincount(video_of[readable]).max()) * num_views,
         unreadable=name_damaged(
             index, {row: (damaged or {}).get(row, "no clip of it was read") for row in samples[~readable].tolist()}
         ),
-        all_labels=index.all_labels(video_samples) if index.label_lists is not None else None,
-        all_clip_labels=index.all_labels(clip_samples) if index.label_lists is not None else None,
     )
 
 
@@ -292,11 +265,11 @@ def evaluate(
     std: float | tuple[float, ...] = 1.0,
     settings: LoaderSettings | None = None,
     interrupted: Callable[[], bool] | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    on_batch: Callable[[int, int], None] = lambda *_: None,
 ) -> VideoScores | None:
     """Score `samples` on all ranks together; every rank gets the same result. A collective.
 
-    clip@1 is always of one centre clip, so `num_clips` above 1 makes a second pass over the videos. The model
+    clip@1 is always of one center clip, so `num_clips` above 1 makes a second pass over the videos. The model
     is left in eval mode.
 
     Args:
@@ -333,11 +306,10 @@ def evaluate(
                 scores.add(logits, samples=batch.samples, weights=batch.weights)
                 damaged |= batch.damaged
                 done += batch.num_real_global
-                if on_batch is not None:
-                    on_batch(done, total)
+                on_batch(done, total)
         found.append(scores.reduce(ranks))
     for part in ranks.gather(damaged):  # collective, once
         damaged |= part
     return combine(
-        index, samples, video_of=video_of, scores=found[-1], centre=found[0], num_views=num_views, damaged=damaged
+        index, samples, video_of=video_of, scores=found[-1], center=found[0], num_views=num_views, damaged=damaged
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.tools.figures.curves import read_curves, summarise, what_differs
+from res3d_video.tools.figures.plots import read_curves, summarise, what_differs
 from res3d_video.tools.run_reader import Curve, distinct_names, rate_drops, read_metrics, running_mean
 from res3d_video.train.config import ScheduleConfig, TrainConfig, lr_at, override
 from tests.tools.figures.made import write_run
@@ -16,11 +16,11 @@ from tests.tools.figures.made import write_run
 def test_losses_and_accuracies_come_back_and_null_is_left_out(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", losses={10: 2.0, 20: None, 30: 1.0}, accuracies={20: 0.5, 30: 0.75})
     run = read_curves(folder)
-    assert run.loss.steps.tolist() == [10, 30]
-    assert run.loss.values.tolist() == [2.0, 1.0]
+    assert run.curve("loss").steps.tolist() == [10, 30]
+    assert run.curve("loss").values.tolist() == [2.0, 1.0]
     assert run.accuracy.steps.tolist() == [20, 30]
     assert run.accuracy.values.tolist() == [0.5, 0.75]
-    assert (run.chance, run.data, run.config) == (0.25, "demo", TrainConfig())
+    assert (run.tests[-1]["chance"], run.data, run.config) == (0.25, "demo", TrainConfig())
 
 
 def test_the_evaluation_at_the_end_is_the_last_point(tmp_path: Path) -> None:
@@ -113,10 +113,10 @@ def test_what_differs_names_every_field_in_which_not_all_agree_but_no_bookkeepin
 
 def test_the_summary_has_the_smoothed_loss_and_the_last_accuracy(tmp_path: Path) -> None:
     run = read_curves(write_run(tmp_path / "a", losses={1: 4.0, 2: 2.0, 3: 1.0}, accuracies={2: 0.5, 3: 0.25}))
-    (numbers,) = summarise([run], window=2)
-    assert (numbers["name"], numbers["step"], numbers["loss"], numbers["clip_at_1"]) == ("a", 3, 1.5, 0.25)
+    (numbers,) = summarise([run])
+    assert (numbers["name"], numbers["step"], numbers["loss"], numbers["clip_at_1"]) == ("a", 3, 1.0, 0.25)
     untested = read_curves(write_run(tmp_path / "b", losses={1: 4.0}))
-    assert summarise([untested], window=2)[0]["clip_at_1"] is None
+    assert summarise([untested])[0]["clip_at_1"] is None
 
 
 def test_configs_written_by_older_versions_are_read(tmp_path: Path) -> None:

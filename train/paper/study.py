@@ -1,16 +1,19 @@
-"""From tables to runs: which trainings a study needs, each once, as options of the trainer."""
+"""The architecture study: which trainings Tables 3 to 7 need, each once, and whether what they found is clear."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.typed_json import Count, Share, read_json
 from res3d_video.train.config import TrainConfig
+from res3d_video.train.evaluation.confusion import SCORES
 from res3d_video.train.models import MODELS
 from res3d_video.train.models.table import count_costs
+from res3d_video.train.paper.tables import Claim, Row
 from res3d_video.train.resolve import configure
-from res3d_video.train.study.tables import Row
 
 PAPER_CROP, PAPER_RESIZE = 112, 128  # pixels (section 3)
 PAPER_STEPS = 90_000
@@ -26,7 +29,6 @@ class StudySettings:
         lr: None: the protocol's 0.01.
         size: Crop in pixels where the paper has 112; its other sizes shrink or grow alike.
         width_scale: Channels of every layer, as a part of the network's own; parameters match as before.
-        flip: Mirror half of the training clips.
         split: Of the dataset.
         clips: Of each test video, evenly spaced; all are scored.
     """
@@ -36,13 +38,8 @@ class StudySettings:
     lr: float | None = None
     size: int = PAPER_CROP
     width_scale: float = 1.0
-    flip: bool = True
     split: str = "1"
     clips: int = 10
-
-    def describe(self) -> dict[str, Any]:
-        """For study.json; a study in the same folder must have the same."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,7 @@ class StudyRun:
         words = ["--data", str(self.data), "--preset", self.preset, "--out", str(out / self.folder), "--resume", "auto"]
         for name, value in self.options.items():
             flag = "--batch-size" if name == "global_batch_size" else f"--{name.replace('_', '-')}"
-            if isinstance(value, bool):
-                words.append(flag if value else flag.replace("--", "--no-", 1))
-            else:
-                words += [flag, str(value)]
+            words += [flag, str(value)]
         return words
 
 
@@ -91,7 +85,7 @@ def plan_run(row: Row, *, seed: int, settings: StudySettings, indexes: Sequence[
         indexes: The same videos at one or more stored sizes.
 
     Raises:
-        ValueError: A setting does not fit, in one line; click.UsageError where it is an option of the trainer.
+        UserError: A setting does not fit; click.UsageError where it is an option of the trainer.
     """
     part = settings.size / PAPER_CROP
     crop_size, resize = round(row.crop_size * part), round(row.crop_size * PAPER_RESIZE / PAPER_CROP * part)
@@ -103,7 +97,6 @@ def plan_run(row: Row, *, seed: int, settings: StudySettings, indexes: Sequence[
         "frame_stride": row.frame_stride,
         "crop_size": crop_size,
         "resize": resize,
-        "flip": settings.flip,
         "split": settings.split,
         "seed": seed,
         "eval_every": max(1, (settings.steps or PAPER_STEPS) // 5),
@@ -149,3 +142,81 @@ def is_enlarged(run: StudyRun, indexes: Sequence[ShardIndex]) -> bool:
     """Whether the run's frames are larger than any that are stored."""
     resize = run.config.clip.resize
     return resize is not None and resize > max(index.size for index in indexes)
+
+
+class RunScores(TypedDict):
+    """What a study reads of a run's scores.json; `all_clips_at_1` is over all scored clips, as in section 3."""
+
+    step: Count
+    all_clips_at_1: Share
+    video_at_1: Share
+    chance: Share
+
+
+def read_scores(out: Path, run: StudyRun) -> RunScores | None:
+    """The scores of a run in a study's folder; None without them, or where they are not of all of its steps."""
+    try:
+        scores = read_json(out / run.folder / SCORES, RunScores, what="scores", way_out="score the run again")
+    except UserError:
+        return None
+    return scores if scores["step"] == run.config.steps else None
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """Of the runs of a row that are done, a seed each; accuracies 0 to 1."""
+
+    row: Row
+    parameters: int
+    multiply_adds: int
+    clip_accuracy: Sequence[float]
+    video_at_1: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one claim.
+
+    Attributes:
+        word: "seen", "not seen" or "undecided".
+        reasons: Which comparisons speak against it, or leave it open; one line each.
+    """
+
+    word: str
+    reasons: Sequence[str] = ()
+
+
+def is_clearly_above(accuracies: Sequence[float], rivals: Sequence[float]) -> bool:
+    """Whether every run of the one row is more accurate than every run of the other, with two seeds each at least.
+
+    Where nothing but the seed differs, three runs beat three others so once in 20 times.
+
+    >>> is_clearly_above([0.5, 0.6], [0.4, 0.45]), is_clearly_above([0.5, 0.6], [0.5, 0.4])
+    (True, False)
+    """
+    return min(len(accuracies), len(rivals)) >= 2 and min(accuracies) > max(rivals)
+
+
+def judge(claim: Claim, rows: Mapping[str, RowScores]) -> Verdict:
+    """Seen when every comparison of the claim is clear, not seen when one is clearly the other way round.
+
+    Args:
+        rows: Rows of the table that have runs.
+    """
+    against, unclear = [], []
+    for names, wanted in [(pair, True) for pair in claim.above] + [(pair, False) for pair in claim.not_below]:
+        if lacking := [name for name in names if name not in rows]:
+            unclear.append(f"{' and '.join(lacking)} not run")
+            continue
+        ours, theirs = (rows[name].clip_accuracy for name in names)
+        difference = 100 * (sum(ours) / len(ours) - sum(theirs) / len(theirs))
+        line = f"{names[0]} against {names[1]}: {difference:+.1f} points"
+        if is_clearly_above(theirs, ours):
+            against.append(line)
+        elif min(len(ours), len(theirs)) < 2:
+            unclear.append(f"{line}, one seed")
+        elif wanted and not is_clearly_above(ours, theirs):
+            unclear.append(f"{line}, but not in every seed")
+    if against:
+        return Verdict("not seen", against)
+    return Verdict("undecided", list(dict.fromkeys(unclear))) if unclear else Verdict("seen")

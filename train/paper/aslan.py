@@ -15,6 +15,7 @@ import numpy as np
 
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user, printable
 from res3d_video.pipeline.files import read_plain
+from res3d_video.train.evaluation.features import l2_normalised
 
 MAX_MAT_BYTES = 2**19  # View2.mat has half of it, and zlib makes no more than a thousand times as much
 MAX_NUMBERS = 10**6
@@ -38,15 +39,12 @@ class Pairs:
 
 
 def read_pairs(path: Path) -> list[Pairs]:
-    """The official .mat files: View2.mat with 600 pairs x 5 x 10 folds, or train_pairs.mat, test_pairs.mat of View 1.
+    """The folds of an official .mat file: ten of View2.mat, 600 pairs x 5 x 10; one of View 1's train or test pairs.
 
     The columns are the first sample, the second, 1 for the same action and 0 for another, and the two actions.
 
-    Returns:
-        The folds, ten for View 2 and one for View 1.
-
     Raises:
-        ValueError: The file holds something else.
+        UserError: The file holds something else.
     """
     from scipy.io import loadmat, whosmat  # of the extra `features`, as is scikit-learn
 
@@ -84,13 +82,10 @@ def is_table(shape: tuple[int, ...]) -> bool:
 
 
 def rows_of_samples(names: Sequence[str]) -> dict[int, int]:
-    """Sample number -> row: the four digits that end a file name, as they do in the official folders.
-
-    Args:
-        names: Raw videos, V.
+    """Sample number -> row: the four digits that end a raw video's name, as they do in the official folders.
 
     Raises:
-        ValueError: A name has another form, or two have the same number.
+        UserError: A name has another form, or two have the same number.
 
     >>> rows_of_samples(["ASLAN_AVI/0012.avi", "run_0003"])
     {12: 0, 3: 1}
@@ -131,10 +126,9 @@ def score_fold(
     Args:
         train, test: Distances, float64 [P, F].
         train_same, test_same: bool [P].
-        c: Of the SVM; the papers state none.
 
     Raises:
-        ValueError: One side has only pairs of one kind.
+        UserError: One side has only pairs of one kind.
     """
     from sklearn.metrics import roc_auc_score
     from sklearn.pipeline import make_pipeline
@@ -158,7 +152,7 @@ def cross_validate(
     same: Sequence[np.ndarray],
     *,
     c: float = 1.0,
-    on_fold: Callable[[int, int], None] | None = None,
+    on_fold: Callable[[int, int], None] = lambda *_: None,
 ) -> list[FoldScore]:
     """Test each fold with what was trained on the others.
 
@@ -171,8 +165,7 @@ def cross_validate(
         others = [fold for fold in range(len(distances)) if fold != held_out]
         train, labels = (np.concatenate([part[fold] for fold in others]) for part in (distances, same))
         scores.append(score_fold(train, labels, distances[held_out], same[held_out], c=c))
-        if on_fold is not None:
-            on_fold(held_out + 1, len(distances))
+        on_fold(held_out + 1, len(distances))
     return scores
 
 
@@ -184,3 +177,89 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """
     error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
     return float(np.mean(values)), error
+
+
+PAIRS_AT_ONCE = 64  # times the 25,088 float64 of res5b: 13 MB for each of about ten arrays
+
+DISTANCES = (
+    "dot", "root_dot", "bhattacharyya", "root_bhattacharyya", "normalised_bhattacharyya", "euclidean",
+    "hellinger", "city_block", "intersection", "intersection_over_union", "chi_square", "jensen_shannon",
+)  # fmt: skip
+
+
+def pair_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Twelve distances and similarities of each pair, in the order of DISTANCES.
+
+    With x and y the two rows, Σ over their entries, m = (x + y) / 2 and 0 / 0 = 0:
+
+        dot                       Σ x·y
+        root_dot                  √ Σ x·y
+        bhattacharyya             Σ √(x·y)
+        root_bhattacharyya        √ Σ √(x·y)
+        normalised_bhattacharyya  Σ √(x·y) / √(Σ x · Σ y)
+        euclidean                 √ Σ (x - y)²
+        hellinger                 √ Σ (√x - √y)²
+        city_block                Σ |x - y|
+        intersection              Σ min(x, y)
+        intersection_over_union   Σ min(x, y) / Σ max(x, y)
+        chi_square                Σ (x - y)² / (x + y)
+        jensen_shannon            Σ x·ln(x / m) + y·ln(y / m)
+
+    These are the usual ones for features that are not negative. The C3D and Res3D papers only say "the 12 of
+    Kliper-Gross et al."; that paper's own table may differ in one or the other.
+
+    Args:
+        first, second: Not negative, float [P, D]. Returns float64 [P, 12].
+
+    Raises:
+        UserError: There is a negative value, of which some of these have no root.
+    """
+    from scipy.special import rel_entr
+
+    x, y = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    lowest = min(x.min(initial=0), y.min(initial=0))
+    if lowest < 0:
+        raise UserError(f"features: {lowest:.3g} is negative; take layers after a ReLU or softmax, such as res5b")
+    total, gap, low = x + y, x - y, np.minimum(x, y)  # [P, D]
+    roots = np.sqrt(x * y)
+    dot, root_sum = (x * y).sum(axis=1), roots.sum(axis=1)  # [P]
+    masses = np.sqrt(x.sum(axis=1) * y.sum(axis=1))
+    union = np.maximum(x, y).sum(axis=1)
+    columns = [
+        dot,
+        np.sqrt(dot),
+        root_sum,
+        np.sqrt(root_sum),
+        _ratio(root_sum, masses),
+        np.sqrt((gap * gap).sum(axis=1)),
+        np.sqrt(np.square(np.sqrt(x) - np.sqrt(y)).sum(axis=1)),
+        np.abs(gap).sum(axis=1),
+        low.sum(axis=1),
+        _ratio(low.sum(axis=1), union),
+        _ratio(gap * gap, total).sum(axis=1),
+        (rel_entr(x, total / 2) + rel_entr(y, total / 2)).sum(axis=1),
+    ]
+    return np.stack(columns, axis=1)  # [P, 12]
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """A quotient that is 0 where nothing is divided by nothing."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+def describe_pairs(features: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """The distances of pairs in every layer, layer after layer: float64 [P, 12 x layers].
+
+    Args:
+        features: By layer, averaged over each video, float [V, D].
+        rows: The two videos of each pair, int64 [P, 2].
+    """
+    columns = []
+    for values in features.values():
+        units = l2_normalised(values)  # [V, D]
+        blocks = [np.zeros((0, len(DISTANCES)))]
+        for start in range(0, len(rows), PAIRS_AT_ONCE):
+            left, right = rows[start : start + PAIRS_AT_ONCE].T
+            blocks.append(pair_distances(units[left], units[right]))
+        columns.append(np.concatenate(blocks))  # [P, 12]
+    return np.concatenate(columns, axis=1)

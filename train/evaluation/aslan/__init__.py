@@ -1,1 +1,0 @@
-"""ASLAN: do two videos show the same action; pairs, folds, twelve distances a layer."""

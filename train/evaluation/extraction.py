@@ -1,0 +1,358 @@
+"""Features of videos: clips through a network, layers averaged over them (arXiv:1708.05038, section 4).
+
+They are made in parts, by any number of processes, and go on after a kill: a rank makes every world_size-th part by
+itself and skips those that exist. A batch never spans two parts, so what a part holds depends on nothing else: not on
+the number of ranks, nor on where a run was killed.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import SUBSETS, ShardIndex
+from res3d_video.pipeline.loader import Batch, ClipLoader, LoaderSettings
+from res3d_video.pipeline.plan import EvalPlan, Plan, PlannedClips
+from res3d_video.train.checkpoint import data_identity
+from res3d_video.train.config import from_dict, to_dict
+from res3d_video.train.evaluation.features import FORMAT, FeatureError, FeatureFile, Features, save_features
+from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
+from res3d_video.train.models import build_model
+from res3d_video.train.models.layers import take_layers
+from res3d_video.train.precision import autocast, channels_last
+from res3d_video.train.ranks import Ranks
+
+VIDEOS_PER_PART = 64  # a kill costs at most so many on each rank
+DTYPES = ("float16", "float32")
+
+
+class PartedExtraction:
+    """One run of a network over clips. Which clips make a part, subclasses say.
+
+    Args:
+        state: Of a checkpoint.
+        parts: Rows of the index in each part, int64 [S] each.
+        about: What decides the features, beside the network, the pixels and the dataset; its `layers`, names as
+            `take_layers` has them, `dtype` and `per_clip` among it.
+        out: The folder of the parts.
+
+    Raises:
+        UserError: No layer is named, or one twice.
+    """
+
+    def __init__(
+        self,
+        state: dict[str, Any],
+        index: ShardIndex,
+        parts: Sequence[np.ndarray],
+        *,
+        about: dict[str, Any],
+        out: Path,
+        device: torch.device,
+    ) -> None:
+        layers = about["layers"]
+        if not layers or len(set(layers)) < len(layers):
+            raise UserError(f"layers: {','.join(layers) or 'none'} is not possible; name one or more, each once")
+        self.state, self.config, self.index, self.parts = state, from_dict(state["config"]), index, parts
+        self.about = describe_run(state, index, device=device) | about | {"num_parts": len(parts)}
+        self.out, self.device = out, device
+
+    def plan_of(self, part: int, *, batch_size: int) -> Plan:
+        """The clips of a part; a plan that ends."""
+        raise NotImplementedError
+
+    def name_rows(self, part: int, rows: Features) -> Features:
+        """The rows of a part as they are saved."""
+        return rows
+
+    def path_of(self, part: int) -> Path:
+        """The file of a part."""
+        return self.out / f"{part:06}.parquet"
+
+    def missing(self) -> list[int]:
+        """Parts that are not there, or damaged.
+
+        Raises:
+            FeatureError: One is there and this run would make another; says what differs. Or `out` is a file.
+        """
+        if self.out.is_file():
+            raise FeatureError(f"{self.out}: is a file, not a folder of features; choose another --out or remove it")
+        return [part for part in range(len(self.parts)) if not self._is_made(self.path_of(part))]
+
+    def _is_made(self, path: Path) -> bool:
+        try:
+            theirs = FeatureFile(path).about()
+        except FeatureError:
+            return False
+        for name, ours in self.about.items():
+            if theirs.get(name) != ours:
+                raise FeatureError(
+                    f"{name}: {self.out} was made with {brief(theirs.get(name))}, this run has {brief(ours)}; "
+                    "choose another --out or remove it"
+                )
+        return True
+
+    def extract(
+        self,
+        ranks: Ranks,
+        *,
+        batch_size: int,
+        settings: LoaderSettings | None = None,
+        on_batch: Callable[[int, int], None] = lambda *_: None,
+    ) -> int:
+        """Make this rank's parts that do not exist yet; no collective.
+
+        Args:
+            batch_size: Clips at a time, on this rank.
+            on_batch: Told (batches done, batches in all) of this rank.
+
+        Returns:
+            Parts made.
+
+        Raises:
+            FeatureError: A part exists and was made in another way.
+            ValueError: The network has no such layer.
+        """
+        todo = [part for part in self.missing() if part % ranks.world_size == ranks.rank]
+        if not todo:
+            return 0
+        model = build_model(self.config.model, num_classes=len(self.state["classes"]))
+        model.load_state_dict(self.state["model"])
+        channels_last(model).to(self.device).eval()
+        plans = {part: self.plan_of(part, batch_size=batch_size) for part in todo}
+        total, done = sum(plan.num_steps or 0 for plan in plans.values()), 0
+        mean, std = self.config.mean, self.config.std
+        for _, group in itertools.groupby(todo, key=lambda part: plans[part].spec):  # a loader reads one kind of clip
+            parts = list(group)
+            plan = PartsPlan([plans[part] for part in parts])
+            rows: PartFeatures | None = None
+            loader = ClipLoader(self.index, plan, device=self.device, settings=settings, mean=mean, std=std)
+            with loader, torch.no_grad():
+                for batch in loader:
+                    place, is_last = plan.plan_of(batch.step)
+                    part = parts[place]
+                    rows = rows or PartFeatures(self.index, self.parts[part], per_clip=self.about["per_clip"])
+                    with autocast(self.device):
+                        rows.add(batch, take_layers(model, batch.clips, self.about["layers"]))
+                    if is_last:
+                        made = rows.finish(self.about, dtype=self.about["dtype"])
+                        save_features(self.path_of(part), self.name_rows(part, made))
+                        rows = None
+                    done += 1
+                    on_batch(done, total)
+        return len(todo)
+
+
+class Extraction(PartedExtraction):
+    """Features of videos.
+
+    Args:
+        samples: Rows of the index, int64 [S].
+        num_clips: Uniformly spaced, centre-cropped clips of a video.
+        per_clip: A row for each clip in place of their mean.
+        dtype: "float16" or "float32".
+        Others: See `PartedExtraction`.
+    """
+
+    def __init__(
+        self,
+        state: dict[str, Any],
+        index: ShardIndex,
+        samples: np.ndarray,
+        *,
+        out: Path,
+        device: torch.device,
+        layers: Sequence[str] = ("res5b", "pool5"),
+        num_clips: int = 10,
+        per_clip: bool = False,
+        dtype: str = "float32",
+    ) -> None:
+        about = {
+            "videos": hashlib.sha256(b"\n".join(sorted(index.keys[samples].tolist()))).hexdigest(),
+            "clip": dataclasses.asdict(from_dict(state["config"]).clip),
+            "layers": list(layers),
+            "num_clips": num_clips,
+            "per_clip": per_clip,
+            "dtype": dtype,
+        }
+        self.num_views = views_per_sample(videos_of(index, samples), num_clips=num_clips)
+        parts = cut_into_parts(index, samples, videos_per_part=VIDEOS_PER_PART)
+        super().__init__(state, index, parts, about=about, out=out, device=device)
+
+    def plan_of(self, part: int, *, batch_size: int) -> EvalPlan:
+        """The evenly spaced clips of a part's videos."""
+        samples, clip = self.parts[part], self.config.clip
+        return EvalPlan(self.index, samples, clip, global_batch_size=batch_size, num_views=self.num_views)
+
+
+def cut_into_parts(index: ShardIndex, samples: np.ndarray, *, videos_per_part: int) -> list[np.ndarray]:
+    """Samples of so many videos at a time, int64 [s] each; videos in the order of their names, each in one part."""
+    sources = index.sources[samples]
+    samples = samples[np.lexsort((samples, sources))]
+    _, first = np.unique(index.sources[samples], return_index=True)
+    return np.split(samples, first[videos_per_part::videos_per_part])
+
+
+class PartsPlan:
+    """Plans one after another, each beginning with a batch of its own; for one loader to read them all.
+
+    Args:
+        plans: Of one index, clip and batch size; all of them end.
+    """
+
+    start_multiple = 1
+
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        self.index, self.spec, self.stored_spec = plans[0].index, plans[0].spec, plans[0].stored_spec
+        self.global_batch_size = plans[0].global_batch_size
+        self._plans = plans
+        self._first = np.cumsum([0, *(plan.num_steps for plan in plans)])
+        self.num_steps = int(self._first[-1])
+
+    @property
+    def identity(self) -> str:
+        return " + ".join(plan.identity for plan in self._plans)
+
+    def plan_of(self, step: int) -> tuple[int, bool]:
+        """Which of the plans a step belongs to, and whether it is that plan's last."""
+        plan = int(np.searchsorted(self._first, step, side="right")) - 1
+        return plan, step + 1 == self._first[plan + 1]
+
+    def batch(self, step: int) -> PlannedClips:
+        """The batch of a step."""
+        plan, _ = self.plan_of(step)
+        return self._plans[plan].batch(step - int(self._first[plan]))
+
+    def replacement(self, clip: PlannedClips, attempt: int) -> None:
+        """Nothing may stand in for a video."""
+        return None
+
+
+class PartFeatures:
+    """Takes in the batches of one part and makes its rows.
+
+    Args:
+        samples: Rows of the index, int64 [S], those of a video together.
+    """
+
+    def __init__(self, index: ShardIndex, samples: np.ndarray, *, per_clip: bool) -> None:
+        self._index, self._samples, self._per_clip = index, samples, per_clip
+        sources = index.sources[samples]
+        self._video_of = np.cumsum(np.concatenate([[0], sources[1:] != sources[:-1]]))  # [S], 0-based
+        self._row_of = {int(sample): row for row, sample in enumerate(samples)}
+        self._taken: list[tuple[int, int]] = []  # place in `samples` and first source frame, of every clip
+        self._sums: dict[str, np.ndarray] = {}  # layer -> float32 [V, D]
+        self._clips: dict[str, list[np.ndarray]] = {}  # layer -> float32 [n, D] of each batch
+
+    def add(self, batch: Batch, layers: dict[str, Tensor]) -> None:
+        """Count one batch: layers [N, …] of its clips; those with weight 0 are left out."""
+        real = np.flatnonzero(batch.weights.cpu().numpy())  # sync
+        rows = np.array([self._row_of[int(sample)] for sample in batch.samples[real]], np.int64)
+        self._taken += zip(rows.tolist(), batch.starts[real].tolist(), strict=True)
+        for name, values in layers.items():
+            flat = values.flatten(1).float().cpu().numpy()[real]  # [n, D]; sync
+            if self._per_clip:
+                self._clips.setdefault(name, []).append(flat)
+            else:
+                empty = np.zeros((int(self._video_of[-1]) + 1, flat.shape[1]), np.float32)
+                np.add.at(self._sums.setdefault(name, empty), self._video_of[rows], flat)
+
+    def finish(self, about: dict[str, Any], *, dtype: str) -> Features:
+        """The rows: videos in the order of `samples`, or clips in the order of their batches.
+
+        Raises:
+            ValueError: A feature is not finite, or too large for `dtype`.
+        """
+        taken = np.array(self._taken, np.int64).reshape(-1, 2)  # [n, 2]
+        videos, first, num_clips = np.unique(self._video_of[taken[:, 0]], return_index=True, return_counts=True)
+        unread = np.setdiff1d(self._video_of, videos)
+        if self._per_clip:
+            layers = {name: np.concatenate(clips) for name, clips in self._clips.items()}
+            rows, num_clips = taken, np.ones(len(taken), np.int64)
+        else:
+            layers = {name: sums[videos] / num_clips[:, None] for name, sums in self._sums.items()}
+            rows = taken[first]
+        for name, values in layers.items():
+            if not (np.abs(values) <= np.finfo(dtype).max).all():
+                raise UserError(
+                    f"{name}: a feature is {np.abs(values).max()}, which {dtype} cannot hold; "
+                    "use --dtype float32, or another checkpoint if it is not a number"
+                )
+        samples, index = self._samples[rows[:, 0]], self._index
+        return Features(
+            about=about,
+            keys=strings(index.keys[samples]),
+            sources=strings(index.sources[samples]),
+            groups=strings(index.groups[samples]),
+            labels=index.labels[samples].astype(np.int64),
+            subsets=np.asarray(index.subsets[samples], np.int8),
+            num_clips=num_clips.astype(np.int64),
+            starts=rows[:, 1],
+            unreadable=strings(index.sources[self._samples[np.searchsorted(self._video_of, unread)]]),
+            layers={name: values.astype(dtype) for name, values in layers.items()},
+        )
+
+
+def strings(values: np.ndarray) -> np.ndarray:
+    """Bytes, UTF-8, as str; [n]."""
+    return np.array([value.decode() for value in values.tolist()], np.str_)
+
+
+def brief(value: Any) -> str:
+    """A value of "about" in a few words: of what has a fingerprint, and of a digest, the first eight digits.
+
+    >>> brief({"fingerprint": "1f3a9c5577aa", "step": 2}), brief(["res5b", "pool5"]), brief(10)
+    ('1f3a9c55…', 'res5b,pool5', '10')
+    """
+    if isinstance(value, dict) and "fingerprint" in value:
+        return f"{value['fingerprint'][:8]}…"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    text = str(value)
+    return text if len(text) < 64 or " " in text else f"{text[:8]}…"
+
+
+def weights_fingerprint(weights: dict[str, Tensor]) -> str:
+    """SHA-256 of a network's weights, names and shapes; two checkpoints of the same network have the same."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe_run(state: dict[str, Any], index: ShardIndex, *, device: torch.device) -> dict[str, Any]:
+    """What decides every feature: network, pixels and dataset; the rest of "about" says which clips and layers."""
+    config = from_dict(state["config"])
+    num_videos = {
+        split: {
+            name: len(np.unique(index.sources[index.subsets[:, column] == number])) for name, number in SUBSETS.items()
+        }
+        for column, split in enumerate(index.split_names)
+    }
+    return {
+        "format": FORMAT,
+        "checkpoint": {
+            "fingerprint": weights_fingerprint(state["model"]),
+            "step": state["step"],
+            "model": dataclasses.asdict(config.model),
+            "data": state["data"],
+            "split": config.split,
+        },
+        "data": {
+            **data_identity(index),
+            "classes": index.classes,
+            "split_names": index.split_names,
+            "num_videos": num_videos,  # in the dataset, whatever the file has
+        },
+        "mean": to_dict(config)["mean"],
+        "std": to_dict(config)["std"],
+        "compute": "bfloat16" if device.type == "cuda" else "float32",
+    }

@@ -1,1 +1,0 @@
-"""Layers of a network as features of videos: files, parts that survive a kill, rows to learn from."""

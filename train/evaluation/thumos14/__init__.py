@@ -1,1 +1,0 @@
-"""THUMOS14: when does which action happen; sliding windows, detections, mAP by the rules of the official kit."""

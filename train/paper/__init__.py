@@ -1,0 +1,1 @@
+"""The experiments of arXiv:1708.05038: protocols and scoring."""
