@@ -39,8 +39,8 @@ def checkpoint(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 SMALL_PARTS = """
-import res3d_video.train.evaluation.extraction
-train.evaluation.extraction.VIDEOS_PER_PART = 1
+from res3d_video.train.evaluation import extraction
+extraction.VIDEOS_PER_PART = 1
 from res3d_video.tools.extract_features import main
 main()
 """

@@ -42,8 +42,8 @@ def folder(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 SMALL_PARTS = """
-import res3d_video.train.paper.thumos14_features
-train.paper.thumos14_features.WINDOWS_PER_PART = 2
+from res3d_video.train.paper import thumos14_features
+thumos14_features.WINDOWS_PER_PART = 2
 from res3d_video.tools.thumos14 import main
 main()
 """
