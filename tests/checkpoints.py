@@ -6,7 +6,7 @@ import torch
 
 from res3d_video.train.config import TrainConfig, override, to_dict
 from res3d_video.train.models import build_model
-from res3d_video.train.optim import build_optimizer
+from res3d_video.train.step import build_optimizer
 
 CONFIG = override(TrainConfig(), model="c3d", width=1, num_frames=16, global_batch_size=4, steps=50)
 

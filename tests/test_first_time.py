@@ -16,10 +16,10 @@ from res3d_video.pipeline.datasets import list_ucf101
 from res3d_video.pipeline.errors import nearest
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.tools import evaluate, make_shards
-from res3d_video.train.advice import advice, cpu_days, small_set_line
 from res3d_video.train.main import main as train
 from res3d_video.train.presets import PRESETS
 from res3d_video.train.ranks import Ranks
+from res3d_video.train.resolve import advice, cpu_days, small_set_line
 from tests.raw_sets import small_hmdb51
 
 SMALL = "--model res3d10 --width 4 --num-frames 4 --crop-size 32 --resize 32 --eval-every 0 --eval-clips 1 --device cpu"

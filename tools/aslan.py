@@ -15,7 +15,6 @@ end_at_ctrl_c(__name__)
 import click
 import numpy as np
 
-from res3d_video.train.bounds import Number
 from res3d_video.train.evaluation.features import read_rows
 from res3d_video.train.paper.aslan import (
     LAYERS,
@@ -29,7 +28,7 @@ from res3d_video.train.paper.aslan import (
     score_fold,
     without_missing,
 )
-from res3d_video.train.terminal import JSON_FILE, QUIET, Command, extra_needed, progress, save_json
+from res3d_video.train.terminal import JSON_FILE, QUIET, Command, Number, extra_needed, progress, save_json
 
 EPILOG = """\b
 Examples:

@@ -36,8 +36,7 @@ from res3d_video.pipeline.datasets.listing import find_videos
 from res3d_video.pipeline.ingest.transcode import SCALE_FLAGS, ffmpeg_exe, ffmpeg_version, stretched
 from res3d_video.tools.bench.machine import machine, machine_lines, table
 from res3d_video.tools.bench.measure import BenchError, ProcessTree, Spread, load_psutil, pick_cores, pinned
-from res3d_video.train.bounds import COUNT, THREADS
-from res3d_video.train.terminal import JSON_FILE, QUIET, Command, progress, save_json
+from res3d_video.train.terminal import COUNT, JSON_FILE, QUIET, THREADS, Command, progress, save_json
 
 OURS = "make_shards"
 MEMORY_EVERY_S = 0.25  # a look at the process tree takes about 3 ms

@@ -18,8 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from res3d_video.train.bounds import Number
-from res3d_video.train.terminal import JSON_FILE, QUIET, Command, OutputFile
+from res3d_video.train.terminal import JSON_FILE, QUIET, Command, Number, OutputFile
 
 EPILOG = """\b
 Examples:

@@ -20,8 +20,7 @@ import click
 
 from res3d_video.tools.figures.filters import draw_filters, read_filters
 from res3d_video.tools.figures.plots import Along, draw_curves, read_curves, summarise
-from res3d_video.train.terminal import JSON_FILE, Group, OutputFile, save_json
-from res3d_video.train.text_table import text_table
+from res3d_video.train.terminal import JSON_FILE, Group, OutputFile, save_json, text_table
 
 EPILOG = """\b
 Examples:

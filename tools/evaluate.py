@@ -26,17 +26,26 @@ import torch
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import LoaderSettings
-from res3d_video.train.bounds import BATCH, CLIPS, THREADS
 from res3d_video.train.checkpoint import load_checkpoint
 from res3d_video.train.config import from_dict
 from res3d_video.train.data_options import DATA, Data, remote_options
 from res3d_video.train.evaluation.confusion import SCORES, accuracies_by_name, class_table
 from res3d_video.train.evaluation.video_level import VideoScores, evaluate
 from res3d_video.train.models import build_model
-from res3d_video.train.precision import channels_last
 from res3d_video.train.ranks import Ranks, from_torchrun, process_group
-from res3d_video.train.report import accuracy_lines
-from res3d_video.train.terminal import QUIET, Command, OutputFile, progress, save_json, wrong_usage
+from res3d_video.train.run_folder import accuracy_lines
+from res3d_video.train.step import channels_last
+from res3d_video.train.terminal import (
+    BATCH,
+    CLIPS,
+    QUIET,
+    THREADS,
+    Command,
+    OutputFile,
+    progress,
+    save_json,
+    wrong_usage,
+)
 
 EPILOG = """\b
 Examples:

@@ -22,14 +22,23 @@ import numpy as np
 
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import LoaderSettings
-from res3d_video.train.bounds import BATCH, CLIPS, THREADS
 from res3d_video.train.checkpoint import load_checkpoint
 from res3d_video.train.config import from_dict
 from res3d_video.train.data_options import DATA, Data, remote_options
 from res3d_video.train.evaluation.extraction import DTYPES, Extraction, PartedExtraction
 from res3d_video.train.evaluation.features import FeatureFile, parquet
 from res3d_video.train.ranks import Ranks, from_torchrun, process_group
-from res3d_video.train.terminal import QUIET, Command, OutputFile, progress, save_json, wrong_usage
+from res3d_video.train.terminal import (
+    BATCH,
+    CLIPS,
+    QUIET,
+    THREADS,
+    Command,
+    OutputFile,
+    progress,
+    save_json,
+    wrong_usage,
+)
 
 FEATURES_OUT = OutputFile(".parquet", is_folder=True)
 EPILOG = """\b

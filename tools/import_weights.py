@@ -15,10 +15,9 @@ end_at_ctrl_c(__name__)
 import click
 
 from res3d_video.pipeline.clip import per_channel
-from res3d_video.train.bounds import Number
 from res3d_video.train.config import TrainConfig, from_dict
 from res3d_video.train.presets import SOURCES
-from res3d_video.train.terminal import JSON_FILE, Command, OutputFile, save_json, wrong_usage
+from res3d_video.train.terminal import JSON_FILE, Command, Number, OutputFile, save_json, wrong_usage
 
 EPILOG = """\b
 Examples:

@@ -30,8 +30,7 @@ from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.typed_json import Count, Text, read_json
 from res3d_video.tools.numbered import write_video
-from res3d_video.train.bounds import SEED, THREADS
-from res3d_video.train.terminal import QUIET, Command, no_interrupts, print_json, progress
+from res3d_video.train.terminal import QUIET, SEED, THREADS, Command, no_interrupts, print_json, progress
 
 # Sign along (across, down, log size, angle). Angles grow clockwise on a screen, whose y points down.
 DIRECTIONS = {

@@ -20,11 +20,10 @@ import click
 import numpy as np
 
 from res3d_video.pipeline.shard_writer import write_atomically
-from res3d_video.train.bounds import MOST
 from res3d_video.train.data_options import DATA, REMOTE, Data, remote_options
 from res3d_video.train.options import train_options
 from res3d_video.train.presets import PRESETS
-from res3d_video.train.terminal import JSON_FILE, Command, Name, OutputFile, WrongUsage, extra_needed, save_json
+from res3d_video.train.terminal import JSON_FILE, MOST, Command, Name, OutputFile, WrongUsage, extra_needed, save_json
 
 EPILOG = """\b
 Examples:

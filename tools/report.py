@@ -20,9 +20,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 import click
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.train.bounds import COUNT, MOST, SEED
 from res3d_video.train.data_options import DATA, Data, remote_options
-from res3d_video.train.terminal import JSON_FILE, QUIET, Group, OutputFile, extra_needed, progress, save_json
+from res3d_video.train.terminal import (
+    COUNT,
+    JSON_FILE,
+    MOST,
+    QUIET,
+    SEED,
+    Group,
+    OutputFile,
+    extra_needed,
+    progress,
+    save_json,
+)
 
 EPILOG = """\b
 Examples:

@@ -31,12 +31,11 @@ from res3d_video.pipeline.shard_writer import to_json, write_atomically
 from res3d_video.pipeline.typed_json import Text, read_json
 from res3d_video.tools.bench.chart import load_matplotlib
 from res3d_video.tools.study_report import collect, table_lines, write_report
-from res3d_video.train.bounds import BATCH, CLIPS, COUNT, Number
 from res3d_video.train.data_options import LOCAL_DATA
 from res3d_video.train.evaluation.confusion import SCORES
 from res3d_video.train.paper.study import StudyRun, StudySettings, plan_run, read_scores, unique_runs
 from res3d_video.train.paper.tables import TABLES
-from res3d_video.train.terminal import QUIET, Command, Failed, progress
+from res3d_video.train.terminal import BATCH, CLIPS, COUNT, QUIET, Command, Failed, Number, progress
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets networks that it can train; None is the paper's

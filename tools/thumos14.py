@@ -18,7 +18,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 import click
 
 from res3d_video.tools.extract_features import FEATURES_OUT, make_features
-from res3d_video.train.bounds import BATCH, COUNT, THREADS, Number
 from res3d_video.train.checkpoint import load_checkpoint
 from res3d_video.train.data_options import DATA, Data, remote_options
 from res3d_video.train.evaluation.features import FeatureFile
@@ -43,7 +42,19 @@ from res3d_video.train.paper.thumos14 import (
 )
 from res3d_video.train.paper.thumos14_features import WindowExtraction
 from res3d_video.train.ranks import from_torchrun
-from res3d_video.train.terminal import JSON_FILE, QUIET, Group, OutputFile, extra_needed, progress, save_json
+from res3d_video.train.terminal import (
+    BATCH,
+    COUNT,
+    JSON_FILE,
+    QUIET,
+    THREADS,
+    Group,
+    Number,
+    OutputFile,
+    extra_needed,
+    progress,
+    save_json,
+)
 
 EPILOG = """\b
 Examples:

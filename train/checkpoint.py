@@ -18,7 +18,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.typed_json import Count, Real, SchemaError, Text, convert
 from res3d_video.train.config import FIXED, OptimConfig, TrainConfig, differences, from_dict, to_dict
 from res3d_video.train.models import ModelConfig, build_model
-from res3d_video.train.optim import build_optimizer
+from res3d_video.train.step import build_optimizer
 from res3d_video.train.torch_file import check_records, is_stored, read_torch_file, short
 
 FORMAT = 1

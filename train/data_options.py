@@ -13,8 +13,7 @@ from res3d_video.pipeline.datasets import DATASETS
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.remote import RemoteSettings, open_remote, parse_size
 from res3d_video.pipeline.remote_store import is_url, public_url
-from res3d_video.train.bounds import Number
-from res3d_video.train.terminal import WrongUsage
+from res3d_video.train.terminal import Number, WrongUsage
 
 DEFAULT = RemoteSettings()
 to_stderr = functools.partial(click.echo, err=True)

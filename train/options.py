@@ -7,13 +7,12 @@ from typing import Any
 import click
 
 from res3d_video.pipeline.settings import ENGINES, WEEK_S, LoaderSettings
-from res3d_video.train.bounds import Number
 from res3d_video.train.config import MOST
 from res3d_video.train.data_options import DATA, REMOTE, remote_options
 from res3d_video.train.models import MODELS
 from res3d_video.train.presets import PRESETS
 from res3d_video.train.stopping import StopRequest, speaks_for_machine
-from res3d_video.train.terminal import Command, Name
+from res3d_video.train.terminal import Command, Name, Number
 
 EPILOG = """\b
 Examples:

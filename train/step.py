@@ -1,10 +1,10 @@
-"""One update of the model, and how a machine executes it: eagerly, compiled, or as a CUDA graph."""
+"""One update of the model, in which precision, and how a machine executes it: eagerly, compiled, or as a CUDA graph."""
 
 import gc
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,10 +15,63 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from res3d_video.pipeline.errors import UserError
+from res3d_video.train.config import OptimConfig
 from res3d_video.train.models.stem import use_space_to_depth
-from res3d_video.train.optim import set_lr
-from res3d_video.train.precision import autocast, channels_last, freeze_batch_norm
 from res3d_video.train.ranks import Ranks
+
+
+def autocast(device: torch.device, *, enabled: bool = True) -> AbstractContextManager:
+    """bfloat16 convolutions on a GPU (2.7 times the clips/s of float32 there); plain float32 on a CPU.
+
+    Weights cast for one pass are not kept for another: each is used once, and a CUDA graph must hold its own casts.
+    """
+    enabled = enabled and device.type == "cuda"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Move convolution weights to channels-last memory, 3D and 2D alike; in place.
+
+    Res3D gains 1.7 times the clips/s on an H100 in bfloat16, 1.2 to 1.9 times on two CPU cores in float32.
+    """
+    for parameter in model.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+        elif parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Normalise with the running statistics and leave them alone; scale and shift still train."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            module.eval()
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig, *, fused: bool) -> torch.optim.SGD:
+    """SGD over three groups: weights with decay; BN without; the fc bias without and with a faster rate."""
+    decayed, undecayed, head_bias = [], [], []
+    for name, parameter in model.named_parameters():
+        if name == "head.bias":
+            head_bias.append(parameter)
+        elif parameter.dim() == 1:
+            undecayed.append(parameter)
+        else:
+            decayed.append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay, "lr_scale": 1.0},
+        {"params": undecayed, "weight_decay": 0.0, "lr_scale": 1.0},
+        {"params": head_bias, "weight_decay": 0.0, "lr_scale": config.head_bias_lr_scale},
+    ]
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Use `lr`, times each group's own scale, from the next update on."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
 
 WARMUP_STEPS = 3  # before a CUDA graph is recorded, as torch's documentation has it; all of them count
 

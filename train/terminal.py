@@ -1,12 +1,13 @@
-"""What our commands share: help under headings, one line for an error, Ctrl-C, progress, files that they write."""
+"""What our commands share: help under headings, one line for an error, Ctrl-C, progress, tables, files that they write."""
 
 import errno
 import json
+import math
 import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any, NoReturn, Protocol
 
 import click
 
+from res3d_video.pipeline.clip import MAX_FRAME_STRIDE
 from res3d_video.pipeline.errors import UserError, did_you_mean
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.index import choices
-from res3d_video.train.progress import Shown
+from res3d_video.train.progress import Shown, console, tolerant_streams
 from res3d_video.train.stopping import interrupts_raise
-from res3d_video.train.streams import console, tolerant_streams
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 ALL = "train.terminal.all_help"  # of the context: show every option
@@ -310,3 +311,48 @@ def extra_needed(extra: str) -> Iterator[None]:
         if (error.name or "").split(".")[0] == "res3d_video":
             raise
         raise Failed(f"{error.name} is not installed; pip install -e '.[{extra}]'") from None
+
+
+MOST = 10**9  # of what is counted
+SEED = click.IntRange(0, 2**63 - 1)
+THREADS = click.IntRange(1, 1024)
+CLIPS = click.IntRange(1, 10_000)  # of a video
+BATCH = click.IntRange(1, 100_000)  # clips at a time
+COUNT = click.IntRange(1, MOST)
+WIDTH = click.IntRange(1, 1024)  # channels
+STRIDE = click.IntRange(1, MAX_FRAME_STRIDE)
+SIDE = click.IntRange(1, 4096)  # pixels
+
+
+class Number(click.FloatRange):
+    """A number from `least` to `most`, both included."""
+
+    def __init__(self, least: float, most: float, *, min_open: bool = False, max_open: bool = False) -> None:
+        super().__init__(least, most, min_open=min_open, max_open=max_open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):  # is neither below nor above a bound
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> list[str]:
+    """Lines of a table, as wide as its widest cells wherever it is shown.
+
+    Args:
+        left: Columns of words; the others are numbers, and to the right.
+
+    >>> text_table(["way", "clips/s"], [["a", "9"], ["long", "10"]])
+    ['way   clips/s', 'a           9', 'long       10']
+    >>> text_table(["", "n", "why"], [["a", "10", "x"], ["b", "9", ""]], left=(0, 2))
+    ['    n  why', 'a  10  x', 'b   9']
+    """
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, *rows]
+    ]

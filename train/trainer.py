@@ -14,21 +14,26 @@ import torch
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch, ClipLoader
-from res3d_video.train.advice import advice
 from res3d_video.train.checkpoint import check_same_run, data_identity, load_checkpoint, load_weights
 from res3d_video.train.config import TrainConfig, is_due, lr_at, to_dict, train_plan
 from res3d_video.train.data_options import Data
 from res3d_video.train.evaluation.video_level import VideoScores, evaluate
 from res3d_video.train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Tally, Throughput, WaitTimer, check_finite
 from res3d_video.train.models import build_model
-from res3d_video.train.optim import build_optimizer
 from res3d_video.train.presets import NEEDS_WEIGHTS
 from res3d_video.train.progress import TrainProgress
 from res3d_video.train.ranks import from_torchrun, process_group
-from res3d_video.train.report import last_lines, result, write_config
-from res3d_video.train.resolve import configure, defaults, execution, find_state, pixels_as_trained
-from res3d_video.train.run_folder import CheckpointFiles, RunContext, check_agreement, only_trainer
-from res3d_video.train.step import TrainStep
+from res3d_video.train.resolve import advice, configure, defaults, execution, find_state, pixels_as_trained
+from res3d_video.train.run_folder import (
+    CheckpointFiles,
+    RunContext,
+    check_agreement,
+    last_lines,
+    only_trainer,
+    result,
+    write_config,
+)
+from res3d_video.train.step import TrainStep, build_optimizer
 from res3d_video.train.stopping import StopRequest
 from res3d_video.train.terminal import Failed, WrongUsage, print_json
 

@@ -20,9 +20,8 @@ from res3d_video.pipeline.loader import Batch, ClipLoader
 from res3d_video.pipeline.plan import EvalPlan
 from res3d_video.train.config import OptimConfig
 from res3d_video.train.models import ModelConfig, build_model
-from res3d_video.train.optim import build_optimizer
 from res3d_video.train.ranks import Ranks
-from res3d_video.train.step import StepOptions, TrainStep
+from res3d_video.train.step import StepOptions, TrainStep, build_optimizer
 from tests.clips import take, train_plan
 
 GOLDEN = Path(__file__).with_name("golden.json")

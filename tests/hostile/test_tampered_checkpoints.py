@@ -17,7 +17,7 @@ from res3d_video.train.checkpoint import FORMAT, load_checkpoint, load_latest, l
 from res3d_video.train.config import from_dict
 from res3d_video.train.importing import import_weights
 from res3d_video.train.models import build_model
-from res3d_video.train.optim import build_optimizer
+from res3d_video.train.step import build_optimizer
 from tests.checkpoints import tiny_state
 from tests.hostile.tampering import VALUES, bounded_memory, bytes_tampered, changed, is_one_line, places, zip_tampered
 from tests.train.test_models_convert import TorchvisionForward

@@ -27,8 +27,8 @@ from res3d_video.train.evaluation.extraction import (
 )
 from res3d_video.train.evaluation.features import FeatureError, FeatureFile, average_videos, load_features
 from res3d_video.train.models import ModelConfig, build_model
-from res3d_video.train.precision import channels_last
 from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import channels_last
 
 CONFIG = TrainConfig(
     model=ModelConfig("res3d10", width=4), clip=ClipSpec(num_frames=4, frame_stride=2, crop_size=32, resize=32)

@@ -11,10 +11,9 @@ from click.testing import CliRunner
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.train import resolve as train_options
-from res3d_video.train.fast import card_of, driver_version, fast_options
 from res3d_video.train.options import EXECUTION_OPTIONS
 from res3d_video.train.ranks import Ranks
-from res3d_video.train.resolve import execution
+from res3d_video.train.resolve import card_of, driver_version, execution, fast_options
 
 CARD = {"gpu": "NVIDIA H100", "driver": "580.95", "torch": "2.13.0", "dali": "2.4.0"}
 FOUND = {"space_to_depth": True, "hw_decoder_load": 0.5}

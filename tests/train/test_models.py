@@ -9,8 +9,8 @@ from res3d_video.train.config import TrainConfig, override
 from res3d_video.train.models import BLOCKS, MODELS, ModelConfig, build_model
 from res3d_video.train.models.resnet import RES3D_STRIDES, SR18_STRIDES, Conv2Plus1d, MixedResNet, ResNet3d
 from res3d_video.train.models.table import count_multiply_adds, count_parameters
-from res3d_video.train.precision import channels_last, freeze_batch_norm
 from res3d_video.train.presets import PRESETS
+from res3d_video.train.step import channels_last, freeze_batch_norm
 
 
 def on_meta(name: str, *, num_classes: int, **options: object) -> nn.Module:

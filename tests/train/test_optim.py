@@ -7,7 +7,7 @@ import pytest
 
 from res3d_video.train.config import OptimConfig, ScheduleConfig, lr_at
 from res3d_video.train.models import ModelConfig, build_model
-from res3d_video.train.optim import build_optimizer, set_lr
+from res3d_video.train.step import build_optimizer, set_lr
 
 
 def test_a_step_schedule_changes_at_its_breakpoints_and_nowhere_else() -> None:

@@ -10,8 +10,8 @@ from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from res3d_video.train.models import ModelConfig, build_model
-from res3d_video.train.precision import channels_last
 from res3d_video.train.ranks import Ranks, RanksError, from_torchrun, lost_message, process_group
+from res3d_video.train.step import channels_last
 from tests.warm import places
 
 

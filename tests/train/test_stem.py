@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.models.stem import StemConv2d, StemConv3d, fold_pixels, use_space_to_depth
-from res3d_video.train.precision import channels_last
+from res3d_video.train.step import channels_last
 
 CHANNELS = pytest.mark.parametrize("channels", [12, 16])
 

@@ -19,10 +19,18 @@ import res3d_video.train.step
 from res3d_video.pipeline.errors import UserError
 from res3d_video.train.config import OptimConfig
 from res3d_video.train.models import ModelConfig, build_model
-from res3d_video.train.optim import build_optimizer, set_lr
-from res3d_video.train.precision import channels_last, freeze_batch_norm
 from res3d_video.train.ranks import Ranks
-from res3d_video.train.step import WARMUP_STEPS, StepLoss, StepOptions, TrainStep, default_options
+from res3d_video.train.step import (
+    WARMUP_STEPS,
+    StepLoss,
+    StepOptions,
+    TrainStep,
+    build_optimizer,
+    channels_last,
+    default_options,
+    freeze_batch_norm,
+    set_lr,
+)
 
 CPU = torch.device("cpu")
 NUM_CLASSES = 5

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from res3d_video.train.streams import CONTROLS, TolerantStream, plain
+from res3d_video.train.progress import CONTROLS, TolerantStream, plain
 from tests.terminal import CHECKOUT, Terminal
 
 COMMAND = """

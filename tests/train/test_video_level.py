@@ -19,7 +19,7 @@ from res3d_video.train.evaluation.video_level import (
     views_per_sample,
 )
 from res3d_video.train.ranks import Ranks
-from res3d_video.train.report import accuracy_lines
+from res3d_video.train.run_folder import accuracy_lines
 
 
 class OtherRank(Ranks):

@@ -18,7 +18,7 @@ from res3d_video.tools.bench.machine import markdown, write
 from res3d_video.tools.bench.measure import load_psutil
 from res3d_video.tools.bench.results import Figures, first_limit
 from res3d_video.tools.bench.stages import STAGES, Stage, read_result
-from res3d_video.train.fast import FastOptions, card_of, fast_path
+from res3d_video.train.resolve import FastOptions, card_of, fast_path
 from res3d_video.train.terminal import save_json
 
 LEAST_S = 20.0  # of a stage; python and its packages take seconds to load

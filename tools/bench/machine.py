@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from res3d_video.train.text_table import text_table as table
+from res3d_video.train.terminal import text_table as table
 
 __all__ = ["table"]
 

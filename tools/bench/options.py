@@ -6,11 +6,22 @@ from typing import Any
 
 import click
 
-from res3d_video.train.bounds import BATCH, COUNT, SEED, SIDE, STRIDE, WIDTH, Number
 from res3d_video.train.data_options import DATA, REMOTE, remote_options
 from res3d_video.train.models import MODELS
 from res3d_video.train.options import EXECUTION, EXECUTION_OPTIONS
-from res3d_video.train.terminal import JSON_FILE, QUIET, Command, OutputFile
+from res3d_video.train.terminal import (
+    BATCH,
+    COUNT,
+    JSON_FILE,
+    QUIET,
+    SEED,
+    SIDE,
+    STRIDE,
+    WIDTH,
+    Command,
+    Number,
+    OutputFile,
+)
 
 EPILOG = """\b
 Examples:

@@ -24,9 +24,8 @@ from res3d_video.tools.bench.results import Result
 from res3d_video.tools.bench.soak import WINDOW_S, Use, Window, soak
 from res3d_video.train.config import OptimConfig
 from res3d_video.train.models import ModelConfig, build_model
-from res3d_video.train.optim import build_optimizer
 from res3d_video.train.ranks import Ranks
-from res3d_video.train.step import StepOptions, TrainStep
+from res3d_video.train.step import StepOptions, TrainStep, build_optimizer
 from res3d_video.train.terminal import progress
 
 FIRST_STEPS = {"cpu": 2, "cuda": 12}  # compiling, choosing algorithms and capturing happen in them

@@ -6,7 +6,7 @@ import numpy as np
 
 SCORES = "scores.json"  # of tools/evaluate.py, in the folder of a run that is done
 
-from res3d_video.train.text_table import text_table
+from res3d_video.train.terminal import text_table
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, *, num_classes: int) -> np.ndarray:

@@ -26,8 +26,8 @@ from res3d_video.train.evaluation.features import FORMAT, FeatureError, FeatureF
 from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
 from res3d_video.train.models import build_model
 from res3d_video.train.models.layers import take_layers
-from res3d_video.train.precision import autocast, channels_last
 from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import autocast, channels_last
 
 VIDEOS_PER_PART = 64  # a kill costs at most so many on each rank
 DTYPES = ("float16", "float32")

@@ -16,8 +16,8 @@ from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan
 from res3d_video.train.evaluation.confusion import confusion_matrix
 from res3d_video.train.metrics import MAX_DAMAGED, Damaged, name_damaged
-from res3d_video.train.precision import autocast
 from res3d_video.train.ranks import Ranks
+from res3d_video.train.step import autocast
 
 
 class ClipScores(NamedTuple):

@@ -14,9 +14,8 @@ end_at_ctrl_c(__name__)
 
 import click
 
-from res3d_video.train.bounds import BATCH, COUNT, WIDTH
 from res3d_video.train.models import MODELS, ModelConfig
-from res3d_video.train.terminal import QUIET, Command, Failed, print_json, progress
+from res3d_video.train.terminal import BATCH, COUNT, QUIET, WIDTH, Command, Failed, print_json, progress
 
 EPILOG = """\b
 Examples:

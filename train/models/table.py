@@ -15,11 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from res3d_video.train.config import OptimConfig
 from res3d_video.train.models import MODELS, ModelConfig, build_model
-from res3d_video.train.optim import build_optimizer
-from res3d_video.train.precision import autocast
 from res3d_video.train.ranks import Ranks
-from res3d_video.train.step import WARMUP_STEPS, TrainStep
-from res3d_video.train.text_table import text_table
+from res3d_video.train.step import WARMUP_STEPS, TrainStep, autocast, build_optimizer
+from res3d_video.train.terminal import text_table
 
 WARMUP = {"cpu": 1, "cuda": WARMUP_STEPS + 2}  # a CUDA graph is recorded after its own warm-up
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux

@@ -19,7 +19,7 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.files import read_text
 from res3d_video.pipeline.typed_json import SchemaError, decode
 from res3d_video.train.evaluation.features import FeatureFile, l2_normalised, read_rows
-from res3d_video.train.text_table import text_table
+from res3d_video.train.terminal import text_table
 
 WINDOW_LENGTHS = (16, 32, 64, 128, 256, 512)  # frames
 WINDOW_OVERLAP = 0.75  # of two neighbours of one length
