@@ -6,6 +6,7 @@ knows which are in use, and a process that ends leaves nothing locked.
 """
 
 import contextlib
+import copy
 import errno
 import fcntl
 import hashlib
@@ -317,7 +318,8 @@ class TarPrefetcher:
     """
 
     def __init__(self, tars: RemoteTars, plan: Plan, *, rows: slice) -> None:
-        self._tars, self._plan, self._rows, self._num_steps = tars, plan, rows, tars.settings.fetch_ahead
+        self._tars, self._rows, self._num_steps = tars, rows, tars.settings.fetch_ahead
+        self._plan = copy.deepcopy(plan, {id(plan.index): plan.index})  # a plan keeps few orders: the reader its own
         self._sizes = [shard["num_bytes"] for shard in tars.shards]
         self._asked: dict[int, int] = {}  # tars of coming steps, and the last step so far that needs each
         self._next_step = 0

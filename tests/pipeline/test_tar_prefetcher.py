@@ -105,3 +105,13 @@ def test_the_end_of_an_evaluation_is_the_end(numbered: ShardIndex) -> None:
     assert filler._queue.empty()
     filler.end()
     assert tars.asked == [0, 1, 2]
+
+
+def test_looking_ahead_over_many_epochs_leaves_the_orders_of_the_readers_plan(numbered: ShardIndex) -> None:
+    plan = TrainPlan(numbered, np.arange(2), ClipSpec(4, 2), global_batch_size=2, seed=0)
+    plan.batch(0)
+    before = dict(plan._orders)
+    filler = ahead(Tars(), numbered, steps=9, plan=plan)
+    filler.start(0)
+    filler.end()
+    assert plan._orders == before
