@@ -124,3 +124,38 @@ def test_the_trainer_can_be_read_in_one_sitting() -> None:
 def test_no_media_is_committed() -> None:
     files = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True).stdout.split("\n")
     assert not [f for f in files if re.search(r"\.(avi|mp4|mkv|webm|mov|mpg|jpg|tar|npy|pt)$", f)]
+
+
+def test_what_is_installed_is_every_package_of_the_checkout() -> None:
+    named = re.search(r"^packages =\n((?:    .+\n)+)", (CHECKOUT / "setup.cfg").read_text(), re.MULTILINE)
+    assert named is not None
+    assert set(named[1].split()) == {dotted(path) for path in MODULES if path.name == "__init__.py"}
+
+
+def test_the_trainer_imports_no_more_than_45_of_our_modules() -> None:
+    found, todo = set(), ["res3d_video.train.main"]
+    paths = {dotted(path): path for path in MODULES}
+    while todo:
+        name = todo.pop()
+        if name in paths and name not in found:
+            found.add(name)
+            todo += imports_of(paths[name])
+    assert len(found) <= 45
+
+
+NEEDED_LATE = ("torch", "nvidia.dali", "matplotlib", "scipy", "sklearn", "ray")
+LOADED_FOR_HELP = """
+import importlib, sys
+for name in sys.argv[1].split():
+    importlib.import_module(name)
+    assert not [late for late in sys.argv[2].split() if late in sys.modules], name
+"""
+
+
+def test_no_command_loads_a_heavy_package_before_its_options_are_right() -> None:
+    names = " ".join(dotted(path) for path in COMMANDS)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED_FOR_HELP, names, " ".join(NEEDED_LATE)],
+        cwd=CHECKOUT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

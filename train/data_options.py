@@ -9,13 +9,13 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from res3d_video.pipeline.datasets import DATASETS
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.remote import RemoteSettings, open_remote, parse_size
 from res3d_video.pipeline.remote_store import is_url, public_url
 from res3d_video.train.terminal import Number, WrongUsage
 
 DEFAULT = RemoteSettings()
+OFFICIAL = ("ucf101", "hmdb51", "sports1m")  # datasets that make_shards.py knows by name
 to_stderr = functools.partial(click.echo, err=True)
 
 
@@ -97,7 +97,7 @@ def missing(folder: Path) -> str:
     'shards/mine is not there: make it with python tools/make_shards.py folder --raw VIDEOS --out shards/mine'
     """
     name, _, codec = folder.name.partition("-")
-    words = [name] if name in set(DATASETS) - {"folder"} else ["folder --raw VIDEOS"]
+    words = [name] if name in OFFICIAL else ["folder --raw VIDEOS"]
     words += ["--codec h264"] if codec == "h264" else []
     words += [f"--out {folder}"] if folder != Path("shards") / name or len(words) > 1 or " " in words[0] else []
     return f"{folder} is not there: make it with python tools/make_shards.py {' '.join(words)}"

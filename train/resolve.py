@@ -1,4 +1,4 @@
-"""From the command line's options to a run: its configuration, how it is executed, the state it resumes from, advice."""
+"""From the command line's options to a run: configuration, execution, the state it resumes from, and advice."""
 
 import os
 import re

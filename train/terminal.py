@@ -1,4 +1,4 @@
-"""What our commands share: help under headings, one line for an error, Ctrl-C, progress, tables, files that they write."""
+"""What our commands share: help under headings, errors in one line, Ctrl-C, progress, tables, files that they write."""
 
 import errno
 import json

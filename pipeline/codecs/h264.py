@@ -19,8 +19,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from res3d_video.pipeline.codecs.avc import IDR, NON_IDR, packet_fault
-from res3d_video.pipeline.codecs.h264_decode import SoftwareDecoder, size_limit
+from res3d_video.pipeline.codecs.avc import IDR, NON_IDR, SoftwareDecoder, packet_fault, size_limit
 from res3d_video.pipeline.codecs.segment import ClipFrames, EncodedSegment, FrameRecord, Planes, ranges
 from res3d_video.pipeline.errors import TooLargeError, UserError, VideoFailure
 

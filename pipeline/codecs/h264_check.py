@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import av
 import numpy as np
 
-from res3d_video.pipeline.codecs.avc import IDR, NON_IDR, Sps, packet_fault, parse_avcc, parse_sps
+from res3d_video.pipeline.codecs.avc import IDR, NON_IDR, Sps, open_decoder, packet_fault, parse_avcc, parse_sps
 from res3d_video.pipeline.codecs.h264 import (
     FILE,
     MIN_REF_FRAMES,
@@ -17,7 +17,6 @@ from res3d_video.pipeline.codecs.h264 import (
     open_mp4,
     read_packets,
 )
-from res3d_video.pipeline.codecs.h264_decode import open_decoder
 from res3d_video.pipeline.errors import one_line
 
 HIGH_PROFILE = 100

@@ -17,7 +17,7 @@ from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import MB, Guard
 from res3d_video.pipeline.ingest.probe import Piece, VideoFacts
 from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry, centred, fitted, stretched
-from res3d_video.pipeline.rng import random_below
+from res3d_video.pipeline.plan import random_below
 from res3d_video.pipeline.shard_writer import EncodedSample
 
 Described = tuple[EncodedSegment, dict[str, Any]]  # with what key.json says about the frames

@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import LabelLists, ShardIndex
-from res3d_video.pipeline.plan import EvalPlan, PlannedClips, TrainPlan, crop_room, drawn_labels, rank_rows
-from res3d_video.pipeline.rng import window_order
+from res3d_video.pipeline.plan import (
+    EvalPlan,
+    PlannedClips,
+    TrainPlan,
+    crop_room,
+    drawn_labels,
+    rank_rows,
+    window_order,
+)
 
 
 def fake_index(num_samples: int = 50, *, num_tars: int = 7, frame_step: int = 1) -> SimpleNamespace:

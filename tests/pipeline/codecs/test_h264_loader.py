@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
-from res3d_video.pipeline.codecs.avc import parse_avcc
-from res3d_video.pipeline.codecs.h264_decode import SoftwareDecoder
+from res3d_video.pipeline.codecs.avc import SoftwareDecoder, parse_avcc
 from res3d_video.pipeline.codecs.mp4 import Splicer, join
 from res3d_video.pipeline.codecs.segment import UndecodableError
 from res3d_video.pipeline.frames import decode_frames
