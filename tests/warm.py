@@ -27,7 +27,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [__name__, "torch._dynamo", "torch.utils.tensorboard", "res3d_video.train.trainer", "res3d_video.tools.evaluate",
-     "res3d_video.tools.extract_features", "res3d_video.tools.thumos14"]
+     "res3d_video.train.evaluation.extraction", "res3d_video.train.paper.thumos14_features"]
 )  # fmt: skip
 
 

@@ -18,8 +18,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from res3d_video.tools.figures.filters import draw_filters, read_filters
-from res3d_video.tools.figures.plots import Along, draw_curves, read_curves, summarise
 from res3d_video.train.terminal import JSON_FILE, Group, OutputFile, save_json, text_table
 
 EPILOG = """\b
@@ -52,6 +50,8 @@ def main() -> None:
 @JSON_FILE
 def filters_command(*, checkpoints: tuple[Path, ...], out: Path, title: str | None, json_path: Path | None) -> None:
     """Filters of conv1: of 3D networks every slice in time, of R(2+1)D those in space."""
+    from res3d_video.tools.figures.filters import draw_filters, read_filters  # loads torch: help does not wait for it
+
     networks = [read_filters(path) for path in checkpoints]
     draw_filters(out, networks, title=title or "Filters of conv1")
     rows = [[str(f.checkpoint), f.model, f.layer, "×".join(map(str, f.weight.shape))] for f in networks]
@@ -65,8 +65,10 @@ def filters_command(*, checkpoints: tuple[Path, ...], out: Path, title: str | No
 @click.option("--x", default="steps", type=click.Choice(["steps", "clips"]), help="Horizontal axis.")
 @TITLE
 @JSON_FILE
-def curves_command(*, runs: tuple[Path, ...], out: Path, x: Along, title: str | None, json_path: Path | None) -> None:
+def curves_command(*, runs: tuple[Path, ...], out: Path, x: Any, title: str | None, json_path: Path | None) -> None:
     """Training loss and clip@1 of run folders."""
+    from res3d_video.tools.figures.plots import draw_curves, read_curves, summarise  # loads torch
+
     found = [read_curves(folder) for folder in runs]
     draw_curves(out, found, title=title or "Learning curves", x=x)
     numbers = summarise(found)

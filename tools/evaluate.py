@@ -4,7 +4,6 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -20,21 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 import click
-import numpy as np
-import torch
 
-from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.loader import LoaderSettings
-from res3d_video.train.checkpoint import load_checkpoint
-from res3d_video.train.config import from_dict
 from res3d_video.train.data_options import DATA, Data, remote_options
-from res3d_video.train.evaluation.confusion import SCORES, accuracies_by_name, class_table
-from res3d_video.train.evaluation.video_level import VideoScores, evaluate
-from res3d_video.train.models import build_model
-from res3d_video.train.ranks import Ranks, from_torchrun, process_group
-from res3d_video.train.run_folder import accuracy_lines
-from res3d_video.train.step import channels_last
 from res3d_video.train.terminal import (
     BATCH,
     CLIPS,
@@ -42,7 +28,6 @@ from res3d_video.train.terminal import (
     THREADS,
     Command,
     OutputFile,
-    progress,
     save_json,
     wrong_usage,
 )
@@ -83,6 +68,13 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Score a checkpoint on videos: clip@1, video@1, video@5, every class."""
+    from res3d_video.train.checkpoint import load_checkpoint  # these load torch: help does not wait for it
+    from res3d_video.train.config import from_dict
+    from res3d_video.train.evaluation.confusion import class_table
+    from res3d_video.train.evaluation.video_level import check_classes, everything, score
+    from res3d_video.train.ranks import from_torchrun
+    from res3d_video.train.run_folder import accuracy_lines
+
     ranks = from_torchrun(device)
     index, state = data.open(), load_checkpoint(checkpoint)
     check_classes(state["classes"], index, checkpoint=checkpoint)
@@ -102,91 +94,6 @@ def main(
         click.echo(line)
     if json_path is not None:
         click.echo(f"predictions {json_path}")
-
-
-def score_run(folder: Path, index: ShardIndex, *, clips: int, num_threads: int, device: str, quiet: bool) -> None:
-    """Score latest.pt of a run on the test side of its split, as tools/evaluate.py does; writes scores.json there.
-
-    Args:
-        device: "cpu", "cuda" or "auto".
-
-    Raises:
-        UserError: There is no checkpoint, it cannot be read, or the shards are of other classes or splits.
-        OSError: The shards cannot be read, or nothing can be written.
-    """
-    checkpoint, ranks = folder / "latest.pt", from_torchrun(device)
-    state = load_checkpoint(checkpoint)
-    check_classes(state["classes"], index, checkpoint=checkpoint)
-    split = from_dict(state["config"]).split
-    samples = index.samples_of(split, "test")
-    scores = score(state, index, samples, clips=clips, num_threads=num_threads, ranks=ranks, quiet=quiet)
-    about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": split}
-    if ranks.is_main:
-        save_json(folder / SCORES, about | {"subset": "test"} | everything(scores))
-
-
-def check_classes(classes: list[str], index: ShardIndex, *, checkpoint: Path) -> None:
-    """Refuse to score outputs that mean something else.
-
-    Raises:
-        UserError: The dataset's classes are not the checkpoint's, in the same order.
-    """
-    if classes != index.classes:
-        raise UserError(
-            f"{checkpoint}: trained on {len(classes)} classes ({', '.join(classes[:3])}, …), {index.name} "
-            f"has {len(index.classes)} ({', '.join(index.classes[:3])}, …); choose shards of the same classes"
-        )
-
-
-def score(
-    state: dict,
-    index: ShardIndex,
-    samples: np.ndarray,
-    *,
-    clips: int,
-    num_threads: int,
-    ranks: Ranks,
-    quiet: bool,
-    batch_size: int | None = None,
-) -> VideoScores:
-    """Build the checkpoint's network and score `samples` with it, all processes together.
-
-    Args:
-        samples: Rows of the index, int64 [S].
-        batch_size: Clips of a batch of all processes; None is 16 each.
-    """
-    config = from_dict(state["config"])
-    model = build_model(config.model, num_classes=len(index.classes))
-    model.load_state_dict(state["model"])
-    channels_last(model).to(ranks.device)
-    quiet = quiet or not ranks.is_main
-    with process_group(ranks), progress("evaluating", unit="clips", quiet=quiet) as tell:
-        scores = evaluate(
-            model,
-            index,
-            samples,
-            config.clip,
-            num_clips=clips,
-            global_batch_size=batch_size or 16 * ranks.world_size,
-            ranks=ranks,
-            mean=config.mean,
-            std=config.std,
-            settings=LoaderSettings(num_threads=num_threads),
-            on_batch=tell,
-        )
-    assert scores is not None  # nothing interrupts it
-    return scores
-
-
-def everything(scores: VideoScores) -> dict[str, Any]:
-    """Of an evaluation: accuracies, classes, confusion matrix, a prediction for each video."""
-    return {
-        **scores.summary(),
-        "class_accuracy": accuracies_by_name(scores.classes, scores.confusion),
-        "confusion": scores.confusion.tolist(),  # row: class, column: predicted
-        "predictions": scores.predictions(),
-        "torch": torch.__version__,
-    }
 
 
 if __name__ == "__main__":

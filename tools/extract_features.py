@@ -20,14 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 import numpy as np
 
-from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.loader import LoaderSettings
-from res3d_video.train.checkpoint import load_checkpoint
 from res3d_video.train.config import from_dict
 from res3d_video.train.data_options import DATA, Data, remote_options
-from res3d_video.train.evaluation.extraction import DTYPES, Extraction, PartedExtraction
-from res3d_video.train.evaluation.features import FeatureFile, parquet
-from res3d_video.train.ranks import Ranks, from_torchrun, process_group
+from res3d_video.train.evaluation.features import DTYPES, FeatureFile
 from res3d_video.train.terminal import (
     BATCH,
     CLIPS,
@@ -35,7 +30,6 @@ from res3d_video.train.terminal import (
     THREADS,
     Command,
     OutputFile,
-    progress,
     save_json,
     wrong_usage,
 )
@@ -99,6 +93,10 @@ def main(
     """Features of videos: layers of a checkpoint's network, averaged over each video's clips, as Parquet."""
     if subset == "all" and split is not None:
         raise click.UsageError(f"--split: {split} says nothing about all videos; add --subset train or test")
+    from res3d_video.train.checkpoint import load_checkpoint  # these load torch: help does not wait for it
+    from res3d_video.train.evaluation.extraction import Extraction, make_features, samples_to_read
+    from res3d_video.train.ranks import from_torchrun
+
     ranks = from_torchrun(device)
     index = data.open()
     state = load_checkpoint(checkpoint)
@@ -124,31 +122,6 @@ def main(
             save_json(json_path, summary)
         for line in summary_lines(summary) if made else [f"features    {out} is there already, made in the same way"]:
             click.echo(line)
-
-
-def samples_to_read(index: ShardIndex, *, split: str, subset: str) -> np.ndarray:
-    """Rows of the index."""
-    return np.arange(index.num_samples) if subset == "all" else index.samples_of(split, subset)
-
-
-def make_features(
-    extraction: PartedExtraction, ranks: Ranks, *, batch_size: int, num_threads: int, quiet: bool
-) -> bool:
-    """Make the features, all processes together; a collective.
-
-    Returns:
-        False where they were there already, made in the same way.
-    """
-    with parquet(extraction.out):
-        pass  # a package that it needs is missed here, not after the work
-    with process_group(ranks):
-        if not any(ranks.gather(len(extraction.missing()))):  # collective: nobody begins before all have looked
-            return False
-        with progress("extracting", unit="batches", quiet=quiet or not ranks.is_main) as tell:
-            settings = LoaderSettings(num_threads=num_threads)
-            extraction.extract(ranks, batch_size=batch_size, settings=settings, on_batch=tell)
-        ranks.gather(None)  # collective: all parts are there
-    return True
 
 
 def summarise(path: Path) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def run_command(
     found = pages.read_runs(runs)
     for run, index in pages.runs_to_score(found, shards, evaluate=evaluate):
         try:
-            load("res3d_video.tools.evaluate").score_run(
+            load("res3d_video.train.evaluation.video_level").score_run(
                 run.folder, index, clips=10, num_threads=2, device="auto", quiet=quiet
             )
         except (UserError, OSError) as error:

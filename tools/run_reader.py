@@ -28,8 +28,7 @@ from res3d_video.pipeline.typed_json import (
     decode,
     read_json,
 )
-from res3d_video.train.config import TrainConfig, from_dict
-from res3d_video.train.run_folder import LOCK
+from res3d_video.train.config import LOCK, TrainConfig, from_dict
 
 MAX_LINES = 500_000  # of metrics.jsonl; a dict each
 # Settings of how a run is recorded, which change nothing about the result.

@@ -23,7 +23,6 @@ from res3d_video.train.stopping import end_at_ctrl_c
 end_at_ctrl_c(__name__)
 
 import click
-import torch
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex, open_index
@@ -114,6 +113,8 @@ def main(
     numbers = [number for number in TABLES if str(number) in tables.split(",")]
     if unknown := sorted(set(tables.split(",")) - {str(number) for number in numbers}):
         raise click.UsageError(f"--tables: {unknown[0]} is not among {', '.join(map(str, TABLES))}")
+    import torch  # takes seconds: help does not wait for it
+
     load_matplotlib()  # fails here, not after the work
     kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     indexes = [open_index(folder.resolve()) for folder in folders]
@@ -200,6 +201,8 @@ class Trainings:
 
     def __init__(self, out: Path, *, kind: str, clips: int, gpus: Sequence[str] | None = None) -> None:
         if gpus is None:
+            import torch
+
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
             gpus = visible.split(",") if kind == "cuda" else [""]
         self._out, self._kind, self._clips, self._num_gpus = out, kind, clips, len(gpus)

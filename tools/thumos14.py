@@ -17,8 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from res3d_video.tools.extract_features import FEATURES_OUT, make_features
-from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.tools.extract_features import FEATURES_OUT
 from res3d_video.train.data_options import DATA, Data, remote_options
 from res3d_video.train.evaluation.features import FeatureFile
 from res3d_video.train.paper.thumos14 import (
@@ -40,8 +39,6 @@ from res3d_video.train.paper.thumos14 import (
     write_detections,
     write_windows,
 )
-from res3d_video.train.paper.thumos14_features import WindowExtraction
-from res3d_video.train.ranks import from_torchrun
 from res3d_video.train.terminal import (
     BATCH,
     COUNT,
@@ -123,6 +120,11 @@ def features_command(
     out: Path,
 ) -> None:
     """Run a network over the clip of every window; under torchrun on all processes, and on after a kill."""
+    from res3d_video.train.checkpoint import load_checkpoint  # these load torch: help does not wait for it
+    from res3d_video.train.evaluation.extraction import make_features
+    from res3d_video.train.paper.thumos14_features import WindowExtraction
+    from res3d_video.train.ranks import from_torchrun
+
     ranks, listed = from_torchrun(device), read_windows(windows)
     extraction = WindowExtraction(
         load_checkpoint(checkpoint), data.open(), listed, [layer], out=out, device=ranks.device

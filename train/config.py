@@ -14,6 +14,7 @@ from res3d_video.pipeline.plan import TrainPlan
 from res3d_video.pipeline.typed_json import Count, SchemaError, Share, Size, Text, convert
 from res3d_video.train.models import MODELS, ModelConfig, check_clip
 
+LOCK = ".trainer"  # file in a run folder that its trainer locks
 Pixel = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Rate = Annotated[float, Meta(ge=0, le=1e6)]
 

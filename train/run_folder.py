@@ -23,7 +23,7 @@ from res3d_video.pipeline.loader import LoaderSettings
 from res3d_video.pipeline.shard_writer import write_atomically
 from res3d_video.pipeline.typed_json import SchemaError, Size, Text, decode
 from res3d_video.train.checkpoint import data_identity, save_checkpoint
-from res3d_video.train.config import TrainConfig, to_dict
+from res3d_video.train.config import LOCK, TrainConfig, to_dict
 from res3d_video.train.evaluation.video_level import VideoScores
 from res3d_video.train.metrics import Damaged, MetricsLog, Tally
 from res3d_video.train.progress import console
@@ -61,7 +61,6 @@ class RunContext:
         return console(stderr=self.to_stderr) if self.ranks.is_main and not self.quiet else None
 
 
-LOCK = ".trainer"  # .lock is the study's
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # said where there are no locks, as on some network disks
 LEFT_OVERS = (".*.pt.tmp", ".metrics.jsonl.tmp", ".config.json.tmp")
 POLL_S = 0.2

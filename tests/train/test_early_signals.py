@@ -12,8 +12,8 @@ import torch.distributed as dist
 import res3d_video.train.stopping
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.config import LOCK
 from res3d_video.train.ranks import meet
-from res3d_video.train.run_folder import LOCK
 from res3d_video.train.stopping import INTERRUPT, STOP_SIGNALS, StopRequest
 from tests.chaos.ledger import wait_until
 from tests.chaos.training import ranks_of

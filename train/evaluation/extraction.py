@@ -22,15 +22,22 @@ from res3d_video.pipeline.loader import Batch, ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan, Plan, PlannedClips
 from res3d_video.train.checkpoint import data_identity
 from res3d_video.train.config import from_dict, to_dict
-from res3d_video.train.evaluation.features import FORMAT, FeatureError, FeatureFile, Features, save_features
+from res3d_video.train.evaluation.features import (
+    FORMAT,
+    FeatureError,
+    FeatureFile,
+    Features,
+    parquet,
+    save_features,
+)
 from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
 from res3d_video.train.models import build_model
 from res3d_video.train.models.layers import take_layers
-from res3d_video.train.ranks import Ranks
+from res3d_video.train.ranks import Ranks, process_group
 from res3d_video.train.step import autocast, channels_last
+from res3d_video.train.terminal import progress
 
 VIDEOS_PER_PART = 64  # a kill costs at most so many on each rank
-DTYPES = ("float16", "float32")
 
 
 class PartedExtraction:
@@ -356,3 +363,28 @@ def describe_run(state: dict[str, Any], index: ShardIndex, *, device: torch.devi
         "std": to_dict(config)["std"],
         "compute": "bfloat16" if device.type == "cuda" else "float32",
     }
+
+
+def samples_to_read(index: ShardIndex, *, split: str, subset: str) -> np.ndarray:
+    """Rows of the index."""
+    return np.arange(index.num_samples) if subset == "all" else index.samples_of(split, subset)
+
+
+def make_features(
+    extraction: PartedExtraction, ranks: Ranks, *, batch_size: int, num_threads: int, quiet: bool
+) -> bool:
+    """Make the features, all processes together; a collective.
+
+    Returns:
+        False where they were there already, made in the same way.
+    """
+    with parquet(extraction.out):
+        pass  # a package that it needs is missed here, not after the work
+    with process_group(ranks):
+        if not any(ranks.gather(len(extraction.missing()))):  # collective: nobody begins before all have looked
+            return False
+        with progress("extracting", unit="batches", quiet=quiet or not ranks.is_main) as tell:
+            settings = LoaderSettings(num_threads=num_threads)
+            extraction.extract(ranks, batch_size=batch_size, settings=settings, on_batch=tell)
+        ranks.gather(None)  # collective: all parts are there
+    return True

@@ -26,6 +26,7 @@ from res3d_video.pipeline.shard_writer import write_atomically
 from res3d_video.pipeline.typed_json import MOST, Count, Real, Text, convert, decode
 
 FORMAT = 1
+DTYPES = ("float16", "float32")
 COLUMNS = {  # field of Features -> column
     "keys": "key", "sources": "source", "groups": "group", "labels": "label", "subsets": "subset",
     "num_clips": "num_clips", "starts": "start",

@@ -11,9 +11,7 @@ from res3d_video.pipeline.typed_json import Count, Share, read_json
 from res3d_video.train.config import TrainConfig
 from res3d_video.train.evaluation.confusion import SCORES
 from res3d_video.train.models import MODELS
-from res3d_video.train.models.table import count_costs
 from res3d_video.train.paper.tables import Claim, Row
-from res3d_video.train.resolve import configure
 
 PAPER_CROP, PAPER_RESIZE = 112, 128  # pixels (section 3)
 PAPER_STEPS = 90_000
@@ -107,6 +105,9 @@ def plan_run(row: Row, *, seed: int, settings: StudySettings, indexes: Sequence[
     if settings.steps is not None:
         options["save_every"] = min(1_000, max(1, settings.steps // 10))
     preset = "ucf101-search-2d" if row.num_frames == 1 else "ucf101-search"
+    from res3d_video.train.models.table import count_costs  # these load torch
+    from res3d_video.train.resolve import configure
+
     config = configure(preset, index, world_size=1, **options)
     parameters, multiply_adds = count_costs(
         config.model, num_classes=len(index.classes), clip_shape=(3, row.num_frames, crop_size, crop_size)
