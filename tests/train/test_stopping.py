@@ -33,6 +33,6 @@ def test_a_process_whose_launcher_has_ended_does_not_go_on() -> None:
 
 
 def test_what_is_loaded_before_signals_count_is_small() -> None:
-    code = "import sys; before = set(sys.modules); import train.stopping; print(*set(sys.modules) - before)"
+    code = "import sys; before = set(sys.modules); import res3d_video.train.stopping; print(*set(sys.modules) - before)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    assert {name.split(".")[0] for name in loaded.stdout.split()} <= {*sys.stdlib_module_names, "train", "pipeline"}
+    assert {name.split(".")[0] for name in loaded.stdout.split()} <= {*sys.stdlib_module_names, "train", "res3d_video"}
