@@ -1,4 +1,4 @@
-"""tools/bench_loader.py: lanes alternate in one process; tables, files and the verdict say what was measured."""
+"""tools/bench_loader.py: lanes alternate in one process; tables, files and the bottleneck say what was measured."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def test_batches_taken_follow_one_another_over_all_turns(benched: tuple[Result, 
     assert taken == [[3 + (2 + warm_up) * i + warm_up, 3 + (2 + warm_up) * (i + 1)] for i in range(6)]  # three are kept
 
 
-def test_the_report_is_a_table_and_ends_with_the_verdict(benched: tuple[Result, dict, Path]) -> None:
+def test_the_report_is_a_table_and_ends_with_the_bottleneck(benched: tuple[Result, dict, Path]) -> None:
     result, found, folder = benched
     lines = [line for line in result.stdout.splitlines() if line]
     assert lines[0] == (
@@ -113,12 +113,12 @@ def test_the_report_is_a_table_and_ends_with_the_verdict(benched: tuple[Result, 
     )
     (header,) = [i for i, line in enumerate(lines) if line.lstrip().startswith("clips/s")]
     assert [line.split("  ")[0] for line in lines[header + 1 : header + 4]] == [LOADER, SYNTHETIC, REAL]
-    assert found["verdict"] in lines
-    assert found["verdict"].startswith("training waits for clips ")
-    assert "GPU" not in found["verdict"]
+    assert found["bottleneck"] in lines
+    assert found["bottleneck"].startswith("training waits for clips ")
+    assert "GPU" not in found["bottleneck"]
     page = (folder / "bench.md").read_text()
     assert page.startswith(lines[0])
-    assert page.endswith(f"**{found['verdict']}**\n")
+    assert page.endswith(f"**{found['bottleneck']}**\n")
 
 
 def test_the_json_says_what_was_measured(benched: tuple[Result, dict, Path], numbered: ShardIndex) -> None:
@@ -159,7 +159,7 @@ def test_the_loader_alone_needs_no_step(numbered: ShardIndex, tmp_path: Path) ->
     found = json.loads((tmp_path / "bench.json").read_text())
     assert list(found["lanes"]) == [LOADER]
     assert (found["saturation"], found["settings"]["step"], found["settings"]["num_segments"]) == (None, None, 5)
-    assert found["verdict"].startswith("the loader alone delivers ")
+    assert found["bottleneck"].startswith("the loader alone delivers ")
     assert (tmp_path / "bench.png").stat().st_size > 5000
 
 
@@ -346,13 +346,13 @@ def test_without_a_package_the_error_says_what_to_install(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_on_a_gpu_the_verdict_speaks_of_it(numbered: ShardIndex, tmp_path: Path) -> None:
+def test_on_a_gpu_the_bottleneck_speaks_of_it(numbered: ShardIndex, tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     options = ["--device", "cuda", "--batch-size", "16", "--width", "16", "--repeats", "2", "--seconds", "2"]
     result = bench(numbered.data_dir, *options, "--soak-minutes", "0.1", "--json", str(path))
     assert result.exit_code == 0, result.output
     found = json.loads(path.read_text())
-    assert found["verdict"].startswith("the GPU waits ")
+    assert found["bottleneck"].startswith("the GPU waits ")
     assert 0 < found["saturation"]["median"] < 1.5
     assert found["lanes"][SYNTHETIC]["sm"] > 0
     assert found["lanes"][REAL]["gpu_memory"] > 0

@@ -7,7 +7,7 @@ from typing import Any
 from res3d_video.tools.bench.lanes import LOADER
 from res3d_video.tools.bench.machine import markdown, table
 from res3d_video.tools.bench.measure import Spread, slope
-from res3d_video.tools.bench.results import Result, figures, lane_numbers, sentence, thread_cores
+from res3d_video.tools.bench.results import Result, bottleneck, figures, lane_numbers, thread_cores
 from res3d_video.tools.bench.soak import judge
 
 
@@ -96,14 +96,14 @@ def notes(result: Result) -> list[str]:
 
 
 def console(result: Result) -> list[str]:
-    """The table, what belongs to it, and the verdict as the last line."""
-    return ["", *table(*cells(result)), "", *notes(result), sentence(figures(result))]
+    """The table, what belongs to it, and the bottleneck as the last line."""
+    return ["", *table(*cells(result)), "", *notes(result), bottleneck(figures(result))]
 
 
 def page(result: Result) -> list[str]:
     """The same as Markdown."""
     below = [f"- {line}" for line in notes(result)]
-    return [*markdown(*cells(result)), "", *below, "", f"**{sentence(figures(result))}**"]
+    return [*markdown(*cells(result)), "", *below, "", f"**{bottleneck(figures(result))}**"]
 
 
 def summary(result: Result) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def summary(result: Result) -> dict[str, Any]:
         "resident": result.resident,
         "gpu_missing": result.gpu_missing,
         "figures": asdict(found),
-        "verdict": sentence(found),
+        "bottleneck": bottleneck(found),
         "soak": {
             "lane": result.soak_lane,
             "judgement": judgement and asdict(judgement) | {"failures": judgement.failures},

@@ -17,7 +17,7 @@ FULL = 0.85  # of a resource's time; more is never seen where work arrives in ba
 
 @dataclass(frozen=True)
 class Figures:
-    """What the verdict is made of; medians of the repeats.
+    """What the bottleneck is made of; medians of the repeats.
 
     Attributes:
         on_gpu: Where training and decoding happen.
@@ -45,8 +45,8 @@ class Figures:
     extra_cores: float = 0.0
 
 
-def sentence(figures: Figures) -> str:
-    """The verdict."""
+def bottleneck(figures: Figures) -> str:
+    """What holds training up, in a sentence."""
     limit = f"first limit: {first_limit(figures)}"
     if figures.saturation is None or not figures.synthetic or not figures.real:
         return f"the loader alone delivers {figures.loader:.0f} clips/s with {figures.loader_cores:.1f} cores; {limit}"
@@ -163,7 +163,7 @@ def thread_cores(turns: Sequence[Turn]) -> dict[str, float]:
 
 
 def figures(result: Result) -> Figures:
-    """What the verdict needs."""
+    """What the bottleneck needs."""
     numbers = {lane: lane_numbers(result.turns_of(lane)) for lane in result.lanes}
     loader, threads = numbers[LOADER], thread_cores(result.turns_of(LOADER))
     real, synthetic = numbers.get(REAL), numbers.get(SYNTHETIC)

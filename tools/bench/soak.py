@@ -99,17 +99,17 @@ class Judgement:
         return found + [f"{MEMORIES[name]} grows" for name, g in self.growth.items() if g.share > MAX_GROWTH]
 
     def sentence(self) -> str:
-        """For people, the verdict last."""
+        """For people, whether it was steady last."""
         grown = ", ".join(
             f"{MEMORIES[name]} {g.bytes_per_minute / 1e6:+.2f} MB a minute, "
             f"{g.bytes_per_1000_clips / 1e6:+.3f} MB/1000 clips"
             for name, g in self.growth.items()
         )
-        verdict = "NOT steady: " + " and ".join(self.failures) if self.failures else "no drift over 3 %, no growth"
+        result = "NOT steady: " + " and ".join(self.failures) if self.failures else "no drift over 3 %, no growth"
         return (
             f"{self.minutes:.1f} minutes, {self.num_clips} clips: drift {self.drift:+.1%}, "
             f"last third {self.change:+.1%} against the first (worst window {self.worst:+.1%}); "
-            f"second half: {grown}; {verdict}"
+            f"second half: {grown}; {result}"
         )
 
 

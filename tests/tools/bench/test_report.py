@@ -80,7 +80,7 @@ def test_waiting_means_nothing_for_the_loader_alone_and_reading_nothing_for_read
     }
 
 
-def test_the_verdict_is_made_of_the_medians(result: Result) -> None:
+def test_the_bottleneck_is_made_of_the_medians(result: Result) -> None:
     found = figures(result)
     assert (found.loader, found.synthetic, found.real) == (320 / 3, 32.0, 320 / 12)
     assert found.busy == {"host cores": 1.0, "DALI threads": 0.6, "the loader's own thread": 0.4}
@@ -88,7 +88,7 @@ def test_the_verdict_is_made_of_the_medians(result: Result) -> None:
     assert found.disk_share == 0.0
 
 
-def test_what_nvml_says_goes_into_table_and_verdict() -> None:
+def test_what_nvml_says_goes_into_table_and_bottleneck() -> None:
     use = GpuUse(sm=50.0, jpeg=93.0, dec=None, memory_used=4_000_000_000, num_samples=9)
     result = result_of(turn(LOADER, 0, 0.02, gpu=use, thread_s={}, cpu_s=0.01), on_gpu=True)
     result.gpu_missing = {"dec": "Not Supported"}
@@ -151,5 +151,5 @@ def test_the_summary_is_json_and_holds_every_turn(result: Result) -> None:
     assert found["turns"][0]["clips_per_s"] == 320 / 5
     assert found["lanes"][REAL]["clips_per_s"] == {"median": 320 / 12, "min": 16.0, "max": 32.0}
     assert found["lanes"][LOADER]["thread_cores"] == {DALI_WORKERS: pytest.approx(1.2), LOADER_THREAD: 0.4}
-    assert found["verdict"] == console(result)[-1]
+    assert found["bottleneck"] == console(result)[-1]
     assert found["saturation"]["median"] == 10 / 12

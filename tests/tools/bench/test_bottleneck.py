@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from res3d_video.tools.bench.results import Figures, first_limit, sentence
+from res3d_video.tools.bench.results import Figures, bottleneck, first_limit
 
 GPU = Figures(
     on_gpu=True,
@@ -34,17 +34,17 @@ CPU = replace(
 
 
 def test_on_a_gpu_the_sentence_says_how_long_it_waits_and_how_many_it_could_have() -> None:
-    assert sentence(GPU) == (
+    assert bottleneck(GPU) == (
         "the GPU waits 1.8 % of the time; the loader could feed 5.9 such GPUs; first limit: JPEG engines at 93 %"
     )
 
 
 def test_a_real_step_faster_than_the_synthetic_one_is_no_negative_waiting() -> None:
-    assert sentence(replace(GPU, saturation=1.003)).startswith("the GPU waits 0.0 % of the time; ")
+    assert bottleneck(replace(GPU, saturation=1.003)).startswith("the GPU waits 0.0 % of the time; ")
 
 
 def test_on_a_cpu_no_gpu_is_spoken_of() -> None:
-    said = sentence(CPU)
+    said = bottleneck(CPU)
     assert said == (
         "training waits for clips 0.4 % of the time; decoding and training share 2 CPUs, so with real clips it runs at "
         "0.90 of its speed on ready ones; the loader alone delivers 50.0 times what training takes; "
@@ -56,7 +56,7 @@ def test_on_a_cpu_no_gpu_is_spoken_of() -> None:
 @pytest.mark.parametrize("figures", [GPU, CPU])
 def test_without_steps_it_speaks_of_the_loader_alone(figures: Figures) -> None:
     alone = replace(figures, synthetic=None, real=None, saturation=None)
-    assert sentence(alone).startswith(
+    assert bottleneck(alone).startswith(
         f"the loader alone delivers {figures.loader:.0f} clips/s with {figures.loader_cores:.1f} cores; first limit: "
     )
 
