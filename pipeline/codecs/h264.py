@@ -1,14 +1,12 @@
 """The H.264 codec: a segment as one MP4, made so that the packets of many clips can be joined to one stream.
 
 That asks for a policy (`EncodePolicy`): keyframes at fixed places, nothing that reaches over them, one slice a packet,
-and parameter sets that are the same bytes in every segment of a dataset. `h264_check.py` tells whether a file keeps to
-it.
+and parameter sets that are the same bytes in every segment of a dataset. `h264_policy.py` has it, and tells whether
+a file keeps to it.
 """
 
-import io
 import os
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,55 +15,23 @@ from typing import Any
 
 import av
 import numpy as np
-from av.container import InputContainer
 
-from res3d_video.pipeline.codecs.avc import IDR, NON_IDR, SoftwareDecoder, packet_fault, size_limit
-from res3d_video.pipeline.codecs.segment import ClipFrames, EncodedSegment, FrameRecord, Planes, ranges
+from res3d_video.pipeline.codecs.avc import IDR, NON_IDR, SoftwareDecoder, packet_fault
+from res3d_video.pipeline.codecs.h264_policy import (
+    FILE,
+    SMPTE170M,
+    EncodePolicy,
+    avcc_faults,
+    blank_faults,
+    read_packets,
+    segment_faults,
+)
+from res3d_video.pipeline.codecs.segment import ClipFrames, EncodedSegment, Planes, ranges
 from res3d_video.pipeline.errors import TooLargeError, UserError, VideoFailure
 
-FILE = "mp4"  # what follows the key and a dot in the tar
 NOMINAL_FPS = 25  # what x264 is told of every video, so that the SPS is the same; also where a source says nothing
 MAX_FPS = 10_000  # what claims more is wrong, and would not fit MP4's clock
-LIMITED_RANGE, SMPTE170M = 1, 6  # AVCOL_RANGE_MPEG; BT.601's number as primaries, transfer and matrix
-MIN_REF_FRAMES = 2  # with one picture of memory DALI refuses a stream (CUDA_ERROR_INVALID_VALUE)
-
-
-@dataclass(frozen=True)
-class EncodePolicy:
-    """How a dataset's segments are encoded: yuv420p, limited range, BT.601, no B-frames, closed GOPs of one length.
-
-    Attributes:
-        width, height: Of a frame, pixels, multiples of 16 so that nothing is cropped.
-        gop_size: Frames from one keyframe to the next.
-        crf: x264's quality, 1 the best and 51 the worst; docs/benchmarks/shards.md has bytes and PSNR of some.
-        preset: x264's.
-    """
-
-    width: int
-    height: int
-    gop_size: int = 8
-    crf: int = 20
-    preset: str = "veryfast"  # a third of medium's time for half a dB less at the same crf
-
-    def __post_init__(self) -> None:
-        fits = 48 <= self.width <= 4096 and 16 <= self.height <= 4096  # what NVDEC decodes
-        if not fits or self.width % 16 or self.height % 16:
-            raise UserError(
-                f"size: frames of {self.width}×{self.height} cannot be H.264; choose one that gives multiples of 16 "
-                "from 48×16 to 4096×4096"
-            )
-        if not 2 <= self.gop_size <= 250:
-            raise UserError(f"gop_size: {self.gop_size} is not possible; choose 2 to 250, for clips best 4 to 16")
-        if not 1 <= self.crf <= 51:  # 0 would be lossless, which is another profile
-            raise UserError(f"crf: {self.crf} is not possible; choose 1 to 51")
-
-    @property
-    def x264_params(self) -> str:
-        """What x264 is told beyond preset and crf."""
-        return (
-            f"keyint={self.gop_size}:min-keyint={self.gop_size}:scenecut=0:open-gop=0:bframes=0:ref={MIN_REF_FRAMES}:"
-            "rc-lookahead=0:force-cfr=1"
-        )
+LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
 
 
 @dataclass(frozen=True)
@@ -100,12 +66,13 @@ class H264Codec:
         Raises:
             UserError: Its decoder configuration or its grey keyframe is not of the policy.
         """
-        from res3d_video.pipeline.codecs.h264_check import avcc_faults, blank_faults
-
         size = (codec["tile_width"], codec["tile_height"])
         policy = EncodePolicy(*size, codec["gop_size"], codec["crf"], codec["preset"])
         found = cls(policy, bytes.fromhex(codec["avcc"]), bytes.fromhex(codec["blank"]))
-        for name, faults in (("avcc", avcc_faults(found.avcc, policy)), ("blank", blank_faults(found))):
+        for name, faults in (
+            ("avcc", avcc_faults(found.avcc, policy)),
+            ("blank", blank_faults(found.blank, policy, avcc=found.avcc)),
+        ):
             for fault in faults:
                 raise UserError(f"codec.{name}: {fault}")
         return found
@@ -229,9 +196,7 @@ class H264Codec:
             frames: uint32 [F, 3], offset in the sample, size and crc32 of each frame, as the index has them.
             decode: Decode every packet.
         """
-        from res3d_video.pipeline.codecs.h264_check import segment_faults
-
-        return segment_faults(self, files, frames, decode=decode)
+        return segment_faults(files, frames, self.policy, avcc=self.avcc, decode=decode)
 
 
 @lru_cache
@@ -242,24 +207,6 @@ def decoder_configuration(policy: EncodePolicy) -> tuple[bytes, bytes]:
     mp4 = _encode([Planes(grey, chroma, chroma)], policy, top=0, left=0, rate=Fraction(NOMINAL_FPS))
     avcc, ((packet, _),) = read_packets(mp4, policy)
     return avcc, mp4[packet.offset : packet.offset + packet.size]
-
-
-def open_mp4(mp4: bytes, policy: EncodePolicy) -> InputContainer:
-    """A demuxer of an MP4, which may be anybody's."""
-    return av.open(io.BytesIO(mp4), "r", format="mp4", options=size_limit(height=policy.height, width=policy.width))
-
-
-def read_packets(mp4: bytes, policy: EncodePolicy) -> tuple[bytes, list[tuple[FrameRecord, bool]]]:
-    """The avcC of an MP4, and where its packets lie and which are keyframes, as a demuxer finds them."""
-    with open_mp4(mp4, policy) as container:
-        stream = container.streams.video[0]
-        packets = []
-        for packet in container.demux(stream):
-            if packet.size:  # the last one is empty
-                assert packet.pos is not None
-                crc32 = zlib.crc32(mp4[packet.pos : packet.pos + packet.size])
-                packets.append((FrameRecord(FILE, packet.pos, packet.size, crc32), packet.is_keyframe))
-        return stream.codec_context.extradata or b"", packets
 
 
 def exact_rate(fps: float) -> Fraction:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from res3d_video.pipeline.codecs.h264 import EncodePolicy
-from res3d_video.pipeline.codecs.h264_check import policy_faults
+from res3d_video.pipeline.codecs.h264_policy import policy_faults
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.convert.samples import transcode

@@ -18,7 +18,7 @@ import pytest
 from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
 from res3d_video.pipeline.codecs.avc import parse_avcc, parse_sps
 from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec, decoder_configuration, exact_rate
-from res3d_video.pipeline.codecs.h264_check import blank_faults, policy_faults
+from res3d_video.pipeline.codecs.h264_policy import blank_faults, policy_faults
 from res3d_video.pipeline.codecs.segment import ClipFrames, EncodedSegment, Planes
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.samples import transcode
@@ -207,7 +207,7 @@ def test_tiles_repeat_the_picture_s_edge_around_it() -> None:
 def test_what_all_segments_share_is_itself_in_order() -> None:
     for policy in (EncodePolicy(48, 16), POLICY, EncodePolicy(352, 256, gop_size=2, crf=40)):
         codec = H264Codec.new(policy)
-        assert list(blank_faults(codec)) == []
+        assert list(blank_faults(codec.blank, codec.policy, avcc=codec.avcc)) == []
         sps = parse_sps(parse_avcc(codec.avcc).sps[0])
         assert (sps.width, sps.height, sps.max_num_ref_frames) == (policy.width, policy.height, 2)
         assert H264Codec.of(codec.describe()) == codec

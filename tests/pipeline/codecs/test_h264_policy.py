@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec, decoder_configuration, read_packets
-from res3d_video.pipeline.codecs.h264_check import avcc_faults, blank_faults, decode_faults, policy_faults
+from res3d_video.pipeline.codecs.h264_policy import avcc_faults, blank_faults, decode_faults, policy_faults
 from res3d_video.pipeline.codecs.segment import Planes
 from res3d_video.pipeline.index import ShardError, ShardIndex
 from res3d_video.pipeline.ingest.transcode import ffmpeg_exe
@@ -172,7 +172,7 @@ def test_a_blank_packet_is_a_keyframe_that_decodes() -> None:
     avcc, blank = decoder_configuration(POLICY)
 
     def faults(packet: bytes) -> list[str]:
-        return list(blank_faults(H264Codec(POLICY, avcc, packet)))
+        return list(blank_faults(packet, POLICY, avcc=avcc))
 
     assert faults(blank) == []
     assert faults(b"") == ["holds nothing, not one IDR slice"]

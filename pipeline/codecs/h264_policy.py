@@ -1,52 +1,97 @@
-"""Does a stored MP4 keep to the policy of its dataset, and does it decode? Each fault is one line."""
+"""How a dataset's H.264 is encoded, and whether a stored MP4 keeps to that and decodes: each fault is one line."""
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import av
 import numpy as np
+from av.container import InputContainer
 
-from res3d_video.pipeline.codecs.avc import IDR, NON_IDR, Sps, open_decoder, packet_fault, parse_avcc, parse_sps
-from res3d_video.pipeline.codecs.h264 import (
-    FILE,
-    MIN_REF_FRAMES,
-    SMPTE170M,
-    EncodePolicy,
-    H264Codec,
-    open_mp4,
-    read_packets,
+from res3d_video.pipeline.codecs.avc import (
+    IDR,
+    NON_IDR,
+    Sps,
+    open_decoder,
+    packet_fault,
+    parse_avcc,
+    parse_sps,
+    size_limit,
 )
-from res3d_video.pipeline.errors import one_line
+from res3d_video.pipeline.codecs.segment import FrameRecord
+from res3d_video.pipeline.errors import UserError, one_line
 
+FILE = "mp4"  # what follows the key and a dot in the tar
+MIN_REF_FRAMES = 2  # with one picture of memory DALI refuses a stream (CUDA_ERROR_INVALID_VALUE)
+SMPTE170M = 6  # BT.601's number as primaries, transfer and matrix
 HIGH_PROFILE = 100
 BOX_HEADER = 8  # bytes: size and four letters
 
 
+@dataclass(frozen=True)
+class EncodePolicy:
+    """How a dataset's segments are encoded: yuv420p, limited range, BT.601, no B-frames, closed GOPs of one length.
+
+    Attributes:
+        width, height: Of a frame, pixels, multiples of 16 so that nothing is cropped.
+        gop_size: Frames from one keyframe to the next.
+        crf: x264's quality, 1 the best and 51 the worst; docs/benchmarks/shards.md has bytes and PSNR of some.
+        preset: x264's.
+    """
+
+    width: int
+    height: int
+    gop_size: int = 8
+    crf: int = 20
+    preset: str = "veryfast"  # a third of medium's time for half a dB less at the same crf
+
+    def __post_init__(self) -> None:
+        fits = 48 <= self.width <= 4096 and 16 <= self.height <= 4096  # what NVDEC decodes
+        if not fits or self.width % 16 or self.height % 16:
+            raise UserError(
+                f"size: frames of {self.width}×{self.height} cannot be H.264; choose one that gives multiples of 16 "
+                "from 48×16 to 4096×4096"
+            )
+        if not 2 <= self.gop_size <= 250:
+            raise UserError(f"gop_size: {self.gop_size} is not possible; choose 2 to 250, for clips best 4 to 16")
+        if not 1 <= self.crf <= 51:  # 0 would be lossless, which is another profile
+            raise UserError(f"crf: {self.crf} is not possible; choose 1 to 51")
+
+    @property
+    def x264_params(self) -> str:
+        """What x264 is told beyond preset and crf."""
+        return (
+            f"keyint={self.gop_size}:min-keyint={self.gop_size}:scenecut=0:open-gop=0:bframes=0:ref={MIN_REF_FRAMES}:"
+            "rc-lookahead=0:force-cfr=1"
+        )
+
+
 def segment_faults(
-    codec: H264Codec, files: Mapping[str, tuple[int, bytes]], frames: np.ndarray, *, decode: bool
+    files: Mapping[str, tuple[int, bytes]], frames: np.ndarray, policy: EncodePolicy, *, avcc: bytes, decode: bool
 ) -> Iterator[str]:
     """`H264Codec.segment_faults`: the MP4 keeps to the policy, and its packets lie where the index says and decode."""
     if FILE not in files:
         yield f"{FILE} is missing"
         return
     offset, mp4 = files[FILE]
-    faults = list(policy_faults(mp4, codec.policy, avcc=codec.avcc, num_frames=len(frames)))
+    faults = list(policy_faults(mp4, policy, avcc=avcc, num_frames=len(frames)))
     yield from (f"{FILE} {fault}" for fault in faults)
     if not any("cannot be read as MP4" in fault for fault in faults):
-        yield from (f"{FILE}: {fault}" for fault in _table_faults(codec, mp4, frames, offset))
+        yield from (f"{FILE}: {fault}" for fault in _table_faults(policy, mp4, frames, offset))
     packets = [mp4[at - offset : at - offset + size] for at, size, _ in frames.tolist()]
     wrong = [i for i, packet in enumerate(packets) if zlib.crc32(packet) != frames[i, 2]]
     if wrong:
         yield f"packet {wrong[0]} fails its crc32{and_more(wrong)}"
     elif decode:
-        yield from decode_faults(packets, codec.avcc, codec.policy)
+        yield from decode_faults(packets, avcc, policy)
 
 
-def _table_faults(codec: H264Codec, mp4: bytes, frames: np.ndarray, offset: int) -> Iterator[str]:
+def _table_faults(policy: EncodePolicy, mp4: bytes, frames: np.ndarray, offset: int) -> Iterator[str]:
     """What a demuxer finds in a file at `offset` of its sample against what the index says of it."""
     try:
-        packets = read_packets(mp4, codec.policy)[1]
+        packets = read_packets(mp4, policy)[1]
     except (av.FFmpegError, IndexError):  # damaged so that a demuxer finds no video in it
         yield "its packets cannot be found"
         return
@@ -110,10 +155,10 @@ def avcc_faults(avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
         yield str(error)
 
 
-def blank_faults(codec: H264Codec) -> Iterator[str]:
+def blank_faults(blank: bytes, policy: EncodePolicy, *, avcc: bytes) -> Iterator[str]:
     """What is wrong with a dataset's grey keyframe."""
-    fault = packet_fault(memoryview(codec.blank), IDR)
-    yield from [fault] if fault else decode_faults([codec.blank], codec.avcc, codec.policy)
+    fault = packet_fault(memoryview(blank), IDR)
+    yield from [fault] if fault else decode_faults([blank], avcc, policy)
 
 
 def decode_faults(packets: Sequence[bytes], avcc: bytes, policy: EncodePolicy) -> Iterator[str]:
@@ -210,3 +255,21 @@ def _packet_faults(packets: list[av.Packet], policy: EncodePolicy) -> Iterator[s
 def and_more(numbers: Sequence[int]) -> str:
     """What follows the first of several that share a fault."""
     return f" (and {len(numbers) - 1} more)" if len(numbers) > 1 else ""
+
+
+def open_mp4(mp4: bytes, policy: EncodePolicy) -> InputContainer:
+    """A demuxer of an MP4, which may be anybody's."""
+    return av.open(io.BytesIO(mp4), "r", format="mp4", options=size_limit(height=policy.height, width=policy.width))
+
+
+def read_packets(mp4: bytes, policy: EncodePolicy) -> tuple[bytes, list[tuple[FrameRecord, bool]]]:
+    """The avcC of an MP4, and where its packets lie and which are keyframes, as a demuxer finds them."""
+    with open_mp4(mp4, policy) as container:
+        stream = container.streams.video[0]
+        packets = []
+        for packet in container.demux(stream):
+            if packet.size:  # the last one is empty
+                assert packet.pos is not None
+                crc32 = zlib.crc32(mp4[packet.pos : packet.pos + packet.size])
+                packets.append((FrameRecord(FILE, packet.pos, packet.size, crc32), packet.is_keyframe))
+        return stream.codec_context.extradata or b"", packets
