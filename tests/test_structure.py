@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import graphlib
 import importlib
 import json
 import os
@@ -33,12 +34,17 @@ def dotted(path: Path) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
+    return imports_in(path.read_text())
+
+
+def imports_in(text: str) -> set[str]:
+    """Modules that a program imports, also within functions; of `from a import b` both a and a.b."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
 
@@ -159,3 +165,12 @@ def test_no_command_loads_a_heavy_package_before_its_options_are_right() -> None
         cwd=CHECKOUT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_no_import_leads_back_to_where_it_began() -> None:
+    paths = {dotted(path): path for path in MODULES}
+    graph = {}
+    for name, path in paths.items():
+        text = re.sub(r"^if TYPE_CHECKING:\n(?:    .*\n)+", "", path.read_text(), flags=re.MULTILINE)
+        graph[name] = {found for found in imports_in(text) if found in paths} - {name}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
