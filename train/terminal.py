@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -83,6 +84,7 @@ def usage_in_one_line() -> Iterator[None]:
 @contextmanager
 def no_interrupts() -> Iterator[None]:
     """Ctrl-C waits until the block ends. Processes that begin in it never get it: this one decides when they end."""
+    resource_tracker.ensure_running()  # which multiprocessing would start now, and which unblocks Ctrl-C when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -100,7 +100,7 @@ def test_evaluate_says_that_nothing_is_kept(squares: ShardIndex, tmp_path: Path)
 @pytest.mark.slow
 def test_a_study_lets_its_training_save(squares: ShardIndex, fakes: Path, tmp_path: Path) -> None:  # noqa: F811
     (fakes / "hold").touch()
-    code = f"import pathlib, tools.study as s; s.CHECKOUT = pathlib.Path({str(fakes)!r}); s.main()"
+    code = f"import pathlib, res3d_video.tools.study as s; s.CHECKOUT = pathlib.Path({str(fakes)!r}); s.main()"
     options = ["--data", str(squares.data_dir), "--tables", "3", "--steps", "5", "--out", str(tmp_path / "study")]
     with Terminal([sys.executable, "-c", code, *options, "--device", "cpu"]) as terminal:
         until(lambda: any(tmp_path.glob("study/**/begun")), seconds=60)
