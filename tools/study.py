@@ -28,7 +28,7 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.shard_writer import to_json, write_atomically
 from res3d_video.pipeline.typed_json import Text, read_json
-from res3d_video.tools.bench.chart import load_matplotlib
+from res3d_video.tools.figures.plots import load_matplotlib
 from res3d_video.tools.study_report import collect, table_lines, write_report
 from res3d_video.train.data_options import LOCAL_DATA
 from res3d_video.train.evaluation.confusion import SCORES

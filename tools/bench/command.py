@@ -24,7 +24,6 @@ from res3d_video.pipeline.index import ShardIndex, choices
 from res3d_video.pipeline.loader import MEAN, LoaderSettings
 from res3d_video.pipeline.remote_store import public_url
 from res3d_video.tools.bench.autotune import Tuning, autotune, measure_loader
-from res3d_video.tools.bench.chart import draw, load_matplotlib
 from res3d_video.tools.bench.comparison import Comparison, compare
 from res3d_video.tools.bench.gpu import GpuMeter, gpu_uuid
 from res3d_video.tools.bench.lanes import NAMES, REAL, SYNTHETIC
@@ -34,6 +33,7 @@ from res3d_video.tools.bench.peers import DECODERS, PeerConfig, files_folder, pe
 from res3d_video.tools.bench.report import console, page, summary
 from res3d_video.tools.bench.results import Result, lane_numbers
 from res3d_video.tools.bench.run import FIRST_STEPS, Settings, first_steps, open_lanes, run
+from res3d_video.tools.figures.plots import draw, load_matplotlib
 from res3d_video.tools.make_demo_videos import demo_shards
 from res3d_video.train.data_options import Data
 from res3d_video.train.models import ModelConfig

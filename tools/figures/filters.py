@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.tools.bench.chart import picture
+from res3d_video.tools.figures.plots import picture
 from res3d_video.train.checkpoint import load_checkpoint
 
 SLICE_PIXELS = 42  # about, across a slice of a filter

@@ -1,4 +1,4 @@
-"""tools/bench/chart.py: a PNG of the promised size."""
+"""tools/figures/plots.py: a PNG of the promised size."""
 
 import struct
 import sys
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from res3d_video.tools.bench.chart import draw
 from res3d_video.tools.bench.measure import BenchError, Spread
+from res3d_video.tools.figures.plots import draw
 
 OURS = {"loader alone": Spread(15_000, 14_200, 15_100), "real step": Spread(2_500, 2_480, 2_520)}
 PEERS = {"PyAV DataLoader": Spread(19.7, 19.0, 21.0)}
