@@ -87,8 +87,7 @@ def main(
     if not ranks.is_main:
         return
     if json_path is not None:
-        about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": split}
-        save_json(json_path, about | {"subset": subset} | everything(scores))
+        save_json(json_path, everything(scores, index, checkpoint, step=state["step"], split=split, subset=subset))
     click.echo(f"{checkpoint} (step {state['step']}) on {index.name}, split {split}, {subset}")
     for line in accuracy_lines(scores) + class_table(scores.classes, scores.confusion):
         click.echo(line)

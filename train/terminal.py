@@ -92,7 +92,26 @@ def no_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Command(click.Command):
+class Entry(click.Command):
+    """What the user has typed: a command, or a group of them."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options."""
+        with usage_in_one_line():
+            return super().make_context(*args, **kwargs)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it as the process's command, or in a test."""
+        with tolerant_streams():
+            return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it with its options."""
+        with usage_in_one_line():
+            return super().invoke(ctx)
+
+
+class Command(Entry):
     """A command that ends with one line for what its user can mend and for Ctrl-C; a bug keeps its traceback.
 
     Args:
@@ -134,8 +153,7 @@ class Command(click.Command):
         """
         interrupts_raise()
         try:
-            with usage_in_one_line():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted(self.go_on) from None
         except UserError as error:
@@ -144,16 +162,6 @@ class Command(click.Command):
             if error.errno not in OF_THE_MACHINE and not is_missing_argument(error, ctx):
                 raise
             raise Failed(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the options."""
-        with usage_in_one_line():
-            return super().make_context(*args, **kwargs)
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it as the process's command, or in a test."""
-        with tolerant_streams():
-            return super().main(*args, **kwargs)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, heading by heading."""
@@ -176,25 +184,10 @@ def is_missing_argument(error: OSError, ctx: click.Context) -> bool:
     return any(isinstance(one, str | Path) and Path(error.filename).is_relative_to(one) for one in given)
 
 
-class Group(click.Group):
+class Group(Entry, click.Group):
     """Several commands in one."""
 
     command_class = Command
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the options of the group itself."""
-        with usage_in_one_line():
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run one of the commands."""
-        with usage_in_one_line():
-            return super().invoke(ctx)
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run one of them as the process's command, or in a test."""
-        with tolerant_streams():
-            return super().main(*args, **kwargs)
 
 
 def show_all_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:

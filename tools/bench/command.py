@@ -260,11 +260,11 @@ def settings_of(index: ShardIndex, *, with_peers: bool, say: Callable[[str], obj
             cold=options["cold"],
             soak_minutes=options["soak_minutes"],
             profile_dir=options["profile_dir"],
-            start_multiple=start_step_of(index, snapped=options["snap_to_keyframe"]),
+            start_multiple=start_multiple_of(index, snapped=options["snap_to_keyframe"]),
         )
 
 
-def start_step_of(index: ShardIndex, *, snapped: bool) -> int:
+def start_multiple_of(index: ShardIndex, *, snapped: bool) -> int:
     """Stored frames from one possible start of a clip to the next.
 
     Raises:

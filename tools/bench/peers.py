@@ -6,12 +6,10 @@ stored frames where they hold filmstrips. Clips are those of our plan: same fram
 
 import io
 import itertools
-import os
 import tarfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from res3d_video.pipeline.clip import ClipSpec, frame_indices
 from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex, choices, open_index
 from res3d_video.pipeline.loader import MEAN, ClipLoader, LoaderSettings
@@ -478,8 +477,7 @@ def make_files(config: PeerConfig, *, report: Callable[[int, int], None] = lambd
     absent = [sample for sample, path in paths.items() if not path.is_file()]
 
     def make(sample: int) -> None:
-        with whole_file(paths[sample]) as unfinished:
-            unfinished.write_bytes(encoded(index, sample))
+        write_atomically(paths[sample], encoded(index, sample))
 
     if index.codec == "h264":
         take_out(index, absent, config.files)
@@ -502,8 +500,8 @@ def take_out(index: ShardIndex, samples: list[int], folder: Path) -> None:
             with tarfile.open(path, "r:") as tar:
                 for sample in rows[tar_of == number].tolist():
                     name = f"{index.key(sample)}.mp4"
-                    with whole_file(folder / name) as unfinished:
-                        unfinished.write_bytes(tar.extractfile(name).read())  # type: ignore[union-attr]  # plain files
+                    content = tar.extractfile(name).read()  # type: ignore[union-attr]  # plain files
+                    write_atomically(folder / name, content)
         except (OSError, KeyError, tarfile.TarError) as error:
             raise BenchError(f"{path}: {error}; run tools/check_shards.py {index.data_dir}") from None
 
@@ -524,14 +522,3 @@ def encoded(index: ShardIndex, sample: int) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return content.getvalue()
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file, which gets its name when it is whole."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield unfinished
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -336,9 +336,9 @@ def score_run(folder: Path, index: ShardIndex, *, clips: int, num_threads: int, 
     split = from_dict(state["config"]).split
     samples = index.samples_of(split, "test")
     scores = score(state, index, samples, clips=clips, num_threads=num_threads, ranks=ranks, quiet=quiet)
-    about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": split}
     if ranks.is_main:
-        save_json(folder / SCORES, about | {"subset": "test"} | everything(scores))
+        found = everything(scores, index, checkpoint, step=state["step"], split=split, subset="test")
+        save_json(folder / SCORES, found)
 
 
 def check_classes(classes: list[str], index: ShardIndex, *, checkpoint: Path) -> None:
@@ -394,9 +394,16 @@ def score(
     return scores
 
 
-def everything(scores: VideoScores) -> dict[str, Any]:
-    """Of an evaluation: accuracies, classes, confusion matrix, a prediction for each video."""
+def everything(
+    scores: VideoScores, index: ShardIndex, checkpoint: Path, *, step: int, split: str, subset: str
+) -> dict[str, Any]:
+    """Of an evaluation: of what, accuracies, classes, confusion matrix, a prediction for each video."""
     return {
+        "checkpoint": str(checkpoint),
+        "step": step,
+        "data": index.name,
+        "split": split,
+        "subset": subset,
         **scores.summary(),
         "class_accuracy": accuracies_by_name(scores.classes, scores.confusion),
         "confusion": scores.confusion.tolist(),  # row: class, column: predicted
