@@ -4,6 +4,7 @@ import errno
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NotRequired, TypedDict
@@ -13,12 +14,13 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.typed_json import Count, Real, SchemaError, Text, convert
 from res3d_video.train.config import FIXED, OptimConfig, TrainConfig, differences, from_dict, to_dict
 from res3d_video.train.models import ModelConfig, build_model
-from res3d_video.train.step import build_optimizer
+from res3d_video.train.step import build_optimizer, channels_last
 from res3d_video.train.torch_file import check_records, is_stored, read_torch_file, short
 
 FORMAT = 1
@@ -90,6 +92,7 @@ class CheckpointState(TypedDict):
     config: dict[str, Any]
     data: DataState
     classes: list[Text]
+    shards: NotRequired[dict[Text, int | float | str | bool | None]]  # settings they were made with; not of imports
 
 
 class CheckpointError(UserError):
@@ -273,6 +276,53 @@ def load_weights(model: nn.Module, path: Path, state: dict[str, Any], *, classes
         )
     model.load_state_dict(theirs, strict=False)
     return keep_head
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with all that its clips need.
+
+    Attributes:
+        network: In eval mode, on its device; takes float clips [N, 3, T, H, W], gives logits [N, K].
+        classes: Names, K.
+        clip: The clips that it was trained on.
+        mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB.
+        shards: Settings that the shards it was trained on were made with; empty where nobody knows.
+        step: Updates of the weights.
+    """
+
+    network: nn.Module
+    classes: list[str]
+    clip: ClipSpec
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+    shards: dict[str, Any]
+    step: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+
+def load_model(path: Path, *, device: str | torch.device = "cpu") -> TrainedModel:
+    """The network of a checkpoint, ready for use.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or not one of ours.
+    """
+    return trained_model(load_checkpoint(path), device=device)
+
+
+def trained_model(state: dict[str, Any], *, device: str | torch.device) -> TrainedModel:
+    """The network of a checkpoint's state."""
+    config, classes = from_dict(state["config"]), state["classes"]
+    network = build_model(config.model, num_classes=len(classes))
+    network.load_state_dict(state["model"])
+    network = channels_last(network).to(device).eval()
+    return TrainedModel(
+        network, classes, config.clip, config.mean, config.std, state.get("shards", {}), step=state["step"]
+    )
 
 
 def data_identity(index: ShardIndex) -> dict[str, str]:

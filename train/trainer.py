@@ -202,6 +202,7 @@ class Run:
                 "config": to_dict(self.config),
                 "data": data_identity(self.index),
                 "classes": list(self.index.classes),
+                "shards": self.index.info.get("settings", {}),
             }
             self.files.save(name, state)
 

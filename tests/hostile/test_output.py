@@ -59,6 +59,9 @@ OTHERS = {
         "--out made/demo --videos-per-class 1 --frames 2 --workers 1",
         "made/demo/left/scene000_left.mp4",
     ),
+    "predict": (
+        "tools.predict", "--checkpoint runs/ucf101/latest.pt data/ucf101 --clips 1 --json made/pr.json", "made/pr.json"
+    ),
     "play": ("tools.play", "shards/ucf101 --random --out made/p.gif --json made/p.json", "made/p.json"),
     "report": ("tools.report", "data shards/ucf101 --out made/d.html --json made/d.json", "made/d.json"),
     "train": ("train.main", f"--data shards/ucf101 --preset tiny --out made/run {SMALL_STEP}", "made/run/latest.pt"),

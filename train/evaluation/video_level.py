@@ -15,13 +15,12 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan
-from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.checkpoint import load_checkpoint, trained_model
 from res3d_video.train.config import from_dict
 from res3d_video.train.evaluation.confusion import SCORES, accuracies_by_name, confusion_matrix
 from res3d_video.train.metrics import MAX_DAMAGED, Damaged, name_damaged
-from res3d_video.train.models import build_model
 from res3d_video.train.ranks import Ranks, from_torchrun, process_group
-from res3d_video.train.step import autocast, channels_last
+from res3d_video.train.step import autocast
 from res3d_video.train.terminal import progress, save_json
 
 
@@ -371,22 +370,19 @@ def score(
         samples: Rows of the index, int64 [S].
         batch_size: Clips of a batch of all processes; None is 16 each.
     """
-    config = from_dict(state["config"])
-    model = build_model(config.model, num_classes=len(index.classes))
-    model.load_state_dict(state["model"])
-    channels_last(model).to(ranks.device)
+    model = trained_model(state, device=ranks.device)
     quiet = quiet or not ranks.is_main
     with process_group(ranks), progress("evaluating", unit="clips", quiet=quiet) as tell:
         scores = evaluate(
-            model,
+            model.network,
             index,
             samples,
-            config.clip,
+            model.clip,
             num_clips=clips,
             global_batch_size=batch_size or 16 * ranks.world_size,
             ranks=ranks,
-            mean=config.mean,
-            std=config.std,
+            mean=model.mean,
+            std=model.std,
             settings=LoaderSettings(num_threads=num_threads),
             on_batch=tell,
         )

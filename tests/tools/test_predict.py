@@ -1,0 +1,133 @@
+"""Classes of raw videos: those that evaluate finds in shards of them, and where they change along a video."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import Tensor, nn
+
+from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.tools.numbered import read_numbers
+from res3d_video.tools.predict import main
+from res3d_video.train.checkpoint import TrainedModel, load_model, save_checkpoint
+from res3d_video.train.evaluation.prediction import predict, settings_of
+from res3d_video.train.evaluation.video_level import score
+from res3d_video.train.ranks import Ranks
+from tests.checkpoints import tiny_state
+
+
+class Clock(nn.Module):
+    """Reads the number of a clip's middle frame: class 1 from frame 250 on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anything = nn.Parameter(torch.zeros(1))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        numbers = [read_numbers(clip.numpy(), left=29)[clip.shape[1] // 2] for clip in clips]  # the crop is centered
+        return 9 * nn.functional.one_hot(torch.tensor([number >= 250 for number in numbers]).long(), 2).float()
+
+
+def run_predict(*words: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, words), "--device", "cpu", "--quiet"], catch_exceptions=False)
+
+
+def checkpoint_of(folder: Path, index: ShardIndex) -> Path:
+    path = folder / "latest.pt"
+    torch.manual_seed(1)
+    save_checkpoint(path, tiny_state(classes=["even", "odd", "none"], shards=index.info["settings"]))
+    return path
+
+
+def test_predictions_of_raw_videos_are_those_that_evaluate_finds_in_shards(
+    shards: ShardIndex, numbered_raw: Path, tmp_path: Path
+) -> None:
+    path = checkpoint_of(tmp_path, shards)
+    state = torch.load(path, weights_only=True)
+    index = replace(shards, info=shards.info | {"classes": state["classes"]})
+    scored = score(state, index, np.arange(index.num_samples), clips=3, num_threads=1, ranks=Ranks(), quiet=True)
+    videos = [numbered_raw / source for source in scored.videos]
+    found = list(predict(load_model(path), videos, num_clips=3, workers=2))
+    assert [video.path for video in found] == videos
+    assert np.allclose([video.probabilities for video in found], scored.probabilities, atol=1e-6)
+    assert [next(iter(video.top5())) for video in found] == [state["classes"][k] for k in scored.ranking[:, 0]]
+
+
+def test_a_timeline_tells_when_a_video_changes(numbered_raw: Path) -> None:
+    model = TrainedModel(
+        Clock(), ["early", "late"], ClipSpec(num_frames=5, frame_stride=2), 128.0, 1.0, {"size": 128}, step=1
+    )
+    (video,) = predict(model, [numbered_raw / "even/g10_505.mp4"], every_s=0.5, workers=1)
+    assert len(video.timeline) == 41  # 505 frames of 25 a second, a clip spans nine of them
+    assert [row.start_s for row in video.timeline[1:]] == [row.end_s for row in video.timeline[:-1]]
+    early, late = video.spans()
+    assert (early.start_s, early.name, late.name, late.end_s) == (0.0, "early", "late", pytest.approx(505 / 25))
+    assert early.end_s == late.start_s == pytest.approx(250 / 25, abs=0.5)
+
+
+def test_of_imported_weights_pictures_are_stretched_as_in_the_paper() -> None:
+    model = TrainedModel(Clock(), ["a"], ClipSpec(crop_size=224, num_frames=4), 128.0, 1.0, {}, step=0)
+    assert settings_of(model).size == 256
+    assert settings_of(replace(model, clip=ClipSpec())) == BuildSettings()
+
+
+def test_the_command_names_classes_and_writes_what_it_is_asked_for(
+    numbered: ShardIndex, numbered_raw: Path, tmp_path: Path
+) -> None:
+    checkpoint, video = checkpoint_of(tmp_path, numbered), numbered_raw / "even/g08_64.mp4"
+    files = {name: tmp_path / f"out/found.{name}" for name in ("json", "csv", "png", "mp4")}
+    (tmp_path / "out").mkdir()
+    done = run_predict(
+        "--checkpoint", checkpoint, video, "--every", 1, "--json", files["json"], "--csv", files["csv"],
+        "--plot", files["png"], "--annotate", files["mp4"],
+    )  # fmt: skip
+    assert done.stdout.startswith(f"{video}: ")
+    (found,) = json.loads(files["json"].read_text())["videos"]
+    assert sum(found["top5"].values()) == pytest.approx(1, abs=1e-5)
+    rows = list(csv.DictReader(files["csv"].open()))
+    assert [float(row["end_s"]) for row in rows][-1] == pytest.approx(64 / 25)
+    assert len(rows) == len(found["timeline"]) == 2
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    with av.open(str(files["mp4"])) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 64
+
+
+def test_a_broken_video_is_a_line_and_the_others_go_on(
+    numbered: ShardIndex, numbered_raw: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "videos/broken.mp4"
+    broken.parent.mkdir()
+    broken.write_bytes(b"no video")
+    (broken.parent / "good.mp4").symlink_to(numbered_raw / "even/g08_64.mp4")
+    checkpoint = checkpoint_of(tmp_path, numbered)
+    done = run_predict("--checkpoint", checkpoint, broken.parent)
+    assert (done.exit_code, done.stdout.count("\n")) == (0, 1)
+    assert done.stderr.startswith(f"failed: {broken}: ")
+    alone = run_predict("--checkpoint", checkpoint, broken)
+    assert (alone.exit_code, alone.stderr.splitlines()[-1]) == (1, "error: none of 1 videos could be read")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["nowhere/*.mp4"], "VIDEO: nowhere/*.mp4: no video is there; name a file, a folder with videos or a pattern"),
+        (["a.mp4", "--csv", "t.csv"], "--csv: is of a timeline; add --every SECONDS"),
+        (["a.mp4", "b.mp4", "--annotate", "x.mp4"], "--annotate: is of one video, here are 2; name one"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(
+    arguments: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        Path(f"{name}.mp4").touch()
+    done = run_predict("--checkpoint", "x.pt", *arguments)
+    assert (done.exit_code, done.stderr) == (2, f"error: {reason}\n")

@@ -1,0 +1,108 @@
+"""Predictions drawn: classes over time as a picture, and a video with its classes on the frames."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw
+
+from res3d_video.pipeline.files import temporary_of
+from res3d_video.pipeline.ingest.inspector import Inspector
+from res3d_video.pipeline.ingest.limits import Guard, Limits
+from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry
+from res3d_video.tools.figures.plots import COLORS, GREY, picture
+from res3d_video.tools.playing.render import font
+from res3d_video.train.evaluation.prediction import UNKNOWN_FPS, TimelineRow, VideoPrediction, likeliest
+
+MAX_HEIGHT = 720  # of an annotated video, pixels
+BLOCK_FRAMES = 16
+
+
+def draw_timelines(path: Path, videos: Sequence[VideoPrediction]) -> None:
+    """Write a PNG: for each video its classes' probabilities over time, stacked; the most frequent ones have colors.
+
+    Raises:
+        BenchError: matplotlib is not installed.
+    """
+    classes = videos[0].classes
+    seconds = np.zeros(len(classes))
+    for row in (row for video in videos for row in video.timeline):
+        seconds += (row.end_s - row.start_s) * row.probabilities
+    shown = np.argsort(-seconds, kind="stable")[: len(COLORS)]
+    with picture(path, "Classes over time", size=(1200, 160 + 200 * len(videos))) as figure:
+        for place, video in enumerate(videos, start=1):
+            axes = figure.add_subplot(len(videos), 1, place)
+            edges_s = [row.start_s for row in video.timeline] + [video.timeline[-1].end_s]
+            heights = np.stack([row.probabilities for row in video.timeline])  # [V, K]
+            bottom = np.zeros(len(heights))
+            for color, k in zip(COLORS, shown, strict=False):
+                axes.stairs(bottom + heights[:, k], edges_s, baseline=bottom, fill=True, color=color, label=classes[k])
+                bottom = bottom + heights[:, k]
+            if len(classes) > len(shown):
+                axes.stairs(np.ones_like(bottom), edges_s, baseline=bottom, fill=True, color=GREY, label="others")
+            axes.set_xlim(edges_s[0], edges_s[-1])
+            axes.set_ylim(0, 1)
+            axes.set_title(video.path.name, loc="left", fontsize=12)
+            axes.set_ylabel("probability")
+            if place == 1:
+                axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        axes.set_xlabel("seconds")
+
+
+def annotate(video: VideoPrediction, out: Path, *, limits: Limits | None = None) -> None:
+    """Write an MP4: the frames of a video, at most 720 lines, with the three likeliest classes of each moment.
+
+    Raises:
+        VideoFailure: It cannot be read, or a limit is exceeded.
+    """
+    whole = TimelineRow(0.0, float("inf"), video.probabilities) if video.probabilities is not None else None
+    rows = video.timeline or ((whole,) if whole else ())
+    guard = Guard(limits)
+    with Inspector(limits) as inspector:
+        facts = inspector.probe(video.path, guard)
+    scale = min(1.0, MAX_HEIGHT / facts.display_height)
+    width, height = (max(round(side * scale / 2) * 2, 16) for side in (facts.display_width, facts.display_height))
+    reader = FrameReader(
+        video.path,
+        Geometry(width, height, width, height),
+        block_frames=BLOCK_FRAMES,
+        full_range=False,
+        guard=guard,
+    )
+    fps, number, place = facts.fps or UNKNOWN_FPS, 0, 0
+    labels = [label(video.classes, row.probabilities, height) for row in rows]
+    temporary = temporary_of(out)
+    try:
+        with av.open(str(temporary), "w", format="mp4") as container:
+            stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.options = {"crf": "20", "preset": "veryfast"}
+            for block in reader:
+                for planes in zip(block.y, block.u, block.v, strict=True):
+                    while place + 1 < len(rows) and number / fps >= rows[place].end_s:
+                        place += 1
+                    yuv = np.concatenate([plane.reshape(-1, width) for plane in planes])  # [height * 3 / 2, width]
+                    image = av.VideoFrame.from_ndarray(np.ascontiguousarray(yuv), format="yuv420p").to_image()
+                    image.paste(labels[place], (0, 0), labels[place])
+                    container.mux(stream.encode(av.VideoFrame.from_image(image)))
+                    number += 1
+            container.mux(stream.encode(None))
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def label(classes: Sequence[str], probabilities: np.ndarray, height: int) -> Image.Image:
+    """The three likeliest classes on a dark ground, for a frame of a height in pixels: RGBA."""
+    size = max(12, height // 18)
+    lines = [f"{name}  {share:.0%}" for name, share in likeliest(classes, probabilities, 3).items()]
+    letters = [font(size, bold=place == 0) for place in range(len(lines))]
+    width = max(int(face.getlength(line)) for face, line in zip(letters, lines, strict=True)) + size
+    image = Image.new("RGBA", (width, (len(lines) * 4 + 2) * size // 3), (0, 0, 0, 160))
+    for place, (face, line) in enumerate(zip(letters, lines, strict=True)):
+        color = (255, 255, 255, 255 if place == 0 else 190)
+        ImageDraw.Draw(image).text((size // 2, (place * 4 + 4) * size // 3), line, font=face, fill=color, anchor="ls")
+    return image
