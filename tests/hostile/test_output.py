@@ -59,6 +59,7 @@ OTHERS = {
         "--out made/demo --videos-per-class 1 --frames 2 --workers 1",
         "made/demo/left/scene000_left.mp4",
     ),
+    "export": ("tools.export", "--checkpoint runs/ucf101/latest.pt --format torch --out made/m.pt2", "made/m.pt2"),
     "predict": (
         "tools.predict", "--checkpoint runs/ucf101/latest.pt data/ucf101 --clips 1 --json made/pr.json", "made/pr.json"
     ),
