@@ -102,9 +102,9 @@ def main(
     **limit_values: Any,
 ) -> None:
     """Name the classes of raw videos."""
-    paths = list(dict.fromkeys(path for name in videos for path in expand(name)))
     with wrong_usage():
         limits = take_limits(limit_values)
+    paths = list(dict.fromkeys(path for name in videos for path in expand(name, follow_links=limits.follow_links)))
     if every_s is None and (csv_path or plot):
         raise WrongUsage(f"--{'csv' if csv_path else 'plot'}: is of a timeline; add --every SECONDS")
     if annotated and len(paths) > 1:
@@ -151,15 +151,18 @@ def main(
         click.echo(f"wrote {path}")
 
 
-def expand(name: str) -> list[Path]:
-    """The videos that an argument names.
+def expand(name: str, *, follow_links: bool) -> list[Path]:
+    """The videos that an argument names; of a folder those that lie in it, unless links may lead out.
 
     Raises:
         WrongUsage: There is none.
     """
     path = Path(name)
     if path.is_dir():
-        found = [path / video for video in find_videos(path).videos]
+        below = [path / video for video in find_videos(path).videos]
+        found = [one for one in below if follow_links or Path(os.path.realpath(one)).is_relative_to(path.resolve())]
+        for one in sorted({*below} - {*found}):
+            show_line(f"left out: {one}: a link leads out of {path}; --follow-links allows it")
     elif path.exists():
         found = [path]
     else:

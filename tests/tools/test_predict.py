@@ -20,8 +20,11 @@ from res3d_video.tools.predict import main
 from res3d_video.train.checkpoint import TrainedModel, load_model, save_checkpoint
 from res3d_video.train.evaluation.prediction import predict, settings_of
 from res3d_video.train.evaluation.video_level import score
+from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.ranks import Ranks
 from tests.checkpoints import tiny_state
+from tests.hostile.test_hostile_videos import LIMITS
+from tests.hostile.videos import ALL, NONE, Hostile, add_cut, add_no_videos, add_playlists, add_whole, originals
 
 
 class Clock(nn.Module):
@@ -108,9 +111,12 @@ def test_a_broken_video_is_a_line_and_the_others_go_on(
     broken.write_bytes(b"no video")
     (broken.parent / "good.mp4").symlink_to(numbered_raw / "even/g08_64.mp4")
     checkpoint = checkpoint_of(tmp_path, numbered)
-    done = run_predict("--checkpoint", checkpoint, broken.parent)
+    done = run_predict("--checkpoint", checkpoint, broken.parent, "--follow-links")
     assert (done.exit_code, done.stdout.count("\n")) == (0, 1)
     assert done.stderr.startswith(f"failed: {broken}: ")
+    done = run_predict("--checkpoint", checkpoint, broken.parent)
+    assert f"left out: {broken.parent}/good.mp4: a link leads out of" in done.stderr
+    assert done.exit_code == 1
     alone = run_predict("--checkpoint", checkpoint, broken)
     assert (alone.exit_code, alone.stderr.splitlines()[-1]) == (1, "error: none of 1 videos could be read")
 
@@ -131,3 +137,29 @@ def test_options_that_do_not_fit_are_one_line(
         Path(f"{name}.mp4").touch()
     done = run_predict("--checkpoint", "x.pt", *arguments)
     assert (done.exit_code, done.stderr) == (2, f"error: {reason}\n")
+
+
+@pytest.mark.slow
+def test_hostile_videos_are_predictions_or_lines(tmp_path: Path) -> None:
+    for name in ("raw", "outside", "originals"):
+        (tmp_path / name).mkdir()
+    hostile = Hostile(tmp_path / "raw")
+    videos = originals(tmp_path / "originals")
+    add_whole(hostile, videos, some=True)
+    add_cut(hostile, videos, some=True)
+    add_playlists(hostile, ["/etc/passwd"], some=True)
+    add_no_videos(hostile, videos, tmp_path / "outside")
+    torch.manual_seed(0)
+    network = build_model(ModelConfig("res3d10", width=2), num_classes=3).eval()
+    model = TrainedModel(network, ["a", "b", "c"], ClipSpec(), 128.0, 1.0, {"keep_aspect": True}, step=1)
+    paths = [tmp_path / "raw" / name for name in sorted(hostile.expected)]
+    found = list(predict(model, paths, num_clips=2, limits=LIMITS, workers=2))
+    assert [video.path for video in found] == paths
+    for video in found:
+        expected = hostile.expected[video.path.name]
+        assert (video.probabilities is None) == bool(video.error)
+        assert "\n" not in video.error
+        if expected == ALL:
+            assert not video.error
+        elif expected == NONE and not video.path.is_symlink():
+            assert video.error

@@ -111,7 +111,7 @@ def predict(
     """The classes of raw videos, in their order; one that cannot be read is a prediction with an `error`.
 
     A video is stored as the shards were that the model was trained on, and its clips' softmax is averaged as `evaluate`
-    does. Programs that read it are held to `limits`, each in a process of its own.
+    does. Programs that read it are held to `limits`, each in a process of its own. Links are followed.
 
     Args:
         num_clips: Evenly spaced clips of a video.
@@ -138,7 +138,7 @@ def predict(
                 found = score_videos(model, index, num_clips=num_clips, every_s=every_s, loader=loader)
         for path in paths:
             source = source_of(path)
-            error = errors.get(source, "no clip of it could be decoded").removeprefix(f"{path.resolve().name}: ")
+            error = errors.get(source, "no clip of it could be decoded").removeprefix(f"{path.name}: ")
             yield replace(found.get(source, VideoPrediction(path, model.classes, error=error)), path=path)
 
 
@@ -156,14 +156,14 @@ def settings_of(model: TrainedModel) -> BuildSettings:
 
 def listing_of(paths: Sequence[Path], classes: list[str]) -> Listing:
     """Videos as a dataset whose labels mean nothing."""
-    sources = {source_of(path): path.resolve() for path in paths}
+    sources = {source_of(path): path for path in paths}
     records = [VideoRecord(sources[name], name, classes[0], 0, "", ("test",)) for name in sorted(sources)]
     return Listing("videos", classes, ["1"], records, missing=[], unlisted=[], warnings=[])
 
 
 def source_of(path: Path) -> str:
-    """A video's name in the temporary shards: where it really lies."""
-    return path.resolve().as_posix().lstrip("/")
+    """A video's name in the temporary shards: its path below the root, so that links may lead anywhere."""
+    return os.path.abspath(path).lstrip("/")
 
 
 def quarantined(folder: Path) -> dict[str, str]:
