@@ -34,6 +34,9 @@ class FrameClassifier(nn.Module):
         resized: Height and width of the frames before the crop.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: TrainedModel, *, resized: tuple[int, int]) -> None:
         super().__init__()
         self.network, self.resized, self.crop = model.network, resized, model.clip.crop_size

@@ -183,7 +183,7 @@ def score_videos(
     """Source -> prediction of the videos of temporary shards; those without a clip that decodes are left out."""
     samples = np.arange(index.num_samples)
     video_of = videos_of(index, samples)
-    rates = np.array([fps_of(index, sample) for sample in samples])  # [S], of the source
+    rates = np.array([fps_of(index, int(sample)) for sample in samples])  # [S], of the source
     num_views = np.full(len(samples), views_per_sample(video_of, num_clips=num_clips))
     if every_s is not None:
         stored_spec = EvalPlan(index, samples, model.clip, global_batch_size=1).stored_spec
@@ -203,7 +203,7 @@ def score_videos(
         decoded = ~np.isnan(probabilities[:, 0])
         if not decoded.any():
             continue
-        first, timeline = rows[0], ()
+        first, timeline = rows[0], tuple[TimelineRow, ...]()
         if every_s is not None:  # then a video is one sample
             centers_s = (clips[first][1] + model.clip.span / 2) / rates[first]
             duration_s = float(index.num_frames[first] * index.frame_step / rates[first])
