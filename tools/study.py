@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 """The paper's architecture study: Tables 3 to 7 from a folder of shards, with a verdict on each claim."""
 
+import asyncio
+import csv
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, TypedDict
+from statistics import mean, stdev
+from typing import Any
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -27,29 +27,36 @@ import click
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.shard_writer import to_json, write_atomically
-from res3d_video.pipeline.typed_json import Text, read_json
-from res3d_video.tools.figures.plots import load_matplotlib
-from res3d_video.tools.study_report import collect, table_lines, write_report
+from res3d_video.pipeline.typed_json import read_json
+from res3d_video.tools.bench.machine import machine, machine_lines, markdown
+from res3d_video.tools.figures.plots import draw_table, load_matplotlib
 from res3d_video.train.data_options import LOCAL_DATA
 from res3d_video.train.evaluation.confusion import SCORES
-from res3d_video.train.paper.study import StudyRun, StudySettings, plan_run, read_scores, unique_runs
-from res3d_video.train.paper.tables import TABLES
-from res3d_video.train.terminal import BATCH, CLIPS, COUNT, QUIET, Command, Failed, Number, progress
+from res3d_video.train.paper.study import (
+    NUM_CLIPS,
+    TABLES,
+    Row,
+    RunScores,
+    StudyRun,
+    StudySettings,
+    judge,
+    plan_run,
+    read_scores,
+)
+from res3d_video.train.terminal import BATCH, COUNT, QUIET, SIDE, Command, Failed, Number, progress, text_table
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets networks that it can train; None is the paper's
-    "cuda": {"batch_size": None, "size": 112, "width_scale": 1.0, "seeds": 3},
-    "cpu": {"batch_size": 8, "size": 56, "width_scale": 0.125, "seeds": 1},
-}
-STUDY, LOG = "study.json", "log.txt"
+PAPER = StudySettings()
+ON_A_CPU = StudySettings(batch_size=8, size=56, width_scale=0.125)  # networks that it can train
+HEADER = ["row", "network", "parameters", "multiply-adds", "runs", "clip accuracy", "video@1", "paper"]
+HOW = """\
+Clip accuracy is over all evenly spaced clips of the test videos, per cent: mean ± standard deviation over seeds. A
+claim is seen when every comparison of it is clear, and not seen when one is clearly the other way round. Clear
+means that every run of the one row is more accurate than every run of the other, with at least two seeds each."""
+LEAST_LEARNED = 0.05  # above chance, so that there is something to compare
 
-
-class StudyFile(TypedDict):
-    """What is read of study.json."""
-
-    settings: dict[str, Any]
-    shards: list[Text]
-
+Planned = Mapping[int, Mapping[str, Sequence[StudyRun]]]  # number of a table -> name of a row -> a run for each seed
+Scored = Mapping[int, Mapping[str, Sequence[RunScores]]]  # the same of what is done; rows without any are not there
 
 EPILOG = """\b
 Examples:
@@ -84,17 +91,9 @@ Table 5 needs frames of 256 pixels: give shards of several stored sizes; smaller
 @click.option("--seeds", type=COUNT, help="Runs of each row.  [default: 3; on a CPU 1]")
 @click.option("--batch-size", type=BATCH, help="Clips of a step.  [default: 20; on a CPU 8]")
 @click.option("--lr", type=Number(0, 1000, min_open=True), help="Learning rate; nothing rescales it.  [default: 0.01]")
-@click.option(
-    "--size", type=click.IntRange(16, 4096),
-    help="Crop in pixels where the paper has 112; the other sizes follow.  [default: 112; on a CPU 56]",
-)  # fmt: skip
-@click.option(
-    "--width-scale", type=Number(0, 1e9, min_open=True),
-    help="Channels, as a part of the paper's.  [default: 1; on a CPU 0.125]",
-)  # fmt: skip
-@click.option("--clips", default=10, type=CLIPS, help="Of each test video; all are scored.")
+@click.option("--size", type=SIDE, help="Crop where the paper has 112; other sizes follow.  [default: 112; CPU: 56]")
+@click.option("--width-scale", type=Number(0, 100, min_open=True), help="Times the channels.  [default: 1; CPU: 0.125]")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="One run a GPU, or the CPU.")
-@click.option("--list", "only_list", is_flag=True, help="List the runs and whether they are done; run nothing.")
 @click.option("--report", "only_report", is_flag=True, help="Tables and plots of what is done; run nothing.")
 @QUIET
 def main(
@@ -104,193 +103,242 @@ def main(
     tables: str,
     seeds: int | None,
     device: str,
-    only_list: bool,
     only_report: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
     """Run the paper's architecture study, Tables 3 to 7, and say which of its claims are seen."""
     numbers = [number for number in TABLES if str(number) in tables.split(",")]
-    if unknown := sorted(set(tables.split(",")) - {str(number) for number in numbers}):
+    if unknown := sorted(set(tables.split(",")) - set(map(str, numbers))):
         raise click.UsageError(f"--tables: {unknown[0]} is not among {', '.join(map(str, TABLES))}")
     import torch  # takes seconds: help does not wait for it
 
     load_matplotlib()  # fails here, not after the work
     kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     indexes = [open_index(folder.resolve()) for folder in folders]
-    check_same_videos(indexes)
-    settings = settings_of(options, indexes[0], kind=kind)
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = replace(PAPER if kind == "cuda" else ON_A_CPU, **given)
+    all_seeds = range(seeds or (3 if kind == "cuda" else 1))
     planned = {
-        (number, row.name, seed): plan_run(row, seed=seed, settings=settings, indexes=indexes)
+        number: {
+            row.name: [plan_run(row, seed=seed, settings=settings, indexes=indexes) for seed in all_seeds]
+            for row in TABLES[number].rows
+        }
         for number in numbers
-        for row in TABLES[number].rows
-        for seed in range(seeds or DEFAULTS[kind]["seeds"])
     }
-    runs, out = unique_runs(list(planned.values())), out.resolve()
-    todo = [run for run in runs if read_scores(out, run) is None]
-    if only_list:
-        for run in runs:
-            click.echo(f"{'to do' if run in todo else 'done':5}  {run.folder}")
-        click.echo(f"{len(runs)} runs, {len(todo)} to do, {sum(run.config.steps for run in todo):,} steps")
-        return
+    out = out.resolve()
     check_same_study(out, settings, indexes)
-    failures = []
+    # Each training once, however many rows it is of; all of a seed before the next seed's.
+    found = {run.folder: run for rows in planned.values() for of_row in rows.values() for run in of_row}
+    runs = sorted(found.values(), key=lambda run: run.seed)
+    failures: list[str] = []
     if not only_report:
-        failures = Trainings(out, kind=kind, clips=settings.clips).work(todo, quiet=quiet)
-    findings = collect(planned, settings, indexes, out=out)
-    write_report(out, findings)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        todo = [run for run in runs if read_scores(out, run) is None]
+        gpus = visible.split(",") if kind == "cuda" else [""]
+        failures = train_all(todo, out=out, gpus=gpus, device=kind, quiet=quiet)
+    scored = {number: scores_of(rows, out) for number, rows in planned.items()}
+    num_test = len(indexes[0].samples_of(runs[0].config.split, "test"))
+    about = (
+        f"{indexes[0].name}, split {runs[0].config.split}: {num_test} test samples, {runs[0].config.steps:,} steps of "
+        f"{runs[0].config.global_batch_size} clips, crop {settings.size} for 112, width × {settings.width_scale:g}"
+    )
+    notes = notes_of(planned, scored, settings)
+    write_report(out, about, planned, scored, notes)
     for number in numbers:
-        for line in table_lines(number, findings):
-            click.echo(line)
-        click.echo("")
-    for line in [f"note: {note}" for note in findings.notes]:
-        click.echo(line)
+        table, cells = TABLES[number], cells_of(number, planned, scored)
+        word, reasons = judge(table, accuracies(scored[number]))
+        lines = [f"Table {number}: {table.factor}", *text_table(HEADER, cells), f"{table.claim}: {word}"]
+        click.echo("\n".join([*lines, *(f"  {reason}" for reason in reasons), ""]))
+    for note in notes:
+        click.echo(f"note: {note}")
     click.echo(f"report {out / 'study.md'}")
     if failures:
         raise Failed(f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}")
-
-
-def settings_of(options: dict[str, Any], index: ShardIndex, *, kind: str) -> StudySettings:
-    """The command line with this device's defaults."""
-    given = {name: value for name, value in options.items() if value is not None}
-    reduced = {name: value for name, value in DEFAULTS[kind].items() if name != "seeds"}
-    split = "1" if "1" in index.split_names else index.split_names[0]
-    return replace(StudySettings(split=split), **{**reduced, **given})
-
-
-def check_same_videos(indexes: Sequence[ShardIndex]) -> None:
-    """
-    Raises:
-        UserError: The folders hold different datasets.
-    """
-    first = indexes[0]
-    for other in indexes[1:]:
-        if (other.name, other.classes, other.num_samples) != (first.name, first.classes, first.num_samples):
-            raise UserError(f"{other.data_dir}: not the videos of {first.data_dir}; give one dataset at several sizes")
 
 
 def check_same_study(out: Path, settings: StudySettings, indexes: Sequence[ShardIndex]) -> None:
     """Begin a study, or make sure that the one in this folder is the same; tables and seeds may be added.
 
     Raises:
-        UserError: It has other settings or shards.
+        UserError: It has other settings or shards, or the shards are of different videos.
     """
-    described, shards = asdict(settings), sorted(index.fingerprint for index in indexes)
-    path = out / STUDY
+    first = indexes[0]
+    for other in indexes[1:]:
+        if (other.name, other.classes, other.num_samples) != (first.name, first.classes, first.num_samples):
+            raise UserError(f"{other.data_dir}: not the videos of {first.data_dir}; give one dataset at several sizes")
+    path, ours = out / "study.json", asdict(settings) | {"shards": sorted(index.fingerprint for index in indexes)}
     if not path.is_file():
-        write_atomically(path, to_json({"settings": described, "shards": shards}))
+        write_atomically(path, to_json(ours))
         return
-    before = read_json(path, StudyFile, what="a study", way_out="choose another --out")
-    differing = [name for name, value in described.items() if before["settings"].get(name) != value]
-    differing += [] if before["shards"] == shards else ["shards"]
-    if differing:
-        was = before["settings"].get(differing[0], "other ones")
-        raise UserError(f"{out}: holds a study with another {differing[0]} ({was}); choose another --out")
+    theirs = read_json(path, dict[str, Any], what="a study", way_out="choose another --out")
+    if differing := [name for name in ours if theirs.get(name) != ours[name]]:
+        raise UserError(f"{out}: holds a study with other {', '.join(differing)}; choose another --out")
 
 
-class Trainings:
-    """Trains and scores runs as the commands do by hand: train/main.py, then tools/evaluate.py, in a run's folder.
-
-    One at a time on each GPU, or on the CPU. A run that was cut off goes on from its last checkpoint.
+def train_all(runs: Sequence[StudyRun], *, out: Path, gpus: Sequence[str], device: str, quiet: bool) -> list[str]:
+    """Train and score runs as the commands do by hand, one at a time on each GPU.
 
     Args:
         out: Folder of the study.
-        clips: Of each test video.
-        gpus: As CUDA_VISIBLE_DEVICES names them; "" is the CPU. None: all there are.
+        gpus: As CUDA_VISIBLE_DEVICES names them; "" is the CPU.
+
+    Returns:
+        The reasons of those that failed, a line each.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; the trainings have saved by then.
     """
+    todo, failures = iter(runs), []
+    with progress("study", unit="runs", quiet=quiet) as tell:
+        num_done = 0
 
-    def __init__(self, out: Path, *, kind: str, clips: int, gpus: Sequence[str] | None = None) -> None:
-        if gpus is None:
-            import torch
+        async def work(gpu: str) -> None:
+            nonlocal num_done
+            for run in todo:
+                if (reason := await train_and_score(run, out, gpu=gpu, device=device)) is not None:
+                    failures.append(reason)
+                    click.echo(f"failed: {reason}", err=True)
+                num_done += 1
+                tell(num_done, len(runs), str(run.folder), failed=len(failures))
 
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-            gpus = visible.split(",") if kind == "cuda" else [""]
-        self._out, self._kind, self._clips, self._num_gpus = out, kind, clips, len(gpus)
-        self._free: SimpleQueue[str] = SimpleQueue()
-        for gpu in gpus:
-            self._free.put(gpu)
-        self._lock, self._children, self._stopped = threading.Lock(), set[subprocess.Popen](), False
+        async def work_on_all() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+            async with asyncio.TaskGroup() as group:
+                for gpu in gpus:
+                    group.create_task(work(gpu))
 
-    def work(self, runs: Sequence[StudyRun], *, quiet: bool) -> list[str]:
-        """Do the runs; the reasons of those that failed, a line each.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C or SIGTERM came; the trainings have saved by then.
-        """
-
-        def interrupt(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        before, failures = signal.signal(signal.SIGTERM, interrupt), []
         try:
-            with progress("study", unit="runs", quiet=quiet) as tell, ThreadPoolExecutor(self._num_gpus) as threads:
-                waiting = {threads.submit(self._do, run): run for run in runs}
-                try:
-                    for num_done, future in enumerate(as_completed(waiting), start=1):
-                        if (reason := future.result()) is not None:
-                            failures.append(reason)
-                            click.echo(f"failed: {reason}", err=True)
-                        tell(num_done, len(runs), str(waiting[future].folder), failed=len(failures))
-                finally:
-                    threads.shutdown(wait=False, cancel_futures=True)
-                    self.stop()
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        return failures
+            asyncio.run(work_on_all())
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+    return failures
 
-    def stop(self) -> None:
-        """Ask the trainings to save and end, as torchrun would; no other begins."""
-        with self._lock:
-            self._stopped = True
-            for child in self._children:
-                child.send_signal(signal.SIGTERM)
 
-    def _do(self, run: StudyRun) -> str | None:
-        """Train and score a run; why it failed."""
-        folder = self._out / run.folder
-        scores = ["--checkpoint", folder / "latest.pt", "--data", run.data, "--clips", self._clips]
-        commands = [
-            ["train/main.py", *run.arguments(self._out)],
-            ["tools/evaluate.py", *map(str, scores), "--json", str(folder / SCORES)],
-        ]
-        gpu = self._free.get()
+async def train_and_score(run: StudyRun, out: Path, *, gpu: str, device: str) -> str | None:
+    """train/main.py, which goes on from its last checkpoint, then tools/evaluate.py; why they failed."""
+    folder, log = out / run.folder, out / run.folder / "log.txt"
+    scoring = ["--checkpoint", str(folder / "latest.pt"), "--data", str(run.data), "--json", str(folder / SCORES)]
+    commands = [
+        ["train/main.py", *run.arguments(out)],
+        ["tools/evaluate.py", *scoring, "--clips", str(NUM_CLIPS)],
+    ]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for command in commands:
+            if not await call([*command, "--device", device], log=log, gpu=gpu):
+                return f"{log}: {last_line(log)}"
+    except OSError as error:
+        return f"{run.folder}: {error}"
+    return None if read_scores(out, run) is not None else f"{run.folder}: stopped before its end"
+
+
+async def call(words: Sequence[str], *, log: Path, gpu: str) -> bool:
+    """Run a command to its end; whether it succeeded. Cancelled, it asks the command to save, as torchrun would."""
+    variables = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
+    command = [sys.executable, *words]  # by path: a checkout need not be installed
+    with log.open("ab") as file:
+        file.write(f"$ {shlex.join([*(f'{name}={value}' for name, value in variables.items()), *command])}\n".encode())
+        file.flush()
+        child = await asyncio.create_subprocess_exec(
+            *command, cwd=CHECKOUT, env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            start_new_session=True,  # Ctrl-C is for this process, which asks them to save
+        )  # fmt: skip
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for command in commands:
-                if not self._call([*command, "--device", self._kind], log=folder / LOG, gpu=gpu):
-                    return f"{folder / LOG}: {last_line(folder / LOG)}"
-        except OSError as error:
-            return f"{run.folder}: {error}"
-        finally:
-            self._free.put(gpu)
-        return None if read_scores(self._out, run) is not None else f"{run.folder}: stopped before its end"
-
-    def _call(self, words: list[str], *, log: Path, gpu: str) -> bool:
-        """Run a command to its end; whether it succeeded, and nobody has asked to stop."""
-        with log.open("ab") as file:
-            with self._lock:
-                if self._stopped:
-                    return False
-                environment = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
-                command = [sys.executable, *words]  # by path: a checkout need not be installed
-                shown = shlex.join([*(f"{name}={value}" for name, value in environment.items()), *command])
-                file.write(f"$ {shown}\n".encode())
-                file.flush()
-                child = subprocess.Popen(
-                    command, cwd=CHECKOUT, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=file,
-                    stderr=file, start_new_session=True,  # Ctrl-C is for this process, which asks them to save
-                )  # fmt: skip
-                self._children.add(child)
-            code = child.wait()
-            with self._lock:
-                self._children.discard(child)
-                return code == 0 and not self._stopped
+            return await child.wait() == 0
+        except asyncio.CancelledError:
+            child.terminate()
+            await child.wait()
+            raise
 
 
 def last_line(path: Path) -> str:
     """The last line of a log that says something."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def scores_of(rows: Mapping[str, Sequence[StudyRun]], out: Path) -> dict[str, list[RunScores]]:
+    """Of the runs of a table that are done."""
+    found = {name: [read_scores(out, run) for run in runs] for name, runs in rows.items()}
+    done = {name: [scores for scores in of_row if scores is not None] for name, of_row in found.items()}
+    return {name: of_row for name, of_row in done.items() if of_row}
+
+
+def accuracies(rows: Mapping[str, Sequence[RunScores]]) -> dict[str, list[float]]:
+    """Clip accuracies of each row."""
+    return {name: [scores["all_clips_at_1"] for scores in of_row] for name, of_row in rows.items()}
+
+
+def notes_of(planned: Planned, scored: Scored, settings: StudySettings) -> list[str]:
+    """What a reader must know before believing the tables."""
+    notes, paper = [], asdict(PAPER)
+    if differing := [name for name, value in asdict(settings).items() if value != paper[name]]:
+        notes.append(f"not the paper's protocol: {', '.join(differing).replace('_', ' ')} differ")
+    runs = [run for rows in planned.values() for of_row in rows.values() for run in of_row]
+    if enlarged := sorted({run.folder.parent.name for run in runs if run.is_enlarged}):
+        notes.append(f"enlarged, as no shards have frames that large: {', '.join(enlarged)}")
+    for number, rows in scored.items():
+        chance = next((scores["chance"] for of_row in rows.values() for scores in of_row), 0.0)
+        if rows and max(map(mean, accuracies(rows).values())) < chance + LEAST_LEARNED:
+            notes.append(
+                f"table {number}: no row is {100 * LEAST_LEARNED:.0f} points above chance, {chance:.1%}; train longer"
+            )
+    return notes
+
+
+def percent(values: Sequence[float]) -> str:
+    """
+    >>> percent([0.45, 0.47]), percent([0.5])
+    ('46.0 ± 1.4', '50.0')
+    """
+    return f"{100 * mean(values):.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def cells_of(number: int, planned: Planned, scored: Scored) -> list[list[str]]:
+    """A table under HEADER; accuracies per cent."""
+
+    def cells(row: Row) -> list[str]:
+        run, done = planned[number][row.name][0], scored[number].get(row.name, [])
+        cost = [f"{run.parameters:,}", f"{run.multiply_adds / 1e6:,.0f}M", str(len(done))]
+        shares = [[scores["all_clips_at_1"] for scores in done], [scores["video_at_1"] for scores in done]]
+        found = [percent(values) if values else "–" for values in shares]
+        return [row.name, row.model, *cost, *found, "–" if row.paper is None else f"{row.paper:.1f}"]
+
+    return [cells(row) for row in TABLES[number].rows]
+
+
+def write_report(out: Path, about: str, planned: Planned, scored: Scored, notes: Sequence[str]) -> None:
+    """study.md, tables.csv, and table-N.png of each table that has a run.
+
+    Raises:
+        BenchError: matplotlib is not installed.
+    """
+    lines, claims, cells = [], [], []
+    for number, rows in scored.items():
+        table = TABLES[number]
+        word, reasons = judge(table, accuracies(rows))
+        claims.append([table.claim, str(number), word])
+        cells += [[str(number), *row] for row in cells_of(number, planned, scored)]
+        lines += ["", f"## Table {number}: {table.factor}", ""]
+        lines += [*markdown(HEADER, cells_of(number, planned, scored)), "", *([table.note, ""] if table.note else [])]
+        lines += [f"**{word}**: {table.claim}.", "", *(f"- {reason}" for reason in reasons)]
+        if rows:
+            lines += ["", f"![Table {number}](table-{number}.png)"]
+            title = f"Table {number}: {table.factor}\n{about}"
+            chance = 100 * next(iter(rows.values()))[0]["chance"]
+            ours = {name: [100 * share for share in shares] for name, shares in accuracies(rows).items()}
+            paper = {row.name: row.paper for row in table.rows}
+            draw_table(out / f"table-{number}.png", ours, paper, title=title, factor=table.factor, chance=chance)
+    facts = [about, *machine_lines(machine("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120"))]
+    head = ["# Architecture study", "", *(f"{line}  " for line in facts), "", HOW, ""]
+    head += [*markdown(["claim", "table", "verdict"], claims), "", *(f"- {note}" for note in notes)]
+    (out / "study.md").write_text("\n".join([*head, *lines, ""]), encoding="utf-8")
+    with (out / "tables.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([["table", *HEADER], *cells])
 
 
 if __name__ == "__main__":

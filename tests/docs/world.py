@@ -18,7 +18,7 @@ SMALL_STEP = (
 ADDED = {
     "train/main.py": SMALL_STEP,
     "tools/bench_loader.py": "--batches 1 --repeats 1 --batch-size 2 --crop-size 32 --resize 32 --width 4",
-    "tools/study.py": "--list",  # tests/tools/test_study.py runs it
+    "tools/study.py": "--report",  # tests/tools/test_study.py runs it
 }
 
 # What the pages take as there, made once: path within the world -> the command that makes it.

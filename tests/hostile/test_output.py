@@ -22,7 +22,7 @@ CHEAP = {
         "made/shards/dataset.json",
     ),
     "models": ("train.models.__main__", "--model res2d18", None),
-    "study": ("tools.study", "--data shards/ucf101 --list", None),
+    "study": ("tools.study", "--data shards/ucf101 --report --out made/study", "made/study/study.md"),
     "sync_shards": ("tools.sync_shards", "shards/ucf101 made/copy", "made/copy/dataset.json"),
     "thumos14": ("tools.thumos14", "windows --videos lengths.txt --out made/w.jsonl", "made/w.jsonl"),
 }

@@ -1,6 +1,7 @@
-"""The study's tables are the paper's, and become trainings that happen once each."""
+"""The study's tables are the paper's and become trainings that happen once each; claims seen, not seen, undecided."""
 
 import itertools
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -8,28 +9,29 @@ import pytest
 
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.train.config import PARTS, TrainConfig
+from res3d_video.train.evaluation.confusion import SCORES
 from res3d_video.train.main import main
 from res3d_video.train.models import MODELS
-from res3d_video.train.paper.study import StudyRun, StudySettings, is_enlarged, plan_run, shards_for, unique_runs
-from res3d_video.train.paper.tables import TABLES, Row
+from res3d_video.train.paper.study import (
+    TABLES,
+    Row,
+    StudyRun,
+    StudySettings,
+    Table,
+    is_clearly_above,
+    judge,
+    plan_run,
+    read_scores,
+)
 from res3d_video.train.resolve import configure
 
 FULL = StudySettings()
 SMALL = StudySettings(steps=30, batch_size=8, lr=0.05, size=56, width_scale=0.125)
-ROWS = [(table.number, row) for table in TABLES.values() for row in table.rows]
+ROWS = [(number, row) for number, table in TABLES.items() for row in table.rows]
 
 
-def plan(row: Row, index: ShardIndex, *, settings: StudySettings = FULL, seed: int = 0) -> StudyRun:
-    return plan_run(row, seed=seed, settings=settings, indexes=[index])
-
-
-def test_the_printed_accuracies_are_the_paper_s() -> None:
-    assert [row.paper for row in TABLES[3].rows] == [42.2, 42.2, 45.6, 45.9]
-    assert [(row.frame_stride, row.paper) for row in TABLES[4].rows] == [
-        (1, 43.8), (2, 46.3), (4, 46.1), (8, 38.8), (16, 38.1), (32, 36.9)
-    ]  # fmt: skip
-    assert [(row.crop_size, row.paper) for row in TABLES[5].rows] == [(56, 37.6), (112, 46.1), (224, 44.0)]
-    assert all(row.paper is None for number in (6, 7) for row in TABLES[number].rows)
+def plan(row: Row, *indexes: ShardIndex, settings: StudySettings = FULL, seed: int = 0) -> StudyRun:
+    return plan_run(row, seed=seed, settings=settings, indexes=indexes)
 
 
 @pytest.mark.parametrize("number", sorted(TABLES))
@@ -38,7 +40,7 @@ def test_rows_have_names_of_their_own_and_claims_name_rows(number: int) -> None:
     names = [row.name for row in table.rows]
     assert len(set(names)) == len(names)
     assert all(row.model in MODELS for row in table.rows)
-    assert {name for pair in table.claim.above + table.claim.not_below for name in pair} <= set(names)
+    assert {name for pair in table.above + table.not_below for name in pair} <= set(names)
 
 
 @pytest.mark.parametrize("settings", [FULL, SMALL], ids=["full", "small"])
@@ -48,14 +50,7 @@ def test_two_rows_share_a_folder_exactly_when_their_trainings_are_the_same(
     runs = [plan(row, squares, settings=settings, seed=seed) for _, row in ROWS for seed in (0, 1)]
     for a, b in itertools.combinations(runs, 2):
         assert (a.folder == b.folder) == (a.config == b.config), (a.folder, b.folder)
-    assert len(unique_runs(runs)) == 2 * 26
-    assert [run.seed for run in unique_runs(runs)] == [0] * 26 + [1] * 26
-
-
-def test_tables_share_their_common_networks(squares: ShardIndex) -> None:
-    folder = {(number, row.name): plan(row, squares).folder for number, row in ROWS}
-    assert folder[3, "3D-Res18"] == folder[6, "3D"]
-    assert folder[4, "4"] == folder[5, "112"] == folder[7, "18"]
+    assert len({run.folder for run in runs}) == 2 * 26
 
 
 @pytest.mark.parametrize(("number", "row"), ROWS, ids=[f"{number}-{row.name}" for number, row in ROWS])
@@ -71,16 +66,17 @@ def test_the_command_line_of_a_run_is_its_configuration(
     assert configure(found["preset"], squares, world_size=1, **options) == run.config
 
 
-def test_by_default_a_run_is_the_paper_s_protocol(squares: ShardIndex) -> None:
-    config = plan(TABLES[3].rows[2], squares).config
+def test_by_default_a_run_is_the_paper_s_protocol_and_its_costs_are_those_of_its_clip(squares: ShardIndex) -> None:
+    run = plan(TABLES[3].rows[2], squares)
+    config = run.config
     assert (config.model.name, config.model.width) == ("res3d18", 64)
     assert (config.steps, config.global_batch_size, config.optim.lr) == (90_000, 20, 0.01)
     assert (config.schedule.decay_every, config.schedule.decay_factor) == (20_000, 0.1)
-    assert (config.clip.num_frames, config.clip.frame_stride, config.clip.crop_size, config.clip.resize) == (
-        8, 2, 112, 128
-    )  # fmt: skip
+    assert (config.clip.num_frames, config.clip.frame_stride) == (8, 2)
     sizes = [plan(row, squares).config.clip for row in TABLES[5].rows]
     assert [(clip.crop_size, clip.resize) for clip in sizes] == [(56, 64), (112, 128), (224, 256)]
+    assert run.parameters == 33_222_309 - 99 * 513  # this set has 2 classes, the paper's 101
+    assert run.multiply_adds == pytest.approx(20.451e9, rel=1e-4)
 
 
 def test_a_smaller_study_keeps_the_schedule_s_shape_and_the_relations_of_sizes_and_widths(squares: ShardIndex) -> None:
@@ -91,19 +87,55 @@ def test_a_smaller_study_keeps_the_schedule_s_shape_and_the_relations_of_sizes_a
     assert max(run.parameters for run in runs) < 1.1 * min(run.parameters for run in runs)
 
 
-def test_costs_are_those_of_the_row_s_clip(squares: ShardIndex) -> None:
-    run = plan(TABLES[3].rows[2], squares)  # this set has 2 classes, the paper's 101
-    assert run.parameters == 33_222_309 - 99 * 513
-    assert run.multiply_adds == pytest.approx(20.451e9, rel=1e-4)
-
-
 def test_frames_come_from_the_smallest_shards_that_need_no_enlarging(numbered: ShardIndex, squares: ShardIndex) -> None:
     small, large = sorted((numbered, squares), key=lambda index: index.size)
-    assert small.size < large.size
-    assert shards_for(small.size, [large, small]) is small
-    assert shards_for(small.size + 1, [large, small]) is large
-    assert shards_for(large.size + 1, [large, small]) is large
-    run = plan(TABLES[5].rows[0], small, settings=StudySettings(size=round(large.size * 1.75)))
-    assert run.config.clip.resize == large.size
-    assert is_enlarged(run, [small])
-    assert not is_enlarged(run, [small, large])
+    row = TABLES[4].rows[0]  # resizes to 128 pixels where the study's size is 112
+    for size, index, is_enlarged in ((small.size, small, False), (large.size, large, False), (225, large, True)):
+        run = plan(row, large, small, settings=StudySettings(size=size * 112 // 128))
+        assert (run.data, run.is_enlarged) == (index.data_dir, is_enlarged)
+
+
+def test_three_seeds_are_clearly_above_three_others_in_one_order_of_twenty_and_single_seeds_never() -> None:
+    orders = list(itertools.combinations(range(6), 3))
+    clear = [ours for ours in orders if is_clearly_above(ours, sorted({*range(6)} - {*ours}))]
+    assert (clear, len(orders)) == ([(3, 4, 5)], 20)
+    assert not is_clearly_above([0.9], [0.1, 0.2])
+    assert not is_clearly_above([0.8, 0.9], [0.1])
+
+
+HIGH, MIDDLE, LOW, VAGUE = [0.9, 0.8], [0.6, 0.7], [0.2, 0.3], [0.1, 0.95]
+
+
+@pytest.mark.parametrize(
+    ("rows", "word", "reasons"),
+    [
+        ({"a": HIGH, "b": LOW, "c": MIDDLE, "d": HIGH}, "seen", []),
+        ({"a": HIGH, "b": LOW, "c": MIDDLE, "d": VAGUE}, "seen", []),  # d need not be worse
+        ({"a": MIDDLE, "b": HIGH, "c": LOW, "d": LOW}, "not seen", ["a against b: -20.0 points"]),
+        ({"a": MIDDLE, "b": LOW, "c": LOW, "d": HIGH}, "not seen", ["a against d: -20.0 points"]),
+        (
+            {"a": HIGH, "b": LOW, "c": VAGUE, "d": LOW},
+            "undecided",
+            ["a against c: +32.5 points, but not in every seed"],
+        ),
+        ({"a": HIGH, "b": LOW}, "undecided", ["c not run", "d not run"]),
+        ({"a": [0.9], "b": [0.1], "c": LOW, "d": LOW}, "undecided", ["a against b: +80.0 points, one seed"]),
+    ],
+)
+def test_a_claim_is_judged_by_all_its_comparisons(rows: dict, word: str, reasons: list[str]) -> None:
+    table = Table("", (), "a is best", above=(("a", "b"), ("a", "c")), not_below=(("a", "d"),))
+    found = judge(table, rows)
+    assert (found[0], found[1][: len(reasons)]) == (word, reasons)
+
+
+def test_scores_are_only_those_of_a_run_of_all_its_steps(squares: ShardIndex, tmp_path: Path) -> None:
+    run = plan(TABLES[4].rows[0], squares, settings=StudySettings(steps=5, size=32))
+    path = tmp_path / run.folder / SCORES
+    path.parent.mkdir(parents=True)
+    assert read_scores(tmp_path, run) is None
+    scores = {"step": 5, "all_clips_at_1": 0.75, "video_at_1": 0.5, "chance": 0.5, "other": [1]}
+    for text in (json.dumps(scores | {"step": 4}), json.dumps(scores)[:-9], json.dumps(scores | {"chance": 2})):
+        path.write_text(text)
+        assert read_scores(tmp_path, run) is None
+    path.write_text(json.dumps(scores))
+    assert (read_scores(tmp_path, run) or {})["all_clips_at_1"] == 0.75
