@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 
 from res3d_video.train.data_options import DATA, Data, remote_options
+from res3d_video.train.evaluation import class_table
 from res3d_video.train.terminal import (
     BATCH,
     CLIPS,
@@ -29,7 +30,6 @@ from res3d_video.train.terminal import (
     Command,
     OutputFile,
     save_json,
-    wrong_usage,
 )
 
 EPILOG = """\b
@@ -68,27 +68,20 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Score a checkpoint on videos: clip@1, video@1, video@5, every class."""
-    from res3d_video.train.checkpoint import load_checkpoint  # these load torch: help does not wait for it
-    from res3d_video.train.config import from_dict
-    from res3d_video.train.evaluation.confusion import class_table
-    from res3d_video.train.evaluation.video_level import check_classes, everything, score
+    from res3d_video.train.evaluation.video_level import score_checkpoint  # these load torch: help does not wait for it
     from res3d_video.train.ranks import from_torchrun
     from res3d_video.train.run_folder import accuracy_lines
 
-    ranks = from_torchrun(device)
-    index, state = data.open(), load_checkpoint(checkpoint)
-    check_classes(state["classes"], index, checkpoint=checkpoint)
-    split = split or from_dict(state["config"]).split
-    with wrong_usage():
-        samples = index.samples_of(split, subset)
-    scores = score(
-        state, index, samples, clips=clips, num_threads=num_threads, ranks=ranks, quiet=quiet, batch_size=batch_size
-    )
+    ranks, index = from_torchrun(device), data.open()
+    scores, found = score_checkpoint(
+        checkpoint, index, ranks=ranks, split=split, subset=subset, num_clips=clips, num_threads=num_threads,
+        batch_size=batch_size, quiet=quiet,
+    )  # fmt: skip
     if not ranks.is_main:
         return
     if json_path is not None:
-        save_json(json_path, everything(scores, index, checkpoint, step=state["step"], split=split, subset=subset))
-    click.echo(f"{checkpoint} (step {state['step']}) on {index.name}, split {split}, {subset}")
+        save_json(json_path, found)
+    click.echo(f"{checkpoint} (step {found['step']}) on {index.name}, split {found['split']}, {subset}")
     for line in accuracy_lines(scores) + class_table(scores.classes, scores.confusion):
         click.echo(line)
     if json_path is not None:

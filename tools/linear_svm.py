@@ -23,7 +23,7 @@ import numpy as np
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import choices
 from res3d_video.tools.figures.plots import OURS, load_matplotlib, picture
-from res3d_video.train.evaluation.confusion import accuracies_by_name, class_table
+from res3d_video.train.evaluation import accuracies_by_name, class_table
 from res3d_video.train.evaluation.features import Features, load_features
 from res3d_video.train.evaluation.linear_svm import GRID, NUM_FOLDS, SplitData, SplitScores, compactness, score_split
 from res3d_video.train.terminal import JSON_FILE, MOST, QUIET, THREADS, Command, extra_needed, progress, save_json

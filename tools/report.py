@@ -21,6 +21,7 @@ import click
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.train.data_options import DATA, Data, remote_options
+from res3d_video.train.evaluation import SCORES
 from res3d_video.train.terminal import (
     COUNT,
     JSON_FILE,
@@ -108,9 +109,11 @@ def run_command(
     found = pages.read_runs(runs)
     for run, index in pages.runs_to_score(found, shards, evaluate=evaluate):
         try:
-            load("res3d_video.train.evaluation.video_level").score_run(
-                run.folder, index, clips=10, num_threads=2, device="auto", quiet=quiet
+            scoring, ranks = load("res3d_video.train.evaluation.video_level"), load("res3d_video.train.ranks")
+            _, scores = scoring.score_checkpoint(
+                run.folder / "latest.pt", index, ranks=ranks.from_torchrun("auto"), quiet=quiet
             )
+            save_json(run.folder / SCORES, scores)
         except (UserError, OSError) as error:
             if evaluate:
                 raise

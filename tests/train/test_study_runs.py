@@ -9,7 +9,7 @@ import pytest
 
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.train.config import PARTS, TrainConfig
-from res3d_video.train.evaluation.confusion import SCORES
+from res3d_video.train.evaluation import SCORES
 from res3d_video.train.main import main
 from res3d_video.train.models import MODELS
 from res3d_video.train.paper.study import (

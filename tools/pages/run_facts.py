@@ -16,7 +16,7 @@ from res3d_video.tools.pages.markup import plain_name, setting_text
 from res3d_video.tools.run_reader import Run
 from res3d_video.train.checkpoint import CheckpointError, load_checkpoint, step_of
 from res3d_video.train.config import to_dict
-from res3d_video.train.evaluation.confusion import SCORES, class_accuracy
+from res3d_video.train.evaluation import SCORES, class_accuracy
 
 MAX_IN_MATRIX = 24  # classes; more are put together
 MAX_PAIRS = 20

@@ -31,7 +31,7 @@ from res3d_video.tools.pages.run_facts import (
     small_matrix,
 )
 from res3d_video.tools.run_reader import BOOKKEEPING, Curve, Run, read_runs, running_mean
-from res3d_video.train.evaluation.confusion import SCORES
+from res3d_video.train.evaluation import SCORES
 from res3d_video.train.terminal import Report
 
 MAX_DRAWN = 12  # runs in a chart; the tables have all

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.train.evaluation.confusion import confusion_matrix
+from res3d_video.train.evaluation import confusion_matrix
 from res3d_video.train.evaluation.features import l2_normalised
 
 if TYPE_CHECKING:

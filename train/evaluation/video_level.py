@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,50 +17,39 @@ from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan
 from res3d_video.train.checkpoint import load_checkpoint, trained_model
 from res3d_video.train.config import from_dict
-from res3d_video.train.evaluation.confusion import SCORES, accuracies_by_name, confusion_matrix
+from res3d_video.train.evaluation import accuracies_by_name, confusion_matrix
 from res3d_video.train.metrics import MAX_DAMAGED, Damaged, name_damaged
-from res3d_video.train.ranks import Ranks, from_torchrun, process_group
+from res3d_video.train.ranks import Ranks, process_group
 from res3d_video.train.step import autocast
-from res3d_video.train.terminal import progress, save_json
-
-
-class ClipScores(NamedTuple):
-    """What all clips of V videos, in S samples, came to.
-
-    Attributes:
-        probabilities: float32 [V, K], softmax averaged over the clips; NaN without any.
-        votes: int32 [V, K], clips by their likeliest class.
-        num_seen: int64 [S], clips of each sample that could be decoded.
-        predicted: int64 [S], likeliest class of each sample's clip; only of one clip a sample.
-    """
-
-    probabilities: np.ndarray
-    votes: np.ndarray
-    num_seen: np.ndarray
-    predicted: np.ndarray
+from res3d_video.train.terminal import progress
 
 
 class ClipTally:
-    """Adds up the softmax of every clip, by video, on this rank; `reduce` adds the ranks up.
+    """Adds up the softmax of every clip, by video.
 
     Samples keep a number or two each, so the ten segments of each of 200,000 videos fit in memory.
 
     Args:
         samples: Rows of the index that are scored, int64 [S], ascending.
         video_of: Which video each sample belongs to, int64 [S], 0 to V - 1.
-        num_views: Clips that each of them gets.
+
+    Attributes:
+        sums: float32 [V, K], softmax of all clips.
+        votes: int32 [V, K], clips by their likeliest class.
+        num_seen: int64 [S], clips of each sample that could be decoded.
+        predicted: int64 [S], likeliest class of each sample's clip; only of one clip a sample.
     """
 
-    def __init__(self, samples: np.ndarray, *, video_of: np.ndarray, num_views: int, num_classes: int) -> None:
+    def __init__(self, samples: np.ndarray, *, video_of: np.ndarray, num_classes: int) -> None:
         num_videos = int(video_of.max()) + 1
-        self.samples, self.video_of, self.num_views = samples, torch.from_numpy(video_of), num_views
-        self.sums = torch.zeros(num_videos, num_classes)  # [V, K]
-        self.votes = torch.zeros(num_videos, num_classes, dtype=torch.int32)  # [V, K]
-        self.num_seen = torch.zeros(len(samples), dtype=torch.int64)  # [S]
-        self.predicted = torch.zeros(len(samples), dtype=torch.int64)  # [S]
+        self.samples, self.video_of = samples, torch.from_numpy(video_of)
+        self.sums = torch.zeros(num_videos, num_classes)
+        self.votes = torch.zeros(num_videos, num_classes, dtype=torch.int32)
+        self.num_seen = torch.zeros(len(samples), dtype=torch.int64)
+        self.predicted = torch.zeros(len(samples), dtype=torch.int64)
 
     def add(self, logits: Tensor, *, samples: np.ndarray, weights: Tensor) -> None:
-        """Count one batch: logits [N, K] of clips of `samples` [N]; those with weight 0 are padding."""
+        """Count one batch: logits [N, K] of clips of `samples` [N]; those with weight 0 are padding or damaged."""
         real = weights.cpu().bool()  # sync, as is the next line
         probabilities = logits.float().softmax(dim=1).cpu()[real]
         rows = torch.from_numpy(np.searchsorted(self.samples, samples))[real]
@@ -70,25 +59,10 @@ class ClipTally:
         self.num_seen.index_add_(0, rows, torch.ones_like(rows))
         self.predicted.index_add_(0, rows, likeliest)
 
-    def reduce(self, ranks: Ranks) -> ClipScores:
-        """The scores over all ranks.
-
-        A clip that cannot be decoded has weight 0 and is left out.
-
-        Raises:
-            RuntimeError: Some sample was scored more than `num_views` times.
-        """
-        num_seen = ranks.sum(self.num_seen).cpu()  # collective
-        if bool((num_seen > self.num_views).any()):
-            row = int(num_seen.argmax())
-            raise RuntimeError(
-                f"evaluation: sample {self.samples[row]} was scored {int(num_seen[row])} times instead of "
-                f"{self.num_views}"
-            )
-        sums, votes = ranks.sum(self.sums).cpu(), ranks.sum(self.votes).cpu()  # collective
-        predicted = ranks.sum(self.predicted).cpu()  # collective; one rank has seen a sample's only clip
-        means = sums / votes.sum(dim=1, keepdim=True)  # 0 / 0 is NaN
-        return ClipScores(means.numpy(), votes.numpy(), num_seen.numpy(), predicted.numpy())
+    def reduce(self, ranks: Ranks) -> None:
+        """Count what all ranks have counted; a collective."""
+        self.sums, self.votes = ranks.sum(self.sums).cpu(), ranks.sum(self.votes).cpu()
+        self.num_seen, self.predicted = ranks.sum(self.num_seen).cpu(), ranks.sum(self.predicted).cpu()
 
 
 @dataclass(frozen=True)
@@ -196,49 +170,38 @@ class VideoScores:
 
 
 def combine(
-    index: ShardIndex,
-    samples: np.ndarray,
-    *,
-    video_of: np.ndarray,
-    scores: ClipScores,
-    center: ClipScores,
-    num_views: int,
-    damaged: Mapping[int, str] | None = None,
+    index: ShardIndex, scores: ClipTally, *, center: ClipTally, num_views: int, damaged: Mapping[int, str]
 ) -> VideoScores:
     """The scores of videos, whose samples are those with the same source; what cannot be decoded is left out.
 
     Args:
-        samples: int64 [S], ascending.
-        video_of: Which video each belongs to, int64 [S].
         scores, center: Of all views, and of the center view alone.
         num_views: Clips of each sample in `scores`.
         damaged: Row of the index -> why it could not be decoded.
 
     Raises:
-        ValueError: Not one sample could be decoded.
+        UserError: Not one sample could be decoded.
     """
-    readable = (scores.num_seen > 0) & (center.num_seen > 0)  # [S]
+    samples, video_of = scores.samples, scores.video_of.numpy()
+    readable = ((scores.num_seen > 0) & (center.num_seen > 0)).numpy()  # [S]
     if not readable.any():
         raise UserError(f"{index.name}: none of the {len(samples)} samples could be scored; run tools/check_shards.py")
     videos, first = np.unique(video_of[readable], return_index=True)
     clip_samples = samples[readable]
-    video_samples = clip_samples[first]
-    labels = index.labels[clip_samples].astype(np.int64)[:, None]  # [S, L]
-    if index.label_lists is not None:
-        labels = index.all_labels(clip_samples)
+    labels = index.all_labels(clip_samples)  # [S, L]
+    votes = scores.votes[videos]
+    lost = {row: damaged.get(row, "no clip of it was read") for row in samples[~readable].tolist()}
     return VideoScores(
         classes=list(index.classes),
-        keys=[index.key(row) for row in video_samples],
-        videos=[index.source(row) for row in video_samples],
+        keys=[index.key(row) for row in clip_samples[first]],
+        videos=[index.source(row) for row in clip_samples[first]],
         labels=labels[first],
-        probabilities=scores.probabilities[videos],
-        votes=scores.votes[videos].astype(np.int64),
+        probabilities=(scores.sums[videos] / votes.sum(dim=1, keepdim=True)).numpy(),
+        votes=votes.numpy().astype(np.int64),
         clip_labels=labels,
-        clip_predicted=center.predicted[readable],
+        clip_predicted=center.predicted.numpy()[readable],
         clips_per_video=int(np.bincount(video_of[readable]).max()) * num_views,
-        unreadable=name_damaged(
-            index, {row: (damaged or {}).get(row, "no clip of it was read") for row in samples[~readable].tolist()}
-        ),
+        unreadable=name_damaged(index, lost),
     )
 
 
@@ -291,12 +254,12 @@ def evaluate(
     num_views = views_per_sample(video_of, num_clips=num_clips)
     passes = (1, num_views) if num_views > 1 else (1,)
     plans = [EvalPlan(index, samples, clip, global_batch_size=global_batch_size, num_views=views) for views in passes]
-    total, done = sum(len(samples) * plan.num_views for plan in plans), 0
+    total, done = sum(plan.num_clips for plan in plans), 0
     model.eval()
-    found: list[ClipScores] = []
+    tallies: list[ClipTally] = []
     damaged: dict[int, str] = {}
     for plan in plans:
-        scores = ClipTally(samples, video_of=video_of, num_views=plan.num_views, num_classes=len(index.classes))
+        tally = ClipTally(samples, video_of=video_of, num_classes=len(index.classes))
         loader = ClipLoader(
             index, plan, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device,
             settings=settings, mean=mean, std=std,
@@ -307,78 +270,58 @@ def evaluate(
                     return None
                 with autocast(ranks.device):
                     logits = model(batch.clips)  # [N, K]
-                scores.add(logits, samples=batch.samples, weights=batch.weights)
+                tally.add(logits, samples=batch.samples, weights=batch.weights)
                 damaged |= batch.damaged
                 done += batch.num_real_global
                 on_batch(done, total)
-        found.append(scores.reduce(ranks))
+        tally.reduce(ranks)
+        tallies.append(tally)
     for part in ranks.gather(damaged):  # collective, once
         damaged |= part
-    return combine(
-        index, samples, video_of=video_of, scores=found[-1], center=found[0], num_views=num_views, damaged=damaged
-    )
+    return combine(index, tallies[-1], center=tallies[0], num_views=num_views, damaged=damaged)
 
 
-def score_run(folder: Path, index: ShardIndex, *, clips: int, num_threads: int, device: str, quiet: bool) -> None:
-    """Score latest.pt of a run on the test side of its split, as tools/evaluate.py does; writes scores.json there.
+def score_checkpoint(
+    checkpoint: Path,
+    index: ShardIndex,
+    *,
+    ranks: Ranks,
+    split: str | None = None,
+    subset: str = "test",
+    num_clips: int = 10,
+    num_threads: int = 2,
+    batch_size: int | None = None,
+    quiet: bool = False,
+) -> tuple[VideoScores, dict[str, Any]]:
+    """Score a checkpoint on one side of a split, all processes together.
 
     Args:
-        device: "cpu", "cuda" or "auto".
+        split: None is the one trained on.
+        batch_size: Clips of a batch of all processes; None is 16 each.
+
+    Returns:
+        The scores, and what tools/evaluate.py writes: of what, accuracies, classes, a prediction for each video.
 
     Raises:
-        UserError: There is no checkpoint, it cannot be read, or the shards are of other classes or splits.
-        OSError: The shards cannot be read, or nothing can be written.
+        UserError: The checkpoint cannot be read, or the shards are of other classes, or have no such split.
     """
-    checkpoint, ranks = folder / "latest.pt", from_torchrun(device)
     state = load_checkpoint(checkpoint)
-    check_classes(state["classes"], index, checkpoint=checkpoint)
-    split = from_dict(state["config"]).split
-    samples = index.samples_of(split, "test")
-    scores = score(state, index, samples, clips=clips, num_threads=num_threads, ranks=ranks, quiet=quiet)
-    if ranks.is_main:
-        found = everything(scores, index, checkpoint, step=state["step"], split=split, subset="test")
-        save_json(folder / SCORES, found)
-
-
-def check_classes(classes: list[str], index: ShardIndex, *, checkpoint: Path) -> None:
-    """Refuse to score outputs that mean something else.
-
-    Raises:
-        UserError: The dataset's classes are not the checkpoint's, in the same order.
-    """
+    classes, config = state["classes"], from_dict(state["config"])
     if classes != index.classes:
         raise UserError(
             f"{checkpoint}: trained on {len(classes)} classes ({', '.join(classes[:3])}, …), {index.name} "
             f"has {len(index.classes)} ({', '.join(index.classes[:3])}, …); choose shards of the same classes"
         )
-
-
-def score(
-    state: dict,
-    index: ShardIndex,
-    samples: np.ndarray,
-    *,
-    clips: int,
-    num_threads: int,
-    ranks: Ranks,
-    quiet: bool,
-    batch_size: int | None = None,
-) -> VideoScores:
-    """Build the checkpoint's network and score `samples` with it, all processes together.
-
-    Args:
-        samples: Rows of the index, int64 [S].
-        batch_size: Clips of a batch of all processes; None is 16 each.
-    """
+    split = split or config.split
+    samples = index.samples_of(split, subset)
     model = trained_model(state, device=ranks.device)
-    quiet = quiet or not ranks.is_main
-    with process_group(ranks), progress("evaluating", unit="clips", quiet=quiet) as tell:
+    with process_group(ranks), progress("evaluating", unit="clips", quiet=quiet or not ranks.is_main) as tell:
         scores = evaluate(
             model.network,
             index,
             samples,
             model.clip,
-            num_clips=clips,
+            num_clips=num_clips,
             global_batch_size=batch_size or 16 * ranks.world_size,
             ranks=ranks,
             mean=model.mean,
@@ -387,19 +330,9 @@ def score(
             on_batch=tell,
         )
     assert scores is not None  # nothing interrupts it
-    return scores
-
-
-def everything(
-    scores: VideoScores, index: ShardIndex, checkpoint: Path, *, step: int, split: str, subset: str
-) -> dict[str, Any]:
-    """Of an evaluation: of what, accuracies, classes, confusion matrix, a prediction for each video."""
-    return {
-        "checkpoint": str(checkpoint),
-        "step": step,
-        "data": index.name,
-        "split": split,
-        "subset": subset,
+    about = {"checkpoint": str(checkpoint), "step": state["step"], "data": index.name, "split": split, "subset": subset}
+    return scores, {
+        **about,
         **scores.summary(),
         "class_accuracy": accuracies_by_name(scores.classes, scores.confusion),
         "confusion": scores.confusion.tolist(),  # row: class, column: predicted

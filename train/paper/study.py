@@ -9,7 +9,7 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.typed_json import Count, Share, read_json
 from res3d_video.train.config import TrainConfig
-from res3d_video.train.evaluation.confusion import SCORES
+from res3d_video.train.evaluation import SCORES
 from res3d_video.train.models import MODELS
 
 PAPER_CROP, PAPER_RESIZE = 112, 128  # pixels (section 3)

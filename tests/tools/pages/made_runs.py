@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from res3d_video.train.config import TrainConfig, override, to_dict
-from res3d_video.train.evaluation.confusion import accuracies_by_name, confusion_matrix
+from res3d_video.train.evaluation import accuracies_by_name, confusion_matrix
 
 
 def train_line(step: int, *, seconds: float = 2.0, wait_s: float = 0.0, clips: int = 20, **others: Any) -> dict:
