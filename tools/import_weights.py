@@ -8,10 +8,6 @@ if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __import__("pipeline")  # makes this checkout known as res3d_video
 
-from res3d_video.train.stopping import end_at_ctrl_c
-
-end_at_ctrl_c(__name__)
-
 import click
 
 from res3d_video.pipeline.clip import per_channel

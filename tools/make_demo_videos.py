@@ -15,11 +15,6 @@ if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __import__("pipeline")  # makes this checkout known as res3d_video
 
-from res3d_video.train.stopping import end_at_ctrl_c
-
-end_at_ctrl_c(__name__)
-
-
 import click
 import ffmpeg
 import numpy as np

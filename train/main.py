@@ -13,7 +13,7 @@ if not __package__:  # started by path
 from res3d_video.train.stopping import StopRequest, is_command
 
 # Before anything slow is loaded, so that no signal is lost.
-STOP = StopRequest(of_command=True, is_alone=os.environ.get("WORLD_SIZE", "1") == "1") if is_command(__name__) else None
+STOP = StopRequest(of_command=True) if is_command(__name__) else None
 
 # Threads that wait must sleep: spinning ones take the cores from decoding, and on two busy cores training falls to a
 # tenth of its speed (docs/decisions/0004-threads-that-wait-sleep.md). Read by OpenMP when torch is loaded.

@@ -22,9 +22,9 @@ Examples:
       --init-from runs/sports1m-sports1m/latest.pt
   python train/main.py --data s3://bucket/ucf101 --cache /scratch/shards --cache-limit 50GB --preset tiny --out runs/s3
 \b
-SIGTERM, SIGUSR1 and Ctrl-C finish the step and save; the same command then goes on as if nothing had happened. Before
-the first step there is nothing to finish. A second Ctrl-C ends at once. A signal to one process stops all of a run;
-torchrun passes it on, but itself ends with code 1.
+SIGTERM, SIGUSR1 and Ctrl-C finish the step and save; the same command then goes on as if nothing had happened. A second
+Ctrl-C, or one before the run has begun, ends at once. A signal to one process stops all of a run; torchrun passes it
+on, but itself ends with code 1.
 Exit codes: 0 done, or stopped by SIGTERM or SIGUSR1; 1 failure; 2 wrong usage; 130 Ctrl-C.
 """
 

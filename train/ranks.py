@@ -17,7 +17,7 @@ from torch.distributed import Store
 from torch.distributed.rendezvous import rendezvous
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.train.stopping import StopRequest, end_before_start
+from res3d_video.train.stopping import StopRequest
 
 # torchrun notices after 15 s that another machine is gone. Asked to start again before, it counts on that machine and
 # gives up in the end; so a process that has lost another one ends only then.
@@ -129,7 +129,7 @@ def process_group(ranks: Ranks, *, timeout_s: float = 1800.0, stop: StopRequest 
     Args:
         timeout_s: For the others to come, at the beginning and in every collective. NCCL's watchdog ends this process
             with a message of its own.
-        stop: Where one process is told to stop before all have come, all end.
+        stop: A process that is told to stop waits for the others no longer than TOLD_TO_STOP_S.
 
     Raises:
         RanksError: They did not, or one has ended.
@@ -143,8 +143,7 @@ def process_group(ranks: Ranks, *, timeout_s: float = 1800.0, stop: StopRequest 
     timeout = timedelta(seconds=timeout_s)
     try:
         store, *_ = next(rendezvous("env://", timeout=timeout, **place))
-        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        token = meet(store, timeout_s=timeout_s, stop=stop, start=start, **place)
+        token = meet(store, timeout_s=timeout_s, stop=stop, **place)
         place["store"] = dist.PrefixStore(token, store)
         if ranks.device.type == "cuda":
             dist.init_process_group("nccl", device_id=ranks.device, timeout=timeout, **place)  # collective
@@ -179,28 +178,17 @@ def lost_message(reason: str, *, timeout_s: float) -> str:
 
 
 POLL_S = 0.05
+TOLD_TO_STOP_S = 20.0
 OFFER = "meeting"
 
 
-def meet(
-    store: Store,
-    *,
-    rank: int,
-    world_size: int,
-    timeout_s: float,
-    stop: StopRequest | None = None,
-    start: str = "0",
-) -> str:
+def meet(store: Store, *, rank: int, world_size: int, timeout_s: float, stop: StopRequest | None = None) -> str:
     """Wait for all processes that were started with this one; all of them return the same token.
 
     torchrun keeps one store for all its restarts (torch 2.13; pytorch/pytorch#135712), so a restarted process may read
     the address of a dead one there, and then each restart fails as the one before. Here rank 0 offers a token nobody
     has used, the others accept it, and rank 0 confirms whom it has heard; what belongs to another token is of the past.
     Not needed once torchrun has a store for each restart.
-
-    Args:
-        stop: Where one process is told to stop, all end.
-        start: Tells this start from a restart, which what was told before is none of.
 
     Raises:
         TimeoutError: They did not all come.
@@ -211,18 +199,9 @@ def meet(
         store.set(OFFER, own)
     accepted = [f"{OFFER}/{own}/{other}" for other in range(1, world_size)]  # of rank 0
     token, confirmed = "", ""  # of the others
-    asked, ended = (
-        f"{OFFER}/asked/{start}",
-        f"{OFFER}/ended/{start}",
-    )  # to stop; rank 0 decides, so nobody goes on alone
     while time.monotonic() < until_s:
-        if stop is not None:
-            if stop.is_told():
-                store.set(asked, "")
-            if rank == 0 and store.check([asked]):
-                store.set(ended, "")
-            if store.check([ended]):
-                end_before_start("stopped by a signal", 0)
+        if stop is not None and stop.is_told():
+            until_s = min(until_s, time.monotonic() + TOLD_TO_STOP_S)
         if rank == 0 and store.check(accepted):
             store.set(f"{OFFER}/{own}/all", ",".join(store.get(key).decode() for key in accepted))
             return own

@@ -1,6 +1,6 @@
 """When a run should stop before its end: a scheduler's signals, Ctrl-C, and a torchrun that is gone.
 
-Commands import this first, so that signals count while packages load. So it imports nothing that is slow.
+The trainer imports this first, so that signals count while packages load. So it imports nothing that is slow.
 """
 
 import contextlib
@@ -29,48 +29,18 @@ def is_command(name: str) -> bool:
     return name == "__main__" or os.path.basename(sys.argv[0]).startswith("res3d-")
 
 
-def end_at_ctrl_c(name: str) -> None:
-    """Until `interrupts_raise`, Ctrl-C ends a command that is loading its packages with a line and exit code 130.
-
-    Args:
-        name: The command's `__name__`; where it is only imported nothing changes.
-    """
-    if is_command(name) and signal.getsignal(INTERRUPT) is signal.default_int_handler:
-        signal.signal(INTERRUPT, _interrupted)
-
-
-def interrupts_raise() -> None:
-    """Ctrl-C raises KeyboardInterrupt again."""
-    if signal.getsignal(INTERRUPT) is _interrupted:
-        signal.signal(INTERRUPT, signal.default_int_handler)
-
-
-def _interrupted(number: int, *_: Any) -> None:
-    end_before_start("interrupted", 128 + number)
-
-
-def end_before_start(what: str, code: int) -> None:
-    """End the process. An exception would come out of whatever is being imported."""
-    with contextlib.suppress(OSError):
-        line = f"{what} before the run began; the same command starts it\n"
-        os.write(2, ("\n" + line if os.isatty(2) else line).encode())
-    os._exit(code)
-
-
 class StopRequest:
     """Takes the stop signals and Ctrl-C until it is closed.
 
     A signal is remembered for the run to ask; a second Ctrl-C raises KeyboardInterrupt. Before `begin` there is nothing
-    to save: then Ctrl-C ends the process with a line, and so does any other signal where the process is alone. One of
-    several remembers it until it can tell the others (train/ranks.py).
+    to save, so Ctrl-C ends the process with a line. An exception would come out of whatever is being imported.
 
     Args:
         of_command: Made when the command starts; False: the run has begun, and handlers come back at the end.
-        is_alone: Whether the run has one process.
     """
 
-    def __init__(self, *, of_command: bool = False, is_alone: bool = False) -> None:
-        self._of_command, self._is_alone, self._has_begun = of_command, is_alone, not of_command
+    def __init__(self, *, of_command: bool = False) -> None:
+        self._of_command, self._has_begun = of_command, not of_command
         self._launcher: int | None = None
         self._is_asked = self.interrupted = False
         self._handlers = {number: signal.signal(number, self._ask) for number in (*STOP_SIGNALS, INTERRUPT)}
@@ -85,7 +55,7 @@ class StopRequest:
         return self._is_asked or self.is_left_behind
 
     def begin(self, *, launcher: int | None) -> None:
-        """The run begins: from now on a signal waits for it.
+        """The run begins: from now on Ctrl-C waits for it.
 
         Args:
             launcher: Process that restarts this one; None if nobody does. Without it this one would go on alone while
@@ -109,11 +79,10 @@ class StopRequest:
             signal.signal(number, signal.SIG_IGN if self._of_command else handler)
 
     def _ask(self, number: int, *_: Any) -> None:
-        if not self._has_begun and number == INTERRUPT:
-            end_before_start("interrupted", 128 + number)
-        if not self._has_begun and self._is_alone:
-            end_before_start("stopped by a signal", 0)
         if number == INTERRUPT:
+            if not self._has_begun:
+                os.write(2, b"\ninterrupted before the run began; the same command starts it\n")
+                os._exit(128 + number)
             if self.interrupted:
                 raise KeyboardInterrupt
             self.interrupted = True

@@ -21,7 +21,6 @@ from res3d_video.pipeline.errors import UserError, did_you_mean
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.index import choices
 from res3d_video.train.progress import Shown, console, tolerant_streams
-from res3d_video.train.stopping import interrupts_raise
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 ALL = "train.terminal.all_help"  # of the context: show every option
@@ -151,7 +150,6 @@ class Command(Entry):
             Interrupted: Ctrl-C came.
             Failed: The user can mend it: a UserError, or the machine's word about a file or a network.
         """
-        interrupts_raise()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -1,9 +1,6 @@
 """Ctrl-C typed into a terminal while a command works: one line, no traceback, exit code 130, and nobody left behind."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,11 +18,6 @@ from tests.tools.test_study import fakes, squares  # noqa: F401
 from tests.train.conftest import SMALL, command_line, read_metrics
 from tests.until import until
 
-COMMANDS = sorted(
-    path.relative_to(CHECKOUT).as_posix()
-    for path in [*(CHECKOUT / "tools").glob("*.py"), CHECKOUT / "train/main.py", CHECKOUT / "train/models/__main__.py"]
-    if "def main(" in path.read_text()
-)
 CHILD = """
 import time
 import click
@@ -123,14 +115,3 @@ def test_a_process_of_a_benchmark_never_gets_ctrl_c(tmp_path: Path) -> None:
     with Terminal([sys.executable, str(script)], variables={"PYTHONPATH": str(CHECKOUT)}) as terminal:
         terminal.wait_for("ready")
         assert interrupt(terminal)[-1] == "interrupted; nothing is kept; run the same command again"
-
-
-@pytest.mark.parametrize("path", COMMANDS)
-def test_ctrl_c_while_packages_load_is_one_line(path: str, tmp_path: Path) -> None:
-    (tmp_path / "click.py").write_text("import time; open('loading', 'w').close(); time.sleep(60)")  # imported first
-    words, variables = [sys.executable, CHECKOUT / path], os.environ | {"PYTHONPATH": str(tmp_path)}
-    with subprocess.Popen(words, cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True) as process:
-        until((tmp_path / "loading").exists, seconds=60)
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60)[1] == "interrupted before the run began; the same command starts it\n"
-        assert process.returncode == 130
