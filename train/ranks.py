@@ -79,20 +79,6 @@ class Ranks:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)  # collective, one a tensor
 
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Give every parameter the mean of all ranks' gradients, in place; a collective.
-
-        What DDP does, but after the backward pass and not during it: a CUDA graph cannot hold DDP's hooks. Every
-        rank must have gradients of the same parameters, in dense memory of the same order.
-        """
-        if self.world_size == 1:
-            return
-        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        with dist._coalescing_manager():  # one call of NCCL or gloo
-            for grad in grads:  # as they lie in memory, channels-last or not
-                dist.all_reduce(grad.as_strided((grad.numel(),), (1,)))  # collective, 4 bytes a parameter
-        torch._foreach_div_(grads, self.world_size)
-
 
 def from_torchrun(device: str = "auto") -> Ranks:
     """This process's place by torchrun's variables; one process alone when they are absent. Starts nothing.

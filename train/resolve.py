@@ -124,7 +124,7 @@ def execution(
     with wrong_usage():
         given |= {"may_fall_back": False} if "compile" in given else {}
         settings, chosen = LoaderSettings(**loader), replace(default_options(ranks), **given)
-        chosen.check(ranks.device)
+        chosen.check(ranks)
     return settings, chosen
 
 

@@ -71,7 +71,7 @@ def losses(index: ShardIndex) -> list[float]:
         model,
         build_optimizer(model, OptimConfig(), fused=False),
         ranks=Ranks(),
-        options=StepOptions(folded_channels=12),
+        options=StepOptions(),
     )
     with ClipLoader(index, train_plan(index, global_batch_size=4)) as loader:
         found = [

@@ -126,7 +126,6 @@ def test_the_json_says_what_was_measured(benched: tuple[Result, dict, Path], num
     codec = numbered.info["codec"]
     assert found["dataset"] == {"name": "numbered", "fingerprint": numbered.fingerprint, "codec": codec}
     assert found["settings"]["model"]["width"] == 2
-    assert found["settings"]["step"]["channels_last"] is True
     assert found["settings"]["num_segments"] == 11
     assert found["machine"]["versions"]["torch"] == torch.__version__ or torch.__version__.startswith(
         found["machine"]["versions"]["torch"]

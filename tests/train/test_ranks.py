@@ -1,18 +1,12 @@
 """A process's place by torchrun's variables."""
 
-import copy
 import os
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import start_processes
-from torch.nn.parallel import DistributedDataParallel
 
-from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.ranks import Ranks, RanksError, from_torchrun, lost_message, process_group
-from res3d_video.train.step import channels_last
-from tests.warm import places
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,35 +78,3 @@ def test_alone_every_collective_gives_back_what_it_got() -> None:
     ranks = Ranks()
     assert ranks.sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
     assert (ranks.any(True), ranks.any(False), ranks.gather("x")) == (True, False, ["x"])
-
-
-def compare_with_ddp(rank: int, port: int) -> None:
-    """One of two processes: the same batch through DDP, and alone with `average_gradients`."""
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    ranks = Ranks(rank, rank, 2)
-    with process_group(ranks, timeout_s=60):
-        assert_like_ddp(ranks)
-
-
-def assert_like_ddp(ranks: Ranks) -> None:
-    torch.manual_seed(ranks.rank)  # other weights and other clips on each rank
-    model = channels_last(build_model(ModelConfig("res3d10", width=4), num_classes=3))
-    ranks.broadcast(model.parameters())
-    clips = torch.randn(2, 3, 4, 16, 16)
-    with_ddp = DistributedDataParallel(copy.deepcopy(model), broadcast_buffers=False)
-    with_ddp(clips).square().sum().backward()
-    model(clips).square().sum().backward()
-    own = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    ranks.average_gradients(model.parameters())
-    expected = dict(with_ddp.module.named_parameters())
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, expected[name]), name
-        assert torch.allclose(parameter.grad, expected[name].grad, rtol=1e-5, atol=1e-6), name
-    assert not torch.allclose(model.head.weight.grad, own["head.weight"])
-
-
-@pytest.mark.slow
-def test_gradients_averaged_after_the_pass_are_those_of_ddp() -> None:
-    port = int(places(2)[0]["MASTER_PORT"])
-    start_processes(compare_with_ddp, (port,), nprocs=2, start_method="forkserver")
