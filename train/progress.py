@@ -4,9 +4,9 @@ import io
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -124,92 +124,7 @@ def console(*, stderr: bool) -> Console:
 
 LINE_EVERY_S = 10.0
 WINDOW_S = 60.0  # the speed is that of the last minute
-MARK_EVERY_S = 0.1
 WIDE = 120  # columns of a terminal
-
-
-class Pace:
-    """How fast things get done; every call says what time it is, in seconds."""
-
-    def __init__(self) -> None:
-        self._marks: deque[tuple[float, int]] = deque()  # (time, done), rising
-
-    def mark(self, done: int, *, now_s: float) -> None:
-        """So many are done. A number below the last one begins another round of work."""
-        marks = self._marks
-        if marks and done < marks[-1][1]:
-            marks.clear()
-        if len(marks) > 1 and now_s - marks[-2][0] < MARK_EVERY_S:
-            marks.pop()
-        marks.append((now_s, done))
-        while len(marks) > 2 and marks[1][0] <= now_s - WINDOW_S:
-            marks.popleft()
-
-    def rate(self) -> float | None:
-        """Done a second in the last minute, without what came before the first mark; None where nothing was."""
-        if not self._marks:
-            return None
-        (begin_s, before), (end_s, after) = self._marks[0], self._marks[-1]
-        return (after - before) / (end_s - begin_s) if after > before and end_s > begin_s else None
-
-    def left_s(self, total: int, *, now_s: float) -> float | None:
-        """Seconds until `total` are done, if it goes on like this."""
-        rate = self.rate()
-        if rate is None:
-            return None
-        last_s, done = self._marks[-1]
-        return max((total - done) / rate - (now_s - last_s), 0.0)
-
-
-def facts(
-    done: int,
-    total: int,
-    *,
-    unit: str,
-    rate: float | None = None,
-    left_s: float | None = None,
-    passed_s: float | None = None,
-    failed: int | None = None,
-    note: str = "",
-) -> str:
-    """How far some work is, in a line.
-
-    Args:
-        unit: What is counted, plural.
-        rate: Done a second.
-        left_s, passed_s: Seconds until the end, or that it took.
-        failed: None where nothing can fail.
-
-    >>> facts(12, 90, unit="videos", rate=3.4, left_s=22.9, failed=1, note="171 frames/s")
-    '12/90 videos, 3.4 videos/s, 0:23 left, 1 failed, 171 frames/s'
-    >>> facts(90, 90, unit="videos", passed_s=4000, failed=0)
-    '90/90 videos in 1:06:40, 0 failed'
-    """
-    count = f"{done:,}/{total:,} {unit}" + (f" in {duration(passed_s)}" if passed_s is not None else "")
-    speed = rate_text(rate, unit) if rate else ""
-    left = f"{duration(left_s)} left" if left_s is not None else ""
-    failures = f"{failed:,} failed" if failed is not None else ""
-    return ", ".join(filter(None, (count, speed, left, failures, note)))
-
-
-def duration(seconds: float) -> str:
-    """
-    >>> duration(9.6), duration(61), duration(100_000)
-    ('0:10', '1:01', '27:46:40')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
-def rate_text(rate: float, unit: str) -> str:
-    """A speed in the unit of time that gives a number of 1 or more, up to hours.
-
-    >>> rate_text(1234.5, "frames"), rate_text(9.87, "clips"), rate_text(0.5, "steps"), rate_text(1 / 7200, "runs")
-    ('1,234 frames/s', '9.9 clips/s', '30.0 steps/min', '0.5 runs/h')
-    """
-    seconds, name = next(((s, name) for s, name in ((1, "s"), (60, "min")) if rate * s >= 1), (3600, "h"))
-    number = rate * seconds
-    return f"{number:,.{0 if number >= 100 else 1}f} {unit}/{name}"
 
 
 class Shown:
@@ -237,100 +152,83 @@ class Shown:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.title, self.unit, self.say, self.quiet, self.clock = title, unit, say, quiet, clock
-        self.pace, self.started_s = Pace(), clock()
-        self.last_s = self.last_line_s = self.started_s
-        self.bar: Progress | None = None
-        if console is not None and console.is_terminal and not console.is_dumb_terminal and not quiet:
-            bar = BarColumn(bar_width=20 if console.width >= WIDE else 8)
-            columns = (TextColumn("{task.description}", markup=False), bar, Facts(self))
-            self.bar = Progress(*columns, console=console, transient=transient)
-            self.task = self.bar.add_task(plain(title), total=None, note="", failed=None)
-            self.bar.start()
+        self.last_line_s = clock()
+        self.has_bar = not quiet and console is not None and console.is_terminal and not console.is_dumb_terminal
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20 if console is not None and console.width >= WIDE else 8),
+            Facts(unit),
+            console=console,
+            transient=transient,
+            speed_estimate_period=WINDOW_S,
+            get_time=clock,
+            disable=not self.has_bar,
+        )
+        self.progress.add_task(plain(title), total=None, note="", failed=None)
+        (self.task,) = self.progress.tasks
+        self.progress.start()
+        if self.has_bar:
             install()  # in front of what rich puts in the place of the streams while it draws
 
     def update(self, done: int, total: int, note: str = "", *, failed: int | None = None) -> None:
-        """So much is done; as often as one likes.
+        """So much is done; as often as one likes. A number below the last one begins another round of work.
 
         Args:
             note: Whatever else is worth saying.
             failed: So far; None where nothing can fail.
         """
-        now_s = self.clock()
-        self.pace.mark(done, now_s=now_s)
-        self.last_s = now_s
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, total=total, note=note, failed=failed)
-        elif not self.quiet and (done == total or now_s - self.last_line_s >= LINE_EVERY_S):
-            self.last_line_s = now_s
-            self.say(f"{self.title}: {self.line(done, total, note=note, failed=failed)}")
+        if done < self.task.completed:
+            self.progress.reset(self.task.id, total=total)
+        self.progress.update(self.task.id, completed=done, total=total, note=note, failed=failed)
+        is_due = done == total or self.clock() - self.last_line_s >= LINE_EVERY_S
+        if is_due and not self.has_bar and not self.quiet:
+            self.last_line_s = self.clock()
+            self.say(f"{self.title}: {facts(self.task, self.unit)}")
 
-    def line(self, done: int, total: int, *, note: str, failed: int | None) -> str:
-        """`facts` at this moment."""
-        when: dict[str, float | None]
-        if done == total:
-            when = {"passed_s": self.last_s - self.started_s}
-        else:
-            when = {"left_s": self.pace.left_s(total, now_s=self.clock())}
-        return facts(done, total, unit=self.unit, rate=self.pace.rate(), failed=failed, note=note, **when)
-
-    def message(self, text: str) -> None:
-        """One line above the bar, or just a line."""
-        if self.bar is not None:
-            self.bar.console.print(plain(text), highlight=False, markup=False, soft_wrap=True)
-        else:
+    def message(self, text: str, *, always: bool = False) -> None:
+        """One line above the bar, or just a line; `always` also where quiet is wanted."""
+        if self.has_bar:
+            self.progress.console.print(plain(text), highlight=False, markup=False, soft_wrap=True)
+        elif always or not self.quiet:
             self.say(text)
 
     def close(self) -> None:
         """Take the bar away, or leave it as it is."""
-        if self.bar is not None:
-            self.bar.stop()
+        self.progress.stop()
 
 
 class Facts(ProgressColumn):
-    """What stands beside the bar; the time that is left runs down between updates."""
+    """What stands beside the bar."""
 
-    def __init__(self, shown: Shown) -> None:
+    def __init__(self, unit: str) -> None:
         super().__init__(Column(no_wrap=True, overflow="ellipsis"))  # the end gives way where there is no room
-        self.shown = shown
+        self.unit = unit
 
     def render(self, task: Task) -> Text:
         """The facts, once there are any."""
-        if task.total is None:
-            return Text("")
-        note, failed = task.fields["note"], task.fields["failed"]
-        return Text(plain(self.shown.line(int(task.completed), int(task.total), note=note, failed=failed)))
+        return Text(plain(facts(task, self.unit)) if task.total is not None else "")
 
 
-class TrainProgress(Shown):
-    """Progress of a run on rank 0, in steps.
+def facts(task: Task, unit: str) -> str:
+    """How far some work is, in a line: 12/90 videos, 3.4 videos/s, 0:00:23 left, 1 failed, 171 frames/s."""
+    parts = [f"{task.completed:,.0f}/{task.total:,.0f} {unit}"]
+    if task.finished_time is not None:
+        parts[0] += f" in {timedelta(seconds=round(task.finished_time))}"
+    if speed := task.finished_speed or task.speed:
+        parts.append(rate_text(speed, unit))
+    if not task.finished and task.time_remaining is not None:
+        parts.append(f"{timedelta(seconds=task.time_remaining)} left")
+    if task.fields["failed"] is not None:
+        parts.append(f"{task.fields['failed']:,} failed")
+    return ", ".join([*parts, task.fields["note"]] if task.fields["note"] else parts)
 
-    Args:
-        total: Steps of the run.
-        note: Prints a line where there is no bar, unless people want quiet.
-        say: Prints a line that is always wanted.
+
+def rate_text(rate: float, unit: str) -> str:
+    """A speed in the unit of time that gives a number of 1 or more, up to hours.
+
+    >>> rate_text(1234.5, "frames"), rate_text(9.87, "clips"), rate_text(0.5, "steps"), rate_text(1 / 7200, "runs")
+    ('1,234 frames/s', '9.9 clips/s', '30.0 steps/min', '0.5 runs/h')
     """
-
-    def __init__(
-        self, *, total: int, console: Console | None, note: Callable[[str], None], say: Callable[[str], None]
-    ) -> None:
-        super().__init__("training", unit="steps", console=console, say=note, transient=True)
-        self.total, self._always = total, say
-
-    def step(
-        self, step: int, *, loss: float, clips_per_s: float, data_wait: float, num_replaced: float = 0, **_: float
-    ) -> None:
-        """Show a step's numbers; others than these are left out.
-
-        Args:
-            data_wait: Share of time spent waiting for clips, 0…1.
-            num_replaced: Samples so far that could not be decoded.
-        """
-        note = f"loss {loss:.3f}, {clips_per_s:,.0f} clips/s, data wait {data_wait:.0%}"
-        self.update(step, self.total, note + (f", {num_replaced:,} samples replaced" if num_replaced else ""))
-
-    def warn(self, text: str) -> None:
-        """A line that is always shown."""
-        if self.bar is not None:
-            self.message(text)
-        else:
-            self._always(text)
+    seconds, name = next(((s, name) for s, name in ((1, "s"), (60, "min")) if rate * s >= 1), (3600, "h"))
+    number = rate * seconds
+    return f"{number:,.{0 if number >= 100 else 1}f} {unit}/{name}"

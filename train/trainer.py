@@ -21,7 +21,7 @@ from res3d_video.train.evaluation.video_level import VideoScores, evaluate
 from res3d_video.train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Tally, Throughput, WaitTimer, check_finite
 from res3d_video.train.models import build_model
 from res3d_video.train.presets import NEEDS_WEIGHTS
-from res3d_video.train.progress import TrainProgress
+from res3d_video.train.progress import Shown
 from res3d_video.train.ranks import from_torchrun, process_group
 from res3d_video.train.resolve import advice, configure, defaults, execution, find_state, pixels_as_trained
 from res3d_video.train.run_folder import (
@@ -95,12 +95,15 @@ class Run:
         )
         self.outcomes = OutcomeQueue(self.ranks)
         self.meter = Throughput(config.global_batch_size, world_size=self.ranks.world_size)
-        self.progress = TrainProgress(total=config.steps, console=context.console(), note=context.note, say=context.say)
+        self.progress = Shown(
+            "training", unit="steps", console=context.console(), say=context.say, quiet=context.quiet, transient=True
+        )
         self.log: MetricsLog | None = None  # these two on rank 0 only
         self.files: CheckpointFiles | None = None
         if self.ranks.is_main:
-            self.log = MetricsLog(context.out, start=self.step, total=config.steps, say=self.progress.warn)
-            self.files = CheckpointFiles(context.out, log=self.log, say=self.progress.warn)
+            warn = partial(self.progress.message, always=True)
+            self.log = MetricsLog(context.out, start=self.step, total=config.steps, say=warn)
+            self.files = CheckpointFiles(context.out, log=self.log, say=warn)
 
     def train(self) -> bool:
         """Train to the last step; False when a signal stopped it earlier. Both ways latest.pt is written."""
@@ -159,7 +162,10 @@ class Run:
             clips = (outcome.step - 1) * self.config.global_batch_size
             epoch, lr = clips // self.plan.samples_per_epoch, self.lr_of(outcome.step - 1)
             self.log.write("train", step=outcome.step, epoch=epoch, lr=lr, **numbers)
-            self.progress.step(outcome.step, **numbers)
+            note = "loss {loss:.3f}, {clips_per_s:,.0f} clips/s, data wait {data_wait:.0%}".format_map(numbers)
+            if self.tally.num_replaced:
+                note += f", {self.tally.num_replaced:,} samples replaced"
+            self.progress.update(outcome.step, self.config.steps, note)
 
     def score(self, *, num_clips: int, event: str) -> VideoScores | None:
         """Accuracy of rank 0's model on the test side; keeps the best as best.pt. None when asked to stop."""

@@ -16,7 +16,7 @@ with progress("making", unit="videos", quiet="quiet" in sys.argv) as tell:
         time.sleep(0.15)
 print("the result")
 """
-FINAL = "3/3 videos in 0:00"
+FINAL = "3/3 videos in 0:00:00"
 
 
 def words(*options: str) -> list[str]:
@@ -28,7 +28,7 @@ def test_a_terminal_gets_a_bar_with_count_rate_time_left_failures_and_note() -> 
         assert terminal.finish() == 0
     assert "━" in terminal.text
     lines = [line for line in terminal.text.splitlines() if "2/3 videos, " in line]
-    assert any(line.rstrip().endswith("videos/s, 0:00 left, 1 failed, a note") for line in lines), terminal.text
+    assert any(line.rstrip().endswith("videos/s, 0:00:01 left, 1 failed, a note") for line in lines), terminal.text
     assert FINAL in terminal.text
     assert terminal.text.rstrip().endswith("the result")
 
@@ -75,5 +75,5 @@ def test_a_narrow_terminal_keeps_a_line_and_its_beginning() -> None:
     lines = [line.rstrip() for line in terminal.text.splitlines() if "/3 videos" in line]
     assert lines
     assert max(map(len, lines)) <= 40
-    assert "3/3 videos in 0:00" in lines[-1]
+    assert FINAL in lines[-1]
     assert lines[-1].endswith("…")
