@@ -1,9 +1,6 @@
 """What a first-time user gets wrong: one line on stderr that names the way out, and the right exit code."""
 
-import os
-import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +15,6 @@ from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.tools import evaluate, make_shards
 from res3d_video.train.main import main as train
 from res3d_video.train.presets import PRESETS
-from res3d_video.train.ranks import Ranks
-from res3d_video.train.resolve import advice, cpu_days, small_set_line
 from tests.raw_sets import small_hmdb51
 
 SMALL = "--model res3d10 --width 4 --num-frames 4 --crop-size 32 --resize 32 --eval-every 0 --eval-clips 1 --device cpu"
@@ -131,18 +126,6 @@ def test_videos_that_lie_in_no_class_folder_are_named(tmp_path: Path) -> None:
     assert said == f"error: {tmp_path}: a.mp4 lies in no class folder; put <class>/<video>, one folder a class, there"
 
 
-def test_a_batch_larger_than_the_training_side_is_said_and_works(shards: ShardIndex, tmp_path: Path) -> None:
-    words = ["--data", shards.data_dir, "--preset", "tiny", "--out", tmp_path, "--steps", 1, *SMALL.split()]
-    assert complaint(train, *words, exit_code=0) == (
-        "warning: --batch-size: 16 clips are more than the 4 videos that split 1 trains on, so each batch shows some "
-        "more than once; choose at most 4, or add videos"
-    )
-
-
-def test_a_batch_as_large_as_the_training_side_is_fine() -> None:
-    assert [bool(small_set_line(size, num_videos=10, split="1")) for size in (1, 9, 10, 11)] == [False] * 3 + [True]
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named_with_the_way_out(shards: ShardIndex, tmp_path: Path) -> None:
     asked = ["--data", shards.data_dir, "--device", "cuda"]
@@ -152,25 +135,6 @@ def test_a_gpu_that_is_not_there_is_named_with_the_way_out(shards: ShardIndex, t
     checkpoint = tmp_path / "a.pt"
     checkpoint.touch()
     assert "use --device cpu" in complaint(evaluate.main, *asked, "--checkpoint", checkpoint, exit_code=1)
-
-
-def test_a_cpu_that_would_take_days_is_said_before_it_begins(shards: ShardIndex) -> None:
-    config = replace(PRESETS["ucf101-search"], global_batch_size=4, steps=450_000)  # as many clips
-    (line,) = advice(config, shards, Ranks(num_machines=2))
-    days = round(90_000 * 20 * 20.45e9 / (4e9 * 2 * len(os.sched_getaffinity(0))) / 86_400)
-    assert re.sub(r"\d+ CPU", "N CPU", line) == (
-        "warning: no GPU is used, and 450,000 steps of 4 clips with res3d18 take N CPU cores about "
-        f"{days} days; take --preset tiny or fewer --steps"
-    )
-    assert advice(config, shards, Ranks(device=torch.device("cuda"))) == []
-    assert advice(replace(PRESETS["tiny"], global_batch_size=4), shards, Ranks()) == []
-
-
-def test_the_days_are_those_of_the_networks_multiply_adds() -> None:
-    days = {name: cpu_days(PRESETS[name], num_classes=101, num_cores=2) for name in ("ucf101-search", "tiny")}
-    by_hand = 90_000 * 20 * 20_450_986_496 / (2 * 4e9) / 86_400  # docs/paper.md has the multiply-adds
-    assert days["ucf101-search"] == pytest.approx(by_hand)
-    assert days["tiny"] < 1 / 24
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,16 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-
-from msgspec import Meta
+from typing import Any, Literal
 
 from res3d_video.pipeline.clip import ClipSpec, per_channel
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.plan import TrainPlan
-from res3d_video.pipeline.typed_json import Count, SchemaError, Share, Size, Text, convert
+from res3d_video.pipeline.typed_json import SchemaError, Text, convert
 from res3d_video.train.models import MODELS, ModelConfig, check_clip
 
 LOCK = ".trainer"  # file in a run folder that its trainer locks
-Pixel = Annotated[float, Meta(ge=-1e6, le=1e6)]
-Rate = Annotated[float, Meta(ge=0, le=1e6)]
 
 
 @dataclass(frozen=True)
@@ -29,14 +25,10 @@ class OptimConfig:
         weight_decay: On convolution and fc weights; BN scale and shift and the fc bias have none.
     """
 
-    lr: Annotated[float, Meta(ge=0, le=1e30)] = 0.01
-    momentum: Share = 0.9
-    weight_decay: Rate = 5e-5
-    head_bias_lr_scale: Rate = 2.0
-
-    def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise UserError(f"lr: {self.lr} is not possible; choose a number above 0")
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-5
+    head_bias_lr_scale: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -50,16 +42,9 @@ class ScheduleConfig:
     """
 
     kind: Literal["step", "cosine"] = "step"
-    decay_every: Size = 20_000
-    decay_factor: Share = 0.1
-    warmup_steps: Size = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("step", "cosine"):
-            raise UserError(f"schedule: {self.kind} does not exist; choose step or cosine")
-        if self.decay_every < 1 or self.warmup_steps < 0:
-            raise UserError(f"schedule: decay_every {self.decay_every}, warmup_steps {self.warmup_steps}; "
-                             "choose at least 1 and at least 0")  # fmt: skip
+    decay_every: int = 20_000
+    decay_factor: float = 0.1
+    warmup_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,30 +74,28 @@ class TrainConfig:
     clip: ClipSpec = field(default_factory=ClipSpec)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    steps: Size = 90_000
-    global_batch_size: Size = 20
+    steps: int = 90_000
+    global_batch_size: int = 20
     split: Text = "1"
     flip: bool = True
-    shuffle_window: Size | None = None
+    shuffle_window: int | None = None
     snap_to_keyframe: bool = False
-    mean: Pixel | tuple[Pixel, ...] = 128.0
-    std: Pixel | tuple[Pixel, ...] = 1.0
-    label_smoothing: Share = 0.0
+    mean: float | tuple[float, ...] = 128.0
+    std: float | tuple[float, ...] = 1.0
+    label_smoothing: float = 0.0
     freeze_bn: bool = False
-    seed: Count = 0
-    eval_every: Size = 5_000
-    eval_clips: Size = 10
-    save_every: Size = 1_000
-    keep_every: Size = 0
-    log_every: Size = 10
+    seed: int = 0
+    eval_every: int = 5_000
+    eval_clips: int = 10
+    save_every: int = 1_000
+    keep_every: int = 0
+    log_every: int = 10
 
     def __post_init__(self) -> None:
+        values = flat(to_dict(self))
         for name, (least, most) in BOUNDS.items():
-            value: Any = self
-            for part in name.split("."):
-                value = getattr(value, part)
-            if value is not None and not least <= value <= most:  # nor is NaN
-                raise UserError(f"{name}: {value} is not possible; choose {least} to {most}")
+            if values[name] is not None and not least <= values[name] <= most:  # nor is NaN
+                raise UserError(f"{name}: {values[name]} is not possible; choose {least} to {most}")
         if not all(abs(value) <= MOST for value in per_channel(self.mean)):
             raise UserError(f"mean: {self.mean} is not possible; choose numbers up to {MOST}")
         if not all(0 < value <= MOST for value in per_channel(self.std)):
@@ -125,11 +108,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "steps": (1, MOST), "global_batch_size": (1, 10**6), "seed": (0, 2**63 - 1), "shuffle_window": (1, MOST),
     "label_smoothing": (0, 1), "eval_every": (0, MOST), "eval_clips": (1, 10_000), "save_every": (1, MOST),
     "keep_every": (0, MOST), "log_every": (1, MOST), "clip.num_frames": (1, 1024), "clip.crop_size": (1, 1024),
-    "clip.resize": (1, 1024), "model.width": (1, 1024), "optim.lr": (0, 1000), "optim.momentum": (0, 1),
-    "optim.weight_decay": (0, 1),
+    "clip.resize": (1, 1024), "model.width": (1, 1024), "optim.lr": (1e-12, 1000), "optim.momentum": (0, 1),
+    "optim.weight_decay": (0, 1), "optim.head_bias_lr_scale": (0, 1000), "schedule.decay_every": (1, MOST),
+    "schedule.decay_factor": (0, 1), "schedule.warmup_steps": (0, MOST),
 }  # fmt: skip
-
-NESTED = {"model": ModelConfig, "clip": ClipSpec, "optim": OptimConfig, "schedule": ScheduleConfig}
 
 # Options of the command that set a field of a nested dataclass: option -> (part, field).
 PARTS = {
@@ -143,18 +125,8 @@ PARTS = {
 }
 
 # A resumed run must agree on these, or it would silently be another experiment.
-FIXED = (
-    "model",
-    "clip",
-    "global_batch_size",
-    "split",
-    "flip",
-    "shuffle_window",
-    "snap_to_keyframe",
-    "mean",
-    "std",
-    "seed",
-)
+FIXED = {"model", "clip", "global_batch_size", "split", "flip", "shuffle_window", "snap_to_keyframe", "mean", "std",
+         "seed"}  # fmt: skip
 
 
 def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
@@ -180,19 +152,17 @@ def override(config: TrainConfig, **values: Any) -> TrainConfig:
         values: Fields of TrainConfig, or keys of PARTS.
 
     Raises:
-        ValueError: A value is not possible; says which and what is.
+        UserError: A value is not possible; says which and what is.
     """
-    changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    changes = {name: value for name, value in values.items() if value is not None}
     if changes.get("model") in MODELS and config.model.width == MODELS[config.model.name].width:
         changes.setdefault("width", MODELS[changes["model"]].width)
+    parts: dict[str, dict[str, Any]] = {}
     for option, (part, name) in PARTS.items():
         if option in changes:
-            value = changes.pop(option)
-            changes.setdefault(f"{part}.", {})[name] = value
-    for part in NESTED:
-        if f"{part}." in changes:
-            changes[part] = dataclasses.replace(getattr(config, part), **changes.pop(f"{part}."))
-    return dataclasses.replace(config, **changes)
+            parts.setdefault(part, {})[name] = changes.pop(option)
+    nested = {part: dataclasses.replace(getattr(config, part), **new) for part, new in parts.items()}
+    return dataclasses.replace(config, **changes, **nested)
 
 
 def scaled_to_steps(config: TrainConfig, num_steps: int) -> TrainConfig:
@@ -234,25 +204,23 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
         SchemaError: A field is unknown, so another version of this code wrote it; or a value is not possible.
     """
     config = convert(values, TrainConfig)
-    for part, ours in {"": to_dict(config), **to_dict(config)}.items():
-        theirs = values.get(part) if part else values
-        unknown = set(theirs) - set(ours) if isinstance(theirs, dict) else ()
-        if unknown:
-            name = f"{part}.{min(unknown)}".lstrip(".")
-            raise SchemaError(f"config: {name!r:.80} is unknown; it was written by another version of the trainer")
+    if unknown := set(flat(values)) - set(flat(to_dict(config))):
+        raise SchemaError(f"config: {min(unknown)!r:.80} is unknown; it was written by another version of the trainer")
     return config
+
+
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `to_dict`, nested ones as "optim.lr"."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+    return found
 
 
 def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Fields that differ, nested ones as "optim.lr": (value, other value)."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for name, ours in to_dict(config).items():
-        theirs = to_dict(other)[name]
-        if isinstance(ours, dict):
-            found |= {f"{name}.{key}": (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key]}
-        elif ours != theirs:
-            found[name] = (ours, theirs)
-    return found
+    theirs = flat(to_dict(other))
+    return {name: (ours, theirs[name]) for name, ours in flat(to_dict(config)).items() if ours != theirs[name]}
 
 
 def is_due(step: int, every: int) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.remote import RemoteSettings, open_remote, parse_size
 from res3d_video.pipeline.remote_store import is_url, public_url
@@ -74,6 +75,17 @@ class LocalDataType(DataType):
                 f"{name}: {public_url(place)}: shards are read here from a folder; {fetch(place)} brings them", ctx
             )
         return place
+
+
+def start_multiple_of(index: ShardIndex, *, snap_to_keyframe: bool) -> int:
+    """Stored frames from one possible start of a clip to the next, as --snap-to-keyframe has it.
+
+    Raises:
+        UserError: Clips cannot begin at keyframes of filmstrips.
+    """
+    if snap_to_keyframe and index.codec != "h264":
+        raise UserError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
+    return index.gop_size if snap_to_keyframe else 1
 
 
 def fetch(url: str) -> str:

@@ -1,15 +1,13 @@
-"""From the command line's options to a run: configuration, execution, the state it resumes from, and advice."""
+"""From the command line's options to a run: configuration, execution, and the state it resumes from."""
 
-import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypedDict
 
 import click
-import msgspec
 import platformdirs
 import torch
 from click.core import ParameterSource
@@ -17,10 +15,10 @@ from click.core import ParameterSource
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.settings import LoaderSettings
-from res3d_video.pipeline.typed_json import Share, Text, read_json
+from res3d_video.pipeline.typed_json import Text, read_json
 from res3d_video.train.checkpoint import load_checkpoint, load_latest
 from res3d_video.train.config import TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
-from res3d_video.train.models.table import count_costs
+from res3d_video.train.data_options import start_multiple_of
 from res3d_video.train.presets import PRESETS
 from res3d_video.train.ranks import Ranks
 from res3d_video.train.step import StepOptions, default_options
@@ -29,20 +27,19 @@ from res3d_video.train.terminal import WrongUsage, wrong_usage
 WAY_OUT = "run tools/check_gpu.py on this machine, or leave --fast out"
 
 
-class FastOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of the trainer; those that are UNSET keep their defaults."""
+class FastOptions(TypedDict, total=False):
+    """Options of the trainer; those that are not there keep their defaults."""
 
-    compile: bool | msgspec.UnsetType = msgspec.UNSET
-    cuda_graph: bool | msgspec.UnsetType = msgspec.UNSET
-    space_to_depth: bool | msgspec.UnsetType = msgspec.UNSET
-    high_priority: bool | msgspec.UnsetType = msgspec.UNSET
-    hw_decoder_load: Share | msgspec.UnsetType = msgspec.UNSET
-    num_threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] | msgspec.UnsetType = msgspec.UNSET
+    compile: bool
+    cuda_graph: bool
+    space_to_depth: bool
+    high_priority: bool
+    hw_decoder_load: float
+    num_threads: int
 
 
-@dataclass(frozen=True)
-class FastFile:
-    """What the file holds: `Card` fields of the GPU that was measured, and the options."""
+class FastFile(TypedDict):
+    """What the file holds: what `card_of` says of the GPU that was measured, and the options."""
 
     card: dict[str, Text]
     options: FastOptions
@@ -55,24 +52,22 @@ def fast_path() -> Path:
 
 def card_of(device: torch.device) -> dict[str, str]:
     """What the settings depend on: GPU, driver, torch, DALI; "none" for what is not there."""
-    versions = {one.metadata["Name"]: one.version for one in distributions() if one.metadata["Name"]}
-    dali = [number for name, number in sorted(versions.items()) if name.startswith("nvidia-dali")]
-    on_gpu = device.type == "cuda"
+    on_gpu, dali = device.type == "cuda", ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
     return {
         "gpu": torch.cuda.get_device_name(device) if on_gpu else "none",
         "driver": driver_version() if on_gpu else "none",
         "torch": torch.__version__,
-        "dali": dali[0] if dali else "none",
+        "dali": next((found.version for name in dali for found in distributions(name=name)), "none"),
     }
 
 
 def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str:
     """Of NVIDIA's kernel module, as its own file says it; "unknown" where there is none."""
-    words = file.read_text().splitlines()[0].split() if file.is_file() else []
-    return next((word for word in words if word[0].isdigit() and "." in word), "unknown")
+    found = re.search(r"\d+\.[\d.]+", file.read_text()) if file.is_file() else None
+    return found[0] if found else "unknown"
 
 
-def fast_options(card: Mapping[str, str], path: Path) -> dict[str, Any]:
+def fast_options(card: Mapping[str, str], path: Path) -> FastOptions:
     """The options of a settings file.
 
     Args:
@@ -87,9 +82,9 @@ def fast_options(card: Mapping[str, str], path: Path) -> dict[str, Any]:
         raise UserError(f"--fast: {path} does not exist; {WAY_OUT}")
     found = read_json(path, FastFile, what="settings for --fast", way_out=WAY_OUT)
     for name, here in card.items():
-        if (there := found.card.get(name)) != here:
+        if (there := found["card"].get(name)) != here:
             raise UserError(f"--fast: {path} is of {name} {there}, this is {here}; {WAY_OUT}")
-    return {name: value for name, value in msgspec.structs.asdict(found.options).items() if value != msgspec.UNSET}
+    return found["options"]
 
 
 OF_DATASETS = {"sports1m": "sports1m", "ucf101": "ucf101-search"}  # others: that of UCF101, the paper's from scratch
@@ -198,8 +193,7 @@ def configure(
             config = scaled_to_steps(config, scale_to_steps)
         if scale_lr:
             config = scaled_lr(config, PRESETS[preset])
-    if config.snap_to_keyframe and index.codec != "h264":
-        raise WrongUsage(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
+        start_multiple_of(index, snap_to_keyframe=config.snap_to_keyframe)
     if config.global_batch_size % world_size:
         raise WrongUsage(
             f"--batch-size: {config.global_batch_size} clips cannot be shared by {world_size} processes; "
@@ -218,54 +212,3 @@ def pixels_as_trained(config: TrainConfig, state: dict[str, Any] | None) -> Trai
         return config
     trained = from_dict(state["config"])
     return replace(config, mean=trained.mean, std=trained.std)
-
-
-# Of the forward pass, for each whole training step and core: 2.9 to 5.3 thousand million were measured with res3d18 and
-# res3d10 of width 16, two cores of an AMD EPYC (docs/benchmarks/step.md and loader.md).
-MULTIPLY_ADDS_PER_S = 4e9
-LONG_DAYS = 1.0
-
-
-def advice(config: TrainConfig, index: ShardIndex, ranks: Ranks) -> list[str]:
-    """Lines for rank 0 to show; none where all is well."""
-    num_videos = len(index.samples_of(config.split, "train"))
-    lines = [small_set_line(config.global_batch_size, num_videos=num_videos, split=config.split)]
-    if ranks.device.type == "cpu":
-        num_cores = len(os.sched_getaffinity(0)) * ranks.num_machines
-        lines.append(slow_line(config, num_classes=len(index.classes), num_cores=num_cores))
-    return [line for line in lines if line]
-
-
-def small_set_line(global_batch_size: int, *, num_videos: int, split: str) -> str:
-    """What is said where a batch is larger than all that is trained on; else nothing.
-
-    >>> small_set_line(20, num_videos=20, split="1")
-    ''
-    """
-    if global_batch_size <= num_videos:
-        return ""
-    return (
-        f"warning: --batch-size: {global_batch_size} clips are more than the {num_videos} videos that split {split} "
-        f"trains on, so each batch shows some more than once; choose at most {num_videos}, or add videos"
-    )
-
-
-def slow_line(config: TrainConfig, *, num_classes: int, num_cores: int) -> str:
-    """What is said where a CPU would take more than a day; else nothing."""
-    num_days = cpu_days(config, num_classes=num_classes, num_cores=num_cores)
-    if num_days < LONG_DAYS:
-        return ""
-    return (
-        f"warning: no GPU is used, and {config.steps:,} steps of {config.global_batch_size} clips with "
-        f"{config.model.name} take {num_cores} CPU cores about {num_days:,.0f} days; "
-        "take --preset tiny or fewer --steps"
-    )
-
-
-def cpu_days(config: TrainConfig, *, num_classes: int, num_cores: int) -> float:
-    """Days that the run would take on CPU cores, within a factor of two."""
-    clip = config.clip
-    shape = (3, clip.num_frames, clip.crop_size, clip.crop_size)
-    _, multiply_adds = count_costs(config.model, num_classes=num_classes, clip_shape=shape)
-    num_clips = config.steps * config.global_batch_size
-    return num_clips * multiply_adds / (MULTIPLY_ADDS_PER_S * num_cores) / 86_400

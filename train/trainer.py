@@ -23,7 +23,7 @@ from res3d_video.train.models import build_model
 from res3d_video.train.presets import NEEDS_WEIGHTS
 from res3d_video.train.progress import Shown
 from res3d_video.train.ranks import from_torchrun, process_group
-from res3d_video.train.resolve import advice, configure, defaults, execution, find_state, pixels_as_trained
+from res3d_video.train.resolve import configure, defaults, execution, find_state, pixels_as_trained
 from res3d_video.train.run_folder import (
     CheckpointFiles,
     RunContext,
@@ -269,8 +269,6 @@ def train(
             elif preset in NEEDS_WEIGHTS and init_from is None:
                 raise WrongUsage(f"--preset {preset}: starts from trained weights; add --init-from CHECKPOINT")
             if ranks.is_main:
-                for line in advice(config, index, ranks):
-                    click.echo(line, err=True)
                 write_config(
                     out / "config.json", config, preset=preset, index=index, ranks=ranks, loader=loader, step=step
                 )

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from res3d_video.train.config import OptimConfig, ScheduleConfig, lr_at
+from res3d_video.train.config import OptimConfig, ScheduleConfig, TrainConfig, lr_at
 from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.step import build_optimizer, set_lr
 
@@ -54,5 +54,5 @@ def test_only_weights_decay_and_the_fc_bias_learns_twice_as_fast() -> None:
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, math.nan])
 def test_a_rate_that_is_not_above_zero_is_refused(lr: float) -> None:
-    with pytest.raises(ValueError, match="choose a number above 0"):
-        OptimConfig(lr=lr)
+    with pytest.raises(ValueError, match="optim.lr: .* is not possible; choose 1e-12 to 1000"):
+        TrainConfig(optim=OptimConfig(lr=lr))

@@ -142,7 +142,7 @@ def options_found(found: dict[str, Any]) -> dict[str, Any]:
     options = whole.get("options", step.get("options", {}))
     if any("compile" in trial["change"] and not trial["is_kept"] for trial in step.get("trials", [])):
         options = {"compile": False} | options  # it is on by default
-    return {key: value for key, value in options.items() if key in FastOptions.__struct_fields__}
+    return {key: value for key, value in options.items() if key in FastOptions.__annotations__}
 
 
 def page(found: dict[str, Any]) -> list[str]:

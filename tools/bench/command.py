@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from res3d_video.pipeline.clip import ClipSpec
-from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex, choices
 from res3d_video.pipeline.loader import MEAN, LoaderSettings
 from res3d_video.pipeline.remote_store import public_url
@@ -35,7 +34,7 @@ from res3d_video.tools.bench.results import Result, lane_numbers
 from res3d_video.tools.bench.run import FIRST_STEPS, Settings, first_steps, open_lanes, run
 from res3d_video.tools.figures.plots import draw, load_matplotlib
 from res3d_video.tools.make_demo_videos import demo_shards
-from res3d_video.train.data_options import Data
+from res3d_video.train.data_options import Data, start_multiple_of
 from res3d_video.train.models import ModelConfig
 from res3d_video.train.ranks import Ranks
 from res3d_video.train.resolve import execution
@@ -260,21 +259,8 @@ def settings_of(index: ShardIndex, *, with_peers: bool, say: Callable[[str], obj
             cold=options["cold"],
             soak_minutes=options["soak_minutes"],
             profile_dir=options["profile_dir"],
-            start_multiple=start_multiple_of(index, snapped=options["snap_to_keyframe"]),
+            start_multiple=start_multiple_of(index, snap_to_keyframe=options["snap_to_keyframe"]),
         )
-
-
-def start_multiple_of(index: ShardIndex, *, snapped: bool) -> int:
-    """Stored frames from one possible start of a clip to the next.
-
-    Raises:
-        ValueError: Clips cannot begin at keyframes of filmstrips.
-    """
-    if not snapped:
-        return 1
-    if index.codec != "h264":
-        raise UserError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
-    return index.gop_size
 
 
 def pick_segments(index: ShardIndex, limit: int | None, *, seed: int) -> np.ndarray:
