@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 CHECKOUT = Path(__file__).resolve().parents[2]
 UPDATES = """
 import torch
@@ -45,7 +43,5 @@ def test_no_model_of_any_width_gives_a_1x1_kernel_a_stride() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("width", [4, 8])  # less than the 8 floats of AVX2, and than the 16 of AVX-512
-def test_a_narrow_2d_net_trains_on_a_heap_that_is_checked(width: int) -> None:
-    words = f"--model res2d18 --width {width} --measure --batch-size 2 --repeats 3 --device cpu"
-    run("-m", "res3d_video.train.models", *words.split(), MALLOC_CHECK_="3", LD_PRELOAD="libc_malloc_debug.so.0")
+def test_narrow_2d_nets_train_on_a_heap_that_is_checked() -> None:
+    run("-c", UPDATES, MALLOC_CHECK_="3", LD_PRELOAD="libc_malloc_debug.so.0")

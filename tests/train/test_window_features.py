@@ -15,8 +15,7 @@ from res3d_video.pipeline.plan import PlannedClips
 from res3d_video.train.checkpoint import data_identity
 from res3d_video.train.config import TrainConfig, to_dict
 from res3d_video.train.evaluation.features import COLUMNS, FeatureError, FeatureFile, Features
-from res3d_video.train.models import ModelConfig, build_model
-from res3d_video.train.models.layers import take_layers
+from res3d_video.train.models import ModelConfig, build_model, take_layers
 from res3d_video.train.paper import thumos14_features
 from res3d_video.train.paper.thumos14 import VideoLength, WindowList, frames_of_window, list_windows
 from res3d_video.train.paper.thumos14_features import WindowExtraction, WindowPlan, samples_of_windows

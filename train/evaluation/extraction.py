@@ -31,8 +31,7 @@ from res3d_video.train.evaluation.features import (
     save_features,
 )
 from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
-from res3d_video.train.models import build_model
-from res3d_video.train.models.layers import take_layers
+from res3d_video.train.models import build_model, take_layers
 from res3d_video.train.ranks import Ranks, process_group
 from res3d_video.train.step import autocast, channels_last
 from res3d_video.train.terminal import progress

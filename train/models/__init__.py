@@ -4,15 +4,16 @@ Commands read MODELS for their options, so torch is loaded only when a network i
 """
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.typed_json import Share
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 # Basic blocks in conv2_x … conv5_x. 18 and 34 are Table 2 of arXiv:1708.05038; 10, 16 and 26 are further depths that it
 # tries without printing block counts: 10 and 16 are from the authors' later code, 26 is arithmetic.
@@ -62,8 +63,8 @@ MODELS: dict[str, Model] = {
     # section 3.6, Table 7: depth at one number of parameters; depth 18 is sr18
     **{f"sr{d}-33m": Model(SR18, {"blocks": BLOCKS[d]}, width=k, num_frames=4) for d, k in DEPTH_WIDTHS.items()},
     # section 3.5, Table 6: kinds of convolution
-    **{f"mc{n}": Model(MIXED, {"first_2d": n}, width=k) for n, k in MIXED_WIDTHS.items()},
-    **{f"rmc{n}": Model(MIXED, {"first_3d": n}, width=k) for n, k in REVERSED_WIDTHS.items()},
+    **{f"mc{n}": Model(MIXED, {"n": n}, width=k) for n, k in MIXED_WIDTHS.items()},
+    **{f"rmc{n}": Model(MIXED, {"n": n, "reverse": True}, width=k) for n, k in REVERSED_WIDTHS.items()},
     "r2plus1d18": Model(R2PLUS1D),
     "r2plus1d34": Model(R2PLUS1D, {"blocks": BLOCKS[34]}),
     # Table 3: single frames
@@ -72,9 +73,9 @@ MODELS: dict[str, Model] = {
     "res2d18-33m": ResNet2d(width=110),
     # section 4
     "c3d": Model("c3d.C3d", num_frames=16, fixed=("num_frames", "crop_size")),
-    # torchvision's networks under its names; train/models/convert.py reads their weights
+    # torchvision's networks under its names; train/importing.py reads their weights
     "r3d_18": Model(RES3D, TORCHVISION, num_frames=16),
-    "mc3_18": Model(MIXED, {"first_2d": 3} | TORCHVISION, num_frames=16),
+    "mc3_18": Model(MIXED, {"n": 3} | TORCHVISION, num_frames=16),
     "r2plus1d_18": Model(R2PLUS1D, {"alike": True} | TORCHVISION, num_frames=16),
 }
 
@@ -129,3 +130,50 @@ def check_clip(name: str, *, num_frames: int, crop_size: int) -> None:
         raise UserError(f"num_frames: {num_frames}, but {name} takes {wanted}; use {model.num_frames}")
     if "crop_size" in model.fixed and crop_size != model.crop_size:
         raise UserError(f"crop_size: {crop_size}, but {name} takes {model.crop_size} pixels; use {model.crop_size}")
+
+
+class HasLayers(Protocol):
+    """What every model of MODELS has."""
+
+    def layers(self) -> "dict[str, nn.Module]":
+        """Layer names in the order of the forward pass, and the module whose output each one is."""
+
+
+def layer_names(model: "nn.Module") -> list[str]:
+    """Layers that `take_layers` can give, first to last, under the names of the authors' network files.
+
+    Residual networks: conv1; res2a, res2b, … of single blocks; res2 to res5, the last block's output of a stage (at
+    depth 18 res5 is res5b); pool5; fc8; prob. C3D: conv1a to conv5b, pool1 to pool5, fc6, fc7, fc8, prob.
+    """
+    return [*cast(HasLayers, model).layers(), "prob"]
+
+
+def take_layers(model: "nn.Module", clips: "Tensor", layers: Sequence[str]) -> "dict[str, Tensor]":
+    """Run the model once on clips [N, 3, T, H, W] and keep the outputs of some layers, each after its ReLU.
+
+    A model that `model.compile()` changed may ignore the hooks: take an uncompiled one, in eval mode.
+
+    Returns:
+        In the order of `layers`. Of Res3D on 8 frames of 112x112: res5b [N, 512, 1, 7, 7], pool5 [N, 512], fc8 [N, K]
+        logits, prob [N, K] their softmax. 2D networks have no T. C3D: pool5 [N, 8192], fc6 and fc7 [N, 4096].
+
+    Raises:
+        UserError: The model has no such layer.
+    """
+    modules = cast(HasLayers, model).layers()
+    unknown = [name for name in layers if name not in modules and name != "prob"]
+    if unknown:
+        raise UserError(f"layers: {unknown[0]} does not exist; this model has {', '.join(layer_names(model))}")
+    outputs: dict[str, Tensor] = {}
+
+    def keep(module: "nn.Module", _inputs: Any, output: "Tensor") -> None:
+        outputs.update((name, output) for name in layers if modules.get(name) is module)
+
+    hooks = [modules[name].register_forward_hook(keep) for name in set(layers) - {"prob"}]
+    try:
+        logits = model(clips)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    outputs["prob"] = logits.float().softmax(dim=1)
+    return {name: outputs[name] for name in layers}

@@ -5,16 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from res3d_video.pipeline.errors import UserError
-
-NUM_FRAMES, CROP_SIZE = 16, 112  # fc6 fixes both
-
 # Channels of each convolution, times width; groups end in a max-pool. The authors' files (C3D v1.0, Sports-1M).
 GROUPS = ((("1a", 1),), (("2a", 2),), (("3a", 4), ("3b", 4)), (("4a", 8), ("4b", 8)), (("5a", 8), ("5b", 8)))
 
 
 class C3d(nn.Module):
-    """Clips of 16 frames of 112x112, no BN; 78,409,573 parameters for 101 classes, 79,991,015 for 487.
+    """Clips of 16 frames of 112x112, which fc6 fixes, no BN; 78,409,573 parameters for 101 classes, 79,991,015 for 487.
 
     Args:
         width: Channels of conv1a, 64 in the paper; fc6 and fc7 have 64 times as many.
@@ -41,17 +37,7 @@ class C3d(nn.Module):
         self._init_weights()
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Logits [N, K] of clips [N, 3, 16, 112, 112]; the shapes below are those of width 64.
-
-        Raises:
-            ValueError: The clips have another size.
-        """
-        num_frames, height, width = clips.shape[2:]
-        if (num_frames, height, width) != (NUM_FRAMES, CROP_SIZE, CROP_SIZE):
-            raise UserError(
-                f"clips: {num_frames} frames of {height}x{width}, but C3D takes {NUM_FRAMES} of "
-                f"{CROP_SIZE}x{CROP_SIZE}; use num_frames {NUM_FRAMES} and crop_size {CROP_SIZE}"
-            )
+        """Logits [N, K] of clips [N, 3, 16, 112, 112]; the shapes below are those of width 64."""
         x = self.convs(clips)  # [N, 512, 1, 4, 4]
         x = self.flatten(x)  # [N, 8192]
         x = self.dropout6(self.fc6(x))  # [N, 4096]
@@ -59,7 +45,7 @@ class C3d(nn.Module):
         return self.head(x)  # [N, K] logits
 
     def layers(self) -> dict[str, nn.Module]:
-        """Names for `train.models.layers.take_layers`; pool5 is flat, [N, 8192]."""
+        """Names for `train.models.take_layers`; pool5 is flat, [N, 8192]."""
         convs = dict(self.convs.named_children())
         return {**convs, "pool5": self.flatten, "fc6": self.fc6, "fc7": self.fc7, "fc8": self.head}
 

@@ -98,7 +98,6 @@ class ResNet(nn.Module):
     Args:
         stem: The first convolution, 3 channels to `width`.
         groups: conv2_x … conv5_x.
-        num_classes: K.
         blocks: Basic blocks of each group.
         width: Channels of conv1 and conv2_x; the later groups have 2, 4 and 8 times as many.
         first_projection: Projection shortcut in conv2_x too, as in the authors' files; False is the identity there, as
@@ -115,7 +114,7 @@ class ResNet(nn.Module):
         groups: Sequence[Group],
         *,
         num_classes: int,
-        blocks: tuple[int, ...],
+        blocks: tuple[int, ...] = BLOCKS[18],
         width: int,
         first_projection: bool = True,
         zero_init_gamma: bool = False,
@@ -144,7 +143,7 @@ class ResNet(nn.Module):
             self.stages.append(stage)
         self.pool = MeanPool()
         self.head = nn.Linear(in_channels, num_classes)
-        init_weights(self, zero_init_gamma=zero_init_gamma)
+        self._init_weights(zero_init_gamma=zero_init_gamma)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Logits [N, K] of clips [N, 3, T, H, W]; the shapes below are those of Res3D, width 64."""
@@ -154,64 +153,30 @@ class ResNet(nn.Module):
         return self.head(x)  # [N, K] logits
 
     def layers(self) -> dict[str, nn.Module]:
-        """Names for `train.models.layers.take_layers`."""
+        """Names for `train.models.take_layers`."""
         layers: dict[str, nn.Module] = {"conv1": self.stem}
         for number, stage in enumerate(self.stages, start=2):
             layers |= {f"res{number}{chr(ord('a') + i)}": block for i, block in enumerate(stage.children())}
             layers[f"res{number}"] = stage
         return layers | {"pool5": self.pool, "fc8": self.head}
 
-
-def init_weights(model: nn.Module, *, zero_init_gamma: bool) -> None:
-    """The authors' fillers: convolutions MSRA fan-out, fc Gaussian 0.01 with bias 0; BN as torch has it."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, BasicBlock) and zero_init_gamma:
-            nn.init.zeros_(module.bn2.weight)
-
-
-RES3D_STRIDES: tuple[Stride, ...] = (
-    (1, 1, 1),
-    (2, 2, 2),
-    (2, 2, 2),
-    (2, 2, 2),
-)  # T: 8, 8, 4, 2, 1 for 8 frames
-SR18_STRIDES: tuple[Stride, ...] = (
-    (1, 1, 1),
-    (2, 2, 2),
-    (2, 2, 2),
-    (1, 2, 2),
-)  # T: 4, 4, 2, 1, 1 for 4 frames
+    def _init_weights(self, *, zero_init_gamma: bool) -> None:
+        """The authors' fillers: convolutions MSRA fan-out, fc Gaussian 0.01 with bias 0; BN as torch has it."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, BasicBlock) and zero_init_gamma:
+                nn.init.zeros_(module.bn2.weight)
 
 
-class ResNet3d(ResNet):
-    """3D convolutions throughout.
-
-    Args:
-        strides: Of the four stages, each (T, H, W).
-        stem: Height and width of the first convolution's kernel, and its stride there; T is 3 and 1.
-        options: num_classes, first_projection, zero_init_gamma, bn_momentum, as in ResNet. With the projection in the
-            first stage depth 18 has 33,222,309 parameters for 101 classes, without it 33,218,085.
-    """
-
-    def __init__(
-        self,
-        *,
-        blocks: tuple[int, ...] = BLOCKS[18],
-        strides: tuple[Stride, ...] = RES3D_STRIDES,
-        width: int = 64,
-        stem: tuple[int, int] = (7, 2),
-        **options: Any,
-    ) -> None:
-        groups = [Group(plain_convs(3, 3, 3), stride) for stride in strides]
-        super().__init__(stem_conv(width, *stem), groups, blocks=blocks, width=width, **options)
+RES3D_TIME = (1, 2, 2, 2)  # strides of the groups in time: 8 frames become 8, 4, 2, 1
+SR18_TIME = (1, 2, 2, 1)  # 4 frames become 4, 2, 1, 1
 
 
-def stem_conv(width: int, size: int, stride: int, *, num_frames: int = 3) -> nn.Conv3d:
+def stem_conv(width: int, size: int = 7, stride: int = 2, *, num_frames: int = 3) -> nn.Conv3d:
     """The first convolution: `num_frames` x size x size pixels, stride (1, stride, stride)."""
     if (size, stride, num_frames) == (7, 2, 3):
         return StemConv3d(width)  # can work on blocks of pixels
@@ -219,71 +184,59 @@ def stem_conv(width: int, size: int, stride: int, *, num_frames: int = 3) -> nn.
     return nn.Conv3d(3, width, kernel, stride=(1, stride, stride), padding=padding, bias=False)
 
 
+class ResNet3d(ResNet):
+    """3D convolutions throughout.
+
+    Args:
+        time: Strides of the four groups in T.
+        stem: Height and width of the first convolution's kernel, and its stride there; T is 3 and 1.
+        options: As in ResNet.
+    """
+
+    def __init__(
+        self, *, time: Sequence[int] = RES3D_TIME, width: int = 64, stem: tuple[int, int] = (7, 2), **options: Any
+    ) -> None:
+        groups = [Group(plain_convs(3, 3, 3), (t, s, s)) for t, s in zip(time, (1, 2, 2, 2), strict=True)]
+        super().__init__(stem_conv(width, *stem), groups, width=width, **options)
+
+
 def sr18(**options: Any) -> ResNet3d:
     """The paper's net of the design search: 4 frames, one halving of time fewer (section 3.2)."""
-    return ResNet3d(strides=SR18_STRIDES, **options)
-
-
-STRIDES: tuple[Stride, ...] = ((1, 1), (2, 2), (2, 2), (2, 2))
+    return ResNet3d(time=SR18_TIME, **options)
 
 
 class ResNet2d(ResNet):
     """One frame in, one prediction out; `options` as in ResNet."""
 
-    def __init__(self, *, blocks: tuple[int, ...] = BLOCKS[18], width: int = 64, **options: Any) -> None:
-        groups = [Group(plain_convs(3, 3), stride) for stride in STRIDES]
-        super().__init__(StemConv2d(width), groups, blocks=blocks, width=width, **options)
+    def __init__(self, *, width: int = 64, **options: Any) -> None:
+        groups = [Group(plain_convs(3, 3), (s, s)) for s in (1, 2, 2, 2)]
+        super().__init__(StemConv2d(width), groups, width=width, **options)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Logits [N, K] of clips [N, 3, 1, H, W].
-
-        Raises:
-            ValueError: The clips have more than one frame.
-        """
+        """Logits [N, K] of clips [N, 3, 1, H, W]; ValueError for more than one frame."""
         if clips.shape[2] != 1:
             raise ValueError(f"clips: {clips.shape[2]} frames, but a 2D network takes 1; use num_frames 1")
         return super().forward(clips[:, :, 0])  # frames [N, 3, H, W]: a view, channels_last as the clips were
 
 
-# Mixed 3D-2D networks (arXiv:1708.05038, section 3.5): Res3D with the later groups 2D, or the earlier ones. The paper
-# gives no layer table of them; these are the authors' later definition (arXiv:1711.11248 and its code): in MCn the
-# groups n … 5 are 2D, in rMCn, the reverse, conv1 … n - 1. A 2D group convolves 1x3x3 and keeps every frame; pool5
-# averages over the frames that are left.
-GROUPS = (2, 3, 4, 5)  # conv2_x … conv5_x
-
-
 class MixedResNet(ResNet):
-    """MCn and rMCn.
+    """Res3D with some groups 2D: MCn, where the groups n … 5 are, and rMCn, where conv1 … n - 1 are (section 3.5).
+
+    The paper gives no layer table of them; these are the authors' later definition (arXiv:1711.11248 and its code). A
+    2D group convolves 1x3x3 and keeps every frame; pool5 averages over the frames that are left.
 
     Args:
-        first_2d: n of MCn: this group and all after it are 2D. 2 to 5.
-        first_3d: n of rMCn: this group and all after it are 3D, everything before is 2D. Give one of the two.
-        options: num_classes, first_projection, zero_init_gamma, bn_momentum, as in ResNet.
-
-    Raises:
-        ValueError: n is not 2 to 5, or both or neither are given.
+        n: The group, 2 to 5, at which the kind changes.
+        reverse: rMCn.
+        options: As in ResNet.
     """
 
-    def __init__(
-        self,
-        *,
-        first_2d: int | None = None,
-        first_3d: int | None = None,
-        blocks: tuple[int, ...] = BLOCKS[18],
-        width: int = 64,
-        **options: Any,
-    ) -> None:
-        given = [n for n in (first_2d, first_3d) if n is not None]
-        if len(given) != 1 or given[0] not in GROUPS:
-            raise ValueError(f"mixed: first_2d {first_2d}, first_3d {first_3d}; give one of them, 2, 3, 4 or 5")
-        flat = [n >= first_2d if first_2d is not None else n < given[0] for n in GROUPS]
+    def __init__(self, *, n: int, reverse: bool = False, width: int = 64, **options: Any) -> None:
         groups = []
-        for n, is_2d in zip(GROUPS, flat, strict=True):
-            stride = 1 if n == 2 else 2
-            time = 1 if is_2d else stride
-            groups.append(Group(plain_convs(1 if is_2d else 3, 3, 3), (time, stride, stride)))
-        stem = stem_conv(width, 7, 2, num_frames=1 if first_3d is not None else 3)
-        super().__init__(stem, groups, blocks=blocks, width=width, **options)
+        for number, stride in zip((2, 3, 4, 5), (1, 2, 2, 2), strict=True):
+            is_3d = (number >= n) == reverse
+            groups.append(Group(plain_convs(3 if is_3d else 1, 3, 3), (stride if is_3d else 1, stride, stride)))
+        super().__init__(stem_conv(width, num_frames=1 if reverse else 3), groups, width=width, **options)
 
 
 # (2+1)D, the paper's 2.5D: each 3D convolution is a 2D one, then a 1D one in time. Layers as in the authors' later
@@ -302,16 +255,14 @@ class Conv2Plus1d(nn.Sequential):
     def __init__(
         self, in_channels: int, out_channels: int, *, middle: int, size: int, stride: Stride, bn_momentum: float
     ) -> None:
-        time, height, width = stride
-        pad = size // 2
+        spatial: dict[str, Any] = {"stride": (1, *stride[1:]), "padding": (0, size // 2, size // 2), "bias": False}
+        temporal: dict[str, Any] = {"stride": (stride[0], 1, 1), "padding": (1, 0, 0), "bias": False}
         super().__init__(
-            OrderedDict(
-                spatial=nn.Conv3d(
-                    in_channels, middle, (1, size, size), stride=(1, height, width), padding=(0, pad, pad), bias=False
-                ),
+            OrderedDict[str, nn.Module](
+                spatial=nn.Conv3d(in_channels, middle, (1, size, size), **spatial),
                 bn=nn.BatchNorm3d(middle, momentum=bn_momentum),
                 relu=nn.ReLU(),
-                temporal=nn.Conv3d(middle, out_channels, (3, 1, 1), stride=(time, 1, 1), padding=(1, 0, 0), bias=False),
+                temporal=nn.Conv3d(middle, out_channels, (3, 1, 1), **temporal),
             )
         )
 
@@ -325,41 +276,26 @@ def middle_channels(in_channels: int, out_channels: int) -> int:
     return 27 * in_channels * out_channels // (9 * in_channels + 3 * out_channels)
 
 
-def factorised_convs(*, alike: bool) -> ConvPair:
-    """The two factorised convolutions of a block; `alike` gives the second the middle channels of the first."""
-
-    def convs(
-        in_channels: int, out_channels: int, *, stride: Stride, bn_momentum: float
-    ) -> tuple[nn.Module, nn.Module]:
-        first = middle_channels(in_channels, out_channels)
-        second = first if alike else middle_channels(out_channels, out_channels)
-        return (
-            Conv2Plus1d(in_channels, out_channels, middle=first, size=3, stride=stride, bn_momentum=bn_momentum),
-            Conv2Plus1d(out_channels, out_channels, middle=second, size=3, stride=(1, 1, 1), bn_momentum=bn_momentum),
-        )
-
-    return convs
-
-
 class R2Plus1d(ResNet):
     """Factorised convolutions throughout.
 
     Args:
         alike: Both convolutions of a block have the middle channels of the first, as in torchvision; otherwise each has
             its own, as in the authors' code. They differ where a block widens.
-        options: num_classes, first_projection, zero_init_gamma, as in ResNet.
+        options: As in ResNet.
     """
 
-    def __init__(
-        self,
-        *,
-        blocks: tuple[int, ...] = BLOCKS[18],
-        width: int = 64,
-        alike: bool = False,
-        bn_momentum: float = 0.1,
-        **options: Any,
-    ) -> None:
+    def __init__(self, *, width: int = 64, alike: bool = False, bn_momentum: float = 0.1, **options: Any) -> None:
+        def convs(in_channels: int, out_channels: int, *, stride: Stride, **_: Any) -> tuple[nn.Module, nn.Module]:
+            first = middle_channels(in_channels, out_channels)
+            second = first if alike else middle_channels(out_channels, out_channels)
+            shared: dict[str, Any] = {"size": 3, "bn_momentum": bn_momentum}
+            return (
+                Conv2Plus1d(in_channels, out_channels, middle=first, stride=stride, **shared),
+                Conv2Plus1d(out_channels, out_channels, middle=second, stride=(1, 1, 1), **shared),
+            )
+
         middle = max(1, STEM_MIDDLE * width // 64)
         stem = Conv2Plus1d(3, width, middle=middle, size=7, stride=(1, 2, 2), bn_momentum=bn_momentum)
-        groups = [Group(factorised_convs(alike=alike), stride) for stride in RES3D_STRIDES]
-        super().__init__(stem, groups, blocks=blocks, width=width, bn_momentum=bn_momentum, **options)
+        groups = [Group(convs, (s, s, s)) for s in (1, 2, 2, 2)]
+        super().__init__(stem, groups, width=width, bn_momentum=bn_momentum, **options)

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 BEFORE, AFTER = 4, 2  # pixels of padding: two pairs and one
 
 
-class StemConv3d(nn.Conv3d):
-    """3 channels to `width`, 3x7x7, stride (1, 2, 2), padding (1, 3, 3), no bias (arXiv:1708.05038, Table 2).
-
-    The weight is [width, 3, 3, 7, 7] either way, and so is its gradient.
+class _Stem:
+    """A stem that works on pixels, or on 2x2 blocks of them; its weight and the weight's gradient are the same.
 
     Attributes:
         folded_channels: Channels of a 2x2 block of pixels: 12, or 16 with zeros in a fourth colour, as tensor cores
@@ -24,6 +22,16 @@ class StemConv3d(nn.Conv3d):
     """
 
     folded_channels: int | None = None
+    weight: Tensor
+
+    def folded_weight(self) -> Tensor:
+        """The weight [width, 3, …, 7, 7] on blocks: [width, folded_channels, …, 4, 4]."""
+        assert self.folded_channels is not None
+        return fold(self.weight, (1, 0, 1, 0), channels=self.folded_channels)
+
+
+class StemConv3d(_Stem, nn.Conv3d):
+    """3 channels to `width`, 3x7x7, stride (1, 2, 2), padding (1, 3, 3), no bias (arXiv:1708.05038, Table 2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
@@ -33,13 +41,11 @@ class StemConv3d(nn.Conv3d):
         if self.folded_channels is None:
             return super().forward(clips)
         blocks = fold_pixels(clips, channels=self.folded_channels)  # [N, 12, T, ceil(H/2) + 3, ceil(W/2) + 3]
-        return F.conv3d(blocks, fold_weight(self.weight, channels=self.folded_channels), padding=(1, 0, 0))
+        return F.conv3d(blocks, self.folded_weight(), padding=(1, 0, 0))
 
 
-class StemConv2d(nn.Conv2d):
+class StemConv2d(_Stem, nn.Conv2d):
     """The same on single frames: 7x7, stride 2, padding 3."""
-
-    folded_channels: int | None = None
 
     def __init__(self, width: int) -> None:
         super().__init__(3, width, 7, stride=2, padding=3, bias=False)
@@ -49,32 +55,20 @@ class StemConv2d(nn.Conv2d):
         if self.folded_channels is None:
             return super().forward(frames)
         blocks = fold_pixels(frames, channels=self.folded_channels)  # [N, 12, ceil(H/2) + 3, ceil(W/2) + 3]
-        return F.conv2d(blocks, fold_weight(self.weight, channels=self.folded_channels))
+        return F.conv2d(blocks, self.folded_weight())
 
 
-def use_space_to_depth(model: nn.Module, *, channels: int | None) -> bool:
-    """Choose how the model's stem works: 12 or 16 channels, or None for pixels; False if it has no stem of ours.
-
-    Raises:
-        ValueError: Some other number of channels.
-    """
-    if channels not in (None, 12, 16):
-        raise ValueError(f"space to depth: {channels} channels are not possible; choose 12 or 16")
-    stems = [module for module in model.modules() if isinstance(module, StemConv3d | StemConv2d)]
-    for stem in stems:
-        stem.folded_channels = channels
-    return bool(stems)
+def use_space_to_depth(model: nn.Module, *, channels: int | None) -> None:
+    """Have the model's stem, where it is one of these, work on blocks of 12 or 16 channels; None is for pixels."""
+    for module in model.modules():
+        if isinstance(module, _Stem):
+            module.folded_channels = channels
 
 
 def fold_pixels(pixels: Tensor, *, channels: int) -> Tensor:
     """Pad [N, 3, …, H, W] and put its 2x2 blocks into channels: [N, channels, …, ceil(H/2) + 3, ceil(W/2) + 3]."""
     height, width = pixels.shape[-2:]
     return fold(pixels, (BEFORE, AFTER + width % 2, BEFORE, AFTER + height % 2), channels=channels)
-
-
-def fold_weight(weight: Tensor, *, channels: int) -> Tensor:
-    """The weight [width, 3, …, 7, 7] on blocks: [width, channels, …, 4, 4]."""
-    return fold(weight, (1, 0, 1, 0), channels=channels)
 
 
 def fold(x: Tensor, padding: tuple[int, int, int, int], *, channels: int) -> Tensor:
