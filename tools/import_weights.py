@@ -11,9 +11,10 @@ if not __package__:  # started by path
 import click
 
 from res3d_video.pipeline.clip import per_channel
-from res3d_video.train.config import TrainConfig, from_dict
+from res3d_video.pipeline.files import read_text
+from res3d_video.train.config import from_dict
 from res3d_video.train.presets import SOURCES
-from res3d_video.train.terminal import JSON_FILE, Command, Number, OutputFile, save_json, wrong_usage
+from res3d_video.train.terminal import Command, Number, OutputFile
 
 EPILOG = """\b
 Examples:
@@ -24,7 +25,7 @@ Examples:
 \b
 torchvision: r3d_18, mc3_18, r2plus1d_18, a .pth with the state dict; 16 frames at stride 2, which for videos of 30
 frames/s are the 15 frames/s they were trained on. caffe: res3d10 … res3d34 and c3d, an .npz that
-train/models/convert.py says how to write; Res3D 8 frames at stride 2, C3D 16 at stride 1, pixels minus 128. C3D was
+train/importing.py says how to write; Res3D 8 frames at stride 2, C3D 16 at stride 1, pixels minus 128. C3D was
 trained on pixels minus a mean clip, which no checkpoint holds: --mean with its mean colour comes closer than 128.
 train/main.py --init-from, tools/evaluate.py and tools/extract_features.py take the checkpoint; it cannot be resumed.
 """
@@ -41,75 +42,33 @@ MODELS = list(dict.fromkeys(model for models in SOURCES.values() for model in mo
 @click.option(
     "--mean", nargs=3, type=Number(-1e6, 1e6), metavar="R G B", help="Of the pixels, 0 to 255.  [default: the source's]"
 )
-@click.option(
-    "--std",
-    nargs=3,
-    type=Number(0, 1e6),
-    metavar="R G B",
-    help="What they were divided by.  [default: the source's]",
-)
 @click.option("--out", required=True, type=OutputFile(), help="The checkpoint to write.")
-@JSON_FILE
 def main(
-    *,
-    weights: Path,
-    source: str,
-    model: str,
-    classes_path: Path | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    out: Path,
-    json_path: Path | None,
+    *, weights: Path, source: str, model: str, classes_path: Path | None, mean: tuple[float, ...] | None, out: Path
 ) -> None:
     """Weights of others as a checkpoint: torchvision's video networks, or the authors' caffe networks."""
-    from res3d_video.train.checkpoint import (
-        save_checkpoint,  # loads torch, which takes seconds: help does not wait for it
-    )
-    from res3d_video.train.importing import import_weights, read_classes, trained_on
+    from res3d_video.train.checkpoint import save_checkpoint  # loads torch, which takes seconds
+    from res3d_video.train.importing import import_weights
 
     if out.exists():
         raise click.UsageError(f"--out: {out} is there already; choose another name or remove it")
-    with wrong_usage():
-        note = trained_on(source, model).note
-    classes = read_classes(classes_path) if classes_path is not None else None
-    state = import_weights(weights, source=source, model=model, classes=classes, mean=mean, std=std)
+    names = None
+    if classes_path is not None:
+        names = [line for line in map(str.strip, read_text(classes_path).splitlines()) if line]
+    state = import_weights(weights, source=source, model=model, classes=names, mean=mean)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(out, state)
-    summary = summarise(state, weights=weights, out=out)
-    if json_path is not None:
-        save_json(json_path, summary | {"note": note})
-    for line in summary_lines(summary, from_dict(state["config"])):
-        click.echo(line)
-    if note:
-        click.echo(f"note: {note}")
 
-
-def summarise(state: dict, *, weights: Path, out: Path) -> dict:
-    """What a checkpoint holds, but for the weights themselves."""
-    config = state["config"]
-    return {
-        "weights": str(weights),
-        "sha256": state["data"]["fingerprint"],
-        "checkpoint": str(out),
-        "model": config["model"],
-        "clip": config["clip"],
-        "mean": config["mean"],
-        "std": config["std"],
-        "classes": state["classes"],
-    }
-
-
-def summary_lines(summary: dict, config: TrainConfig) -> list[str]:
-    """What was written, aligned."""
-    classes, clip = summary["classes"], config.clip
-    mean, std = (" ".join(f"{value:.2f}" for value in per_channel(values)) for values in (config.mean, config.std))
-    return [
-        f"weights     {config.model.name} of width {config.model.width}, {summary['weights']}",
-        f"classes     {len(classes)}: {', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}",
-        f"clips       {clip.num_frames} frames at stride {clip.frame_stride}, {clip.crop_size} pixels",
-        f"pixels      (R G B - {mean}) / {std}",
-        f"checkpoint  {summary['checkpoint']}",
-    ]
+    config, classes = from_dict(state["config"]), state["classes"]
+    clip = config.clip
+    channels, std = (" ".join(f"{value:.2f}" for value in per_channel(v)) for v in (config.mean, config.std))
+    click.echo(f"weights     {config.model.name} of width {config.model.width}, {weights}")
+    click.echo(f"classes     {len(classes)}: {', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}")
+    click.echo(f"clips       {clip.num_frames} frames at stride {clip.frame_stride}, {clip.crop_size} pixels")
+    click.echo(f"pixels      (R G B - {channels}) / {std}")
+    click.echo(f"checkpoint  {out}")
+    if SOURCES[source][model].note:
+        click.echo(f"note: {SOURCES[source][model].note}")
 
 
 if __name__ == "__main__":

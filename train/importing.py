@@ -1,40 +1,31 @@
-"""Weights of others as a checkpoint: with the clips they were trained on, and no run to go on with."""
+"""Weights of others as a checkpoint: torchvision's video networks, and the authors' caffe networks.
 
-import math
+torchvision's r3d_18, mc3_18 and r2plus1d_18 are the models of the same names here. The authors' released Res3D is
+res3d18 and their C3D is c3d. Reading a .caffemodel takes caffe; there, this writes the .npz:
+
+    np.savez(path, **{f"{name}.{i}": blob.data for name, blobs in net.params.items() for i, blob in enumerate(blobs)})
+"""
+
 import re
-import struct
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.files import read_text
 from res3d_video.pipeline.shard_writer import sha256_of
 from res3d_video.pipeline.typed_json import SchemaError, convert
 from res3d_video.train.checkpoint import check_tensor, outline
 from res3d_video.train.config import TrainConfig, to_dict
 from res3d_video.train.models import MAX_WIDTH, ModelConfig
-from res3d_video.train.models.convert import from_caffe, from_torchvision
-from res3d_video.train.presets import SOURCES, Trained
+from res3d_video.train.presets import SOURCES
 from res3d_video.train.torch_file import read_torch_file, short
 
-# What reading a damaged .npz raises.
-DAMAGED = (OSError, ValueError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
 MAX_PACKED, MAX_RATIO = 2**28, 100  # an array of more bytes than the first must not shrink more than the second
 MAX_BYTES = 2**30  # of a file; the largest network, C3D, has 0.3 GB
-
-
-class ImportFailed(UserError):
-    """A file that does not hold the weights asked for; the message is one line."""
-
-
-CONVERT: dict[str, Callable[..., dict[str, Tensor]]] = {"torchvision": from_torchvision, "caffe": from_caffe}
 
 
 def import_weights(
@@ -44,90 +35,77 @@ def import_weights(
     model: str,
     classes: Sequence[str] | None = None,
     mean: float | tuple[float, ...] | None = None,
-    std: float | tuple[float, ...] | None = None,
 ) -> dict[str, Any]:
-    """The state of a checkpoint for `train.checkpoint.save_checkpoint`, at step 0.
+    """The state of a checkpoint for `train.checkpoint.save_checkpoint`, at step 0 and with no run to go on with.
 
-    Width and number of classes are those of the weights.
+    Width and number of classes are those of the weights; clips, mean and std those that they were trained on.
 
     Args:
         path: A state dict of torchvision's, .pth; or the authors' blobs, .npz, as `from_caffe` has them.
         source: A key of SOURCES.
         model: A key of SOURCES[source].
         classes: Names by position; None for class_000, class_001, …
-        mean, std: Of the pixels that the weights were trained on, where they are not those of `trained_on`.
+        mean: Of the pixels, where it is not the source's.
 
     Raises:
-        ImportFailed: The file is missing or damaged, or not of this source; or the classes do not fit its fc.
-        ValueError: Its weights are not those of the model, or the source has no such model.
+        UserError: The file is missing or damaged, not of this source or model; or the classes do not fit its fc.
     """
-    trained = trained_on(source, model)
+    if model not in SOURCES[source]:
+        raise UserError(f"model: {source} has no {model}; choose one of {', '.join(SOURCES[source])}")
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{path}: is no file of at most {MAX_BYTES:,} bytes; give a file of weights")
+    trained = SOURCES[source][model]
     weights = (read_state_dict if source == "torchvision" else read_blobs)(path)
     num_classes, width = sizes(weights, path=path, source=source, model=model)
-    if classes is not None and len(classes) != num_classes:
-        raise ImportFailed(f"classes: {len(classes)} names for the {num_classes} outputs of {path}; give one for each")
-    if classes is not None and len(set(classes)) < num_classes:
-        twice = next(name for name in classes if list(classes).count(name) > 1)
-        raise ImportFailed(f"classes: {twice} is there twice; give each class a name of its own")
+    names = list(classes) if classes is not None else [f"class_{k:03}" for k in range(num_classes)]
+    if len(names) != num_classes or len(set(names)) < num_classes:
+        raise UserError(
+            f"classes: {len(set(names))} names for the {num_classes} outputs of {path}; give a different one for each"
+        )
     config = TrainConfig(
         model=ModelConfig(model, width=width),
         clip=trained.clip,
         mean=trained.mean if mean is None else mean,
-        std=trained.std if std is None else std,
+        std=trained.std,
     )
     network, _ = outline(config.model, config.optim, num_classes=num_classes)
+    convert_weights = from_torchvision if source == "torchvision" else from_caffe
     return {
         "step": 0,
         "best_accuracy": -1.0,
-        "model": CONVERT[source](weights, model=network),
+        "model": convert_weights(weights, model=network),
         "optimizer": {},  # empty: no run to go on with
         "loader": {},
         "rng": torch.get_rng_state(),
         "config": to_dict(config),
         "data": {"name": f"{source}'s {model}", "fingerprint": sha256_of(path)},
-        "classes": list(classes) if classes is not None else [f"class_{k:03}" for k in range(num_classes)],
+        "classes": names,
     }
 
 
-def trained_on(source: str, model: str) -> Trained:
-    """What the weights of a source were trained on.
-
-    Raises:
-        ValueError: It has no such model.
-    """
-    if model not in SOURCES[source]:
-        raise UserError(f"model: {source} has no {model}; choose one of {', '.join(SOURCES[source])}")
-    return SOURCES[source][model]
-
-
 def sizes(weights: Mapping[str, Any], *, path: Path, source: str, model: str) -> tuple[int, int]:
-    """Classes, and channels of the first convolution, by the shapes of fc and, of C3D, conv1a.
+    """Classes, and channels of the first convolution, by the shape of the fc.
 
     Raises:
-        ImportFailed: It has no fc, or one that fits no width of the model.
+        UserError: It has no fc, or one that fits no width of the model.
     """
     names = {"torchvision": r"fc\.weight", "caffe": r"fc8(-1)?\.0"}[source]
     found = [name for name in weights if re.fullmatch(names, name)]
     if not found or weights[found[0]].ndim < 2:
-        raise ImportFailed(f"{path}: has no weights of the fc under {source}'s name; choose the source they are from")
+        raise UserError(f"{path}: has no weights of the fc under {source}'s name; choose the source they are from")
     num_classes, num_inputs = weights[found[0]].shape[-2:]
     width, rest = divmod(num_inputs, 64 if model == "c3d" else 8)
     if rest or not 1 <= width <= MAX_WIDTH:
-        raise ImportFailed(f"{path}: the fc has {num_inputs} inputs, which no {model} has; choose the model it is of")
+        raise UserError(f"{path}: the fc has {num_inputs} inputs, which no {model} has; choose the model it is of")
     return num_classes, width
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """A .pth file of weights by name; runs no code of the file.
-
-    Raises:
-        ImportFailed: It is missing or damaged, or holds something else.
-    """
-    check_file(path)
+    """A .pth file of weights by name; runs no code of the file."""
     try:
         return read_torch_file(path, check_weights, max_legacy_bytes=MAX_BYTES)
     except (SchemaError, OSError) as error:
-        raise ImportFailed(f"{path}: cannot be read ({error}); save model.state_dict() anew") from None
+        raise UserError(f"{path}: cannot be read ({error}); save model.state_dict() anew") from None
 
 
 def check_weights(found: Any) -> dict[str, Tensor]:
@@ -147,51 +125,136 @@ def check_weights(found: Any) -> dict[str, Tensor]:
 
 
 def read_blobs(path: Path) -> dict[str, np.ndarray]:
-    """An .npz file of arrays by name.
-
-    Raises:
-        ImportFailed: It is missing or damaged, or no .npz.
-    """
-    check_file(path)
+    """An .npz file of arrays of floating point numbers by name."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {entry.filename.removesuffix(".npy"): read_array(archive, entry) for entry in archive.infolist()}
-    except DAMAGED as error:
-        raise ImportFailed(
-            f"{path}: is no .npz of blobs ({short(error)}); train/models/convert.py has how to write one"
+        with np.load(path, allow_pickle=False) as archive:
+            for entry in archive.zip.infolist():
+                if entry.file_size > max(MAX_PACKED, MAX_RATIO * entry.compress_size):
+                    raise ValueError(f"{entry.filename}: {entry.file_size} bytes packed into {entry.compress_size}")
+            blobs = {name: archive[name] for name in archive.files}
+        for name, blob in blobs.items():
+            if blob.dtype.kind != "f":
+                raise ValueError(f"{name}: {blob.dtype!s:.40}")
+    except Exception as error:  # numpy and zipfile raise nearly anything for a damaged file
+        raise UserError(
+            f"{path}: is no .npz of blobs ({short(error)}); train/importing.py has how to write one"
         ) from None
+    return blobs
 
 
-def read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    """An array of floating point numbers, as many as the file holds.
+# Parts of our names, and torchvision's; the first that fits counts. stages.0 is layer1.
+TORCHVISION = {
+    r"stem\.conv\.spatial\.": "stem.0.",
+    r"stem\.conv\.bn\.": "stem.1.",
+    r"stem\.conv\.temporal\.": "stem.3.",
+    r"stem\.conv\.": "stem.0.",
+    r"stem\.bn\.": "stem.1.",  # stem.4. after a factorised convolution
+    r"\.conv(\d)\.spatial\.": r".conv\1.0.0.",
+    r"\.conv(\d)\.bn\.": r".conv\1.0.1.",
+    r"\.conv(\d)\.temporal\.": r".conv\1.0.3.",
+    r"\.conv(\d)\.": r".conv\1.0.",
+    r"\.bn(\d)\.": r".conv\1.1.",
+    r"\.shortcut\.conv\.": ".downsample.0.",
+    r"\.shortcut\.bn\.": ".downsample.1.",
+    r"head\.": "fc.",
+}
+
+
+def from_torchvision(state: Mapping[str, Tensor], *, model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of `model` with the weights of torchvision's network of the same name.
 
     Raises:
-        ValueError: They are not, or it is no such array.
+        UserError: A weight is missing, left over, or has another shape.
     """
-    if entry.file_size > max(MAX_PACKED, MAX_RATIO * entry.compress_size):
-        raise ValueError(f"{entry.filename}: {entry.file_size} bytes packed into {entry.compress_size}")
-    with archive.open(entry) as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            headers = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
-            shape, _, dtype = headers[version != (1, 0)](file)
-        except Exception as error:  # numpy raises ValueError, TypeError, SyntaxError, … for damaged headers
-            raise ValueError(f"{entry.filename}: no array ({error!r:.60})") from None
-        content = entry.file_size - file.tell()
-    if dtype.kind != "f" or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != content:
-        raise ValueError(f"{entry.filename}: {dtype!s:.40}, shape {shape!s:.40}, {content} bytes")
-    with archive.open(entry) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+    ours = model.state_dict()
+    names = TORCHVISION | ({r"stem\.bn\.": "stem.4."} if "stem.conv.spatial.weight" in ours else {})
+
+    def their_name(name: str) -> str:
+        name = re.sub(r"stages\.(\d)", lambda stage: f"layer{int(stage[1]) + 1}", name)
+        pattern = next((pattern for pattern in names if re.search(pattern, name)), "^")
+        return re.sub(pattern, names.get(pattern, ""), name)
+
+    left = dict(state)
+    converted = {name: take_weight(left, their_name(name), like=value) for name, value in ours.items()}
+    check_nothing_left(left, model=model)
+    return converted
 
 
-def read_classes(path: Path) -> list[str]:
-    """Names of classes, one a line, by position; empty lines do not count."""
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+# Of a batch norm, ours -> (prefix of the caffe layer, blob); of a block, ours -> their branch.
+CAFFE_NORM = {"running_mean": ("bn", 0), "running_var": ("bn", 1), "weight": ("scale", 0), "bias": ("scale", 1)}
+CAFFE_BRANCH = {"conv1": "2a", "bn1": "2a", "conv2": "2b", "bn2": "2b", "shortcut": "1"}
+BGR = ("stem.conv.weight", "convs.conv1a.conv.weight")  # first convolutions: OpenCV's order of colours to ours
 
 
-def check_file(path: Path) -> None:
-    """Raises ImportFailed where there is no file, or one too large to be weights."""
-    if not path.is_file():
-        raise ImportFailed(f"{path}: does not exist; give a file of weights")
-    if path.stat().st_size > MAX_BYTES:
-        raise ImportFailed(f"{path}: has {path.stat().st_size:,} bytes; weights have at most {MAX_BYTES:,}")
+def from_caffe(blobs: Mapping[str, np.ndarray], *, model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of `model`, a ResNet3d or C3d, with the weights of the authors' network.
+
+    A caffe BatchNorm holds mean, variance and a factor to divide both by; the Scale layer after it has BN's scale and
+    shift. Their first convolution reads blue, green, red, ours red, green, blue. Res3D takes pixels minus 128; C3D was
+    trained on pixels minus a mean clip.
+
+    Args:
+        blobs: "layer.i" -> blob i of the layer: conv1.0, bn_conv1.0 to .2, scale_conv1.0 and .1, res2a_branch1.0, …,
+            fc8.0, fc8.1; of C3D conv1a.0, conv1a.1, …, fc8.1, or fc8-1.1.
+
+    Raises:
+        UserError: A blob is missing, left over, or has another shape.
+    """
+    left = {re.sub(r"^(fc\d)-1\.", r"\1.", name): torch.from_numpy(np.array(blob)) for name, blob in blobs.items()}
+    for name in [name for name in left if re.match(r"bn.*\.2$", name)]:
+        factor = left.pop(name).item()
+        for statistic in (f"{name[:-1]}0", f"{name[:-1]}1"):
+            if statistic in left:
+                left[statistic] = left[statistic] / factor if factor else torch.zeros_like(left[statistic])
+    converted = {}
+    for name, value in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):  # with a fixed momentum nothing depends on it
+            converted[name] = torch.zeros_like(value, device="cpu")
+        else:
+            blob = take_weight(left, caffe_name(name), like=value)
+            converted[name] = blob.flip(1) if name in BGR else blob
+    check_nothing_left(left, model=model)
+    return converted
+
+
+def caffe_name(name: str) -> str:
+    """The blob of one of our weights.
+
+    >>> caffe_name("stages.0.1.conv2.weight"), caffe_name("stages.3.0.shortcut.bn.running_var")
+    ('res2b_branch2b.0', 'bn5a_branch1.1')
+    >>> caffe_name("stem.bn.bias"), caffe_name("head.bias"), caffe_name("convs.conv3b.conv.weight")
+    ('scale_conv1.1', 'fc8.1', 'conv3b.0')
+    """
+    layer, _, part = name.rpartition(".")
+    block = re.match(r"stages\.(\d)\.(\d+)\.(\w+)", layer)
+    if block:
+        number, letter = int(block[1]) + 2, chr(ord("a") + int(block[2]))
+        caffe = f"{number}{letter}_branch{CAFFE_BRANCH[block[3]]}"
+    else:
+        caffe = {"stem.conv": "conv1", "stem.bn": "_conv1", "head": "fc8"}.get(layer) or layer.split(".")[-2]
+    if ".bn" in layer:
+        prefix, number = CAFFE_NORM[part]
+        return f"{prefix}{caffe}.{number}"
+    return f"{'res' if block else ''}{caffe}.{int(part == 'bias')}"
+
+
+def take_weight(left: dict[str, Tensor], name: str, *, like: Tensor) -> Tensor:
+    """Take one weight out of `left`, in our number format; caffe may store vectors as 1x1x1xC."""
+    if name not in left:
+        raise UserError(f"convert: {name} is missing; the file is of another network than the model")
+    value = left.pop(name)
+    while value.dim() > like.dim() and value.shape[0] == 1:
+        value = value[0]
+    if value.shape != like.shape:
+        raise UserError(
+            f"convert: {name} is {list(value.shape)}, the model has {list(like.shape)} there; "
+            "choose the model, width and number of classes that the weights are of"
+        )
+    return value.to(like.dtype)
+
+
+def check_nothing_left(left: Mapping[str, Tensor], *, model: nn.Module) -> None:
+    if left:
+        raise UserError(
+            f"convert: {min(left)} has no place in this {type(model).__name__}; choose the model of these weights"
+        )

@@ -9,7 +9,7 @@ from tests.docs.messages import GAP, documented, pattern_of, raised, text_of, te
 
 OURS = {
     "DatasetError", "ShardError", "OtherInputsError", "RemoteError", "ContentError", "LoaderError", "CheckpointError",
-    "RunFolderError", "RanksError", "TrainingError", "ImportFailed", "FeatureError", "SvmError", "BenchError",
+    "RunFolderError", "RanksError", "TrainingError", "FeatureError", "SvmError", "BenchError",
     "VideoFailure", "exceeded", "Failed", "WrongUsage", "UsageError", "ClickException", "BadParameter", "fail",
     "Interrupted",
 }  # fmt: skip

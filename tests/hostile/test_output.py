@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.docs.world import SMALL_STEP, World
+from tests.foreign_weights import CaffeForward, written
 from tests.terminal import CHECKOUT
-from tests.train.test_importing import written
-from tests.train.test_models_convert import CaffeForward
 from tests.warm import Warm
 
 CHEAP = {
@@ -48,8 +47,8 @@ OTHERS = {
     ),
     "import_weights": (
         "tools.import_weights",
-        "--from caffe blobs.npz --model res3d18 --classes classes.txt --out made/i.pt --json made/i.json",
-        "made/i.json",
+        "--from caffe blobs.npz --model res3d18 --classes classes.txt --out made/i.pt",
+        "made/i.pt",
     ),
     "linear_svm": (
         "tools.linear_svm", "--features made/f.parquet --layer pool5 --splits 1 --c 1 --json made/s.json", "made/s.json"

@@ -19,8 +19,8 @@ from res3d_video.train.importing import import_weights
 from res3d_video.train.models import build_model
 from res3d_video.train.step import build_optimizer
 from tests.checkpoints import tiny_state
+from tests.foreign_weights import TorchvisionForward
 from tests.hostile.tampering import VALUES, bounded_memory, bytes_tampered, changed, is_one_line, places, zip_tampered
-from tests.train.test_models_convert import TorchvisionForward
 
 
 def bytes_of(state: Any) -> bytes:

@@ -1,6 +1,5 @@
 """tools/import_weights.py: from a file of others to a checkpoint that evaluation and extraction take."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,47 +12,35 @@ from res3d_video.tools.evaluate import main as evaluate_main
 from res3d_video.tools.extract_features import main as extract_main
 from res3d_video.tools.import_weights import main
 from res3d_video.train.evaluation.features import FeatureFile
-from tests.schemas import check_schema
-from tests.train.test_importing import c3d_blobs, written
-from tests.train.test_models_convert import CaffeForward, TorchvisionForward
+from tests.foreign_weights import CaffeForward, TorchvisionForward, c3d_blobs, written
 
 
 def run(*words: object) -> Result:
-    result = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
-    assert "Traceback" not in result.output
-    return result
+    return CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
 
 
-def test_an_imported_checkpoint_can_be_evaluated_and_gives_features(numbered: ShardIndex, tmp_path: Path) -> None:
-    blobs = written(tmp_path, CaffeForward())
-    (tmp_path / "classes.txt").write_text("even\nodd\nnone\n")
-    words = ["--from", "caffe", blobs, "--model", "res3d18", "--out", tmp_path / "w" / "res3d.pt"]
-    result = run(*words, "--classes", tmp_path / "classes.txt", "--json", tmp_path / "w.json")
+def test_an_imported_checkpoint_gives_features(numbered: ShardIndex, tmp_path: Path) -> None:
+    blobs, checkpoint, out = written(tmp_path, CaffeForward()), tmp_path / "w" / "res3d.pt", tmp_path / "f.parquet"
+    (tmp_path / "classes.txt").write_text("even\n\n odd ü\nnone\n", encoding="utf-8")
+    words = ["--from", "caffe", blobs, "--model", "res3d18", "--classes", tmp_path / "classes.txt", "--out", checkpoint]
+    result = run(*words)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
         f"weights     res3d18 of width 4, {blobs}",
-        "classes     3: even, odd, none",
+        "classes     3: even, odd ü, none",
         "clips       8 frames at stride 2, 112 pixels",
         "pixels      (R G B - 128.00 128.00 128.00) / 1.00 1.00 1.00",
-        f"checkpoint  {tmp_path / 'w' / 'res3d.pt'}",
+        f"checkpoint  {checkpoint}",
     ]
-    made = json.loads((tmp_path / "w.json").read_text())
-    check_schema("import_weights", made)
-    assert (made["model"]["width"], made["mean"], made["classes"]) == (4, 128.0, ["even", "odd", "none"])
-    common = ["--checkpoint", str(tmp_path / "w" / "res3d.pt"), "--data", str(numbered.data_dir), "--device", "cpu"]
-    out = tmp_path / "f.parquet"
+    common = ["--checkpoint", str(checkpoint), "--data", str(numbered.data_dir), "--device", "cpu"]
     command = [*common, "--subset", "test", "--layers", "res5b,pool5,prob", "--clips", "1", "--out", str(out)]
     extracted = CliRunner().invoke(extract_main, command, catch_exceptions=False)
     assert extracted.exit_code == 0, extracted.output
-    found = FeatureFile(out).read(["res5b", "pool5", "prob"])
-    assert {name: values.shape for name, values in found.items()} == {
-        "res5b": (1, 32 * 49),
-        "pool5": (1, 32),
-        "prob": (1, 3),
-    }
+    shapes = {name: values.shape for name, values in FeatureFile(out).read(["res5b", "pool5", "prob"]).items()}
+    assert shapes == {"res5b": (1, 32 * 49), "pool5": (1, 32), "prob": (1, 3)}
     refused = CliRunner().invoke(evaluate_main, common)
     assert refused.exit_code == 1
-    assert "trained on 3 classes (even, odd, none, …), numbered has 2" in refused.stderr
+    assert "trained on 3 classes (even, odd ü, none, …), numbered has 2" in refused.stderr
 
 
 def test_with_the_names_of_the_datasets_classes_it_can_be_scored(numbered: ShardIndex, tmp_path: Path) -> None:
@@ -62,9 +49,7 @@ def test_with_the_names_of_the_datasets_classes_it_can_be_scored(numbered: Shard
     torch.save({n: v[:2] if n.startswith("fc.") else v for n, v in theirs.state.items()}, weights)  # two of its classes
     (tmp_path / "classes.txt").write_text("\n".join(numbered.classes))
     words = ["--from", "torchvision", weights, "--model", "r3d_18", "--classes", tmp_path / "classes.txt"]
-    result = run(*words, "--out", tmp_path / "r3d.pt")
-    assert result.exit_code == 0, result.output
-    assert "pixels      (R G B - 110.20 100.64 95.99) / 58.15 56.47 55.33" in result.stdout
+    assert run(*words, "--out", tmp_path / "r3d.pt").exit_code == 0
     command = ["--checkpoint", str(tmp_path / "r3d.pt"), "--data", str(numbered.data_dir), "--device", "cpu"]
     scored = CliRunner().invoke(evaluate_main, [*command, "--clips", "1"], catch_exceptions=False)
     assert scored.exit_code == 0, scored.output
@@ -76,7 +61,6 @@ def test_what_a_constant_mean_loses_of_c3d_is_said(tmp_path: Path) -> None:
     words = ["--from", "caffe", tmp_path / "c3d.npz", "--model", "c3d", "--out", tmp_path / "c3d.pt"]
     result = run(*words, "--mean", 101, 98, 90.5)
     assert result.exit_code == 0, result.output
-    assert "clips       16 frames at stride 1, 112 pixels" in result.stdout
     assert "(R G B - 101.00 98.00 90.50) / 1.00 1.00 1.00" in result.stdout
     assert "note: C3D was trained on pixels minus the mean clip of Sports-1M" in result.stdout
 
@@ -84,17 +68,13 @@ def test_what_a_constant_mean_loses_of_c3d_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--model", "c3d"], 2, "model: torchvision has no c3d; choose one of r3d_18, mc3_18, r2plus1d_18"),
         (["--out", "{}/theirs.pth"], 2, "theirs.pth is there already; choose another name or remove it"),
         (["--model", "mc3_18"], 1, "error: convert: layer2.0.conv1.0.weight is [8, 4, 3, 3, 3], the model has"),
-        (["--classes", "{}/two.txt"], 1, "error: classes: 2 names for the 3 outputs of"),
-        (["--std", "0", "1", "1"], 1, "error: std: (0.0, 1.0, 1.0) is not possible; choose numbers above 0"),
         (["--classes", "{}/nowhere.txt"], 2, "nowhere.txt' does not exist"),
     ],
 )
 def test_errors_are_one_line_that_names_the_value(tmp_path: Path, options: list[str], code: int, message: str) -> None:
     weights = written(tmp_path, TorchvisionForward("r3d_18"))
-    (tmp_path / "two.txt").write_text("a\nb\n")
     words = ["--from", "torchvision", weights, "--model", "r3d_18", "--out", tmp_path / "r3d.pt"]
     result = run(*words, *(option.format(tmp_path) for option in options))
     assert result.exit_code == code, result.output

@@ -1,6 +1,5 @@
 """Weights of others as checkpoints: the logits of their own pixels, and the errors of files that are not theirs."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,18 @@ from res3d_video.pipeline.plan import EvalPlan
 from res3d_video.tools.numbered import write_video
 from res3d_video.train.checkpoint import CheckpointError, load_checkpoint, load_weights, save_checkpoint
 from res3d_video.train.config import from_dict
-from res3d_video.train.importing import ImportFailed, import_weights, read_classes
-from res3d_video.train.models import build_model
+from res3d_video.train.importing import from_caffe, from_torchvision, import_weights
+from res3d_video.train.models import ModelConfig, build_model
+from tests.foreign_weights import CLASSES, WIDTH, CaffeForward, TorchvisionForward, c3d_blobs, written
 from tests.oracle import oracle_clips
 from tests.train.conftest import Trainer
-from tests.train.test_models_convert import CLASSES, WIDTH, CaffeForward, TorchvisionForward
 
 SMALL = ClipSpec(num_frames=4, frame_stride=2, crop_size=32, resize=32)
+VIDEO_NETWORKS = pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
 
 
-def written(folder: Path, theirs: Callable[[Tensor], Tensor]) -> Path:
-    """The file of a network whose weights come to be when it is run."""
-    with torch.no_grad():
-        theirs(torch.zeros(1, 3, 8, 32, 32))
-    if isinstance(theirs, TorchvisionForward):
-        torch.save(theirs.state, folder / "theirs.pth")
-        return folder / "theirs.pth"
-    assert isinstance(theirs, CaffeForward)
-    np.savez(folder / "theirs.npz", **theirs.blobs)  # type: ignore[arg-type]
-    return folder / "theirs.npz"
+def ours(name: str, *, width: int = WIDTH) -> torch.nn.Module:
+    return build_model(ModelConfig(name, width=width), num_classes=CLASSES).eval()
 
 
 def our_logits(state: dict[str, Any], index: ShardIndex, plan: EvalPlan) -> Tensor:
@@ -47,6 +39,10 @@ def our_logits(state: dict[str, Any], index: ShardIndex, plan: EvalPlan) -> Tens
     model.load_state_dict(state["model"])
     with ClipLoader(index, plan, mean=config.mean, std=config.std) as loader, torch.no_grad():
         return model(next(iter(loader)).clips)
+
+
+def assert_logits(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.fixture(scope="module", params=["filmstrip", "h264"])
@@ -69,19 +65,25 @@ def first_plan(index: ShardIndex) -> EvalPlan:
     return EvalPlan(index, np.arange(2), SMALL, global_batch_size=4, num_views=2)
 
 
-@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
+@pytest.fixture
+def r3d(tmp_path: Path) -> Path:
+    """A file of torchvision's r3d_18."""
+    return written(tmp_path, TorchvisionForward("r3d_18"))
+
+
+@VIDEO_NETWORKS
 def test_clips_of_the_loader_give_torchvisions_logits_of_its_own_normalised_pixels(
     coloured: ShardIndex, name: str, tmp_path: Path
 ) -> None:
     theirs, plan = TorchvisionForward(name), first_plan(coloured)
     state = import_weights(written(tmp_path, theirs), source="torchvision", model=name)
+    assert state["model"]["stem.bn.num_batches_tracked"] == 7
     pixels = torch.from_numpy(oracle_clips(coloured, plan.batch(0), SMALL, mean=0.0)) / 255  # [4, 3, 4, 32, 32]
     mean, std = torch.tensor([0.43216, 0.394666, 0.37645]), torch.tensor([0.22803, 0.22145, 0.216989])
     with torch.no_grad():
         expected = theirs((pixels - mean.view(3, 1, 1, 1)) / std.view(3, 1, 1, 1))
     assert expected.std(dim=0).max() > 1e-2  # clips differ
-    found = our_logits(state, coloured, plan)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert_logits(our_logits(state, coloured, plan), expected)
 
 
 def test_clips_of_the_loader_give_the_authors_logits_of_blue_green_red_minus_128(
@@ -93,46 +95,75 @@ def test_clips_of_the_loader_give_the_authors_logits_of_blue_green_red_minus_128
     with torch.no_grad():
         expected = theirs(pixels.flip(1) - 128)
         assert not torch.allclose(theirs(pixels - 128), expected, rtol=0.01)  # or the order of colours did not matter
-    found = our_logits(state, coloured, plan)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert_logits(our_logits(state, coloured, plan), expected)
 
 
-def c3d_blobs(*, width: int = WIDTH) -> dict[str, np.ndarray]:
-    """Blobs of the authors' C3D of another width, with their names."""
-    random, blobs, before = np.random.default_rng(0), {}, 3
-    factors = {"1a": 1, "2a": 2, "3a": 4, "3b": 4, "4a": 8, "4b": 8, "5a": 8, "5b": 8}
-    for name, factor in factors.items():
-        blobs[f"conv{name}.0"] = random.normal(size=(factor * width, before, 3, 3, 3))
-        blobs[f"conv{name}.1"] = random.normal(size=(1, 1, 1, factor * width))
-        before = factor * width
-    for name, shape in {"fc6-1": (64, 8 * 16), "fc7-1": (64, 64), "fc8-1": (None, 64)}.items():
-        outputs = CLASSES if shape[0] is None else shape[0] * width
-        blobs[f"{name}.0"] = random.normal(size=(1, 1, outputs, shape[1] * width))
-        blobs[f"{name}.1"] = random.normal(size=(1, 1, 1, outputs))
-    return blobs
+@VIDEO_NETWORKS
+def test_weights_of_torchvision_as_installed_give_its_logits(name: str) -> None:
+    try:
+        from torchvision.models import video
+    except (ImportError, RuntimeError) as error:  # a build for another torch raises RuntimeError
+        pytest.skip(f"torchvision does not work here: {error}")
+    theirs = getattr(video, name)(num_classes=CLASSES).eval()
+    model, clips = ours(name, width=64), torch.randn(1, 3, 4, 32, 32)
+    model.load_state_dict(from_torchvision(theirs.state_dict(), model=model))
+    with torch.no_grad():
+        assert_logits(model(clips), theirs(clips))
 
 
-def test_a_checkpoint_says_what_its_weights_were_trained_on(tmp_path: Path) -> None:
-    torchvision = import_weights(written(tmp_path, TorchvisionForward("r3d_18")), source="torchvision", model="r3d_18")
-    config = from_dict(torchvision["config"])
-    assert (config.model.name, config.model.width, config.clip) == ("r3d_18", WIDTH, ClipSpec(16, 2, 112))
-    assert config.mean == pytest.approx((110.2008, 100.63983, 95.99475))  # 255 times torchvision's
-    assert config.std == pytest.approx((58.14765, 56.46975, 55.332195))
-    res3d = import_weights(written(tmp_path, CaffeForward()), source="caffe", model="res3d18")
-    config = from_dict(res3d["config"])
-    assert (config.model.width, config.clip, config.mean, config.std) == (WIDTH, ClipSpec(8, 2, 112), 128.0, 1.0)
+def test_a_batch_norm_that_saw_nothing_has_a_factor_of_zero_and_statistics_of_zero() -> None:
+    theirs = CaffeForward()
+    theirs(torch.zeros(1, 3, 8, 16, 16))
+    theirs.blobs["bn_conv1.2"][:] = 0
+    assert not from_caffe(theirs.blobs, model=ours("res3d18"))["stem.bn.running_var"].any()
+
+
+def test_blobs_of_the_authors_c3d_find_their_places() -> None:
+    model, blobs = ours("c3d"), c3d_blobs()
+    model.load_state_dict(from_caffe(blobs, model=model))
+    weights = model.state_dict()
+    assert torch.equal(weights["convs.conv1a.conv.weight"][:, 0], torch.tensor(blobs["conv1a.0"][:, 2]).float())
+    assert torch.equal(weights["convs.conv4b.conv.bias"], torch.tensor(blobs["conv4b.1"][0, 0, 0]).float())
+    assert torch.equal(weights["fc7.fc.weight"], torch.tensor(blobs["fc7-1.0"][0, 0]).float())
+    assert torch.equal(weights["head.bias"], torch.tensor(blobs["fc8-1.1"][0, 0, 0]).float())
+
+
+def test_a_weight_that_is_missing_left_over_or_of_another_shape_is_named() -> None:
+    theirs, model = TorchvisionForward("r3d_18"), ours("r3d_18")
+    theirs(torch.zeros(1, 3, 8, 16, 16))
+    state = theirs.state
+    with pytest.raises(ValueError, match=r"layer2\.0\.downsample\.0\.weight is missing"):
+        from_torchvision({k: v for k, v in state.items() if k != "layer2.0.downsample.0.weight"}, model=model)
+    with pytest.raises(ValueError, match=r"layer9\.weight has no place in this ResNet3d"):
+        from_torchvision(state | {"layer9.weight": torch.zeros(1)}, model=model)
+    with pytest.raises(ValueError, match=r"fc\.bias is \[5\], the model has \[3\] there; choose the model, width and"):
+        from_torchvision(state | {"fc.bias": torch.zeros(5)}, model=model)
+    with pytest.raises(ValueError, match=r"layer1\.0\.downsample\.0\.weight is missing"):  # Res3D projects there
+        from_torchvision(state, model=ours("res3d18"))
+    with pytest.raises(ValueError, match=r"conv1\.0 is missing"):
+        from_caffe({}, model=ours("res3d18"))
+
+
+def test_a_checkpoint_says_what_its_weights_were_trained_on(r3d: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "c3d.npz", **c3d_blobs())  # type: ignore[arg-type]
-    c3d = import_weights(tmp_path / "c3d.npz", source="caffe", model="c3d", mean=(101.0, 98.0, 90.0))
-    config = from_dict(c3d["config"])
-    assert (config.model.width, config.clip) == (WIDTH, ClipSpec(16, 1, 112))
-    assert (config.mean, config.std) == ((101.0, 98.0, 90.0), 1.0)
-    assert [state["classes"] for state in (torchvision, res3d, c3d)] == [["class_000", "class_001", "class_002"]] * 3
+    states = [
+        import_weights(r3d, source="torchvision", model="r3d_18"),
+        import_weights(written(tmp_path, CaffeForward()), source="caffe", model="res3d18"),
+        import_weights(tmp_path / "c3d.npz", source="caffe", model="c3d", mean=(101.0, 98.0, 90.0)),
+    ]
+    torchvision, res3d, c3d = (from_dict(state["config"]) for state in states)
+    assert (torchvision.model.name, torchvision.model.width, torchvision.clip) == ("r3d_18", WIDTH, ClipSpec(16, 2))
+    assert torchvision.mean == pytest.approx((110.2008, 100.63983, 95.99475))  # 255 times torchvision's
+    assert torchvision.std == pytest.approx((58.14765, 56.46975, 55.332195))
+    assert (res3d.model.width, res3d.clip, res3d.mean, res3d.std) == (WIDTH, ClipSpec(8, 2), 128.0, 1.0)
+    assert (c3d.model.width, c3d.clip, c3d.mean, c3d.std) == (WIDTH, ClipSpec(16, 1), (101.0, 98.0, 90.0), 1.0)
+    assert [state["classes"] for state in states] == [["class_000", "class_001", "class_002"]] * 3
 
 
 def test_a_run_starts_from_imported_weights_with_their_pixels_and_cannot_go_on_with_them(
-    run_main: Trainer, tmp_path: Path
+    run_main: Trainer, r3d: Path, tmp_path: Path
 ) -> None:
-    state = import_weights(written(tmp_path, TorchvisionForward("r3d_18")), source="torchvision", model="r3d_18")
+    state = import_weights(r3d, source="torchvision", model="r3d_18")
     start = tmp_path / "start.pt"
     save_checkpoint(start, state)
     options = ["--model", "r3d_18", "--width", str(WIDTH), "--steps", "1", "--eval-clips", "1"]
@@ -147,65 +178,49 @@ def test_a_run_starts_from_imported_weights_with_their_pixels_and_cannot_go_on_w
     assert on.exit_code == 0, on.output  # and the mean need not be said again
     refused = run_main(tmp_path / "other", *options, "--resume", str(start))
     assert refused.exit_code == 1
-    assert (
-        "resume: the checkpoint holds imported weights (torchvision's r3d_18), no run to go on with" in refused.stderr
-    )
+    assert "the checkpoint holds imported weights (torchvision's r3d_18), no run to go on with" in refused.stderr
     assert "start from it with --init-from" in refused.stderr
 
 
-def test_the_fc_is_kept_for_the_same_classes_alone(tmp_path: Path) -> None:
-    path = written(tmp_path, TorchvisionForward("r3d_18"))
-    state = import_weights(path, source="torchvision", model="r3d_18", classes=["a", "b", "c"])
-    save_checkpoint(tmp_path / "start.pt", state)
+def test_the_fc_is_kept_for_the_same_classes_alone_and_another_network_refused(r3d: Path, tmp_path: Path) -> None:
+    state = import_weights(r3d, source="torchvision", model="r3d_18", classes=["a", "b", "c"])
+    path = tmp_path / "start.pt"
+    save_checkpoint(path, state)
     model = build_model(from_dict(state["config"]).model, num_classes=CLASSES)
-    assert not load_weights(
-        model, tmp_path / "start.pt", load_checkpoint(tmp_path / "start.pt"), classes=["a", "b", "d"]
-    )
+    assert not load_weights(model, path, load_checkpoint(path), classes=["a", "b", "d"])
     assert not torch.equal(model.state_dict()["head.weight"], state["model"]["head.weight"])
-    assert load_weights(model, tmp_path / "start.pt", load_checkpoint(tmp_path / "start.pt"), classes=["a", "b", "c"])
+    assert load_weights(model, path, load_checkpoint(path), classes=["a", "b", "c"])
     assert torch.equal(model.state_dict()["head.weight"], state["model"]["head.weight"])
-
-
-def test_names_of_classes_must_be_as_many_as_outputs_and_differ(tmp_path: Path) -> None:
-    path = written(tmp_path, TorchvisionForward("r3d_18"))
-    (tmp_path / "classes.txt").write_text("walk\n\n jump ü\nrun\n", encoding="utf-8")
-    assert read_classes(tmp_path / "classes.txt") == ["walk", "jump ü", "run"]
-    with pytest.raises(ImportFailed, match="^classes: 2 names for the 3 outputs of .*theirs.pth; give one for each"):
-        import_weights(path, source="torchvision", model="r3d_18", classes=["a", "b"])
-    with pytest.raises(ImportFailed, match="^classes: a is there twice; give each class a name of its own"):
-        import_weights(path, source="torchvision", model="r3d_18", classes=["a", "b", "a"])
-
-
-def test_files_that_are_not_the_weights_are_refused_in_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "x.pth"
-
-    def refused(message: str, *, source: str = "torchvision", model: str = "r3d_18") -> None:
-        with pytest.raises(ValueError, match=message) as caught:
-            import_weights(path, source=source, model=model)
-        assert "\n" not in str(caught.value)
-
-    refused("x.pth: does not exist; give a file of weights")
-    path.write_bytes(b"PK\x03\x04 cut off")
-    refused("x.pth: cannot be read .*; save model.state_dict")
-    refused("x.pth: is no .npz of blobs", source="caffe", model="res3d18")
-    torch.save({"fc.weight": Path("x")}, path)  # would run code
-    refused("x.pth: cannot be read")
-    torch.save({"model": {"fc.weight": torch.zeros(3, 32)}, "epoch": 4}, path)
-    refused(r"x.pth: cannot be read \(not a dict of weights by name\); save model.state_dict")
-    torch.save({"blocks.0.weight": torch.zeros(3, 3)}, path)
-    refused("x.pth: has no weights of the fc under torchvision's name")
-    torch.save({"fc.weight": torch.zeros(3, 33)}, path)
-    refused("x.pth: the fc has 33 inputs, which no r3d_18 has")
-    torch.save({"fc.weight": torch.zeros(3, 32)}, path)
-    refused("stem.0.weight is missing")
-    refused("model: torchvision has no c3d; choose one of r3d_18, mc3_18, r2plus1d_18", model="c3d")
-    path = written(tmp_path, CaffeForward())
-    refused("res2a_branch2c|has no place|is missing", source="caffe", model="res3d34")
-
-
-def test_an_imported_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    state = import_weights(written(tmp_path, TorchvisionForward("r3d_18")), source="torchvision", model="r3d_18")
-    save_checkpoint(tmp_path / "start.pt", state)
-    other = build_model(from_dict({"model": {"name": "res3d18", "width": WIDTH}}).model, num_classes=CLASSES)
     with pytest.raises(CheckpointError, match=r"holds r3d_18 of width 4, whose stages\.0\.0\.shortcut\.conv\.weight"):
-        load_weights(other, tmp_path / "start.pt", load_checkpoint(tmp_path / "start.pt"), classes=[])
+        load_weights(ours("res3d18"), path, load_checkpoint(path), classes=[])
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "says"),
+    [
+        (None, {}, "x: is no file of at most 1,073,741,824 bytes; give a file of weights"),
+        (b"PK\x03\x04 cut off", {}, "x: cannot be read .*; save model.state_dict"),
+        (b"PK\x03\x04 cut off", {"source": "caffe", "model": "res3d18"}, "x: is no .npz of blobs"),
+        ({"fc.weight": Path("x")}, {}, "x: cannot be read"),  # would run code
+        ({"model": {"fc.weight": torch.zeros(3, 32)}}, {}, r"x: cannot be read \(not a dict of weights by name\)"),
+        ({"blocks.0.weight": torch.zeros(3, 3)}, {}, "x: has no weights of the fc under torchvision's name"),
+        ({"fc.weight": torch.zeros(3, 33)}, {}, "x: the fc has 33 inputs, which no r3d_18 has"),
+        ({"fc.weight": torch.zeros(3, 32)}, {}, "stem.0.weight is missing"),
+        (
+            {"fc.weight": torch.zeros(3, 32)},
+            {"classes": ["a", "b"]},
+            "^classes: 2 names for the 3 outputs of .*; give",
+        ),
+        ({"fc.weight": torch.zeros(3, 32)}, {"classes": ["a", "b", "a"]}, "^classes: 2 names for the 3 outputs of"),
+        ({}, {"model": "c3d"}, "model: torchvision has no c3d; choose one of r3d_18, mc3_18, r2plus1d_18"),
+    ],
+)
+def test_what_cannot_be_imported_is_said_in_one_line(tmp_path: Path, content: Any, options: dict, says: str) -> None:
+    path = tmp_path / "x"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=says) as caught:
+        import_weights(path, **{"source": "torchvision", "model": "r3d_18"} | options)
+    assert "\n" not in str(caught.value)

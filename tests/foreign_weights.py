@@ -1,15 +1,12 @@
-"""Imported weights: our networks against others' forward passes, written here from others' names of weights."""
+"""Others' forward passes, written here from their names of weights, and files of those weights."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from res3d_video.train.models import ModelConfig, build_model
-from res3d_video.train.models.convert import from_caffe, from_torchvision
 
 WIDTH, CLASSES = 4, 3
 SPACE, TIME = (0, 1, 1), (1, 0, 0)
@@ -116,81 +113,28 @@ class CaffeForward:
         return F.linear(x.mean((2, 3, 4)), self.blob("fc8.0", CLASSES, 8 * WIDTH), self.blob("fc8.1", CLASSES))
 
 
-def ours(name: str, *, width: int = WIDTH) -> torch.nn.Module:
-    return build_model(ModelConfig(name, width=width), num_classes=CLASSES).eval()
+def c3d_blobs(*, width: int = WIDTH) -> dict[str, np.ndarray]:
+    """Blobs of the authors' C3D of another width, with their names."""
+    random, blobs, before = np.random.default_rng(0), {}, 3
+    factors = {"1a": 1, "2a": 2, "3a": 4, "3b": 4, "4a": 8, "4b": 8, "5a": 8, "5b": 8}
+    for name, factor in factors.items():
+        blobs[f"conv{name}.0"] = random.normal(size=(factor * width, before, 3, 3, 3))
+        blobs[f"conv{name}.1"] = random.normal(size=(1, 1, 1, factor * width))
+        before = factor * width
+    for name, shape in {"fc6-1": (64, 8 * 16), "fc7-1": (64, 64), "fc8-1": (None, 64)}.items():
+        outputs = CLASSES if shape[0] is None else shape[0] * width
+        blobs[f"{name}.0"] = random.normal(size=(1, 1, outputs, shape[1] * width))
+        blobs[f"{name}.1"] = random.normal(size=(1, 1, 1, outputs))
+    return blobs
 
 
-def logits(model: Callable, clips: Tensor) -> Tensor:
+def written(folder: Path, theirs: Callable[[Tensor], Tensor]) -> Path:
+    """The file of a network whose weights come to be when it is run."""
     with torch.no_grad():
-        return model(clips)
-
-
-@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
-def test_weights_of_torchvision_give_torchvisions_logits(name: str) -> None:
-    theirs, model, clips = TorchvisionForward(name), ours(name), torch.randn(2, 3, 8, 32, 32)
-    expected = logits(theirs, clips)
-    model.load_state_dict(from_torchvision(theirs.state, model=model))
-    torch.testing.assert_close(logits(model, clips), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    assert model.stem.bn.num_batches_tracked == 7
-
-
-@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
-def test_weights_of_torchvision_as_installed_give_its_logits(name: str) -> None:
-    try:
-        from torchvision.models import video
-    except (ImportError, RuntimeError) as error:  # a build for another torch raises RuntimeError
-        pytest.skip(f"torchvision does not work here: {error}")
-    theirs = getattr(video, name)(num_classes=CLASSES).eval()
-    model, clips = ours(name, width=64), torch.randn(1, 3, 4, 32, 32)
-    model.load_state_dict(from_torchvision(theirs.state_dict(), model=model))
-    torch.testing.assert_close(logits(model, clips), logits(theirs, clips), rtol=1e-4, atol=1e-4)
-
-
-def test_blobs_of_the_authors_res3d_give_its_logits_on_frames_in_opencvs_order_of_colours() -> None:
-    theirs, model, clips = CaffeForward(), ours("res3d18"), torch.randn(2, 3, 8, 32, 32)
-    expected = logits(theirs, clips.flip(1))
-    model.load_state_dict(from_caffe(theirs.blobs, model=model))
-    torch.testing.assert_close(logits(model, clips), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-
-
-def test_a_batch_norm_that_saw_nothing_has_a_factor_of_zero_and_statistics_of_zero() -> None:
-    theirs, model = CaffeForward(), ours("res3d18")
-    logits(theirs, torch.zeros(1, 3, 8, 16, 16))
-    theirs.blobs["bn_conv1.2"][:] = 0
-    assert not from_caffe(theirs.blobs, model=model)["stem.bn.running_var"].any()
-
-
-def test_blobs_of_the_authors_c3d_find_their_places() -> None:
-    model, random = ours("c3d"), np.random.default_rng(0)
-    shapes = {"conv1a": (4, 3), "conv2a": (8, 4), "conv3a": (16, 8), "conv3b": (16, 16), "conv4a": (32, 16)}
-    shapes |= {name: (32, 32) for name in ("conv4b", "conv5a", "conv5b")}
-    blobs = {f"{name}.0": random.normal(size=(*shape, 3, 3, 3)) for name, shape in shapes.items()}
-    blobs |= {f"{name}.1": random.normal(size=(1, 1, 1, shape[0])) for name, shape in shapes.items()}  # as caffe had it
-    for name, shape in {"fc6-1": (256, 512), "fc7-1": (256, 256), "fc8-1": (3, 256)}.items():
-        blobs |= {f"{name}.0": random.normal(size=(1, 1, *shape)), f"{name}.1": random.normal(size=(1, 1, 1, shape[0]))}
-    model.load_state_dict(from_caffe(blobs, model=model))
-    weights = model.state_dict()
-    assert torch.equal(weights["convs.conv1a.conv.weight"][:, 0], torch.tensor(blobs["conv1a.0"][:, 2]).float())
-    assert torch.equal(weights["convs.conv4b.conv.bias"], torch.tensor(blobs["conv4b.1"][0, 0, 0]).float())
-    assert torch.equal(weights["fc7.fc.weight"], torch.tensor(blobs["fc7-1.0"][0, 0]).float())
-    assert torch.equal(weights["head.bias"], torch.tensor(blobs["fc8-1.1"][0, 0, 0]).float())
-
-
-def test_a_weight_that_is_missing_left_over_or_of_another_shape_is_named() -> None:
-    theirs, model = TorchvisionForward("r3d_18"), ours("r3d_18")
-    logits(theirs, torch.zeros(1, 3, 8, 16, 16))
-    state = theirs.state
-    with pytest.raises(ValueError, match=r"layer2\.0\.downsample\.0\.weight is missing"):
-        from_torchvision({k: v for k, v in state.items() if k != "layer2.0.downsample.0.weight"}, model=model)
-    with pytest.raises(ValueError, match=r"layer9\.weight has no place in this ResNet3d"):
-        from_torchvision(state | {"layer9.weight": torch.zeros(1)}, model=model)
-    with pytest.raises(ValueError, match=r"fc\.bias is \[5\], the model has \[3\] there; choose the model, width and"):
-        from_torchvision(state | {"fc.bias": torch.zeros(5)}, model=model)
-    with pytest.raises(ValueError, match=r"layer1\.0\.downsample\.0\.weight is missing"):  # Res3D projects there
-        from_torchvision(state, model=ours("res3d18"))
-    with pytest.raises(ValueError, match=r"convs\.conv1a\.conv\.weight has no name in torchvision"):
-        from_torchvision(state, model=ours("c3d"))
-    with pytest.raises(ValueError, match=r"has no name in the authors' caffe networks"):
-        from_caffe({}, model=ours("r2plus1d18"))
-    with pytest.raises(ValueError, match=r"conv1\.0 is missing"):
-        from_caffe({}, model=ours("res3d18"))
+        theirs(torch.zeros(1, 3, 8, 32, 32))
+    if isinstance(theirs, TorchvisionForward):
+        torch.save(theirs.state, folder / "theirs.pth")
+        return folder / "theirs.pth"
+    assert isinstance(theirs, CaffeForward)
+    np.savez(folder / "theirs.npz", **theirs.blobs)  # type: ignore[arg-type]
+    return folder / "theirs.npz"
