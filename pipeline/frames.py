@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from res3d_video.pipeline.clip import ClipSpec
-from res3d_video.pipeline.codecs.segment import UndecodableError
+from res3d_video.pipeline.codecs import UndecodableError
 from res3d_video.pipeline.index import ShardError, ShardIndex
 from res3d_video.pipeline.plan import PlannedClips
 from res3d_video.pipeline.reader import FrameFiles, ReadStep

@@ -14,10 +14,11 @@ from nvidia.dali import Pipeline, fn
 from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
 from res3d_video.pipeline.clip import ClipSpec
-from res3d_video.pipeline.codecs import Codec, FilmstripCodec, H264Codec
+from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
+from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.codecs.mp4 import Splicer, Stream, join
 from res3d_video.pipeline.frames import Pool
-from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.index import Codec, ShardIndex
 from res3d_video.pipeline.reader import ReadStep
 
 Inputs = dict[str, list[Any] | np.ndarray]  # a batch as the graph takes it: name -> N samples

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from res3d_video.pipeline.codecs import CODECS, Codec, codec_of
-from res3d_video.pipeline.codecs.segment import ranges
+from res3d_video.pipeline.codecs import ranges
+from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
+from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.errors import UserError, one_line
 from res3d_video.pipeline.files import open_plain, read_plain
 from res3d_video.pipeline.schema import (
@@ -34,6 +35,8 @@ from res3d_video.pipeline.typed_json import SchemaError
 if TYPE_CHECKING:
     from res3d_video.pipeline.remote import RemoteTars
 
+Codec = FilmstripCodec | H264Codec
+CODECS: dict[str, type[FilmstripCodec] | type[H264Codec]] = {"filmstrip": FilmstripCodec, "h264": H264Codec}
 LARGE_BYTES = 2**23  # of an array that is read by row
 READ_BY_ROW = ("tar", "offset", "first_frame", "frames")
 CHUNK_ROWS = 2**20  # looked at together, which bounds the memory
@@ -141,7 +144,7 @@ class ShardIndex:
     def stored_as(self) -> Codec:
         """What joins and decodes the stored frames."""
         try:
-            return codec_of(self.info["codec"])
+            return CODECS[self.codec].of(self.info["codec"])
         except UserError as error:
             raise ShardError(f"{self.data_dir}/dataset.json: {error}; build the shards again") from None
 

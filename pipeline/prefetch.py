@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from res3d_video.pipeline.codecs.segment import UndecodableError
+from res3d_video.pipeline.codecs import UndecodableError
 from res3d_video.pipeline.frames import SimpleEngine
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.plan import Plan, drawn_labels

@@ -16,7 +16,7 @@ import numpy as np
 from isal import isal_zlib  # zlib's crc32 by vector instructions, at three times its speed and more
 
 from res3d_video.pipeline.clip import frame_indices
-from res3d_video.pipeline.codecs.segment import ClipFrames, UndecodableError
+from res3d_video.pipeline.codecs import ClipFrames, UndecodableError
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.files import open_plain
 from res3d_video.pipeline.index import ShardError, ShardIndex
@@ -140,18 +140,18 @@ class FrameFiles:
         owner, size = places.owner, places.size
         wrong = (size < 1) | (size > codec.max_frame_bytes)  # before memory is taken for what a damaged index claims
         if wrong.any():
-            return [], dict.fromkeys(owner[wrong].tolist(), f"a {codec.frame_word} {MISSING}")
+            return [], dict.fromkeys(owner[wrong].tolist(), f"a frame {MISSING}")
         room = size + codec.gap
         not_blank = np.cumsum(located.count > 0)
         begin = np.cumsum(room) - room + codec.lead * not_blank[owner]
         buffer = np.empty(int(room.sum()) + codec.lead * int(not_blank[-1]), np.uint8)
         view = buffer.data
         if missing := self._read_runs(places, samples, room, begin, view):
-            return [], dict.fromkeys(missing, f"a {codec.frame_word} {MISSING}")
+            return [], dict.fromkeys(missing, f"a frame {MISSING}")
         frames = list(map(view.__getitem__, map(slice, begin.tolist(), (begin + size).tolist())))
         wrong = np.array(list(map(isal_zlib.crc32, frames)), np.int64) != places.crc32
         if bad := dict.fromkeys(np.flatnonzero(wrong).tolist(), MISSING) or codec.faults(frames, located.rows):
-            return [], {int(owner[i]): f"a {codec.frame_word} {why}" for i, why in bad.items()}
+            return [], {int(owner[i]): f"a frame {why}" for i, why in bad.items()}
         return codec.assemble(buffer, begin, size, located), {}
 
     def _read_runs(

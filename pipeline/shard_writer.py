@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from res3d_video.pipeline.codecs.segment import EncodedSegment
+from res3d_video.pipeline.codecs import EncodedSegment
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.files import new_file_opener, temporary_of, write_atomically
 

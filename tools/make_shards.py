@@ -18,12 +18,11 @@ import click
 import numpy as np
 from click.core import ParameterSource
 
-from res3d_video.pipeline.codecs import CODECS
 from res3d_video.pipeline.convert.plan import OWN_SETTINGS, BuildSettings
 from res3d_video.pipeline.convert.run import BuildProgress, BuildResult, TaskResult
 from res3d_video.pipeline.datasets import DATASETS, DatasetError, Listing
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
-from res3d_video.pipeline.index import SUBSETS, ShardIndex, choices, open_index
+from res3d_video.pipeline.index import CODECS, SUBSETS, ShardIndex, choices, open_index
 from res3d_video.pipeline.remote_store import is_url, public_url
 from res3d_video.pipeline.sync import staging_folder
 from res3d_video.tools.machine_options import (

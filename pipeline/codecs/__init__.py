@@ -1,19 +1,92 @@
-"""How frames are stored, and how stored frames are joined to what a decoder takes: filmstrips, or H.264."""
+"""What codecs share: planes go in, an encoded segment comes out; and which stored frames clips need."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
-from res3d_video.pipeline.codecs.h264 import H264Codec
-
-Codec = FilmstripCodec | H264Codec
-CODECS: dict[str, type[FilmstripCodec] | type[H264Codec]] = {"filmstrip": FilmstripCodec, "h264": H264Codec}
+import numpy as np
 
 
-def codec_of(codec: Mapping[str, Any]) -> Codec:
-    """The codec that a checked dataset.json describes.
+class UndecodableError(ValueError):
+    """Bytes that pass their checksum and are not frames of the dataset's kind.
 
-    Raises:
-        UserError: What it says cannot be decoded.
+    Attributes:
+        clips: Which of the clips, or streams, that were decoded together.
     """
-    return CODECS[codec["name"]].of(codec)
+
+    def __init__(self, message: str, *, clips: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.clips = clips
+
+
+class FrameRecord(NamedTuple):
+    """One stored frame of a segment: in which of its files it lies, where, bytes, checksum."""
+
+    file: str
+    offset: int
+    size: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class EncodedSegment:
+    """One segment, ready to be stored: its frames in order, and the content of its files.
+
+    Files are named by what follows the key and a dot in the tar.
+    """
+
+    files: dict[str, bytes]
+    frames: list[FrameRecord]
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """The stored frames that N clips need, M in all.
+
+    Attributes:
+        rows: int64 [M], frames of the segments, clip after clip.
+        count: int64 [N], how many each clip needs; 0 for a blank one.
+        order: int64 [N, T], place of each frame of a clip among those decoded for it.
+    """
+
+    rows: np.ndarray
+    count: np.ndarray
+    order: np.ndarray
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Some frames as planar YCbCr 4:2:0, uint8: y [F, H, W]; u and v [F, ⌈H/2⌉, ⌈W/2⌉]."""
+
+    y: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def in_tiles(self, *, top: int, left: int, height: int, width: int) -> "Planes":
+        """The frames laid into tiles of height×width at (top, left), all even, with their edges replicated."""
+        half = {"top": top // 2, "left": left // 2, "height": height // 2, "width": width // 2}
+        y = place(self.y, top=top, left=left, height=height, width=width)
+        return Planes(y, place(self.u, **half), place(self.v, **half))
+
+
+def place(plane: np.ndarray, *, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """Lay frames [F, h, w] into tiles [F, height, width] at (top, left) and replicate their edges outwards."""
+    bottom, right = top + plane.shape[1], left + plane.shape[2]
+    tiles = np.empty((len(plane), height, width), plane.dtype)  # by hand: a quarter of np.pad's time
+    tiles[:, top:bottom, left:right] = plane
+    tiles[:, top:bottom, :left], tiles[:, top:bottom, right:] = plane[:, :, :1], plane[:, :, -1:]
+    tiles[:, :top], tiles[:, bottom:] = tiles[:, top : top + 1], tiles[:, bottom - 1 : bottom]
+    return tiles
+
+
+def ranges(first: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Several ranges of numbers, one after another: int64.
+
+    >>> ranges(np.array([8, 0, 5]), np.array([2, 3, 1]))
+    array([8, 9, 0, 1, 2, 5])
+    """
+    before = np.cumsum(length) - length
+    return np.repeat(first - before, length) + np.arange(length.sum())

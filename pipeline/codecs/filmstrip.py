@@ -15,13 +15,13 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import simplejpeg
 
-from res3d_video.pipeline.codecs.segment import ClipFrames, EncodedSegment, FrameRecord, Planes, UndecodableError
+from res3d_video.pipeline.codecs import ClipFrames, EncodedSegment, FrameRecord, Planes, UndecodableError
 from res3d_video.pipeline.errors import TooLargeError, UserError
 
 MCU = 16  # a JPEG block of 4:2:0 is 16×16 pixels; tiles that are multiples of it never share one
@@ -57,7 +57,6 @@ class FilmstripCodec:
     blank: bytes
 
     name = "filmstrip"
-    frame_word = "tile"
     full_range = True  # JPEG's YCbCr, where video's has less
     gap = MARKER_BYTES  # bytes after each stored frame that are read with it
 
@@ -124,58 +123,48 @@ class FilmstripCodec:
         """Bytes that a JPEG begins with."""
         return len(self.header)
 
-    @cached_property
-    def _height_at(self) -> int:
-        """Where the header says how high the picture is."""
-        return next(at for marker, at, _ in segments(self.header) if marker == SOF0) + 5
-
     def header_of(self, num_tiles: int) -> bytes:
         """What a JPEG of so many tiles begins with."""
-        height, at = struct.pack(">H", num_tiles * self.tile_height), self._height_at
-        return self.header[:at] + height + self.header[at + 2 :]
+        at = next(begin for marker, begin, _ in segments(self.header) if marker == SOF0) + 5  # where the height is
+        return self.header[:at] + struct.pack(">H", num_tiles * self.tile_height) + self.header[at + 2 :]
 
     def join(self, tiles: list[bytes]) -> bytes:
         """A JPEG of some tiles, one below the other."""
         ends = [RESTARTS[i % 8] for i in range(len(tiles) - 1)] + [EOI]
-        return b"".join(
-            [self.header_of(len(tiles)), *(part for both in zip(tiles, ends, strict=True) for part in both)]
-        )
+        parts = [part for tile_and_end in zip(tiles, ends, strict=True) for part in tile_and_end]
+        return b"".join([self.header_of(len(tiles)), *parts])
 
     def encode(
         self, blocks: Iterable[Planes], *, top: int, left: int, fps: float = 0, max_bytes: int = 2**63
     ) -> EncodedSegment:
-        """Encode a segment, block by block.
+        """Encode a segment.
 
         Args:
             blocks: Planes of `block_frames` frames each, full range; the last one may be shorter.
             top, left: Even; where the content lies in its tile.
             fps: Ignored; a JPEG has no time.
-            max_bytes: Of all strips.
-
-        Raises:
-            TooLargeError: They give more.
+            max_bytes: Of all strips; more is a `TooLargeError`.
         """
-        del fps
         strips: list[bytes] = []
-        records: list[list[tuple[int, int, int, int]]] = []  # of each block's frames: strip, offset, size, crc32
-        left_bytes = max_bytes
+        places: list[tuple[int, int, int, int]] = []  # of each frame: strip, offset, size, crc32
         for block in blocks:
             tiles = self._encode_tiles(
                 block.in_tiles(top=top, left=left, height=self.tile_height, width=self.tile_width)
             )
-            found: list[tuple[int, int, int, int]] = [(0, 0, 0, 0)] * len(tiles)
+            found: dict[int, tuple[int, int, int, int]] = {}
             for phase in range(min(self.phase_stride, len(tiles))):
-                own, at = tiles[phase :: self.phase_stride], self.lead
-                for i, tile in enumerate(own):
-                    found[phase + i * self.phase_stride] = (len(strips), at, len(tile), zlib.crc32(tile))
+                at, own = self.lead, range(phase, len(tiles), self.phase_stride)
+                for frame in own:
+                    tile = tiles[frame]
+                    found[frame] = (len(strips), at, len(tile), zlib.crc32(tile))
                     at += len(tile) + MARKER_BYTES
-                strips.append(self.join(own))
-                left_bytes -= len(strips[-1])
-            if left_bytes < 0:
+                strips.append(self.join([tiles[frame] for frame in own]))
+                max_bytes -= len(strips[-1])
+            if max_bytes < 0:
                 raise TooLargeError
-            records.append(found)
+            places += [found[frame] for frame in range(len(tiles))]
         names = [strip_file(i, len(strips)) for i in range(len(strips))]
-        frames = [FrameRecord(names[strip], *place) for found in records for strip, *place in found]
+        frames = [FrameRecord(names[strip], *place) for strip, *place in places]
         return EncodedSegment(dict(zip(names, strips, strict=True)), frames)
 
     def _encode_tiles(self, planes: Planes) -> list[bytes]:
@@ -190,7 +179,7 @@ class FilmstripCodec:
         """Which stored frames N clips need: just their own.
 
         Args:
-            frames: int64 [N, T], frame numbers.
+            frames: int64 [N, T].
             blank: bool [N], clips that need none.
         """
         num_clips, num_frames = frames.shape
@@ -201,11 +190,10 @@ class FilmstripCodec:
         )
 
     def faults(self, data: list[memoryview], rows: np.ndarray) -> dict[int, str]:
-        """What is wrong with the form of some tiles whose checksums are right: nothing that could do harm.
+        """What is wrong with the form of tiles whose checksums are right: nothing that could do harm.
 
-        The header, which decides format, size and orientation and so what decoding costs, is the dataset's and checked
-        once. Compressed bytes decide pixels: where they are broken, decoders fill them in
-        (docs/decisions/0014-the-form-of-pictures.md).
+        The header, which decides what decoding costs, is the dataset's and checked once. Where compressed bytes are
+        broken, decoders fill in pixels (docs/decisions/0014-the-form-of-pictures.md).
         """
         return {}
 
@@ -266,35 +254,22 @@ class FilmstripCodec:
             frames: uint32 [F, 3], offset in the sample, size and crc32 of each frame, as the index has them.
             decode: Decode every tile.
         """
-        number = np.arange(len(frames))
-        strip, _ = locate(number, self)
+        strip, _ = locate(np.arange(len(frames)), self)
         for i, name in enumerate(self.file_sizes(len(frames))):
-            own = number[strip == i]
             if name not in files:
                 yield f"{name} is missing"
                 continue
-            offset, jpeg = files[name]
-            header = self.header_of(len(own))
-            if jpeg[: len(header)] != header:
-                yield f"{name} does not begin with this dataset's header for {len(own)} tiles"
-                continue
-            at = len(header)
-            for place, frame in enumerate(own.tolist()):
-                said_at, size, crc32 = frames[frame].tolist()
+            (offset, jpeg), own, tiles = files[name], np.flatnonzero(strip == i), []
+            for place, (at, size, crc32) in enumerate((frames[own] - np.array([offset, 0, 0])).tolist()):
                 tile = jpeg[at : at + size]
-                marker = EOI if place == len(own) - 1 else RESTARTS[place % 8]
-                fault = None
-                if said_at != offset + at or jpeg[at + size : at + size + 2] != marker:
-                    fault = "is not where the index says"
-                elif zlib.crc32(tile) != crc32:
+                tiles.append(tile)
+                fault = tile_fault(tile) or (self._decode_fault(tile) if decode else None)
+                if zlib.crc32(tile) != crc32:
                     fault = "fails its crc32"
-                else:
-                    fault = tile_fault(tile) or (self._decode_fault(tile) if decode else None)
                 if fault:
-                    yield f"tile {place} of {name}, frame {frame}, {fault}"
-                at += size + MARKER_BYTES
-            if at != len(jpeg):
-                yield f"{name} has {len(jpeg)} bytes, its tiles need {at}"
+                    yield f"tile {place} of {name}, frame {own[place]}, {fault}"
+            if self.join(tiles) != jpeg:
+                yield f"{name} is not the tiles that the index names, behind this dataset's header"
 
     def _decode_fault(self, tile: bytes) -> str | None:
         try:
@@ -323,29 +298,18 @@ def header_fault(header: bytes, *, height: int, width: int) -> str | None:
     """Why some bytes are not the header of a tile: baseline, 8 bits, 4:2:0, this size, a restart interval a tile.
 
     >>> header, _ = header_and_blank(128, 176, 85)
-    >>> header_fault(header, height=128, width=176), header_fault(header, height=128, width=160)
-    (None, 'its size is 176×128, not 160×128')
+    >>> header_fault(header, height=128, width=176) is None, header_fault(header, height=128, width=160) is None
+    (True, False)
     """
+    frame = struct.pack(">BHHB", 8, height, width, 3) + COMPONENTS
+    interval = struct.pack(">H", height // MCU * (width // MCU))
     try:
-        found = list(segments(header))
+        found = [(marker, body) for marker, _, body in segments(header)]
     except ValueError as error:
         return str(error)
-    for marker, _, body in found:
-        if marker not in (APP0, DQT, SOF0, DHT, DRI, SOS):
-            return f"holds a segment of type {marker:02X}"
-        if marker == SOF0:
-            bits, found_height, found_width, count = struct.unpack_from(">BHHB", body.ljust(6, b"\0"))
-            if (found_height, found_width) != (height, width):
-                return f"its size is {found_width}×{found_height}, not {width}×{height}"
-            if bits != 8 or count != 3 or body[6:] != COMPONENTS:
-                return "is not YCbCr 4:2:0 of 8 bits"
-        if marker == DRI and body != struct.pack(">H", height // MCU * (width // MCU)):
-            return "its restart interval is not a tile"
-        if marker == SOS and body != SCAN:
-            return "its scan is not that of a baseline JPEG"
-    markers = [marker for marker, *_ in found]
-    if any(markers.count(marker) != 1 for marker in (SOF0, DRI, SOS)) or markers[-1] != SOS:
-        return "has not one frame, one restart interval and, last, one scan"
+    others = [segment for segment in found if segment[0] not in (APP0, DQT, DHT)]
+    if others != [(SOF0, frame), (DRI, interval), (SOS, SCAN)] or found[-1][0] != SOS:
+        return f"is not that of a baseline JPEG of {width}×{height}, 4:2:0, with a restart interval a tile"
     return None
 
 

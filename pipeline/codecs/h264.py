@@ -1,12 +1,13 @@
 """The H.264 codec: a segment as one MP4, made so that the packets of many clips can be joined to one stream.
 
-That asks for a policy (`EncodePolicy`): keyframes at fixed places, nothing that reaches over them, one slice a packet,
-and parameter sets that are the same bytes in every segment of a dataset. `h264_policy.py` has it, and tells whether
-a file keeps to it.
+That asks for keyframes at fixed places, nothing that reaches over them, one slice a packet, and parameter sets that are
+the same bytes in every segment of a dataset (docs/decisions/0008-h264.md).
 """
 
+import io
 import os
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,75 +17,103 @@ from typing import Any
 import av
 import numpy as np
 
-from res3d_video.pipeline.codecs.avc import IDR, NON_IDR, SoftwareDecoder, packet_fault
-from res3d_video.pipeline.codecs.h264_policy import (
-    FILE,
-    SMPTE170M,
-    EncodePolicy,
-    avcc_faults,
-    blank_faults,
-    read_packets,
-    segment_faults,
+from res3d_video.pipeline.codecs import (
+    ClipFrames,
+    EncodedSegment,
+    FrameRecord,
+    Planes,
+    UndecodableError,
+    ranges,
 )
-from res3d_video.pipeline.codecs.segment import ClipFrames, EncodedSegment, Planes, ranges
-from res3d_video.pipeline.errors import TooLargeError, UserError, VideoFailure
+from res3d_video.pipeline.codecs.avc import (
+    IDR,
+    NON_IDR,
+    SoftwareDecoder,
+    packet_fault,
+    parameter_sets,
+    parse_sps,
+    size_limit,
+)
+from res3d_video.pipeline.errors import TooLargeError, UserError, VideoFailure, one_line
 
+FILE = "mp4"  # what follows the key and a dot in the tar
+PRESET = "veryfast"  # a third of medium's time for half a dB less at the same crf
+REF_FRAMES = 2  # with one picture of memory DALI refuses a stream (CUDA_ERROR_INVALID_VALUE)
 NOMINAL_FPS = 25  # what x264 is told of every video, so that the SPS is the same; also where a source says nothing
 MAX_FPS = 10_000  # what claims more is wrong, and would not fit MP4's clock
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
+SMPTE170M = 6  # BT.601's number as primaries, transfer and matrix
 
 
 @dataclass(frozen=True)
 class H264Codec:
     """How a dataset's frames lie in MP4s, a packet a frame, and what decodes them.
 
+    yuv420p, limited range, BT.601, no B-frames, closed GOPs of one length.
+
     Attributes:
+        tile_height, tile_width: Of a frame, pixels, multiples of 16 so that nothing is cropped.
+        gop_size: Frames from one keyframe to the next.
+        crf: x264's quality, 1 the best and 51 the worst; docs/benchmarks/shards.md has bytes and PSNR of some.
         avcc: The AVCDecoderConfigurationRecord that all segments share: profile, level, SPS and PPS.
         blank: A grey keyframe's packet, decoded where a clip needs no frame.
     """
 
-    policy: EncodePolicy
+    tile_height: int
+    tile_width: int
+    gop_size: int
+    crf: int
     avcc: bytes
     blank: bytes
 
     name = "h264"
-    frame_word = "packet"
     full_range = False  # video's YCbCr
     block_frames = 16  # that `encode` takes at a time
     max_frames = 2**31
     gap = lead = 0  # packets follow one another
 
     @classmethod
-    def new(cls, policy: EncodePolicy) -> "H264Codec":
-        """The codec of a dataset that is to be made."""
-        return cls(policy, *decoder_configuration(policy))
+    def new(cls, *, height: int, width: int, gop_size: int = 8, crf: int = 20) -> "H264Codec":
+        """The codec of a dataset that is to be made.
+
+        Raises:
+            UserError: No H.264 of that size, GOP or quality can be joined.
+        """
+        fits = 48 <= width <= 4096 and 16 <= height <= 4096  # what NVDEC decodes
+        if not fits or width % 16 or height % 16:
+            raise UserError(
+                f"size: frames of {width}×{height} cannot be H.264; choose one that gives multiples of 16 from 48×16 "
+                "to 4096×4096"
+            )
+        if not 2 <= gop_size <= 250:
+            raise UserError(f"gop_size: {gop_size} is not possible; choose 2 to 250, for clips best 4 to 16")
+        if not 1 <= crf <= 51:  # 0 would be lossless, which is another profile
+            raise UserError(f"crf: {crf} is not possible; choose 1 to 51")
+        return cls(height, width, gop_size, crf, *_avcc_and_blank(height, width, gop_size, crf))
 
     @classmethod
     def of(cls, codec: Mapping[str, Any]) -> "H264Codec":
         """The codec of a dataset, as its checked dataset.json describes it.
 
         Raises:
-            UserError: Its decoder configuration or its grey keyframe is not of the policy.
+            UserError: Its decoder configuration or its grey keyframe is not one that this program joins.
         """
-        size = (codec["tile_width"], codec["tile_height"])
-        policy = EncodePolicy(*size, codec["gop_size"], codec["crf"], codec["preset"])
-        found = cls(policy, bytes.fromhex(codec["avcc"]), bytes.fromhex(codec["blank"]))
-        for name, faults in (
-            ("avcc", avcc_faults(found.avcc, policy)),
-            ("blank", blank_faults(found.blank, policy, avcc=found.avcc)),
-        ):
-            for fault in faults:
-                raise UserError(f"codec.{name}: {fault}")
+        avcc, blank = bytes.fromhex(codec["avcc"]), bytes.fromhex(codec["blank"])
+        found = cls(codec["tile_height"], codec["tile_width"], codec["gop_size"], codec["crf"], avcc, blank)
+        if fault := found._avcc_fault():
+            raise UserError(f"codec.avcc: {fault}")
+        if fault := packet_fault(memoryview(blank), IDR) or found._decode_fault([blank]):
+            raise UserError(f"codec.blank: {fault}")
         return found
 
     def describe(self) -> dict[str, Any]:
         """What dataset.json says of the codec, but for its name, size and frame step."""
         return {
-            "tile_width": self.policy.width,
-            "tile_height": self.policy.height,
-            "gop_size": self.policy.gop_size,
-            "crf": self.policy.crf,
-            "preset": self.policy.preset,
+            "tile_width": self.tile_width,
+            "tile_height": self.tile_height,
+            "gop_size": self.gop_size,
+            "crf": self.crf,
+            "preset": PRESET,
             "avcc": self.avcc.hex(),
             "blank": self.blank.hex(),
         }
@@ -93,14 +122,6 @@ class H264Codec:
     def tools() -> dict[str, str]:
         """Names and versions of what the bytes depend on, beside ffmpeg."""
         return {"av": av.__version__, "libavcodec": ".".join(map(str, av.library_versions["libavcodec"]))}
-
-    @property
-    def tile_height(self) -> int:
-        return self.policy.height
-
-    @property
-    def tile_width(self) -> int:
-        return self.policy.width
 
     def encode(
         self, blocks: Iterable[Planes], *, top: int, left: int, fps: float = 0, max_bytes: int = 2**63
@@ -117,13 +138,13 @@ class H264Codec:
             VideoFailure: The encoder gave other parameter sets than for the rest of the dataset.
             TooLargeError: It gives more than `max_bytes`.
         """
-        mp4 = _encode(blocks, self.policy, top=top, left=left, rate=exact_rate(fps), max_bytes=max_bytes)
-        avcc, packets = read_packets(mp4, self.policy)
+        mp4 = self._encode(blocks, top=top, left=left, rate=exact_rate(fps), max_bytes=max_bytes)
+        avcc, frames = self._read_packets(mp4)
         if avcc != self.avcc:
             raise VideoFailure(
                 "encode", "x264 gave it parameter sets of its own; its packets cannot be joined to others"
             )
-        return EncodedSegment({FILE: mp4}, [record for record, _ in packets])
+        return EncodedSegment({FILE: mp4}, frames)
 
     def locate(self, frames: np.ndarray, *, blank: np.ndarray) -> ClipFrames:
         """Which packets N clips need: of every GOP touched, those from its keyframe to the clip's last frame there.
@@ -135,7 +156,7 @@ class H264Codec:
             frames: int64 [N, T], frame numbers, never decreasing along T (`clip.frame_indices`).
             blank: bool [N], clips that need none.
         """
-        keyframe = frames // self.policy.gop_size * self.policy.gop_size  # [N, T], that each frame depends on
+        keyframe = frames // self.gop_size * self.gop_size  # [N, T], that each frame depends on
         last_of_gop = np.ones(frames.shape, bool)
         last_of_gop[:, :-1] = keyframe[:, 1:] != keyframe[:, :-1]
         last_of_gop &= ~blank[:, None]
@@ -144,9 +165,9 @@ class H264Codec:
         order = np.where(blank[:, None], 0, before + frames - keyframe)
         return ClipFrames(ranges(keyframe[last_of_gop], length[last_of_gop]), length.sum(axis=1), order)
 
-    def faults(self, data: list[memoryview], rows: np.ndarray) -> dict[int, str]:
+    def faults(self, data: Iterable[memoryview], rows: np.ndarray) -> dict[int, str]:
         """Which packets, with their place in their segments, are not one I or P slice of a whole picture, and why."""
-        kinds = np.where(rows % self.policy.gop_size == 0, IDR, NON_IDR).tolist()
+        kinds = np.where(rows % self.gop_size == 0, IDR, NON_IDR).tolist()
         found = ((i, packet_fault(packet, kind)) for i, (packet, kind) in enumerate(zip(data, kinds, strict=True)))
         return {i: fault for i, fault in found if fault}
 
@@ -167,7 +188,7 @@ class H264Codec:
     @cached_property
     def decoder(self) -> SoftwareDecoder:
         """Decodes on a CPU, in the thread that calls it."""
-        return SoftwareDecoder(self.avcc, height=self.policy.height, width=self.policy.width)
+        return SoftwareDecoder(self.avcc, height=self.tile_height, width=self.tile_width)
 
     def decode(self, data: list[np.ndarray]) -> np.ndarray:
         """All frames of some packets that begin with a keyframe: uint8 RGB [F, tile_height, tile_width, 3].
@@ -196,16 +217,122 @@ class H264Codec:
             frames: uint32 [F, 3], offset in the sample, size and crc32 of each frame, as the index has them.
             decode: Decode every packet.
         """
-        return segment_faults(files, frames, self.policy, avcc=self.avcc, decode=decode)
+        if FILE not in files:
+            yield f"{FILE} is missing"
+            return
+        offset, mp4 = files[FILE]
+        try:
+            avcc, records = self._read_packets(mp4)
+            if avcc != self.avcc:
+                yield f"{FILE}: its avcC is not the one in dataset.json, so it was encoded with other settings"
+            found = [(offset + record.offset, record.size, record.crc32) for record in records]
+            if found != list(map(tuple, frames.tolist())):
+                yield f"{FILE}: its packets are not those of the index"
+        except (av.FFmpegError, IndexError, ValueError) as error:  # damaged so that no video is found in it
+            yield f"{FILE} cannot be read as MP4 ({one_line(error)})"
+        packets = [memoryview(mp4)[at - offset : at - offset + size] for at, size, _ in frames.tolist()]
+        faults = {i: "fails its crc32" for i, packet in enumerate(packets) if zlib.crc32(packet) != frames[i, 2]}
+        faults = faults or self.faults(packets, np.arange(len(frames)))
+        for number, fault in list(faults.items())[:1]:
+            yield f"packet {number} {fault}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
+        if decode and not faults and (fault := self._decode_fault(packets)):
+            yield fault
+
+    def _avcc_fault(self) -> str | None:
+        """Why packets of this decoder configuration are none that the loader joins, of frames of this size."""
+        expected = {
+            "coded size": (self.tile_width, self.tile_height),
+            "profile_idc": 100,  # High
+            "chroma_format_idc": 1,
+            "bit depth": 8,
+            "pic_order_cnt_type": 2,  # frames are shown in the order in which they are decoded
+            "max_num_ref_frames": REF_FRAMES,
+            "frame_mbs_only_flag": 1,
+            "cropping": (0, 0, 0, 0),
+        }
+        try:
+            found = parse_sps(parameter_sets(self.avcc)[0])
+            return next((f"SPS: {k} is {found[k]}, not {v}" for k, v in expected.items() if found[k] != v), None)
+        except ValueError as error:
+            return str(error)
+
+    def _decode_fault(self, packets: list[Any]) -> str | None:
+        try:
+            self.decoder.decode(packets, np.zeros(0, int))
+        except UndecodableError as error:
+            return str(error)
+        return None
+
+    def _read_packets(self, mp4: bytes) -> tuple[bytes, list[FrameRecord]]:
+        """The avcC of an MP4, and where its packets lie, as a demuxer finds them."""
+        limit = size_limit(height=self.tile_height, width=self.tile_width)
+        with av.open(io.BytesIO(mp4), "r", format="mp4", options=limit) as container:
+            stream = container.streams.video[0]
+            places = [(packet.pos or 0, packet.size) for packet in container.demux(stream) if packet.size]
+            records = [FrameRecord(FILE, at, size, zlib.crc32(mp4[at : at + size])) for at, size in places]
+            return stream.codec_context.extradata or b"", records
+
+    def _encode(
+        self, blocks: Iterable[Planes], *, top: int, left: int, rate: Fraction, max_bytes: int = 2**63
+    ) -> bytes:
+        """The MP4; `rate` decides its timestamps alone, not a byte of a packet."""
+        options = {
+            "movflags": "+faststart",  # what the file says of its packets comes before them
+            "fflags": "+bitexact",  # no date and no version in it
+            "video_track_timescale": str(rate.numerator),
+        }
+        with tempfile.NamedTemporaryFile(suffix=".mp4") as file:  # the muxer reads back what it wrote, to move it
+            with av.open(file.name, "w", format="mp4", options=options) as container:
+                stream = container.add_stream("libx264", rate=NOMINAL_FPS)
+                self._configure(stream.codec_context)
+                stream.time_base = 1 / rate
+                container.start_encoding()
+                # x264 writes all its options into the first packet, 600 bytes that no decoder needs.
+                without_sei = av.BitStreamFilterContext("filter_units=remove_types=6", stream)
+
+                def mux(packets: list[av.Packet]) -> None:
+                    for packet in (kept for given in packets for kept in without_sei.filter(given)):
+                        packet.stream, packet.time_base, packet.duration = stream, 1 / rate, 1
+                        container.mux(packet)
+
+                for number, frame in enumerate(self._frames(blocks, top=top, left=left)):
+                    frame.pts, frame.time_base = number, Fraction(1, NOMINAL_FPS)
+                    mux(stream.encode(frame))
+                    if os.fstat(file.fileno()).st_size > max_bytes:
+                        raise TooLargeError
+                mux(stream.encode(None))
+            return file.read()
+
+    def _configure(self, context: av.VideoCodecContext) -> None:
+        context.width, context.height, context.pix_fmt = self.tile_width, self.tile_height, "yuv420p"
+        context.time_base = Fraction(1, NOMINAL_FPS)
+        context.sample_aspect_ratio = Fraction(1)
+        context.color_range = LIMITED_RANGE
+        context.color_primaries = context.color_trc = context.colorspace = SMPTE170M
+        context.thread_count = 1  # with more, the bytes would depend on their number; videos are encoded side by side
+        gop = f"keyint={self.gop_size}:min-keyint={self.gop_size}:scenecut=0:open-gop=0:bframes=0"
+        params = f"{gop}:ref={REF_FRAMES}:rc-lookahead=0:force-cfr=1"
+        context.options = {"preset": PRESET, "crf": str(self.crf), "x264-params": params}
+
+    def _frames(self, blocks: Iterable[Planes], *, top: int, left: int) -> Iterator[av.VideoFrame]:
+        """Frames in their tiles, as the encoder takes them."""
+        for block in blocks:
+            tiles = block.in_tiles(top=top, left=left, height=self.tile_height, width=self.tile_width)
+            for y, u, v in zip(tiles.y, tiles.u, tiles.v, strict=True):
+                frame = av.VideoFrame(self.tile_width, self.tile_height, "yuv420p")
+                for plane, tile in zip(frame.planes, (y, u, v), strict=True):
+                    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+                    rows[: tile.shape[0], : tile.shape[1]] = tile
+                yield frame
 
 
 @lru_cache
-def decoder_configuration(policy: EncodePolicy) -> tuple[bytes, bytes]:
-    """What all segments of a policy share: the avcC, and a grey keyframe's packet."""
-    grey = np.full((1, policy.height, policy.width), 128, np.uint8)
-    chroma = grey[:, ::2, ::2]
-    mp4 = _encode([Planes(grey, chroma, chroma)], policy, top=0, left=0, rate=Fraction(NOMINAL_FPS))
-    avcc, ((packet, _),) = read_packets(mp4, policy)
+def _avcc_and_blank(height: int, width: int, gop_size: int, crf: int) -> tuple[bytes, bytes]:
+    """What all segments of a dataset share: the avcC, and a grey keyframe's packet."""
+    codec = H264Codec(height, width, gop_size, crf, b"", b"")
+    grey = np.full((1, height, width), 128, np.uint8)
+    mp4 = codec._encode([Planes(grey, grey[:, ::2, ::2], grey[:, ::2, ::2])], top=0, left=0, rate=exact_rate(0))
+    avcc, (packet,) = codec._read_packets(mp4)
     return avcc, mp4[packet.offset : packet.offset + packet.size]
 
 
@@ -217,57 +344,3 @@ def exact_rate(fps: float) -> Fraction:
     """
     rate = Fraction(fps).limit_denominator(100_000) if 0 < fps <= MAX_FPS else Fraction(0)
     return rate or Fraction(NOMINAL_FPS)
-
-
-def _encode(
-    blocks: Iterable[Planes], policy: EncodePolicy, *, top: int, left: int, rate: Fraction, max_bytes: int = 2**63
-) -> bytes:
-    """The MP4; `rate` decides its timestamps alone, not a byte of a packet."""
-    options = {
-        "movflags": "+faststart",  # what the file says of its packets comes before them
-        "fflags": "+bitexact",  # no date and no version in it
-        "video_track_timescale": str(rate.numerator),
-    }
-    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:  # the muxer reads back what it wrote, to move it
-        with av.open(file.name, "w", format="mp4", options=options) as container:
-            stream = container.add_stream("libx264", rate=NOMINAL_FPS)
-            _configure(stream.codec_context, policy)
-            stream.time_base = 1 / rate
-            container.start_encoding()
-            # x264 writes all its options into the first packet, 600 bytes that no decoder needs.
-            without_sei = av.BitStreamFilterContext("filter_units=remove_types=6", stream)
-
-            def mux(packets: list[av.Packet]) -> None:
-                for packet in (kept for given in packets for kept in without_sei.filter(given)):
-                    packet.stream, packet.time_base, packet.duration = stream, 1 / rate, 1
-                    container.mux(packet)
-
-            for number, frame in enumerate(_frames(blocks, policy, top=top, left=left)):
-                frame.pts, frame.time_base = number, Fraction(1, NOMINAL_FPS)
-                mux(stream.encode(frame))
-                if os.fstat(file.fileno()).st_size > max_bytes:
-                    raise TooLargeError
-            mux(stream.encode(None))
-        return file.read()
-
-
-def _configure(context: av.VideoCodecContext, policy: EncodePolicy) -> None:
-    context.width, context.height, context.pix_fmt = policy.width, policy.height, "yuv420p"
-    context.time_base = Fraction(1, NOMINAL_FPS)
-    context.sample_aspect_ratio = Fraction(1)
-    context.color_range = LIMITED_RANGE
-    context.color_primaries = context.color_trc = context.colorspace = SMPTE170M
-    context.thread_count = 1  # with more, the bytes would hang on their number; videos are encoded side by side instead
-    context.options = {"preset": policy.preset, "crf": str(policy.crf), "x264-params": policy.x264_params}
-
-
-def _frames(blocks: Iterable[Planes], policy: EncodePolicy, *, top: int, left: int) -> Iterator[av.VideoFrame]:
-    """Frames in their tiles, as the encoder takes them."""
-    for block in blocks:
-        tiles = block.in_tiles(top=top, left=left, height=policy.height, width=policy.width)
-        for y, u, v in zip(tiles.y, tiles.u, tiles.v, strict=True):
-            frame = av.VideoFrame(policy.width, policy.height, "yuv420p")
-            for plane, tile in zip(frame.planes, (y, u, v), strict=True):
-                rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-                rows[: tile.shape[0], : tile.shape[1]] = tile
-            yield frame

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from res3d_video.pipeline.codecs import ClipFrames
 from res3d_video.pipeline.codecs.avc import IDR, NAL_TYPE
-from res3d_video.pipeline.codecs.segment import ClipFrames
 
 TICKS_PER_S = 25  # frame i is shown at tick i; nobody looks at the clock
 MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)  # of a picture that is not turned
@@ -41,8 +41,8 @@ def join(located: ClipFrames, *, clips_per_stream: int) -> list[Stream]:
 
     A blank clip is one packet of its stream, the dataset's grey picture.
 
-    >>> from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec
-    >>> codec = H264Codec(EncodePolicy(48, 16), b"", b"")
+    >>> from res3d_video.pipeline.codecs.h264 import H264Codec
+    >>> codec = H264Codec(16, 48, 8, 20, b"", b"")
     >>> located = codec.locate(np.array([[1, 1], [9, 10], [2, 3]]), blank=np.zeros(3, bool))
     >>> [(s.frames.tolist(), s.owner.tolist(), s.order.tolist()) for s in join(located, clips_per_stream=2)]
     [([1, 3, 4], [0, 1, 1], [0, 0, 1, 2]), ([2, 3], [0, 0], [0, 1, 0, 0])]
@@ -62,12 +62,7 @@ def join(located: ClipFrames, *, clips_per_stream: int) -> list[Stream]:
 
 
 class Splicer:
-    """Joins packets that share one decoder configuration.
-
-    Args:
-        avcc: The AVCDecoderConfigurationRecord: profile, level, SPS and PPS.
-        height, width: Of every frame, pixels.
-    """
+    """Joins packets of frames of one size that share one AVCDecoderConfigurationRecord."""
 
     def __init__(self, avcc: bytes, *, height: int, width: int) -> None:
         self._size = (width, height)
@@ -76,13 +71,10 @@ class Splicer:
         self._ftyp = box(b"ftyp", b"isom", struct.pack(">I", 512), b"isomavc1")
 
     def splice(self, packets: Sequence[np.ndarray]) -> np.ndarray:
-        """An MP4 of some packets, in their order, a frame each.
+        """An MP4 of some packets, in their order, a frame each: uint8 [bytes].
 
         Args:
             packets: uint8 [bytes] each: the length of a NAL in four bytes, and the NAL. The first is a keyframe.
-
-        Returns:
-            uint8 [bytes].
         """
         keyframes = np.fromiter((packet[4] & NAL_TYPE == IDR for packet in packets), bool, len(packets))
         if not keyframes[0]:

@@ -18,11 +18,11 @@ import av
 import numpy as np
 
 from res3d_video import pipeline
-from res3d_video.pipeline.codecs import CODECS, Codec, FilmstripCodec, H264Codec
-from res3d_video.pipeline.codecs.h264 import EncodePolicy
+from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
+from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.datasets import Listing, VideoRecord
 from res3d_video.pipeline.errors import UserError, VideoFailure
-from res3d_video.pipeline.index import ShardError, choices
+from res3d_video.pipeline.index import CODECS, Codec, ShardError, choices
 from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import Guard, Limits
 from res3d_video.pipeline.ingest.transcode import Geometry, centred, ffmpeg_version, fitted, stretched
@@ -108,7 +108,7 @@ class BuildSettings:
         """
         height, width = geometry.tile_height, geometry.tile_width
         if self.codec == "h264":
-            return H264Codec.new(EncodePolicy(width, height, self.gop_size, self.crf))
+            return H264Codec.new(height=height, width=width, gop_size=self.gop_size, crf=self.crf)
         # With odd frames dropped only phase 0 is left, and its frames follow one another.
         phase_stride = 1 if self.drop_odd else 2
         return FilmstripCodec.new(height=height, width=width, quality=self.quality, phase_stride=phase_stride)

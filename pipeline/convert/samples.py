@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from res3d_video.pipeline.clip import ClipSpec, uniform_starts
-from res3d_video.pipeline.codecs.segment import EncodedSegment
+from res3d_video.pipeline.codecs import EncodedSegment
 from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, guard_of
 from res3d_video.pipeline.datasets import VideoRecord
 from res3d_video.pipeline.errors import TooLargeError, VideoFailure

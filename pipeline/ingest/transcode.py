@@ -18,8 +18,8 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
+from res3d_video.pipeline.codecs import Planes
 from res3d_video.pipeline.codecs.filmstrip import MCU
-from res3d_video.pipeline.codecs.segment import Planes
 from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.ingest.limits import (
     MESSAGE_BYTES,

@@ -25,13 +25,12 @@ import torch
 from PIL import Image
 
 from res3d_video.pipeline.clip import ClipSpec
-from res3d_video.pipeline.codecs import Codec
-from res3d_video.pipeline.codecs.avc import parse_avcc
+from res3d_video.pipeline.codecs import EncodedSegment, FrameRecord, Planes
+from res3d_video.pipeline.codecs.avc import parameter_sets
 from res3d_video.pipeline.codecs.filmstrip import DHT, DQT, DRI, EOI, RESTARTS, SOF0, SOI, SOS, FilmstripCodec, segments
-from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec
+from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.codecs.mp4 import Splicer
-from res3d_video.pipeline.codecs.segment import EncodedSegment, FrameRecord, Planes
-from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.index import Codec, ShardIndex, open_index
 from res3d_video.pipeline.index_writer import write_index
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan, TrainPlan
@@ -43,7 +42,7 @@ Picture = tuple[str, bytes]
 Edit = Callable[[np.ndarray, np.ndarray], object]  # of a sample's rows of the index [F, 3], and of its offset [1]
 NUM_TILES, BAD_TILE = 4, 1  # of a sample of filmstrips; which of them is hostile
 STRIPS = FilmstripCodec.new(height=32, width=48, quality=85, strip_frames=NUM_TILES, phase_stride=1)
-PACKETS = H264Codec.new(EncodePolicy(width=96, height=64))
+PACKETS = H264Codec.new(width=96, height=64)
 SIDES = [0, 1, 8, 16, 4096, 30_000, 65_500, 65_535]
 FORMATS = ["PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "PCX", "SGI", "QOI", "DDS"]
 
@@ -314,7 +313,7 @@ def exif_segment(orientation: int) -> bytes:
 def hostile_packets() -> Iterator[Picture]:
     """Keyframes that hold something else than one whole I slice, behind its length."""
     avcc, packet = good_packet()
-    slice_nal, (sps,), (pps,) = packet[4:], parse_avcc(avcc).sps, parse_avcc(avcc).pps
+    slice_nal, (sps, pps) = packet[4:], parameter_sets(avcc)
     others = [sps_of(width, height) for width, height in itertools.product((16, 96, 4096, 16_000), repeat=2)]
 
     def join(*nals: bytes) -> bytes:

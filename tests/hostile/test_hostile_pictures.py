@@ -73,7 +73,7 @@ def test_every_engine_replaces_what_is_not_where_the_index_says_or_not_a_packet(
 
 def test_what_is_damaged_has_one_reason_for_all_engines(found: dict[str, Any]) -> None:
     reasons = [outcome["why"] for outcome in found["engines"]]
-    assert all(why.startswith(("a tile ", "a packet ")) for why in reasons[0].values())
+    assert all(why.startswith("a frame ") for why in reasons[0].values())
     assert all(other == reasons[0] for other in reasons)
 
 

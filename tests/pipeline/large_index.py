@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from res3d_video.pipeline.clip import ClipSpec, frame_indices
-from res3d_video.pipeline.codecs import FilmstripCodec
+from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
 from res3d_video.pipeline.index import chunks, open_index
 from res3d_video.pipeline.plan import TrainPlan, drawn_labels, rank_rows
 from res3d_video.pipeline.reader import FrameFiles

@@ -13,8 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from res3d_video.pipeline.codecs import H264Codec
-from res3d_video.pipeline.codecs.h264 import EncodePolicy
+from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.convert.plan import BuildSettings, shuffled
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import Listing, list_folder
@@ -72,7 +71,7 @@ def test_dataset_json_says_how_frames_are_stored(numbered: ShardIndex, numbered_
         "blank": numbered.stored_as.blank.hex(),
     }
     codec = dict(numbered_h264.info["codec"])
-    assert H264Codec.of(codec) == H264Codec.new(EncodePolicy(176, 128)), "its avcc and blank frame keep to the policy"
+    assert H264Codec.of(codec) == H264Codec.new(height=128, width=176)
     del codec["avcc"], codec["blank"]
     assert codec == common | {"name": "h264", "gop_size": 8, "crf": 20, "preset": "veryfast"}
 

@@ -8,7 +8,7 @@ import pytest
 from nvidia.dali import Pipeline
 
 from res3d_video.pipeline.clip import ClipSpec, frame_indices
-from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec
+from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.codecs.mp4 import join
 from res3d_video.pipeline.graph import GraphSpec, clips_of, crop_matrices, decode_frames, fed, video_graph_inputs
 from res3d_video.tools.numbered import numbered_frame, read_numbers
@@ -32,7 +32,7 @@ def spec_of(clip: ClipSpec, *, batch_size: int, num_threads: int) -> GraphSpec:
     return GraphSpec(
         batch_size=batch_size,
         clip=clip,
-        codec=H264Codec(EncodePolicy(176, 128, gop_size=8), b"", b""),
+        codec=H264Codec(128, 176, 8, 20, b"", b""),
         stored_size=128,
         gpu=0,  # for the inputs that a GPU gets; the pipeline below runs on the CPU
         num_threads=num_threads,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from res3d_video.pipeline.codecs import FilmstripCodec
+from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
 from res3d_video.pipeline.files import put_in_place, temporary_of
 from res3d_video.pipeline.index import open_index
 from res3d_video.pipeline.index_writer import Parts, write_index

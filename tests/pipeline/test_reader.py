@@ -11,7 +11,7 @@ import pytest
 
 import res3d_video.pipeline.reader
 from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
-from res3d_video.pipeline.codecs.segment import ClipFrames
+from res3d_video.pipeline.codecs import ClipFrames
 from res3d_video.pipeline.files import open_plain
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
 from res3d_video.pipeline.reader import FrameFiles
@@ -97,7 +97,7 @@ def test_a_damaged_frame_costs_the_clips_that_need_it_alone(copy: ShardIndex) ->
     damage(copy, sample, 6)
     clips = located(copy, [0, 2, 4, 8], [4, 6, 8, 10], [1, 3, 5, 7])
     data, faults = FrameFiles(copy).read(np.full(3, sample), clips)
-    assert faults == {1: "a tile is missing or fails its crc32"}
+    assert faults == {1: "a frame is missing or fails its crc32"}
     assert data == []
 
 

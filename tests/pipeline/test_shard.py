@@ -15,7 +15,7 @@ from nvidia.dali import Pipeline, fn
 from wds2idx import IndexCreator
 
 import res3d_video.pipeline.index
-from res3d_video.pipeline.codecs.segment import EncodedSegment, FrameRecord
+from res3d_video.pipeline.codecs import EncodedSegment, FrameRecord
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardError, ShardIndex, load_array, open_index

@@ -59,7 +59,7 @@ def test_damaged_samples_are_named_in_the_log_and_at_the_end(
     run_main: Trainer, damaged: ShardIndex, tmp_path: Path
 ) -> None:
     keys = [damaged.key(int(damaged.samples_of("1", subset)[0])) for subset in ("train", "test")]
-    about = {"tar": damaged.tars[0], "reason": "a tile is missing or fails its crc32"}
+    about = {"tar": damaged.tars[0], "reason": "a frame is missing or fails its crc32"}
     result = run_main(tmp_path, *NARROW, "--steps", "8", "--json", data=damaged.data_dir)
     printed = json.loads(result.stdout)
     check_schema("train", printed)

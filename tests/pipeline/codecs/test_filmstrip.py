@@ -9,17 +9,16 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from res3d_video.pipeline.codecs import EncodedSegment, Planes, UndecodableError
 from res3d_video.pipeline.codecs.filmstrip import (
     EOI,
     FilmstripCodec,
     header_and_blank,
-    header_fault,
     locate,
     num_strips,
     segments,
     tile_fault,
 )
-from res3d_video.pipeline.codecs.segment import EncodedSegment, Planes, UndecodableError
 from res3d_video.pipeline.errors import TooLargeError, UserError
 
 # Decoders smooth color over a tile's upper and lower edge, as (3 of this tile + 1 of the next) / 4. Blue takes 1.772 of
@@ -104,18 +103,6 @@ def test_every_number_of_tiles_is_a_jpeg_for_other_decoders_too(num_tiles: int) 
     assert codec.decode([np.frombuffer(codec.join(tiles), np.uint8)]).shape == (num_tiles, 128, 48, 3)
 
 
-def test_edges_are_replicated_to_the_tile_s_border() -> None:
-    codec = codec_of(quality=95)
-    flat = np.repeat(np.arange(0, 160, 10, dtype=np.uint8), 31 * 45).reshape(16, 31, 45)  # frame i is grey 10·i
-    chroma = np.full((16, 16, 23), 128, np.uint8)
-    segment = codec.encode([Planes(flat, chroma, chroma)], top=0, left=0)
-    assert len(segment.files) == 2
-    for phase, jpeg in enumerate(segment.files.values()):
-        tiles = np.array(Image.open(io.BytesIO(jpeg)).convert("L")).reshape(8, 32, 48).astype(int)
-        for i, tile in enumerate(tiles):
-            assert np.abs(tile - 10 * (2 * i + phase)).max() <= 1
-
-
 @pytest.mark.parametrize("quality", [1, 49, 50, 85, 100])
 def test_every_tile_is_encoded_with_the_header_of_its_dataset(quality: int) -> None:
     """Were it another, the tile's bytes would be cut at the wrong place."""
@@ -170,18 +157,13 @@ OTHER_HEADERS = {
     "cut short": HEADER[:-3],
     "longer": HEADER + b"\0",
     "progressive": HEADER.replace(b"\xff\xc0\x00\x11", b"\xff\xc2\x00\x11"),
-    "arithmetic": HEADER.replace(b"\xff\xc0\x00\x11", b"\xff\xc9\x00\x11"),
     "12 bits": changed(HEADER, 0xC0, 2, b"\x0c"),
     "other height": changed(HEADER, 0xC0, 3, struct.pack(">H", 65_500)),
-    "other width": changed(HEADER, 0xC0, 5, struct.pack(">H", 65_500)),
-    "height 0, to be said later": changed(HEADER, 0xC0, 3, b"\0\0"),
     "one component": changed(HEADER, 0xC0, 7, b"\x01"),
     "4:4:4": changed(HEADER, 0xC0, 9, b"\x11"),
-    "other interval": changed(HEADER, 0xDD, 2, b"\x00\x01"),
     "no interval": HEADER.replace(b"\xff\xdd\x00\x04\x00\x06", b""),
     "part of a spectrum": changed(HEADER, 0xDA, 9, b"\x01"),
     "EXIF": with_segment(HEADER, 0xE1, b"Exif\0\0"),
-    "a comment": with_segment(HEADER, 0xFE, b"hello"),
     "two intervals": with_segment(HEADER, 0xDD, b"\x00\x06"),
     "a size that runs past the end": changed(HEADER, 0xDA, 0, b"\xff\xff"),
 }
@@ -189,11 +171,7 @@ OTHER_HEADERS = {
 
 @pytest.mark.parametrize("name", OTHER_HEADERS)
 def test_a_header_of_another_kind_is_refused(name: str) -> None:
-    assert header_fault(HEADER, height=32, width=48) is None
-    fault = header_fault(OTHER_HEADERS[name], height=32, width=48)
-    assert fault
-    assert "\n" not in fault
-    with pytest.raises(UserError, match="codec.header: "):
+    with pytest.raises(UserError, match="^codec.header: .*$"):
         FilmstripCodec.of(codec_of().describe() | {"header": OTHER_HEADERS[name].hex()})
 
 

@@ -1,13 +1,14 @@
-"""A segment in H.264: its frames in their places, by one policy, for every player, always the same bytes; and which of
-its packets clips need."""
+"""A segment in H.264: its frames in their places, for every player, always the same bytes; which of its packets clips
+need; and every kind of damage to it is found and named."""
 
 import io
 import itertools
 import re
+import shutil
 import subprocess
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,23 +17,25 @@ import numpy as np
 import pytest
 
 from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
-from res3d_video.pipeline.codecs.avc import parse_avcc, parse_sps
-from res3d_video.pipeline.codecs.h264 import EncodePolicy, H264Codec, decoder_configuration, exact_rate
-from res3d_video.pipeline.codecs.h264_policy import blank_faults, policy_faults
-from res3d_video.pipeline.codecs.segment import ClipFrames, EncodedSegment, Planes
+from res3d_video.pipeline.codecs import ClipFrames, EncodedSegment, Planes
+from res3d_video.pipeline.codecs.h264 import H264Codec, exact_rate
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.samples import transcode
 from res3d_video.pipeline.errors import UserError, VideoFailure
-from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.index import ShardError, ShardIndex
 from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import Guard
 from res3d_video.pipeline.ingest.probe import probe
 from res3d_video.pipeline.ingest.transcode import centred, ffmpeg_exe, fitted, stretched
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
+from res3d_video.pipeline.verify import verify
 from res3d_video.tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video
+from tests.conftest import build_numbered
+from tests.pipeline.test_verify import edit_array, edit_json, fix_sha256, overwrite, put
 
 SHARDS_README = Path(__file__).resolve().parents[3] / "shards/README.md"
-POLICY = EncodePolicy(176, 128)
+CODEC = H264Codec.new(height=128, width=176)
+TAR = "numbered-000001.tar"
 
 
 def numbered_planes(num_frames: int, *, first: int = 0) -> Planes:
@@ -42,34 +45,39 @@ def numbered_planes(num_frames: int, *, first: int = 0) -> Planes:
     return Planes(y, chroma, chroma)
 
 
-def segment(*blocks: Planes, policy: EncodePolicy = POLICY, fps: float = 25) -> EncodedSegment:
-    return H264Codec.new(policy).encode(blocks, top=0, left=0, fps=fps)
+def segment(*blocks: Planes, codec: H264Codec = CODEC, fps: float = 25) -> EncodedSegment:
+    return codec.encode(blocks, top=0, left=0, fps=fps)
 
 
 def encode(num_frames: int, *, fps: float = 25) -> bytes:
     return segment(numbered_planes(num_frames), fps=fps).files["mp4"]
 
 
-def decode(mp4: bytes) -> np.ndarray:
-    """All frames, uint8 RGB FHWC."""
+def faults(made: EncodedSegment, codec: H264Codec) -> list[str]:
+    files = {name: (0, content) for name, content in made.files.items()}
+    return list(codec.segment_faults(files, np.array([frame[1:] for frame in made.frames], np.uint32), decode=True))
+
+
+def numbers_of(mp4: bytes) -> list[int]:
     with av.open(io.BytesIO(mp4)) as video:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+        return numbers(np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]))
 
 
 def numbers(frames: np.ndarray) -> list[int]:
     return [number_of(read_bits(frame, grey=128)) for frame in frames]
 
 
-@pytest.mark.parametrize("gop_size", [2, 4, 8, 16])
-def test_every_length_of_video_keeps_to_the_policy_and_shows_its_frames(gop_size: int) -> None:
-    policy = EncodePolicy(176, 128, gop_size=gop_size)
-    for num_frames in (1, 2, 15, 16, 17, 33, 70):
-        made = segment(numbered_planes(num_frames), policy=policy)
+@pytest.mark.parametrize("gop_size", [2, 8, 16])
+def test_every_length_of_video_shows_its_frames_with_keyframes_where_a_gop_begins(gop_size: int) -> None:
+    codec = H264Codec.new(height=128, width=176, gop_size=gop_size)
+    for num_frames in (1, 2, 15, 16, 17, 70):
+        made = segment(numbered_planes(num_frames), codec=codec)
         mp4 = made.files["mp4"]
-        assert list(policy_faults(mp4, policy, num_frames=num_frames)) == []
-        assert numbers(decode(mp4)) == list(range(num_frames))
-        types = [mp4[frame.offset + 4] & 31 for frame in made.frames]
-        assert types == [1 if i % gop_size else 5 for i in range(num_frames)], "IDR slices are where a GOP begins"
+        assert faults(made, codec) == []
+        assert numbers_of(mp4) == list(range(num_frames))
+        assert [mp4[frame.offset + 4] & 31 for frame in made.frames] == [
+            1 if i % gop_size else 5 for i in range(num_frames)
+        ]
 
 
 def test_a_packet_lies_where_it_is_said_to_lie(numbered_h264: ShardIndex) -> None:
@@ -88,14 +96,11 @@ def test_a_packet_lies_where_it_is_said_to_lie(numbered_h264: ShardIndex) -> Non
     assert numbers(np.stack(shown)) == list(range(16, 30))
 
 
-def test_the_same_frames_give_the_same_bytes_however_they_are_cut_in_blocks() -> None:
+def test_the_same_frames_give_the_same_bytes_without_a_date_or_version() -> None:
     whole = segment(numbered_planes(37))
     blocks = [numbered_planes(n, first=i) for i, n in ((0, 16), (16, 16), (32, 5))]
     assert segment(*blocks) == whole == segment(numbered_planes(37))
-
-
-def test_a_file_tells_neither_when_nor_by_which_version_it_was_made() -> None:
-    mp4 = encode(3)
+    mp4 = whole.files["mp4"]
     assert not re.search(rb"Lav[cf]\d|x264", mp4)
     movie = mp4.index(b"mvhd") + 8
     assert mp4[movie : movie + 8] == bytes(8), "creation and modification time"
@@ -111,63 +116,52 @@ def test_a_long_video_is_not_held_in_memory() -> None:
             assert sum(array() is not None for array in alive) <= 2, "this block and the one in work"
             yield block
 
-    assert len(H264Codec.new(POLICY).encode(blocks(), top=0, left=0).frames) == 80
+    assert len(CODEC.encode(blocks(), top=0, left=0).frames) == 80
 
 
-SOURCES = {
-    "pal.mp4": {"fps": 25},
-    "ntsc.mp4": {"fps": 30000 / 1001, "width": 641, "height": 479, "pix_fmt": "yuv444p"},
-    "film.avi": {"fps": 24, "vcodec": "mpeg4", "width": 160, "height": 120},
-    "high.mkv": {"fps": 120, "color_range": "pc"},
-}
-
-
-def test_sources_of_every_rate_and_size_share_their_parameter_sets(tmp_path: Path) -> None:
-    settings, found = BuildSettings(codec="h264"), set()
-    for name, options in SOURCES.items():
-        write_numbered_video(tmp_path / name, 20, **options)
-        with Inspector() as inspector:
-            given = {"facts": probe(tmp_path / name), "inspector": inspector, "guard": Guard()}
-            made, meta = transcode(tmp_path / name, stretched(128), settings, **given)
-        with av.open(io.BytesIO(made.files["mp4"])) as video:
-            found.add(video.streams.video[0].codec_context.extradata)
-            assert float(video.streams.video[0].average_rate) == pytest.approx(options["fps"], rel=1e-6)
-            assert meta["fps"] == pytest.approx(options["fps"], rel=1e-4)
-        assert numbers(decode(made.files["mp4"])) == list(range(20))
-    assert found == {decoder_configuration(POLICY)[0]}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fps": 25},
+        {"fps": 30000 / 1001, "width": 641, "height": 479, "pix_fmt": "yuv444p"},
+        {"fps": 24, "width": 160, "height": 120},
+        {"fps": 120, "color_range": "pc"},
+    ],
+    ids=str,
+)
+def test_sources_of_every_rate_and_size_share_their_parameter_sets(tmp_path: Path, options: dict) -> None:
+    path = tmp_path / "a.mp4"
+    write_numbered_video(path, 20, **options)
+    with Inspector() as inspector:
+        given = {"facts": probe(path), "inspector": inspector, "guard": Guard()}
+        made, meta = transcode(path, stretched(128), BuildSettings(codec="h264"), **given)
+    assert faults(made, CODEC) == []
+    assert meta["fps"] == pytest.approx(options["fps"], rel=1e-4)
+    assert numbers_of(made.files["mp4"]) == list(range(20))
 
 
 RATES = [(25, 25), (12.5, Fraction(25, 2)), (30000 / 1001, Fraction(30000, 1001)), (0, 25), (1e6, 25), (1000, 1000)]
 
 
 @pytest.mark.parametrize(("fps", "rate"), RATES)
-@pytest.mark.parametrize("num_frames", [1, 2, 25])
-def test_the_file_has_the_source_s_rate_to_the_last_digit(fps: float, rate: Fraction, num_frames: int) -> None:
-    with av.open(io.BytesIO(encode(num_frames, fps=fps))) as video:
-        stream = video.streams.video[0]
-        assert (stream.frames, stream.average_rate) == (num_frames, rate)
-        assert stream.duration * stream.time_base == num_frames / Fraction(rate)
-        times = [frame.pts * frame.time_base for frame in video.decode(stream)]
-    assert times == [i / Fraction(rate) for i in range(num_frames)]
-
-
-def test_a_source_s_rate_is_read_as_a_fraction() -> None:
-    for rate in (Fraction(2160, 77), Fraction(24000, 1001), Fraction(15), Fraction(1, 3), Fraction(119881, 4000)):
-        assert exact_rate(float(rate)) == rate
+def test_the_file_has_the_source_s_rate_to_the_last_digit(fps: float, rate: Fraction) -> None:
+    for num_frames in (1, 25):
+        with av.open(io.BytesIO(encode(num_frames, fps=fps))) as video:
+            stream = video.streams.video[0]
+            assert (stream.frames, stream.average_rate) == (num_frames, rate)
+            assert stream.duration * stream.time_base == num_frames / Fraction(rate)
+            times = [frame.pts * frame.time_base for frame in video.decode(stream)]
+        assert times == [i / Fraction(rate) for i in range(num_frames)]
     assert exact_rate(float("nan")) == exact_rate(1e-9) == 25
 
 
-def test_ffmpeg_decodes_the_file_without_a_word(tmp_path: Path) -> None:
-    for i, num_frames in enumerate((1, 2, 16, 50)):
-        path = tmp_path / f"{i}.mp4"
+def test_other_players_show_every_frame_without_a_word(tmp_path: Path) -> None:
+    for num_frames in (1, 2, 16, 50):
+        path = tmp_path / f"{num_frames}.mp4"
         path.write_bytes(encode(num_frames, fps=30000 / 1001))
         command = [ffmpeg_exe(), "-v", "warning", "-xerror", "-i", path, "-f", "rawvideo", "-pix_fmt", "gray", "-"]
         done = subprocess.run(command, capture_output=True, check=True)
-        assert done.stderr == b""
-        assert len(done.stdout) == num_frames * 176 * 128
-
-
-def test_torchcodec_counts_and_shows_every_frame() -> None:
+        assert (done.stderr, len(done.stdout)) == (b"", num_frames * 176 * 128)
     decoders = pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed or finds no ffmpeg")
     decoder = decoders.VideoDecoder(encode(50))
     assert (len(decoder), decoder.metadata.average_fps) == (50, 25)
@@ -193,9 +187,8 @@ def test_tiles_repeat_the_picture_s_edge_around_it() -> None:
     geometry = centred(fitted(240, 320, 64), (128, 128))
     picture = np.tile(np.linspace(40, 200, 64).astype(np.uint8), (86, 1))  # brighter to the right
     chroma = np.full((1, 43, 32), 128, np.uint8)
-    policy = EncodePolicy(128, 128, crf=5)
-    planes = Planes(picture[None], chroma, chroma)
-    made = H264Codec.new(policy).encode([planes], top=geometry.top, left=geometry.left)
+    codec = H264Codec.new(height=128, width=128, crf=5)
+    made = codec.encode([Planes(picture[None], chroma, chroma)], top=geometry.top, left=geometry.left)
     with av.open(io.BytesIO(made.files["mp4"])) as video:
         plane = next(video.decode(video=0)).planes[0]
         shown = np.frombuffer(plane, np.uint8).reshape(128, -1)[:, :128].astype(int)
@@ -204,19 +197,12 @@ def test_tiles_repeat_the_picture_s_edge_around_it() -> None:
     assert np.abs(shown[:, geometry.left : geometry.left + 64] - picture[0]).max() <= 6
 
 
-def test_what_all_segments_share_is_itself_in_order() -> None:
-    for policy in (EncodePolicy(48, 16), POLICY, EncodePolicy(352, 256, gop_size=2, crf=40)):
-        codec = H264Codec.new(policy)
-        assert list(blank_faults(codec.blank, codec.policy, avcc=codec.avcc)) == []
-        sps = parse_sps(parse_avcc(codec.avcc).sps[0])
-        assert (sps.width, sps.height, sps.max_num_ref_frames) == (policy.width, policy.height, 2)
+def test_a_codec_is_what_its_description_says_and_refuses_other_parameter_sets() -> None:
+    for options in ({"height": 16, "width": 48}, {"height": 256, "width": 352, "gop_size": 2, "crf": 40}):
+        codec = H264Codec.new(**options)
         assert H264Codec.of(codec.describe()) == codec
-
-
-def test_a_segment_with_parameter_sets_of_its_own_is_refused() -> None:
-    codec = H264Codec(POLICY, b"another", b"")
     with pytest.raises(VideoFailure, match="cannot be joined") as failure:
-        codec.encode([numbered_planes(3)], top=0, left=0)
+        segment(numbered_planes(3), codec=H264Codec(128, 176, 8, 20, b"another", b""))
     assert failure.value.stage == "encode"
 
 
@@ -231,30 +217,27 @@ def test_a_segment_with_parameter_sets_of_its_own_is_refused() -> None:
         ({"crf": 52}, "crf: 52"),
     ],
 )
-def test_an_impossible_policy_is_refused(wrong: dict, said: str) -> None:
+def test_what_cannot_be_encoded_is_refused(wrong: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        EncodePolicy(**({"width": 176, "height": 128} | wrong))
-
-
-SPECS = [ClipSpec(t, stride) for t, stride in itertools.product((1, 2, 4, 8), (1, 2, 3, 4, 8, 16, 32))]
+        H264Codec.new(**({"width": 176, "height": 128} | wrong))
 
 
 def decoded(packets: np.ndarray, *, gop_size: int) -> list[int]:
     """What a decoder makes of packets: each frame, if all of its GOP before it have just been decoded."""
     for before, packet in zip([-1, *packets[:-1]], packets, strict=True):
-        assert packet % gop_size == 0 or packet == before + 1, "a packet hangs on one that is not there"
+        assert packet % gop_size == 0 or packet == before + 1, "a packet depends on one that is not there"
     return packets.tolist()
 
 
 def locate(frames: np.ndarray, *, gop_size: int) -> ClipFrames:
-    codec = H264Codec(EncodePolicy(176, 128, gop_size=gop_size), b"", b"")
-    return codec.locate(frames, blank=np.zeros(len(frames), bool))
+    return H264Codec(128, 176, gop_size, 20, b"", b"").locate(frames, blank=np.zeros(len(frames), bool))
 
 
 @pytest.mark.parametrize("gop_size", [2, 4, 8, 16])
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.num_frames}x{s.frame_stride}")
-def test_every_clip_decodes_to_its_frames_from_no_more_packets_than_they_hang_on(spec: ClipSpec, gop_size: int) -> None:
-    for length in (1, 2, 5, 16, 17, 40):
+def test_every_clip_decodes_to_its_frames_from_no_more_packets_than_they_depend_on(gop_size: int) -> None:
+    shapes = itertools.product((1, 2, 4, 8), (1, 2, 3, 4, 8, 16, 32), (1, 2, 5, 16, 17, 40))
+    for num_frames, frame_stride, length in shapes:
+        spec = ClipSpec(num_frames, frame_stride)
         starts = np.arange(int(num_starts(spec, video_frames=length)))
         frames = frame_indices(starts, spec, video_frames=np.full(len(starts), length))
         located = locate(frames, gop_size=gop_size)
@@ -262,20 +245,111 @@ def test_every_clip_decodes_to_its_frames_from_no_more_packets_than_they_hang_on
         for wanted, order, packets in zip(frames, located.order, own, strict=True):
             shown = decoded(packets, gop_size=gop_size)
             assert [shown[place] for place in order] == wanted.tolist()
-            needed = {p for frame in wanted for p in range(frame - frame % gop_size, frame + 1)}
-            assert set(shown) == needed
+            assert set(shown) == {p for frame in wanted for p in range(frame - frame % gop_size, frame + 1)}
         assert located.count.sum() == len(located.rows)
 
 
-def test_a_clip_that_begins_at_keyframes_decodes_nothing_in_vain_at_stride_one() -> None:
-    starts = np.arange(0, 40, 8)
-    frames = frame_indices(starts, ClipSpec(8, 1), video_frames=np.full(5, 64))
-    assert locate(frames, gop_size=8).count.tolist() == [8] * 5
-
-
 def test_blank_clips_need_no_packets() -> None:
-    codec = H264Codec(EncodePolicy(176, 128, gop_size=4), b"", b"")
+    codec = H264Codec(128, 176, 4, 20, b"", b"")
     located = codec.locate(np.array([[3, 4], [5, 6]]), blank=np.array([True, False]))
     assert located.count.tolist() == [0, 3]
     assert located.rows.tolist() == [4, 5, 6]
     assert located.order.tolist() == [[0, 0], [1, 2]]
+
+
+@pytest.fixture
+def copy(numbered_h264: ShardIndex, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(numbered_h264.data_dir, tmp_path / "data"))
+
+
+def long_sample(index: ShardIndex) -> int:
+    """One of the second tar that has many packets."""
+    return int(max(np.flatnonzero(index.tar == 1), key=lambda s: index.num_frames[s]))
+
+
+def packet(index: ShardIndex, number: int) -> int:
+    """Row of a packet of that sample."""
+    return int(index.first_frame[long_sample(index)]) + number
+
+
+def place(index: ShardIndex, number: int) -> int:
+    """Where that packet begins in its tar."""
+    return int(index.offset[long_sample(index)]) + int(index.frames[packet(index, number), OFFSET])
+
+
+def exchange(index: ShardIndex, folder: Path, number: int, at: int, content: bytes) -> None:
+    """Other bytes in a packet, with checksums that are right."""
+    overwrite(folder / TAR, place(index, number) + at, content)
+    row = packet(index, number)
+    begin, size = place(index, number), int(index.frames[row, SIZE])
+    crc32 = zlib.crc32((folder / TAR).read_bytes()[begin : begin + size])
+    edit_array(folder, "frames", put((row, CRC32), crc32))
+    fix_sha256(folder, TAR)
+
+
+def codec(name: str, change: Callable[[str], object]) -> Callable[[Path, ShardIndex], None]:
+    """Change one entry of dataset.json's codec."""
+    return lambda d, i: edit_json(d, lambda info: info["codec"].update({name: change(info["codec"][name])}))
+
+
+FORM = "packet 9 is not one slice of a whole picture"
+DAMAGE: dict[str, tuple[Callable[[Path, ShardIndex], None], str]] = {
+    "flipped bytes": (lambda d, i: overwrite(d / TAR, place(i, 9) + 6, b"\xff\xfe"), r"\d+: packet 9 fails its crc32$"),
+    "a wrong NAL type": (lambda d, i: exchange(i, d, 9, 4, b"\x06"), FORM),
+    "a wrong NAL length": (lambda d, i: exchange(i, d, 9, 0, b"\0\0\0\1"), FORM),
+    "a cut tar": (
+        lambda d, i: (d / TAR).write_bytes((d / TAR).read_bytes()[: place(i, 3)]),
+        r"packet 3 fails its crc32 \(and \d+ more\)",
+    ),
+    "a wrong row": (lambda d, i: edit_array(d, "frames", put((packet(i, 5), SIZE), 7)), "packets are not those of the"),
+    "another avcC": (codec("avcc", lambda avcc: avcc.replace("0164000b", "0164000c", 1)), "avcC is not the one in"),
+    "another GOP": (codec("gop_size", lambda size: 4), "packet 4 is not one IDR slice"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_found_and_named(numbered_h264: ShardIndex, copy: Path, name: str) -> None:
+    damage, said = DAMAGE[name]
+    damage(copy, numbered_h264)
+    _, found = verify(copy)
+    assert any(re.search(said, fault) for fault in found), found
+    assert all("\n" not in fault for fault in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("avcc", lambda avcc: "xyz", "codec.avcc: expected `str` matching"),
+        ("avcc", lambda avcc: "01", "codec.avcc: avcC ends in the middle"),
+        ("tile_height", lambda height: 144, r"codec.avcc: SPS: coded size is \(176, 128\), not \(176, 144\)"),
+        ("blank", lambda blank: blank[:-2], "codec.blank: is not one IDR slice of a whole picture"),
+        ("blank", lambda blank: blank[:-8] + "0" * 8, "codec.blank: packet 0 does not decode"),
+        ("gop_size", lambda size: 1, "codec.gop_size: expected `int` >= 2"),
+        ("tile_width", str, "codec.tile_width: expected `int`, got `str`"),
+    ],
+)
+def test_a_codec_that_makes_no_sense_is_refused_in_one_line(
+    copy: Path, name: str, change: Callable[[object], object], said: str
+) -> None:
+    edit_json(copy, lambda info: info["codec"].update({name: change(info["codec"][name])}))
+    with pytest.raises(ShardError, match=f"dataset.json: {said}.*; build the shards again") as error:
+        verify(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_a_packet_that_does_not_decode_is_found_only_by_decoding(numbered_h264: ShardIndex, copy: Path) -> None:
+    size = int(numbered_h264.frames[packet(numbered_h264, 8), SIZE])
+    exchange(numbered_h264, copy, 8, 6, bytes([255]) * (size - 6))
+    assert verify(copy)[1] == []
+    (fault,) = verify(copy, decode=True)[1]
+    assert re.match(rf"{TAR}: {numbered_h264.key(long_sample(numbered_h264))}: packet 8 does not decode \(.+\)$", fault)
+
+
+def test_a_tar_of_other_settings_is_found(numbered_raw: Path, numbered_h264: ShardIndex, tmp_path: Path) -> None:
+    """As when files of two builds are mixed, with everything but dataset.json's avcC made to fit."""
+    other = build_numbered(numbered_raw, tmp_path, samples_per_shard=4, codec="h264", crf=30)
+    said = {name: numbered_h264.info["codec"][name] for name in ("avcc", "blank")}
+    edit_json(tmp_path, lambda info: info["codec"].update(said))
+    _, found = verify(tmp_path)
+    assert len(found) == other.num_samples
+    assert all("its avcC is not the one in dataset.json" in fault for fault in found)

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import os
 import shutil
 import zlib
 from dataclasses import replace
@@ -14,9 +13,9 @@ import numpy as np
 import pytest
 
 from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
-from res3d_video.pipeline.codecs.avc import SoftwareDecoder, parse_avcc
+from res3d_video.pipeline.codecs import UndecodableError
+from res3d_video.pipeline.codecs.avc import SoftwareDecoder, parameter_sets
 from res3d_video.pipeline.codecs.mp4 import Splicer, join
-from res3d_video.pipeline.codecs.segment import UndecodableError
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
@@ -24,11 +23,10 @@ from res3d_video.pipeline.plan import EvalPlan, TrainPlan
 from res3d_video.pipeline.reader import StepReader
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
 from res3d_video.tools.numbered import number_of, read_bits
-from tests.clips import DEVICES, GridPlan, damaged_copy, sample_of_length, shown, take, train_plan
+from tests.clips import DEVICES, GridPlan, sample_of_length, shown, take, train_plan
 from tests.conftest import build_numbered
 from tests.hostile.pictures import peak_mb, sps_of
 from tests.oracle import oracle_clips
-from tests.pipeline.test_verify import edit_json
 
 GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # DALI upsamples chroma linearly, swscale takes the nearest
 
@@ -117,56 +115,6 @@ def test_batches_of_any_size_and_any_number_of_pipelines_are_the_same_clips(
         assert not loader._reader._fetched, "everything that was fetched ahead was read"
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("spec", [ClipSpec(crop_size=56, resize=64), ClipSpec(crop_size=224, resize=256)], ids=str)
-def test_stored_frames_are_scaled_to_the_crop_s_size(numbered_h264: ShardIndex, spec: ClipSpec, device: str) -> None:
-    sample = sample_of_length(numbered_h264, 64)
-    room = spec.resize * 171 // 128 - spec.crop_size
-    grid = [(sample, start, start % 8, left, start % 2) for start in range(0, 50, 7) for left in (0, room // 2, room)]
-    plan = GridPlan(numbered_h264, spec, grid, batch_size=8)
-    with ClipLoader(numbered_h264, plan, device=device) as loader:
-        for step, batch in enumerate(loader):
-            planned = plan.batch(step)
-            assert shown(batch, plan, step) == frame_indices(planned.start, spec, video_frames=64).tolist()
-            reference = oracle_clips(numbered_h264, planned, spec)
-            assert np.abs(batch.clips.float().cpu().numpy() - reference).max() <= 0.51 + 20 * (device == "cuda")
-
-
-@pytest.mark.parametrize("settings", [{"keep_aspect": True}, {"size": 256}], ids=str)
-def test_other_tiles_work_too(numbered_raw: Path, tmp_path: Path, settings: dict) -> None:
-    index = build_numbered(numbered_raw, tmp_path, codec="h264", **settings)
-    plan = TrainPlan(index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=8, seed=0)
-    with ClipLoader(index, plan) as loader:
-        assert np.array_equal(next(iter(loader)).clips.numpy(), oracle_clips(index, plan.batch(0), plan.spec))
-
-
-def test_shards_without_odd_frames_give_the_same_even_frames(numbered_raw: Path, tmp_path: Path) -> None:
-    index = build_numbered(numbered_raw, tmp_path, codec="h264", drop_odd=True)
-    sample, spec = sample_of_length(index, 32), ClipSpec(8, 4)  # 64 frames, every second one stored
-    plan = GridPlan(index, spec, [(sample, start, 0, 0, 0) for start in range(18)], batch_size=6)
-    with ClipLoader(index, plan) as loader:
-        for step, batch in enumerate(loader):
-            expected = [[2 * start + 4 * i for i in range(8)] for start in plan.batch(step).start]
-            assert shown(batch, plan, step) == expected
-
-
-def test_the_work_counts_packets_and_what_is_decoded_in_vain(numbered_h264: ShardIndex) -> None:
-    plan = train_plan(numbered_h264)
-    with ClipLoader(numbered_h264, plan) as loader:
-        batches = take(loader, 3)
-        work = loader.work
-    packets = size = 0
-    for batch in batches:
-        frames = frame_indices(batch.starts, plan.spec, video_frames=numbered_h264.num_frames[batch.samples])
-        located = numbered_h264.stored_as.locate(frames, blank=np.zeros(len(frames), bool))
-        rows = np.repeat(numbered_h264.first_frame[batch.samples], located.count) + located.rows
-        packets, size = packets + len(rows), size + int(numbered_h264.frames[rows, SIZE].sum())
-    assert (work.num_clips, work.num_frames) == (36, 36 * 4)
-    assert work.num_frames_decoded == work.num_pictures == packets
-    assert work.num_bytes == size
-    assert work.decoded_to_used == packets / (36 * 4) > 1
-
-
 def test_clips_that_begin_at_keyframes_waste_less(numbered_h264: ShardIndex) -> None:
     waste = {}
     for multiple in (1, numbered_h264.gop_size):
@@ -182,44 +130,9 @@ def test_clips_that_begin_at_keyframes_waste_less(numbered_h264: ShardIndex) -> 
     assert waste[numbered_h264.gop_size] <= 1 < waste[1], "a segment shorter than the clip repeats its last frame"
 
 
-def test_stand_ins_begin_at_keyframes_too(numbered_h264: ShardIndex, tmp_path: Path) -> None:
-    bad = sample_of_length(numbered_h264, 505)
-    index = damaged_copy(numbered_h264, tmp_path / "data", bad, fix_checksum=False)
-    samples = index.samples_of("1", "train")
-    plan = TrainPlan(index, samples, ClipSpec(4, 2), global_batch_size=20, seed=0, start_multiple=8)
-    with ClipLoader(index, plan) as loader:
-        batches = take(loader, 4)
-        assert loader.num_replaced > 0
-    assert all(np.all(batch.starts % 8 == 0) for batch in batches)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("engine", ["dali", "simple"])
-def test_a_step_of_nothing_but_bad_test_videos_is_blank(
-    shards: ShardIndex, tmp_path: Path, engine: str, device: str
-) -> None:
-    bad = sample_of_length(shards, 40)
-    index = damaged_copy(shards, tmp_path / "data", bad, fix_checksum=False)
-    plan = EvalPlan(index, np.array([bad]), ClipSpec(4, 2), global_batch_size=3, num_views=3)
-    with ClipLoader(index, plan, device=device, settings=LoaderSettings(engine=engine)) as loader:
-        (batch,) = list(loader)
-    assert batch.weights.tolist() == [0, 0, 0]
-    assert np.abs(batch.clips.float().cpu().numpy()).max() <= 3, "the grey picture"
-
-
-@pytest.mark.parametrize("name", ["avcc", "blank"])
-def test_a_damaged_decoder_configuration_is_named(numbered_h264: ShardIndex, tmp_path: Path, name: str) -> None:
-    shutil.copytree(numbered_h264.data_dir, tmp_path / "data")
-    said = numbered_h264.info["codec"][name]
-    said = said[:12] + "00" * (len(said) // 2 - 6)
-    edit_json(tmp_path / "data", lambda info: info["codec"].update({name: said}))
-    with pytest.raises(ShardError, match=rf"dataset.json: codec.{name}: .*; build the shards again"):
-        open_index(tmp_path / "data")
-
-
 def test_a_parameter_set_of_another_size_takes_no_memory(numbered_h264: ShardIndex) -> None:
     codec = dict(numbered_h264.info["codec"])
-    own, other = parse_avcc(bytes.fromhex(codec["avcc"])).sps[0], sps_of(16_000, 16_000)
+    own, other = parameter_sets(bytes.fromhex(codec["avcc"]))[0], sps_of(16_000, 16_000)
     sets = [len(sps).to_bytes(2, "big") + sps for sps in (own, other)]
     codec["avcc"] = bytes.fromhex(codec["avcc"]).replace(*sets).hex()
     index = replace(numbered_h264, info=numbered_h264.info | {"codec": codec})
@@ -262,18 +175,3 @@ def test_packets_of_other_parameter_sets_are_survived_and_counted(numbered_h264:
         assert loader.bad_samples == [index.key(bad)]
         assert loader.num_replaced == sum(int((plan.batch(s).sample == bad).sum()) for s in range(4)) > 0
     assert all(bad not in batch.samples for batch in batches)
-
-
-def test_a_truncated_tar_costs_the_samples_behind_the_cut_and_no_others(
-    numbered_h264: ShardIndex, tmp_path: Path
-) -> None:
-    shutil.copytree(numbered_h264.data_dir, tmp_path / "data")
-    index = open_index(tmp_path / "data")
-    cut = int(index.offset[2]) + int(index.frames[index.first_frame[2], OFFSET]) + 100  # in the third sample
-    os.truncate(index.data_dir / index.tars[0], cut)
-    whole = [s for s in range(index.num_samples) if index.tar[s] > 0 or s < 2]
-    plan = EvalPlan(index, np.arange(index.num_samples), ClipSpec(4, 2), global_batch_size=4)
-    with ClipLoader(index, plan) as loader:
-        scored = [s for b in loader for s, w in zip(b.samples.tolist(), b.weights.tolist(), strict=True) if w]
-        assert loader.num_replaced == index.num_samples - len(whole) == 2
-    assert scored == whole

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from res3d_video.pipeline.codecs import FilmstripCodec
+from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.schema import FORMAT_VERSION
 

@@ -208,7 +208,7 @@ def test_damaged_and_missing_pictures_are_named_in_their_place(numbered: ShardIn
     index = damaged_copy(numbered, tmp_path / "copy", sample, fix_checksum=False)
     html = page_of(index, tmp_path / "page.html", per_class=6)[0]
     assert html.count("Cannot be read") == 1
-    assert f"{index.key(sample)}: a tile is missing or fails its crc32, in {index.tars[index.tar[sample]]}" in html
+    assert f"{index.key(sample)}: a frame is missing or fails its crc32, in {index.tars[index.tar[sample]]}" in html
     for tar in index.tars:
         (index.data_dir / tar).unlink()
     html = page_of(open_index(index.data_dir), tmp_path / "page.html", per_class=6)[0]
