@@ -30,9 +30,6 @@ BENCH = "--batches 1 --repeats 1 --batch-size 2 --crop-size 32 --resize 32 --wid
 OTHERS = {
     "aslan": ("tools.aslan", "--help", None),  # its files are MATLAB's
     "bench_loader": ("tools.bench_loader", f"--data shards/ucf101 {BENCH} --json made/b.json", "made/b.json"),
-    "bench_shards": (
-        "tools.bench_shards", "--raw data/mine --limit 1 --repeats 1 --workers 1 --json made/bs.json", "made/bs.json"
-    ),
     "check_gpu": (
         "tools.check_gpu",
         "--data shards/ucf101 --device cpu --minutes 0.1 --stages A --json made/g.json",

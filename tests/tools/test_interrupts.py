@@ -4,13 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from click.testing import CliRunner
 
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools import make_shards
-from res3d_video.tools.numbered import write_numbered_video
 from res3d_video.train.checkpoint import load_checkpoint
 from res3d_video.train.main import main as train
 from tests.terminal import CHECKOUT, CTRL_C, Terminal
@@ -98,15 +96,6 @@ def test_a_study_lets_its_training_save(squares: ShardIndex, fakes: Path, tmp_pa
         until(lambda: any(tmp_path.glob("study/**/begun")), seconds=60)
         assert interrupt(terminal)[-1] == "interrupted; the runs have saved; the same command goes on"
     assert len(list(tmp_path.glob("study/**/asked"))) == 1, "SIGTERM has come, once"
-
-
-def test_a_benchmark_ends_its_processes(tmp_path: Path) -> None:
-    write_numbered_video(tmp_path / "a.mp4", 505)
-    command = [sys.executable, "tools/bench_shards.py", "--raw", str(tmp_path), "--repeats", "1000"]
-    with Terminal(command) as terminal:
-        us = psutil.Process(terminal.process.pid)
-        until(lambda: any("ffmpeg" in child.name() for child in us.children(recursive=True)), seconds=60)
-        assert interrupt(terminal)[-1] == "interrupted; nothing is kept; run the same command again"
 
 
 def test_a_process_of_a_benchmark_never_gets_ctrl_c(tmp_path: Path) -> None:
