@@ -9,10 +9,6 @@ if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __import__("pipeline")  # makes this checkout known as res3d_video
 
-from res3d_video.train.stopping import end_at_ctrl_c
-
-end_at_ctrl_c(__name__)
-
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threads-that-wait-sleep.md
 
 import click

@@ -6,17 +6,13 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __import__("pipeline")  # makes this checkout known as res3d_video
-
-from res3d_video.train.stopping import end_at_ctrl_c
-
-end_at_ctrl_c(__name__)
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threads-that-wait-sleep.md
 
@@ -25,8 +21,9 @@ import click
 from res3d_video.pipeline.datasets.listing import find_videos
 from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.files import write_atomically
+from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.settings import LoaderSettings
-from res3d_video.tools.machine_options import LIMITS, limit_options, take_limits
+from res3d_video.tools.make_shards import LIMIT_OPTIONS, LIMITS
 from res3d_video.train.terminal import (
     CLIPS,
     JSON_FILE,
@@ -59,6 +56,13 @@ checkpoint; probabilities are averaged over --clips evenly spaced clips, as tool
 is scored about every so many seconds. A video that cannot be read is a line, and the others go on.
 --plot and --annotate need Pillow and matplotlib: pip install -e ".[report]".
 """
+
+
+def limit_options(command: Callable) -> Callable:
+    """Add the limits of make_shards.py."""
+    for option in reversed(LIMIT_OPTIONS):
+        command = option(command)
+    return command
 
 
 @click.command(
@@ -103,7 +107,7 @@ def main(
 ) -> None:
     """Name the classes of raw videos."""
     with wrong_usage():
-        limits = take_limits(limit_values)
+        limits = Limits(**limit_values)
     paths = list(dict.fromkeys(path for name in videos for path in expand(name, follow_links=limits.follow_links)))
     if every_s is None and (csv_path or plot):
         raise WrongUsage(f"--{'csv' if csv_path else 'plot'}: is of a timeline; add --every SECONDS")

@@ -9,8 +9,8 @@ import json
 import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +88,17 @@ class BuildSettings:
                 raise UserError(f"{name}: {value} is not possible; choose more than 0 and at most {most}")
         if self.segment_s is not None and self.fps is not None:
             raise UserError(f"fps: {self.fps} does not go with segments, which are the source's frames; leave it out")
-        self.codec_for(self.narrowest)  # refuses what the codec cannot do, before any work
+        # Refuses what the codec cannot do before any work; with `keep_aspect`, videos can only widen this tile.
+        self.codec_for(self.geometry((self.size, self.size) if self.keep_aspect else None))
 
     @property
     def frame_step(self) -> int:
         """Source frames from one stored frame to the next."""
         return 2 if self.drop_odd else 1
 
-    @property
-    def narrowest(self) -> Geometry:
-        """The smallest tile that these settings can give; videos can only widen it, with `keep_aspect`."""
-        return centred((self.size, self.size), (self.size, self.size)) if self.keep_aspect else stretched(self.size)
+    def geometry(self, canvas: tuple[int, int] | None) -> Geometry:
+        """Of a video that fills the canvas; of any where there is none."""
+        return stretched(self.size) if canvas is None else centred(canvas, canvas)
 
     def codec_for(self, geometry: Geometry) -> Codec:
         """What encodes segments in tiles of this size.
@@ -131,7 +131,7 @@ class ShardTask:
         first: Position of the first record among all of the build; keys of samples count from it.
         canvas: Width and height that hold every video; None where all are stretched to one size.
         broken: Sources of records that are known to be unreadable, with stage and reason.
-        inputs: Fingerprint of all this and of the video files, as the process that planned saw them.
+        inputs: `fingerprint` as the process that planned saw it.
     """
 
     name: str
@@ -142,31 +142,23 @@ class ShardTask:
     canvas: tuple[int, int] | None
     broken: dict[str, tuple[str, str]]
     limits: Limits
-    inputs: str
+    inputs: str = ""
 
-    def inputs_here(self) -> str:
-        """The fingerprint as this process sees programs and videos."""
+    def fingerprint(self) -> str:
+        """Of all that the tar is made from, as this process sees it; videos by name, size and modification time."""
+        files = []
+        for record in self.records:
+            try:
+                stat = record.path.stat()
+                state = [stat.st_size, stat.st_mtime_ns]
+            except OSError:
+                state = []
+            labels = [record.labels] if record.labels is not None else []
+            files.append([record.source, record.label, record.group, record.subsets, state, *labels])
         head = made_by(self.dataset, self.settings, self.canvas)
-        return fingerprint(head, self.canvas, list(self.records), first=self.first)
-
-
-@dataclass(frozen=True)
-class BuildPlan:
-    """All tars of a build.
-
-    Attributes:
-        head: What dataset.json says beyond counts.
-    """
-
-    listing: Listing
-    settings: BuildSettings
-    head: dict[str, Any]
-    tasks: list[ShardTask]
-
-    @property
-    def names(self) -> list[str]:
-        """Of the tars, without suffix, in order."""
-        return [task.name for task in self.tasks]
+        encoders = ("av", "libavcodec") if self.settings.codec == "h264" else ("simplejpeg",)
+        made = [head[k] for k in ("name", "codec", "settings")] + [head["tools"][k] for k in ("ffmpeg", *encoders)]
+        return hashlib.sha256(to_json([PART_VERSION, made, self.canvas, self.first, files])).hexdigest()
 
 
 def plan_build(
@@ -177,73 +169,62 @@ def plan_build(
     limit: int | None,
     inspector: Inspector,
     report: Callable[[int, int, int], None],
-) -> BuildPlan:
+) -> tuple[dict[str, Any], list[ShardTask]]:
     """Divide a listing into tars.
 
     Args:
         limit: Take only this many videos, the first in shuffled order.
         report: With `keep_aspect`, called with (videos probed, videos, those that cannot be read).
 
+    Returns:
+        What dataset.json says beyond counts, and the tars.
+
     Raises:
         ShardError: The codec cannot store frames of the size that holds every video.
     """
     records = shuffled(listing.records, seed=settings.seed)[:limit]
-    canvas, broken = common_canvas(records, settings, pool, inspector, report=report)
-    made = made_by(listing.name, settings, canvas)
+    canvas, broken = None, dict[str, tuple[str, str]]()
+    if settings.keep_aspect:
+        canvas, broken = common_canvas(records, settings.size, pool, inspector, report=report)
     tasks = []
     for number, first in enumerate(range(0, len(records), settings.samples_per_shard)):
-        part = records[first : first + settings.samples_per_shard]
-        tasks.append(
-            ShardTask(
-                name=f"{listing.name}-{number:06d}",
-                dataset=listing.name,
-                first=first,
-                records=tuple(part),
-                settings=settings,
-                canvas=canvas,
-                broken={r.source: broken[r.source] for r in part if r.source in broken},
-                limits=inspector.limits,
-                inputs=fingerprint(made, canvas, part, first=first),
-            )
-        )
-    return BuildPlan(listing, settings, head_of(listing, settings, made), tasks)
+        part = tuple(records[first : first + settings.samples_per_shard])
+        name = f"{listing.name}-{number:06d}"
+        known = {r.source: broken[r.source] for r in part if r.source in broken}
+        task = ShardTask(name, listing.name, first, part, settings, canvas, known, inspector.limits)
+        tasks.append(replace(task, inputs=task.fingerprint()))
+    return head_of(listing, settings, canvas), tasks
 
 
 def common_canvas(
     records: list[VideoRecord],
-    settings: BuildSettings,
+    size: int,
     pool: ThreadPoolExecutor,
     inspector: Inspector,
     *,
     report: Callable[[int, int, int], None],
-) -> tuple[tuple[int, int] | None, dict[str, tuple[str, str]]]:
-    """With --keep-aspect, the width and height that hold every video, and why some cannot be read at all.
-
-    Args:
-        report: Called with (videos probed, videos, those that cannot be read).
-    """
-    if not settings.keep_aspect:
-        return None, {}
-    sizes, broken = [(settings.size, settings.size)], dict[str, tuple[str, str]]()
+) -> tuple[tuple[int, int], dict[str, tuple[str, str]]]:
+    """Width and height that hold every video whose short side is `size`, and why some cannot be read at all."""
+    sizes, broken = [(size, size)], dict[str, tuple[str, str]]()
 
     def fitted_size(record: VideoRecord) -> tuple[int, int] | VideoFailure:
         try:
             facts = inspector.probe(record.path, guard_of(record, inspector.limits))
-            return fitted(facts.display_width, facts.display_height, settings.size)
+            return fitted(facts.display_width, facts.display_height, size)
         except VideoFailure as failure:
             return failure
 
-    for i, (record, size) in enumerate(zip(records, pool.map(fitted_size, records), strict=True), start=1):
-        if isinstance(size, VideoFailure):
-            broken[record.source] = size.stage, size.reason
+    for i, (record, found) in enumerate(zip(records, pool.map(fitted_size, records), strict=True), start=1):
+        if isinstance(found, VideoFailure):
+            broken[record.source] = found.stage, found.reason
         else:
-            sizes.append(size)
+            sizes.append(found)
         report(i, len(records), len(broken))
     return (max(w for w, _ in sizes), max(h for _, h in sizes)), broken
 
 
 def guard_of(record: VideoRecord, limits: Limits) -> Guard:
-    """What a record's video is opened by; it must lie in the raw folder, unless links may lead anywhere."""
+    """What opens a record's video; it must lie in the raw folder, unless links may lead anywhere."""
     folders = record.path.parents
     raw = folders[min(len(Path(record.source).parts), len(folders)) - 1]
     return Guard(limits, home=None if limits.follow_links else raw)
@@ -256,57 +237,37 @@ def shuffled(records: list[VideoRecord], *, seed: int) -> list[VideoRecord]:
     return [in_order[i] for i in order]
 
 
-def fingerprint(head: dict[str, Any], canvas: tuple[int, int] | None, records: list[VideoRecord], *, first: int) -> str:
-    """Of everything a tar is made from; files by name, size and modification time."""
-    files = []
-    for record in records:
-        try:
-            stat = record.path.stat()
-            state = [stat.st_size, stat.st_mtime_ns]
-        except OSError:
-            state = []
-        labels = [record.labels] if record.labels is not None else []
-        files.append([record.source, record.label, record.group, record.subsets, state, *labels])
-    encoders = ("av", "libavcodec") if head["codec"]["name"] == "h264" else ("simplejpeg",)
-    made_by = [head[k] for k in ("name", "codec", "settings")] + [head["tools"][k] for k in ("ffmpeg", *encoders)]
-    return hashlib.sha256(to_json([PART_VERSION, made_by, canvas, first, files])).hexdigest()
-
-
+@cache
 def made_by(dataset: str, settings: BuildSettings, canvas: tuple[int, int] | None) -> dict[str, Any]:
     """What of dataset.json decides the bytes of a tar: name, codec, settings, and the programs of this machine."""
-    geometry = stretched(settings.size) if canvas is None else centred(canvas, canvas)
     try:
-        codec = settings.codec_for(geometry)
+        codec = settings.codec_for(settings.geometry(canvas))
     except UserError as error:
         raise ShardError(f"{dataset}: {error}") from None
+    about = {"name": settings.codec, "size": settings.size, "frame_step": settings.frame_step}
     return {
         "name": dataset,
-        "codec": {
-            "name": settings.codec,
-            "size": settings.size,
-            "frame_step": settings.frame_step,
-            **codec.describe(),
-        },
+        "codec": about | codec.describe(),
         "settings": settings.describe(),
         "tools": {"ffmpeg": ffmpeg_version(), "av": av.__version__, **codec.tools()},
     }
 
 
-def head_of(listing: Listing, settings: BuildSettings, made: dict[str, Any]) -> dict[str, Any]:
+def head_of(listing: Listing, settings: BuildSettings, canvas: tuple[int, int] | None) -> dict[str, Any]:
     """What dataset.json says about how the shards were made."""
+    made = made_by(listing.name, settings, canvas)
+    others = {
+        "res3d-video": pipeline.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
     return made | {
         "classes": listing.classes,
         "split_names": listing.split_names,
         "fps_policy": f"resampled to {settings.fps} frames/s"
         if settings.fps
         else "the source's frames, none dropped or doubled",
-        "tools": made["tools"]
-        | {
-            "res3d-video": pipeline.__version__,
-            "webdataset": version("webdataset"),
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "tools": made["tools"] | others,
     }
 
 
@@ -317,16 +278,17 @@ def refuse_other_settings(out_dir: Path, head: dict[str, Any]) -> None:
         ShardError: `out_dir` holds a dataset of another name or made with other settings.
     """
     try:
-        made = json.loads((out_dir / "dataset.json").read_bytes())
+        found = json.loads((out_dir / "dataset.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return
-    made = made if isinstance(made, dict) else {}
+    made = found if isinstance(found, dict) else {}
     settings, codec = (made[k] if isinstance(made.get(k), dict) else {} for k in ("settings", "codec"))
-    if (made.get("name"), made.get("settings")) != (head["name"], head["settings"]):
-        differing = sorted(k for k in head["settings"] if settings.get(k) != head["settings"][k])
-        differing += ["name"] if made.get("name") != head["name"] else []
-        if codec.get("name") != head["codec"]["name"]:
-            differing = ["codec"]
+    differing = sorted(k for k in head["settings"] if settings.get(k) != head["settings"][k])
+    if made.get("name") != head["name"]:
+        differing.append("name")
+    if differing and codec.get("name") != head["codec"]["name"]:
+        differing = ["codec"]
+    if differing:
         raise ShardError(
             f"{out_dir}: holds shards made with another {', '.join(differing)}; choose another --out or remove it"
         )

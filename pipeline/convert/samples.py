@@ -36,19 +36,21 @@ class Converted:
 
 def convert(task: ShardTask, place: int, inspector: Inspector) -> Converted:
     """The samples of one of a tar's videos."""
-    record, settings, number = task.records[place], task.settings, task.first + place
+    record, settings, key = task.records[place], task.settings, f"{task.first + place:08d}"
     guard = guard_of(record, inspector.limits)
     try:
         if record.source in task.broken:
             raise VideoFailure(*task.broken[record.source])
         facts = inspector.probe(record.path, guard)
-        geometry = geometry_of(facts, settings, task.canvas)
+        if task.canvas is None:
+            geometry = stretched(settings.size)
+        else:
+            geometry = centred(fitted(facts.display_width, facts.display_height, settings.size), task.canvas)
         if settings.segment_s is None:
-            stored = transcode(record.path, geometry, settings, facts=facts, inspector=inspector, guard=guard)
-            keyed = [(f"{number:08d}", stored)]
+            keyed = [(key, transcode(record.path, geometry, settings, facts=facts, guard=guard))]
         else:
             pieces = transcode_segments(record, geometry, settings, facts=facts, inspector=inspector, guard=guard)
-            keyed = [(f"{number:08d}-{place:02d}", one) for place, one in enumerate(pieces)]
+            keyed = [(f"{key}-{number:02d}", piece) for number, piece in enumerate(pieces)]
     except VideoFailure as failure:
         return Converted(quarantine=[{"source": record.source, "stage": failure.stage, "reason": failure.reason}])
     about: dict[str, Any] = {
@@ -69,7 +71,6 @@ def transcode(
     settings: BuildSettings,
     *,
     facts: VideoFacts,
-    inspector: Inspector,
     guard: Guard,
     piece: Piece | None = None,
 ) -> Described:
@@ -98,26 +99,15 @@ def transcode(
         raise guard.exceeded("max_output_mb", path, f"gives more than {max_bytes} bytes") from None
     if piece and piece.seek and reader.num_frames != piece.num_frames:
         raise VideoFailure("decode", f"{path.name}: {reader.num_frames} of {piece.num_frames} frames were found")
-    num_stored = -(-reader.num_frames // settings.frame_step)
-    assert len(segment.frames) == num_stored
-    warnings = [*facts.notes, *reader.warnings]
-    claimed = facts.num_frames_header
-    disagree = piece is None and not settings.fps and claimed not in (None, reader.num_frames)
-    if disagree and inspector.edit_list(path, guard) != (claimed, reader.num_frames):
-        # A second decoder's word, asked for only where header and ffmpeg disagree.
-        counted = inspector.count_frames(path, guard)
-        warnings.append(f"header states {claimed} frames, {reader.num_frames} decode")
-        if counted != reader.num_frames:
-            warnings.append(f"PyAV decodes {counted} frames, ffmpeg {reader.num_frames}")
     return segment, {
         "num_frames": reader.num_frames,
-        "num_frames_stored": num_stored,
-        "num_frames_header": claimed,
+        "num_frames_stored": len(segment.frames),
+        "num_frames_header": facts.num_frames_header,
         "fps": round(fps, 6),
         "source_size": [facts.display_width, facts.display_height],
         "content": [geometry.left, geometry.top, geometry.content_width, geometry.content_height],
         "segment_start": piece.start if piece else 0,
-        "warnings": warnings,
+        "warnings": [*facts.notes, *reader.warnings],
     }
 
 
@@ -136,60 +126,43 @@ def transcode_segments(
         VideoFailure: Some segment cannot be decoded.
     """
 
-    def stored(piece: Piece) -> Described:
-        return transcode(record.path, geometry, settings, facts=facts, inspector=inspector, guard=guard, piece=piece)
-
-    def starts(num_frames: int) -> list[int]:
-        return segment_starts(record, settings, num_frames=num_frames, fps=facts.fps)
+    def stored(pieces: list[Piece], num_frames: int, *warnings: str) -> list[Described]:
+        found = [transcode(record.path, geometry, settings, facts=facts, guard=guard, piece=piece) for piece in pieces]
+        return [
+            (segment, meta | {"num_frames_source": num_frames, "warnings": [*meta["warnings"], *warnings]})
+            for segment, meta in found
+        ]
 
     assert settings.segment_s is not None
     length = segment_length(settings.segment_s, fps=facts.fps)
     timeline = inspector.timeline(record.path, guard)
     if timeline is not None:
+        starts = segment_starts(record, settings, length=length, video_frames=timeline.num_frames)
         try:
-            found = [stored(timeline.piece(s, num_frames=length)) for s in starts(timeline.num_frames)]
-            return [(segment, meta | {"num_frames_source": timeline.num_frames}) for segment, meta in found]
+            return stored([timeline.piece(start, num_frames=length) for start in starts], timeline.num_frames)
         except VideoFailure as failure:
             if failure.stage == "limit":
                 raise
             # there are fewer frames than packets, or a seek went too far
-    num_frames = count_decoded(record.path, guard)
-    found = [stored(Piece(s, min(length, num_frames))) for s in starts(num_frames)]
-    return [
-        (segment, meta | {"num_frames_source": num_frames, "warnings": [*meta["warnings"], FROM_START]})
-        for segment, meta in found
-    ]
-
-
-def segment_starts(record: VideoRecord, settings: BuildSettings, *, num_frames: int, fps: float) -> list[int]:
-    """First frames of a video's segments: evenly spaced for a test video, else drawn by the file's name."""
-    assert settings.segment_s is not None
-    length = segment_length(settings.segment_s, fps=fps)
-    if "test" in record.subsets:
-        return uniform_segments(count=settings.test_segments, length=length, video_frames=num_frames).tolist()
-    name = Path(record.source).stem
-    return random_segments(
-        name, count=settings.train_segments, length=length, video_frames=num_frames, seed=settings.seed
-    ).tolist()
-
-
-def count_decoded(path: Path, guard: Guard) -> int:
-    """Frames that ffmpeg decodes from a whole video.
-
-    Raises:
-        VideoFailure: None.
-    """
-    reader = FrameReader(path, COUNTING, block_frames=256, guard=guard)
-    for _ in reader:
+    counting = FrameReader(record.path, COUNTING, block_frames=256, guard=guard)
+    for _ in counting:
         pass
-    return reader.num_frames
+    num_frames = counting.num_frames
+    starts = segment_starts(record, settings, length=length, video_frames=num_frames)
+    return stored([Piece(start, min(length, num_frames)) for start in starts], num_frames, FROM_START)
 
 
-def geometry_of(facts: VideoFacts, settings: BuildSettings, canvas: tuple[int, int] | None) -> Geometry:
-    """Where the picture of a video lies in its tile."""
-    if canvas is None:
-        return stretched(settings.size)
-    return centred(fitted(facts.display_width, facts.display_height, settings.size), canvas)
+def segment_starts(record: VideoRecord, settings: BuildSettings, *, length: int, video_frames: int) -> list[int]:
+    """First frames of a video's segments: evenly spaced for a test video, else drawn by the file's name."""
+    if "test" in record.subsets:
+        return uniform_segments(count=settings.test_segments, length=length, video_frames=video_frames).tolist()
+    return random_segments(
+        Path(record.source).stem,
+        count=settings.train_segments,
+        length=length,
+        video_frames=video_frames,
+        seed=settings.seed,
+    ).tolist()
 
 
 def segment_length(segment_s: float, *, fps: float) -> int:

@@ -10,14 +10,14 @@ import json
 import os
 import platform
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from res3d_video.pipeline.convert.plan import ShardTask
 from res3d_video.pipeline.convert.samples import Converted, convert
@@ -25,44 +25,22 @@ from res3d_video.pipeline.errors import one_line
 from res3d_video.pipeline.files import new_file_opener, write_atomically
 from res3d_video.pipeline.index import ShardError
 from res3d_video.pipeline.ingest.inspector import Inspector
-from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.shard_writer import TarShard, sha256_of, to_json
 
 MAX_ATTEMPTS = 3  # to make a tar, before it is reported and the others go on
 # What may go better the next time: a disk, a network file system, memory, another process. All else is a bug.
 PASSING = (OSError, MemoryError, ShardError)
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no tar can be written, so none is tried again
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a file system without locks says
+DAY_S = 24 * 3600
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-PART_KEYS = {"inputs", "tar", "num_bytes", "sha256", "samples", "quarantine"}
-DAY_S = 24 * 3600
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a file system without locks says
 
-
-@dataclass(frozen=True)
-class Counts:
-    """Videos, their frames, those videos that failed, and finished tars."""
-
-    num_videos: int = 0
-    num_frames: int = 0
-    num_failed: int = 0
-    num_shards: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    def __sub__(self, other: "Counts") -> "Counts":
-        return Counts(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-
+Counts = Counter[str]  # of "videos", their "frames", those that "failed", and finished "shards"
 # Called by those who make tars, with the name of one and what is done of it; one that is tried again begins anew.
 Tell = Callable[[str, Counts], None]
 # Makes tars in a folder; returns the names of those that failed for good, with the reason.
 Make = Callable[[list[ShardTask], Path, Tell], dict[str, str]]
-
-
-class FinishedElsewhere(Exception):
-    """Another process has finished this very tar meanwhile; there is nothing to do."""
 
 
 class OtherInputsError(ShardError):
@@ -92,7 +70,7 @@ def make_here(
             for task in left:
                 mine = islice(converted, len(task.records))
                 try:
-                    tell(task.name, write_shard(task, mine, out_dir, tell=tell))
+                    tell(task.name, write_shard(task, (one.result() for one in mine), out_dir, tell=tell))
                 except PASSING as error:
                     if is_full(error):
                         raise
@@ -102,47 +80,35 @@ def make_here(
     return failed
 
 
-def make_shard(task: ShardTask, out_dir: Path, *, workers: int = 1) -> Counts:
-    """Make one tar, wherever this process runs; a tar that is there already is kept.
-
-    Args:
-        workers: Videos in work at once; each keeps about one core busy.
+def make_shard(task: ShardTask, out_dir: Path) -> Counts:
+    """Make one tar, wherever this process runs, one video at a time; a tar that is there already is kept.
 
     Raises:
         OtherInputsError: This machine sees other videos than the one that planned, or has other programs.
         ShardError: As `write_shard`.
         OSError: It cannot be written.
     """
-    if task.inputs_here() != task.inputs:
+    if task.fingerprint() != task.inputs:
         raise OtherInputsError(
             f"{task.name}: {platform.node()} sees other videos or has other versions of ffmpeg and encoders than the "
             "machine that began; mount the same folder and install the same environment on all"
         )
-    if is_finished(out_dir, task.name, task.inputs, limits=task.limits):
+    if is_finished(out_dir, task):
         return counts_of_finished(task, out_dir)
-    places = range(len(task.records))
-    with (
-        Inspector(task.limits) as inspector,
-        ThreadPoolExecutor(workers) as pool,
-        in_order(pool, lambda place: convert(task, place, inspector), places, ahead=2 * workers) as converted,
-    ):
-        return write_shard(task, converted, out_dir)
+    with Inspector(task.limits) as inspector:
+        return write_shard(task, (convert(task, place, inspector) for place in range(len(task.records))), out_dir)
 
 
 def counts_of_finished(task: ShardTask, out_dir: Path) -> Counts:
     """Of a tar that another process has made, such as one that died before it could say so; its frames are not ours."""
     part = json.loads((out_dir / "parts" / f"{task.name}.json").read_bytes())
-    return Counts(len(task.records), num_failed=len(part["quarantine"]), num_shards=1)
+    return Counts(videos=len(task.records), failed=len(part["quarantine"]), shards=1)
 
 
 def write_shard(
-    task: ShardTask,
-    converted: Iterable[Future[Converted]],
-    out_dir: Path,
-    *,
-    tell: Tell = lambda name, counts: None,
+    task: ShardTask, converted: Iterable[Converted], out_dir: Path, *, tell: Tell = lambda name, counts: None
 ) -> Counts:
-    """Write tar, idx and, last, the part of one task, in the order of its records; or find that another process has.
+    """Write tar, idx and, last, the part of one task; or find that another process has.
 
     Args:
         converted: Of each record, in order.
@@ -151,35 +117,34 @@ def write_shard(
     Raises:
         ShardError: Another process has put other bytes in place at the same time; this one should try again.
     """
-
-    def finished() -> bool:
-        return is_finished(out_dir, task.name, task.inputs, limits=task.limits)
-
+    part_path = out_dir / "parts" / f"{task.name}.json"
     counts, quarantine = Counts(), list[dict[str, str]]()
     try:
         with TarShard(out_dir / f"{task.name}.tar") as tar:
-            for one in (future.result() for future in converted):
+            for one in converted:
                 for sample in one.samples:
                     tar.add(sample)
+                    counts["frames"] += sample.meta["num_frames"]
                 quarantine += one.quarantine
-                counts += Counts(1, sum(s.meta["num_frames"] for s in one.samples), len(one.quarantine))
-                tell(task.name, counts)
-            if finished():
-                raise FinishedElsewhere
+                counts.update(videos=1, failed=len(one.quarantine))
+                tell(task.name, counts.copy())
+            if is_finished(out_dir, task):
+                raise FileExistsError  # so that ours is discarded
         part = {"inputs": task.inputs, **tar.summary(), "quarantine": quarantine}
-        part |= limits_met(quarantine, task.limits)
+        if any(line["stage"] in ("limit", "open") for line in quarantine):  # other limits might allow it
+            part["limits"] = asdict(task.limits)
         if not part["samples"]:  # nothing but failures: readers expect no empty tar
             tar.path.unlink(missing_ok=True)
             tar.path.with_suffix(".idx").unlink(missing_ok=True)
-        write_atomically(out_dir / "parts" / f"{task.name}.json", to_json(part))
-    except (FinishedElsewhere, FileNotFoundError):  # not found: whoever wrote the index has cleaned up
-        if finished():
+        write_atomically(part_path, to_json(part))
+    except (FileExistsError, FileNotFoundError):  # not found: whoever wrote the index has cleaned up
+        if is_finished(out_dir, task):
             return counts_of_finished(task, out_dir)
         raise
     if part["samples"] and not tar.is_in_place() and sha256_of(tar.path) != part["sha256"]:
-        (out_dir / "parts" / f"{task.name}.json").unlink(missing_ok=True)  # nobody knows whose tar, idx and part remain
+        part_path.unlink(missing_ok=True)  # nobody knows whose tar, idx and part remain
         raise ShardError(f"{task.name}: another process has made it at the same time, with other bytes; run again")
-    return replace(counts, num_shards=1)
+    return counts + Counts(shards=1)
 
 
 @contextmanager
@@ -209,39 +174,34 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in FULL
 
 
-def limits_met(quarantine: list[dict[str, str]], limits: Limits) -> dict[str, Any]:
-    """What a part says of the limits: nothing, unless some video was refused for what they are."""
-    refused = any(line["stage"] in ("limit", "open") for line in quarantine)
-    return {"limits": asdict(limits)} if refused else {}
-
-
-def is_finished(out_dir: Path, name: str, inputs: str, *, limits: Limits, read: bool = True) -> bool:
-    """Whether the tar of a part is there, whole and made from these inputs; under these limits, if they mattered.
+def is_finished(out_dir: Path, task: ShardTask, *, read: bool = True) -> bool:
+    """Whether a tar is there, whole and made from the task's inputs; under its limits, if they mattered.
 
     Args:
         read: Read the tar and compare its checksum; else its size.
     """
-    tar = out_dir / f"{name}.tar"
+    tar = out_dir / f"{task.name}.tar"
     try:
-        part = json.loads((out_dir / "parts" / f"{name}.json").read_bytes())
-        if not isinstance(part, dict) or not part.keys() >= PART_KEYS or part["inputs"] != inputs:
-            return False
-        if part.get("limits", asdict(limits)) != asdict(limits):
+        part = json.loads((out_dir / "parts" / f"{task.name}.json").read_bytes())
+        limits = asdict(task.limits)
+        if part["inputs"] != task.inputs or part.get("limits", limits) != limits:
             return False
         if not part["samples"]:
             return True
         is_same = sha256_of(tar) == part["sha256"] if read else tar.stat().st_size == part["num_bytes"]
         return is_same and tar.with_suffix(".idx").is_file()
-    except (OSError, ValueError, RecursionError):  # not there, or not JSON
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # not there, or not what we write
         return False
 
 
-def listed(out_dir: Path) -> set[str]:
-    """Names of all parts that are there, of this build or another."""
+def finished(out_dir: Path, tasks: list[ShardTask]) -> int:
+    """How many tars of a build are there, whoever made them; only if all may be, each is looked at."""
     try:  # NFS asks the server again for a folder's list, but may answer from memory whether one file is there
-        return {name.removesuffix(".json") for name in os.listdir(out_dir / "parts") if not name.startswith(".")}
+        listed = set(os.listdir(out_dir / "parts"))
     except FileNotFoundError:
-        return set()
+        return 0
+    count = sum(f"{task.name}.json" in listed for task in tasks)
+    return sum(is_finished(out_dir, task, read=False) for task in tasks) if count == len(tasks) else count
 
 
 def clean(out_dir: Path, *, alone: bool = True) -> None:
@@ -271,7 +231,8 @@ def only_builder(out_dir: Path, *, shared: bool = False) -> Iterator[None]:
     Raises:
         ShardError: One is at work there.
     """
-    with open(out_dir / ".lock", "r+", opener=_lock_opener) as lock:  # NFS wants it open for reading and for writing
+    descriptor = new_file_opener(str(out_dir / ".lock"), os.O_RDWR | os.O_CREAT)  # NFS wants it open for both
+    with os.fdopen(descriptor, "rb+") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -280,7 +241,3 @@ def only_builder(out_dir: Path, *, shared: bool = False) -> Iterator[None]:
             if error.errno not in NO_LOCKS:
                 raise
         yield
-
-
-def _lock_opener(path: str, flags: int) -> int:
-    return new_file_opener(path, flags | os.O_CREAT)

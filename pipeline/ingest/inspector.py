@@ -8,7 +8,6 @@ no video's fault: it is raised again in the process that asked.
 import contextlib
 import json
 import os
-import queue
 import resource
 import selectors
 import signal
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +24,7 @@ import numpy as np
 
 from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.ingest.limits import MB, MESSAGE_BYTES, Guard, Limits, ended_by
-from res3d_video.pipeline.ingest.probe import Timeline, VideoFacts, count_frames, edit_list, probe, read_timeline
+from res3d_video.pipeline.ingest.probe import Timeline, VideoFacts, probe, read_timeline
 
 # Has a worker find res3d_video where this process has it, whatever is installed.
 THIS_CODE = (
@@ -36,16 +34,16 @@ THIS_CODE = (
 START = "from res3d_video.pipeline.ingest.inspector import serve; serve()"
 MAX_ANSWER_BYTES = 256 * 2**20  # the times of five million frames
 CHUNK_BYTES = 2**20
-CLOSE_S = 5.0
+END_S = 0.2  # a worker's pipe closes just before it is gone
 TRACEBACK = "Traceback (most recent call last)"
 
 
-class Inspector:
-    """Answers questions about videos, from any number of threads at once; close it, or use it in a `with` block."""
+class Inspector(contextlib.AbstractContextManager["Inspector"]):
+    """Answers questions about videos, from any number of threads at once, until the end of its `with` block."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+        self._idle: list[Worker] = []
 
     def probe(self, path: Path, guard: Guard) -> VideoFacts:
         """`probe.probe`.
@@ -57,17 +55,8 @@ class Inspector:
         facts = self._ask("probe", path, guard)
         return VideoFacts(**{**facts, "notes": tuple(facts["notes"])})
 
-    def count_frames(self, path: Path, guard: Guard) -> int:
-        """`probe.count_frames`; raises like `probe`."""
-        return self._ask("count", path, guard)
-
-    def edit_list(self, path: Path, guard: Guard) -> tuple[int, int] | None:
-        """`probe.edit_list`; raises like `probe`."""
-        found = self._ask("edits", path, guard)
-        return None if found is None else (found[0], found[1])
-
     def timeline(self, path: Path, guard: Guard) -> Timeline | None:
-        """`timeline.read_timeline`; raises like `probe`."""
+        """`probe.read_timeline`; raises like `probe`."""
         found = self._ask("timeline", path, guard)
         if found is None:
             return None
@@ -77,47 +66,39 @@ class Inspector:
     def _ask(self, what: str, path: Path, guard: Guard) -> Any:
         left_s = guard.left_s(path)
         try:
-            worker = self._idle.get_nowait()
-        except queue.Empty:
+            worker = self._idle.pop()
+        except IndexError:
             worker = Worker()
         try:
             answer = worker.ask(what, path, guard, timeout_s=left_s)
         except TimeoutError:
-            worker.kill()
+            worker.end()
             raise guard.exceeded("max_wall_s", path, "took too long") from None
         except EOFError:
-            code = worker.kill()
+            code = worker.end()
             if code == -signal.SIGXCPU:
                 raise guard.exceeded("max_cpu_s", path, "took too long to read") from None
             if code > 0 and TRACEBACK in worker.said:
                 raise RuntimeError(f"{path}: the process that read it failed\n{worker.said}") from None
-            raise VideoFailure(what, f"{path.name}: the process that read it {ended_by(code)}") from None
+            raise VideoFailure("probe", f"{path.name}: the process that read it {ended_by(code)}") from None
         except BaseException:
-            worker.kill()
+            worker.end()
             raise
-        self._idle.put(worker)
+        self._idle.append(worker)
         if "found" not in answer:
             raise VideoFailure(answer["stage"], answer["reason"])
         return answer["found"]
 
-    def close(self) -> None:
-        """End the workers."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._idle.get_nowait().close()
-
-    def __enter__(self) -> "Inspector":
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self.close()
+        while self._idle:
+            self._idle.pop().end()
 
 
 class Worker:
     """A process that inspects one video after another; lines of JSON go to it and come back.
 
     Attributes:
-        said: What it wrote on standard error, once it is killed.
+        said: What it wrote on standard error, once it has ended.
     """
 
     said = ""
@@ -163,31 +144,20 @@ class Worker:
         except (ValueError, TypeError):
             raise EOFError from None
 
-    def kill(self) -> int:
-        """End it now; its exit code, if it had ended by itself."""
+    def end(self) -> int:
+        """Let it end, or kill it; its exit code."""
+        with contextlib.suppress(BrokenPipeError):
+            self._to.close()
         try:
-            code = self._process.wait(timeout=0.2)  # its pipe closes just before it is gone
+            code = self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
         self._messages.seek(0)
         self.said = self._messages.read(MESSAGE_BYTES).decode(errors="replace")
-        self._close()
+        self._from.close()
+        self._messages.close()
         return code
-
-    def close(self) -> None:
-        """Let it end by itself."""
-        self._close()
-        try:
-            self._process.wait(CLOSE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _close(self) -> None:
-        for file in (self._to, self._from, self._messages):
-            with contextlib.suppress(BrokenPipeError):
-                file.close()
 
 
 def serve() -> None:
@@ -212,23 +182,16 @@ def serve() -> None:
 
 def answer_to(what: str, path: Path, guard: Guard) -> bytes:
     """What a worker answers: a line of {"found"}, or of the {"stage", "reason"} of a failure."""
-    questions: dict[str, Callable[[], Any]] = {
-        "probe": lambda: asdict(probe(path, guard)),
-        "count": lambda: count_frames(path, guard),
-        "edits": lambda: edit_list(path, guard),
-        "timeline": lambda: (timeline := read_timeline(path, guard)) and asdict(timeline),
-    }
+    answer: dict[str, Any]
     try:
-        return line_of({"found": questions[what]()})
+        found = probe(path, guard) if what == "probe" else read_timeline(path, guard)
+        answer = {"found": found and asdict(found)}
     except VideoFailure as failure:
-        return line_of({"stage": failure.stage, "reason": failure.reason})
+        answer = {"stage": failure.stage, "reason": failure.reason}
     except MemoryError:
-        met = guard.exceeded("max_memory_mb", path, "needs more memory to read")
-        return line_of({"stage": met.stage, "reason": met.reason})
-
-
-def line_of(answer: dict[str, Any]) -> bytes:
-    """An answer as it goes through a pipe; of a timeline, arrays as lists and its time base as a word."""
+        failure = guard.exceeded("max_memory_mb", path, "needs more memory to read")
+        answer = {"stage": failure.stage, "reason": failure.reason}
+    # Of a timeline, arrays become lists and the time base a word.
     return json.dumps(answer, default=lambda v: v.tolist() if isinstance(v, np.ndarray) else str(v)).encode() + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""Source facts: what a video's header claims (PyAV), how many frames it really holds, and when each is shown.
+"""Source facts: what a video's header claims (PyAV), and when each frame is shown.
 
 PyAV runs FFmpeg's code in this process, which a video may crash or fill; `Inspector` does the same in others.
 
@@ -27,8 +27,7 @@ ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # they seek by an index, to keyframes
 IDR_TYPES = {"h264": {5}, "hevc": {19, 20}}  # NAL units of pictures behind which nothing is referred to
 LENGTH_SIZE_PLACE = {"h264": 4, "hevc": 21}  # byte of avcC and hvcC whose lowest two bits are that size less 1
-VP8_SHOWN = 0x10  # of a packet's first byte; others are for reference only (RFC 6386, 9.1)
-KEYFRAME_CODECS = {"vp8", "vp9", "av1", "mpeg4", "mjpeg", *IDR_TYPES}
+KEYFRAME_CODECS = {"vp9", "av1", "mpeg4", "mjpeg", *IDR_TYPES}
 
 
 @dataclass(frozen=True)
@@ -36,16 +35,11 @@ class VideoFacts:
     """What the container and the first frame say.
 
     Attributes:
-        width, height: Stored pixels, before rotation and pixel aspect.
         display_width, display_height: Pixels as a player shows them: pixel aspect and rotation applied.
         fps: Average frames per second; 0 when the container does not say.
         num_frames_header: Frames the container claims; None when it claims none.
     """
 
-    codec: str
-    pix_fmt: str
-    width: int
-    height: int
     display_width: int
     display_height: int
     fps: float
@@ -54,14 +48,8 @@ class VideoFacts:
 
 
 @contextmanager
-def open_video(
-    path: Path, guard: Guard, *, stage: str, **more: str
-) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def open_video(path: Path, guard: Guard) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """A video's container, opened as a plain file and as nothing else, and its stream, within the limits.
-
-    Args:
-        stage: Of a failure of FFmpeg's libraries in the block.
-        more: Options of FFmpeg's demuxer.
 
     Raises:
         VideoFailure: It may not be opened, is of no kind that is read, has no picture stream, claims more than the
@@ -70,67 +58,22 @@ def open_video(
     descriptor = guard.open(path)
     try:
         try:
-            options = input_options(descriptor, guard.limits) | more
-            container = av.open("fd:", options=options, **ANY_TITLE)
+            container = av.open("fd:", options=input_options(descriptor, guard.limits), **ANY_TITLE)
         except av.ArgumentError as error:  # FFmpeg's word for what its lists of formats and protocols forbid
             reason = f"is none of the kinds that are read ({FORMATS}), or its header is damaged"
             raise VideoFailure("probe", f"{path.name}: {reason}") from error
         finally:
             os.close(descriptor)  # FFmpeg has one of its own
         with container:
-            stream = picture_stream(container, path)
-            admit(container, stream, path, guard)
-            yield container, stream
+            films = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+            if not films:
+                raise VideoFailure("probe", f"{path.name}: holds no video stream")
+            admit(container, films[0], path, guard)
+            yield container, films[0]
     except av.FFmpegError as error:
         if isinstance(error, MemoryError):
             raise guard.exceeded("max_memory_mb", path, "needs more memory to read") from error
-        raise VideoFailure(stage, f"{path.name}: {one_line(error)}") from error
-
-
-def probe(path: Path, guard: Guard | None = None) -> VideoFacts:
-    """Read the header and the first frame.
-
-    Raises:
-        VideoFailure: As `open_video`, or not even one frame decodes.
-    """
-    with open_video(path, guard or Guard(), stage="probe") as (container, stream):
-        frame = next(container.decode(stream), None)
-        if frame is None:
-            raise VideoFailure("probe", f"{path.name}: no frame can be decoded")
-        aspect = stream.sample_aspect_ratio or Fraction(1)
-        shown = (max(round(frame.width * aspect), 1), frame.height)
-        if lies_on_its_side(frame):
-            shown = shown[::-1]
-        transfer = HDR_TRANSFERS.get(int(frame.color_trc))
-        return VideoFacts(
-            codec=stream.codec_context.name,
-            pix_fmt=frame.format.name,
-            width=frame.width,
-            height=frame.height,
-            display_width=shown[0],
-            display_height=shown[1],
-            fps=max(float(stream.average_rate or 0), 0.0),
-            num_frames_header=stream.frames or None,
-            notes=(f"HDR ({transfer}) is not tone-mapped",) if transfer else (),
-        )
-
-
-def lies_on_its_side(frame: av.VideoFrame) -> bool:
-    """Whether ffmpeg exchanges width and height to show a frame: at 90° and 270°, rounded to whole degrees as it does.
-
-    At other angles it turns the picture within its shape.
-    """
-    if abs(frame.rotation) not in (89, 90):  # cut to whole degrees
-        return False
-    side_data: Any = frame.side_data  # whose types are not those of any version of PyAV
-    try:
-        found = side_data["DISPLAYMATRIX"]
-    except ValueError:  # before PyAV 19: the frame has data of a kind that it does not know, such as EXIF
-        return abs(frame.rotation) == 90
-    matrix = np.frombuffer(memoryview(found), np.int32, 9).astype(float)
-    across, along = math.hypot(matrix[0], matrix[3]), math.hypot(matrix[1], matrix[4])
-    degrees = math.degrees(math.atan2(matrix[1] / along, matrix[0] / across))  # as av_display_rotation_get
-    return math.floor(abs(degrees) + 0.5) == 90
+        raise VideoFailure("probe", f"{path.name}: {one_line(error)}") from error
 
 
 def admit(container: av.container.InputContainer, stream: av.VideoStream, path: Path, guard: Guard) -> None:
@@ -150,37 +93,27 @@ def admit(container: av.container.InputContainer, stream: av.VideoStream, path: 
     context.options = {"max_pixels": str(limits.max_pixels), "threads": "1"}
 
 
-def count_frames(path: Path, guard: Guard | None = None) -> int:
-    """Frames that PyAV decodes from the whole file; what the header claims does not matter."""
-    guard = guard or Guard()
-    with open_video(path, guard, stage="count") as (container, stream):
-        count = 0
-        for count, _ in enumerate(container.decode(stream), start=1):
-            if count > guard.limits.max_frames:
-                raise guard.exceeded("max_frames", path, f"has more than {guard.limits.max_frames} frames")
-        return count
+def probe(path: Path, guard: Guard | None = None) -> VideoFacts:
+    """Read the header and the first frame.
 
-
-def edit_list(path: Path, guard: Guard | None = None) -> tuple[int, int] | None:
-    """Packets of an MP4 or MOV, and how many of them its edit list has shown; None of another container.
-
-    The header counts all of them; with an edit list, such as a trimmed video has, fewer are decoded, and none is lost.
+    Raises:
+        VideoFailure: As `open_video`, or not even one frame decodes.
     """
-    guard = guard or Guard()
-    with open_video(path, guard, stage="count", ignore_editlist="1") as (container, stream):
-        if "mov" not in container.format.name.split(","):
-            return None
-        num_all = sum(packet.size > 0 for packet in container.demux(stream))
-    with open_video(path, guard, stage="count") as (container, stream):
-        return num_all, sum(packet.size > 0 and not packet.is_discard for packet in container.demux(stream))
-
-
-def picture_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The first stream that is a film, not a cover picture."""
-    films = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not films:
-        raise VideoFailure("probe", f"{path.name}: holds no video stream")
-    return films[0]
+    with open_video(path, guard or Guard()) as (container, stream):
+        frame = next(container.decode(stream), None)
+        if frame is None:
+            raise VideoFailure("probe", f"{path.name}: no frame can be decoded")
+        shown = [max(round(frame.width * (stream.sample_aspect_ratio or 1)), 1), frame.height]
+        if abs(frame.rotation) == 90:  # at other angles ffmpeg turns the picture within its shape
+            shown.reverse()
+        transfer = HDR_TRANSFERS.get(int(frame.color_trc))
+        return VideoFacts(
+            display_width=shown[0],
+            display_height=shown[1],
+            fps=max(float(stream.average_rate or 0), 0.0),
+            num_frames_header=stream.frames or None,
+            notes=(f"HDR ({transfer}) is not tone-mapped",) if transfer else (),
+        )
 
 
 @dataclass(frozen=True)
@@ -239,7 +172,7 @@ def read_timeline(path: Path, guard: Guard | None = None) -> Timeline | None:
         VideoFailure: Not a video, or one that claims more than the limits allow.
     """
     guard = guard or Guard()
-    with open_video(path, guard, stage="probe") as (container, stream):
+    with open_video(path, guard) as (container, stream):
         codec = stream.codec_context.name
         if container.format.name not in CONTAINERS or codec not in KEYFRAME_CODECS:
             return None
@@ -249,12 +182,9 @@ def read_timeline(path: Path, guard: Guard | None = None) -> Timeline | None:
         for packet in container.demux(stream):
             if not packet.size:
                 continue  # the last one is empty
-            if packet.pts is None or packet.is_corrupt:
+            # One to discard is decoded, not shown: an edit list may cut into a group of pictures.
+            if packet.pts is None or packet.is_corrupt or packet.is_discard:
                 return None
-            if packet.is_discard:  # decoded, not shown; an edit list may cut into a group of pictures
-                return None
-            if codec == "vp8" and not bytes(packet)[0] & VP8_SHOWN:
-                continue
             if packet.is_keyframe and begins_anew(bytes(packet), codec, extradata):
                 keyframes.append(len(times))
             times.append(packet.pts)

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import math
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -37,6 +38,7 @@ from res3d_video.pipeline.ingest.probe import Piece, seek_options
 SCALE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+bitexact"
 MAX_ASPECT = 8  # of a picture whose shape is kept; one of 8:1 and one of 1:8 give tiles 46 times as large as 4:3
 ASKED_TO_END = 255  # exit code of an ffmpeg that got a signal: its CPU time is over, or Ctrl-C reached it
+DAMAGE = re.compile("damag|error|invalid|corrupt|missing|truncat|prematurely|conceal|could not|non-existing", re.I)
 PIPE_BYTES = 1 << 20  # of frames under way from ffmpeg; the kernel's 64 KiB are two frames
 
 
@@ -176,9 +178,10 @@ class FrameReader:
         Raises:
             VideoFailure: It cannot be opened, not one frame came out, or a limit is exceeded.
         """
-        height, width = self.geometry.content_height, self.geometry.content_width
-        chroma_shape = (-(-height // 2), -(-width // 2))
-        frame_bytes = height * width + 2 * chroma_shape[0] * chroma_shape[1]
+        luma = (self.geometry.content_height, self.geometry.content_width)
+        chroma = (-(-luma[0] // 2), -(-luma[1] // 2))
+        ends = np.cumsum([math.prod(luma), math.prod(chroma), math.prod(chroma)])  # of the planes in a frame
+        frame_bytes = int(ends[-1])
         source_frames = self.block_frames * self.frame_step
         limits, timed_out, left_s = self.guard.limits, threading.Event(), self.guard.left_s(self.path)
         with tempfile.TemporaryFile() as messages:
@@ -204,16 +207,8 @@ class FrameReader:
                         raise self.guard.exceeded("max_frames", self.path, f"has more than {limits.max_frames} frames")
                     frames = frames[:: self.frame_step]
                     if len(frames):
-                        y, u, v = np.split(
-                            frames,
-                            [height * width, height * width + chroma_shape[0] * chroma_shape[1]],
-                            axis=1,
-                        )
-                        yield Planes(
-                            y.reshape(-1, height, width),
-                            u.reshape(-1, *chroma_shape),
-                            v.reshape(-1, *chroma_shape),
-                        )
+                        y, u, v = np.split(frames, ends[:2], axis=1)
+                        yield Planes(y.reshape(-1, *luma), u.reshape(-1, *chroma), v.reshape(-1, *chroma))
                 cpu_s, code = cpu_s_of(process.pid), process.wait()
             finally:
                 watchdog.cancel()
@@ -259,21 +254,7 @@ def damage(lines: list[str]) -> list[str]:
     >>> damage(["[mpeg4 @ 0x55] ac-tex damaged at 3 4", "[swscaler @ 0x7] deprecated pixel format used"])
     ['mpeg4: ac-tex damaged at 3 4']
     """
-    words = (
-        "damag",
-        "error",
-        "invalid",
-        "corrupt",
-        "missing",
-        "truncat",
-        "conceal",
-        "could not",
-        "non-existing",
-    )
-    told: dict[str, None] = {}
-    for line in lines:
-        if any(word in line.lower() for word in words):
-            told[without_address(line)] = None
+    told = dict.fromkeys(without_address(line) for line in lines if DAMAGE.search(line))
     return list(told)[:5]
 
 

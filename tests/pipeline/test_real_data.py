@@ -13,7 +13,6 @@ from res3d_video.pipeline.convert.samples import transcode
 from res3d_video.pipeline.datasets import list_hmdb51, list_ucf101
 from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.frames import decode_frames
-from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import Guard
 from res3d_video.pipeline.ingest.probe import probe
 from res3d_video.pipeline.ingest.transcode import stretched
@@ -65,9 +64,7 @@ def test_every_odd_video_becomes_all_of_its_frames(shared_data: Path, facts: dic
             continue
         source = shared_data / path
         try:
-            with Inspector() as inspector:
-                given = {"facts": probe(source), "inspector": inspector, "guard": Guard()}
-                segment, meta = transcode(source, stretched(64), settings, **given)
+            segment, meta = transcode(source, stretched(64), settings, facts=probe(source), guard=Guard())
         except VideoFailure as failure:
             wrong.append(f"{path}: {failure.reason}")
             continue

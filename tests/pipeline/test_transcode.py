@@ -10,7 +10,7 @@ import pytest
 
 from res3d_video.pipeline.codecs.filmstrip import Planes
 from res3d_video.pipeline.errors import VideoFailure
-from res3d_video.pipeline.ingest.probe import count_frames, probe
+from res3d_video.pipeline.ingest.probe import probe
 from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched
 from res3d_video.tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 
@@ -31,7 +31,7 @@ def test_frames_come_in_order_and_none_is_lost(tmp_path: Path, num_frames: int) 
     write_numbered_video(tmp_path / "a.mp4", num_frames)
     reader, planes = read(tmp_path / "a.mp4")
     assert numbers(planes) == list(range(num_frames))
-    assert reader.num_frames == num_frames == count_frames(tmp_path / "a.mp4")
+    assert reader.num_frames == num_frames
     assert planes.y.shape == (num_frames, 128, 171)
     assert planes.u.shape == planes.v.shape == (num_frames, 64, 86)
 
@@ -45,13 +45,7 @@ SOURCES: dict[str, dict[str, object]] = {
     "mpeg4_b_frames.avi": {"vcodec": "mpeg4", "qscale": 2, "bf": 2},
     "mpeg2.mpg": {"vcodec": "mpeg2video", "qscale": 2},
     "mjpeg.avi": {"vcodec": "mjpeg", "qscale": 2, "pix_fmt": "yuvj420p"},
-    "vp9.webm": {
-        "vcodec": "libvpx-vp9",
-        "deadline": "realtime",
-        "cpu-used": 8,
-        "b:v": "2M",
-        "pix_fmt": "yuv420p",
-    },
+    "vp9.webm": {"vcodec": "libvpx-vp9", "deadline": "realtime", "cpu-used": 8, "b:v": "2M", "pix_fmt": "yuv420p"},
 }
 
 
@@ -85,11 +79,10 @@ def test_a_rotated_video_stands_upright(tmp_path: Path) -> None:
     turn_on_display(tmp_path / "plain.mp4", tmp_path / "rotated.mp4")
     assert numbers(read(tmp_path / "rotated.mp4")[1]) == list(range(6))
     facts = probe(tmp_path / "rotated.mp4")
-    assert (facts.width, facts.height) == (240, 320)
     assert (facts.display_width, facts.display_height) == (320, 240)
 
 
-ANGLES = sorted({*range(-180, 181, 15), 1, 44, 89, 91, 269, 271, 89.4, 89.6, 90.4, 90.6, -89.4, -89.6, -90.4, -90.6})
+ANGLES = (-180, -90, -45, 0, 1, 30, 90, 180, 270)
 
 
 def test_a_video_turned_by_any_angle_has_the_shape_that_ffmpeg_gives_it(tmp_path: Path) -> None:
@@ -107,20 +100,8 @@ def test_a_video_turned_by_any_angle_has_the_shape_that_ffmpeg_gives_it(tmp_path
 
 
 def turn_on_display(source: Path, target: Path, *, degrees: float = -90) -> None:
-    command = [
-        ffmpeg_exe(),
-        "-v",
-        "error",
-        "-y",
-        "-display_rotation:v:0",
-        str(degrees),
-        "-i",
-        source,
-        "-c",
-        "copy",
-        target,
-    ]
-    subprocess.run(command, check=True)
+    words = f"-v error -y -display_rotation:v:0 {degrees} -i {source} -c copy {target}"
+    subprocess.run([ffmpeg_exe(), *words.split()], check=True)
 
 
 def test_a_varying_frame_rate_neither_drops_nor_doubles_frames(tmp_path: Path) -> None:
@@ -130,15 +111,11 @@ def test_a_varying_frame_rate_neither_drops_nor_doubles_frames(tmp_path: Path) -
     assert reader.num_frames == 30
 
 
-def test_a_wanted_rate_resamples_in_time(tmp_path: Path) -> None:
-    write_numbered_video(tmp_path / "a.mp4", 50, fps=25)
+def test_a_wanted_rate_resamples_in_time_and_every_second_frame_can_be_read_alone(tmp_path: Path) -> None:
+    write_numbered_video(tmp_path / "a.mp4", 41, fps=25)
     _, planes = read(tmp_path / "a.mp4", fps=12.5)
     assert numbers(planes)[:4] in ([0, 2, 4, 6], [1, 3, 5, 7])
-    assert len(planes) == 25
-
-
-def test_every_second_frame_can_be_read_alone(tmp_path: Path) -> None:
-    write_numbered_video(tmp_path / "a.mp4", 41)
+    assert 20 <= len(planes) <= 21
     reader, planes = read(tmp_path / "a.mp4", frame_step=2)
     assert numbers(planes) == list(range(0, 41, 2))
     assert reader.num_frames == 41, "source frames are counted, not the stored ones"
@@ -153,11 +130,18 @@ def test_limited_range_holds_black_and_white_between_16_and_235(tmp_path: Path) 
         assert np.abs(planes.u.astype(int) - 128).max() <= 1
 
 
-def test_a_cut_off_file_gives_the_frames_before_the_damage_and_a_warning(tmp_path: Path) -> None:
-    write_numbered_video(tmp_path / "a.avi", 60, vcodec="mpeg4")
-    whole = (tmp_path / "a.avi").read_bytes()
-    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
-    reader, planes = read(tmp_path / "cut.avi")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.avi", {"vcodec": "mpeg4"}), ("a.mkv", {}), ("a.mp4", {"vcodec": "mpeg4", "g": 1, "movflags": "+faststart"})],
+)
+def test_a_cut_off_file_gives_the_frames_before_the_damage_and_a_warning(
+    tmp_path: Path, name: str, options: dict
+) -> None:
+    write_numbered_video(tmp_path / name, 60, **options)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / f"cut_{name}").write_bytes(whole[: len(whole) // 2])
+    reader, planes = read(tmp_path / f"cut_{name}")
+    assert reader.warnings
     assert 10 < len(planes) < 60
     assert numbers(planes)[:-1] == list(range(len(planes) - 1)), "only the last, half-read frame may be wrong"
     assert reader.num_frames == len(planes)
@@ -187,13 +171,8 @@ def test_a_playlist_cannot_read_another_file(tmp_path: Path) -> None:
 
 
 def test_the_paper_s_sizes() -> None:
-    assert [
-        (g.content_width, g.content_height, g.tile_width, g.tile_height) for g in map(stretched, (64, 128, 256))
-    ] == [
-        (86, 64, 96, 64),
-        (171, 128, 176, 128),
-        (342, 256, 352, 256),
-    ]
+    expected = [Geometry(86, 64, 96, 64), Geometry(171, 128, 176, 128), Geometry(342, 256, 352, 256)]
+    assert [stretched(size) for size in (64, 128, 256)] == expected
 
 
 def test_with_kept_aspect_the_short_side_is_the_size_and_the_picture_is_centred() -> None:
@@ -215,4 +194,3 @@ def test_a_title_that_is_not_utf8_does_not_matter(tmp_path: Path) -> None:
     assert content.count(b"TITLE_OF_THE_FILM") == 1
     (tmp_path / "b.avi").write_bytes(content.replace(b"TITLE_OF_THE_FILM", b"TITLE_OF_THE_FIL\xd3"))
     assert probe(tmp_path / "b.avi").num_frames_header == 9
-    assert count_frames(tmp_path / "b.avi") == 9

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.sync import staging_folder
 from res3d_video.tools import bench_loader, check_shards, make_shards, sync_shards
 from tests.hostile.servers import Server, Way, right
 from tests.s3_server import S3Server
@@ -55,12 +56,14 @@ def test_a_dataset_is_copied_checked_and_copied_no_second_time(
 
 
 def test_shards_are_built_and_copied_by_one_command_again_and_again(
-    ucf_raw: Path, s3: S3Server, tmp_path: Path
+    ucf_raw: Path, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, staging = "s3://shards/made", tmp_path / "staging"
-    words = ["ucf101", "--raw", ucf_raw, "--out", url, "--staging", staging]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = "s3://shards/made"
+    words = ["ucf101", "--raw", ucf_raw, "--out", url]
     made = run(make_shards.main, *words)
     assert made.exit_code == 0, made.output
+    staging = staging_folder(url)
     assert f"6 samples in 1 shards, {open_index(staging).info['shards'][0]['num_bytes'] / 1e6:.1f} MB" in made.output
     assert "files" in made.stderr
     s3.forget_requests()

@@ -23,7 +23,6 @@ from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.samples import transcode
 from res3d_video.pipeline.errors import UserError, VideoFailure
 from res3d_video.pipeline.index import ShardError, ShardIndex
-from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import Guard
 from res3d_video.pipeline.ingest.probe import probe
 from res3d_video.pipeline.ingest.transcode import centred, ffmpeg_exe, fitted, stretched
@@ -132,9 +131,7 @@ def test_a_long_video_is_not_held_in_memory() -> None:
 def test_sources_of_every_rate_and_size_share_their_parameter_sets(tmp_path: Path, options: dict) -> None:
     path = tmp_path / "a.mp4"
     write_numbered_video(path, 20, **options)
-    with Inspector() as inspector:
-        given = {"facts": probe(path), "inspector": inspector, "guard": Guard()}
-        made, meta = transcode(path, stretched(128), BuildSettings(codec="h264"), **given)
+    made, meta = transcode(path, stretched(128), BuildSettings(codec="h264"), facts=probe(path), guard=Guard())
     assert faults(made, CODEC) == []
     assert meta["fps"] == pytest.approx(options["fps"], rel=1e-4)
     assert numbers_of(made.files["mp4"]) == list(range(20))
