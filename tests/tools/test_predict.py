@@ -19,7 +19,7 @@ from res3d_video.tools.numbered import read_numbers
 from res3d_video.tools.predict import main
 from res3d_video.train.checkpoint import TrainedModel, load_model, save_checkpoint
 from res3d_video.train.evaluation.prediction import predict, settings_of
-from res3d_video.train.evaluation.video_level import score
+from res3d_video.train.evaluation.video_level import score_checkpoint
 from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.ranks import Ranks
 from tests.checkpoints import tiny_state
@@ -54,14 +54,14 @@ def test_predictions_of_raw_videos_are_those_that_evaluate_finds_in_shards(
     shards: ShardIndex, numbered_raw: Path, tmp_path: Path
 ) -> None:
     path = checkpoint_of(tmp_path, shards)
-    state = torch.load(path, weights_only=True)
-    index = replace(shards, info=shards.info | {"classes": state["classes"]})
-    scored = score(state, index, np.arange(index.num_samples), clips=3, num_threads=1, ranks=Ranks(), quiet=True)
+    model = load_model(path)
+    index = replace(shards, info=shards.info | {"classes": model.classes})
+    scored, _ = score_checkpoint(path, index, ranks=Ranks(), subset="train", num_clips=3, quiet=True)
     videos = [numbered_raw / source for source in scored.videos]
-    found = list(predict(load_model(path), videos, num_clips=3, workers=2))
+    found = list(predict(model, videos, num_clips=3, workers=2))
     assert [video.path for video in found] == videos
     assert np.allclose([video.probabilities for video in found], scored.probabilities, atol=1e-6)
-    assert [next(iter(video.top5())) for video in found] == [state["classes"][k] for k in scored.ranking[:, 0]]
+    assert [next(iter(video.top5())) for video in found] == [model.classes[k] for k in scored.ranking[:, 0]]
 
 
 def test_a_timeline_tells_when_a_video_changes(numbered_raw: Path) -> None:
