@@ -25,12 +25,12 @@ from res3d_video.pipeline.schema import (
     SUBSETS,
     TEXT,
     ArraySpec,
-    check_info,
+    DatasetInfo,
+    array_specs,
     parse_json,
     short,
-    specs_of,
 )
-from res3d_video.pipeline.typed_json import SchemaError
+from res3d_video.pipeline.typed_json import SchemaError, convert
 
 if TYPE_CHECKING:
     from res3d_video.pipeline.remote import RemoteTars
@@ -47,19 +47,6 @@ class ShardError(UserError):
 
 
 @dataclass(frozen=True)
-class LabelLists:
-    """All labels of samples that may have several. Memory-mapped.
-
-    Attributes:
-        first: int64 [num_samples + 1]; sample i has the labels values[first[i]] … values[first[i + 1] - 1].
-        values: int32 [num_labels]; a sample's first one is in `ShardIndex.labels` too.
-    """
-
-    first: np.ndarray
-    values: np.ndarray
-
-
-@dataclass(frozen=True)
 class ShardIndex:
     """Every sample of a dataset; rows are samples, in the order of the tars. Arrays are memory-mapped.
 
@@ -72,7 +59,8 @@ class ShardIndex:
         tar, offset: int32, int64 [num_samples], in which of `tars` a sample lies, and where in it.
         first_frame: int64 [num_samples + 1]; sample i has the rows first_frame[i] … first_frame[i + 1] - 1 of `frames`.
         frames: uint32 [F, 3], a row a stored frame: its offset in the sample, size and crc32.
-        label_lists: None in datasets whose samples have one label each.
+        label_lists: Where samples may have several labels, int64 [num_samples + 1] and int32 [num_labels]: sample i
+            has the labels values[first[i]] … values[first[i + 1] - 1].
         store: Brings tars that `data_dir` does not have yet; None for a folder that has them all.
         rows: For steps, which read few rows of `tar`, `offset`, `first_frame` and `frames`.
     """
@@ -90,7 +78,7 @@ class ShardIndex:
     offset: np.ndarray
     first_frame: np.ndarray
     frames: np.ndarray
-    label_lists: LabelLists | None = None
+    label_lists: tuple[np.ndarray, np.ndarray] | None = None
     store: "RemoteTars | None" = None
     rows: dict[str, "Rows"] = field(default_factory=dict)
 
@@ -165,13 +153,15 @@ class ShardIndex:
         """How many labels each sample has: int64 [n]."""
         if self.label_lists is None:
             return np.ones(len(samples), np.int64)
-        return self.label_lists.first[samples + 1] - self.label_lists.first[samples]
+        first, _ = self.label_lists
+        return first[samples + 1] - first[samples]
 
     def label_at(self, samples: np.ndarray, place: np.ndarray) -> np.ndarray:
         """One label of each sample, place 0 is the first: int64 [n]."""
         if self.label_lists is None:
             return self.labels[samples].astype(np.int64)
-        return self.label_lists.values[self.label_lists.first[samples] + place].astype(np.int64)
+        first, values = self.label_lists
+        return values[first[samples] + place].astype(np.int64)
 
     def all_labels(self, samples: np.ndarray) -> np.ndarray:
         """All labels of each sample: int64 [n, most labels], the first one first, -1 where a sample has fewer."""
@@ -187,11 +177,7 @@ class ShardIndex:
         return self.tar[samples].astype(np.int64)
 
     def samples_of(self, split: str, subset: str) -> np.ndarray:
-        """Rows of one side of a split: int64 [n], ascending.
-
-        Raises:
-            ValueError: The dataset has no such split, or nothing in that subset.
-        """
+        """Rows of one side of a split: int64 [n], ascending; a `UserError` where there are none."""
         if split not in self.split_names:
             raise UserError(f"{self.name}: split {split} does not exist; choose {choices(self.split_names)}")
         if subset not in SUBSETS:
@@ -212,13 +198,10 @@ def choices(names: list[str]) -> str:
 
 
 def parse_info(content: bytes, *, where: Path | str) -> dict[str, Any]:
-    """dataset.json, every field of which is there, of its type and in its bounds.
-
-    Args:
-        where: Its path or URL, for messages.
+    """dataset.json from a path or URL, every field of which is there, of its type and in its bounds.
 
     Raises:
-        ShardError: It is damaged, of another format version, or of an unknown codec.
+        ShardError: It is damaged, or of another format version.
     """
     try:
         info = parse_json(content)
@@ -227,33 +210,22 @@ def parse_info(content: bytes, *, where: Path | str) -> dict[str, Any]:
             raise ShardError(
                 f"{where}: format version {short(version)}, this program reads {FORMAT_VERSION}; build the shards again"
             )
-        codec = info.get("codec")
-        name = codec.get("name") if isinstance(codec, dict) else None
-        if not isinstance(name, str) or name not in CODECS:
-            raise ShardError(f"{where}: codec {short(name)} is unknown; install a newer version of this program")
-        check_info(info)
+        convert(info, DatasetInfo)
     except SchemaError as error:
         raise ShardError(f"{where}: {error}; build the shards again") from None
     return info
 
 
 def open_index(data_dir: Path) -> ShardIndex:
-    """Open a dataset folder.
-
-    Raises:
-        ShardError: Not a finished dataset, of another format version, or its index is damaged.
-    """
+    """Open a dataset folder; a `ShardError` where it is not finished, of another version, or damaged."""
     folder = Path(data_dir)
     path = folder / "dataset.json"
     try:
         content = read_plain(path, max_bytes=MAX_INFO_BYTES)
     except FileNotFoundError:
         unfinished = (folder / "parts").is_dir()
-        way_out = (
-            "run the same tools/make_shards.py command again to finish it"
-            if unfinished
-            else "make it with tools/make_shards.py"
-        )
+        again = "run the same tools/make_shards.py command again to finish it"
+        way_out = again if unfinished else "make it with tools/make_shards.py"
         raise ShardError(f"{data_dir}: no dataset.json, so no finished shards; {way_out}") from None
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({one_line(error)}); build the shards again") from None
@@ -277,7 +249,7 @@ def open_index(data_dir: Path) -> ShardIndex:
         offset=arrays["offset"],
         first_frame=arrays["first_frame"],
         frames=arrays["frames"],
-        label_lists=LabelLists(arrays["first_label"], arrays["labels"]) if "labels" in arrays else None,
+        label_lists=(arrays["first_label"], arrays["labels"]) if "labels" in arrays else None,
         rows={name: Rows(folder / f"index/{name}.npy", arrays[name]) for name in READ_BY_ROW},
     )
     index.stored_as  # noqa: B018 - raises where the codec's own description is damaged
@@ -286,15 +258,11 @@ def open_index(data_dir: Path) -> ShardIndex:
 
 def load_arrays(folder: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
     """All arrays of a checked dataset.json, by name."""
-    return {name: load_array(folder / "index" / f"{name}.npy", spec) for name, spec in specs_of(info).items()}
+    return {name: load_array(folder / "index" / f"{name}.npy", spec) for name, spec in array_specs(info).items()}
 
 
 def load_array(path: Path, spec: ArraySpec) -> np.ndarray:
-    """An array, memory-mapped and read-only.
-
-    Raises:
-        SchemaError: It is not there, not a file, damaged, or of another type or shape.
-    """
+    """An array, memory-mapped and read-only; a `SchemaError` where it is damaged or of another type or shape."""
     try:
         with os.fdopen(open_plain(path), "rb") as file:
             if file.read(8) != b"\x93NUMPY\1\0":  # later versions may have headers of gigabytes
@@ -335,11 +303,7 @@ class Rows:
 
 
 def check_samples(arrays: dict[str, np.ndarray], info: dict[str, Any]) -> None:
-    """The values of every sample: its label, frames, picture, sides of splits, tar, and its rows of frames.
-
-    Raises:
-        SchemaError: Some are impossible.
-    """
+    """Refuse impossible values of a sample: its label, frames, picture, sides of splits, tar, rows of frames."""
     codec, num_classes = info["codec"], len(info["classes"])
     check_firsts("first_frame", arrays["first_frame"], info["num_frames"])
     if "labels" in arrays:

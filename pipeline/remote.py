@@ -33,7 +33,7 @@ from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index, parse_info
 from res3d_video.pipeline.plan import Plan
 from res3d_video.pipeline.remote_store import NEVER, ContentError, Interrupted, RemoteError, RemoteStore, public_url
-from res3d_video.pipeline.schema import specs_of
+from res3d_video.pipeline.schema import array_specs
 from res3d_video.pipeline.typed_json import Count, SchemaError, decode
 
 CHECKSUMS = "checksums.json"  # beside dataset.json where tools/sync_shards.py has copied it
@@ -98,7 +98,7 @@ def read_checksums(store: RemoteStore) -> dict[str, ListedFile]:
 
 def index_files(info: dict[str, Any]) -> dict[str, int]:
     """The arrays that a checked dataset.json calls for, and the bytes that each may have."""
-    return {f"index/{name}.npy": min(MAX_INDEX_BYTES, array.max_bytes) for name, array in specs_of(info).items()}
+    return {f"index/{name}.npy": min(MAX_INDEX_BYTES, array.max_bytes) for name, array in array_specs(info).items()}
 
 
 def default_cache() -> Path:

@@ -10,7 +10,8 @@ A dataset folder holds
 import json
 import math
 import reprlib
-from typing import Annotated, Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -18,7 +19,7 @@ from msgspec import Meta, Struct
 from res3d_video.pipeline.codecs.filmstrip import MAX_HEIGHT, MCU
 from res3d_video.pipeline.errors import UserError, one_line
 from res3d_video.pipeline.files import is_plain_name
-from res3d_video.pipeline.typed_json import SchemaError, convert
+from res3d_video.pipeline.typed_json import SchemaError
 
 FORMAT_VERSION = 2
 SUBSETS = {"train": 1, "test": 2}  # in the split column; 0 is "not used"
@@ -34,11 +35,7 @@ TEXT_COLUMNS = ("key", "source", "group")
 
 
 class ArraySpec(NamedTuple):
-    """Type and shape of an array of the index.
-
-    Attributes:
-        kind: A numpy type, or `TEXT`.
-    """
+    """A numpy type, or `TEXT`, and the shape of an array of the index."""
 
     kind: Any
     shape: tuple[int, ...]
@@ -50,8 +47,8 @@ class ArraySpec(NamedTuple):
         return MAX_NPY_HEADER_BYTES + math.prod(self.shape) * width
 
 
-def array_specs(*, num_samples: int, num_frames: int, num_splits: int, num_labels: int | None) -> dict[str, ArraySpec]:
-    """The arrays of an index, by name.
+def array_specs(info: Mapping[str, Any]) -> dict[str, ArraySpec]:
+    """The arrays of the index that a dataset.json calls for, by name.
 
     key, source, group: Of each sample, its unique short name, the raw video's path, what must not be split.
     label: Position among the classes; of several labels the first.
@@ -63,30 +60,21 @@ def array_specs(*, num_samples: int, num_frames: int, num_splits: int, num_label
     frames: Of each stored frame, offset in the sample, size and crc32 of its bytes.
     first_label, labels: All labels of samples that may have several.
     """
+    num_samples, num_labels = info["num_samples"], info.get("num_labels")
     specs = {name: ArraySpec(TEXT, (num_samples,)) for name in TEXT_COLUMNS} | {
         "label": ArraySpec(np.int32, (num_samples,)),
         "num_frames": ArraySpec(np.int32, (num_samples,)),
         "content": ArraySpec(np.int16, (num_samples, 4)),
-        "split": ArraySpec(np.int8, (num_samples, num_splits)),
+        "split": ArraySpec(np.int8, (num_samples, len(info["split_names"]))),
         "tar": ArraySpec(np.int32, (num_samples,)),
         "offset": ArraySpec(np.int64, (num_samples,)),
         "first_frame": ArraySpec(np.int64, (num_samples + 1,)),
-        "frames": ArraySpec(np.uint32, (num_frames, 3)),
+        "frames": ArraySpec(np.uint32, (info["num_frames"], 3)),
     }
     if num_labels is not None:
         specs["first_label"] = ArraySpec(np.int64, (num_samples + 1,))
         specs["labels"] = ArraySpec(np.int32, (num_labels,))
     return specs
-
-
-def specs_of(info: dict[str, Any]) -> dict[str, ArraySpec]:
-    """The arrays that a checked dataset.json calls for, by name."""
-    return array_specs(
-        num_samples=info["num_samples"],
-        num_frames=info["num_frames"],
-        num_splits=len(info["split_names"]),
-        num_labels=info.get("num_labels"),
-    )
 
 
 Count = Annotated[int, Meta(ge=0, le=2**40)]
@@ -159,35 +147,32 @@ class DatasetInfo(Struct):
     shards: list[ShardInfo]
     num_labels: Count | None = None
 
-    names: ClassVar[tuple[str, ...]] = ("classes", "split_names")
-
     def __post_init__(self) -> None:
         if not is_plain_name(self.name):
             raise UserError(f"name is {short(self.name)}; it must be a plain name")
-        for field in self.names:
-            if len(set(getattr(self, field))) != len(getattr(self, field)):
+        for field, names in (("classes", self.classes), ("split_names", self.split_names)):
+            if len(set(names)) != len(names):
                 raise UserError(f"{field}: a name comes twice")
         if set(self.class_counts) != set(self.classes):
             raise UserError("class_counts: it must have the number of samples of each class")
-        if set(self.splits) != set(self.split_names) or any(
-            set(split) != set(SUBSETS) for split in self.splits.values()
-        ):
+        if self.splits.keys() != set(self.split_names) or any(s.keys() != set(SUBSETS) for s in self.splits.values()):
             raise UserError("splits: it must have the number of samples of each side of each split")
-        seen = set[str]()
-        for shard in self.shards:
-            if not is_plain_name(shard.tar) or not shard.tar.endswith(".tar") or shard.tar in seen:
-                raise UserError(f"shards: tar is {short(shard.tar)}; it must be the plain name of a tar, each once")
-            seen.add(shard.tar)
+        tars = [shard.tar for shard in self.shards]
+        for tar in tars:
+            if not is_plain_name(tar) or not tar.endswith(".tar"):
+                raise UserError(f"shards: tar is {short(tar)}; it must be the plain name of a tar")
+        if len(set(tars)) != len(tars):
+            raise UserError("shards: a tar comes twice")
         total = sum(shard.num_samples for shard in self.shards)
         if total != self.num_samples:
             raise UserError(f"num_samples is {self.num_samples}; its shards have {total}")
 
 
 def parse_json(content: bytes) -> dict[str, Any]:
-    """An object that somebody else has written as JSON; nothing else is known of it, but that it is not too large.
+    """An object that somebody else has written as JSON, of which nothing else is known.
 
     Raises:
-        SchemaError: It is too long, not JSON, or not an object.
+        SchemaError: It is too large, not JSON, or not an object.
 
     >>> parse_json(b'{"a": [1]}')
     {'a': [1]}
@@ -201,15 +186,6 @@ def parse_json(content: bytes) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise SchemaError("not JSON of an object")
     return parsed
-
-
-def check_info(info: dict[str, Any]) -> None:
-    """Every field of dataset.json that is read is there, of its type and in its bounds.
-
-    Raises:
-        SchemaError: One is not.
-    """
-    convert(info, DatasetInfo)
 
 
 def short(value: Any) -> str:

@@ -1,4 +1,7 @@
-"""The shard format as it is written, one tar at a time; index_writer.py writes the index over all of them."""
+"""The shard format as it is written: tars, and the index over all of them.
+
+The index is written from parts/*.json, one after another, so millions of samples need little memory.
+"""
 
 import base64
 import hashlib
@@ -6,6 +9,7 @@ import io
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +20,8 @@ import numpy as np
 
 from res3d_video.pipeline.codecs import EncodedSegment
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.files import new_file_opener, temporary_of, write_atomically
+from res3d_video.pipeline.files import new_file_opener, put_in_place, temporary_of, write_atomically
+from res3d_video.pipeline.schema import FORMAT_VERSION, SUBSETS, TEXT, TEXT_COLUMNS, array_specs
 
 
 def to_json(value: Any) -> bytes:
@@ -26,11 +31,7 @@ def to_json(value: Any) -> bytes:
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """One segment with its name and what is known of it, ready to be stored.
-
-    Attributes:
-        meta: Content of key.json.
-    """
+    """One segment with its name and the content of its key.json, ready to be stored."""
 
     key: str
     segment: EncodedSegment
@@ -47,6 +48,7 @@ class TarShard(AbstractContextManager):
         self.path = path
         self._temporary = temporary_of(path)
         self._samples: list[EncodedSample] = []
+        self._components: list[tuple[str, int, int]] = []
 
     def __enter__(self) -> "TarShard":
         self._file = open(self._temporary, "wb", opener=new_file_opener)
@@ -63,6 +65,7 @@ class TarShard(AbstractContextManager):
         for name, content in sorted((sample.segment.files | {"json": about}).items()):
             info = tarfile.TarInfo(f"{sample.key}.{name}")
             info.size, info.mode = len(content), 0o444
+            self._components.append((info.name, self._tar.offset + tarfile.BLOCKSIZE, info.size))
             self._tar.addfile(info, io.BytesIO(content))
         self._samples.append(sample)
 
@@ -80,13 +83,11 @@ class TarShard(AbstractContextManager):
                 self._temporary.unlink(missing_ok=True)
         if kind is not None:
             return
-        components = list(tar_components(self._temporary))
-        self._offsets = {name: offset for name, offset, _ in components}
         self._sha256 = sha256_of(self._temporary)
         status = self._temporary.stat()
         self._num_bytes, self._file_number = status.st_size, status.st_ino
         self._temporary.replace(self.path)  # first, so that of two processes all files of the later one remain
-        write_atomically(self.path.with_suffix(".idx"), dali_index(components))
+        write_atomically(self.path.with_suffix(".idx"), dali_index(self._components))
 
     def is_in_place(self) -> bool:
         """Whether the finished tar is still the file that has its name; False may be wrong, True is not."""
@@ -96,20 +97,19 @@ class TarShard(AbstractContextManager):
             return False
 
     def summary(self) -> dict[str, Any]:
-        """Name, bytes, checksum and samples of the finished tar, for parts/*.json."""
-        return {
-            "tar": self.path.name,
-            "num_bytes": self._num_bytes,
-            "sha256": self._sha256,
-            "samples": [self._entry(sample) for sample in self._samples],
-        }
+        """What parts/*.json says of the finished tar: name, bytes, checksum.
 
-    def _entry(self, sample: EncodedSample) -> dict[str, Any]:
-        """What parts/*.json says: key.json, where the sample lies, and the rows of its frames (`pack_frames`)."""
-        at = {name: self._offsets[f"{sample.key}.{name}"] for name in sample.segment.files}
-        offset = min(at.values())
-        rows = [(at[r.file] + r.offset - offset, r.size, r.crc32) for r in sample.segment.frames]
-        return {"key": sample.key, **sample.meta, "offset": offset, "frames": pack_frames(np.array(rows, "<u4"))}
+        And of each sample: its key.json, where it lies, and the rows of its frames (`pack_frames`).
+        """
+        offsets, samples = {name: offset for name, offset, _ in self._components}, []
+        for sample in self._samples:
+            at = {name: offsets[f"{sample.key}.{name}"] for name in sample.segment.files}
+            offset = min(at.values())
+            rows = [(at[r.file] + r.offset - offset, r.size, r.crc32) for r in sample.segment.frames]
+            place = {"offset": offset, "frames": pack_frames(np.array(rows, "<u4"))}
+            samples.append({"key": sample.key, **sample.meta, **place})
+        about = {"tar": self.path.name, "num_bytes": self._num_bytes, "sha256": self._sha256}
+        return about | {"samples": samples}
 
 
 def pack_frames(frames: np.ndarray) -> str:
@@ -132,14 +132,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tar_components(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset of the data and size of every file in a tar, bytes, in order."""
-    with tarfile.open(path, "r:") as tar:
-        yield from ((member.name, member.offset_data, member.size) for member in tar if member.isfile())
-
-
 def dali_index(components: Iterable[tuple[str, int, int]]) -> bytes:
     """DALI's index file (v1.2) of a tar: a line a sample, `extension offset size name` for each of its files.
+
+    Args:
+        components: Name, offset of the content and size of each file, bytes, in order.
 
     >>> print(dali_index([("a.000.jpg", 512, 9), ("a.json", 1536, 2), ("b.json", 2560, 2)]).decode(), end="")
     v1.2 2
@@ -150,13 +147,119 @@ def dali_index(components: Iterable[tuple[str, int, int]]) -> bytes:
     for name, offset, size in components:
         key, _, extension = name.partition(".")
         lines.setdefault(key, []).append(f"{extension} {offset} {size} {name}")
-    return "".join(
-        f"{line}\n" for line in [f"v1.2 {len(lines)}", *(" ".join(parts) for parts in lines.values())]
-    ).encode()
+    return "\n".join([f"v1.2 {len(lines)}", *map(" ".join, lines.values()), ""]).encode()
 
 
-def npy_bytes(array: np.ndarray) -> bytes:
-    """The .npy file of an array."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+class Parts:
+    """The content of parts/*.json in the order of the tars; read anew by every iteration, one in memory at a time."""
+
+    def __init__(self, out_dir: Path, names: list[str]) -> None:
+        self._paths = [out_dir / "parts" / f"{name}.json" for name in names]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (json.loads(path.read_bytes()) for path in self._paths)
+
+
+def write_index(
+    out_dir: Path, parts: Iterable[dict[str, Any]], *, head: dict[str, Any], missing: list[dict[str, str]]
+) -> tuple[dict[str, Any], list[dict[str, str]], int]:
+    """Write index/*.npy, quarantine.jsonl and, last, dataset.json.
+
+    Args:
+        parts: The content of parts/*.json in order of the tars; iterated twice.
+        head: What dataset.json says beyond counts: name, classes, split_names, codec, tools, …
+        missing: Lines of quarantine.jsonl after those of the parts.
+
+    Returns:
+        The content of dataset.json, the parts' lines of quarantine.jsonl, and how many files changed.
+    """
+    quarantine: list[dict[str, str]] = []
+    shards: list[dict[str, Any]] = []
+    num_rows, widths = Counter[str](), dict.fromkeys(TEXT_COLUMNS, 1)
+    for part in parts:
+        quarantine += part["quarantine"]
+        if part["samples"]:
+            for name, rows in rows_of(part["samples"], tar=len(shards)).items():
+                num_rows[name] += len(rows)
+                if name in widths:
+                    widths[name] = max(widths[name], rows.dtype.itemsize)
+            about = {key: part[key] for key in ("tar", "num_bytes", "sha256")}
+            shards.append(about | {"num_samples": len(part["samples"])})
+    info = {
+        "format_version": FORMAT_VERSION,
+        **head,
+        "num_samples": num_rows["key"],
+        "num_frames": num_rows["frames"],
+        "num_quarantined": len(quarantine),
+        "num_missing": len(missing),
+        "shards": shards,
+        "fingerprint": hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()[:16],
+    }
+    if "labels" in num_rows:
+        info["num_labels"] = num_rows["labels"]
+
+    # Half-written arrays lie beside index/, which is not even touched if nothing changes.
+    (out_dir / "index").mkdir(parents=True, exist_ok=True)
+    temporary = {name: temporary_of(out_dir / f"{name}.npy") for name in array_specs(info)}
+    arrays = {
+        name: _new_array(temporary[name], f"S{widths[name]}" if kind is TEXT else kind, shape)
+        for name, (kind, shape) in array_specs(info).items()
+    }
+    filled = dict.fromkeys(arrays, 0)
+    for tar, part in enumerate(part for part in parts if part["samples"]):
+        for name, rows in rows_of(part["samples"], tar=tar).items():
+            array, begin, end = arrays[name], filled[name], filled[name] + len(rows)
+            if name.startswith("first_"):
+                array[begin + 1 : end + 1] = array[begin] + np.cumsum(rows)
+            else:
+                array[begin:end] = rows
+            filled[name] = end
+    class_counts = np.bincount(arrays["label"], minlength=len(head["classes"]))
+    info["class_counts"] = dict(zip(head["classes"], class_counts.tolist(), strict=True))
+    info["splits"] = {
+        name: {subset: int((arrays["split"][:, i] == value).sum()) for subset, value in SUBSETS.items()}
+        for i, name in enumerate(head["split_names"])
+    }
+    for array in arrays.values():
+        if isinstance(array, np.memmap):
+            array.flush()
+    del array, arrays
+    changed = sum(put_in_place(path, out_dir / "index" / f"{name}.npy") for name, path in temporary.items())
+    changed += write_lines(out_dir / "quarantine.jsonl", [*quarantine, *missing])
+    return info, quarantine, changed + write_atomically(out_dir / "dataset.json", to_json(info))
+
+
+def rows_of(samples: list[dict[str, Any]], *, tar: int) -> dict[str, np.ndarray]:
+    """What the samples of a part add to each array of the index; to those named first_…, how far each row rises."""
+    rows = {name: np.array([sample[name].encode() for sample in samples]) for name in TEXT_COLUMNS} | {
+        "label": np.array([sample["label"] for sample in samples]),
+        "num_frames": np.array([sample["num_frames_stored"] for sample in samples]),
+        "content": np.array([sample["content"] for sample in samples]),
+        "split": np.array([[SUBSETS.get(subset, 0) for subset in sample["subsets"]] for sample in samples]),
+        "tar": np.full(len(samples), tar),
+        "offset": np.array([sample["offset"] for sample in samples]),
+        "first_frame": np.array([sample["num_frames_stored"] for sample in samples]),
+        "frames": np.concatenate([unpack_frames(sample["frames"]) for sample in samples]),
+    }
+    if "labels" in samples[0]:
+        rows["first_label"] = np.array([len(sample["labels"]) for sample in samples])
+        rows["labels"] = np.array([label for sample in samples for label in sample["labels"]])
+    return rows
+
+
+def _new_array(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of zeros in a new file."""
+    with open(path, "wb", opener=new_file_opener) as file:
+        if 0 in shape:  # cannot be mapped
+            array = np.empty(shape, kind)
+            np.save(file, array)
+            return array
+    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> bool:
+    """Write a file of one JSON object a line; True when that changed anything."""
+    with open(temporary_of(path), "w", encoding="utf-8", newline="\n", opener=new_file_opener) as file:
+        for line in lines:
+            file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
+    return put_in_place(temporary_of(path), path)

@@ -42,9 +42,9 @@ from res3d_video.pipeline.convert.shard import (
 from res3d_video.pipeline.datasets import Listing
 from res3d_video.pipeline.errors import one_line
 from res3d_video.pipeline.index import ShardError
-from res3d_video.pipeline.index_writer import Parts, write_index, write_lines
 from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import Limits
+from res3d_video.pipeline.shard_writer import Parts, write_index, write_lines
 
 STATES = ("present", "too short", "broken", "missing")  # of the videos that the lists name
 NAMED = 3  # tars named in an error; of the others, how many
@@ -202,14 +202,14 @@ def write_whole(
     if settings.segment_s is not None:
         videos = dict.fromkeys(STATES, 0)
         write_lines(out_dir / "manifest.jsonl", manifest_lines(parts, listing, settings.segment_s, counts=videos))
-    tally, _ = write_index(out_dir, parts, head=head, missing=missing)
+    info, quarantine, _ = write_index(out_dir, parts, head=head, missing=missing)
     clean(out_dir, alone=alone)
     return replace(
         result,
-        num_samples=tally.samples,
-        num_quarantined=len(tally.quarantine),
+        num_samples=info["num_samples"],
+        num_quarantined=len(quarantine),
         num_missing=len(missing),
-        failures=reasons_of(tally.quarantine),
+        failures=reasons_of(quarantine),
         videos=videos,
     )
 

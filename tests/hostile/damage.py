@@ -23,7 +23,6 @@ from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardError, open_index
 from res3d_video.pipeline.loader import ClipLoader, LoaderError
 from res3d_video.pipeline.plan import TrainPlan
-from res3d_video.pipeline.shard_writer import npy_bytes
 from res3d_video.pipeline.verify import verify
 
 Way = tuple[str, Callable[[Path], object]]
@@ -37,6 +36,12 @@ VALUES: dict[str, Any] = {
     "half": 0.5,
 }
 VALUES |= {"object": {}, "true": True, "path": "../../etc/passwd", "zero": 0, "deep": json.loads("[" * 99 + "]" * 99)}
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def ways(folder: Path) -> Iterator[Way]:

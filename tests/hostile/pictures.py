@@ -31,11 +31,10 @@ from res3d_video.pipeline.codecs.filmstrip import DHT, DQT, DRI, EOI, RESTARTS, 
 from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.codecs.mp4 import Splicer
 from res3d_video.pipeline.index import Codec, ShardIndex, open_index
-from res3d_video.pipeline.index_writer import write_index
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan, TrainPlan
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
-from res3d_video.pipeline.shard_writer import EncodedSample, TarShard
+from res3d_video.pipeline.shard_writer import EncodedSample, TarShard, write_index
 from res3d_video.pipeline.verify import verify
 
 Picture = tuple[str, bytes]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from res3d_video.pipeline.clip import ClipSpec
-from res3d_video.pipeline.index import LabelLists, ShardIndex
+from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.plan import (
     EvalPlan,
     PlannedClips,
@@ -228,7 +228,7 @@ def many_labelled(*counts: int) -> tuple[TrainPlan, ShardIndex]:
     """A plan of samples with so many labels each; sample i has the labels 10 i, 10 i + 1, …"""
     plan = train_plan(num_samples=len(counts))
     values = np.concatenate([10 * i + np.arange(n) for i, n in enumerate(counts)]).astype(np.int32)
-    lists = LabelLists(np.concatenate([[0], np.cumsum(counts)]), values)
+    lists = np.concatenate([[0], np.cumsum(counts)]), values
     empty = {field.name: None for field in fields(ShardIndex)}
     first = (10 * np.arange(len(counts))).astype(np.int32)
     return plan, ShardIndex(**empty | {"labels": first, "label_lists": lists})

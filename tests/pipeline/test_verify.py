@@ -89,7 +89,7 @@ DAMAGE = {
     "a key twice": (lambda d, i: edit_array(d, "key", put(1, i.keys[0])), "keys are not unique"),
     "a wrong split": (
         lambda d, i: edit_json(d, lambda info: info["splits"]["1"].update(train=3)),
-        "split 1 is said to have 3 train samples, the index has 10",
+        "split 1, train, is said to have 3 samples, the index has 10",
     ),
     "a wrong class count": (
         lambda d, i: edit_json(d, lambda info: info["class_counts"].update(even=1)),
