@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch
 from res3d_video.train.ranks import Ranks
@@ -23,10 +24,6 @@ from res3d_video.train.ranks import Ranks
 MAX_NAMED_SAMPLES = 20  # of a batch with a bad loss, so that the error stays one line
 MAX_DAMAGED = 1000  # that are named; tools/check_shards.py names all
 Damaged = dict[str, dict[str, str]]  # key of a sample -> its "tar", and the "reason"
-
-
-class TrainingError(UserError):
-    """Training cannot go on; the message is one line."""
 
 
 class MetricsLog:
@@ -118,18 +115,7 @@ def keep_lines_until(path: Path, *, step: int, total: int | None = None) -> None
                 kept.append(line.rstrip("\n") + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    if kept == lines:
-        return
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_atomically(path, "".join(kept).encode())
 
 
 @dataclass
@@ -165,19 +151,17 @@ def check_finite(outcome: StepOutcome, index: ShardIndex, ranks: Ranks) -> None:
     """See that a step's loss is finite; a collective where it is not.
 
     Raises:
-        TrainingError: It is not; names the samples of all ranks whose own loss is not.
+        UserError: It is not; names the samples of all ranks whose own loss is not.
     """
-    if not math.isfinite(outcome.loss):
-        bad = outcome.samples[~outcome.losses.isfinite().cpu().numpy()]  # sync, once
-        keys = ranks.gather([index.key(row) for row in bad])  # collective, once
-        raise TrainingError(bad_loss_message(outcome, keys=[key for part in keys for key in part]))
-
-
-def bad_loss_message(outcome: StepOutcome, *, keys: list[str]) -> str:
-    """One line about a loss that is not finite; `keys` are the samples whose own loss is not."""
+    if math.isfinite(outcome.loss):
+        return
+    bad = outcome.samples[~outcome.losses.isfinite().cpu().numpy()]  # sync, once
+    keys = [key for part in ranks.gather([index.key(row) for row in bad]) for key in part]  # collective, once
     more = f" and {len(keys) - MAX_NAMED_SAMPLES} more" if len(keys) > MAX_NAMED_SAMPLES else ""
     names = ", ".join(keys[:MAX_NAMED_SAMPLES]) + more
-    return f"step {outcome.step}: the loss is {outcome.loss} for samples {names}; lower --lr, or look at these"
+    raise UserError(
+        f"step {outcome.step}: the loss is {outcome.loss} for samples {names}; lower --lr, or look at these"
+    )
 
 
 def name_damaged(index: ShardIndex, damaged: dict[int, str]) -> Damaged:
@@ -186,10 +170,7 @@ def name_damaged(index: ShardIndex, damaged: dict[int, str]) -> Damaged:
     Args:
         damaged: Row of the index -> why.
     """
-    named = {}
-    for row, why in damaged.items():
-        named[index.key(row)] = {"tar": index.tars[int(index.tar[row])], "reason": why}
-    return named
+    return {index.key(row): {"tar": index.tars[int(index.tar[row])], "reason": why} for row, why in damaged.items()}
 
 
 @dataclass
@@ -285,13 +266,8 @@ class OutcomeQueue:
             if arrived is not None:
                 arrived.synchronize()  # sync with a forward pass that is one step behind
             loss, stop, *sums = numbers.tolist()
-            num_replaced, num_damaged, num_frames, num_decoded = map(round, sums[:4])
-            outcomes.append(
-                StepOutcome(
-                    step, loss, stop > 0, num_replaced, num_damaged, num_frames, num_decoded, sums[4:], samples, losses,
-                    damaged,
-                )
-            )  # fmt: skip
+            counts, waits_s = map(round, sums[:4]), sums[4:]
+            outcomes.append(StepOutcome(step, loss, stop > 0, *counts, waits_s, samples, losses, damaged))
         return outcomes
 
 

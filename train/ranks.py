@@ -29,10 +29,6 @@ MACHINE_LOST_S = 20.0
 _ENDED_GROUPS: list[dist.ProcessGroup | None] = []
 
 
-class RanksError(UserError):
-    """The processes of a run have lost one another; the message is one line."""
-
-
 @dataclass(frozen=True)
 class Ranks:
     """This process among the run's processes. With one process no collective does anything.
@@ -118,7 +114,7 @@ def process_group(ranks: Ranks, *, timeout_s: float = 1800.0, stop: StopRequest 
         stop: A process that is told to stop waits for the others no longer than TOLD_TO_STOP_S.
 
     Raises:
-        RanksError: They did not, or one has ended.
+        UserError: They did not, or one has ended.
     """
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
@@ -143,7 +139,7 @@ def process_group(ranks: Ranks, *, timeout_s: float = 1800.0, stop: StopRequest 
             raise
         if ranks.num_machines > 1:
             time.sleep(MACHINE_LOST_S)
-        raise RanksError(lost_message(str(error), timeout_s=timeout_s)) from error
+        raise UserError(lost_message(str(error), timeout_s=timeout_s)) from error
 
 
 def lost_message(reason: str, *, timeout_s: float) -> str:

@@ -2,26 +2,23 @@
 
 import contextlib
 import errno
-import fcntl
 import json
-import os
 import platform
-import socket
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from res3d_video import pipeline
-from res3d_video.pipeline.errors import UserError, printable
+from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import LoaderSettings
 from res3d_video.pipeline.shard_writer import write_atomically
-from res3d_video.pipeline.typed_json import SchemaError, Size, Text, decode
 from res3d_video.train.checkpoint import data_identity, save_checkpoint
 from res3d_video.train.config import LOCK, TrainConfig, to_dict
 from res3d_video.train.evaluation.video_level import VideoScores
@@ -62,26 +59,12 @@ class RunContext:
 
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # said where there are no locks, as on some network disks
-LEFT_OVERS = (".*.pt.tmp", ".metrics.jsonl.tmp", ".config.json.tmp")
-POLL_S = 0.2
-PATIENCE_S = 10.0
-
-
-class LockOwner(TypedDict):
-    """Who wrote a lock file."""
-
-    host: Text
-    pid: Size
-
-
-class RunFolderError(UserError):
-    """The folder cannot be used, or does not hold what it should; the message is one line."""
+LEFT_OVERS = (".*.pt.tmp", ".metrics.jsonl.*.tmp", ".config.json.*.tmp")
+PATIENCE_S = 10.0  # for a trainer that is about to end, as after a kill
 
 
 @contextlib.contextmanager
-def only_trainer(
-    folder: Path, ranks: Ranks, *, say: Callable[[str], None], patience_s: float | None = None
-) -> Iterator[None]:
+def only_trainer(folder: Path, ranks: Ranks, *, say: Say) -> Iterator[None]:
     """Make the folder, if need be, and keep other trainers out of it; remove what a killed one left half-written.
 
     A collective: rank 0 has the lock when the block begins, and nobody writes what the ranks read then. The lock ends
@@ -89,29 +72,27 @@ def only_trainer(
 
     Args:
         say: Told in a line where there are no locks.
-        patience_s: For a trainer that is about to end, as after a kill; PATIENCE_S if None.
 
     Raises:
-        RunFolderError: Another trainer is at work there, or nothing can be written; says which.
+        UserError: Another trainer is at work there, or nothing can be written.
     """
     with contextlib.ExitStack() as stack:
         if ranks.is_main:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context((folder / LOCK).open("a+", encoding="utf-8"))
-                if _take(lock, patience_s=PATIENCE_S if patience_s is None else patience_s):
-                    lock.truncate(0)
-                    lock.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-                    lock.flush()
-                else:
-                    say(f"{folder}: this file system has no locks; see to it that no other trainer writes there")
-                for pattern in LEFT_OVERS:
-                    for path in folder.glob(pattern):
-                        path.unlink()
-            except OSError as error:
-                raise RunFolderError(
-                    f"--out: nothing can be written to {folder} ({error.strerror}); make room, or choose another"
+                for path in chain.from_iterable(map(folder.glob, LEFT_OVERS)):
+                    path.unlink()
+                stack.enter_context(FileLock(folder / LOCK, timeout=PATIENCE_S))
+            except Timeout:
+                raise UserError(
+                    f"--out: another trainer is at work in {folder}; wait for it, or choose another"
                 ) from None
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise UserError(
+                        f"--out: nothing can be written to {folder} ({error.strerror}); make room, or choose another"
+                    ) from None
+                say(f"{folder}: this file system has no locks; see to it that no other trainer writes there")
         ranks.gather(None)  # collective, a barrier
         yield
 
@@ -120,49 +101,14 @@ def check_agreement(folder: Path, ranks: Ranks, state: dict[str, Any] | None) ->
     """See that all ranks go on from the same step; a collective.
 
     Raises:
-        RunFolderError: They do not.
+        UserError: They do not.
     """
     steps = ranks.gather(state["step"] if state is not None else 0)  # collective
     if len(set(steps)) > 1:
-        raise RunFolderError(
+        raise UserError(
             f"--out: processes found checkpoints of different steps in {folder} ({', '.join(map(str, steps))}); "
             "it must be one folder, the same for all machines"
         )
-
-
-def _take(lock: IO[str], *, patience_s: float) -> bool:
-    """Lock a file; False where there are no locks."""
-    until_s = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < until_s:
-                time.sleep(POLL_S)
-                continue
-            lock.seek(0)
-            raise RunFolderError(
-                f"--out: another trainer ({_owner(lock.read())}) is at work in {Path(lock.name).parent}; "
-                "wait for it, or choose another"
-            ) from None
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                return False
-            raise
-        return True
-
-
-def _owner(text: str) -> str:
-    """Who wrote a lock file, for people.
-
-    >>> _owner('{"host": "node3", "pid": 812}'), _owner("")
-    ('process 812 on node3', 'unknown process')
-    """
-    try:
-        owner = decode(text, LockOwner)
-    except SchemaError:
-        return "unknown process"
-    return f"process {owner['pid']} on {printable(owner['host'], most=80)}"
 
 
 class CheckpointFiles:
@@ -173,9 +119,8 @@ class CheckpointFiles:
         log: Told as an event "not_saved".
     """
 
-    def __init__(self, folder: Path, *, say: Callable[[str], None], log: MetricsLog) -> None:
+    def __init__(self, folder: Path, *, say: Say, log: MetricsLog) -> None:
         self.folder, self.say, self.log = folder, say, log
-        self._written: dict[str, int] = {}  # name: step
         self._missing: dict[str, str] = {}  # name: what is wrong
 
     def save(self, name: str, state: dict[str, Any]) -> None:
@@ -186,29 +131,16 @@ class CheckpointFiles:
         except OSError as error:
             reason = error.strerror or str(error)
             self._missing[name] = f"{name} of step {step} could not be written ({reason})"
-            self.say(f"NOT SAVED: {path} of step {step} ({reason}); {self._left(name)}, training goes on")
+            self.say(f"NOT SAVED: {path} of step {step} ({reason}); an older one stays, training goes on")
             self.log.write("not_saved", step=step, file=name, reason=reason)
         else:
-            self._written[name] = step
             self._missing.pop(name, None)
 
     def check(self) -> None:
-        """At the end of a run: latest.pt and best.pt are the last that were to be written.
-
-        Raises:
-            RunFolderError: One is not; says what is there in its place.
-        """
+        """At the end of a run: raises UserError where latest.pt or best.pt is not the last that was to be written."""
         for name in ("latest.pt", "best.pt"):
             if name in self._missing:
-                raise RunFolderError(
-                    f"{self.folder}: {self._missing[name]}; {self._left(name)}; make room and go on with --resume auto"
-                )
-
-    def _left(self, name: str) -> str:
-        """What is there, for people."""
-        if name in self._written:
-            return f"the one of step {self._written[name]} stays"
-        return "the one from before stays" if (self.folder / name).is_file() else "there is none before it"
+                raise UserError(f"{self.folder}: {self._missing[name]}; make room and go on with --resume auto")
 
 
 MOST_NAMED = 5  # damaged samples in a line

@@ -9,9 +9,8 @@ from tests.docs.messages import GAP, documented, pattern_of, raised, text_of, te
 
 OURS = {
     "DatasetError", "ShardError", "OtherInputsError", "RemoteError", "ContentError", "LoaderError", "CheckpointError",
-    "RunFolderError", "RanksError", "TrainingError", "FeatureError", "SvmError", "BenchError",
-    "VideoFailure", "exceeded", "Failed", "WrongUsage", "UsageError", "ClickException", "BadParameter", "fail",
-    "Interrupted",
+    "FeatureError", "SvmError", "BenchError", "VideoFailure", "exceeded", "Failed", "WrongUsage",
+    "UsageError", "ClickException", "BadParameter", "fail", "Interrupted",
 }  # fmt: skip
 
 # What the page leaves out: (path, its text or the beginning of it) -> why.

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from res3d_video.train.ranks import Ranks, RanksError, from_torchrun, lost_message, process_group
+from res3d_video.pipeline.errors import UserError
+from res3d_video.train.ranks import Ranks, from_torchrun, lost_message, process_group
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,10 +60,10 @@ def test_only_errors_of_collectives_become_errors_of_ranks(monkeypatch: pytest.M
     monkeypatch.setattr("res3d_video.train.ranks.meet", lambda *_, **__: "token")
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
     for error, expected in (
-        (RuntimeError("gloo: Connection closed by peer"), RanksError),
+        (RuntimeError("gloo: Connection closed by peer"), UserError),
         (RuntimeError("x"), RuntimeError),
     ):
-        with pytest.raises((RuntimeError, RanksError)) as caught, process_group(Ranks(world_size=2)):
+        with pytest.raises((RuntimeError, UserError)) as caught, process_group(Ranks(world_size=2)):
             raise error
         assert type(caught.value) is expected
 
