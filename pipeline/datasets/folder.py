@@ -2,26 +2,28 @@
 as folders, root/train/<class>/<video>.
 """
 
+import csv
+import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePath
 
-from res3d_video.pipeline.datasets.listing import DatasetError, Listing, VideoRecord, find_videos, group_warnings
-from res3d_video.pipeline.datasets.splits import class_of, draw_test_groups, read_split_file
-from res3d_video.pipeline.errors import did_you_mean
+from res3d_video.pipeline.datasets.listing import (
+    SUBSETS,
+    DatasetError,
+    Listing,
+    VideoRecord,
+    find_videos,
+    group_warnings,
+    unlisted_warning,
+)
+from res3d_video.pipeline.errors import UserError, did_you_mean
+from res3d_video.pipeline.files import read_text
 
 WANTED = "put <class>/<video>, one folder a class, there"
 SUBSET_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SUBSET_FOLDERS |= dict.fromkeys(("val", "valid", "validation"), "val")
-# Which side each subset is of, split by split. With all three there are two splits: tested on test, and on val.
-SPLITS_OF_SUBSETS = {
-    frozenset({"train", "test"}): {"1": {"train": "train", "test": "test"}},
-    frozenset({"train", "val"}): {"1": {"train": "train", "val": "test"}},
-    frozenset({"train", "val", "test"}): {
-        "1": {"train": "train", "test": "test", "val": ""},
-        "val": {"train": "train", "val": "test", "test": ""},
-    },
-}
 
 
 def list_folder(
@@ -39,7 +41,7 @@ def list_folder(
     A split file is CSV with a header. `path` is relative to the root and may stand in any column, `group` may
     be left out, and then comes either `subset`, which makes split "1", or one column a split: `split1`,
     `split2`, … make the splits "1", "2", …. Subsets are train, test or empty (not used). Videos that the file
-    does not name are `unlisted`:
+    does not name are left out:
 
         path,group,split1,split2
         wave/ann_01.mp4,ann,train,test
@@ -66,157 +68,196 @@ def list_folder(
     root = Path(root)
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder; {WANTED}")
-    if split_file is not None and test_groups:
-        raise DatasetError(f"test_groups: {test_groups[0]!r} is given beside a split file; choose one of the two")
     tree = find_videos(root)
     sources = [video for video in tree.videos if "/" in video]
-    unlisted = [video for video in tree.videos if "/" not in video]
-    if not sources:
-        if unlisted:
-            raise DatasetError(f"{root}: {unlisted[0]} lies in no class folder; {WANTED}")
+    if not tree.videos:
         raise DatasetError(f"{root}: no video found; {WANTED}")
-    subset_of, warnings = subset_folders(root, sources, is_split=split_file is not None)
-    depth = 1 if subset_of else 0  # of the folder that names the class
-    if subset_of and (split_file is not None or test_groups or test_fraction is not None):
-        given = "split_file" if split_file is not None else "test_groups" if test_groups else "test_fraction"
-        raise DatasetError(
-            f"{given}: is given, but the folders {folders_of(subset_of)} of {root} already say who is tested; "
-            "leave it out, or move the class folders up into one folder"
-        )
+    if not sources:
+        raise DatasetError(f"{root}: {tree.videos[0]} lies in no class folder; {WANTED}")
+    subset_of = subset_folders(root, sources, is_split=split_file is not None)
+    ways = {"folders": subset_of, "split_file": split_file, "test_groups": test_groups, "test_fraction": test_fraction}
+    given = [way for way, value in ways.items() if value not in (None, (), {})]
+    if len(given) > 1:
+        raise DatasetError(f"{given[0]} and {given[1]} both say which videos of {root} are tested; choose one")
 
     groups = {source: group_of(source, pattern=group_pattern) for source in sources}
     if subset_of:
-        splits = SPLITS_OF_SUBSETS[frozenset(subset_of.values())]
-        split_names = list(splits)
-        subsets = {
-            source: tuple(side_of[subset_of[class_of(source)]] for side_of in splits.values()) for source in sources
-        }
+        split_names, subsets = splits_of_folders(subset_of, sources)
     elif split_file is not None:
         split_names, subsets, stated_groups = read_split_file(split_file, sources=sources)
         groups |= stated_groups
-        unlisted = sorted([*unlisted, *(source for source in sources if source not in subsets)])
     else:
+        fraction = 0.2 if test_fraction is None else test_fraction
+        held_out = set(test_groups) or draw_test_groups(groups, test_fraction=fraction, seed=seed)
+        known = set(groups.values())
+        for group in held_out - known:
+            meant = did_you_mean(group, known) or ";"
+            some = ", ".join(sorted(known)[:10])
+            raise DatasetError(f"test_groups: {group!r} is no group here{meant} choose from {some}, …")
         split_names = ["1"]
-        held_out = chosen_groups(groups, test_groups=test_groups) if test_groups else None
-        if held_out is None:
-            fraction = 0.2 if test_fraction is None else test_fraction
-            held_out = draw_test_groups(groups, test_fraction=fraction, seed=seed)
         subsets = {source: ("test" if group in held_out else "train",) for source, group in groups.items()}
 
-    folders = [folder for folder in tree.folders if folder.count("/") >= depth]
-    classes = sorted({f.split("/")[depth] for f in folders if not subset_of or class_of(f) in subset_of})
+    depth = 1 if subset_of else 0  # of the folder that names the class
+    folders = [folder for folder in tree.folders if not subset_of or ("/" in folder and class_of(folder) in subset_of)]
+    classes = sorted({folder.split("/")[depth] for folder in folders})
     labels = {class_name: label for label, class_name in enumerate(classes)}
+    class_names = {source: source.split("/")[depth] for source in sources}
     records = [
         VideoRecord(root / source, source, class_name, labels[class_name], groups[source], subsets[source])
-        for source in sorted(subsets)
-        for class_name in [source.split("/")[depth]]
+        for source, class_name in class_names.items()
+        if source in subsets
     ]
-    filled = {source.split("/")[depth] for source in sources}
-    warnings += tree.warnings
+    filled = set(class_names.values())
+    warnings = tree.warnings + unlisted_warning([video for video in tree.videos if video not in subsets])
     warnings += [f"{class_name}: the class folder holds no video" for class_name in classes if class_name not in filled]
     warnings += group_warnings(records, split_names)
-    return Listing(name or root.resolve().name, classes, split_names, records, [], unlisted, warnings)
+    return Listing(name or root.resolve().name, classes, split_names, records, [], warnings)
 
 
-def subset_folders(root: Path, sources: Sequence[str], *, is_split: bool) -> tuple[dict[str, str], list[str]]:
+def class_of(source: str) -> str:
+    """The top folder that a source `<class>/…` lies in."""
+    return source.split("/", maxsplit=1)[0]
+
+
+def subset_folders(root: Path, sources: Sequence[str], *, is_split: bool) -> dict[str, str]:
     """Top folders that are subsets, not classes, with "train", "test" or "val" of each; none where all are classes.
 
-    They are subsets if all folders with videos have such names and hold class folders: train, and test or val or both.
+    They are subsets if they have such names and hold class folders: one for train, and one for test or val or each.
 
     Args:
-        sources: Videos `<folder>/…`.
         is_split: A split file says who is tested, so a folder named train may be a class of trains.
 
-    Returns:
-        The folders, and warnings of what a user may not expect.
-
     Raises:
-        DatasetError: They may be meant either way, or one of them is missing.
+        DatasetError: Some folders look like subsets and others do not, or one of them is missing.
     """
     tops = sorted({class_of(source) for source in sources})
     named = {top: SUBSET_FOLDERS[top.lower()] for top in tops if top.lower() in SUBSET_FOLDERS}
-    others = [top for top in tops if top not in named]
-    inside = {class_of(source): source for source in sources if source.count("/") == 1}  # a video in no deeper folder
-    deeper = {class_of(source) for source in sources if source.count("/") > 1}
-    if not named or (named.keys().isdisjoint(deeper) and is_split):
-        return {}, []
-    some = folders_of(named)
-    if others:
-        if len(named) > 1 or not named.keys().isdisjoint(deeper):
-            raise DatasetError(
-                f"{root}: {some} may be subsets, but {others[0]}/ lies beside them; move it away, or rename {some} if "
-                "they are classes"
-            )
-        return {}, [f"{some} is taken for a class, not for a subset: it holds videos, and {others[0]}/ is beside it"]
-    for top in named:
-        if top in inside:
-            raise DatasetError(
-                f"{root}: {inside[top]} lies in no class folder; put {top}/<class>/<video> there, or rename {some} if "
-                "they are classes"
-            )
+    is_deep = any(class_of(source) in named and source.count("/") > 1 for source in sources)
+    if not named or (not is_deep and (is_split or len(named) < len(tops))):
+        return {}
+    stray = next((s for s in sources if class_of(s) not in named or s.count("/") == 1), None)
     kinds = sorted(named.values())
-    twice = [kind for kind in set(kinds) if kinds.count(kind) > 1]
-    if twice:
-        same = folders_of([top for top in named if named[top] == twice[0]])
-        raise DatasetError(f"{root}: {same} mean the same; put their class folders into one of them")
-    if frozenset(kinds) not in SPLITS_OF_SUBSETS:
-        lacking = "test/ or val/" if "train" in kinds else "train/"
+    if stray is not None or "train" not in kinds or len(kinds) < 2 or len(set(kinds)) < len(kinds):
         raise DatasetError(
-            f"{root}: {some} may be subsets, but there is no {lacking} with videos; add it, or take the class folders "
-            f"in {next(iter(named))}/ alone: --raw {root / next(iter(named))}"
+            f"{root}: {', '.join(named)} may be subsets, but there must be one train/ and one test/ or val/ with class "
+            f"folders and nothing beside them{f', such as {stray}' if stray else ''}; move what does not fit, or "
+            "rename them if they are classes"
         )
-    spelt: dict[str, str] = {}
+    return named
+
+
+def splits_of_folders(
+    subset_of: Mapping[str, str], sources: Collection[str]
+) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """Split names, and the subsets of each source, where `subset_of` its top folder says train, test or val."""
+    tested = {"1": "test", "val": "val"} if {"test", "val"} <= set(subset_of.values()) else {"1": ""}
+    subsets = {}
     for source in sources:
-        class_name = source.split("/")[1]
-        if spelt.setdefault(class_name.lower(), class_name) != class_name:
-            raise DatasetError(
-                f"{root}: {spelt[class_name.lower()]}/ and {class_name}/ are class folders that differ only in case; "
-                "give both the same name"
-            )
-    val = next((top for top in named if named[top] == "val"), None)
-    if val is None:
-        return named, []
-    if "test" in kinds:
-        return named, [f"{val}/ is the test side of split val alone: --split val trains and tests on it"]
-    return named, [f"{val}/ is the test side, for there is no test/"]
-
-
-def folders_of(names: Iterable[str]) -> str:
-    """Folders, for a person.
-
-    >>> folders_of(["test", "train", "val"])
-    'test/, train/ and val/'
-    """
-    *first, last = [f"{name}/" for name in names]
-    return f"{', '.join(first)} and {last}" if first else last
+        kind = subset_of[class_of(source)]
+        words = ["train" if kind == "train" else "test" if side in ("", kind) else "" for side in tested.values()]
+        subsets[source] = tuple(words)
+    return list(tested), subsets
 
 
 def group_of(source: str, *, pattern: str | None) -> str:
     """The pattern's first group in the file's stem; without a pattern the source itself, which is unique.
 
     Raises:
-        DatasetError: The pattern is not one, has no group or does not match.
+        DatasetError: The pattern is not one, or does not match.
     """
     if pattern is None:
         return source
     try:
-        compiled = re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise DatasetError(f"group_pattern: {pattern!r} is not a regular expression ({error}); correct it") from None
-    if compiled.groups < 1:
-        raise DatasetError(f"group_pattern: {pattern!r} has no group; put the part that names the group in ()")
-    match = compiled.search(Path(source).stem)
-    if match is None or match[1] is None:
-        raise DatasetError(f"group_pattern: {pattern!r} finds no group in {Path(source).stem!r} of {source}; widen it")
-    return match[1]
+        match = re.search(pattern, PurePath(source).stem)
+        group = match and match[1]
+    except (re.error, OverflowError, RecursionError, IndexError) as error:
+        raise DatasetError(
+            f"group_pattern: {pattern!r} is no regular expression with a group in () ({error}); correct it"
+        ) from None
+    if not group:
+        raise DatasetError(f"group_pattern: {pattern!r} finds no group in the name of {source}; widen it")
+    return group
 
 
-def chosen_groups(groups: Mapping[str, str], *, test_groups: Sequence[str]) -> set[str]:
-    """`test_groups` as a set, each of which must exist."""
-    known = sorted(set(groups.values()))
-    for group in test_groups:
-        if group not in known:
-            some = ", ".join(known[:10]) + (", …" if len(known) > 10 else "")
-            meant = did_you_mean(group, known) or ";"
-            raise DatasetError(f"test_groups: {group!r} is no group here{meant} choose from {some}")
-    return set(test_groups)
+def draw_test_groups(groups: Mapping[str, str], *, test_fraction: float, seed: int) -> set[str]:
+    """Groups to hold out: `test_fraction` of each class's, at least one, with at least one left for train.
+
+    A class with a single group stays in train. Groups are taken in the order of a hash of seed and name, so
+    the draw does not depend on the file system's order. Where groups span classes, those with the fewest
+    groups choose first, and a group that would give another class too many is the last choice; so a class may
+    get more than its share, and none where its groups are the last of others.
+
+    Args:
+        groups: The group of each source `<class>/…`.
+    """
+    if not 0 <= test_fraction < 1:
+        raise DatasetError(f"test_fraction: {test_fraction} is not possible; choose 0 to less than 1")
+    groups_of_class: dict[str, set[str]] = defaultdict(set)
+    classes_of_group: dict[str, set[str]] = defaultdict(set)
+    for source, group in groups.items():
+        groups_of_class[class_of(source)].add(group)
+        classes_of_group[group].add(class_of(source))
+    most = {c: len(members) - 1 if test_fraction else 0 for c, members in groups_of_class.items()}
+    share = {c: min(max(round(test_fraction * len(members)), 1), most[c]) for c, members in groups_of_class.items()}
+
+    drawn: set[str] = set()
+    taken = dict.fromkeys(groups_of_class, 0)
+    for class_name in sorted(groups_of_class, key=lambda c: (len(groups_of_class[c]), c)):
+        members = groups_of_class[class_name]
+        in_order = sorted(members, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+        for limit in (share, most):
+            for group in in_order:
+                fits = all(taken[c] < limit[c] for c in classes_of_group[group])
+                if taken[class_name] < share[class_name] and group not in drawn and fits:
+                    drawn.add(group)
+                    for c in classes_of_group[group]:
+                        taken[c] += 1
+    return drawn
+
+
+def read_split_file(
+    path: Path, *, sources: Collection[str]
+) -> tuple[list[str], dict[str, tuple[str, ...]], dict[str, str]]:
+    """The split file that `list_folder` describes.
+
+    Returns:
+        Split names; the subsets of each source named; the group of each source with one.
+
+    Raises:
+        DatasetError: No such file, or a line that cannot be used.
+    """
+    try:
+        reader = csv.reader(read_text(path).splitlines())
+        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+    except (UserError, csv.Error) as error:
+        raise DatasetError(f"split_file: {path} cannot be read ({error}); name a CSV file in UTF-8") from None
+    header = [cell.lower() for cell in rows[0][1]] if rows else []
+    columns = {
+        match[1] or "1": match[0] for match in map(re.compile(r"subset|split_?(\w+)").fullmatch, header) if match
+    }
+    if set(header) - {"group"} != {"path", *columns.values()} or not columns or len(set(header)) < len(header):
+        raise DatasetError(
+            f"{path}: the header {','.join(header)!r} is not possible; begin with a line such as `path,subset` or "
+            "`path,group,split1,split2`"
+        )
+    known = set(sources)
+    subsets: dict[str, tuple[str, ...]] = {}
+    groups: dict[str, str] = {}
+    for number, cells in rows[1:]:
+        row = dict(zip(header, cells, strict=False))
+        source = row["path"].removeprefix("./") if len(cells) == len(header) else ""
+        words = tuple(row.get(column, "").lower() for column in columns.values())
+        if not source or source in subsets or not set(words) <= set(SUBSETS):
+            raise DatasetError(
+                f"{path}:{number}: {','.join(cells)!r} does not go; give a cell for each of {','.join(header)}, a path "
+                "once, and train, test or nothing for a split"
+            )
+        if source not in known:
+            meant = did_you_mean(source, sources) or ";"
+            raise DatasetError(
+                f"{path}:{number}: {source!r} is no video below the root{meant} correct or remove the line"
+            )
+        subsets[source] = words
+        if row.get("group"):
+            groups[source] = row["group"]
+    return list(columns), subsets, groups

@@ -3,14 +3,13 @@
 import re
 from pathlib import Path
 
-from res3d_video.pipeline.datasets.listing import DatasetError, Listing
-from res3d_video.pipeline.datasets.official import (
+from res3d_video.pipeline.datasets.listing import (
     SPLIT_NAMES,
-    ClassFiles,
-    list_folder_of,
+    DatasetError,
+    Listing,
+    folder_with,
     list_lines,
     listing_of,
-    video_folder_of,
 )
 
 NUM_CLASSES = 51
@@ -22,7 +21,7 @@ WANTED = (
     "there, unpacked"
 )
 
-LIST_NAME = re.compile(r"(?P<class_name>.+)_test_split(?P<split>\d+)\.txt")
+FIRST_LIST = "_test_split1.txt"  # after the class's name
 LINE = re.compile(r"(?P<file>[^/\\]+\.\w+)\s+(?P<digit>[012])")
 SUBSET_OF_DIGIT = {"0": "", "1": "train", "2": "test"}
 
@@ -42,23 +41,21 @@ def list_hmdb51(raw: Path) -> Listing:
         DatasetError: A folder or list is missing or a line malformed; names the file and line.
     """
     raw = Path(raw)
-    lists = list_folder_of(raw, candidates=LIST_FOLDERS, probe="*_test_split1.txt", wanted=WANTED)
-    matches = [LIST_NAME.fullmatch(path.name) for path in lists.iterdir()]
-    classes = sorted({match["class_name"] for match in matches if match})
+    lists = folder_with(raw, LIST_FOLDERS, f"*{FIRST_LIST}", wanted=WANTED)
+    classes = sorted(path.name.removesuffix(FIRST_LIST) for path in lists.glob(f"*{FIRST_LIST}"))
     subsets: dict[tuple[str, str], list[str]] = {}
     for class_name in classes:
         for position, split in enumerate(SPLIT_NAMES):
             for file, subset in read_split(lists / f"{class_name}_test_split{split}.txt").items():
                 subsets.setdefault((class_name, file), [""] * len(SPLIT_NAMES))[position] = subset
 
-    files = ClassFiles(video_folder_of(raw, candidates=VIDEO_FOLDERS, classes=classes, wanted=WANTED))
     listing = listing_of(
         "hmdb51",
         raw,
         subsets,
-        files=files,
+        folders=VIDEO_FOLDERS,
         labels={class_name: label for label, class_name in enumerate(classes)},
-        group_of=lambda class_name, file: source_video(file, class_name=class_name),
+        group_of=source_video,
         wanted=WANTED,
     )
     if len(classes) != NUM_CLASSES:
@@ -71,23 +68,21 @@ def read_split(path: Path) -> dict[str, str]:
     subsets: dict[str, str] = {}
     for number, line in list_lines(path):
         match = LINE.fullmatch(line)
-        if match is None:
+        if match is None or match["file"] in subsets:
             raise DatasetError(
-                f"{path}:{number}: {line!r} is not `NAME.avi D` with D 1 (train), 2 (test) or 0 (not used); "
-                f"unpack the official lists again"
+                f"{path}:{number}: {line!r} is not `NAME.avi D` with D 1 (train), 2 (test) or 0 (not used) and a name "
+                "of its own; unpack the official lists again"
             )
-        if match["file"] in subsets:
-            raise DatasetError(f"{path}:{number}: {match['file']} is listed a second time; remove one of the two lines")
         subsets[match["file"]] = SUBSET_OF_DIGIT[match["digit"]]
     return subsets
 
 
-def source_video(file: str, *, class_name: str) -> str:
+def source_video(class_name: str, file: str) -> str:
     """The name before `_<class>_` and the six properties that end every HMDB51 name; else the whole stem.
 
     The properties: visible body parts, camera motion, number of people, view, quality, running number.
 
-    >>> source_video("Golf_Tips_-_300+_Yards!!!_golf_f_nm_np1_fr_med_0.avi", class_name="golf")
+    >>> source_video("golf", "Golf_Tips_-_300+_Yards!!!_golf_f_nm_np1_fr_med_0.avi")
     'Golf_Tips_-_300+_Yards!!!'
     """
     stem = Path(file).stem

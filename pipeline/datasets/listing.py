@@ -1,18 +1,22 @@
-"""What an adapter returns, how it finds videos, and the checks that hold for every dataset."""
+"""What an adapter returns, how it finds videos and reads lists, and the checks that hold for every dataset."""
 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.files import read_text
 
 VIDEO_SUFFIXES = frozenset({".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"})
 VIDEO_SUFFIXES |= {".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 SUBSETS = ("train", "test", "")
+SPLIT_NAMES = ["1", "2", "3"]  # of UCF101 and of HMDB51
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+MAX_LIST_BYTES = 10**9  # the largest, Sports-1M's, has 60 MB
 
 
 class DatasetError(UserError):
@@ -50,7 +54,6 @@ class Listing:
         classes: All class names, position = label, also those without a video here.
         records: Sorted by source.
         missing: Named in the lists, not on disk; as the lists write them.
-        unlisted: On disk, in no list, not used; relative to the raw folder.
         warnings: One line each, for people.
         subset_of_missing: "train" or "test" for each of `missing`, where the adapter says.
         in_both: Names, without folder and suffix, that the lists have in train and in test; they are test videos here.
@@ -61,7 +64,6 @@ class Listing:
     split_names: list[str]
     records: list[VideoRecord]
     missing: list[str]
-    unlisted: list[str]
     warnings: list[str]
     subset_of_missing: dict[str, str] = field(default_factory=dict)
     in_both: frozenset[str] = frozenset()
@@ -75,13 +77,8 @@ class Listing:
             )
 
 
-@dataclass(frozen=True)
-class VideoTree:
-    """What lies below a folder; posix paths relative to it, sorted.
-
-    Attributes:
-        warnings: One line each of what is left out.
-    """
+class VideoTree(NamedTuple):
+    """What lies below a folder, posix paths relative to it, sorted; and a line for each name left out."""
 
     videos: list[str]
     folders: list[str]
@@ -96,46 +93,113 @@ def find_videos(root: Path) -> VideoTree:
     Raises:
         OSError: A folder cannot be read.
     """
-    videos: list[str] = []
-    folders: list[str] = []
-    warnings: list[str] = []
+    found = VideoTree([], [], [])
     left = [""]
     while left:
         parent = left.pop()
         with os.scandir(root / parent) as entries:
             for entry in entries:
-                source = parent + entry.name
-                is_folder = entry.is_dir(follow_symlinks=False)
-                if entry.name.startswith(".") or not (is_folder or entry.is_symlink() or is_video_name(entry.name)):
+                source, is_folder = parent + entry.name, entry.is_dir(follow_symlinks=False)
+                if entry.name.startswith("."):
                     continue
-                if not is_utf8(entry.name):
-                    warnings.append(f"{entry.name!a}: the name is not UTF-8; rename it")
+                if any("\ud800" <= character <= "\udfff" for character in entry.name):  # which JSON cannot hold
+                    found.warnings.append(f"{entry.name!a}: the name is not UTF-8; rename it")
                 elif is_folder:
-                    folders.append(source)
+                    found.folders.append(source)
                     left.append(f"{source}/")
-                elif is_video_name(entry.name):
-                    videos.append(source)
-                else:
-                    try:
-                        if entry.is_dir():
-                            warnings.append(f"{source}: a linked folder is not followed")
-                    except OSError as error:
-                        warnings.append(f"{source}: a link that cannot be followed ({error.strerror})")
-    return VideoTree(sorted(videos), sorted(folders), sorted(warnings))
+                elif Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
+                    found.videos.append(source)
+                elif os.path.isdir(entry):
+                    found.warnings.append(f"{source}: a linked folder is not followed")
+    for names in found:
+        names.sort()
+    return found
 
 
-def is_utf8(name: str) -> bool:
-    """Whether a file name's bytes are UTF-8; others reach us as lone surrogates, which JSON cannot hold."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def list_lines(path: Path) -> list[tuple[int, str]]:
+    """Lines of a list with their 1-based numbers; byte order mark, CRLF, outer blanks and empty lines gone.
 
-
-def is_video_name(name: str) -> bool:
-    """Whether a file name is a video's by its suffix; hidden files never are.
-
-    >>> is_video_name("a.AVI"), is_video_name("._a.avi"), is_video_name("a.txt")
-    (True, False, False)
+    Raises:
+        DatasetError: It cannot be read, is far too long or not UTF-8.
     """
-    return not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
+    try:
+        lines = read_text(path, max_bytes=MAX_LIST_BYTES).splitlines()
+    except UserError as error:
+        raise DatasetError(f"{error}; unpack the official lists again") from None
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def folder_with(raw: Path, candidates: Sequence[str], pattern: str, *, wanted: str) -> Path:
+    """The first of raw/candidates that holds a file whose name matches a glob pattern.
+
+    Raises:
+        DatasetError: None does; the message ends with `wanted`, which says what belongs there.
+    """
+    if not raw.is_dir():
+        raise DatasetError(f"{raw}: no such folder; {wanted}")
+    for candidate in candidates:
+        if any((raw / candidate).glob(pattern)):
+            return raw / candidate
+    raise DatasetError(f"{raw}: no {pattern} found; {wanted}")
+
+
+def listing_of(
+    name: str,
+    raw: Path,
+    subsets: Mapping[tuple[str, str], Sequence[str]],
+    *,
+    folders: Sequence[str],
+    labels: Mapping[str, int],
+    group_of: Callable[[str, str], str],
+    wanted: str,
+) -> Listing:
+    """Match what the lists name with what is on disk, by class folder and file name in any case.
+
+    UCF101 writes one class HandstandPushups and HandStandPushups, and copies differ in which is where.
+
+    Args:
+        subsets: For each (class, file name) of the lists "train", "test" or "" in each split.
+        folders: Where in `raw` the class folders may lie.
+        labels: Every class of the dataset with its label, in label order.
+        group_of: Group of a (class, file name) within its class.
+
+    Raises:
+        DatasetError: Nothing of the lists is on disk.
+    """
+    lowered = {class_name.lower() for class_name in labels}
+    for home in (raw / folder for folder in folders):
+        if home.is_dir() and any(child.name.lower() in lowered and child.is_dir() for child in home.iterdir()):
+            break
+    else:
+        raise DatasetError(f"{raw}: no class folder found; {wanted}")
+    paths: dict[tuple[str, str], Path] = {}
+    warnings: list[str] = []
+    for folder in sorted(home.iterdir()):  # it may be a link to another disk; links below it are not followed
+        if folder.is_dir() and not folder.name.startswith("."):
+            tree = find_videos(folder)
+            for path in (folder / video for video in tree.videos):
+                paths.setdefault((folder.name.lower(), path.name.lower()), path)
+            warnings += [f"{folder.name}/{line}" for line in tree.warnings]
+    records, missing = [], []
+    for (class_name, file), words in sorted(subsets.items()):
+        found = paths.pop((class_name.lower(), file.lower()), None)
+        if found is None:
+            missing.append(f"{class_name}/{file}")
+            continue
+        group = f"{class_name}/{group_of(class_name, file)}"
+        source = found.relative_to(raw).as_posix()
+        records.append(VideoRecord(found, source, class_name, labels[class_name], group, tuple(words)))
+    if not records:
+        raise DatasetError(f"{raw}: none of the {len(subsets)} listed clips is there; {wanted}")
+    records.sort(key=lambda record: record.source)
+    warnings += unlisted_warning([path.relative_to(raw).as_posix() for path in paths.values()])
+    warnings += group_warnings(records, SPLIT_NAMES)
+    return Listing(name, list(labels), list(SPLIT_NAMES), records, missing, warnings)
+
+
+def unlisted_warning(sources: Collection[str]) -> list[str]:
+    """A line that names videos on disk that no list has."""
+    return [f"{len(sources)} videos are in no list and left out, first {min(sources)}"] if sources else []
 
 
 def group_warnings(records: Sequence[VideoRecord], split_names: Sequence[str]) -> list[str]:

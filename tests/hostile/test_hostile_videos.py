@@ -69,7 +69,7 @@ def listing_of(hostile: Hostile) -> Listing:
         VideoRecord(hostile.folder / name, f"one/{name}", "one", 0, name, ("train",))
         for name in sorted(hostile.expected)
     ]
-    return Listing("hostile", ["one"], ["1"], records, [], [], [])
+    return Listing("hostile", ["one"], ["1"], records, [], [])
 
 
 def build(tmp_path: Path, *, some: bool, keep_aspect: bool) -> Built:

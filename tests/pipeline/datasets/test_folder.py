@@ -1,7 +1,6 @@
 """Any folder: what counts as a video, split files, and splits drawn by group."""
 
 import os
-import re
 import shlex
 from collections import defaultdict
 from pathlib import Path
@@ -13,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from res3d_video.pipeline.datasets import DATASETS, DatasetError, Listing, list_folder
+from res3d_video.pipeline.datasets.folder import class_of, draw_test_groups
 from res3d_video.pipeline.datasets.listing import NAME
-from res3d_video.pipeline.datasets.splits import class_of, draw_test_groups
 from res3d_video.pipeline.files import is_plain_name
 
 
@@ -40,13 +39,11 @@ def test_classes_are_sorted_folders_and_everything_else_is_left_out(tmp_path: Pa
         ("b/2.MP4", "b", 1),
         ("b/deep/1.mkv", "b", 1),
     ]
-    assert listing.unlisted == ["y.mp4"]
-    assert "empty: the class folder holds no video" in listing.warnings
-
-
-def test_equal_names_in_two_classes_are_two_groups(tmp_path: Path) -> None:
-    listing = list_folder(write_videos(tmp_path, "a/1.mp4", "b/1.mp4", "b/1.avi"))
     assert len({record.group for record in listing.records}) == 3
+    assert listing.warnings == [
+        "1 videos are in no list and left out, first y.mp4",
+        "empty: the class folder holds no video",
+    ]
 
 
 def test_links_to_videos_are_listed_and_links_to_folders_are_named_only(tmp_path: Path) -> None:
@@ -84,7 +81,7 @@ def test_a_split_file_may_hold_one_split(tmp_path: Path) -> None:
     listing = list_folder(root, split_file=csv)
     assert listing.split_names == ["1"]
     assert subsets(listing) == {"a/1.mp4": ("train",), "b/1.mp4": ("test",), "b/2.mp4": ("",)}
-    assert listing.unlisted == ["a/2.mp4", "b/3.mp4"]
+    assert "2 videos are in no list and left out, first a/2.mp4" in listing.warnings
 
 
 def test_a_split_file_may_hold_several_splits_and_groups(tmp_path: Path) -> None:
@@ -104,17 +101,22 @@ def test_a_split_file_may_hold_several_splits_and_groups(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("path,subset\na/1.mp4,train\na/9.mp4,test\n", ":3: 'a/9.mp4' is no video below the root"),
+        (
+            "path,subset\na/1.mp4,train\na/9.mp4,test\n",
+            ":3: 'a/9.mp4' is no video below the root; did you mean a/1.mp4?",
+        ),
         ("path,subset\n../root/a/1.mp4,train\n", ":2: '../root/a/1.mp4' is no video"),
-        ("path,subset\na/1.mp4,train\n\na/1.mp4,test\n", ":4: 'a/1.mp4' is named a second time"),
-        ("path,subset\na/1.mp4,val\n", ":2: subset 'val' does not exist; choose train, test"),
-        ("path,subset\na/1.mp4\n", ":2: 1 cells under a header of 2"),
-        ("a/1.mp4,train\n", ":1: column 'a/1.mp4' is unknown"),
-        ("path,group\na/1.mp4,x\n", ":1: 'path,group' is no header"),
-        ("path,subset,split1\n", ":1: 'path,subset,split1' names a split or column twice"),
-        ("path,split1,split1\n", ":1: 'path,split1,split1' names a split or column twice"),
-        ("path,subset\n", "names no video"),
-        ("", "is empty; begin it with the line `path,subset`"),
+        (
+            "path,subset\na/1.mp4,train\n\na/1.mp4,test\n",
+            ":4: 'a/1.mp4,test' does not go; give a cell for each of path",
+        ),
+        ("path,subset\na/1.mp4,val\n", ":2: 'a/1.mp4,val' does not go"),
+        ("path,subset\na/1.mp4\n", ":2: 'a/1.mp4' does not go"),
+        ("a/1.mp4,train\n", ": the header 'a/1.mp4,train' is not possible; begin with"),
+        ("path,group\na/1.mp4,x\n", ": the header 'path,group' is not"),
+        ("path,subset,split1\n", ": the header 'path,subset,split1' is not"),
+        ("path,split1,split1\n", ": the header 'path,split1,split1' is not"),
+        ("", ": the header '' is not"),
     ],
 )
 def test_a_wrong_split_file_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:
@@ -131,13 +133,14 @@ def test_a_wrong_split_file_is_named_with_its_line(tmp_path: Path, text: str, sa
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"split_file": Path("nowhere.csv")}, "nowhere.csv cannot be read"),
-        ({"split_file": Path("nowhere.csv"), "test_groups": ("a",)}, "given beside a split file"),
+        ({"split_file": Path("nowhere.csv")}, "nowhere.csv: No such file"),
+        ({"split_file": Path("x.csv"), "test_groups": ("a",)}, "split_file and test_groups both say which videos of"),
+        ({"test_groups": ("a",), "test_fraction": 0.5}, "test_groups and test_fraction both say which videos of"),
         ({"test_fraction": 1.0}, "test_fraction: 1.0 is not possible"),
         ({"test_fraction": -0.1}, "test_fraction: -0.1 is not possible"),
-        ({"group_pattern": "("}, "is not a regular expression"),
-        ({"group_pattern": "[a-z]+"}, "has no group"),
-        ({"group_pattern": "^([0-9]+)_"}, "finds no group in 'ann_a' of a/ann_a.mp4"),
+        ({"group_pattern": "("}, "is no regular expression with a group in ()"),
+        ({"group_pattern": "[a-z]+"}, "is no regular expression with a group in ()"),
+        ({"group_pattern": "^([0-9]+)_"}, "finds no group in the name of a/ann_a.mp4"),
         (
             {"group_pattern": "^([a-z]+)_", "test_groups": ("eve",)},
             "'eve' is no group here; choose from ann, bob",
@@ -177,15 +180,6 @@ def test_the_draw_is_a_fixed_share_of_each_class_and_changes_with_the_seed(tmp_p
     for draw in draws:
         assert sum(words == ("test",) for source, words in draw.items() if source[0] == "a") == 3
         assert sum(words == ("test",) for source, words in draw.items() if source[0] == "b") == 3
-
-
-def test_a_class_of_one_video_stays_in_train(tmp_path: Path) -> None:
-    listing = list_folder(write_videos(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mp4"))
-    assert subsets(listing)["a/1.mp4"] == ("train",)
-    assert sorted(words for source, words in subsets(listing).items() if source[0] == "b") == [
-        ("test",),
-        ("train",),
-    ]
 
 
 @given(
@@ -228,100 +222,69 @@ def test_weizmann_is_split_by_actor(shared_data: Path) -> None:
     assert listing.warnings == []
 
 
-SPELLINGS = {"train": ("train", "Train", "training"), "test": ("test", "TEST"), "val": ("val", "valid", "Validation")}
-
-
-@pytest.mark.parametrize("train", SPELLINGS["train"])
-@pytest.mark.parametrize("test", [*SPELLINGS["test"], None])
-@pytest.mark.parametrize("val", [*SPELLINGS["val"], None])
-def test_folders_of_subsets_say_who_is_tested(tmp_path: Path, train: str, test: str | None, val: str | None) -> None:
-    folders = {"train": train, "test": test, "val": val}
-    there = {subset: folder for subset, folder in folders.items() if folder}
-    root = write_videos(tmp_path, *(f"{f}/{c}/deep/{f}.mp4" for f in there.values() for c in ("jump", "run")))
-    (root / train / "empty").mkdir()
-    (root / "notes/jump").mkdir(parents=True)  # holds no video
-    if len(there) < 2:
-        with pytest.raises(DatasetError, match=f"no test/ or val/ with videos; add it, or .* --raw {root / train}$"):
-            list_folder(root)
-        return
-    listing = list_folder(root)
-    assert listing.classes == ["empty", "jump", "run"]
-    assert sorted({record.class_name for record in listing.records}) == ["jump", "run"]
-    words = {
-        subset: {r.subsets for r in listing.records if r.source.startswith(f"{f}/")} for subset, f in there.items()
-    }
-    if test and val:
-        assert listing.split_names == ["1", "val"]
-        assert words == {"train": {("train", "train")}, "test": {("test", "")}, "val": {("", "test")}}
-    else:
-        assert listing.split_names == ["1"]
-        assert words == {"train": {("train",)}, "test" if test else "val": {("test",)}}
-    assert [line for line in listing.warnings if val and val in line] == [
-        line for line in listing.warnings if "test side" in line
-    ]
-    assert sum("test side" in line for line in listing.warnings) == bool(val), "what becomes of val is said"
-
-
-FORMS = {None: (), "direct": ("a.mp4",), "deeper": ("jump/a.mp4",), "both": ("a.mp4", "jump/a.mp4")}
-
-
-@pytest.mark.parametrize("train", FORMS)
-@pytest.mark.parametrize("test", FORMS)
-@pytest.mark.parametrize("other", FORMS)
-def test_folders_that_may_be_subsets_or_classes_are_refused_with_the_way_out(
-    tmp_path: Path, train: str | None, test: str | None, other: str | None
-) -> None:
-    forms = {"train": train, "test": test, "other": other}
-    sources = [f"{folder}/{video}" for folder, form in forms.items() for video in FORMS[form]]
-    root = write_videos(tmp_path, *sources)
-    named = [form for form in (train, test) if form]
-    if not sources:
-        return
-    if not named or (other and named == ["direct"]):
-        listing = list_folder(root)
-        assert listing.classes == sorted(folder for folder, form in forms.items() if form)
-        assert any("is taken for a class" in line for line in listing.warnings) == bool(named)
-    elif not other and train == test == "deeper":
-        assert list_folder(root).classes == ["jump"]
-    else:
-        with pytest.raises(DatasetError, match="move it away|rename|add it, or take") as caught:
-            list_folder(root)
-        assert str(root) in str(caught.value)
-        assert "\n" not in str(caught.value)
+WAYS_OUT = "move what does not fit, or rename them if they are classes"
 
 
 @pytest.mark.parametrize(
-    ("sources", "says"),
+    ("there", "split_names", "words"),
     [
-        (["train/a/1.mp4", "val/a/1.mp4", "valid/a/1.mp4"], "val/ and valid/ mean the same; put their class folders"),
-        (["train/a/1.mp4", "Train/b/1.mp4", "test/a/1.mp4"], "Train/ and train/ mean the same"),
-        (["train/Jump/1.mp4", "test/jump/1.mp4"], "jump/ and Jump/ are class folders that differ only in case"),
-        (["val/a/1.mp4", "test/a/1.mp4"], "test/ and val/ may be subsets, but there is no train/ with videos"),
+        ("train test", ["1"], [("train",), ("test",)]),
+        ("Training TEST", ["1"], [("train",), ("test",)]),
+        ("train valid", ["1"], [("train",), ("test",)]),
+        ("train test Validation", ["1", "val"], [("train", "train"), ("test", ""), ("", "test")]),
     ],
 )
-def test_subsets_that_do_not_fit_are_refused(tmp_path: Path, sources: list[str], says: str) -> None:
-    with pytest.raises(DatasetError, match=re.escape(says)):
-        list_folder(write_videos(tmp_path, *sources))
+def test_folders_of_subsets_say_who_is_tested(
+    tmp_path: Path, there: str, split_names: list[str], words: list[tuple[str, ...]]
+) -> None:
+    root = write_videos(tmp_path, *(f"{f}/{c}/deep/{f}.mp4" for f in there.split() for c in ("jump", "run")))
+    (root / there.split()[0] / "empty").mkdir()
+    (root / "notes/jump").mkdir(parents=True)  # holds no video
+    listing = list_folder(root)
+    assert listing.classes == ["empty", "jump", "run"]
+    assert sorted({record.class_name for record in listing.records}) == ["jump", "run"]
+    assert listing.split_names == split_names
+    for folder, expected in zip(there.split(), words, strict=True):
+        assert {r.subsets for r in listing.records if r.source.startswith(f"{folder}/")} == {expected}
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        "train/a/1.mp4",
+        "val/a/1.mp4 test/a/1.mp4",
+        "train/a/1.mp4 val/a/1.mp4 valid/a/1.mp4",
+        "train/a/1.mp4 Train/b/1.mp4 test/a/1.mp4",
+        "train/a/1.mp4 test/1.mp4",
+        "train/1.mp4 test/1.mp4",
+        "train/a/1.mp4 test/a/1.mp4 other/a/1.mp4",
+        "train/a/1.mp4 test/a/1.mp4 other/1.mp4",
+        "train/a/1.mp4 other/1.mp4",
+    ],
+)
+def test_folders_that_may_be_subsets_or_classes_are_refused_with_the_way_out(tmp_path: Path, sources: str) -> None:
+    with pytest.raises(DatasetError, match=f"^{tmp_path}: .*{WAYS_OUT}$"):
+        list_folder(write_videos(tmp_path, *sources.split()))
+
+
+def test_classes_may_be_called_train_and_test_beside_others_or_with_a_split_file(tmp_path: Path) -> None:
+    root = write_videos(tmp_path / "root", "train/1.mp4", "test/1.mp4")
+    (tmp_path / "split.csv").write_text("path,subset\ntrain/1.mp4,train\ntest/1.mp4,test\n")
+    assert list_folder(root, split_file=tmp_path / "split.csv").classes == ["test", "train"]
+    assert list_folder(write_videos(root, "bus/1.mp4")).classes == ["bus", "test", "train"]
 
 
 @pytest.mark.parametrize("given", ["split_file", "test_groups", "test_fraction"])
 def test_another_word_on_who_is_tested_is_refused_beside_folders_of_subsets(tmp_path: Path, given: str) -> None:
     root = write_videos(tmp_path / "root", "train/a/1.mp4", "test/a/2.mp4")
-    (tmp_path / "split.csv").write_text("path,subset\ntrain/a/1.mp4,test\n")
     options: dict = {"split_file": tmp_path / "split.csv", "test_groups": ("x",), "test_fraction": 0.2}
-    with pytest.raises(DatasetError, match=f"{given}: is given, but the folders test/ and train/ .* leave it out"):
+    with pytest.raises(DatasetError, match=f"^folders and {given} both say which videos of .*; choose one"):
         list_folder(root, **{given: options[given]})
-
-
-def test_with_a_split_file_classes_may_be_called_train_and_test(tmp_path: Path) -> None:
-    root = write_videos(tmp_path / "root", "train/1.mp4", "test/1.mp4")
-    (tmp_path / "split.csv").write_text("path,subset\ntrain/1.mp4,train\ntest/1.mp4,test\n")
-    assert list_folder(root, split_file=tmp_path / "split.csv").classes == ["test", "train"]
 
 
 @given(st.from_regex(NAME, fullmatch=True))
 def test_a_name_that_is_taken_means_nothing_else_to_any_reader(name: str) -> None:
-    Listing(name, [], ["1"], [], [], [], [])
+    Listing(name, [], ["1"], [], [], [])
     tar = f"{name}-000000.tar"
     assert is_plain_name(tar)
     assert quote(tar) == shlex.quote(tar) == tar
@@ -334,7 +297,7 @@ def test_a_name_that_may_mean_something_is_refused_with_one_that_will_do(name: s
     if NAME.fullmatch(name):
         return
     with pytest.raises(DatasetError, match="cannot name files of shards") as caught:
-        Listing(name, [], ["1"], [], [], [], [])
+        Listing(name, [], ["1"], [], [], [])
     message = str(caught.value)
     assert "\n" not in message
-    Listing(message.rsplit(" ", 1)[1], [], ["1"], [], [], [], [])
+    Listing(message.rsplit(" ", 1)[1], [], ["1"], [], [], [])
