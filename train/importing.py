@@ -55,7 +55,7 @@ def import_weights(
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: is no file of at most {MAX_BYTES:,} bytes; give a file of weights")
     trained = SOURCES[source][model]
-    weights = (read_state_dict if source == "torchvision" else read_blobs)(path)
+    weights: dict[str, Any] = (read_state_dict if source == "torchvision" else read_blobs)(path)
     num_classes, width = sizes(weights, path=path, source=source, model=model)
     names = list(classes) if classes is not None else [f"class_{k:03}" for k in range(num_classes)]
     if len(names) != num_classes or len(set(names)) < num_classes:

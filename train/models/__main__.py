@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -46,7 +47,7 @@ def main(*, names: tuple[str, ...], classes: int, width: int | None, as_json: bo
     """List the models: parameters and multiply-adds, and the paper's numbers."""
     from res3d_video.train.models.costs import count_costs  # loads torch, which takes seconds
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(names or MODELS):
         model, config = MODELS[name], ModelConfig(name, width=width)
         clip_shape = (3, model.num_frames, model.crop_size, model.crop_size)
