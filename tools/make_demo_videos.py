@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.typed_json import Count, Text, read_json
 from res3d_video.tools.numbered import write_video
 from res3d_video.train.terminal import QUIET, SEED, THREADS, Command, no_interrupts, print_json, progress
 
@@ -47,7 +45,6 @@ SPEED = (0.85, 1.3)  # a scene's factor to the three
 GROUND_SPEED = (0.002, 0.006)  # frame heights a frame, in any direction
 EDGE = 1.5  # pixels from outside to inside of a shape
 TEXTURE_SIZE = 128
-BLOCK = 8  # frames rendered at once, few enough to stay in the cache
 
 
 class Scene:
@@ -100,17 +97,14 @@ def render_video(class_name: str, *, seed: int, num_frames: int, height: int, wi
     down, across = (np.arange(height)[:, None] - height / 2) / height, (np.arange(width) - width / 2) / height
     light = (255 * (1 + scene.light[0] * down + scene.light[1] * across)).astype(np.float32)[..., None]
     margin = 2 * int(np.ceil(RADIUS[1] * height)) + 8  # the patch of a shape in sight and its shadow lie inside
-    canvases = np.zeros((BLOCK, height + 2 * margin, width + 2 * margin, 3), np.float32)
-    sights = canvases[:, margin : margin + height, margin : margin + width]
+    canvas = np.zeros((height + 2 * margin, width + 2 * margin, 3), np.float32)
+    sight = canvas[margin : margin + height, margin : margin + width]
     video = np.empty((num_frames, height, width, 3), np.uint8)
-    for first in range(0, num_frames, BLOCK):
-        block = slice(first, first + BLOCK)
-        for sight, position in zip(sights, positions[block], strict=False):
-            sight[:] = window(ground, position * height, height=height, width=width)
+    for t in range(num_frames):
+        sight[:] = window(ground, positions[t] * height, height=height, width=width)
         for k in range(NUM_SHAPES):
-            for t, corner, alpha, color in render_shape(scene, k, states[block, k], height=height, width=width):
-                paint(canvases[t], corner + margin, alpha, color)
-        video[block] = np.clip(sights[: len(states[block])] * light + 0.5, 0, 255)
+            paint_shape(canvas, scene, k, states[t, k], margin=margin, height=height, width=width)
+        video[t] = np.clip(sight * light + 0.5, 0, 255)
     return video
 
 
@@ -130,50 +124,47 @@ def motion(class_name: str, scene: Scene, *, num_frames: int, height: int, width
     return states, scene.ground_start + times[:, None] * direction.sum() * scene.ground_velocity
 
 
-def render_shape(
-    scene: Scene, k: int, states: np.ndarray, *, height: int, width: int
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """Shape `k` in a square patch that follows it, in those of some frames in which it can be seen.
+def paint_shape(
+    canvas: np.ndarray, scene: Scene, k: int, state: np.ndarray, *, margin: int, height: int, width: int
+) -> None:
+    """Lay shape `k` on the canvas, in place, after its shadow, if it can be seen.
 
     Args:
-        states: [F, 4] in [0, 1).
-
-    Yields:
-        Number of the frame, upper left corner (down, across) in its pixels, opacity [P, P, 1], color [P, P, 3].
+        canvas: [H + 2 margin, W + 2 margin, 3].
+        state: [4] in [0, 1).
     """
-    bound = RADIUS[1] * height
-    across = states[:, 0] * (width + 2 * bound) - bound
-    down = states[:, 1] * (height + 2 * bound) - bound
-    radius = height * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** states[:, 2]
-    apart_across, apart_down = abs(across - width / 2) - width / 2, abs(down - height / 2) - height / 2
-    seen = np.flatnonzero(np.maximum(apart_across, apart_down) < radius + 4)  # 4: the edge and the shadow
-    if not len(seen):
-        return
-    radius, center = radius[seen], np.stack([down, across], axis=1)[seen]  # [V], [V, 2]: V frames see it
-    size, angle = states[seen, 2, None, None], 2 * np.pi * states[seen, 3, None, None]
-    reach = int(np.ceil(radius.max())) + 1
-    corners = np.floor(center).astype(np.int64) - reach
-    pixels = np.arange(2 * reach + 1)
-    y = (corners[:, :1] + pixels - center[:, :1]).astype(np.float32)[:, :, None]  # [V, P, 1] from the center, pixels
-    x = (corners[:, 1:] + pixels - center[:, 1:]).astype(np.float32)[:, None, :]  # [V, 1, P]
-    scale = radius.astype(np.float32)[:, None, None]
-    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
-    u, v = (x * cos + y * sin) / scale, (y * cos - x * sin) / scale  # [V, P, P] in the shape's own frame
+    bound, size = RADIUS[1] * height, state[2]
+    center = np.array([state[1] * (height + 2 * bound) - bound, state[0] * (width + 2 * bound) - bound])
+    radius = height * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** size
+    if max(abs(center[0] - height / 2) - height / 2, abs(center[1] - width / 2) - width / 2) >= radius + 4:
+        return  # 4: the edge and the shadow
+    reach = int(np.ceil(radius)) + 1  # of a square patch [P, P] that follows the shape
+    corner = np.floor(center).astype(np.int64) - reach
+    y, x = np.float32(corner[:, None] + np.arange(2 * reach + 1) - center[:, None])  # [P] from the center, pixels
+    angle, scale = 2 * np.pi * state[3], np.float32(radius)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    u = (x * cos + y[:, None] * sin) / scale  # [P, P] in the shape's own frame
+    v = (y[:, None] * cos - x * sin) / scale
 
     depth = np.float32(scene.lobe_depths[k])
     outline = (1 + depth * np.cos(scene.lobes[k] * np.arctan2(v, u))) / (1 + depth)
     distance = (outline - np.hypot(u, v)) * scale  # pixels to the outline, positive inside
     # The largest and the smallest are faint, so that going from one to the other is no jump.
-    presence = np.clip(8 * size * (1 - size), 0, 1).astype(np.float32)
-    alphas = np.clip(distance / EDGE + 0.5, 0, 1) * presence
+    presence = np.float32(np.clip(8 * size * (1 - size), 0, 1))
+    alpha = (np.clip(distance / EDGE + 0.5, 0, 1) * presence)[..., None]
 
     texel = TEXTURE_SIZE / 4  # a quarter of the texture to a radius
     row, column = scene.texture_starts[k]
     rows, columns = np.rint(v * texel).astype(np.int32) + row, np.rint(u * texel).astype(np.int32) + column
     texture = scene.shape_texture[rows % TEXTURE_SIZE, columns % TEXTURE_SIZE]
     rim = np.clip(distance / (0.35 * scale), 0, 1)  # darker towards the rim, as if round
-    colors = blend(scene.shape_colors[k], texture) * (0.6 + 0.4 * rim)[..., None]
-    yield from zip(seen, corners, alphas[..., None], colors, strict=True)
+    color = blend(scene.shape_colors[k], texture) * (0.6 + 0.4 * rim)[..., None]
+
+    (top, left), side = corner + margin, len(alpha)
+    shadow = canvas[top + 3 : top + 3 + side, left + 2 : left + 2 + side]
+    shadow *= 1 - 0.35 * alpha
+    below = canvas[top : top + side, left : left + side]
+    below += alpha * (color - below)
 
 
 def blend(colors: np.ndarray, texture: np.ndarray) -> np.ndarray:
@@ -191,16 +182,6 @@ def window(texture: np.ndarray, position: np.ndarray, *, height: int, width: int
     tile = texture[rows[:, None], columns]
     tile = tile[:-1] * (1 - down) + tile[1:] * down
     return tile[:, :-1] * (1 - across) + tile[:, 1:] * across
-
-
-def paint(canvas: np.ndarray, corner: np.ndarray, alpha: np.ndarray, color: np.ndarray) -> None:
-    """Lay a patch [P, P, 3] of opacity [P, P, 1] on the canvas, in place, after its shadow."""
-    top, left = corner
-    size = len(alpha)
-    shadow = canvas[top + 3 : top + 3 + size, left + 2 : left + 2 + size]
-    shadow *= 1 - 0.35 * alpha
-    below = canvas[top : top + size, left : left + size]
-    below += alpha * (color - below)
 
 
 SIZE = {"height": 96, "width": 128}
@@ -243,11 +224,13 @@ def make_videos(
     out: Path, *, videos_per_class: int, workers: int, quiet: bool, num_frames: int = 48, seed: int = 0
 ) -> tuple[int, int]:
     """Make those videos of a set that are not there yet; gives the number of all, and of those made now."""
-    settings = {"videos_per_class": videos_per_class, "num_frames": num_frames, "seed": seed} | SIZE
-    check_folder(out, settings)
+    decided = {"videos_per_class": videos_per_class, "num_frames": num_frames, "seed": seed} | SIZE
+    settings, content = out / SETTINGS_NAME, (json.dumps(decided) + "\n").encode()
+    if out.exists() and any(out.iterdir()) and not (settings.is_file() and settings.read_bytes() == content):
+        raise click.UsageError(f"{out}: holds something else than demo videos of these options; choose another --out")
     for class_name in CLASSES:
         (out / class_name).mkdir(parents=True, exist_ok=True)
-    (out / SETTINGS_NAME).write_text(json.dumps(settings) + "\n")
+    settings.write_bytes(content)
     names = [f"{name}/scene{scene:03d}_{name}.mp4" for scene in range(videos_per_class) for name in CLASSES]
     to_make = [out / name for name in names if not (out / name).exists()]
     context = multiprocessing.get_context("spawn")  # not forked: the progress bar has a thread
@@ -257,19 +240,6 @@ def make_videos(
         for done, _ in enumerate(made, start=1):
             tell(done, len(to_make))
     return len(names), len(to_make)
-
-
-def check_folder(out: Path, settings: dict[str, int]) -> None:
-    """Refuse a folder that holds anything but a set with the same settings, whole or in part."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    try:
-        found = read_json(out / SETTINGS_NAME, dict[Text, Count], what="demo videos", way_out="choose another --out")
-    except UserError:
-        raise click.UsageError(f"{out}: holds something else than demo videos; choose another --out") from None
-    if found != settings:
-        theirs = ", ".join(f"{name} {value}" for name, value in found.items())
-        raise click.UsageError(f"{out}: holds a set of other settings ({theirs}); choose another --out or remove it")
 
 
 def make_video(path: Path, *, num_frames: int, seed: int) -> None:
