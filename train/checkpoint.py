@@ -5,9 +5,9 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import torch
 from msgspec import Meta
@@ -21,21 +21,17 @@ from res3d_video.pipeline.typed_json import Count, Real, SchemaError, Text, conv
 from res3d_video.train.config import FIXED, OptimConfig, TrainConfig, differences, from_dict, to_dict
 from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.step import build_optimizer, channels_last
-from res3d_video.train.torch_file import check_records, is_stored, read_torch_file, short
+from res3d_video.train.torch_file import check_records, read_torch_file, short
 
 FORMAT = 1
 KEYS = {"format", "step", "best_accuracy", "model", "optimizer", "loader", "rng", "config", "data", "classes"}
 
 
 class MomentumState(TypedDict):
-    """Of one parameter."""
-
     momentum_buffer: Tensor | None
 
 
-class GroupState(TypedDict):
-    """Of some parameters; the rest of torch's settings follows from the configuration."""
-
+class GroupState(TypedDict):  # the rest of torch's settings follows from the configuration
     lr: Real
     fused: bool | None
 
@@ -56,15 +52,11 @@ class LoaderState(TypedDict, total=False):
 
 
 class DataState(TypedDict):
-    """Which dataset."""
-
     name: Text
     fingerprint: Text
 
 
 class DamagedState(TypedDict):
-    """Of a damaged sample."""
-
     tar: Text
     reason: Text
 
@@ -102,13 +94,54 @@ class CheckpointError(UserError):
 def save_checkpoint(path: Path, state: dict[str, Any], *, former: Path | None = None) -> None:
     """Write `state` (KEYS but "format"); `path` always holds a whole checkpoint, even if the machine dies.
 
+    The new file is read back from the disk, not from memory, and held to the CRC-32 that each of its records was
+    written with, before it takes the name of the old one.
+
     Args:
         former: What the checkpoint that was there is called from now on.
 
     Raises:
         OSError: No room, no permission, or the disk does not give back what it was given; nothing has changed.
     """
-    write_whole(path, partial(torch.save, {"format": FORMAT, **state}), former=former)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            try:
+                torch.save({"format": FORMAT, **state}, file)
+            except RuntimeError as error:  # torch's word for what the file had to say
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            file.flush()
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that it is read from the disk
+        try:
+            check_records(temporary)
+        except SchemaError as error:
+            raise OSError(errno.EIO, f"what was read back is not what was written: {error}", str(temporary)) from None
+        if former is not None and path.exists():
+            keep_as(path, former)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name survives a power cut too
+    finally:
+        os.close(folder)
+
+
+def keep_as(path: Path, former: Path) -> None:
+    """Give a file a second name, in one step; where there are no hard links, the second name alone."""
+    link = former.with_name(f".{former.name}.tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:
+        path.replace(former)
+    else:
+        link.replace(former)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -161,7 +194,10 @@ def check_state(found: Any) -> dict[str, Any]:
 
 def check_tensor(name: str, value: Tensor, *, like: Tensor) -> None:
     """Raises SchemaError where a tensor is not of the type and shape of `like`, or claims what the file has not."""
-    if not is_stored(value, dtype=like.dtype, shape=like.shape):
+    is_whole = value.layout is torch.strided and (
+        value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+    )
+    if not is_whole or (value.dtype, value.shape) != (like.dtype, like.shape):
         found = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
         raise SchemaError(f"{name}: {found:.80}, must be {str(like.dtype).removeprefix('torch.')} {list(like.shape)}")
 
@@ -263,18 +299,17 @@ def load_weights(model: nn.Module, path: Path, state: dict[str, Any], *, classes
     Raises:
         CheckpointError: The networks differ in more than the fc.
     """
-    keep_head = state["classes"] == classes
-    theirs = {name: value for name, value in state["model"].items() if keep_head or not name.startswith("head.")}
-    ours = {name: value for name, value in model.state_dict().items() if keep_head or not name.startswith("head.")}
-    differing = [name for name in ours if name not in theirs or theirs[name].shape != ours[name].shape]
-    differing += [name for name in theirs if name not in ours]
-    if differing:
-        about = state["config"]["model"]
-        raise CheckpointError(
-            f"checkpoint: {path} holds {about['name']} of width {about['width']}, whose {differing[0]} does "
-            "not fit this network; choose the same --model"
-        )
-    model.load_state_dict(theirs, strict=False)
+    keep_head, ours, theirs = state["classes"] == classes, model.state_dict(), dict(state["model"])
+    if not keep_head:
+        theirs |= {name: value for name, value in ours.items() if name.startswith("head.")}
+    for name in [*ours, *theirs]:
+        if name not in ours or name not in theirs or theirs[name].shape != ours[name].shape:
+            about = state["config"]["model"]
+            raise CheckpointError(
+                f"checkpoint: {path} holds {about['name']} of width {about['width']}, whose {name} does not fit this "
+                "network; choose the same --model"
+            )
+    model.load_state_dict(theirs)
     return keep_head
 
 
@@ -330,11 +365,6 @@ def data_identity(index: ShardIndex) -> dict[str, str]:
     return {"name": index.name, "fingerprint": index.fingerprint}
 
 
-def describe(data: dict[str, str]) -> str:
-    """ "ucf101 (1f3a9c…)"."""
-    return f"{data['name']} ({data['fingerprint'][:8]}…)"
-
-
 def check_same_run(
     state: dict[str, Any], config: TrainConfig, *, index: ShardIndex, say: Callable[[str], None]
 ) -> None:
@@ -353,9 +383,9 @@ def check_same_run(
             "start from it with --init-from"
         )
     if state["data"] != data_identity(index):
+        theirs, ours = (f"{d['name']} ({d['fingerprint'][:8]}…)" for d in (state["data"], data_identity(index)))
         raise CheckpointError(
-            f"resume: the checkpoint is of the shards {describe(state['data'])}, --data is "
-            f"{describe(data_identity(index))}; use the same shards or another --out"
+            f"resume: the checkpoint is of the shards {theirs}, --data is {ours}; use the same shards or another --out"
         )
     for name, (ours, theirs) in differences(config, from_dict(state["config"])).items():
         if name.split(".")[0] in FIXED:
@@ -365,62 +395,3 @@ def check_same_run(
         raise CheckpointError(
             f"resume: the checkpoint is at step {state['step']}; choose --steps of at least that, or another --out"
         )
-
-
-NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # said where there are no hard links
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], None], *, former: Path | None = None) -> None:
-    """Give `path` what `write` writes, a zip file as torch.save makes it; until then its old content stays.
-
-    The new file is read back from the disk, not from memory, and held to the CRC-32 that each of its records was
-    written with, before it takes the name of the old one.
-
-    Args:
-        former: Name that the old file keeps, in the place of an older one.
-
-    Raises:
-        OSError: It could not be written, or what is on the disk is something else. No temporary file is left, and
-            `path` and `former` are what they were.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            try:
-                write(file)
-            except RuntimeError as error:  # torch's word for what the file had to say
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
-            file.flush()
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # so that it is read from the disk
-        try:
-            check_records(temporary)
-        except SchemaError as error:
-            raise OSError(errno.EIO, f"what was read back is not what was written: {error}", str(temporary)) from None
-        if former is not None and path.exists():
-            keep_as(path, former)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name survives a power cut too
-    finally:
-        os.close(folder)
-
-
-def keep_as(path: Path, former: Path) -> None:
-    """Give a file a second name, in one step; where there are no hard links, the second name alone."""
-    link = former.with_name(f".{former.name}.tmp")
-    link.unlink(missing_ok=True)
-    try:
-        os.link(path, link)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        path.replace(former)
-    else:
-        link.replace(former)

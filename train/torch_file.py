@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from res3d_video.pipeline.errors import printable
 from res3d_video.pipeline.files import open_plain
@@ -71,9 +70,7 @@ def check_archive(file: IO[bytes]) -> None:
                 raise SchemaError(f"its records claim {claimed} bytes, the file has {size}")
             pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
             if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
-                raise SchemaError(
-                    f"it has {len(pickles)} data.pkl; it must have one, of at most {MAX_PICKLE_BYTES} bytes"
-                )
+                raise SchemaError(f"it must have one data.pkl, of at most {MAX_PICKLE_BYTES} bytes")
             with archive.open(pickles[0]) as pickle:
                 check_pickle(pickle)
     except ZIP_ERRORS as error:
@@ -114,16 +111,6 @@ def check_records(path: Path) -> None:
         raise SchemaError(f"{printable(damaged, most=80)} does not match its checksum")
     if no_files:  # torch reads nothing for what says that it is a folder, and gives whatever is in memory
         raise SchemaError(f"{printable(no_files[0], most=80)} has attributes, which torch never writes")
-
-
-def is_stored(tensor: Tensor, *, dtype: torch.dtype, shape: torch.Size) -> bool:
-    """Whether a tensor is of a type and shape, and has no more numbers than the file."""
-    return (
-        tensor.layout is torch.strided
-        and tensor.dtype is dtype
-        and tensor.shape == shape
-        and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
-    )
 
 
 def _load(file: IO[bytes], *, device: str) -> Any:

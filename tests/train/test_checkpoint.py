@@ -1,6 +1,9 @@
 """Checkpoints: whole or absent, readable without running code, and named when they are not."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -11,9 +14,10 @@ from res3d_video.train.checkpoint import (
     load_checkpoint,
     load_latest,
     save_checkpoint,
-    step_of,
 )
+from res3d_video.train.torch_file import check_records
 from tests.checkpoints import tiny_state
+from tests.train.conftest import room_for
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
@@ -26,37 +30,28 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "a.pt", tiny_state(1))
-    with pytest.raises((TypeError, AttributeError, RuntimeError)):
-        save_checkpoint(tmp_path / "a.pt", tiny_state(2) | {"loader": (value for value in ())})  # no generator pickles
-    assert load_checkpoint(tmp_path / "a.pt")["step"] == 1
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
-def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.pt").write_bytes(content)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "cannot be read"),
+        (b"PK\x03\x04 cut off", "cannot be read"),
+        ({"step": Path("x")}, "cannot be read"),  # would run code
+        ({"weights": torch.zeros(1)}, "not a checkpoint of this trainer"),
+        (None, "does not exist; give a .pt file of a run folder"),
+    ],
+    ids=["empty", "cut off", "code", "other", "none"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, content: Any, said: str) -> None:
+    path = tmp_path / "a.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(tmp_path / "a.pt")
-    assert str(tmp_path / "a.pt") in str(caught.value)
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"a\.pt does not exist; give a \.pt file of a run folder"):
-        load_checkpoint(tmp_path / "a.pt")
-
-
-def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    torch.save({"step": Path("x")}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        load_checkpoint(tmp_path / "a.pt")
-
-
-def test_some_other_file_of_torch_is_refused(tmp_path: Path) -> None:
-    torch.save({"weights": torch.zeros(1)}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="not a checkpoint of this trainer"):
-        load_checkpoint(tmp_path / "a.pt")
 
 
 def test_the_newest_readable_checkpoint_is_taken_when_latest_is_damaged(tmp_path: Path) -> None:
@@ -109,6 +104,75 @@ def test_only_damaged_checkpoints_are_an_error_and_none_is_none(tmp_path: Path) 
         load_latest(tmp_path, say=lambda line: None)
 
 
-def test_only_step_files_have_a_step() -> None:
-    names = ("step-12000.pt", "best.pt", "step-.pt", "my-step-3.pt")
-    assert [step_of(Path(name)) for name in names] == [12000, None, None, None]
+def number_in(path: Path) -> float:
+    return float(torch.load(path, weights_only=True)["w"][0])
+
+
+def save(path: Path, number: float, *, former: Path | None = None) -> None:
+    save_checkpoint(path, {"w": torch.full((4,), float(number))}, former=former)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_former_file_keeps_another_name_and_the_one_before_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def link(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", link)
+    for number in (1, 2, 3):
+        save(tmp_path / "latest", number, former=tmp_path / "previous")
+    assert names(tmp_path) == ["latest", "previous"]
+    assert (number_in(tmp_path / "latest"), number_in(tmp_path / "previous")) == (3, 2)
+
+
+def test_a_disk_that_gives_back_something_else_is_found_out_and_the_old_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "latest", 1)
+    right = torch.save
+
+    def save_one_bit_wrong(state: dict[str, Any], file: BinaryIO) -> None:
+        right(state, file)
+        file.flush()
+        weights = state["w"].numpy().tobytes()
+        os.pwrite(file.fileno(), bytes([weights[0] ^ 1]), Path(file.name).read_bytes().index(weights))
+
+    monkeypatch.setattr(torch, "save", save_one_bit_wrong)
+    with pytest.raises(OSError, match=r"what was read back is not what was written: .*data/0 does not match"):
+        save(tmp_path / "latest", 2, former=tmp_path / "previous")
+    assert names(tmp_path) == ["latest"]
+    assert number_in(tmp_path / "latest") == 1
+
+
+@pytest.mark.parametrize("room", [0, 70, 1000])
+def test_where_no_more_can_be_written_the_old_file_stays_and_no_other(tmp_path: Path, room: int) -> None:
+    save(tmp_path / "latest", 1)
+    with room_for(room), pytest.raises(OSError, match="File too large"):
+        save(tmp_path / "latest", 2, former=tmp_path / "previous")
+    assert names(tmp_path) == ["latest"]
+    assert number_in(tmp_path / "latest") == 1
+
+
+def test_no_flipped_bit_and_no_cut_goes_unseen(tmp_path: Path) -> None:
+    path, state = tmp_path / "a", {"w": torch.arange(8.0), "n": [1, "two", None]}
+    torch.save(state, path)
+    whole, unseen = path.read_bytes(), []
+    damages = [whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1 :] for i in range(len(whole))]
+    damages += [whole[:i] for i in range(0, len(whole), 9)]
+    for i, damaged in enumerate(damages):
+        path.write_bytes(damaged)
+        try:
+            check_records(path)
+            loaded = torch.load(path, weights_only=True)
+        except Exception:
+            continue
+        if not torch.equal(loaded["w"], state["w"]) or loaded["n"] != state["n"]:
+            unseen.append(i)
+    assert not unseen
+    assert len(damages) > 1500
