@@ -6,88 +6,68 @@ decay 5e-5 but none on BN and the fc bias, twice the rate for the fc bias, pixel
 frames of 128 lines, one random 112x112 crop and a mirror (prototxt).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.train.config import OptimConfig, ScheduleConfig, TrainConfig
 from res3d_video.train.models import BLOCKS, ModelConfig
 
+UCF101 = TrainConfig(
+    model=ModelConfig("res3d18"),  # sec. 3, Table 2
+    clip=ClipSpec(num_frames=8, frame_stride=2, crop_size=112),  # sec. 3
+    optim=OptimConfig(lr=0.01),  # sec. 3; momentum and decay are prototxt
+    schedule=ScheduleConfig("step", decay_every=20_000, decay_factor=0.1),  # sec. 3
+    steps=90_000,  # sec. 3
+    global_batch_size=20,  # sec. 3
+)
+SPORTS1M = TrainConfig(
+    model=ModelConfig("res3d18"),  # sec. 4
+    clip=ClipSpec(num_frames=8, frame_stride=2, crop_size=112),  # sec. 4
+    optim=OptimConfig(lr=0.01),  # sec. 4
+    schedule=ScheduleConfig("step", decay_every=250_000, decay_factor=0.5),  # sec. 4
+    steps=3_000_000,  # sec. 4; the released weights are of step 2,800,000
+    global_batch_size=40,  # sec. 4, on two GPUs
+    eval_clips=10,  # sec. 4, Table 8
+    eval_every=100_000,  # ours
+    save_every=5_000,  # ours
+    keep_every=250_000,  # ours
+    log_every=50,  # ours
+)
+RES2D: dict[str, Any] = {
+    "model": ModelConfig("res2d18"),
+    "clip": ClipSpec(num_frames=1, frame_stride=1, crop_size=112),
+}  # sec. 3, 4
+FINETUNE = TrainConfig(
+    optim=OptimConfig(lr=0.001),  # prototxt, solver_r2; all layers alike
+    schedule=ScheduleConfig("step", decay_every=5_000, decay_factor=0.1),  # prototxt, solver_r2
+    steps=20_000,  # prototxt, solver_r2
+    global_batch_size=24,  # prototxt; its log starts at a loss of 2.1 to 2.6 after 250 steps
+    eval_every=1_000,  # ours
+)
+
 PRESETS: dict[str, TrainConfig] = {
     # UCF101 from scratch, as in the architecture search; clip accuracy 45.6 % on split 1 (Table 3).
-    "ucf101-search": TrainConfig(
-        model=ModelConfig("res3d18"),  # sec. 3, Table 2
-        clip=ClipSpec(num_frames=8, frame_stride=2, crop_size=112),  # sec. 3
-        optim=OptimConfig(lr=0.01),  # sec. 3; momentum and decay are prototxt
-        schedule=ScheduleConfig("step", decay_every=20_000, decay_factor=0.1),  # sec. 3
-        steps=90_000,  # sec. 3
-        global_batch_size=20,  # sec. 3
-    ),
+    "ucf101-search": UCF101,
     # Sports-1M from scratch, the published model; clip@1 48.8 %, video@1 65.6 %, video@5 87.8 % (Table 8).
-    "sports1m": TrainConfig(
-        model=ModelConfig("res3d18"),  # sec. 4
-        clip=ClipSpec(num_frames=8, frame_stride=2, crop_size=112),  # sec. 4
-        optim=OptimConfig(lr=0.01),  # sec. 4
-        schedule=ScheduleConfig("step", decay_every=250_000, decay_factor=0.5),  # sec. 4
-        steps=3_000_000,  # sec. 4; the released weights are of step 2,800,000
-        global_batch_size=40,  # sec. 4, on two GPUs
-        eval_clips=10,  # sec. 4, Table 8
-        eval_every=100_000,  # ours
-        save_every=5_000,  # ours
-        keep_every=250_000,  # ours
-        log_every=50,  # ours
-    ),
+    "sports1m": SPORTS1M,
     # The 2D nets beside them: one frame, the same recipe; 42.2 % (Table 3), clip@1 45.5 %, video@1 59.4 % (Table 8).
-    "ucf101-search-2d": TrainConfig(
-        model=ModelConfig("res2d18"),  # sec. 3, Table 3
-        clip=ClipSpec(num_frames=1, frame_stride=1, crop_size=112),  # sec. 3
-        optim=OptimConfig(lr=0.01),  # sec. 3
-        schedule=ScheduleConfig("step", decay_every=20_000, decay_factor=0.1),  # sec. 3
-        steps=90_000,  # sec. 3
-        global_batch_size=20,  # sec. 3
-    ),
-    "sports1m-2d": TrainConfig(
-        model=ModelConfig("res2d18"),  # sec. 4, "2D-Resnet" of Table 8
-        clip=ClipSpec(num_frames=1, frame_stride=1, crop_size=112),  # sec. 4
-        optim=OptimConfig(lr=0.01),  # sec. 4
-        schedule=ScheduleConfig("step", decay_every=250_000, decay_factor=0.5),  # sec. 4
-        steps=3_000_000,  # sec. 4
-        global_batch_size=40,  # sec. 4
-        eval_clips=10,  # sec. 4, Table 8
-        eval_every=100_000,  # ours
-        save_every=5_000,  # ours
-        keep_every=250_000,  # ours
-        log_every=50,  # ours
-    ),
+    "ucf101-search-2d": replace(UCF101, **RES2D),
+    "sports1m-2d": replace(SPORTS1M, **RES2D),
     # C3D as its own paper trained it, for comparison; clip@1 46.1 %, video@1 61.1 %, video@5 85.2 % (Table 8).
-    "sports1m-c3d": TrainConfig(
+    "sports1m-c3d": replace(
+        SPORTS1M,
         model=ModelConfig("c3d"),  # sec. 4
         clip=ClipSpec(num_frames=16, frame_stride=1, crop_size=112),  # C3D, sec. 3
         optim=OptimConfig(lr=0.003),  # C3D, sec. 3.2
         schedule=ScheduleConfig("step", decay_every=150_000, decay_factor=0.5),  # C3D, sec. 3.2
         steps=1_900_000,  # C3D, sec. 3.2
         global_batch_size=30,  # C3D, sec. 3.2
-        eval_clips=10,  # sec. 4, Table 8
-        eval_every=100_000,  # ours
-        save_every=5_000,  # ours
-        keep_every=250_000,  # ours
-        log_every=50,  # ours
     ),
     # From Sports-1M weights; accuracy 85.8 % over the three splits (Table 9).
-    "finetune-ucf101": TrainConfig(
-        optim=OptimConfig(lr=0.001),  # prototxt, solver_r2; all layers alike
-        schedule=ScheduleConfig("step", decay_every=5_000, decay_factor=0.1),  # prototxt, solver_r2
-        steps=20_000,  # prototxt, solver_r2
-        global_batch_size=24,  # prototxt; its log starts at a loss of 2.1 to 2.6 after 250 steps
-        eval_every=1_000,  # ours
-    ),
-    # The recipe behind 54.9 % on HMDB51 (Table 10) is NOT published: these are those of UCF101.
-    "finetune-hmdb51": TrainConfig(
-        optim=OptimConfig(lr=0.001),  # as UCF101
-        schedule=ScheduleConfig("step", decay_every=5_000, decay_factor=0.1),  # as UCF101
-        steps=20_000,  # as UCF101
-        global_batch_size=24,  # as UCF101
-        eval_every=1_000,  # ours
-    ),
+    "finetune-ucf101": FINETUNE,
+    # The recipe behind 54.9 % on HMDB51 (Table 10) is NOT published: this is that of UCF101.
+    "finetune-hmdb51": FINETUNE,
     # For two CPU cores and small sets: half the blocks, a quarter as wide, on a quarter of the pixels.
     "tiny": TrainConfig(
         model=ModelConfig("res3d10", width=16),  # ours
