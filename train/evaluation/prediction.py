@@ -158,7 +158,7 @@ def listing_of(paths: Sequence[Path], classes: list[str]) -> Listing:
     """Videos as a dataset whose labels mean nothing."""
     sources = {source_of(path): path for path in paths}
     records = [VideoRecord(sources[name], name, classes[0], 0, "", ("test",)) for name in sorted(sources)]
-    return Listing("videos", classes, ["1"], records, missing=[], unlisted=[], warnings=[])
+    return Listing("videos", classes, ["1"], records, missing=[], warnings=[])
 
 
 def source_of(path: Path) -> str:
