@@ -55,7 +55,7 @@ class ShardIndex:
         labels: int32 [num_samples], position in `classes`; of several labels the first.
         num_frames: int32 [num_samples], stored frames; source frames too unless `frame_step` is 2.
         content: int16 [num_samples, 4], left, top, width and height of the picture in its tile, pixels.
-        subsets: int8 [num_samples, num_splits], 1 train, 2 test, 0 not used.
+        subsets: int8 [num_samples, num_splits], 1 train, 2 test, 3 validation, 0 not used.
         tar, offset: int32, int64 [num_samples], in which of `tars` a sample lies, and where in it.
         first_frame: int64 [num_samples + 1]; sample i has the rows first_frame[i] … first_frame[i + 1] - 1 of `frames`.
         frames: uint32 [F, 3], a row a stored frame: its offset in the sample, size and crc32.
@@ -175,6 +175,12 @@ class ShardIndex:
     def tar_of(self, samples: np.ndarray) -> np.ndarray:
         """Which tar holds each sample; a sample never spans two: int64 [n]."""
         return self.tar[samples].astype(np.int64)
+
+    def sides_line(self, split: str) -> str:
+        """How many samples each side of a split has: "70 train, 10 val, 20 test"; no val where there is none."""
+        counts = self.info["splits"][split]
+        sides = [side for side in ("train", "val", "test") if side != "val" or counts.get("val")]
+        return ", ".join(f"{counts[side]} {side}" for side in sides)
 
     def samples_of(self, split: str, subset: str) -> np.ndarray:
         """Rows of one side of a split: int64 [n], ascending; a `UserError` where there are none."""
@@ -314,7 +320,7 @@ def check_samples(arrays: dict[str, np.ndarray], info: dict[str, Any]) -> None:
         num_frames = arrays["num_frames"][rows]
         check_range("label", arrays["label"][rows], 0, num_classes - 1)
         check_range("num_frames", num_frames, 1, 2**31 - 1)
-        check_range("split", arrays["split"][rows], 0, 2)
+        check_range("split", arrays["split"][rows], 0, max(SUBSETS.values()))
         check_range("tar", arrays["tar"][rows], 0, len(info["shards"]) - 1)
         check_range("offset", arrays["offset"][rows], 0, 2**40)
         left, top, width, height = (arrays["content"][rows, i].astype(np.int32) for i in range(4))

@@ -22,7 +22,7 @@ from res3d_video.pipeline.files import is_plain_name
 from res3d_video.pipeline.typed_json import SchemaError
 
 FORMAT_VERSION = 2
-SUBSETS = {"train": 1, "test": 2}  # in the split column; 0 is "not used"
+SUBSETS = {"train": 1, "test": 2, "val": 3}  # in the split column; 0 is "not used"
 OFFSET, SIZE, CRC32 = range(3)  # columns of a frame's row
 MAX_INFO_BYTES = 2**25  # of dataset.json; that of five million samples has less than half
 MAX_CONTAINERS = 2**20  # objects and lists in it: 200 bytes each in memory, where one takes two bytes to write
@@ -155,7 +155,8 @@ class DatasetInfo(Struct):
                 raise UserError(f"{field}: a name comes twice")
         if set(self.class_counts) != set(self.classes):
             raise UserError("class_counts: it must have the number of samples of each class")
-        if self.splits.keys() != set(self.split_names) or any(s.keys() != set(SUBSETS) for s in self.splits.values()):
+        sides = [set(split) - {"val"} for split in self.splits.values()]  # few datasets have a validation side
+        if self.splits.keys() != set(self.split_names) or any(side != set(SUBSETS) - {"val"} for side in sides):
             raise UserError("splits: it must have the number of samples of each side of each split")
         tars = [shard.tar for shard in self.shards]
         for tar in tars:

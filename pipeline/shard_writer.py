@@ -216,10 +216,10 @@ def write_index(
             filled[name] = end
     class_counts = np.bincount(arrays["label"], minlength=len(head["classes"]))
     info["class_counts"] = dict(zip(head["classes"], class_counts.tolist(), strict=True))
-    info["splits"] = {
-        name: {subset: int((arrays["split"][:, i] == value).sum()) for subset, value in SUBSETS.items()}
-        for i, name in enumerate(head["split_names"])
-    }
+    info["splits"] = {}
+    for i, name in enumerate(head["split_names"]):
+        counts = {subset: int((arrays["split"][:, i] == value).sum()) for subset, value in SUBSETS.items()}
+        info["splits"][name] = {subset: count for subset, count in counts.items() if count or subset != "val"}
     for array in arrays.values():
         if isinstance(array, np.memmap):
             array.flush()

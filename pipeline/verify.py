@@ -64,7 +64,7 @@ def _count_faults(index: ShardIndex) -> Iterator[str]:
     for i, split in enumerate(index.split_names):
         for subset, value in SUBSETS.items():
             count = int((index.subsets[:, i] == value).sum())
-            said.append((f"split {split}, {subset},", info["splits"][split][subset], count))
+            said.append((f"split {split}, {subset},", info["splits"][split].get(subset, 0), count))
     for what, told, count in said:
         if told != count:
             yield f"dataset.json: {what} is said to have {told} samples, the index has {count}"

@@ -39,8 +39,8 @@ def main(*, data: Data, decode: bool, quiet: bool, as_json: bool) -> None:
     else:
         for fault in faults:
             click.echo(fault)
-        for split, counts in index.info["splits"].items():
-            click.echo(f"split {split}: {counts['train']} train, {counts['test']} test")
+        for split in index.split_names:
+            click.echo(f"split {split}: {index.sides_line(split)}")
         present = sum(count > 0 for count in index.info["class_counts"].values())
         click.echo(
             f"{index.num_samples} samples of {present} classes in {len(index.tars)} shards: "

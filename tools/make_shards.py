@@ -52,13 +52,14 @@ LIMIT_OPTIONS = [
     )
     for field in fields(Limits)
 ]
+STRETCHED = ("ucf101", "hmdb51", "sports1m")  # as the paper does
 WIDE = {"max_content_width": 110}
 COMMAND: dict[str, Any] = {
     "context_settings": WIDE,
     "go_on": "run the same command again: finished shards are kept",
     "headings": {
-        "Videos": ["raw", "name", "limit"],
-        "Sides": ["test_fraction", "group_pattern", "test_groups", "split_file", "split_seed"],
+        "Videos": ["raw", "table", "name", "limit"],
+        "Sides": ["test_fraction", "val_fraction", "group_pattern", "test_groups", "split_file", "split_seed"],
         "Segments": ["segment_s", "train_segments", "test_segments"],
         "Shards": ["out", "codec", "size", "quality", "gop_size", "crf", "fps", "drop_odd", "keep_aspect"],
         "Run": ["workers", "quiet", "as_json"],
@@ -69,6 +70,16 @@ COMMAND: dict[str, Any] = {
         "Limits of a video": list(LIMITS),
     },
 }
+
+
+TEST_FRACTION = click.option("--test-fraction", type=float, help="Of the groups, held out for testing.  [default: 0.2]")
+VAL_FRACTION = click.option(
+    "--val-fraction",
+    type=float,
+    default=0.0,
+    help="Of the other groups, for a validation side, which best.pt is chosen on.",
+)
+SPLIT_SEED = click.option("--split-seed", default=0, show_default=True, help="Of the drawn groups.")
 
 
 def task_number(context: click.Context, option: click.Parameter, task: str | None) -> tuple[int, int] | None:
@@ -105,7 +116,7 @@ def shard_options(command: Callable) -> Callable:
         click.option("--drop-odd", is_flag=True, help="Store every second frame: half the bytes, even strides only."),
         click.option("--fps", type=float, help="Resample to this rate.  [default: the source's own frames]"),
         click.option("--keep-aspect/--no-keep-aspect", default=None, help="Short side = size, aspect ratio kept, "
-                     "centred in one tile; or stretched to 4:3.  [default: kept by folder alone]"),
+                     "centred in one tile; or stretched to 4:3.  [default: stretched for ucf101, hmdb51, sports1m]"),
         click.option("--samples-per-shard", default=default.samples_per_shard, show_default=True),
         click.option("--seed", default=default.seed, show_default=True,
                      help="Of the order of videos, and of segments."),
@@ -128,6 +139,7 @@ Examples:
   python tools/make_shards.py ucf101                          # data/ucf101 -> shards/ucf101
   python tools/make_shards.py hmdb51 --raw /data/hmdb51 --workers 16
   python tools/make_shards.py folder --raw my_videos --out shards/mine --test-fraction 0.2
+  python tools/make_shards.py table --csv clips.csv --out shards/clips   # pieces of long videos, several labels, …
   python tools/make_shards.py sports1m --codec h264           # pieces of 2 s: five to train on, ten to test
   python tools/make_shards.py ucf101 --codec h264 --out shards/ucf101-h264   # a quarter of the bytes
   python tools/make_shards.py sports1m --task 3/16            # the third of 16 tasks that share a folder
@@ -175,15 +187,55 @@ def sports1m(**options: Any) -> None:
 @shard_options
 @click.option("--name", help="Name of the dataset.  [default: the raw folder's]")
 @click.option("--split-file", type=click.Path(path_type=Path), help="CSV: path,subset or path,split1,split2,…")
-@click.option("--test-fraction", type=float, help="Of the groups, held out for testing.  [default: 0.2]")
-@click.option("--split-seed", default=0, show_default=True, help="Of the drawn test groups.")
+@TEST_FRACTION
+@VAL_FRACTION
+@SPLIT_SEED
 @click.option("--group-pattern", help="Regular expression on the file name; its first group names the video's group.")
 @click.option("--test-groups", default="", help="Groups to hold out, with commas between them, instead of a fraction.")
 def folder(*, split_seed: int, test_groups: str, **options: Any) -> None:
     """Any folder: videos in RAW/<class>/, split by a CSV or by drawn groups; or in RAW/{train,val,test}/<class>/."""
-    listing = {name: options.pop(name) for name in ("name", "split_file", "test_fraction", "group_pattern")}
+    names = ("name", "split_file", "test_fraction", "val_fraction", "group_pattern")
+    listing = {name: options.pop(name) for name in names}
     groups = tuple(filter(None, test_groups.split(",")))
     run("folder", **options, listing_options={**listing, "seed": split_seed, "test_groups": groups})
+
+
+@main.command(**COMMAND)
+@shard_options
+@click.option("--csv", "table", type=click.Path(path_type=Path), required=True, help="The table.")
+@click.option("--name", help="Name of the dataset.  [default: the table's]")
+@TEST_FRACTION
+@VAL_FRACTION
+@SPLIT_SEED
+def table(*, table: Path, raw: Path | None, split_seed: int, **options: Any) -> None:
+    """A table of videos or pieces of them: path, label or labels, start_s, end_s, subset, group, key.
+
+    start_frame and end_frame instead of seconds are possible, split1, split2, … instead of subset, and labels with ;
+    between. Paths are relative to RAW, by default the table's folder. Without subset, groups are drawn.
+    """
+    listing = {name: options.pop(name) for name in ("name", "test_fraction", "val_fraction")}
+    run("table", raw=raw or table.parent, **options, listing_options={**listing, "table": table, "seed": split_seed})
+
+
+@main.command(**COMMAND)
+@shard_options
+def kinetics(**options: Any) -> None:
+    """Kinetics-400, -600, -700: lists RAW/*train*.csv, …; videos <id>_<start>_<end>.* or <id>.* anywhere below RAW."""
+    run("kinetics", **options)
+
+
+@main.command(**COMMAND)
+@shard_options
+def ssv2(**options: Any) -> None:
+    """Something-Something V2: labels.json, train.json, validation.json and <id>.webm anywhere below RAW."""
+    run("ssv2", **options)
+
+
+@main.command(**COMMAND)
+@shard_options
+def diving48(**options: Any) -> None:
+    """Diving48: Diving48_vocab.json, Diving48_V2_{train,test}.json and <vid_name>.mp4 anywhere below RAW."""
+    run("diving48", **options)
 
 
 def run(
@@ -215,7 +267,7 @@ def run(
         with os_errors_of_the_user(source, way_out="make it readable, or move it elsewhere"):
             listing = DATASETS[dataset](source, **(listing_options or {}))
         limits = Limits(**{name: others.pop(name) for name in LIMITS})
-        settings = BuildSettings(**others, keep_aspect=dataset == "folder" if keep_aspect is None else keep_aspect)
+        settings = BuildSettings(**others, keep_aspect=dataset not in STRETCHED if keep_aspect is None else keep_aspect)
     except UserError as error:
         elsewhere = "" if raw or os.path.isdir(source) else ", or name your folder with --raw"
         raise WrongUsage(f"{error}{elsewhere}") from None
@@ -285,14 +337,15 @@ def report_lines(result: BuildResult, folder: Path, *, out: str) -> Iterator[str
         yield f"{done}; {result.num_shards_there} of {result.num_shards} are there: {folder}"
         return
     yield done
-    info = open_index(folder).info
+    index = open_index(folder)
+    info = index.info
     num_bytes = sum(shard["num_bytes"] for shard in info["shards"])
     yield (
         f"{result.num_samples} samples in {len(info['shards'])} shards, {num_bytes / 1e6:.1f} MB, "
         f"{num_bytes / max(info['num_frames'], 1) / 1e3:.1f} kB a frame: {out}"
     )
-    for name, counts in info["splits"].items():
-        yield f"split {name}: {counts['train']} train, {counts['test']} test"
+    for split in index.split_names:
+        yield f"split {split}: {index.sides_line(split)}"
     if result.videos:
         states = ", ".join(f"{count} {state}" for state, count in result.videos.items())
         yield f"listed videos: {states}; see {folder / 'manifest.jsonl'}"

@@ -153,8 +153,9 @@ class ShardTask:
                 state = [stat.st_size, stat.st_mtime_ns]
             except OSError:
                 state = []
-            labels = [record.labels] if record.labels is not None else []
-            files.append([record.source, record.label, record.group, record.subsets, state, *labels])
+            more = [record.labels] if record.labels is not None else []
+            more += [asdict(record.span)] if record.span is not None else []
+            files.append([record.source, record.label, record.group, record.subsets, state, *more])
         head = made_by(self.dataset, self.settings, self.canvas)
         encoders = ("av", "libavcodec") if self.settings.codec == "h264" else ("simplejpeg",)
         made = [head[k] for k in ("name", "codec", "settings")] + [head["tools"][k] for k in ("ffmpeg", *encoders)]
@@ -225,9 +226,7 @@ def common_canvas(
 
 def guard_of(record: VideoRecord, limits: Limits) -> Guard:
     """What opens a record's video; it must lie in the raw folder, unless links may lead anywhere."""
-    folders = record.path.parents
-    raw = folders[min(len(Path(record.source).parts), len(folders)) - 1]
-    return Guard(limits, home=None if limits.follow_links else raw)
+    return Guard(limits, home=None if limits.follow_links else record.raw)
 
 
 def shuffled(records: list[VideoRecord], *, seed: int) -> list[VideoRecord]:

@@ -253,7 +253,7 @@ def reasons_of(quarantine: Iterable[dict[str, str]]) -> dict[str, int]:
     >>> reasons_of({"source": f"x/{reason[:5]}", "reason": reason} for reason in reasons)
     {'has … frames': 2, 'is empty': 1}
     """
-    reasons = (line["reason"].removeprefix(f"{Path(line['source']).name}: ") for line in quarantine)
+    reasons = (line["reason"].removeprefix(f"{Path(line['source'].partition('#')[0]).name}: ") for line in quarantine)
     return dict(Counter(re.sub(r"\b\d[\d.]*\b", "…", reason) for reason in reasons).most_common())
 
 

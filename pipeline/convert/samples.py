@@ -12,6 +12,7 @@ from res3d_video.pipeline.clip import ClipSpec, uniform_starts
 from res3d_video.pipeline.codecs import EncodedSegment
 from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, guard_of
 from res3d_video.pipeline.datasets import VideoRecord
+from res3d_video.pipeline.datasets.listing import Span
 from res3d_video.pipeline.errors import TooLargeError, VideoFailure
 from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import MB, Guard
@@ -46,11 +47,11 @@ def convert(task: ShardTask, place: int, inspector: Inspector) -> Converted:
             geometry = stretched(settings.size)
         else:
             geometry = centred(fitted(facts.display_width, facts.display_height, settings.size), task.canvas)
-        if settings.segment_s is None:
+        if settings.segment_s is None and record.span is None:
             keyed = [(key, transcode(record.path, geometry, settings, facts=facts, guard=guard))]
         else:
             pieces = transcode_segments(record, geometry, settings, facts=facts, inspector=inspector, guard=guard)
-            keyed = [(f"{key}-{number:02d}", piece) for number, piece in enumerate(pieces)]
+            keyed = [(f"{key}-{number:02d}" if record.span is None else key, one) for number, one in enumerate(pieces)]
     except VideoFailure as failure:
         return Converted(quarantine=[{"source": record.source, "stage": failure.stage, "reason": failure.reason}])
     about: dict[str, Any] = {
@@ -120,7 +121,8 @@ def transcode_segments(
     inspector: Inspector,
     guard: Guard,
 ) -> list[Described]:
-    """The segments of one video, each decoded from the keyframe before it where that gives the very same frames.
+    """The segments of one video, or the piece that its record names, each decoded from the keyframe before it where
+    that gives the very same frames.
 
     Raises:
         VideoFailure: Some segment cannot be decoded.
@@ -133,13 +135,20 @@ def transcode_segments(
             for segment, meta in found
         ]
 
-    assert settings.segment_s is not None
-    length = segment_length(settings.segment_s, fps=facts.fps)
+    def pieces(times_s: np.ndarray) -> list[tuple[int, int]]:
+        if record.span is not None:
+            return [span_frames(record.span, times_s, name=record.path.name)]
+        assert settings.segment_s is not None
+        length = segment_length(settings.segment_s, fps=facts.fps)
+        starts = segment_starts(record, settings, length=length, video_frames=len(times_s))
+        return [(start, min(length, len(times_s))) for start in starts]
+
     timeline = inspector.timeline(record.path, guard)
     if timeline is not None:
-        starts = segment_starts(record, settings, length=length, video_frames=timeline.num_frames)
+        times_s = (timeline.times - timeline.times[0]) * float(timeline.time_base)
         try:
-            return stored([timeline.piece(start, num_frames=length) for start in starts], timeline.num_frames)
+            found = [timeline.piece(start, num_frames=length) for start, length in pieces(times_s)]
+            return stored(found, timeline.num_frames)
         except VideoFailure as failure:
             if failure.stage == "limit":
                 raise
@@ -147,9 +156,29 @@ def transcode_segments(
     counting = FrameReader(record.path, COUNTING, block_frames=256, guard=guard)
     for _ in counting:
         pass
-    num_frames = counting.num_frames
-    starts = segment_starts(record, settings, length=length, video_frames=num_frames)
-    return stored([Piece(start, min(length, num_frames)) for start in starts], num_frames, FROM_START)
+    times_s = np.arange(counting.num_frames) / (facts.fps or UNKNOWN_FPS)
+    return stored([Piece(start, length) for start, length in pieces(times_s)], counting.num_frames, FROM_START)
+
+
+def span_frames(span: Span, times_s: np.ndarray, *, name: str) -> tuple[int, int]:
+    """First frame and number of frames of a piece of a video.
+
+    Args:
+        times_s: When each frame is shown, [F], ascending from 0.
+
+    Raises:
+        VideoFailure: No frame lies in it.
+
+    >>> span_frames(Span(0.5, 1.0), np.arange(50) / 25, name="a.mp4")
+    (13, 12)
+    >>> span_frames(Span(40, 60, in_frames=True), np.arange(50) / 25, name="a.mp4")
+    (40, 10)
+    """
+    when = np.arange(len(times_s)) if span.in_frames else times_s + 1e-6  # times are rounded
+    first, end = np.searchsorted(when, [span.start, span.end]).tolist()
+    if first == end:
+        raise VideoFailure("decode", f"{name}: none of its {len(times_s)} frames is in its piece")
+    return first, end - first
 
 
 def segment_starts(record: VideoRecord, settings: BuildSettings, *, length: int, video_frames: int) -> list[int]:

@@ -11,12 +11,17 @@ from res3d_video.pipeline.datasets.folder import list_folder
 from res3d_video.pipeline.datasets.hmdb51 import list_hmdb51
 from res3d_video.pipeline.datasets.listing import DatasetError, Listing, VideoRecord
 from res3d_video.pipeline.datasets.sports1m import list_sports1m
+from res3d_video.pipeline.datasets.table import list_diving48, list_kinetics, list_ssv2, list_table
 from res3d_video.pipeline.datasets.ucf101 import list_ucf101
 
 DATASETS: dict[str, Callable[..., Listing]] = {
     "ucf101": list_ucf101,
     "hmdb51": list_hmdb51,
     "sports1m": list_sports1m,
+    "kinetics": list_kinetics,
+    "ssv2": list_ssv2,
+    "diving48": list_diving48,
+    "table": list_table,
     "folder": list_folder,
 }
 
@@ -25,8 +30,12 @@ __all__ = [
     "DatasetError",
     "Listing",
     "VideoRecord",
+    "list_diving48",
     "list_folder",
     "list_hmdb51",
+    "list_kinetics",
     "list_sports1m",
+    "list_ssv2",
+    "list_table",
     "list_ucf101",
 ]

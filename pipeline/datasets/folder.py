@@ -32,6 +32,7 @@ def list_folder(
     name: str | None = None,
     split_file: Path | None = None,
     test_fraction: float | None = None,
+    val_fraction: float = 0.0,
     seed: int = 0,
     group_pattern: str | None = None,
     test_groups: Sequence[str] = (),
@@ -57,6 +58,7 @@ def list_folder(
         root: Linked folders in it are not followed; a warning names them. Linked videos are a matter of the build.
         name: The dataset's name; the root folder's by default.
         test_fraction: 0.2 by default.
+        val_fraction: Of the groups that are not held out for testing, for a validation side.
         group_pattern: Regular expression searched in the file's stem; its first group names the video's
             group, over all classes. None makes each video its own group.
         test_groups: For Weizmann, `^([a-z]+)_` and ("daria", "denis", "eli") hold three actors out.
@@ -75,6 +77,8 @@ def list_folder(
     if not sources:
         raise DatasetError(f"{root}: {tree.videos[0]} lies in no class folder; {WANTED}")
     subset_of = subset_folders(root, sources, is_split=split_file is not None)
+    if val_fraction and (subset_of or split_file is not None):
+        raise DatasetError("val_fraction: folders or a split file already say what each video is for; leave it out")
     ways = {"folders": subset_of, "split_file": split_file, "test_groups": test_groups, "test_fraction": test_fraction}
     given = [way for way, value in ways.items() if value not in (None, (), {})]
     if len(given) > 1:
@@ -88,14 +92,14 @@ def list_folder(
         groups |= stated_groups
     else:
         fraction = 0.2 if test_fraction is None else test_fraction
-        held_out = set(test_groups) or draw_test_groups(groups, test_fraction=fraction, seed=seed)
-        known = set(groups.values())
+        pairs, known = [(class_of(source), group) for source, group in groups.items()], set(groups.values())
+        held_out = set(test_groups) or draw_test_groups(pairs, test_fraction=fraction, seed=seed)
         for group in held_out - known:
             meant = did_you_mean(group, known) or ";"
             some = ", ".join(sorted(known)[:10])
             raise DatasetError(f"test_groups: {group!r} is no group here{meant} choose from {some}, …")
-        split_names = ["1"]
-        subsets = {source: ("test" if group in held_out else "train",) for source, group in groups.items()}
+        side_of = draw_sides(pairs, held_out, val_fraction=val_fraction, seed=seed)
+        split_names, subsets = ["1"], {source: (side_of[group],) for source, group in groups.items()}
 
     depth = 1 if subset_of else 0  # of the folder that names the class
     folders = [folder for folder in tree.folders if not subset_of or ("/" in folder and class_of(folder) in subset_of)]
@@ -103,7 +107,7 @@ def list_folder(
     labels = {class_name: label for label, class_name in enumerate(classes)}
     class_names = {source: source.split("/")[depth] for source in sources}
     records = [
-        VideoRecord(root / source, source, class_name, labels[class_name], groups[source], subsets[source])
+        VideoRecord(root, source, class_name, labels[class_name], groups[source], subsets[source])
         for source, class_name in class_names.items()
         if source in subsets
     ]
@@ -149,14 +153,10 @@ def subset_folders(root: Path, sources: Sequence[str], *, is_split: bool) -> dic
 def splits_of_folders(
     subset_of: Mapping[str, str], sources: Collection[str]
 ) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-    """Split names, and the subsets of each source, where `subset_of` its top folder says train, test or val."""
-    tested = {"1": "test", "val": "val"} if {"test", "val"} <= set(subset_of.values()) else {"1": ""}
-    subsets = {}
-    for source in sources:
-        kind = subset_of[class_of(source)]
-        words = ["train" if kind == "train" else "test" if side in ("", kind) else "" for side in tested.values()]
-        subsets[source] = tuple(words)
-    return list(tested), subsets
+    """Split "1" and the subset of each source: what its top folder says, but without a test folder val is tested."""
+    has_test = "test" in subset_of.values()
+    kinds = {source: subset_of[class_of(source)] for source in sources}
+    return ["1"], {source: ("test" if kind == "val" and not has_test else kind,) for source, kind in kinds.items()}
 
 
 def group_of(source: str, *, pattern: str | None) -> str:
@@ -179,7 +179,21 @@ def group_of(source: str, *, pattern: str | None) -> str:
     return group
 
 
-def draw_test_groups(groups: Mapping[str, str], *, test_fraction: float, seed: int) -> set[str]:
+def draw_sides(
+    pairs: Collection[tuple[str, str]], held_out: Collection[str], *, val_fraction: float, seed: int
+) -> dict[str, str]:
+    """The side of each group: "test" for those held out, "val" for a part of the others, else "train".
+
+    Args:
+        pairs: Class and group of each video.
+    """
+    others = [(class_name, group) for class_name, group in pairs if group not in held_out]
+    validated = draw_test_groups(others, test_fraction=val_fraction, seed=seed) if val_fraction else ()
+    sides = {group: "val" if group in validated else "train" for _, group in others}
+    return sides | dict.fromkeys(held_out, "test")
+
+
+def draw_test_groups(pairs: Collection[tuple[str, str]], *, test_fraction: float, seed: int) -> set[str]:
     """Groups to hold out: `test_fraction` of each class's, at least one, with at least one left for train.
 
     A class with a single group stays in train. Groups are taken in the order of a hash of seed and name, so
@@ -188,15 +202,15 @@ def draw_test_groups(groups: Mapping[str, str], *, test_fraction: float, seed: i
     get more than its share, and none where its groups are the last of others.
 
     Args:
-        groups: The group of each source `<class>/…`.
+        pairs: Class and group of each video.
     """
     if not 0 <= test_fraction < 1:
         raise DatasetError(f"test_fraction: {test_fraction} is not possible; choose 0 to less than 1")
     groups_of_class: dict[str, set[str]] = defaultdict(set)
     classes_of_group: dict[str, set[str]] = defaultdict(set)
-    for source, group in groups.items():
-        groups_of_class[class_of(source)].add(group)
-        classes_of_group[group].add(class_of(source))
+    for class_name, group in pairs:
+        groups_of_class[class_name].add(group)
+        classes_of_group[group].add(class_name)
     most = {c: len(members) - 1 if test_fraction else 0 for c, members in groups_of_class.items()}
     share = {c: min(max(round(test_fraction * len(members)), 1), most[c]) for c, members in groups_of_class.items()}
 
@@ -250,7 +264,7 @@ def read_split_file(
         if not source or source in subsets or not set(words) <= set(SUBSETS):
             raise DatasetError(
                 f"{path}:{number}: {','.join(cells)!r} does not go; give a cell for each of {','.join(header)}, a path "
-                "once, and train, test or nothing for a split"
+                "once, and train, val, test or nothing for a split"
             )
         if source not in known:
             meant = did_you_mean(source, sources) or ";"

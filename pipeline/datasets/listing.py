@@ -13,7 +13,7 @@ from res3d_video.pipeline.files import read_text
 
 VIDEO_SUFFIXES = frozenset({".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"})
 VIDEO_SUFFIXES |= {".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
-SUBSETS = ("train", "test", "")
+SUBSETS = ("train", "val", "test", "")
 SPLIT_NAMES = ["1", "2", "3"]  # of UCF101 and of HMDB51
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 MAX_LIST_BYTES = 10**9  # the largest, Sports-1M's, has 60 MB
@@ -23,26 +23,42 @@ class DatasetError(UserError):
     """The raw folder or a list cannot be used; the message is one line and says what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a video from `start` to `end`, the end not included: seconds from the first frame, or frames."""
+
+    start: float
+    end: float
+    in_frames: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """One raw video.
+    """One raw video, or a piece of it.
 
     Attributes:
-        path: The file.
-        source: Its posix path relative to the raw folder; unique.
+        raw: The folder that all videos lie in.
+        source: Its posix path relative to `raw`, for a piece with "#" and a name of the piece; unique.
         label: Position of `class_name` in the dataset's classes, 0-based.
         group: Videos of one group (same source video, same actor) must not lie on both sides of a split.
-        subsets: One word a split, in the order of Listing.split_names: "train", "test" or "" (not used).
+        subsets: One word a split, in the order of Listing.split_names: "train", "val", "test" or "" (not used).
         labels: All of them, `label` first, in datasets whose videos may have several; else None.
+        span: None for the whole video.
     """
 
-    path: Path
+    raw: Path
     source: str
     class_name: str
     label: int
     group: str
     subsets: tuple[str, ...]
     labels: tuple[int, ...] | None = None
+    span: Span | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file. Not stored, as there may be millions of records."""
+        return self.raw / (self.source if self.span is None else self.source.rpartition("#")[0])
 
 
 @dataclass(frozen=True)
@@ -188,7 +204,7 @@ def listing_of(
             continue
         group = f"{class_name}/{group_of(class_name, file)}"
         source = found.relative_to(raw).as_posix()
-        records.append(VideoRecord(found, source, class_name, labels[class_name], group, tuple(words)))
+        records.append(VideoRecord(raw, source, class_name, labels[class_name], group, tuple(words)))
     if not records:
         raise DatasetError(f"{raw}: none of the {len(subsets)} listed clips is there; {wanted}")
     records.sort(key=lambda record: record.source)
@@ -209,10 +225,11 @@ def group_warnings(records: Sequence[VideoRecord], split_names: Sequence[str]) -
         sides: dict[str, set[str]] = defaultdict(set)
         for record in records:
             sides[record.group].add(record.subsets[position])
-        shared = sorted(group for group, words in sides.items() if {"train", "test"} <= words)
-        if shared:
-            lines.append(
-                f"split {split}: {len(shared)} of {len(sides)} groups have videos in train and in test, "
-                f"first {shared[0]!r}; accuracy on it is measured partly on scenes seen in training"
-            )
+        for other in ("val", "test"):
+            shared = sorted(group for group, words in sides.items() if {"train", other} <= words)
+            if shared:
+                lines.append(
+                    f"split {split}: {len(shared)} of {len(sides)} groups have videos in train and in {other}, "
+                    f"first {shared[0]!r}; accuracy on it is measured partly on scenes seen in training"
+                )
     return lines

@@ -72,9 +72,7 @@ def list_sports1m(raw: Path) -> Listing:
             continue
         video, labels = source_of[name], partitions[subset][name]
         del unlisted[video]
-        records.append(
-            VideoRecord(videos / video, f"videos/{video}", classes[labels[0]], labels[0], name, (subset,), labels)
-        )
+        records.append(VideoRecord(raw, f"videos/{video}", classes[labels[0]], labels[0], name, (subset,), labels))
     if not records:
         raise DatasetError(f"{raw}: none of the {len(subset_of)} listed videos is in {videos}; {WANTED}")
     listed, found = Counter(subset_of.values()), Counter(record.subsets[0] for record in records)

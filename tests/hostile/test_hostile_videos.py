@@ -66,7 +66,7 @@ def numbers_of(index: ShardIndex, sample: int) -> list[int]:
 def listing_of(hostile: Hostile) -> Listing:
     """All files as videos of one class, whatever an adapter would think of them."""
     records = [
-        VideoRecord(hostile.folder / name, f"one/{name}", "one", 0, name, ("train",))
+        VideoRecord(hostile.folder.parent, f"one/{name}", "one", 0, name, ("train",))
         for name in sorted(hostile.expected)
     ]
     return Listing("hostile", ["one"], ["1"], records, [], [])

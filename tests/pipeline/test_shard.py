@@ -107,7 +107,9 @@ def test_rows_of_small_and_of_large_arrays_are_those_asked_for(
 def test_a_split_or_subset_that_does_not_exist_is_named(numbered: ShardIndex) -> None:
     with pytest.raises(ValueError, match="numbered: split 4 does not exist; choose 1"):
         numbered.samples_of("4", "train")
-    with pytest.raises(ValueError, match="subset val does not exist; choose train or test"):
+    with pytest.raises(ValueError, match="subset dev does not exist; choose train, test or val"):
+        numbered.samples_of("1", "dev")
+    with pytest.raises(ValueError, match="split 1 has no val sample"):
         numbered.samples_of("1", "val")
 
 

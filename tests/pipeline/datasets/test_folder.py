@@ -110,7 +110,7 @@ def test_a_split_file_may_hold_several_splits_and_groups(tmp_path: Path) -> None
             "path,subset\na/1.mp4,train\n\na/1.mp4,test\n",
             ":4: 'a/1.mp4,test' does not go; give a cell for each of path",
         ),
-        ("path,subset\na/1.mp4,val\n", ":2: 'a/1.mp4,val' does not go"),
+        ("path,subset\na/1.mp4,dev\n", ":2: 'a/1.mp4,dev' does not go"),
         ("path,subset\na/1.mp4\n", ":2: 'a/1.mp4' does not go"),
         ("a/1.mp4,train\n", ": the header 'a/1.mp4,train' is not possible; begin with"),
         ("path,group\na/1.mp4,x\n", ": the header 'path,group' is not"),
@@ -182,6 +182,10 @@ def test_the_draw_is_a_fixed_share_of_each_class_and_changes_with_the_seed(tmp_p
         assert sum(words == ("test",) for source, words in draw.items() if source[0] == "b") == 3
 
 
+def pairs_of(groups: dict[str, str]) -> list[tuple[str, str]]:
+    return [(class_of(source), group) for source, group in groups.items()]
+
+
 @given(
     num_groups=st.lists(st.integers(1, 12), min_size=1, max_size=6),
     seed=st.integers(0, 1000),
@@ -192,9 +196,9 @@ def test_every_class_of_two_groups_has_both_sides_whatever_the_order(
     num_groups: list[int], seed: int, test_fraction: float, data: st.DataObject
 ) -> None:
     groups = {f"{c}/{g}_{v}": f"{c}/{g}" for c, n in enumerate(num_groups) for g in range(n) for v in range(2)}
-    drawn = draw_test_groups(groups, test_fraction=test_fraction, seed=seed)
+    drawn = draw_test_groups(pairs_of(groups), test_fraction=test_fraction, seed=seed)
     shuffled = dict(data.draw(st.permutations(list(groups.items()))))
-    assert draw_test_groups(shuffled, test_fraction=test_fraction, seed=seed) == drawn
+    assert draw_test_groups(pairs_of(shuffled), test_fraction=test_fraction, seed=seed) == drawn
     for c, n in enumerate(num_groups):
         held_out = sum(group.startswith(f"{c}/") for group in drawn)
         assert held_out == (0 if n == 1 else min(max(round(test_fraction * n), 1), n - 1))
@@ -203,7 +207,7 @@ def test_every_class_of_two_groups_has_both_sides_whatever_the_order(
 @given(pairs=st.sets(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1), seed=st.integers(0, 1000))
 def test_groups_that_span_classes_never_empty_the_train_side(pairs: set[tuple[int, int]], seed: int) -> None:
     groups = {f"{c}/{g}": str(g) for c, g in pairs}
-    drawn = draw_test_groups(groups, test_fraction=0.2, seed=seed)
+    drawn = draw_test_groups(pairs_of(groups), test_fraction=0.2, seed=seed)
     members = defaultdict(set)
     for source, group in groups.items():
         members[class_of(source)].add(group)
@@ -222,6 +226,15 @@ def test_weizmann_is_split_by_actor(shared_data: Path) -> None:
     assert listing.warnings == []
 
 
+def test_a_validation_side_is_drawn_from_the_groups_that_are_not_tested(tmp_path: Path) -> None:
+    root = write_videos(tmp_path, *(f"{c}/{i}.mp4" for c in "ab" for i in range(10)))
+    plain, validated = (subsets(list_folder(root, test_fraction=0.2, val_fraction=part)) for part in (0.0, 0.25))
+    assert {source for source, words in validated.items() if words == ("test",)} == {
+        source for source, words in plain.items() if words == ("test",)
+    }
+    assert [sum(words == (side,) for words in validated.values()) for side in ("train", "val", "test")] == [12, 4, 4]
+
+
 WAYS_OUT = "move what does not fit, or rename them if they are classes"
 
 
@@ -231,7 +244,7 @@ WAYS_OUT = "move what does not fit, or rename them if they are classes"
         ("train test", ["1"], [("train",), ("test",)]),
         ("Training TEST", ["1"], [("train",), ("test",)]),
         ("train valid", ["1"], [("train",), ("test",)]),
-        ("train test Validation", ["1", "val"], [("train", "train"), ("test", ""), ("", "test")]),
+        ("train test Validation", ["1"], [("train",), ("test",), ("val",)]),
     ],
 )
 def test_folders_of_subsets_say_who_is_tested(
