@@ -42,7 +42,7 @@ video@5 of the softmax averaged over --clips evenly spaced ones. Accuracies in t
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run.")
 @click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.")
 @click.option("--split", help="Split of the dataset.  [default: the one trained on]")
-@click.option("--subset", default="test", type=click.Choice(["test", "train"]), help="Side of the split.")
+@click.option("--subset", default="test", type=click.Choice(["test", "val", "train"]), help="Side of the split.")
 @click.option("--clips", default=10, type=CLIPS, help="Clips a video.")
 @click.option("--batch-size", type=BATCH, help="GLOBAL: clips at a time.  [default: 16 a process]")
 @click.option("--num-threads", default=2, type=THREADS, help="Decoding threads a process.")

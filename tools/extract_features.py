@@ -56,7 +56,7 @@ The files are the same for any number of processes.
 @click.option("--out", required=True, type=FEATURES_OUT, help="Folder to write, .parquet.")
 @click.option("--layers", help="Names, with commas between.  [default: res5b,pool5, of C3D fc6]")
 @click.option(
-    "--subset", default="all", type=click.Choice(["all", "train", "test"]),
+    "--subset", default="all", type=click.Choice(["all", "train", "val", "test"]),
     help="A side of --split, or every video of the dataset.",
 )  # fmt: skip
 @click.option("--split", help="Of train or test: split of the dataset.  [default: the one trained on]")

@@ -63,7 +63,7 @@ def plan_options(command: click.Command) -> click.Command:
 @click.argument("key", required=False)
 @click.option("--random", "is_random", is_flag=True, help="Any sample.")
 @click.option("--class", "class_name", help="Any sample of this class.")
-@click.option("--side", type=click.Choice(["train", "test"]), help="Any sample of this side of the split.")
+@click.option("--side", type=click.Choice(["train", "val", "test"]), help="Any sample of this side of the split.")
 @click.option("--clips", "num_clips", type=click.IntRange(1, 100), help="Number of epochs or views.  [default: 1]")
 @click.option("--step", type=click.IntRange(0, MOST), help="The clips of this step of training, from 0.")
 @click.option("--segment", "is_segment", is_flag=True, help="All that is stored, without clips.")

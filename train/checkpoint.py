@@ -322,6 +322,7 @@ class TrainedModel:
         classes: Names, K.
         clip: The clips that it was trained on.
         mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB.
+        loss: "ce": softmax of the logits gives probabilities; "bce": sigmoid.
         shards: Settings that the shards it was trained on were made with; empty where nobody knows.
         step: Updates of the weights.
     """
@@ -333,6 +334,7 @@ class TrainedModel:
     std: float | tuple[float, ...]
     shards: dict[str, Any]
     step: int
+    loss: str = "ce"
 
     @property
     def device(self) -> torch.device:
@@ -356,7 +358,7 @@ def trained_model(state: dict[str, Any], *, device: str | torch.device) -> Train
     network.load_state_dict(state["model"])
     network = channels_last(network).to(device).eval()
     return TrainedModel(
-        network, classes, config.clip, config.mean, config.std, state.get("shards", {}), step=state["step"]
+        network, classes, config.clip, config.mean, config.std, state.get("shards", {}), state["step"], config.loss
     )
 
 

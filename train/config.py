@@ -60,6 +60,7 @@ class TrainConfig:
         snap_to_keyframe: Training clips begin at keyframes of H.264 shards, so that no frame is decoded in vain before
             them; there are fewer different clips.
         mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB. The paper: 128, not scaled.
+        loss: "ce", cross-entropy of one label a clip; or "bce", binary cross-entropy of each class.
         label_smoothing: Probability spread over all classes.
         freeze_bn: BN uses its running statistics and leaves them alone; its scale and shift still train.
         seed: Of the initial weights and of the plan.
@@ -82,6 +83,7 @@ class TrainConfig:
     snap_to_keyframe: bool = False
     mean: float | tuple[float, ...] = 128.0
     std: float | tuple[float, ...] = 1.0
+    loss: Literal["ce", "bce"] = "ce"
     label_smoothing: float = 0.0
     freeze_bn: bool = False
     seed: int = 0
@@ -126,7 +128,7 @@ PARTS = {
 
 # A resumed run must agree on these, or it would silently be another experiment.
 FIXED = {"model", "clip", "global_batch_size", "split", "flip", "shuffle_window", "snap_to_keyframe", "mean", "std",
-         "seed"}  # fmt: skip
+         "loss", "seed"}  # fmt: skip
 
 
 def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:

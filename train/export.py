@@ -19,6 +19,7 @@ from res3d_video.pipeline.files import temporary_of
 from res3d_video.pipeline.ingest.transcode import fitted, stretched
 from res3d_video.train.checkpoint import TrainedModel
 from res3d_video.train.evaluation.prediction import settings_of
+from res3d_video.train.step import probabilities_of
 
 METADATA = "res3d.json"  # of a torch.export file; the same name is a key of ONNX's metadata
 TOLERANCE = 1e-4  # of probabilities
@@ -39,7 +40,7 @@ class FrameClassifier(nn.Module):
 
     def __init__(self, model: TrainedModel, *, resized: tuple[int, int]) -> None:
         super().__init__()
-        self.network, self.resized, self.crop = model.network, resized, model.clip.crop_size
+        self.network, self.loss, self.resized, self.crop = model.network, model.loss, resized, model.clip.crop_size
         for name, value in (("mean", model.mean), ("std", model.std)):
             self.register_buffer(name, torch.tensor(per_channel(value))[:, None, None])
 
@@ -50,7 +51,7 @@ class FrameClassifier(nn.Module):
         top, left = ((side - self.crop) // 2 for side in self.resized)
         x = x[:, :, top : top + self.crop, left : left + self.crop]  # [N × T, 3, crop, crop]
         x = ((x - self.mean) / self.std).unflatten(0, (-1, frames.shape[1])).transpose(1, 2)  # [N, 3, T, crop, crop]
-        return self.network(x).softmax(dim=1)
+        return probabilities_of(self.network(x), loss=self.loss)
 
 
 def resized_of(model: TrainedModel, *, height: int, width: int) -> tuple[int, int]:

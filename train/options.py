@@ -119,6 +119,8 @@ OPTIONS = [
     click.option("--flip/--no-flip", default=None, show_default=False, help="Mirror half of the clips."),
     click.option("--freeze-bn", is_flag=True, default=None, show_default=False,
                  help="BN uses its running statistics and leaves them alone."),
+    click.option("--loss", type=click.Choice(["ce", "bce"]),
+                 help="ce: one label a clip. bce: all labels, each with a probability.  [default: ce]"),
     click.option("--shuffle-window", type=int, help="Shuffle within so many shards only, for slow disks."),
     click.option("--snap-to-keyframe", is_flag=True, default=None, show_default=False,
                  help="Clips begin at keyframes: less to decode, fewer different clips. H.264 shards only."),
@@ -153,7 +155,7 @@ COMMAND: dict[str, Any] = {
         "Run": ["out", "resume", "device", "quiet", "as_json"],
     },
     "rare": {
-        "More of the recipe": ["scale_to_steps", "scale_lr", "width", "freeze_bn"],
+        "More of the recipe": ["scale_to_steps", "scale_lr", "width", "freeze_bn", "loss"],
         "Clips": ["num_frames", "frame_stride", "crop_size", "resize", "flip", "snap_to_keyframe", "shuffle_window"],
         "Evaluations and files": ["eval_every", "eval_clips", "save_every", "keep_every", "log_every"],
         **EXECUTION,

@@ -185,6 +185,8 @@ def accuracy_lines(scores: VideoScores) -> list[str]:
     ]
     if scores.video_at_5 is not None:
         lines.append(f"video@5     {scores.video_at_5:6.1%}")
+    if scores.mean_ap is not None:
+        lines.append(f"mAP         {scores.mean_ap:6.1%}   mean of the classes' average precisions")
     if scores.unreadable:
         lines.append(f"unreadable  {len(scores.unreadable)} samples, left out: {named(scores.unreadable)}")
     return lines

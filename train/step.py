@@ -212,7 +212,7 @@ class TrainStep:
 
         Args:
             clips: [N, 3, T, H, W], float16 or float32.
-            labels: int64 [N].
+            labels: int64 [N]; or float32 [N, K], 1 for each class that is right, for binary cross-entropy.
             weights: float32 [N]; 0 for a clip that must not count.
             num_real_global: Clips that count, over all ranks.
             lr: Base learning rate.
@@ -272,10 +272,23 @@ class TrainStep:
         """Forward pass, loss and backward pass: all that a CUDA graph holds."""
         with autocast(self.ranks.device):
             logits = self._net(clips)  # [N, K]
-        losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)  # [N]
+        losses = losses_of(logits.float(), labels, label_smoothing=self.label_smoothing)  # [N]
         loss = (losses * weights).sum() * scale
         loss.backward()  # collective under DDP, which averages gradients meanwhile
         return StepLoss(loss.detach(), losses.detach())
+
+
+def losses_of(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
+    """Cross-entropy [N] of int64 labels [N]; or of float labels [N, K] binary cross-entropy, averaged over classes."""
+    if not labels.is_floating_point():
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    labels = labels * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+
+
+def probabilities_of(logits: Tensor, *, loss: str) -> Tensor:
+    """What logits [N, K] mean of a network that was trained with a loss, "ce" or "bce": float32 [N, K]."""
+    return logits.float().softmax(dim=1) if loss == "ce" else logits.float().sigmoid()
 
 
 def why_not_compiled(device: torch.device) -> str | None:

@@ -63,7 +63,7 @@ class Run:
             fc_kept = load_weights(self.model, *weights, classes=index.classes)
             context.note(f"weights from {weights[0]}, {'fc included' if fc_kept else 'new fc'}")
         self.optimizer = build_optimizer(self.model, config.optim, fused=device.type == "cuda")
-        self.test_samples = index.samples_of(config.split, "test")
+        self.chosen_on = "val" if index.info["splits"][config.split].get("val") else "test"  # the side, of best.pt
         self.plan = train_plan(index, config)
         self.loader = ClipLoader(
             index,
@@ -76,6 +76,8 @@ class Run:
             std=config.std,
         )
         context.note(f"decoding by {ENGINE_NAMES[self.loader.engine]}")
+        validated = "the validation side" if self.chosen_on == "val" else "the test side, so report latest.pt"
+        context.note(f"best.pt is chosen on {validated}")
         self.step, self.best_accuracy, self.tally = 0, -1.0, Tally()  # updates done; best clip@1 so far
         if state is not None:
             self.step, self.best_accuracy = state["step"], state["best_accuracy"]
@@ -117,7 +119,7 @@ class Run:
                 gc.collect()
                 gc.freeze()  # what stays for the whole run is not searched for garbage again; it would stop the steps
             at_end = self.step == config.steps
-            eval_due = is_due(self.step, config.eval_every) and not at_end
+            eval_due = is_due(self.step, config.eval_every) and (not at_end or self.chosen_on == "val")
             save_due, keep_due = is_due(self.step, config.save_every), is_due(self.step, config.keep_every)
             stop = any(outcome.stop for outcome in outcomes)  # all ranks read the same sum, so they agree
             if at_end or eval_due or save_due or keep_due or stop:
@@ -126,7 +128,7 @@ class Run:
                 self.record(outcome)
             with self.meter.pause():
                 if eval_due and not stop:
-                    stop = self.score(num_clips=1, event="eval") is None
+                    stop = self.score(self.chosen_on, num_clips=1, event="eval") is None
                 if at_end or save_due or stop:
                     self.save("latest.pt")
                 if keep_due:
@@ -137,7 +139,7 @@ class Run:
         """One step of SGD; returns the outcomes that have become known by now."""
         loss, losses = self.train_step(
             batch.clips,
-            batch.labels,
+            batch.labels if self.config.loss == "ce" else multi_hot(self.index, batch),
             batch.weights,
             num_real_global=batch.num_real_global,
             lr=self.lr_of(self.step),
@@ -167,30 +169,30 @@ class Run:
                 note += f", {self.tally.num_replaced:,} samples replaced"
             self.progress.update(outcome.step, self.config.steps, note)
 
-    def score(self, *, num_clips: int, event: str) -> VideoScores | None:
-        """Accuracy of rank 0's model on the test side; keeps the best as best.pt. None when asked to stop."""
+    def score(self, side: str, *, num_clips: int, event: str) -> VideoScores | None:
+        """Accuracy of rank 0's model on a side; the best one on `chosen_on` is best.pt. None when asked to stop."""
         self.ranks.broadcast(self.model.buffers())  # collective; each rank has its own BN statistics
         scores = evaluate(
             self.model,
             self.index,
-            self.test_samples,
+            self.index.samples_of(self.config.split, side),
             self.config.clip,
             num_clips=num_clips,
             global_batch_size=self.config.global_batch_size,
             ranks=self.ranks,
             mean=self.config.mean,
             std=self.config.std,
+            loss=self.config.loss,
             settings=self.context.loader,
             interrupted=lambda: self.ranks.any(self.stop_request.asked()),  # collective, once a batch
         )
         if scores is None:
             return None
         if self.log is not None:
-            self.log.write(event, step=self.step, **scores.summary())
+            self.log.write(event, step=self.step, subset=side, **scores.summary())
             self.progress.message(f"step {self.step}  clip@1 {scores.clip_at_1:.1%}  (chance {scores.chance:.1%})")
-        # Chosen by the test side, as these sets have no validation side: report latest.pt's accuracy.
-        if scores.clip_at_1 > self.best_accuracy:
-            self.best_accuracy = scores.clip_at_1
+        if side == self.chosen_on and scores.quality > self.best_accuracy:
+            self.best_accuracy = scores.quality
             self.save("best.pt")
         return scores
 
@@ -223,6 +225,13 @@ class Run:
         self.progress.close()
         if self.log is not None:
             self.log.close()
+
+
+def multi_hot(index: ShardIndex, batch: Batch) -> torch.Tensor:
+    """All labels of a batch's samples: float32 [N, K], 1 for each class that is right."""
+    labels = torch.from_numpy(index.all_labels(batch.samples))  # [N, L], -1 where a sample has fewer
+    hot = torch.zeros(len(labels), len(index.classes) + 1).scatter_(1, labels % (len(index.classes) + 1), 1.0)
+    return hot[:, :-1].to(batch.clips.device, non_blocking=True)  # copy
 
 
 def train(
@@ -275,7 +284,7 @@ def train(
             stop.begin(launcher=ranks.launcher)
             run = Run(config, index, context, stop=stop, state=state, weights=weights)
             with closing(run), run.train_step.on_stream():
-                scores = run.score(num_clips=config.eval_clips, event="final") if run.train() else None
+                scores = run.score("test", num_clips=config.eval_clips, event="final") if run.train() else None
             for line in last_lines(out, scores, step=run.step, steps=config.steps, tally=run.tally):
                 say(line)
             if as_json and ranks.is_main:

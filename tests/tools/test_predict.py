@@ -25,6 +25,7 @@ from res3d_video.train.ranks import Ranks
 from tests.checkpoints import tiny_state
 from tests.hostile.test_hostile_videos import LIMITS
 from tests.hostile.videos import ALL, NONE, Hostile, add_cut, add_no_videos, add_playlists, add_whole, originals
+from tests.schemas import check_schema
 
 
 class Clock(nn.Module):
@@ -93,7 +94,9 @@ def test_the_command_names_classes_and_writes_what_it_is_asked_for(
         "--plot", files["png"], "--annotate", files["mp4"],
     )  # fmt: skip
     assert done.stdout.startswith(f"{video}: ")
-    (found,) = json.loads(files["json"].read_text())["videos"]
+    everything = json.loads(files["json"].read_text())
+    check_schema("predict", everything)
+    (found,) = everything["videos"]
     assert sum(found["top5"].values()) == pytest.approx(1, abs=1e-5)
     rows = list(csv.DictReader(files["csv"].open()))
     assert [float(row["end_s"]) for row in rows][-1] == pytest.approx(64 / 25)

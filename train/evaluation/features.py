@@ -86,7 +86,7 @@ class Features:
     Attributes:
         keys, sources, groups: str [R].
         labels, num_clips, starts: int64 [R].
-        subsets: int8 [R, splits], 1 train, 2 test, 0 not used; splits as in about["data"]["split_names"].
+        subsets: int8 [R, splits], 1 train, 2 test, 3 validation, 0 not used; splits as in about["data"]["split_names"].
         unreadable: str [U].
         layers: name -> float16 or float32 [R, D].
     """

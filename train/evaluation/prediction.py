@@ -23,7 +23,7 @@ from res3d_video.pipeline.plan import EvalPlan
 from res3d_video.pipeline.typed_json import convert
 from res3d_video.train.checkpoint import TrainedModel
 from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
-from res3d_video.train.step import autocast
+from res3d_video.train.step import autocast, probabilities_of
 
 VIDEOS_AT_ONCE = 64  # stored at a time, which bounds the temporary folder
 BATCH = 16  # clips, as evaluate.py takes them
@@ -156,8 +156,8 @@ def settings_of(model: TrainedModel) -> BuildSettings:
 
 def listing_of(paths: Sequence[Path], classes: list[str]) -> Listing:
     """Videos as a dataset whose labels mean nothing."""
-    sources = {source_of(path): path for path in paths}
-    records = [VideoRecord(sources[name], name, classes[0], 0, "", ("test",)) for name in sorted(sources)]
+    root = Path("/")
+    records = [VideoRecord(root, name, classes[0], 0, "", ("test",)) for name in sorted({*map(source_of, paths)})]
     return Listing("videos", classes, ["1"], records, missing=[], warnings=[])
 
 
@@ -227,7 +227,7 @@ def clip_probabilities(
         for batch in clips:
             with autocast(model.device):
                 logits = model.network(batch.clips)  # [N, K]
-            probabilities = logits.float().softmax(dim=1)
+            probabilities = probabilities_of(logits, loss=model.loss)
             probabilities[batch.weights == 0] = torch.nan
             parts.append(probabilities.cpu().numpy())  # sync
             starts.append(batch.starts)

@@ -20,29 +20,30 @@ from res3d_video.train.config import from_dict
 from res3d_video.train.evaluation import accuracies_by_name, confusion_matrix
 from res3d_video.train.metrics import MAX_DAMAGED, Damaged, name_damaged
 from res3d_video.train.ranks import Ranks, process_group
-from res3d_video.train.step import autocast
+from res3d_video.train.step import autocast, probabilities_of
 from res3d_video.train.terminal import progress
 
 
 class ClipTally:
-    """Adds up the softmax of every clip, by video.
+    """Adds up the probabilities of every clip, by video.
 
     Samples keep a number or two each, so the ten segments of each of 200,000 videos fit in memory.
 
     Args:
         samples: Rows of the index that are scored, int64 [S], ascending.
         video_of: Which video each sample belongs to, int64 [S], 0 to V - 1.
+        loss: "ce" or "bce", which says what logits mean.
 
     Attributes:
-        sums: float32 [V, K], softmax of all clips.
+        sums: float32 [V, K], probabilities of all clips.
         votes: int32 [V, K], clips by their likeliest class.
         num_seen: int64 [S], clips of each sample that could be decoded.
         predicted: int64 [S], likeliest class of each sample's clip; only of one clip a sample.
     """
 
-    def __init__(self, samples: np.ndarray, *, video_of: np.ndarray, num_classes: int) -> None:
+    def __init__(self, samples: np.ndarray, *, video_of: np.ndarray, num_classes: int, loss: str = "ce") -> None:
         num_videos = int(video_of.max()) + 1
-        self.samples, self.video_of = samples, torch.from_numpy(video_of)
+        self.samples, self.video_of, self.loss = samples, torch.from_numpy(video_of), loss
         self.sums = torch.zeros(num_videos, num_classes)
         self.votes = torch.zeros(num_videos, num_classes, dtype=torch.int32)
         self.num_seen = torch.zeros(len(samples), dtype=torch.int64)
@@ -51,7 +52,7 @@ class ClipTally:
     def add(self, logits: Tensor, *, samples: np.ndarray, weights: Tensor) -> None:
         """Count one batch: logits [N, K] of clips of `samples` [N]; those with weight 0 are padding or damaged."""
         real = weights.cpu().bool()  # sync, as is the next line
-        probabilities = logits.float().softmax(dim=1).cpu()[real]
+        probabilities = probabilities_of(logits, loss=self.loss).cpu()[real]
         rows = torch.from_numpy(np.searchsorted(self.samples, samples))[real]
         videos, likeliest = self.video_of[rows], probabilities.argmax(dim=1)
         self.sums.index_add_(0, videos, probabilities)
@@ -73,7 +74,7 @@ class VideoScores:
         classes: Names, K.
         keys, videos: Per video the key of its first sample and its source path, V.
         labels: int64 [V, L], the classes that are right, -1 where a video has fewer. Classes are counted by the first.
-        probabilities: float32 [V, K], softmax averaged over all clips of the video.
+        probabilities: float32 [V, K], averaged over all clips of the video.
         votes: int64 [V, K], clips of the video by their likeliest class.
         clip_labels, clip_predicted: int64 [S, L] and [S], of each sample's center clip alone.
         clips_per_video: Clips averaged for a video, at most.
@@ -120,6 +121,35 @@ class VideoScores:
     def _video_at(self, k: int) -> float:
         return float((self.ranking[:, :k, None] == self.labels[:, None, :]).any(axis=(1, 2)).mean())
 
+    @cached_property
+    def average_precisions(self) -> np.ndarray | None:
+        """Of each class, float64 [K], NaN of classes without a video; None where no video has several labels."""
+        if self.labels.shape[1] == 1:
+            return None
+        right = (self.labels[:, :, None] == np.arange(len(self.classes))).any(axis=1)  # [V, K]
+        return np.array(
+            [average_precision(p, r) if r.any() else np.nan for p, r in zip(self.probabilities.T, right.T, strict=True)]
+        )
+
+    @property
+    def class_ap(self) -> dict[str, float | None] | None:
+        """Class -> average precision, None of classes without a video; None where no video has several labels."""
+        if self.average_precisions is None:
+            return None
+        return dict(
+            zip(self.classes, [None if np.isnan(p) else float(p) for p in self.average_precisions], strict=True)
+        )
+
+    @property
+    def mean_ap(self) -> float | None:
+        """Mean of the average precisions of the classes that occur."""
+        return None if self.average_precisions is None else float(np.nanmean(self.average_precisions))
+
+    @property
+    def quality(self) -> float:
+        """What best.pt is the best of: mAP where videos have several labels, else clip@1."""
+        return self.clip_at_1 if self.mean_ap is None else self.mean_ap
+
     @property
     def chance(self) -> float:
         """Top-1 accuracy of a uniform guess among the classes that occur; part of UCF101 has few of its 101."""
@@ -142,6 +172,7 @@ class VideoScores:
             "all_clips_at_1": self.all_clips_at_1,
             "video_at_1": self.video_at_1,
             "video_at_5": self.video_at_5,
+            "mean_ap": self.mean_ap,
             "chance": self.chance,
             "num_videos": len(self.videos),
             "num_classes": len(self.classes),
@@ -167,6 +198,24 @@ class VideoScores:
             }
             found.append(one | ({"labels": names} if len(labels) > 1 else {}))
         return found
+
+
+def average_precision(scores: np.ndarray, right: np.ndarray) -> float:
+    """Area under the precision-recall curve, as steps: the sum of precision times the gain in recall.
+
+    Equal scores are one threshold, as in scikit-learn.
+
+    Args:
+        scores: float [V].
+        right: bool [V], at least one.
+
+    >>> average_precision(np.array([0.9, 0.8, 0.8, 0.1]), np.array([True, False, True, False]))
+    0.8333333333333333
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of each threshold's videos
+    hits = np.cumsum(right[order])[last]
+    return float(np.sum(np.diff(hits, prepend=0) / hits[-1] * hits / (last + 1)))
 
 
 def combine(
@@ -230,6 +279,7 @@ def evaluate(
     ranks: Ranks,
     mean: float | tuple[float, ...] = 128.0,
     std: float | tuple[float, ...] = 1.0,
+    loss: str = "ce",
     settings: LoaderSettings | None = None,
     interrupted: Callable[[], bool] | None = None,
     on_batch: Callable[[int, int], None] = lambda *_: None,
@@ -241,7 +291,8 @@ def evaluate(
 
     Args:
         samples: Rows of the index, int64 [S].
-        num_clips: Uniformly spaced clips of a video whose softmax is averaged.
+        num_clips: Uniformly spaced clips of a video whose probabilities are averaged.
+        loss: That the model was trained with, "ce" or "bce".
         settings: Of the loaders.
         interrupted: Asked once a batch on every rank, and must give all ranks the same answer.
         on_batch: Told (clips done, clips in all).
@@ -259,7 +310,7 @@ def evaluate(
     tallies: list[ClipTally] = []
     damaged: dict[int, str] = {}
     for plan in plans:
-        tally = ClipTally(samples, video_of=video_of, num_classes=len(index.classes))
+        tally = ClipTally(samples, video_of=video_of, num_classes=len(index.classes), loss=loss)
         loader = ClipLoader(
             index, plan, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device,
             settings=settings, mean=mean, std=std,
@@ -326,6 +377,7 @@ def score_checkpoint(
             ranks=ranks,
             mean=model.mean,
             std=model.std,
+            loss=model.loss,
             settings=LoaderSettings(num_threads=num_threads),
             on_batch=tell,
         )
@@ -335,6 +387,7 @@ def score_checkpoint(
         **about,
         **scores.summary(),
         "class_accuracy": accuracies_by_name(scores.classes, scores.confusion),
+        "class_ap": scores.class_ap,
         "confusion": scores.confusion.tolist(),  # row: class, column: predicted
         "predictions": scores.predictions(),
         "torch": torch.__version__,
