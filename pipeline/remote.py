@@ -111,8 +111,7 @@ def open_remote(
 ) -> ShardIndex:
     """Open a dataset behind a URL like s3://bucket/shards/ucf101; what is read is what its folder has.
 
-    Args:
-        say: Takes a line for a person: a server is gone, a tar is damaged.
+    `say` takes a line for a person: a server is gone, a tar is damaged.
 
     Raises:
         ShardError: Not a finished dataset; or the server cannot be reached, as `RemoteError`.
@@ -132,11 +131,7 @@ def open_remote(
 def fetch_index(store: RemoteStore, home: Path) -> Path:
     """Have dataset.json and index/*.npy of a URL here; one process fetches them, the others wait.
 
-    Returns:
-        A folder like that of a local dataset, without its tars. A dataset that changes gets another one.
-
-    Raises:
-        RemoteError: There is none, it is damaged, it changes meanwhile, or it cannot be reached.
+    The result is a folder like that of a local dataset, without its tars. A dataset that changes gets another one.
     """
     with cache_errors(home), locked(home / ".lock"):
         try:
@@ -176,11 +171,9 @@ class RemoteTars:
     """What a `ShardIndex` asks for its tars. Any number of threads and processes may share the cache.
 
     Attributes:
-        store: Where the tars come from; it counts the bytes.
         folder: In the cache, of this dataset.
         shards: Of a dataset.json that has been checked.
         cache: The cache folder, which may hold other datasets.
-        say: Takes a line for a person.
         unreadable: Tars given up in this process, by number, and why.
         fetched: Tars that this process has fetched.
         has_warned: Whether it has said that the cache is too small.
@@ -196,37 +189,26 @@ class RemoteTars:
     fetched: set[int] = field(default_factory=set)
     has_warned: bool = False
 
-    @property
-    def url(self) -> str:
-        """Of the dataset, without secrets."""
-        return self.store.shown
-
-    def ensure(self, number: int, *, stop: threading.Event = NEVER) -> Path | None:
-        """Have a tar in the cache; it is fetched if it is not there, by one process while the others wait.
-
-        Returns:
-            Where it is; None for one that cannot be had, `unreadable` says why.
+    def ensure(self, number: int, *, stop: threading.Event = NEVER) -> bool:
+        """Have a tar in the cache, fetched by one process while the others wait; else `unreadable` says why not.
 
         Raises:
-            RemoteError: The server is gone for too long, or the cache cannot be used.
+            RemoteError: The server is gone for too long, or the cache cannot be used; Interrupted if `stop` was set.
             OSError: Too many files are open (EMFILE).
-            Interrupted: `stop` was set.
         """
-        path = self.folder / self.shards[number]["tar"]
         with cache_errors(self.folder):
             if not self._is_there(number):
-                with locked(path.with_name(f".{path.name}.lock"), stop=stop):
+                with locked(self.folder / f".{self.shards[number]['tar']}.lock", stop=stop):
                     if number not in self.unreadable and not self._is_there(number):
-                        self._fetch(number, path, stop)
-        return None if number in self.unreadable else path
+                        self._fetch(number, stop)
+        return number not in self.unreadable
 
     def open(self, number: int, *, stop: threading.Event = NEVER, wait: bool = True) -> FileIO | None:
-        """A tar, which is not evicted while it is open; None for one that cannot be had. Raises as `ensure`.
+        """A tar, which is not evicted while it is open; None for one that is not there, which `wait` fetches first.
 
-        Args:
-            wait: Fetch it when it is not there.
+        Raises as `ensure`.
         """
-        while (self.ensure(number, stop=stop) is not None) if wait else self._is_there(number):
+        while self.ensure(number, stop=stop) if wait else self._is_there(number):
             with contextlib.suppress(FileNotFoundError):  # evicted just now, by another process
                 path = self.folder / self.shards[number]["tar"]
                 file = FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
@@ -255,22 +237,23 @@ class RemoteTars:
                 return True
         return False
 
-    def _fetch(self, number: int, path: Path, stop: threading.Event) -> None:
+    def _fetch(self, number: int, stop: threading.Event) -> None:
         """Fetch a tar and give it its name, or say in `unreadable` why not."""
-        shard, fault, temporary = self.shards[number], "", path.with_name(f".{path.name}.tmp")
-        size, sha256 = shard["num_bytes"], shard["sha256"]
+        shard, fault = self.shards[number], ""
+        name, size = shard["tar"], shard["num_bytes"]
+        temporary = self.folder / f".{name}.tmp"
         try:
             with self._new_file(temporary, size, stop=stop, again=number in self.fetched) as file:
                 for _ in range(NUM_TRIES):
                     try:
-                        self.store.download(path.name, file, at_most=size, num_bytes=size, sha256=sha256, stop=stop)
+                        self.store.download(name, file, at_most=size, sha256=shard["sha256"], stop=stop)
                     except FileNotFoundError as error:
                         fault = f"{error}: is not there"
                     except ContentError as error:
                         fault = str(error)
                     else:
                         os.fsync(file.fileno())
-                        temporary.replace(path)
+                        temporary.replace(self.folder / name)
                         self.fetched.add(number)
                         return
         finally:
@@ -281,11 +264,7 @@ class RemoteTars:
     def _new_file(self, path: Path, num_bytes: int, *, stop: threading.Event, again: bool) -> BinaryIO:
         """A locked file of a size; the least recently used tars that nobody has open give way to it.
 
-        Args:
-            again: This process has fetched the tar before, and it was evicted.
-
-        Raises:
-            OSError: The disk is full.
+        `again` is for a tar that this process has fetched before. Raises OSError when the disk is full.
         """
         with locked(self.cache / ".room.lock", stop=stop):
             path.unlink(missing_ok=True)  # what a killed process may have left
@@ -299,8 +278,8 @@ class RemoteTars:
             if (missing > 0 or again) and not self.has_warned:
                 self.has_warned = True
                 self.say(
-                    f"warning: {self.url}: the cache is too small: tars are fetched again, or stay beyond its limit "
-                    "while they are in use; give a larger --cache-limit or a smaller --shuffle-window"
+                    f"warning: {self.store.shown}: the cache is too small: tars are fetched again, or stay beyond its "
+                    "limit while they are in use; give a larger --cache-limit or a smaller --shuffle-window"
                 )
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b")
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -311,10 +290,7 @@ class RemoteTars:
 class TarPrefetcher:
     """Has the tars of one rank's coming steps fetched in the order of the plan, in threads of its own.
 
-    They take half of the cache at most; the rest is for those in use.
-
-    Args:
-        rows: The rank's rows of each global batch.
+    They take half of the cache at most; the rest is for those in use. `rows` are the rank's of each global batch.
     """
 
     def __init__(self, tars: RemoteTars, plan: Plan, *, rows: slice) -> None:
@@ -411,11 +387,7 @@ def locked(path: Path, *, stop: threading.Event = NEVER) -> Iterator[None]:
 
 
 def private_folder(path: Path) -> Path:
-    """A folder that is there afterwards; the ones made for it are for their owner alone (mode 0700).
-
-    Raises:
-        RemoteError: It is a link, others own it or may write to it, or it cannot be made.
-    """
+    """A folder that is there afterwards; the ones made for it are for their owner alone (mode 0700)."""
     try:
         for parent in reversed([p for p in (path, *path.parents) if not p.exists()]):
             parent.mkdir(mode=0o700, exist_ok=True)  # another process may be faster

@@ -118,17 +118,12 @@ class RemoteStore:
     Every method raises RemoteError when the server is gone for `timeout_s` or refuses, FileNotFoundError with the URL
     when there is no such file, and Interrupted when `stop` was set meanwhile.
 
-    Args:
-        say: Takes a line for a person, when an outage begins.
+    `say` takes a line for a person, when an outage begins.
 
     Attributes:
         url: Where it is, with whatever secrets it holds: for the server.
         shown: The same without them: for everything that people read, and for files.
         folder: Where it is on this machine; None for all but file://.
-        num_bytes_fetched: By `download`, in all its attempts.
-
-    Raises:
-        RemoteError: The URL's kind is unknown, or a package for it is missing.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 180.0, say: Callable[[str], None] = lambda line: None) -> None:
@@ -136,35 +131,22 @@ class RemoteStore:
         self.shown = public_url(self.url)
         self.kind = url.split("://")[0]
         self.folder = Path(url.removeprefix("file://")) if self.kind == "file" else None
-        self.num_bytes_fetched = 0
         self._files = open_filesystem(self.url, self.kind)
-        self._timeout_s, self._say, self._is_gone, self._lock = timeout_s, say, False, threading.Lock()
+        self._timeout_s, self._say, self._is_gone = timeout_s, say, False
 
     def address(self, name: str) -> str:
         """The URL of a file, for people."""
         return address(self.shown, name)
 
     def download(
-        self,
-        name: str,
-        into: BinaryIO,
-        *,
-        at_most: int,
-        num_bytes: int | None = None,
-        sha256: str | None = None,
-        stop: threading.Event = NEVER,
+        self, name: str, into: BinaryIO, *, at_most: int, sha256: str | None = None, stop: threading.Event = NEVER
     ) -> str:
-        """Write a file into an open one, from its beginning; an attempt that breaks off is begun again.
+        """Write a file of so many bytes at most into an open one, from its beginning; its sha256.
 
-        Args:
-            at_most: Bytes that it may have; where the server says before that it has more, nothing is read.
-            num_bytes, sha256: What it must have; None for whatever it has.
-
-        Returns:
-            Its sha256, hex.
+        An attempt that breaks off is begun again.
 
         Raises:
-            ContentError: It has another size or sha256.
+            ContentError: It is too long, or its sha256 is not the one given.
         """
         what, furthest = self.address(name), 0
 
@@ -176,16 +158,12 @@ class RemoteStore:
                 for piece in pieces:
                     digest.update(piece)
                     done += into.write(piece)
-                    with self._lock:
-                        self.num_bytes_fetched += len(piece)
                     if done > at_most:
                         raise ContentError(f"{what}: has more than the {at_most} bytes that are possible")
                     if stop.is_set():
                         raise Interrupted
                     furthest = max(furthest, done)
             into.truncate()  # what a longer attempt may have left; it flushes, too
-            if num_bytes not in (None, done):
-                raise ContentError(f"{what}: {done} bytes, dataset.json says {num_bytes}")
             if sha256 not in (None, digest.hexdigest()):
                 raise ContentError(f"{what}: its sha256 is not the listed one; run tools/check_shards.py")
             return digest.hexdigest()
@@ -244,14 +222,12 @@ class RemoteStore:
     ) -> T:
         """The result of a request, repeated with growing pauses while the server is gone.
 
-        Args:
-            progress: Bytes that the best attempt has brought; the time begins anew when there are more than before.
+        The time begins anew when `progress`, the bytes that the best attempt has brought, grows.
         """
         what, furthest, since_s, pause_s = self.address(name), -1, 0.0, FIRST_PAUSE_S
         while True:
             try:
-                result = request()
-                self._is_gone = False
+                result, self._is_gone = request(), False
                 return result
             except FileNotFoundError:
                 raise FileNotFoundError(what) from None
@@ -310,13 +286,7 @@ async def read_piece(body: Any) -> bytes:
 
 
 async def ask_web(files: Any, url: str, what: str) -> tuple[int | None, Any, Callable[[], None]]:
-    """Ask a web server for a file: its bytes, None where the server does not say; what reads it; what ends that.
-
-    Raises:
-        FileNotFoundError, PermissionError: 404 or 410; 401 or 403.
-        ConnectionError: The server has other troubles; they may pass.
-        RemoteError: It answers what no time can heal.
-    """
+    """Ask a web server for a file: its bytes, None where the server does not say; what reads it; what ends that."""
     session = await files.set_session()
     answer = await session.get(files.encode_url(url), headers={"Accept-Encoding": "identity"})
     status, encoding = answer.status, answer.headers.get("Content-Encoding", "identity")
@@ -329,7 +299,7 @@ async def ask_web(files: Any, url: str, what: str) -> tuple[int | None, Any, Cal
     if status in (401, 403):
         raise PermissionError(f"HTTP {status}")
     if status >= 500 or status in (408, 425, 429):
-        raise ConnectionError(f"HTTP {status}")
+        raise ConnectionError(f"HTTP {status}")  # it may pass
     if status != 200:
         raise RemoteError(f"{what}: the server answers HTTP {status}, not the file; look at the URL")
     raise ContentError(f"{what}: comes with Content-Encoding {encoding[:20]!r}; have it served as it is")
@@ -346,11 +316,7 @@ async def ask_s3(files: Any, path: str, what: str) -> tuple[int | None, Any, Cal
 
 
 def open_filesystem(url: str, kind: str) -> Any:
-    """fsspec's file system for a URL of a kind; it reads credentials and endpoints where its tools keep them.
-
-    Raises:
-        RemoteError: One line that says what to install, and which kinds there are.
-    """
+    """fsspec's file system for a URL of a kind; it reads credentials and endpoints where its tools keep them."""
     options: dict[str, Any] = {}
     try:
         address(url, "")  # ValueError for what is no URL
@@ -365,7 +331,7 @@ def open_filesystem(url: str, kind: str) -> Any:
             f"{public_url(url)}: cannot be opened ({error}); choose s3://, gs://, https:// or a folder, and "
             'pip install "res3d-video[remote]"'
         ) from None
-    if hasattr(files, "retries"):  # s3fs would try again for long and say nothing; `RetryPolicy` does it
+    if hasattr(files, "retries"):  # s3fs would try again for long and say nothing; `_ask` does it
         files.retries = 1
     return files
 

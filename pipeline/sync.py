@@ -4,12 +4,10 @@ import contextlib
 import hashlib
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from res3d_video.pipeline.errors import os_errors_of_the_user
 from res3d_video.pipeline.index import parse_info
@@ -27,7 +25,6 @@ from res3d_video.pipeline.remote_store import WEB, ContentError, RemoteError, Re
 from res3d_video.pipeline.shard_writer import sha256_of, to_json
 
 OPTIONAL = ("quarantine.jsonl", "manifest.jsonl")
-SAVE_EVERY_S = 10.0  # the list of what is there already; a kill costs at most so much work
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def sync_dataset(
         report: Called with (files done, files).
 
     Raises:
-        UserError: The source is not finished or damaged, or a server is gone, in one line.
+        UserError: The source is not finished or damaged, or a server is gone.
     """
     urls = [str(end) if is_url(str(end)) else f"file://{Path(end).absolute()}" for end in (source, destination)]
     store, to = (RemoteStore(url, timeout_s=timeout_s, say=say) for url in urls)
@@ -77,24 +74,35 @@ def sync_dataset(
     except FileNotFoundError:
         raise RemoteError(f"{store.shown}: no dataset.json, so no finished shards to copy") from None
     files = dataset_files(content, where=store.address("dataset.json"))
+    if store.kind not in WEB:  # which list no files
+        sizes = store.sizes()
+        for name, (most, sha256) in files.items():
+            if name not in OPTIONAL and (name not in sizes or (sha256 is not None and sizes[name] != most)):
+                raise RemoteError(f"{store.address(name)}: is missing or cut short; run tools/check_shards.py")
+
     listed: dict[str, ListedFile] = {}  # checksums.json of the destination: what is there whole
     with contextlib.suppress(FileNotFoundError, ContentError):  # without it all is copied
         there, sizes = read_checksums(to), to.sizes()
         listed = {name: file for name, file in there.items() if sizes.get(name) == file["num_bytes"]}
     whole = ListedFile(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    is_same = listed.get("dataset.json") == whole
-    todo = [name for name in files if name not in listed and not (is_same and name in OPTIONAL)]
-    if not is_same:
-        todo += [name for name in files if name in listed and listed[name]["sha256"] != files[name].get("sha256")]
-    if is_same and not todo:
-        return SyncResult(0, len(listed), 0)
+    if listed.get("dataset.json") == whole:
+        todo = [name for name in files if name not in listed and name not in OPTIONAL]
+        if not todo:
+            return SyncResult(0, len(listed), 0)
+    else:
+        todo = [name for name in files if name not in listed or listed[name]["sha256"] != files[name][1]]
 
-    copied, stop, saved_s = dict[str, int](), threading.Event(), time.monotonic()
+    copied, stop = dict[str, int](), threading.Event()
     with os_errors_of_the_user(str(destination)):
         if to.folder is not None:
             to.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".sync-", dir=to.folder) as folder, ThreadPoolExecutor(workers) as pool:
             scratch = Path(folder)
+
+            def save(name: str, data: bytes) -> None:
+                (scratch / name).write_bytes(data)
+                to.upload(scratch / name, name)
+
             to.remove("dataset.json")  # readers must not take what is there for a finished dataset
             work = {
                 pool.submit(bring, name, files[name], store, to, listed.get(name), scratch, stop): name for name in todo
@@ -106,59 +114,50 @@ def sync_dataset(
                         listed.pop(name, None)
                     elif found != listed.get(name):
                         listed[name], copied[name] = found, found["num_bytes"]
-                    if time.monotonic() - saved_s > SAVE_EVERY_S:
-                        save(listed, to, scratch)
-                        saved_s = time.monotonic()
+                        save(CHECKSUMS, to_json({"files": listed}))
                     report(num_done, len(files) + 1)
             except BaseException:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
-                with contextlib.suppress(RemoteError):  # what is not on the list is copied again
-                    save(listed, to, scratch)
                 raise
             listed = {name: listed[name] for name in sorted(listed) if name in files} | {"dataset.json": whole}
-            save(listed, to, scratch)
-            (scratch / "dataset.json").write_bytes(content)
-            to.upload(scratch / "dataset.json", "dataset.json")
+            save(CHECKSUMS, to_json({"files": listed}))
+            save("dataset.json", content)
             report(len(files) + 1, len(files) + 1)
     return SyncResult(len(copied) + 1, len(listed) - len(copied) - 1, sum(copied.values()))
 
 
-def dataset_files(content: bytes, *, where: str) -> dict[str, dict[str, Any]]:
-    """The files of a dataset but dataset.json, whose content this is, and what `download` must hold each to."""
+def dataset_files(content: bytes, *, where: str) -> dict[str, tuple[int, str | None]]:
+    """The files of a dataset but dataset.json, whose content this is: the bytes each may have, a tar's sha256."""
     info = parse_info(content, where=where)
-    tars = {
-        tar["tar"]: {"at_most": tar["num_bytes"], "num_bytes": tar["num_bytes"], "sha256": tar["sha256"]}
-        for tar in info["shards"]
-    }
-    idx = {f"{name.removesuffix('.tar')}.idx": {"at_most": tar["at_most"]} for name, tar in tars.items()}
+    files: dict[str, tuple[int, str | None]] = {}
+    for tar in info["shards"]:
+        files[tar["tar"]] = tar["num_bytes"], tar["sha256"]
+        files[f"{tar['tar'].removesuffix('.tar')}.idx"] = tar["num_bytes"], None  # it names members, and is shorter
     others = index_files(info) | dict.fromkeys(OPTIONAL, MAX_INDEX_BYTES)
-    return tars | idx | {name: {"at_most": at_most} for name, at_most in others.items()}
+    return files | {name: (at_most, None) for name, at_most in others.items()}
 
 
 def bring(
     name: str,
-    expected: dict[str, Any],
+    expected: tuple[int, str | None],
     source: RemoteStore,
     to: RemoteStore,
     there: ListedFile | None,
     scratch: Path,
     stop: threading.Event,
 ) -> ListedFile | None:
-    """Copy a file, unless it is `there`; None for one that the source has not and need not have.
-
-    Raises:
-        RemoteError: It is damaged or missing, or a server is gone.
-    """
+    """Copy a file, unless it is `there`; None for one that the source has not and need not have."""
+    at_most, listed_sha256 = expected
     path = temporary = scratch / name.replace("/", "-")
     try:
         if source.folder is not None and to.folder is None:
             path = source.folder / name
             sha256 = sha256_of(path)
-            if sha256 != expected.get("sha256", sha256):
+            if sha256 != (listed_sha256 or sha256):
                 raise ContentError(f"{path}: its sha256 is not the listed one; run tools/check_shards.py")
         else:
-            sha256 = source.download_to(name, path, stop=stop, **expected)
+            sha256 = source.download_to(name, path, at_most=at_most, sha256=listed_sha256, stop=stop)
         found = ListedFile(num_bytes=path.stat().st_size, sha256=sha256)
         if found != there:
             to.upload(path, name, stop=stop)
@@ -166,12 +165,6 @@ def bring(
     except FileNotFoundError:
         if name in OPTIONAL:
             return None
-        raise RemoteError(f"{source.address(name)}: is missing; run tools/check_shards.py") from None
+        raise RemoteError(f"{source.address(name)}: is missing or cut short; run tools/check_shards.py") from None
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def save(listed: dict[str, ListedFile], to: RemoteStore, scratch: Path) -> None:
-    """Write checksums.json."""
-    (scratch / CHECKSUMS).write_bytes(to_json({"files": listed}))
-    to.upload(scratch / CHECKSUMS, CHECKSUMS)

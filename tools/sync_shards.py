@@ -38,33 +38,18 @@ AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS.
 @click.argument("source", type=DATA)
 @click.argument("destination")
 @click.option("--workers", default=4, type=click.IntRange(1, 256), help="Files in work at a time.")
-@click.option("--remote-timeout", default=180.0, type=REMOTE_TIMEOUT,
+@click.option("--remote-timeout", "timeout_s", default=180.0, type=REMOTE_TIMEOUT,
               help="Seconds that a server may be gone, or too slow.")  # fmt: skip
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
-def main(
-    *,
-    source: Path | str,
-    destination: str,
-    workers: int,
-    remote_timeout: float,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def main(*, source: Path | str, destination: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Copy the dataset SOURCE to DESTINATION, each a folder or a URL, checked by its checksums."""
-    result = copy(
-        source,
-        destination,
-        quiet=quiet,
-        workers=workers,
-        timeout_s=remote_timeout,
-    )
+    result = copy(source, destination, quiet=quiet, **options)
     if as_json:
         print_json({"source": public_url(str(source)), "destination": public_url(destination)} | asdict(result))
     else:
-        click.echo(
-            f"{result.num_copied} files copied, {result.num_bytes_copied / 1e6:.1f} MB; {result.num_kept} were there"
-        )
+        size_mb = result.num_bytes_copied / 1e6
+        click.echo(f"{result.num_copied} files copied, {size_mb:.1f} MB; {result.num_kept} were there")
 
 
 def copy(source: Path | str, destination: str, *, quiet: bool, **options: Any) -> SyncResult:

@@ -48,7 +48,7 @@ def import_weights(
         mean: Of the pixels, where it is not the source's.
 
     Raises:
-        UserError: The file is missing or damaged, not of this source or model; or the classes do not fit its fc.
+        UserError: The file is damaged, not of this source or model; or the classes do not fit its fc.
     """
     if model not in SOURCES[source]:
         raise UserError(f"model: {source} has no {model}; choose one of {', '.join(SOURCES[source])}")
@@ -84,11 +84,7 @@ def import_weights(
 
 
 def sizes(weights: Mapping[str, Any], *, path: Path, source: str, model: str) -> tuple[int, int]:
-    """Classes, and channels of the first convolution, by the shape of the fc.
-
-    Raises:
-        UserError: It has no fc, or one that fits no width of the model.
-    """
+    """Classes, and channels of the first convolution, by the shape of the fc."""
     names = {"torchvision": r"fc\.weight", "caffe": r"fc8(-1)?\.0"}[source]
     found = [name for name in weights if re.fullmatch(names, name)]
     if not found or weights[found[0]].ndim < 2:
@@ -109,11 +105,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def check_weights(found: Any) -> dict[str, Tensor]:
-    """Weights by name, or their outline on the device meta.
-
-    Raises:
-        SchemaError: It is something else, or a weight claims numbers that the file has not.
-    """
+    """Weights by name, or their outline on the device meta; SchemaError where one claims what the file has not."""
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise SchemaError("not a dict of weights by name")
     weights = convert(found, dict[str, Tensor])
@@ -161,11 +153,7 @@ TORCHVISION = {
 
 
 def from_torchvision(state: Mapping[str, Tensor], *, model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of `model` with the weights of torchvision's network of the same name.
-
-    Raises:
-        UserError: A weight is missing, left over, or has another shape.
-    """
+    """The state dict of `model` with the weights of torchvision's network of the same name."""
     ours = model.state_dict()
     names = TORCHVISION | ({r"stem\.bn\.": "stem.4."} if "stem.conv.spatial.weight" in ours else {})
 
@@ -196,9 +184,6 @@ def from_caffe(blobs: Mapping[str, np.ndarray], *, model: nn.Module) -> dict[str
     Args:
         blobs: "layer.i" -> blob i of the layer: conv1.0, bn_conv1.0 to .2, scale_conv1.0 and .1, res2a_branch1.0, …,
             fc8.0, fc8.1; of C3D conv1a.0, conv1a.1, …, fc8.1, or fc8-1.1.
-
-    Raises:
-        UserError: A blob is missing, left over, or has another shape.
     """
     left = {re.sub(r"^(fc\d)-1\.", r"\1.", name): torch.from_numpy(np.array(blob)) for name, blob in blobs.items()}
     for name in [name for name in left if re.match(r"bn.*\.2$", name)]:

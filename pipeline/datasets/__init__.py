@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 from res3d_video.pipeline.datasets.folder import list_folder
 from res3d_video.pipeline.datasets.hmdb51 import list_hmdb51
-from res3d_video.pipeline.datasets.listing import DatasetError, Listing, VideoRecord
+from res3d_video.pipeline.datasets.listing import DatasetError as DatasetError
+from res3d_video.pipeline.datasets.listing import Listing
+from res3d_video.pipeline.datasets.listing import VideoRecord as VideoRecord
 from res3d_video.pipeline.datasets.sports1m import list_sports1m
 from res3d_video.pipeline.datasets.table import list_diving48, list_kinetics, list_ssv2, list_table
 from res3d_video.pipeline.datasets.ucf101 import list_ucf101
@@ -24,18 +26,3 @@ DATASETS: dict[str, Callable[..., Listing]] = {
     "table": list_table,
     "folder": list_folder,
 }
-
-__all__ = [
-    "DATASETS",
-    "DatasetError",
-    "Listing",
-    "VideoRecord",
-    "list_diving48",
-    "list_folder",
-    "list_hmdb51",
-    "list_kinetics",
-    "list_sports1m",
-    "list_ssv2",
-    "list_table",
-    "list_ucf101",
-]

@@ -51,8 +51,7 @@ def list_folder(
     `test_fraction` of each class's groups are drawn with `seed`; see `draw_test_groups`.
 
     In root/train/<class>/**/<video> and root/test/<class>/**/<video> the folders say it: see `subset_folders`. Where
-    there are val, valid or validation too, split "1" tests on test, and split "val" on val; without test, split "1"
-    tests on val.
+    there are val, valid or validation too, split "1" tests on test, and "val" on val; without test, "1" tests on val.
 
     Args:
         root: Linked folders in it are not followed; a warning names them. Linked videos are a matter of the build.
@@ -79,8 +78,13 @@ def list_folder(
     subset_of = subset_folders(root, sources, is_split=split_file is not None)
     if val_fraction and (subset_of or split_file is not None):
         raise DatasetError("val_fraction: folders or a split file already say what each video is for; leave it out")
-    ways = {"folders": subset_of, "split_file": split_file, "test_groups": test_groups, "test_fraction": test_fraction}
-    given = [way for way, value in ways.items() if value not in (None, (), {})]
+    ways = {
+        "folders": subset_of or None,
+        "split_file": split_file,
+        "test_groups": test_groups or None,
+        "test_fraction": test_fraction,
+    }
+    given = [way for way, value in ways.items() if value is not None]
     if len(given) > 1:
         raise DatasetError(f"{given[0]} and {given[1]} both say which videos of {root} are tested; choose one")
 
@@ -127,12 +131,7 @@ def subset_folders(root: Path, sources: Sequence[str], *, is_split: bool) -> dic
     """Top folders that are subsets, not classes, with "train", "test" or "val" of each; none where all are classes.
 
     They are subsets if they have such names and hold class folders: one for train, and one for test or val or each.
-
-    Args:
-        is_split: A split file says who is tested, so a folder named train may be a class of trains.
-
-    Raises:
-        DatasetError: Some folders look like subsets and others do not, or one of them is missing.
+    Where a split file says who is tested, a folder named train without class folders is a class of trains.
     """
     tops = sorted({class_of(source) for source in sources})
     named = {top: SUBSET_FOLDERS[top.lower()] for top in tops if top.lower() in SUBSET_FOLDERS}
@@ -160,11 +159,7 @@ def splits_of_folders(
 
 
 def group_of(source: str, *, pattern: str | None) -> str:
-    """The pattern's first group in the file's stem; without a pattern the source itself, which is unique.
-
-    Raises:
-        DatasetError: The pattern is not one, or does not match.
-    """
+    """The pattern's first group in the file's stem; without a pattern the source itself, which is unique."""
     if pattern is None:
         return source
     try:
@@ -232,14 +227,7 @@ def draw_test_groups(pairs: Collection[tuple[str, str]], *, test_fraction: float
 def read_split_file(
     path: Path, *, sources: Collection[str]
 ) -> tuple[list[str], dict[str, tuple[str, ...]], dict[str, str]]:
-    """The split file that `list_folder` describes.
-
-    Returns:
-        Split names; the subsets of each source named; the group of each source with one.
-
-    Raises:
-        DatasetError: No such file, or a line that cannot be used.
-    """
+    """Of the file that `list_folder` describes: split names, subsets of each source named, group of each with one."""
     try:
         reader = csv.reader(read_text(path).splitlines())
         rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]

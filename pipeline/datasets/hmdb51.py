@@ -12,7 +12,6 @@ from res3d_video.pipeline.datasets.listing import (
     listing_of,
 )
 
-NUM_CLASSES = 51
 LIST_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "splits", ".")
 VIDEO_FOLDERS = ("hmdb51_org", "hmdb51", "HMDB51", "videos", ".")
 WANTED = (
@@ -36,9 +35,6 @@ def list_hmdb51(raw: Path) -> Listing:
     Args:
         raw: Holds `<class>/*.avi`, perhaps one folder down, and `testTrainMulti_7030_splits/*.txt`, or the
             lists themselves.
-
-    Raises:
-        DatasetError: A folder or list is missing or a line malformed; names the file and line.
     """
     raw = Path(raw)
     lists = folder_with(raw, LIST_FOLDERS, f"*{FIRST_LIST}", wanted=WANTED)
@@ -46,35 +42,19 @@ def list_hmdb51(raw: Path) -> Listing:
     subsets: dict[tuple[str, str], list[str]] = {}
     for class_name in classes:
         for position, split in enumerate(SPLIT_NAMES):
-            for file, subset in read_split(lists / f"{class_name}_test_split{split}.txt").items():
-                subsets.setdefault((class_name, file), [""] * len(SPLIT_NAMES))[position] = subset
-
-    listing = listing_of(
-        "hmdb51",
-        raw,
-        subsets,
-        folders=VIDEO_FOLDERS,
-        labels={class_name: label for label, class_name in enumerate(classes)},
-        group_of=source_video,
-        wanted=WANTED,
-    )
-    if len(classes) != NUM_CLASSES:
-        listing.warnings.insert(0, f"{lists.name} lists {len(classes)} classes; the official lists have {NUM_CLASSES}")
-    return listing
-
-
-def read_split(path: Path) -> dict[str, str]:
-    """File names of one class's list, each with its subset: `NAME.avi D `, D 1 train, 2 test, 0 neither."""
-    subsets: dict[str, str] = {}
-    for number, line in list_lines(path):
-        match = LINE.fullmatch(line)
-        if match is None or match["file"] in subsets:
-            raise DatasetError(
-                f"{path}:{number}: {line!r} is not `NAME.avi D` with D 1 (train), 2 (test) or 0 (not used) and a name "
-                "of its own; unpack the official lists again"
-            )
-        subsets[match["file"]] = SUBSET_OF_DIGIT[match["digit"]]
-    return subsets
+            path = lists / f"{class_name}_test_split{split}.txt"
+            for number, line in list_lines(path):
+                match = LINE.fullmatch(line)
+                if match is None:
+                    raise DatasetError(
+                        f"{path}:{number}: {line!r} is not `NAME.avi D` with D 1 (train), 2 (test) or 0 (not used); "
+                        "unpack the official lists again"
+                    )
+                words = subsets.setdefault((class_name, match["file"]), [""] * len(SPLIT_NAMES))
+                words[position] = SUBSET_OF_DIGIT[match["digit"]]
+    labels = {class_name: label for label, class_name in enumerate(classes)}
+    groups = {(class_name, file): source_video(class_name, file) for class_name, file in subsets}
+    return listing_of("hmdb51", raw, subsets, groups=groups, folders=VIDEO_FOLDERS, labels=labels, wanted=WANTED)
 
 
 def source_video(class_name: str, file: str) -> str:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -133,11 +133,7 @@ def find_videos(root: Path) -> VideoTree:
 
 
 def list_lines(path: Path) -> list[tuple[int, str]]:
-    """Lines of a list with their 1-based numbers; byte order mark, CRLF, outer blanks and empty lines gone.
-
-    Raises:
-        DatasetError: It cannot be read, is far too long or not UTF-8.
-    """
+    """Lines of a list with their 1-based numbers; byte order mark, CRLF, outer blanks and empty lines gone."""
     try:
         lines = read_text(path, max_bytes=MAX_LIST_BYTES).splitlines()
     except UserError as error:
@@ -148,8 +144,7 @@ def list_lines(path: Path) -> list[tuple[int, str]]:
 def folder_with(raw: Path, candidates: Sequence[str], pattern: str, *, wanted: str) -> Path:
     """The first of raw/candidates that holds a file whose name matches a glob pattern.
 
-    Raises:
-        DatasetError: None does; the message ends with `wanted`, which says what belongs there.
+    Where none does, a DatasetError ends with `wanted`, which says what belongs there.
     """
     if not raw.is_dir():
         raise DatasetError(f"{raw}: no such folder; {wanted}")
@@ -164,9 +159,9 @@ def listing_of(
     raw: Path,
     subsets: Mapping[tuple[str, str], Sequence[str]],
     *,
+    groups: Mapping[tuple[str, str], str],
     folders: Sequence[str],
     labels: Mapping[str, int],
-    group_of: Callable[[str, str], str],
     wanted: str,
 ) -> Listing:
     """Match what the lists name with what is on disk, by class folder and file name in any case.
@@ -175,12 +170,9 @@ def listing_of(
 
     Args:
         subsets: For each (class, file name) of the lists "train", "test" or "" in each split.
+        groups: Of each, within its class.
         folders: Where in `raw` the class folders may lie.
         labels: Every class of the dataset with its label, in label order.
-        group_of: Group of a (class, file name) within its class.
-
-    Raises:
-        DatasetError: Nothing of the lists is on disk.
     """
     lowered = {class_name.lower() for class_name in labels}
     for home in (raw / folder for folder in folders):
@@ -202,7 +194,7 @@ def listing_of(
         if found is None:
             missing.append(f"{class_name}/{file}")
             continue
-        group = f"{class_name}/{group_of(class_name, file)}"
+        group = f"{class_name}/{groups[class_name, file]}"
         source = found.relative_to(raw).as_posix()
         records.append(VideoRecord(raw, source, class_name, labels[class_name], group, tuple(words)))
     if not records:

@@ -1,7 +1,6 @@
 """Sports-1M (Karpathy et al., CVPR 2014): the official lists and whatever videos are on disk."""
 
 import re
-from collections import Counter
 from pathlib import Path
 
 from res3d_video.pipeline.datasets.listing import (
@@ -15,7 +14,6 @@ from res3d_video.pipeline.datasets.listing import (
     unlisted_warning,
 )
 
-NUM_CLASSES = 487
 WANTED = (
     "put videos/<YouTube id>.mp4, labels.txt and original/{train,test}_partition.txt "
     "(github.com/gtoderici/sports-1m-dataset, gunzipped) there"
@@ -37,9 +35,6 @@ def list_sports1m(raw: Path) -> Listing:
     Args:
         raw: Holds `videos/**/<YouTube id>.<any video suffix>`, `labels.txt`, and `train_partition.txt` and
             `test_partition.txt`, perhaps in `original/`.
-
-    Raises:
-        DatasetError: A folder or list is missing or a line malformed; names the file and line.
     """
     raw = Path(raw)
 
@@ -47,18 +42,9 @@ def list_sports1m(raw: Path) -> Listing:
         return folder_with(raw, ("original", "."), name, wanted=WANTED) / name
 
     classes = [line for _, line in list_lines(lists("labels.txt"))]
-    warnings: list[str] = []
-    if len(classes) != NUM_CLASSES:
-        warnings.append(f"labels.txt lists {len(classes)} classes; the official one lists {NUM_CLASSES}")
     partitions = {
         subset: read_list(lists(f"{subset}_partition.txt"), num_classes=len(classes)) for subset in ("train", "test")
     }
-    in_both = frozenset(partitions["train"].keys() & partitions["test"].keys())
-    if in_both:
-        warnings.append(
-            f"{len(in_both)} videos are in both lists, first {min(in_both)}; they are tested, not trained on"
-        )
-
     videos = raw / "videos"
     tree = find_videos(videos) if videos.is_dir() else VideoTree([], [], [])
     unlisted = dict.fromkeys(tree.videos)
@@ -75,12 +61,15 @@ def list_sports1m(raw: Path) -> Listing:
         records.append(VideoRecord(raw, f"videos/{video}", classes[labels[0]], labels[0], name, (subset,), labels))
     if not records:
         raise DatasetError(f"{raw}: none of the {len(subset_of)} listed videos is in {videos}; {WANTED}")
-    listed, found = Counter(subset_of.values()), Counter(record.subsets[0] for record in records)
-    warnings += tree.warnings + unlisted_warning([f"videos/{video}" for video in unlisted])
-    warnings += [f"{subset}: {found[subset]} of {listed[subset]} listed videos are there" for subset in partitions]
-    records.sort(key=lambda record: record.source)
     return Listing(
-        "sports1m", classes, ["1"], records, sorted(missing), warnings, subset_of_missing=missing, in_both=in_both
+        "sports1m",
+        classes,
+        ["1"],
+        sorted(records, key=lambda record: record.source),
+        sorted(missing),
+        tree.warnings + unlisted_warning([f"videos/{video}" for video in unlisted]),
+        subset_of_missing=missing,
+        in_both=frozenset(partitions["train"].keys() & partitions["test"].keys()),
     )
 
 

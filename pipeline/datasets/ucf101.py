@@ -14,7 +14,6 @@ from res3d_video.pipeline.datasets.listing import (
 )
 from res3d_video.pipeline.errors import did_you_mean
 
-NUM_CLASSES = 101
 LIST_FOLDERS = ("ucfTrainTestlist", "UCF-101/ucfTrainTestlist", ".")
 VIDEO_FOLDERS = ("UCF-101", "UCF101", "ucf101", "videos", ".")
 WANTED = (
@@ -33,9 +32,6 @@ def list_ucf101(raw: Path) -> Listing:
     Args:
         raw: Holds `UCF-101/<Class>/*.avi`, or the class folders themselves, and `ucfTrainTestlist/*.txt`, or
             the lists themselves.
-
-    Raises:
-        DatasetError: A folder or list is missing or a line malformed; names the file and line.
     """
     raw = Path(raw)
     lists = folder_with(raw, LIST_FOLDERS, "classInd.txt", wanted=WANTED)
@@ -57,18 +53,7 @@ def list_ucf101(raw: Path) -> Listing:
                     )
                 words[position] = subset
 
-    listing = listing_of(
-        "ucf101",
-        raw,
-        subsets,
-        folders=VIDEO_FOLDERS,
-        labels=labels,
-        group_of=lambda *name: groups[name],
-        wanted=WANTED,
-    )
-    if len(labels) != NUM_CLASSES:
-        listing.warnings.insert(0, f"classInd.txt lists {len(labels)} classes; the official one lists {NUM_CLASSES}")
-    return listing
+    return listing_of("ucf101", raw, subsets, groups=groups, folders=VIDEO_FOLDERS, labels=labels, wanted=WANTED)
 
 
 def read_classes(path: Path) -> dict[str, int]:

@@ -137,11 +137,10 @@ def test_commands_end_well_when_nobody_takes_their_output(home: Path, stdout: st
 
 @pytest.mark.slow
 def test_a_result_of_json_that_is_lost_is_no_success(home: Path) -> None:
-    commands = {name: (module, f"{words} --json", None) for name, (module, words, _) in CHEAP.items()
-                if name in ("check_shards", "models")}  # fmt: skip
-    assert codes_of(commands, home, stdout="/dev/full", stderr="errors.txt") == dict.fromkeys(commands, 1)
+    commands = {"check_shards": ("tools.check_shards", "shards/ucf101 --json", None)}
+    assert codes_of(commands, home, stdout="/dev/full", stderr="errors.txt") == {"check_shards": 1}
     line = "error: standard output: the result could not be written ([Errno 28] No space left on device)"
-    assert (home / "errors.txt").read_text().count(f"{line}; the work itself is done\n") == 2
+    assert f"{line}; the work itself is done\n" in (home / "errors.txt").read_text()
 
 
 @pytest.mark.slow

@@ -19,14 +19,12 @@ class Tars:
     """Stands for a server: remembers what was asked for."""
 
     def __init__(self, gone: bool = False) -> None:
-        self.there, self.asked, self.gone = set(), [], gone
-        self.shards = [{"num_bytes": 10}] * 3
+        self.asked, self.gone, self.shards = [], gone, [{"num_bytes": 10}] * 3
 
     def ensure(self, number: int, *, stop: threading.Event) -> None:
         self.asked.append(number)
         if self.gone:
             raise RemoteError("gone")
-        self.there.add(number)
 
 
 @pytest.fixture(autouse=True)
@@ -36,31 +34,36 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ahead(tars: Tars, index: ShardIndex, *, steps: int, limit: int | None = None, plan: object = None) -> TarPrefetcher:
-    plan = plan or TrainPlan(
-        index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=2, seed=0, shuffle_window=1
-    )
     tars.settings = RemoteSettings(limit_bytes=limit, fetch_ahead=steps)
-    return TarPrefetcher(tars, plan, rows=slice(0, 2))
+    return TarPrefetcher(tars, plan or train_plan(index), rows=slice(0, 2))
+
+
+def train_plan(index: ShardIndex) -> TrainPlan:
+    samples = index.samples_of("1", "train")
+    return TrainPlan(index, samples, ClipSpec(4, 2), global_batch_size=2, seed=0, shuffle_window=1)
 
 
 def tars_in_order(index: ShardIndex, first: int, count: int) -> list[int]:
     """The tars of some steps of that plan, each when it is needed first."""
-    plan = TrainPlan(
-        index, index.samples_of("1", "train"), ClipSpec(4, 2), global_batch_size=2, seed=0, shuffle_window=1
-    )
+    plan = train_plan(index)
     tars = [index.tar_of(plan.batch(step).sample).tolist() for step in range(first, first + count)]
     return list(dict.fromkeys(itertools.chain.from_iterable(tars)))
 
 
-def test_tars_come_in_the_order_of_the_plan_each_once(numbered: ShardIndex) -> None:
+@pytest.mark.parametrize("gone", [False, True])
+def test_tars_come_in_the_order_of_the_plan_each_once_and_a_server_that_is_gone_does_not_end_the_threads(
+    numbered: ShardIndex, gone: bool
+) -> None:
     order = tars_in_order(numbered, 0, 6)
     assert len(order) == 3
-    tars = Tars()
+    tars = Tars(gone)
     filler = ahead(tars, numbered, steps=5)
     filler.start(0)
     until(lambda: len(tars.asked) == 3)
+    assert all(thread.is_alive() for thread in filler._threads)
     filler.end()
     assert tars.asked == order
+    assert not filler._threads
 
 
 def test_no_more_steps_ahead_than_asked_for_until_the_reader_moves(numbered: ShardIndex) -> None:
@@ -72,7 +75,7 @@ def test_no_more_steps_ahead_than_asked_for_until_the_reader_moves(numbered: Sha
     until(lambda: tars.asked == first)
     assert filler._queue.empty()
     filler.move(3)
-    until(lambda: set(per_step[3] + per_step[4]) <= tars.there)
+    until(lambda: set(per_step[3] + per_step[4]) <= set(tars.asked))
     filler.end()
 
 
@@ -84,16 +87,6 @@ def test_what_lies_ahead_takes_half_of_the_cache_at_most(numbered: ShardIndex) -
     assert filler._queue.empty(), "two tars of 10 bytes are more than half of 30"
     assert tars.asked == tars_in_order(numbered, 0, 100)[:1]
     filler.end()
-
-
-def test_a_server_that_is_gone_does_not_end_the_threads(numbered: ShardIndex) -> None:
-    tars = Tars(gone=True)
-    filler = ahead(tars, numbered, steps=5)
-    filler.start(0)
-    until(lambda: len(tars.asked) == 3)
-    assert all(thread.is_alive() for thread in filler._threads)
-    filler.end()
-    assert not filler._threads
 
 
 def test_the_end_of_an_evaluation_is_the_end(numbered: ShardIndex) -> None:

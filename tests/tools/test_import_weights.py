@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -12,7 +11,7 @@ from res3d_video.tools.evaluate import main as evaluate_main
 from res3d_video.tools.extract_features import main as extract_main
 from res3d_video.tools.import_weights import main
 from res3d_video.train.evaluation.features import FeatureFile
-from tests.foreign_weights import CaffeForward, TorchvisionForward, c3d_blobs, written
+from tests.foreign_weights import CaffeForward, TorchvisionForward, written
 
 
 def run(*words: object) -> Result:
@@ -54,15 +53,6 @@ def test_with_the_names_of_the_datasets_classes_it_can_be_scored(numbered: Shard
     scored = CliRunner().invoke(evaluate_main, [*command, "--clips", "1"], catch_exceptions=False)
     assert scored.exit_code == 0, scored.output
     assert "(step 0) on numbered, split 1, test" in scored.stdout
-
-
-def test_what_a_constant_mean_loses_of_c3d_is_said(tmp_path: Path) -> None:
-    np.savez(tmp_path / "c3d.npz", **c3d_blobs())  # type: ignore[arg-type]
-    words = ["--from", "caffe", tmp_path / "c3d.npz", "--model", "c3d", "--out", tmp_path / "c3d.pt"]
-    result = run(*words, "--mean", 101, 98, 90.5)
-    assert result.exit_code == 0, result.output
-    assert "(R G B - 101.00 98.00 90.50) / 1.00 1.00 1.00" in result.stdout
-    assert "note: C3D was trained on pixels minus the mean clip of Sports-1M" in result.stdout
 
 
 @pytest.mark.parametrize(

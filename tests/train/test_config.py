@@ -56,7 +56,7 @@ def test_a_field_of_another_version_is_named() -> None:
     [
         ({"steps": 0}, "steps: 0 is not possible; choose 1 to 1000000000"),
         ({"global_batch_size": -4}, "global_batch_size: -4 is not possible; choose 1 to 1000000"),
-        ({"model": "res2d18"}, "num_frames: 8, but res2d18 takes one frame; use 1"),
+        ({"model": "res2d18"}, "num_frames: 8, but res2d18 takes 1 alone; use that"),
         ({"frame_stride": 0}, "frame_stride: 0 is not possible; choose 1 to 32"),
     ],
 )

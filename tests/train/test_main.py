@@ -185,7 +185,7 @@ def test_a_changed_learning_rate_is_allowed_and_said(run_main: Trainer, tmp_path
         (["--split", "4"], "split 4 does not exist; choose 1"),
         (["--preset", "finetune-hmdb51"], "add --init-from CHECKPOINT"),
         (["--resume", "nowhere.pt"], "nowhere.pt is no file; choose auto, never or a .pt file"),
-        (["--model", "res2d18"], "num_frames: 4, but res2d18 takes one frame; use 1"),
+        (["--model", "res2d18"], "num_frames: 4, but res2d18 takes 1 alone; use that"),
         (["--preset", "huge"], "huge"),
         (["--prefetch", "0"], "prefetch: 0 is not possible; choose 1 to 1000"),
         (["--hw-decoder-load", "1.5"], "hw_decoder_load: 1.5 is not possible; choose 0 to 1"),

@@ -6,8 +6,8 @@ Commands read MODELS for their options, so torch is loaded only when a network i
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, cast
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.typed_json import Share
@@ -118,40 +118,34 @@ def build_model(config: ModelConfig, *, num_classes: int) -> "nn.Module":
     )
 
 
+@cache
+def count_costs(config: ModelConfig, *, num_classes: int, clip_shape: tuple[int, int, int, int]) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one clip (3, T, H, W): convolutions, shortcuts included, and fully connected."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model = build_model(config, num_classes=num_classes).eval()
+        model(torch.zeros(1, *clip_shape))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters, counter.get_total_flops() // 2  # the counter takes a multiply-add for two operations
+
+
 def check_clip(name: str, *, num_frames: int, crop_size: int) -> None:
-    """Refuse clips that the model cannot take, before anything is built.
-
-    Raises:
-        ValueError: Says which value, and the one it takes.
-    """
+    """Refuse clips that the model cannot take, before anything is built."""
     model = MODELS[name]
-    if "num_frames" in model.fixed and num_frames != model.num_frames:
-        wanted = "one frame" if model.num_frames == 1 else f"{model.num_frames} frames"
-        raise UserError(f"num_frames: {num_frames}, but {name} takes {wanted}; use {model.num_frames}")
-    if "crop_size" in model.fixed and crop_size != model.crop_size:
-        raise UserError(f"crop_size: {crop_size}, but {name} takes {model.crop_size} pixels; use {model.crop_size}")
-
-
-class HasLayers(Protocol):
-    """What every model of MODELS has."""
-
-    def layers(self) -> "dict[str, nn.Module]":
-        """Layer names in the order of the forward pass, and the module whose output each one is."""
-
-
-def layer_names(model: "nn.Module") -> list[str]:
-    """Layers that `take_layers` can give, first to last, under the names of the authors' network files.
-
-    Residual networks: conv1; res2a, res2b, … of single blocks; res2 to res5, the last block's output of a stage (at
-    depth 18 res5 is res5b); pool5; fc8; prob. C3D: conv1a to conv5b, pool1 to pool5, fc6, fc7, fc8, prob.
-    """
-    return [*cast(HasLayers, model).layers(), "prob"]
+    for what, value in (("num_frames", num_frames), ("crop_size", crop_size)):
+        if what in model.fixed and value != getattr(model, what):
+            raise UserError(f"{what}: {value}, but {name} takes {getattr(model, what)} alone; use that")
 
 
 def take_layers(model: "nn.Module", clips: "Tensor", layers: Sequence[str]) -> "dict[str, Tensor]":
     """Run the model once on clips [N, 3, T, H, W] and keep the outputs of some layers, each after its ReLU.
 
-    A model that `model.compile()` changed may ignore the hooks: take an uncompiled one, in eval mode.
+    Layers have the names of the authors' network files. Residual networks: conv1; res2a, res2b, … of single blocks;
+    res2 to res5, the last block's output of a stage (at depth 18 res5 is res5b); pool5; fc8; prob. C3D: conv1a to
+    conv5b, pool1 to pool5, fc6, fc7, fc8, prob. A model that `model.compile()` changed may ignore the hooks: take an
+    uncompiled one, in eval mode.
 
     Returns:
         In the order of `layers`. Of Res3D on 8 frames of 112x112: res5b [N, 512, 1, 7, 7], pool5 [N, 512], fc8 [N, K]
@@ -160,10 +154,10 @@ def take_layers(model: "nn.Module", clips: "Tensor", layers: Sequence[str]) -> "
     Raises:
         UserError: The model has no such layer.
     """
-    modules = cast(HasLayers, model).layers()
-    unknown = [name for name in layers if name not in modules and name != "prob"]
-    if unknown:
-        raise UserError(f"layers: {unknown[0]} does not exist; this model has {', '.join(layer_names(model))}")
+    modules: dict[str, nn.Module] = cast(Any, model).layers()  # in the order of the forward pass
+    for name in layers:
+        if name not in modules and name != "prob":
+            raise UserError(f"layers: {name} does not exist; this model has {', '.join([*modules, 'prob'])}")
     outputs: dict[str, Tensor] = {}
 
     def keep(module: "nn.Module", _inputs: Any, output: "Tensor") -> None:

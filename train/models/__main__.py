@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -10,8 +9,8 @@ if not __package__:  # started by path
 
 import click
 
-from res3d_video.train.models import MODELS, ModelConfig
-from res3d_video.train.terminal import COUNT, WIDTH, Command, print_json, text_table
+from res3d_video.train.models import MODELS, ModelConfig, count_costs
+from res3d_video.train.terminal import COUNT, WIDTH, Command, text_table
 
 EPILOG = """\b
 Examples:
@@ -22,18 +21,18 @@ Multiply-adds are those of one clip of the paper's size: convolutions, shortcuts
 says why some differ from the paper's.
 """
 
-# Millions of parameters and 10^9 multiply-adds in the paper's tables: 3, 5 and section 4, which counts 487 classes.
-PRINTED: dict[str, tuple[float, float]] = {
-    "res3d18": (33.2, 19.3),
-    "res3d34": (63.5, 36.7),
-    "sr18": (33.2, 10.3),
-    "sr18-56": (33.2, 2.6),
-    "sr18-224": (33.3, 42.9),
-    "sr18-56-table5": (33.2, 2.6),
-    "sr18-224-table5": (33.3, 42.9),
-    "res2d18": (11.2, 1.6),
-    "res2d34": (21.5, 3.5),
-    "c3d": (72.9, 38.5),
+# Parameters and multiply-adds in the paper's tables: 3, 5 and section 4, which counts 487 classes.
+PRINTED = {
+    "res3d18": ("33.2 M", "19.3 G"),
+    "res3d34": ("63.5 M", "36.7 G"),
+    "sr18": ("33.2 M", "10.3 G"),
+    "sr18-56": ("33.2 M", "2.6 G"),
+    "sr18-224": ("33.3 M", "42.9 G"),
+    "sr18-56-table5": ("33.2 M", "2.6 G"),
+    "sr18-224-table5": ("33.3 M", "42.9 G"),
+    "res2d18": ("11.2 M", "1.6 G"),
+    "res2d34": ("21.5 M", "3.5 G"),
+    "c3d": ("72.9 M", "38.5 G"),
 }
 
 
@@ -42,47 +41,18 @@ PRINTED: dict[str, tuple[float, float]] = {
               help="Only this model; again for more.  [default: all]")  # fmt: skip
 @click.option("--classes", default=101, type=COUNT, help="Outputs of the last layer.")
 @click.option("--width", type=WIDTH, help="Channels of the first stage.  [default: the model's own]")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def main(*, names: tuple[str, ...], classes: int, width: int | None, as_json: bool) -> None:
+def main(*, names: tuple[str, ...], classes: int, width: int | None) -> None:
     """List the models: parameters and multiply-adds, and the paper's numbers."""
-    from res3d_video.train.models.costs import count_costs  # loads torch, which takes seconds
-
-    rows: list[dict[str, Any]] = []
+    rows = []
     for name in dict.fromkeys(names or MODELS):
         model, config = MODELS[name], ModelConfig(name, width=width)
-        clip_shape = (3, model.num_frames, model.crop_size, model.crop_size)
-        parameters, multiply_adds = count_costs(config, num_classes=classes, clip_shape=clip_shape)
-        printed = PRINTED.get(name) if config.width == model.width else None
-        rows.append(
-            {
-                "model": name,
-                "width": config.width,
-                "num_frames": model.num_frames,
-                "crop_size": model.crop_size,
-                "num_classes": classes,
-                "parameters": parameters,
-                "multiply_adds": multiply_adds,
-                "printed_parameters_m": printed[0] if printed else None,
-                "printed_multiply_adds_g": printed[1] if printed else None,
-            }
-        )
-    if as_json:
-        print_json(rows)
-        return
+        frames, side = model.num_frames, model.crop_size
+        parameters, multiply_adds = count_costs(config, num_classes=classes, clip_shape=(3, frames, side, side))
+        printed = PRINTED.get(name, ("", "")) if config.width == model.width else ("", "")
+        clip, cost = f"{frames}x{side}x{side}", f"{multiply_adds / 1e9:.3f} G"
+        rows.append([name, str(config.width), clip, f"{parameters:,}", printed[0], cost, printed[1]])
     header = ["model", "width", "clip", "parameters", "printed", "multiply-adds", "printed"]
-    cells = [
-        [
-            row["model"],
-            str(row["width"]),
-            "{num_frames}x{crop_size}x{crop_size}".format_map(row),
-            f"{row['parameters']:,}",
-            "" if row["printed_parameters_m"] is None else f"{row['printed_parameters_m']} M",
-            f"{row['multiply_adds'] / 1e9:.3f} G",
-            "" if row["printed_multiply_adds_g"] is None else f"{row['printed_multiply_adds_g']} G",
-        ]
-        for row in rows
-    ]
-    click.echo("\n".join(text_table(header, cells)))
+    click.echo("\n".join(text_table(header, rows)))
 
 
 if __name__ == "__main__":

@@ -19,16 +19,11 @@ CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 Stride = tuple[int, ...]  # (T, H, W), or (H, W) in a 2D network
-ConvPair = Callable[..., tuple[nn.Module, nn.Module]]
+ConvPair = Callable[..., tuple[nn.Module, nn.Module]]  # (in_channels, out_channels, stride=, bn_momentum=)
 
 
 class Group(NamedTuple):
-    """The blocks of one resolution.
-
-    Attributes:
-        convs: Makes the two convolutions of a block: (in_channels, out_channels, stride=, bn_momentum=).
-        stride: Of the group's first block.
-    """
+    """The blocks of one resolution: what makes the two convolutions of each, and the stride of the first."""
 
     convs: ConvPair
     stride: Stride
@@ -50,9 +45,7 @@ def plain_convs(*kernel: int) -> ConvPair:
 class BasicBlock(nn.Module):
     """conv-BN-ReLU, conv-BN, plus shortcut, ReLU after the sum.
 
-    Args:
-        group: Kind of convolution, and the stride if this is the group's first block.
-        projection: Shortcut of a 1x1x1 convolution and BN; otherwise the input itself.
+    The shortcut with `projection` is a 1x1x1 convolution and BN; otherwise the input itself.
     """
 
     def __init__(
@@ -190,7 +183,6 @@ class ResNet3d(ResNet):
     Args:
         time: Strides of the four groups in T.
         stem: Height and width of the first convolution's kernel, and its stride there; T is 3 and 1.
-        options: As in ResNet.
     """
 
     def __init__(
@@ -206,7 +198,7 @@ def sr18(**options: Any) -> ResNet3d:
 
 
 class ResNet2d(ResNet):
-    """One frame in, one prediction out; `options` as in ResNet."""
+    """One frame in, one prediction out."""
 
     def __init__(self, *, width: int = 64, **options: Any) -> None:
         groups = [Group(plain_convs(3, 3), (s, s)) for s in (1, 2, 2, 2)]
@@ -228,7 +220,6 @@ class MixedResNet(ResNet):
     Args:
         n: The group, 2 to 5, at which the kind changes.
         reverse: rMCn.
-        options: As in ResNet.
     """
 
     def __init__(self, *, n: int, reverse: bool = False, width: int = 64, **options: Any) -> None:
@@ -245,12 +236,7 @@ STEM_MIDDLE = 45  # of conv1 at width 64, as the authors' code has it; to keep i
 
 
 class Conv2Plus1d(nn.Sequential):
-    """1 x size x size, BN, ReLU, 3 x 1 x 1; no bias; padded to keep the size.
-
-    Args:
-        middle: Channels between the two.
-        stride: (T, H, W).
-    """
+    """1 x size x size to `middle` channels, BN, ReLU, 3 x 1 x 1; no bias; padded to keep the size."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, middle: int, size: int, stride: Stride, bn_momentum: float
@@ -279,10 +265,8 @@ def middle_channels(in_channels: int, out_channels: int) -> int:
 class R2Plus1d(ResNet):
     """Factorised convolutions throughout.
 
-    Args:
-        alike: Both convolutions of a block have the middle channels of the first, as in torchvision; otherwise each has
-            its own, as in the authors' code. They differ where a block widens.
-        options: As in ResNet.
+    With `alike` both convolutions of a block have the middle channels of the first, as in torchvision; otherwise each
+    has its own, as in the authors' code. They differ where a block widens.
     """
 
     def __init__(self, *, width: int = 64, alike: bool = False, bn_momentum: float = 0.1, **options: Any) -> None:

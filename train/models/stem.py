@@ -13,8 +13,8 @@ from torch import Tensor, nn
 BEFORE, AFTER = 4, 2  # pixels of padding: two pairs and one
 
 
-class _Stem:
-    """A stem that works on pixels, or on 2x2 blocks of them; its weight and the weight's gradient are the same.
+class Stem:
+    """A convolution of pixels that works on 2x2 blocks of them where it is told to; the weight is the same.
 
     Attributes:
         folded_channels: Channels of a 2x2 block of pixels: 12, or 16 with zeros in a fourth colour, as tensor cores
@@ -24,44 +24,33 @@ class _Stem:
     folded_channels: int | None = None
     weight: Tensor
 
-    def folded_weight(self) -> Tensor:
-        """The weight [width, 3, …, 7, 7] on blocks: [width, folded_channels, …, 4, 4]."""
-        assert self.folded_channels is not None
-        return fold(self.weight, (1, 0, 1, 0), channels=self.folded_channels)
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[N, width, T, ceil(H/2), ceil(W/2)] of clips [N, 3, T, H, W]; without T of frames."""
+        if self.folded_channels is None:
+            return super().forward(pixels)  # type: ignore[misc]  # of the convolution
+        blocks = fold_pixels(pixels, channels=self.folded_channels)  # [N, 12, T, ceil(H/2) + 3, ceil(W/2) + 3]
+        weight = fold(self.weight, (1, 0, 1, 0), channels=self.folded_channels)  # [width, 12, 3, 4, 4]
+        return F.conv3d(blocks, weight, padding=(1, 0, 0)) if pixels.dim() == 5 else F.conv2d(blocks, weight)
 
 
-class StemConv3d(_Stem, nn.Conv3d):
+class StemConv3d(Stem, nn.Conv3d):
     """3 channels to `width`, 3x7x7, stride (1, 2, 2), padding (1, 3, 3), no bias (arXiv:1708.05038, Table 2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """[N, width, T, ceil(H/2), ceil(W/2)] of clips [N, 3, T, H, W]."""
-        if self.folded_channels is None:
-            return super().forward(clips)
-        blocks = fold_pixels(clips, channels=self.folded_channels)  # [N, 12, T, ceil(H/2) + 3, ceil(W/2) + 3]
-        return F.conv3d(blocks, self.folded_weight(), padding=(1, 0, 0))
 
-
-class StemConv2d(_Stem, nn.Conv2d):
+class StemConv2d(Stem, nn.Conv2d):
     """The same on single frames: 7x7, stride 2, padding 3."""
 
     def __init__(self, width: int) -> None:
         super().__init__(3, width, 7, stride=2, padding=3, bias=False)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """[N, width, ceil(H/2), ceil(W/2)] of frames [N, 3, H, W]."""
-        if self.folded_channels is None:
-            return super().forward(frames)
-        blocks = fold_pixels(frames, channels=self.folded_channels)  # [N, 12, ceil(H/2) + 3, ceil(W/2) + 3]
-        return F.conv2d(blocks, self.folded_weight())
-
 
 def use_space_to_depth(model: nn.Module, *, channels: int | None) -> None:
     """Have the model's stem, where it is one of these, work on blocks of 12 or 16 channels; None is for pixels."""
     for module in model.modules():
-        if isinstance(module, _Stem):
+        if isinstance(module, Stem):
             module.folded_channels = channels
 
 

@@ -179,7 +179,7 @@ def plan_run(row: Row, *, seed: int, settings: StudySettings, indexes: Sequence[
     Raises:
         UserError: A setting does not fit; click.UsageError where it is an option of the trainer.
     """
-    from res3d_video.train.models.costs import count_costs  # these load torch
+    from res3d_video.train.models import count_costs
     from res3d_video.train.resolve import configure
 
     model, scale = MODELS[row.model], settings.size / PAPER_CROP

@@ -46,32 +46,19 @@ def test_classes_are_sorted_folders_and_everything_else_is_left_out(tmp_path: Pa
     ]
 
 
-def test_links_to_videos_are_listed_and_links_to_folders_are_named_only(tmp_path: Path) -> None:
-    root, outside = (
-        write_videos(tmp_path / "root", "a/1.mp4", "a/2.mp4"),
-        write_videos(tmp_path / "o", "a/3.mp4"),
-    )
-    (root / "a/inside.mp4").symlink_to(root / "a/1.mp4")
+def test_linked_videos_are_listed_and_linked_folders_and_names_that_are_not_utf8_are_said(tmp_path: Path) -> None:
+    root, outside = write_videos(tmp_path / "root", "a/1.mp4"), write_videos(tmp_path / "o", "a/3.mp4")
     (root / "a/outside.mp4").symlink_to(outside / "a/3.mp4")
     (root / "a/broken.mp4").symlink_to(root / "a/gone.mp4")
     (root / "b").symlink_to(outside / "a", target_is_directory=True)
-    listing = list_folder(root)
-    names = ("1", "2", "broken", "inside", "outside")
-    assert [record.source for record in listing.records] == [f"a/{name}.mp4" for name in names]
-    assert listing.classes == ["a"]
-    named = [line.split(":")[0] for line in listing.warnings if "follow" in line]
-    assert named == ["b"]
-
-
-def test_a_name_that_is_not_utf8_is_named_and_left_out(tmp_path: Path) -> None:
-    root = write_videos(tmp_path, "a/1.mp4")
     try:
         Path(os.fsdecode(os.fsencode(root / "a") + b"/\xff.mp4")).touch()
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
     listing = list_folder(root)
-    assert [record.source for record in listing.records] == ["a/1.mp4"]
-    assert [line for line in listing.warnings if "not UTF-8" in line]
+    assert [record.source for record in listing.records] == ["a/1.mp4", "a/broken.mp4", "a/outside.mp4"]
+    assert listing.classes == ["a"]
+    assert listing.warnings == [r"'\udcff.mp4': the name is not UTF-8; rename it", "b: a linked folder is not followed"]
 
 
 def test_a_split_file_may_hold_one_split(tmp_path: Path) -> None:
@@ -101,21 +88,13 @@ def test_a_split_file_may_hold_several_splits_and_groups(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (
-            "path,subset\na/1.mp4,train\na/9.mp4,test\n",
-            ":3: 'a/9.mp4' is no video below the root; did you mean a/1.mp4?",
-        ),
-        ("path,subset\n../root/a/1.mp4,train\n", ":2: '../root/a/1.mp4' is no video"),
-        (
-            "path,subset\na/1.mp4,train\n\na/1.mp4,test\n",
-            ":4: 'a/1.mp4,test' does not go; give a cell for each of path",
-        ),
+        ("path,subset\na/1.mp4,train\na/9.mp4,test\n", ":3: 'a/9.mp4' is no video below the root; did you mean a/1"),
+        ("path,subset\na/1.mp4,train\n\na/1.mp4,test\n", ":4: 'a/1.mp4,test' does not go; give a cell for each"),
         ("path,subset\na/1.mp4,dev\n", ":2: 'a/1.mp4,dev' does not go"),
         ("path,subset\na/1.mp4\n", ":2: 'a/1.mp4' does not go"),
         ("a/1.mp4,train\n", ": the header 'a/1.mp4,train' is not possible; begin with"),
-        ("path,group\na/1.mp4,x\n", ": the header 'path,group' is not"),
+        ("path,group\n", ": the header 'path,group' is not"),
         ("path,subset,split1\n", ": the header 'path,subset,split1' is not"),
-        ("path,split1,split1\n", ": the header 'path,split1,split1' is not"),
         ("", ": the header '' is not"),
     ],
 )
@@ -137,14 +116,9 @@ def test_a_wrong_split_file_is_named_with_its_line(tmp_path: Path, text: str, sa
         ({"split_file": Path("x.csv"), "test_groups": ("a",)}, "split_file and test_groups both say which videos of"),
         ({"test_groups": ("a",), "test_fraction": 0.5}, "test_groups and test_fraction both say which videos of"),
         ({"test_fraction": 1.0}, "test_fraction: 1.0 is not possible"),
-        ({"test_fraction": -0.1}, "test_fraction: -0.1 is not possible"),
         ({"group_pattern": "("}, "is no regular expression with a group in ()"),
-        ({"group_pattern": "[a-z]+"}, "is no regular expression with a group in ()"),
         ({"group_pattern": "^([0-9]+)_"}, "finds no group in the name of a/ann_a.mp4"),
-        (
-            {"group_pattern": "^([a-z]+)_", "test_groups": ("eve",)},
-            "'eve' is no group here; choose from ann, bob",
-        ),
+        ({"group_pattern": "^([a-z]+)_", "test_groups": ("eve",)}, "'eve' is no group here; choose from ann, bob"),
     ],
 )
 def test_a_wrong_option_is_named_with_the_way_out(tmp_path: Path, options: dict, says: str) -> None:
@@ -154,32 +128,18 @@ def test_a_wrong_option_is_named_with_the_way_out(tmp_path: Path, options: dict,
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("made", [False, True])
-def test_a_missing_or_empty_root_says_what_to_put_there(tmp_path: Path, made: bool) -> None:
-    root = tmp_path / "root"
-    if made:
-        root.mkdir()
-    with pytest.raises(DatasetError, match="put <class>/<video>, one folder a class, there"):
-        list_folder(root)
-
-
-def test_named_groups_are_held_out_over_all_classes(tmp_path: Path) -> None:
-    sources = [f"{c}/{actor}_{c}.avi" for c in ("bend", "run") for actor in ("ann", "bob", "eve")]
-    listing = list_folder(write_videos(tmp_path, *sources), group_pattern="^([a-z]+)_", test_groups=("bob",))
-    assert {source for source, words in subsets(listing).items() if words == ("test",)} == {
-        "bend/bob_bend.avi",
-        "run/bob_run.avi",
-    }
+def test_a_missing_or_empty_root_says_what_to_put_there(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DatasetError, match="put <class>/<video>, one folder a class, there"):
+            list_folder(root)
 
 
 def test_the_draw_is_a_fixed_share_of_each_class_and_changes_with_the_seed(tmp_path: Path) -> None:
     root = write_videos(tmp_path, *(f"{c}/{i}.mp4" for c in "ab" for i in range(10)))
     draws = [subsets(list_folder(root, test_fraction=0.3, seed=seed)) for seed in (0, 0, 1)]
-    assert draws[0] == draws[1]
-    assert draws[0] != draws[2]
+    assert draws[0] == draws[1] != draws[2]
     for draw in draws:
-        assert sum(words == ("test",) for source, words in draw.items() if source[0] == "a") == 3
-        assert sum(words == ("test",) for source, words in draw.items() if source[0] == "b") == 3
+        assert sorted(source[0] for source, words in draw.items() if words == ("test",)) == [*"aaabbb"]
 
 
 def pairs_of(groups: dict[str, str]) -> list[tuple[str, str]]:
@@ -218,8 +178,7 @@ def test_weizmann_is_split_by_actor(shared_data: Path) -> None:
     listing = DATASETS["folder"](
         shared_data / "weizmann", group_pattern="^([a-z]+)_", test_groups=("daria", "denis", "eli")
     )
-    assert listing.name == "weizmann"
-    assert len(listing.classes) == 10
+    assert (listing.name, len(listing.classes)) == ("weizmann", 10)
     test = [record for record in listing.records if record.subsets == ("test",)]
     assert (len(listing.records), len(test)) == (90, 30)
     assert {record.group for record in test} == {"daria", "denis", "eli"}
@@ -287,12 +246,13 @@ def test_classes_may_be_called_train_and_test_beside_others_or_with_a_split_file
     assert list_folder(write_videos(root, "bus/1.mp4")).classes == ["bus", "test", "train"]
 
 
-@pytest.mark.parametrize("given", ["split_file", "test_groups", "test_fraction"])
-def test_another_word_on_who_is_tested_is_refused_beside_folders_of_subsets(tmp_path: Path, given: str) -> None:
+@pytest.mark.parametrize(
+    "given", [{"split_file": Path("split.csv")}, {"test_groups": ("x",)}, {"test_fraction": 0.2}], ids=str
+)
+def test_another_word_on_who_is_tested_is_refused_beside_folders_of_subsets(tmp_path: Path, given: dict) -> None:
     root = write_videos(tmp_path / "root", "train/a/1.mp4", "test/a/2.mp4")
-    options: dict = {"split_file": tmp_path / "split.csv", "test_groups": ("x",), "test_fraction": 0.2}
-    with pytest.raises(DatasetError, match=f"^folders and {given} both say which videos of .*; choose one"):
-        list_folder(root, **{given: options[given]})
+    with pytest.raises(DatasetError, match=f"^folders and {next(iter(given))} both say which videos of .*; choose one"):
+        list_folder(root, **given)
 
 
 @given(st.from_regex(NAME, fullmatch=True))
