@@ -18,7 +18,7 @@ class VideoFailure(Exception):
     """This video cannot become a sample; it becomes a line of quarantine.jsonl.
 
     Attributes:
-        stage: Where it failed: "missing", "open", "probe", "decode", "encode" or "count"; or "limit".
+        stage: Where it failed: "missing", "open", "probe", "decode" or "encode"; or "limit".
         reason: One line for a person.
     """
 

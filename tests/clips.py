@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.loader import Batch, ClipLoader
 from res3d_video.pipeline.plan import PlannedClips, TrainPlan, stored_clip
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
-from res3d_video.tools.numbered import read_numbers
+from res3d_video.tools.numbered import number_of, read_bits, read_numbers
 
 DEVICES = [
     "cpu",
@@ -55,6 +56,13 @@ class GridPlan:
 
 def sample_of_length(index: ShardIndex, num_frames: int) -> int:
     return int(np.flatnonzero(index.num_frames == num_frames)[0])
+
+
+def stored_numbers(index: ShardIndex, sample: int) -> list[int]:
+    """The frame numbers that a sample's stored frames show."""
+    left, top, width, height = index.content[sample]
+    frames = decode_frames(index, sample)[:, top : top + height, left : left + width]
+    return [number_of(read_bits(frame, scale=width / 171, grey=128)) for frame in frames]
 
 
 def shown(batch: Batch, plan: GridPlan, step: int) -> list[list[int]]:

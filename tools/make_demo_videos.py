@@ -140,7 +140,7 @@ def paint_shape(
         return  # 4: the edge and the shadow
     reach = int(np.ceil(radius)) + 1  # of a square patch [P, P] that follows the shape
     corner = np.floor(center).astype(np.int64) - reach
-    y, x = np.float32(corner[:, None] + np.arange(2 * reach + 1) - center[:, None])  # [P] from the center, pixels
+    y, x = (corner[:, None] + np.arange(2 * reach + 1) - center[:, None]).astype(np.float32)  # [P] from the center
     angle, scale = 2 * np.pi * state[3], np.float32(radius)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     u = (x * cos + y[:, None] * sin) / scale  # [P, P] in the shape's own frame

@@ -2,11 +2,11 @@
 """Transcode a dataset of videos into WebDataset shards for the loader."""
 
 import os
+import re
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
-from functools import partial
+from functools import partial, reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from click.core import ParameterSource
 
 from res3d_video.pipeline.convert.plan import OWN_SETTINGS, BuildSettings
-from res3d_video.pipeline.convert.run import BuildProgress, BuildResult, build_shards, make_on_ray
+from res3d_video.pipeline.convert.run import BuildResult, build_shards, make_on_ray
 from res3d_video.pipeline.datasets import DATASETS
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
 from res3d_video.pipeline.index import CODECS, ShardIndex, open_index
@@ -32,27 +32,10 @@ from res3d_video.train.terminal import QUIET, Failed, Group, WrongUsage, print_j
 
 MAX_REASONS = 5  # of failures that are told apart
 LARGE = 3  # times the median picture: a tile that is mostly empty; wide and high videos together have less than 2
-LIMITS = {
-    "max_pixels": "Of a frame; a video that has more is quarantined, as with the limits below.",
-    "max_frames": "Of a video.",
-    "max_duration_s": "That a video claims.",
-    "max_wall_s": "For all that is done with a video.",
-    "max_cpu_s": "Of each process that reads a video.",
-    "max_memory_mb": "Of each process that reads a video.",
-    "max_output_mb": "Stored of a video, a segment at a time.",
-    "follow_links": "Read videos outside the raw folder, where a link leads there.",
-}
-LIMIT_OPTIONS = [
-    click.option(
-        f"--{field.name.replace('_', '-')}",
-        is_flag=isinstance(field.default, bool),
-        default=field.default,
-        show_default=True,
-        help=LIMITS[field.name],
-    )
-    for field in fields(Limits)
-]
+LIMITS = [field.name for field in fields(Limits)]
 STRETCHED = ("ucf101", "hmdb51", "sports1m")  # as the paper does
+SEGMENTS = ["segment_s", "train_segments", "test_segments"]
+SETTINGS = [field.name for field in fields(BuildSettings) if field.name not in SEGMENTS]
 WIDE = {"max_content_width": 110}
 COMMAND: dict[str, Any] = {
     "context_settings": WIDE,
@@ -60,14 +43,14 @@ COMMAND: dict[str, Any] = {
     "headings": {
         "Videos": ["raw", "table", "name", "limit"],
         "Sides": ["test_fraction", "val_fraction", "group_pattern", "test_groups", "split_file", "split_seed"],
-        "Segments": ["segment_s", "train_segments", "test_segments"],
+        "Segments": SEGMENTS,
         "Shards": ["out", "codec", "size", "quality", "gop_size", "crf", "fps", "drop_odd", "keep_aspect"],
         "Run": ["workers", "quiet", "as_json"],
     },
     "rare": {
         "More of the shards": ["samples_per_shard", "seed"],
         "Machines": ["ray", "task"],
-        "Limits of a video": list(LIMITS),
+        "Limits of a video": LIMITS,
     },
 }
 
@@ -86,53 +69,56 @@ def task_number(context: click.Context, option: click.Parameter, task: str | Non
     """Number of a task, 1-based, and how many there are, of I/N."""
     if task is None:
         return None
-    number, _, count = task.partition("/")
-    if not (number.isascii() and number.isdigit() and count.isascii() and count.isdigit()):
+    found = re.fullmatch(r"(\d+)/(\d+)", task, re.ASCII)
+    if not found:
         raise WrongUsage(f"--task: {task!r} is not I/N; say 1/8 for the first of eight")
-    if not 1 <= int(number) <= int(count):
+    number, count = map(int, found.groups())
+    if not 1 <= number <= count:
         raise WrongUsage(f"--task: {task} does not exist; choose 1/{count} to {count}/{count}")
-    return int(number), int(count)
+    return number, count
 
 
-def shard_options(command: Callable) -> Callable:
-    """The options that every dataset shares."""
-    default = BuildSettings()
-    # fmt: off
-    options = [
-        click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw videos.  [default: data/NAME]"),
-        click.option("--out", help="For the shards: a folder or a URL.  [default: shards/NAME]"),
-        click.option("--workers", type=click.IntRange(min=1, max=1024), default=len(os.sched_getaffinity(0)),
-                     show_default="all cores", help="Videos in work at once."),
-        click.option("--limit", type=click.IntRange(min=1, max=10**9),
-                     help="Take only this many videos, for a try-out."),
-        click.option("--size", default=default.size, show_default=True, help="Stored height: 64, 128, 256, …"),
-        click.option("--codec", type=click.Choice(list(CODECS)), default=default.codec, show_default=True,
-                     help="Eight frames a JPEG, fast to read, or H.264, small."),
-        click.option("--quality", default=default.quality, show_default=True,
-                     help="Of filmstrips: JPEG quality, 1 to 100."),
-        click.option("--gop", "gop_size", default=default.gop_size, show_default=True,
-                     help="Of H.264: frames from one keyframe to the next."),
-        click.option("--crf", default=default.crf, show_default=True, help="Of H.264: x264's quality, 1 (best) to 51."),
-        click.option("--drop-odd", is_flag=True, help="Store every second frame: half the bytes, even strides only."),
-        click.option("--fps", type=float, help="Resample to this rate.  [default: the source's own frames]"),
-        click.option("--keep-aspect/--no-keep-aspect", default=None, help="Short side = size, aspect ratio kept, "
-                     "centred in one tile; or stretched to 4:3.  [default: stretched for ucf101, hmdb51, sports1m]"),
-        click.option("--samples-per-shard", default=default.samples_per_shard, show_default=True),
-        click.option("--seed", default=default.seed, show_default=True,
-                     help="Of the order of videos, and of segments."),
-        click.option("--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto finds one on this machine; "
-                     "host:port, or local for a new one."),
-        click.option("--task", metavar="I/N", callback=task_number, help="Make only every N-th shard, from the I-th; "
-                     "the last task writes the index."),
-        *LIMIT_OPTIONS,
-        QUIET,
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
+def setting_options(kind: type, names: Iterable[str], **defaults: Any) -> list[Callable]:
+    """Options that set fields of a dataclass."""
+    flags = {"gop_size": "--gop", "keep_aspect": "--keep-aspect/--no-keep-aspect"}
+    types = {"codec": click.Choice(list(CODECS)), "fps": float}
+    by_name = {field.name: field for field in fields(kind)}
+    return [
+        click.option(
+            flags.get(name, f"--{name.replace('_', '-')}"),
+            name,
+            type=types.get(name),
+            is_flag=isinstance(by_name[name].default, bool),
+            default=defaults.get(name, by_name[name].default),
+            show_default=name != "keep_aspect",
+            help=by_name[name].metadata["help"],
+        )
+        for name in names
     ]
-    # fmt: on
-    for option in reversed(options):
-        command = option(command)
-    return command
 
+
+def with_options(*options: Callable) -> Callable:
+    """A decorator that adds options, in this order."""
+    return lambda command: reduce(lambda so_far, option: option(so_far), reversed(options), command)
+
+
+# fmt: off
+shard_options = with_options(
+    click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw videos.  [default: data/NAME]"),
+    click.option("--out", help="For the shards: a folder or a URL.  [default: shards/NAME]"),
+    click.option("--workers", type=click.IntRange(min=1, max=1024), default=len(os.sched_getaffinity(0)),
+                 show_default="all cores", help="Videos in work at once."),
+    click.option("--limit", type=click.IntRange(min=1, max=10**9), help="Take only this many videos, for a try-out."),
+    *setting_options(BuildSettings, SETTINGS, keep_aspect=None),
+    click.option("--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto finds one on this machine; host:port, "
+                 "or local for a new one."),
+    click.option("--task", metavar="I/N", callback=task_number, help="Make only every N-th shard, from the I-th; the "
+                 "last task writes the index."),
+    *setting_options(Limits, LIMITS),
+    QUIET,
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
+)
+# fmt: on
 
 EPILOG = """\b
 Examples:
@@ -173,11 +159,7 @@ def hmdb51(**options: Any) -> None:
 
 @main.command(**COMMAND)
 @shard_options
-@click.option(
-    "--segment-s", type=float, default=2.0, show_default=True, help="Seconds of a segment; frames by the video's rate."
-)
-@click.option("--train-segments", default=BuildSettings.train_segments, show_default=True, help="Drawn at random.")
-@click.option("--test-segments", default=BuildSettings.test_segments, show_default=True, help="Evenly spaced.")
+@with_options(*setting_options(BuildSettings, SEGMENTS, segment_s=2.0))
 def sports1m(**options: Any) -> None:
     """Sports-1M: RAW/videos/<YouTube id>.*, RAW/labels.txt, RAW/original/{train,test}_partition.txt."""
     run("sports1m", **options)
@@ -275,15 +257,8 @@ def run(
     if not quiet:
         for warning in listing.warnings:
             click.echo(f"warning: {warning}", err=True)
-    started = time.monotonic()
     try:
         with progress(f"{listing.name} -> {folder}", unit="videos", quiet=quiet) as tell:
-
-            def report(p: BuildProgress) -> None:
-                rate = p.num_frames / max(time.monotonic() - started, 1e-9)
-                note = f"{rate:,.0f} frames/s, {p.num_shards} of {p.num_shards_total} shards"
-                tell(p.num_done, p.num_total, note if p.num_shards_total else "reading sizes", failed=p.num_failed)
-
             result = build_shards(
                 listing,
                 folder,
@@ -291,7 +266,7 @@ def run(
                 workers=workers,
                 limit=limit,
                 limits=limits,
-                report=report,
+                report=tell,
                 task=task,
                 make=partial(make_on_ray, address=ray) if ray is not None else None,
             )

@@ -14,10 +14,7 @@ from res3d_video.pipeline.ingest.transcode import ffmpeg_exe
 
 CONTENT_WIDTH = 171
 NUM_BITS = 9
-BAND_LEFT, BAR_WIDTH = (
-    63.0,
-    5.0,
-)  # nine bars of 5 pixels: inside columns 59 … 111, which every 112-pixel crop shows
+BAND_LEFT, BAR_WIDTH = 63.0, 5.0  # nine bars inside columns 59 … 111, which every 112-pixel crop shows
 EDGE_SHARE, EDGE_COLORS = 64, ((220, 20, 20), (20, 20, 220))  # two rows of 128
 BAND_RIGHT = BAND_LEFT + NUM_BITS * BAR_WIDTH
 
@@ -68,9 +65,7 @@ def write_video(path: Path, frames: np.ndarray, *, fps: float = 25, **encoder: o
 def read_bits(frame: np.ndarray, *, left: float = 0.0, scale: float = 1.0, grey: float = 0.0) -> list[int]:
     """The bars of a frame [H, W, …] from left to right as bits, brighter than `grey` is 1.
 
-    Args:
-        left: Where the frame's first column lies in the stored picture, pixels.
-        scale: Pixels of the frame to one of the stored picture.
+    `left` is where its first column lies in the stored picture, `scale` its pixels to one of the stored picture.
     """
     rows = frame.reshape(*frame.shape[:2], -1).mean(axis=2)
     middle = rows[len(rows) // 4 : 3 * len(rows) // 4].mean(axis=0)

@@ -6,7 +6,7 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.settings import LoaderSettings
-from res3d_video.tools.make_shards import LIMIT_OPTIONS, LIMITS
+from res3d_video.tools.make_shards import LIMITS, setting_options, with_options
 from res3d_video.train.terminal import (
     CLIPS,
     JSON_FILE,
@@ -58,13 +58,6 @@ is scored about every so many seconds. A video that cannot be read is a line, an
 """
 
 
-def limit_options(command: Callable) -> Callable:
-    """Add the limits of make_shards.py."""
-    for option in reversed(LIMIT_OPTIONS):
-        command = option(command)
-    return command
-
-
 @click.command(
     cls=Command,
     context_settings={"max_content_width": 110, "show_default": True},
@@ -88,7 +81,7 @@ def limit_options(command: Callable) -> Callable:
 @click.option("--workers", type=click.IntRange(1, 1024), show_default="all cores", help="Videos read at once.")
 @click.option("--num-threads", default=2, type=THREADS, help="Threads that decode clips.")
 @QUIET
-@limit_options
+@with_options(*setting_options(Limits, LIMITS))
 def main(
     *,
     videos: Sequence[str],

@@ -24,68 +24,45 @@ from res3d_video.pipeline.datasets import Listing, VideoRecord
 from res3d_video.pipeline.errors import UserError, VideoFailure
 from res3d_video.pipeline.index import CODECS, Codec, ShardError, choices
 from res3d_video.pipeline.ingest.inspector import Inspector
-from res3d_video.pipeline.ingest.limits import Guard, Limits
+from res3d_video.pipeline.ingest.limits import Guard, Limits, check_bounds, described
 from res3d_video.pipeline.ingest.transcode import Geometry, centred, ffmpeg_version, fitted, stretched
 from res3d_video.pipeline.shard_writer import to_json
 
 PART_VERSION = 3  # of what parts/*.json holds; tars whose part is of another one are made anew
 OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
 SEGMENT_SETTINGS = {"segment_s", "train_segments", "test_segments"}  # what only segments write down
-BOUNDS = {
-    "size": (16, 1024),
-    "quality": (1, 100),
-    "samples_per_shard": (1, 100_000),  # of which a part is held in memory
-    "seed": (0, 2**63 - 1),
-    "train_segments": (1, 100),
-    "test_segments": (1, 100),
-}
 
 
 @dataclass(frozen=True)
 class BuildSettings:
     """Everything that decides the bytes of the shards, but for the videos.
 
-    Attributes:
-        size: Stored content height in pixels; with `keep_aspect` the short side.
-        codec: "filmstrip", eight frames in a JPEG, or "h264".
-        quality: Of filmstrips: JPEG quality, 1…100; docs/benchmarks/shards.md has bytes and PSNR of each.
-        gop_size: Of H.264: frames from one keyframe to the next; fewer are faster to read and larger.
-        crf: Of H.264: x264's quality, 1 the best and 51 the worst.
-        drop_odd: Store every second source frame only: half the bytes, even strides only.
-        fps: Resample to this rate; None keeps the source's frames as they are.
-        keep_aspect: Short side `size`, aspect ratio kept, centred in one tile that holds the widest and highest.
-        samples_per_shard: Videos in one tar.
-        seed: Of the order in which videos go into tars, where classes are mixed so that one tar resembles the whole;
-            and of random segments.
-        segment_s: Store pieces this long, in seconds, instead of whole videos.
-        train_segments: Of a training video: pieces drawn at random. The paper takes five of 2 s (section 3.4).
-        test_segments: Of a test video: evenly spaced pieces.
+    docs/benchmarks/shards.md has bytes and PSNR of each quality. The paper takes five pieces of 2 s of a training video
+    (section 3.4).
     """
 
-    size: int = 128
-    codec: str = "filmstrip"
-    quality: int = 85
-    gop_size: int = 8
-    crf: int = 20
-    drop_odd: bool = False
-    fps: float | None = None
-    keep_aspect: bool = False
-    samples_per_shard: int = 64
-    seed: int = 0
-    segment_s: float | None = None
-    train_segments: int = 5
-    test_segments: int = 10
+    size: int = described(128, "Stored height in pixels: 64, 128, 256, …; with kept aspect, the short side.", 16, 1024)
+    codec: str = described("filmstrip", "Eight frames a JPEG, fast to read, or H.264, small.")
+    quality: int = described(85, "Of filmstrips: JPEG quality, 1 to 100.", 1, 100)
+    gop_size: int = described(8, "Of H.264: frames from one keyframe to the next; fewer are faster to read and larger.")
+    crf: int = described(20, "Of H.264: x264's quality, 1 (best) to 51.")
+    drop_odd: bool = described(False, "Store every second frame: half the bytes, even strides only.")
+    fps: float | None = described(None, "Resample to this rate.  [default: the source's own frames]", 0.001, 1000)
+    keep_aspect: bool = described(
+        False,
+        "Short side = size, aspect ratio kept, centered in one tile that holds the widest and highest; or stretched to "
+        "4:3.  [default: stretched for ucf101, hmdb51, sports1m]",
+    )
+    samples_per_shard: int = described(64, "Videos in one tar, a part of them in memory.", 1, 100_000)
+    seed: int = described(0, "Of the order of videos, and of random segments.", 0, 2**63 - 1)
+    segment_s: float | None = described(None, "Seconds of a segment; frames by the video's rate.", 0.001, 3600)
+    train_segments: int = described(5, "Of a training video, drawn at random.", 1, 100)
+    test_segments: int = described(10, "Of a test video, evenly spaced.", 1, 100)
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
             raise UserError(f"codec: {self.codec!r} is unknown; choose {choices(list(CODECS))}")
-        for name, (least, most) in BOUNDS.items():
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise UserError(f"{name}: {value} is not possible; choose {least} to {most}")
-        for name, value, most in (("fps", self.fps, 1000), ("segment_s", self.segment_s, 3600)):
-            if value is not None and not 0 < value <= most:
-                raise UserError(f"{name}: {value} is not possible; choose more than 0 and at most {most}")
+        check_bounds(self)
         if self.segment_s is not None and self.fps is not None:
             raise UserError(f"fps: {self.fps} does not go with segments, which are the source's frames; leave it out")
         # Refuses what the codec cannot do before any work; with `keep_aspect`, videos can only widen this tile.
@@ -169,13 +146,13 @@ def plan_build(
     *,
     limit: int | None,
     inspector: Inspector,
-    report: Callable[[int, int, int], None],
+    report: Callable[..., None],
 ) -> tuple[dict[str, Any], list[ShardTask]]:
     """Divide a listing into tars.
 
     Args:
         limit: Take only this many videos, the first in shuffled order.
-        report: With `keep_aspect`, called with (videos probed, videos, those that cannot be read).
+        report: With `keep_aspect`, told how many sizes are read; a `train.terminal.Report`.
 
     Returns:
         What dataset.json says beyond counts, and the tars.
@@ -203,7 +180,7 @@ def common_canvas(
     pool: ThreadPoolExecutor,
     inspector: Inspector,
     *,
-    report: Callable[[int, int, int], None],
+    report: Callable[..., None],
 ) -> tuple[tuple[int, int], dict[str, tuple[str, str]]]:
     """Width and height that hold every video whose short side is `size`, and why some cannot be read at all."""
     sizes, broken = [(size, size)], dict[str, tuple[str, str]]()
@@ -220,7 +197,7 @@ def common_canvas(
             broken[record.source] = found.stage, found.reason
         else:
             sizes.append(found)
-        report(i, len(records), len(broken))
+        report(i, len(records), "reading sizes", failed=len(broken))
     return (max(w for w, _ in sizes), max(h for _, h in sizes)), broken
 
 

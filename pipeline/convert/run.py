@@ -47,29 +47,9 @@ from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.shard_writer import Parts, write_index, write_lines
 
 STATES = ("present", "too short", "broken", "missing")  # of the videos that the lists name
-NAMED = 3  # tars named in an error; of the others, how many
+NAMED = 3  # tars in an error
 CONNECT_S = 10.0
 IN_HAND = 1000  # tars that Ray has at once, to give to whatever machines there are
-
-
-@dataclass(frozen=True)
-class BuildProgress:
-    """How far a build is; frames and failures count this run only.
-
-    Attributes:
-        num_done: Videos, of those that this run is to see to.
-        num_shards: Tars of the whole dataset that are there, of `num_shards_total`; 0 of 0 while sizes are read.
-    """
-
-    num_done: int
-    num_total: int
-    num_failed: int
-    num_frames: int = 0
-    num_shards: int = 0
-    num_shards_total: int = 0
-
-
-Report = Callable[[BuildProgress], None]
 
 
 @dataclass(frozen=True)
@@ -107,7 +87,7 @@ def build_shards(
     workers: int,
     limit: int | None = None,
     limits: Limits | None = None,
-    report: Report = lambda progress: None,
+    report: Callable[..., None] = lambda *done, **failed: None,
     task: tuple[int, int] | None = None,
     make: Make | None = None,
 ) -> BuildResult:
@@ -117,6 +97,7 @@ def build_shards(
         workers: Videos in work at once; each keeps about one core busy.
         limit: Take only this many videos, the first in shuffled order.
         limits: Of each video; tars in which one exceeded others are made anew.
+        report: Told how many videos are done, of those that this run is to see to; a `train.terminal.Report`.
         task: (i, n): make only every n-th tar, from the i-th, 1-based, while other tasks make the others, perhaps on
             other machines; who finds all there writes the index.
         make: Who makes the tars; this process if None.
@@ -129,9 +110,7 @@ def build_shards(
     with only_builder(out_dir, shared=is_shared), Inspector(limits) as inspector, ThreadPoolExecutor(workers) as pool:
         if not is_shared:
             clean(out_dir)
-        head, tasks = plan_build(
-            listing, settings, pool, limit=limit, inspector=inspector, report=lambda *n: report(BuildProgress(*n))
-        )
+        head, tasks = plan_build(listing, settings, pool, limit=limit, inspector=inspector, report=report)
         refuse_other_settings(out_dir, head)
         number, num_tasks = task or (1, 1)
         mine = tasks[number - 1 :: num_tasks]
@@ -139,35 +118,28 @@ def build_shards(
         if todo:
             (out_dir / "dataset.json").unlink(missing_ok=True)  # readers must not meet half of two builds
             make = make or partial(make_here, pool=pool, inspector=inspector, workers=workers)
-            failed = make(todo, out_dir, progress_of(tasks, mine, todo, out_dir, report))
+            failed = make(todo, out_dir, progress_of(mine, todo, report))
             if failed:
+                reasons = ", ".join(f"{name} ({reason})" for name, reason in list(failed.items())[:NAMED])
                 raise ShardError(
                     f"{out_dir}: {len(failed)} shards failed {MAX_ATTEMPTS} times, {len(todo) - len(failed)} others "
-                    f"were made: {first_of(failed)}; the same command tries them again"
+                    f"were made: {reasons}; the same command tries them again"
                 )
         result = BuildResult(len(tasks), finished(out_dir, tasks), len(todo), len(mine) - len(todo))
         return write_whole(result, listing, settings, head, tasks, out_dir, alone=not is_shared)
 
 
-def progress_of(
-    tasks: list[ShardTask], mine: list[ShardTask], todo: list[ShardTask], out_dir: Path, report: Report
-) -> Tell:
-    """What tells of all tars together, when it is told of one."""
+def progress_of(mine: list[ShardTask], todo: list[ShardTask], report: Callable[..., None]) -> Tell:
+    """What reports of all tars together, when it is told of one."""
     num_total = sum(len(one.records) for one in mine)
     total = Counts(videos=num_total - sum(len(one.records) for one in todo))
     of_tar: dict[str, Counts] = {}
-    num_shards = finished(out_dir, tasks)
 
     def tell(name: str, counts: Counts) -> None:
-        nonlocal num_shards
         total.subtract(of_tar.get(name, Counts()))
         total.update(counts)
         of_tar[name] = counts
-        if counts["shards"]:
-            num_shards = finished(out_dir, tasks)
-        report(
-            BuildProgress(total["videos"], num_total, total["failed"], total["frames"], num_shards, len(tasks)),
-        )
+        report(total["videos"], num_total, failed=total["failed"])
 
     return tell
 
@@ -192,10 +164,10 @@ def write_whole(
     if not result.is_whole:
         return result
     names = [task.name for task in tasks]
-    for path in (out_dir / "parts").glob("[!.]*.json"):
-        if path.stem not in names:  # of an earlier build
-            for stale in ("dataset.json", f"{path.stem}.tar", f"{path.stem}.idx", f"parts/{path.name}"):
-                (out_dir / stale).unlink(missing_ok=True)  # readers meet no half of it
+    found = {path.stem for path in (out_dir / "parts").glob("[!.]*.json")}
+    for name in found - set(names):  # of an earlier build
+        for stale in ("dataset.json", f"{name}.tar", f"{name}.idx", f"parts/{name}.json"):  # readers meet no half of it
+            (out_dir / stale).unlink(missing_ok=True)
     parts = Parts(out_dir, names)
     missing = [{"source": s, "stage": "missing", "reason": "named in the lists, not found"} for s in listing.missing]
     videos = {}
@@ -255,17 +227,6 @@ def reasons_of(quarantine: Iterable[dict[str, str]]) -> dict[str, int]:
     """
     reasons = (line["reason"].removeprefix(f"{Path(line['source'].partition('#')[0]).name}: ") for line in quarantine)
     return dict(Counter(re.sub(r"\b\d[\d.]*\b", "…", reason) for reason in reasons).most_common())
-
-
-def first_of(failed: dict[str, str]) -> str:
-    """The first few that failed and why, and how many more.
-
-    >>> first_of(dict.fromkeys("ab", "why")), first_of(dict.fromkeys("abcde", "why"))
-    ('a (why), b (why)', 'a (why), b (why), c (why) and 2 more')
-    """
-    rest = len(failed) - NAMED
-    named = ", ".join(f"{name} ({reason})" for name, reason in list(failed.items())[:NAMED])
-    return named + (f" and {rest} more" if rest > 0 else "")
 
 
 def make_on_ray(tasks: list[ShardTask], out_dir: Path, tell: Tell, *, address: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import bisect
 import hashlib
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,11 @@ Described = tuple[EncodedSegment, dict[str, Any]]  # with what key.json says abo
 FROM_START = "decoded from its first frame: its times or keyframes do not allow to begin elsewhere"
 COUNTING = Geometry(16, 16, 16, 16)  # frames are counted by ffmpeg, as small pictures
 UNKNOWN_FPS = 25.0  # where a container states no rate
-
-
-@dataclass(frozen=True)
-class Converted:
-    """What became of one video: samples, and lines of quarantine.jsonl."""
-
-    samples: list[EncodedSample] = field(default_factory=list)
-    quarantine: list[dict[str, str]] = field(default_factory=list)
+Converted = tuple[list[EncodedSample], list[dict[str, str]]]  # a video's samples, and lines of quarantine.jsonl
 
 
 def convert(task: ShardTask, place: int, inspector: Inspector) -> Converted:
-    """The samples of one of a tar's videos."""
+    """The samples of one of a tar's videos, or why there are none."""
     record, settings, key = task.records[place], task.settings, f"{task.first + place:08d}"
     guard = guard_of(record, inspector.limits)
     try:
@@ -53,7 +45,7 @@ def convert(task: ShardTask, place: int, inspector: Inspector) -> Converted:
             pieces = transcode_segments(record, geometry, settings, facts=facts, inspector=inspector, guard=guard)
             keyed = [(f"{key}-{number:02d}" if record.span is None else key, one) for number, one in enumerate(pieces)]
     except VideoFailure as failure:
-        return Converted(quarantine=[{"source": record.source, "stage": failure.stage, "reason": failure.reason}])
+        return [], [{"source": record.source, "stage": failure.stage, "reason": failure.reason}]
     about: dict[str, Any] = {
         "source": record.source,
         "class": record.class_name,
@@ -63,7 +55,7 @@ def convert(task: ShardTask, place: int, inspector: Inspector) -> Converted:
     }
     if record.labels is not None:
         about["labels"] = list(record.labels)
-    return Converted([EncodedSample(key, segment, {**about, **meta}) for key, (segment, meta) in keyed])
+    return [EncodedSample(key, segment, {**about, **meta}) for key, (segment, meta) in keyed], []
 
 
 def transcode(
@@ -195,10 +187,7 @@ def segment_starts(record: VideoRecord, settings: BuildSettings, *, length: int,
 
 
 def segment_length(segment_s: float, *, fps: float) -> int:
-    """Frames of a segment, at least 1.
-
-    Args:
-        fps: Of the source, on average; 0 where nobody knows.
+    """Frames of a segment, at least 1; `fps` is the source's on average, 0 where nobody knows.
 
     >>> segment_length(2, fps=30000 / 1001), segment_length(2, fps=25), segment_length(2, fps=0)
     (60, 50, 50)

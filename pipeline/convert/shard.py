@@ -36,7 +36,7 @@ DAY_S = 24 * 3600
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-Counts = Counter[str]  # of "videos", their "frames", those that "failed", and finished "shards"
+Counts = Counter[str]  # of "videos", and those that "failed"
 # Called by those who make tars, with the name of one and what is done of it; one that is tried again begins anew.
 Tell = Callable[[str, Counts], None]
 # Makes tars in a folder; returns the names of those that failed for good, with the reason.
@@ -56,12 +56,7 @@ def make_here(
     inspector: Inspector,
     workers: int,
 ) -> dict[str, str]:
-    """A `Make` that converts videos in a pool and writes one tar after another; no thread waits for a tar's end.
-
-    Args:
-        pool: The work itself is done by ffmpeg, in processes of its own.
-        workers: Threads of the pool.
-    """
+    """A `Make` that converts videos in a pool and writes one tar after another; no thread waits for a tar's end."""
     left, failed = tasks, dict[str, str]()
     for _ in range(MAX_ATTEMPTS):
         items = [(task, place) for task in left for place in range(len(task.records))]
@@ -100,9 +95,9 @@ def make_shard(task: ShardTask, out_dir: Path) -> Counts:
 
 
 def counts_of_finished(task: ShardTask, out_dir: Path) -> Counts:
-    """Of a tar that another process has made, such as one that died before it could say so; its frames are not ours."""
+    """Of a tar that another process has made, such as one that died before it could say so."""
     part = json.loads((out_dir / "parts" / f"{task.name}.json").read_bytes())
-    return Counts(videos=len(task.records), failed=len(part["quarantine"]), shards=1)
+    return Counts(videos=len(task.records), failed=len(part["quarantine"]))
 
 
 def write_shard(
@@ -121,12 +116,11 @@ def write_shard(
     counts, quarantine = Counts(), list[dict[str, str]]()
     try:
         with TarShard(out_dir / f"{task.name}.tar") as tar:
-            for one in converted:
-                for sample in one.samples:
+            for samples, failures in converted:
+                for sample in samples:
                     tar.add(sample)
-                    counts["frames"] += sample.meta["num_frames"]
-                quarantine += one.quarantine
-                counts.update(videos=1, failed=len(one.quarantine))
+                quarantine += failures
+                counts.update(videos=1, failed=len(failures))
                 tell(task.name, counts.copy())
             if is_finished(out_dir, task):
                 raise FileExistsError  # so that ours is discarded
@@ -144,7 +138,7 @@ def write_shard(
     if part["samples"] and not tar.is_in_place() and sha256_of(tar.path) != part["sha256"]:
         part_path.unlink(missing_ok=True)  # nobody knows whose tar, idx and part remain
         raise ShardError(f"{task.name}: another process has made it at the same time, with other bytes; run again")
-    return counts + Counts(shards=1)
+    return counts
 
 
 @contextmanager

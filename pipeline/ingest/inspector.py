@@ -184,12 +184,12 @@ def answer_to(what: str, path: Path, guard: Guard) -> bytes:
     """What a worker answers: a line of {"found"}, or of the {"stage", "reason"} of a failure."""
     answer: dict[str, Any]
     try:
-        found = probe(path, guard) if what == "probe" else read_timeline(path, guard)
+        try:
+            found = probe(path, guard) if what == "probe" else read_timeline(path, guard)
+        except MemoryError:
+            raise guard.exceeded("max_memory_mb", path, "needs more memory to read") from None
         answer = {"found": found and asdict(found)}
     except VideoFailure as failure:
-        answer = {"stage": failure.stage, "reason": failure.reason}
-    except MemoryError:
-        failure = guard.exceeded("max_memory_mb", path, "needs more memory to read")
         answer = {"stage": failure.stage, "reason": failure.reason}
     # Of a timeline, arrays become lists and the time base a word.
     return json.dumps(answer, default=lambda v: v.tolist() if isinstance(v, np.ndarray) else str(v)).encode() + b"\n"

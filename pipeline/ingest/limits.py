@@ -5,8 +5,9 @@ import os
 import resource
 import signal
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from res3d_video.pipeline.errors import UserError, VideoFailure
 from res3d_video.pipeline.files import NotPlainError, open_plain
@@ -20,37 +21,34 @@ MB = 10**6
 MOST = 10**9  # of any limit; FFmpeg and the system take no more of some
 
 
+def described(default: Any, help: str, *bounds: float) -> Any:
+    """A field of a dataclass: its meaning, which is also the help of its option, and its least and highest value."""
+    return field(default=default, metadata={"help": help, "bounds": bounds})
+
+
+def check_bounds(settings: Any) -> None:
+    """Raises UserError if a described field is out of its bounds."""
+    for one in fields(settings):
+        value, bounds = getattr(settings, one.name), one.metadata["bounds"]
+        if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
+            raise UserError(f"{one.name}: {value} is not possible; choose {bounds[0]} to {bounds[1]}")
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What one raw video may be and use. A video that exceeds a limit is quarantined with the limit's name.
+    """What one raw video may be and use. A video that exceeds a limit is quarantined with the limit's name."""
 
-    Attributes:
-        max_pixels: Of one frame as coded; 4K of any shape by default.
-        max_frames: That decode.
-        max_duration_s: That the file claims; an MPEG-TS whose clock turned over claims 26.5 hours.
-        max_wall_s: For all that is done with it.
-        max_cpu_s: Of each process that reads it.
-        max_memory_mb: Address space of each process that reads it.
-        max_output_mb: Of what is stored of it, a segment at a time; held in memory until it is written.
-        follow_links: Read videos that lie outside the raw folder, where a link leads there.
-    """
-
-    max_pixels: int = 4096 * 4096
-    max_frames: int = 24 * 3600 * 60
-    max_duration_s: float = 48 * 3600.0
-    max_wall_s: float = 3600.0
-    max_cpu_s: int = 2 * 3600
-    max_memory_mb: int = 4000
-    max_output_mb: int = 2000
-    follow_links: bool = False
+    max_pixels: int = described(4096 * 4096, "Of a frame; a video with more is quarantined, as with the rest.", 1, MOST)
+    max_frames: int = described(24 * 3600 * 60, "Of a video, that decode.", 1, MOST)
+    max_duration_s: float = described(48 * 3600.0, "That a video claims; MPEG-TS may add 26.5 hours.", 0.001, MOST)
+    max_wall_s: float = described(3600.0, "For all that is done with a video.", 0.001, MOST)
+    max_cpu_s: int = described(2 * 3600, "Of each process that reads a video.", 1, MOST)
+    max_memory_mb: int = described(4000, "Address space of each process that reads a video.", 1000, MOST)
+    max_output_mb: int = described(2000, "Stored of a video, a segment at a time, held in memory.", 1, MOST)
+    follow_links: bool = described(False, "Read videos outside the raw folder, where a link leads there.")
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "follow_links" and not 0 < value <= MOST:
-                raise UserError(f"{field.name}: {value} is not possible; choose more than 0 and at most {MOST}")
-        if self.max_memory_mb < 1000:
-            raise UserError(f"max_memory_mb: {self.max_memory_mb} is too little for ffmpeg; choose at least 1000")
+        check_bounds(self)
 
 
 class Guard:
@@ -128,11 +126,7 @@ def cpu_s_of(pid: int) -> float:
 
 
 def ended_by(code: int) -> str:
-    """How a process ended, for a person.
-
-    >>> ended_by(-11), ended_by(69)
-    ('was ended by SIGSEGV', 'ended with exit code 69')
-    """
+    """How a process ended, for a person."""
     if code >= 0:
         return f"ended with exit code {code}"
     with contextlib.suppress(ValueError):

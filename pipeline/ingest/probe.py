@@ -49,7 +49,7 @@ class VideoFacts:
 
 @contextmanager
 def open_video(path: Path, guard: Guard) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """A video's container, opened as a plain file and as nothing else, and its stream, within the limits.
+    """A video's container, opened as a plain file and as nothing else, and its picture stream, within the limits.
 
     Raises:
         VideoFailure: It may not be opened, is of no kind that is read, has no picture stream, claims more than the
@@ -68,29 +68,20 @@ def open_video(path: Path, guard: Guard) -> Iterator[tuple[av.container.InputCon
             films = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             if not films:
                 raise VideoFailure("probe", f"{path.name}: holds no video stream")
-            admit(container, films[0], path, guard)
-            yield container, films[0]
+            stream, context, limits = films[0], films[0].codec_context, guard.limits
+            if context is None:
+                raise VideoFailure("probe", f"{path.name}: nobody knows its codec")
+            if context.width * context.height > limits.max_pixels:
+                raise guard.exceeded("max_pixels", path, f"frames of {context.width}×{context.height} pixels")
+            duration_s = (container.duration or 0) / av.time_base
+            if duration_s > limits.max_duration_s:
+                raise guard.exceeded("max_duration_s", path, f"claims to last {duration_s:.0f} s")
+            context.options = {"max_pixels": str(limits.max_pixels), "threads": "1"}
+            yield container, stream
     except av.FFmpegError as error:
         if isinstance(error, MemoryError):
             raise guard.exceeded("max_memory_mb", path, "needs more memory to read") from error
         raise VideoFailure("probe", f"{path.name}: {one_line(error)}") from error
-
-
-def admit(container: av.container.InputContainer, stream: av.VideoStream, path: Path, guard: Guard) -> None:
-    """Have a stream decoded within the limits, or refuse it by what it claims before anything is decoded.
-
-    Raises:
-        VideoFailure: Its frames are too large, or it lasts too long.
-    """
-    limits, context = guard.limits, stream.codec_context
-    if context is None:
-        raise VideoFailure("probe", f"{path.name}: nobody knows its codec")
-    if context.width * context.height > limits.max_pixels:
-        raise guard.exceeded("max_pixels", path, f"frames of {context.width}×{context.height} pixels")
-    duration_s = (container.duration or 0) / av.time_base
-    if duration_s > limits.max_duration_s:
-        raise guard.exceeded("max_duration_s", path, f"claims to last {duration_s:.0f} s")
-    context.options = {"max_pixels": str(limits.max_pixels), "threads": "1"}
 
 
 def probe(path: Path, guard: Guard | None = None) -> VideoFacts:
@@ -118,12 +109,7 @@ def probe(path: Path, guard: Guard | None = None) -> VideoFacts:
 
 @dataclass(frozen=True)
 class Seek:
-    """Where to begin decoding, and which frames to keep: times in units of `time_base`.
-
-    Attributes:
-        keyframe: Shown at this time; decoding begins here or earlier.
-        first, last: Times of the piece's first and last frame.
-    """
+    """Times, in units of `time_base`: of a keyframe to begin at, or before; of the first and the last frame to keep."""
 
     keyframe: int
     first: int
@@ -224,12 +210,6 @@ def timeline_of(times: list[int], keyframes: list[int], *, time_base: Fraction) 
     Args:
         times: When each packet's frame is shown.
         keyframes: Which packets are keyframes.
-
-    >>> timeline = timeline_of([0, 3, 1, 2, 4, 7, 5, 6], [0, 4], time_base=Fraction(1, 25))
-    >>> timeline.times.tolist(), timeline.keyframes.tolist()
-    ([0, 1, 2, 3, 4, 5, 6, 7], [0, 4])
-    >>> timeline_of([0, 4, 1, 2, 3], [0, 1], time_base=Fraction(1, 25)).keyframes.tolist()  # an open GOP
-    [0]
     """
     if not times:
         return None
@@ -248,17 +228,10 @@ def begins_anew(packet: bytes, codec: str, extradata: bytes) -> bool:
     place = LENGTH_SIZE_PLACE[codec]
     if len(extradata) <= place or extradata[0] != 1:  # no avcC or hvcC: units begin with start codes, not with lengths
         return False
-    return any(kind in IDR_TYPES[codec] for kind in unit_types(packet, codec, length_size=extradata[place] % 4 + 1))
-
-
-def unit_types(packet: bytes, codec: str, *, length_size: int) -> Iterator[int]:
-    """The type of each NAL unit of a packet, each unit behind its length.
-
-    >>> list(unit_types(bytes([0, 0, 0, 2, 0x67, 0, 0, 0, 0, 1, 0x65]), "h264", length_size=4))
-    [7, 5]
-    """
-    place = 0
-    while place + length_size < len(packet):
+    length_size, place = extradata[place] % 4 + 1, 0
+    while place + length_size < len(packet):  # each NAL unit is behind its length
         head = packet[place + length_size]
-        yield head & 31 if codec == "h264" else head >> 1 & 63
+        if (head & 31 if codec == "h264" else head >> 1 & 63) in IDR_TYPES[codec]:
+            return True
         place += length_size + int.from_bytes(packet[place : place + length_size], "big")
+    return False

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -94,10 +94,7 @@ def _aligned(pixels: int) -> int:
 
 @cache
 def ffmpeg_exe() -> str:
-    """The system's ffmpeg, or the one that comes with the imageio-ffmpeg package.
-
-    One that cannot be handed an open file (before 6.0) is not taken.
-    """
+    """The system's ffmpeg, if it can read an open file (6.0 and later), or else that of the package imageio-ffmpeg."""
     found = shutil.which("ffmpeg")
     if found:
         known = subprocess.run([found, "-hide_banner", "-protocols"], capture_output=True, text=True, check=False)
@@ -108,45 +105,38 @@ def ffmpeg_exe() -> str:
 
 def ffmpeg_version() -> str:
     """First line of `ffmpeg -version`, without the copyright."""
-    first = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
-    return first.split(" Copyright")[0]
+    said = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True).stdout
+    return said.partition("\n")[0].partition(" Copyright")[0]
 
 
+@dataclass
 class FrameReader:
     """Decode a video and scale it, in blocks of frames; ffmpeg does both, in a process of its own.
 
     Frames come as the decoder gives them: none is dropped or doubled to keep a rate, unless `fps` asks for one.
-    Rotation is applied, alpha is dropped, every depth becomes 8 bits, every colour matrix BT.601: of full
+    Rotation is applied, alpha is dropped, every depth becomes 8 bits, every color matrix BT.601: of full
     range as in JPEG, or of limited range as in video.
 
-    Args:
+    Attributes:
         block_frames: Frames in each block, but for the last.
         frame_step: Every so manieth frame is given.
         piece: Read these frames alone; fewer come where they do not decode, or not in this way.
         guard: Opens the video, and holds ffmpeg to its limits.
-
-    Attributes:
         num_frames: Frames read so far; the decoded count once iteration is over.
         warnings: Lines of ffmpeg's about damage it got over.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        geometry: Geometry,
-        *,
-        block_frames: int,
-        frame_step: int = 1,
-        fps: float | None = None,
-        full_range: bool = True,
-        piece: Piece | None = None,
-        guard: Guard | None = None,
-    ) -> None:
-        self.path, self.geometry, self.block_frames = path, geometry, block_frames
-        self.guard = guard or Guard()
-        self.frame_step, self.fps, self.full_range, self.piece = frame_step, fps, full_range, piece
-        self.num_frames = 0
-        self.warnings: list[str] = []
+    path: Path
+    geometry: Geometry
+    _: KW_ONLY
+    block_frames: int
+    frame_step: int = 1
+    fps: float | None = None
+    full_range: bool = True
+    piece: Piece | None = None
+    guard: Guard = field(default_factory=Guard)
+    num_frames: int = field(default=0, init=False)
+    warnings: list[str] = field(default_factory=list, init=False)
 
     def command(self, descriptor: int) -> list[str]:
         """The ffmpeg command line that reads an open file."""
@@ -173,7 +163,7 @@ class FrameReader:
         )
 
     def __iter__(self) -> Iterator[Planes]:
-        """Yield blocks of `block_frames` frames, every `frame_step`-th of the source; the last may be shorter.
+        """Yield blocks of frames.
 
         Raises:
             VideoFailure: It cannot be opened, not one frame came out, or a limit is exceeded.
@@ -249,11 +239,7 @@ class FrameReader:
 
 
 def damage(lines: list[str]) -> list[str]:
-    """Lines of ffmpeg's log that speak of damage, not of taste, each once and without its memory addresses.
-
-    >>> damage(["[mpeg4 @ 0x55] ac-tex damaged at 3 4", "[swscaler @ 0x7] deprecated pixel format used"])
-    ['mpeg4: ac-tex damaged at 3 4']
-    """
+    """The first lines of ffmpeg's log that speak of damage, each once and without its memory addresses."""
     told = dict.fromkeys(without_address(line) for line in lines if DAMAGE.search(line))
     return list(told)[:5]
 

@@ -217,7 +217,7 @@ def test_limits_that_make_no_sense_are_refused() -> None:
     for name in ("max_pixels", "max_frames", "max_duration_s", "max_wall_s", "max_cpu_s", "max_output_mb"):
         with pytest.raises(ValueError, match=f"{name}: 0 is not possible"):
             replace(Limits(), **{name: 0})
-    with pytest.raises(ValueError, match="max_memory_mb: 999 is too little"):
+    with pytest.raises(ValueError, match="max_memory_mb: 999 is not possible; choose 1000 to"):
         Limits(max_memory_mb=999)
 
 

@@ -16,11 +16,16 @@ import pytest
 from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.convert.plan import BuildSettings, shuffled
 from res3d_video.pipeline.convert.run import build_shards
-from res3d_video.pipeline.datasets import Listing, list_folder
+from res3d_video.pipeline.convert.samples import transcode
+from res3d_video.pipeline.datasets import Listing, list_folder, list_hmdb51, list_ucf101
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
+from res3d_video.pipeline.ingest.limits import Guard
+from res3d_video.pipeline.ingest.probe import probe
+from res3d_video.pipeline.ingest.transcode import stretched
 from res3d_video.pipeline.verify import verify
-from res3d_video.tools.numbered import number_of, read_bits, write_numbered_video, write_video
+from res3d_video.tools.numbered import write_numbered_video, write_video
+from tests.clips import stored_numbers
 from tests.conftest import NUMBERED_LENGTHS, build_numbered, numbered_listing
 from tests.until import until
 
@@ -36,12 +41,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def stored_numbers(index: ShardIndex, sample: int) -> list[int]:
-    left, top, width, height = index.content[sample]
-    frames = decode_frames(index, sample)[:, top : top + height, left : left + width]
-    return [number_of(read_bits(frame, scale=width / 171, grey=128)) for frame in frames]
-
-
 def test_every_frame_of_every_video_is_stored_in_its_place(shards: ShardIndex) -> None:
     assert sorted(shards.num_frames) == sorted(NUMBERED_LENGTHS)
     for sample in range(shards.num_samples):
@@ -49,15 +48,13 @@ def test_every_frame_of_every_video_is_stored_in_its_place(shards: ShardIndex) -
 
 
 def test_the_index_says_what_the_videos_are(shards: ShardIndex) -> None:
-    assert shards.classes == ["even", "odd"]
-    assert len(shards.tars) == 3
+    assert (shards.classes, len(shards.tars)) == (["even", "odd"], 3)
     for sample in range(shards.num_samples):
-        source = shards.source(sample)
-        assert shards.classes[shards.labels[sample]] == source.split("/")[0]
-        assert source.endswith(f"_{shards.num_frames[sample]}.mp4")
+        class_name = shards.classes[shards.labels[sample]]
+        assert shards.source(sample).startswith(f"{class_name}/")
+        assert shards.source(sample).endswith(f"_{shards.num_frames[sample]}.mp4")
     assert len({shards.key(s) for s in range(shards.num_samples)}) == shards.num_samples
     assert [shards.source(s) for s in shards.samples_of("1", "test")] == ["even/g00_1.mp4"]
-    assert len(shards.samples_of("1", "train")) == len(NUMBERED_LENGTHS) - 1
 
 
 def test_dataset_json_says_how_frames_are_stored(numbered: ShardIndex, numbered_h264: ShardIndex) -> None:
@@ -102,20 +99,16 @@ def build_numbered_like(tmp_path: Path, **settings: object) -> ShardIndex:
     return open_index(tmp_path / "out")
 
 
-@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
-def test_building_again_rewrites_nothing(numbered_raw: Path, tmp_path: Path, codec: str) -> None:
-    build_numbered(numbered_raw, tmp_path, samples_per_shard=4, codec=codec)
+def test_the_number_of_workers_changes_no_byte_and_building_again_rewrites_nothing(
+    shards: ShardIndex, numbered_raw: Path, tmp_path: Path
+) -> None:
+    listing, settings = numbered_listing(numbered_raw), BuildSettings(samples_per_shard=4, codec=shards.codec)
+    build_shards(listing, tmp_path, settings, workers=1)
+    assert contents(tmp_path) == contents(shards.data_dir)
     before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.rglob("*") if p.name != ".lock"}
-    listing = numbered_listing(numbered_raw)
-    result = build_shards(listing, tmp_path, BuildSettings(samples_per_shard=4, codec=codec), workers=2)
+    result = build_shards(listing, tmp_path, settings, workers=2)
     assert (result.num_shards_written, result.num_shards_kept) == (0, 3)
     assert {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.rglob("*") if p.name != ".lock"} == before
-
-
-def test_the_number_of_workers_changes_no_byte(shards: ShardIndex, numbered_raw: Path, tmp_path: Path) -> None:
-    listing = numbered_listing(numbered_raw)
-    build_shards(listing, tmp_path, BuildSettings(samples_per_shard=4, codec=shards.codec), workers=1)
-    assert contents(tmp_path) == contents(shards.data_dir)
 
 
 def test_a_killed_build_goes_on_to_the_same_bytes(numbered: ShardIndex, numbered_raw: Path, tmp_path: Path) -> None:
@@ -227,32 +220,11 @@ def test_kept_aspect_centres_every_picture_in_one_tile(tmp_path: Path, codec: st
     assert index.info["num_quarantined"] == 1
 
 
-def test_odd_sizes_and_varying_rates_become_h264_by_the_same_policy(tmp_path: Path) -> None:
-    folder = tmp_path / "raw" / "one"
-    folder.mkdir(parents=True)
-    write_numbered_video(folder / "odd.mp4", 20, width=321, height=241, pix_fmt="yuv444p")
-    write_numbered_video(folder / "vfr.mkv", 20, vf="setpts='if(lt(N,10),N,10+(N-10)*4)/25/TB'", fps_mode="vfr")
-    index = build_numbered_like(tmp_path, codec="h264", gop_size=4)
-    for sample in range(2):
-        assert stored_numbers(index, sample) == list(range(20))
-    assert verify(tmp_path / "out", decode=True)[1] == []
-
-
 def test_a_video_too_wide_for_h264_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "raw/one").mkdir(parents=True)
     write_numbered_video(tmp_path / "raw/one/a.mp4", 2, width=256, height=32, pix_fmt="yuv444p")
     with pytest.raises(ShardError, match="raw: size: frames of 8192×1024 cannot be H.264"):
         build_numbered_like(tmp_path, keep_aspect=True, codec="h264", size=1024)
-
-
-def test_two_builds_cannot_write_to_one_folder(numbered_raw: Path, tmp_path: Path) -> None:
-    listing = numbered_listing(numbered_raw)
-
-    def second_build(progress: object) -> None:
-        with pytest.raises(ShardError, match="another build is writing here"):
-            build_shards(listing, tmp_path, BuildSettings(), workers=1)
-
-    build_shards(listing, tmp_path, BuildSettings(), workers=1, limit=2, report=second_build)
 
 
 def test_the_order_of_videos_depends_on_names_and_seed_alone(numbered_raw: Path) -> None:
@@ -267,6 +239,9 @@ def test_the_order_of_videos_depends_on_names_and_seed_alone(numbered_raw: Path)
         ({"size": 4}, "size: 4"),
         ({"quality": 0}, "quality: 0"),
         ({"fps": -1.0}, "fps: -1.0"),
+        ({"segment_s": 0.0}, "segment_s: 0.0 is not possible"),
+        ({"segment_s": 2.0, "fps": 10.0}, "fps: 10.0 does not go with segments"),
+        ({"test_segments": 101}, "test_segments: 101 is not possible; choose 1 to 100"),
         ({"codec": "av1"}, "codec: 'av1' is unknown; choose filmstrip or h264"),
         ({"codec": "h264", "gop_size": 1}, "gop_size: 1"),
         ({"codec": "h264", "crf": 0}, "crf: 0"),
@@ -277,3 +252,55 @@ def test_the_order_of_videos_depends_on_names_and_seed_alone(numbered_raw: Path)
 def test_impossible_settings_are_refused(wrong: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         BuildSettings(**wrong)
+
+
+@pytest.fixture(scope="module")
+def facts(shared_data: Path) -> dict[str, dict]:
+    return {fact["path"]: fact for fact in json.loads((shared_data / "facts.json").read_text())}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["filmstrip", pytest.param("h264", marks=pytest.mark.long)])
+def test_ucf101_every_frame_count_is_the_decoded_one(
+    shared_data: Path, facts: dict, tmp_path: Path, codec: str
+) -> None:
+    listing = list_ucf101(shared_data / "ucf101")
+    result = build_shards(listing, tmp_path, BuildSettings(codec=codec), workers=2)
+    index, faults = verify(tmp_path, decode=codec == "h264")
+    assert faults == []
+    assert (result.num_samples, result.num_quarantined, result.num_missing) == (243, 0, 13320 - 243)
+    assert [(c["train"], c["test"]) for c in index.info["splits"].values()] == [(176, 67), (173, 70), (175, 68)]
+    for sample in range(243):
+        assert index.num_frames[sample] == facts[f"ucf101/{index.source(sample)}"]["decoded_frames"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
+def test_hmdb51_packed_b_frames_decode_to_one_frame_fewer_than_the_header_says(
+    shared_data: Path, facts: dict, tmp_path: Path, codec: str
+) -> None:
+    build_shards(list_hmdb51(shared_data / "hmdb51"), tmp_path, BuildSettings(codec=codec), workers=2)
+    index, faults = verify(tmp_path, decode=True)
+    assert faults == []
+    assert index.num_samples == 9
+    assert index.info["splits"]["1"] == {"train": 6, "test": 2}
+    for sample in range(9):
+        fact = facts[f"hmdb51/{index.source(sample)}"]
+        assert index.num_frames[sample] == fact["decoded_frames"] == fact["header_frames"] - 1
+        assert len(decode_frames(index, sample)) == fact["decoded_frames"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["filmstrip", pytest.param("h264", marks=pytest.mark.long)])
+def test_every_odd_video_becomes_all_of_its_frames(shared_data: Path, facts: dict, codec: str) -> None:
+    """Odd sizes, 8 to 12 bits, 4:4:4, HDR, rotation, one frame, late start, discarded keyframes, every codec."""
+    settings = BuildSettings(size=64, codec=codec)
+    for path, fact in facts.items():
+        if path.startswith(("edge/", "kinetics/")):
+            source = shared_data / path
+            segment, meta = transcode(source, stretched(64), settings, facts=probe(source), guard=Guard())
+            assert meta["num_frames"] == fact["decoded_frames"], path
+            if codec == "h264":
+                files = {name: (0, content) for name, content in segment.files.items()}
+                rows = np.array([frame[1:] for frame in segment.frames], np.uint32)
+                assert not list(H264Codec.new(height=64, width=96).segment_faults(files, rows, decode=True)), path

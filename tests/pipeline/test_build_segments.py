@@ -1,7 +1,10 @@
 """Long videos are stored in segments: the right frames, whatever else is there, and a line about every video."""
 
+import hashlib
+import itertools
 import json
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +20,8 @@ from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.loader import ClipLoader
 from res3d_video.pipeline.plan import TrainPlan
-from res3d_video.pipeline.verify import verify
-from res3d_video.tools.numbered import number_of, read_bits, write_numbered_video
-from tests.clips import take
-from tests.pipeline.test_build import contents
+from res3d_video.tools.numbered import write_numbered_video
+from tests.clips import stored_numbers, take
 
 SETTINGS = BuildSettings(size=64, samples_per_shard=3, segment_s=2.0)
 LONG, TWO, PACKED, SHORT, BOTH, FAST, BROKEN, GONE = (
@@ -80,17 +81,11 @@ def metas(index: ShardIndex) -> list[dict]:
     return [found[index.key(sample)] for sample in range(index.num_samples)]
 
 
-def shown(index: ShardIndex, sample: int) -> list[int]:
-    left, top, width, height = index.content[sample]
-    frames = decode_frames(index, sample)[:, top : top + height, left : left + width]
-    return [number_of(read_bits(frame, scale=width / 171, grey=128)) for frame in frames]
-
-
 def test_a_segment_holds_the_frames_that_its_start_says(cut: ShardIndex) -> None:
     for sample, meta in enumerate(metas(cut)):
         start = meta["segment_start"]
         length = {SHORT: 20, FAST: 100}.get(name_of(cut, sample), 50)
-        assert shown(cut, sample) == list(range(start, start + length))
+        assert stored_numbers(cut, sample) == list(range(start, start + length))
         assert (meta["num_frames"], meta["num_frames_source"]) == (length, FRAMES[name_of(cut, sample)])
         assert (FROM_START in meta["warnings"]) == (name_of(cut, sample) == PACKED), "only this one has no times"
 
@@ -152,14 +147,6 @@ def test_the_manifest_says_what_became_of_every_listed_video(cut: ShardIndex) ->
     assert BROKEN in found[BROKEN]["reason"]
 
 
-def test_building_again_or_with_other_workers_gives_the_same_bytes(cut: ShardIndex, raw: Path, tmp_path: Path) -> None:
-    build(list_sports1m(raw), tmp_path, workers=1)
-    assert contents(tmp_path) == contents(cut.data_dir)
-    result = build_shards(list_sports1m(raw), tmp_path, SETTINGS, workers=2)
-    assert (result.num_shards_written, result.num_shards_kept) == (0, 3)
-    assert result.videos == {"present": 5, "too short": 1, "broken": 1, "missing": 1}
-
-
 def test_all_labels_are_in_the_index(cut: ShardIndex, numbered: ShardIndex) -> None:
     expected = {LONG: [2], TWO: [1, 0], PACKED: [0], SHORT: [1], BOTH: [2, 1], FAST: [0]}
     rows = np.arange(cut.num_samples)
@@ -187,27 +174,6 @@ def test_batches_have_the_labels_that_the_plan_draws(cut: ShardIndex, world_size
             assert label in cut.all_labels(np.array([sample]))[0]
 
 
-def test_labels_that_do_not_fit_are_found_by_the_check(cut: ShardIndex, tmp_path: Path, raw: Path) -> None:
-    assert verify(cut.data_dir, decode=True)[1] == []
-    build(list_sports1m(raw), tmp_path)
-    labels = np.load(tmp_path / "index/labels.npy")
-    second = int(np.flatnonzero(np.diff(np.load(tmp_path / "index/first_label.npy")) == 2)[0])
-    place = int(np.load(tmp_path / "index/first_label.npy")[second]) + 1
-    labels[place] = 1 - labels[place] if labels[place] < 2 else 0
-    np.save(tmp_path / "index/labels.npy", labels)
-    assert any("json and the index tell different things" in fault for fault in verify(tmp_path)[1])
-    labels[place - 1] = 1 - labels[place - 1] if labels[place - 1] < 2 else 0
-    np.save(tmp_path / "index/labels.npy", labels)
-    assert any("first labels are not those of label.npy" in fault for fault in verify(tmp_path)[1])
-    labels[place - 1] = 9
-    np.save(tmp_path / "index/labels.npy", labels)
-    with pytest.raises(ValueError, match="labels.npy: has 0 … 9, possible is 0 … 2"):
-        open_index(tmp_path)
-    np.save(tmp_path / "index/labels.npy", labels[:-1])
-    with pytest.raises(ValueError, match="labels.npy: cannot be read .* where dataset.json asks for int32"):
-        open_index(tmp_path)
-
-
 @pytest.mark.parametrize("drop_odd", [False, True])
 def test_h264_and_every_second_frame_go_with_segments(raw: Path, tmp_path: Path, drop_odd: bool) -> None:
     listing = list_sports1m(raw)
@@ -216,7 +182,7 @@ def test_h264_and_every_second_frame_go_with_segments(raw: Path, tmp_path: Path,
     assert index.num_samples == 5
     for sample, meta in enumerate(metas(index)):
         start = meta["segment_start"]
-        assert shown(index, sample) == list(range(start, start + 25, 2 if drop_odd else 1))
+        assert stored_numbers(index, sample) == list(range(start, start + 25, 2 if drop_odd else 1))
 
 
 def test_a_file_that_ends_too_early_gives_segments_of_what_is_there(raw: Path, tmp_path: Path) -> None:
@@ -233,19 +199,43 @@ def test_a_file_that_ends_too_early_gives_segments_of_what_is_there(raw: Path, t
     assert index.num_samples == 5
     for sample, meta in enumerate(metas(index)):
         numbers = list(range(meta["segment_start"], meta["segment_start"] + int(index.num_frames[sample])))
-        assert shown(index, sample)[:-1] == numbers[:-1], "but for the very last frame, which is cut"
+        assert stored_numbers(index, sample)[:-1] == numbers[:-1], "but for the very last frame, which is cut"
         assert 100 < meta["num_frames_source"] < 300
 
 
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"segment_s": 0.0}, "segment_s: 0.0 is not possible"),
-        ({"segment_s": 2.0, "fps": 10.0}, "fps: 10.0 does not go with segments"),
-        ({"segment_s": 2.0, "train_segments": 0}, "train_segments: 0 is not possible; choose 1 to 100"),
-        ({"segment_s": 2.0, "test_segments": 101}, "test_segments: 101 is not possible"),
-    ],
-)
-def test_impossible_segments_are_refused(wrong: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        BuildSettings(**wrong)
+def test_segments_are_different_and_every_choice_of_places_comes_equally_often() -> None:
+    """Two of four places: six choices, 4,000 draws."""
+    names = [f"{i}" for i in range(4000)]
+    drawn = Counter(tuple(random_segments(n, count=2, length=50, video_frames=53, seed=0).tolist()) for n in names)
+    assert set(drawn) == set(itertools.combinations(range(4), 2))
+    assert max(abs(count - 4000 / 6) for count in drawn.values()) < 100, "four standard deviations of 24"
+    for places in range(1, 9):
+        starts = random_segments("x", count=5, length=50, video_frames=49 + places, seed=0).tolist()
+        assert len(set(starts)) == len(starts) == min(5, places)
+
+
+def test_a_draw_is_the_one_that_the_hash_says() -> None:
+    """By hand: a 128-bit Philox key from SHA-256; upper 32 bits of each word times the places that are left."""
+    digest = hashlib.sha256(b"3:UDqivjS-lpI").digest()
+    key = [int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")]
+    words = np.random.Philox(key=np.array(key, np.uint64)).random_raw(5)
+    left, expected = list(range(8951)), []
+    for word in words:
+        expected.append(left.pop((int(word) >> 32) * len(left) >> 32))
+    starts = random_segments("UDqivjS-lpI", count=5, length=50, video_frames=9000, seed=3)
+    assert starts.tolist() == sorted(expected)
+
+
+def test_a_video_no_longer_than_a_segment_is_one_that_begins_at_its_start() -> None:
+    for video_frames in (1, 49, 50):
+        assert random_segments("x", count=5, length=50, video_frames=video_frames, seed=0).tolist() == [0]
+        assert uniform_segments(count=10, length=50, video_frames=video_frames).tolist() == [0]
+
+
+def test_uniform_segments_reach_from_the_first_frame_to_the_last() -> None:
+    for video_frames in range(50, 700):
+        starts = uniform_segments(count=10, length=50, video_frames=video_frames)
+        assert (starts[0], starts[-1]) == (0, video_frames - 50)
+        assert len(starts) == min(10, video_frames - 49)
+        assert np.diff(starts).max(initial=0) - np.diff(starts).min(initial=10**9) <= 1
+    assert uniform_segments(count=10, length=50, video_frames=950).tolist() == list(range(0, 1000, 100))

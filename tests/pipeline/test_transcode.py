@@ -1,8 +1,10 @@
 """Every kind of source becomes its own frames, all of them, in order."""
 
 import itertools
+import json
 import re
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,15 @@ import pytest
 
 from res3d_video.pipeline.codecs.filmstrip import Planes
 from res3d_video.pipeline.errors import VideoFailure
-from res3d_video.pipeline.ingest.probe import probe
+from res3d_video.pipeline.ingest.probe import (
+    Piece,
+    Seek,
+    begins_anew,
+    probe,
+    read_timeline,
+    seek_options,
+    timeline_of,
+)
 from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched
 from res3d_video.tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 
@@ -38,19 +48,17 @@ def test_frames_come_in_order_and_none_is_lost(tmp_path: Path, num_frames: int) 
 
 X264 = {"vcodec": "libx264", "crf": 12, "preset": "ultrafast", "pix_fmt": "yuv420p"}
 SOURCES: dict[str, dict[str, object]] = {
-    "b_frames.mp4": X264 | {"bf": 3, "preset": "medium"},
     "ten_bit.mp4": X264 | {"pix_fmt": "yuv420p10le"},
     "no_subsampling.mp4": X264 | {"pix_fmt": "yuv444p"},
     "full_range.mp4": X264 | {"color_range": "pc"},
     "mpeg4_b_frames.avi": {"vcodec": "mpeg4", "qscale": 2, "bf": 2},
     "mpeg2.mpg": {"vcodec": "mpeg2video", "qscale": 2},
     "mjpeg.avi": {"vcodec": "mjpeg", "qscale": 2, "pix_fmt": "yuvj420p"},
-    "vp9.webm": {"vcodec": "libvpx-vp9", "deadline": "realtime", "cpu-used": 8, "b:v": "2M", "pix_fmt": "yuv420p"},
 }
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_codec_gives_the_same_frames(tmp_path: Path, name: str) -> None:
+def test_every_codec_gives_the_same_frames_and_none_is_dropped_or_doubled(tmp_path: Path, name: str) -> None:
     write_video(tmp_path / name, np.stack([numbered_frame(i) for i in range(40)]), **SOURCES[name])
     reader, planes = read(tmp_path / name)
     assert numbers(planes) == list(range(40))
@@ -82,33 +90,20 @@ def test_a_rotated_video_stands_upright(tmp_path: Path) -> None:
     assert (facts.display_width, facts.display_height) == (320, 240)
 
 
-ANGLES = (-180, -90, -45, 0, 1, 30, 90, 180, 270)
-
-
-def test_a_video_turned_by_any_angle_has_the_shape_that_ffmpeg_gives_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("angle", [-180, -90, -45, 0, 1, 30, 90, 270])
+def test_a_video_turned_by_any_angle_has_the_shape_that_ffmpeg_gives_it(tmp_path: Path, angle: int) -> None:
     write_numbered_video(tmp_path / "a.mp4", 1, width=96, height=64)
-    wrong = {}
-    for angle in ANGLES:
-        turn_on_display(tmp_path / "a.mp4", tmp_path / "turned.mp4", degrees=angle)
-        command = [ffmpeg_exe(), "-i", tmp_path / "turned.mp4", "-f", "null", "-"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-        shown = re.findall(r"Video: wrapped_avframe, .*? (\d+)x(\d+)", said)[-1]
-        facts = probe(tmp_path / "turned.mp4")
-        if (str(facts.display_width), str(facts.display_height)) != shown:
-            wrong[angle] = (facts.display_width, facts.display_height, shown)
-    assert not wrong
+    turn_on_display(tmp_path / "a.mp4", tmp_path / "turned.mp4", degrees=angle)
+    command = [ffmpeg_exe(), "-i", tmp_path / "turned.mp4", "-f", "null", "-"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    facts = probe(tmp_path / "turned.mp4")
+    shown = re.findall(r"Video: wrapped_avframe, .*? (\d+)x(\d+)", said)[-1]
+    assert shown == (str(facts.display_width), str(facts.display_height))
 
 
 def turn_on_display(source: Path, target: Path, *, degrees: float = -90) -> None:
     words = f"-v error -y -display_rotation:v:0 {degrees} -i {source} -c copy {target}"
     subprocess.run([ffmpeg_exe(), *words.split()], check=True)
-
-
-def test_a_varying_frame_rate_neither_drops_nor_doubles_frames(tmp_path: Path) -> None:
-    write_numbered_video(tmp_path / "a.mkv", 30, vf="setpts='if(lt(N,10),N,10+(N-10)*4)/25/TB'", fps_mode="vfr")
-    reader, planes = read(tmp_path / "a.mkv")
-    assert numbers(planes) == list(range(30))
-    assert reader.num_frames == 30
 
 
 def test_a_wanted_rate_resamples_in_time_and_every_second_frame_can_be_read_alone(tmp_path: Path) -> None:
@@ -147,34 +142,6 @@ def test_a_cut_off_file_gives_the_frames_before_the_damage_and_a_warning(
     assert reader.num_frames == len(planes)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("empty.mp4", b""), ("text.avi", b"this is not a video\n" * 50), ("noise.mkv", bytes(range(256)) * 40)],
-)
-def test_what_is_no_video_fails_with_its_name_and_a_reason(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(VideoFailure, match=name) as failure:
-        probe(tmp_path / name)
-    assert failure.value.stage == ("probe" if content else "open")
-    assert "\n" not in failure.value.reason
-    with pytest.raises(VideoFailure, match=name):
-        read(tmp_path / name)
-
-
-def test_a_playlist_cannot_read_another_file(tmp_path: Path) -> None:
-    write_numbered_video(tmp_path / "a.ts", 5)
-    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile 'http://127.0.0.1:9/{'a.ts'}'\n")
-    with pytest.raises(VideoFailure):
-        probe(tmp_path / "list.mp4")
-    with pytest.raises(VideoFailure):
-        read(tmp_path / "list.mp4")
-
-
-def test_the_paper_s_sizes() -> None:
-    expected = [Geometry(86, 64, 96, 64), Geometry(171, 128, 176, 128), Geometry(342, 256, 352, 256)]
-    assert [stretched(size) for size in (64, 128, 256)] == expected
-
-
 def test_with_kept_aspect_the_short_side_is_the_size_and_the_picture_is_centred() -> None:
     for width, height in itertools.product((64, 100, 320, 433, 512), repeat=2):
         fit = fitted(width, height, 128)
@@ -194,3 +161,124 @@ def test_a_title_that_is_not_utf8_does_not_matter(tmp_path: Path) -> None:
     assert content.count(b"TITLE_OF_THE_FILM") == 1
     (tmp_path / "b.avi").write_bytes(content.replace(b"TITLE_OF_THE_FILM", b"TITLE_OF_THE_FIL\xd3"))
     assert probe(tmp_path / "b.avi").num_frames_header == 9
+
+
+TICK = Fraction(1, 25)
+NUM_FRAMES = 130
+H264 = {"vcodec": "libx264", "crf": 18, "preset": "fast"}
+X265 = {"vcodec": "libx265", "crf": 18, "preset": "ultrafast", "g": 40}
+VP9 = {"vcodec": "libvpx-vp9", "b:v": "1M", "g": 40, "deadline": "realtime", "cpu-used": 8, "lag-in-frames": 8}
+LATER = "setpts='if(lt(N,60),N,60+(N-60)*4)/25/TB'"
+
+# File, encoder, and the keyframes that may be begun at; None where nothing may be sought, so all is decoded.
+VIDEOS: dict[str, tuple[dict, list[int] | None]] = {
+    "b_frames.mp4": ({**H264, "g": 50, "x264-params": "scenecut=0:b-pyramid=normal:bframes=3"}, [0, 50, 100]),
+    "one_gop.mp4": ({**H264, "g": 500, "x264-params": "scenecut=0:bframes=2"}, [0]),
+    "open_gop.mp4": ({**H264, "g": 30, "x264-params": "scenecut=0:open-gop=1:bframes=3"}, [0]),
+    "refreshed.mp4": ({**H264, "g": 30, "x264-params": "scenecut=0:intra-refresh=1"}, [0]),
+    "fragmented.mp4": ({**H264, "g": 50, "sc_threshold": 0, "movflags": "frag_keyframe+empty_moov"}, [0, 50, 100]),
+    "late.mp4": ({**H264, "g": 50, "sc_threshold": 0, "output_ts_offset": 8.3}, [0, 50, 100]),
+    "negative.mp4": ({**H264, "g": 50, "sc_threshold": 0, "movflags": "negative_cts_offsets"}, [0, 50, 100]),
+    "varying.mkv": ({**H264, "g": 50, "sc_threshold": 0, "vf": LATER, "fps_mode": "vfr"}, [0, 50, 100]),
+    "hevc.mp4": ({**X265, "x265-params": "open-gop=0:scenecut=0:log-level=none"}, [0, 40, 80, 120]),
+    "open_hevc.mp4": ({**X265, "x265-params": "open-gop=1:scenecut=0:bframes=3:log-level=none"}, [0]),
+    "vp9.webm": (VP9, [0, 40, 80, 120]),
+    "mpeg4.mp4": ({"vcodec": "mpeg4", "qscale": 3, "g": 50, "sc_threshold": 10**9}, [0, 50, 100]),
+    "no_times.avi": ({"vcodec": "mpeg4", "qscale": 3, "bf": 2}, None),
+    "no_index.ts": ({**H264, "g": 50}, None),
+}
+
+
+def lumas(path: Path, piece: Piece | None = None) -> list[np.ndarray]:
+    return [block.y[0].copy() for block in FrameReader(path, stretched(64), block_frames=1, piece=piece)]
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_pieces_are_the_very_frames_of_the_whole_video(tmp_path: Path, name: str) -> None:
+    options, keyframes = VIDEOS[name]
+    path = tmp_path / name
+    write_numbered_video(path, NUM_FRAMES, height=64, width=96, **options)
+    whole, timeline = lumas(path), read_timeline(path)
+    assert [number_of(read_bits(y, scale=86 / 171, grey=128)) for y in whole] == list(range(NUM_FRAMES))
+    if keyframes is None:
+        assert timeline is None
+        pieces = [Piece(0, 9), Piece(47, 9), Piece(NUM_FRAMES - 9, 9)]
+    else:
+        assert timeline is not None
+        assert (timeline.num_frames, timeline.keyframes.tolist()) == (NUM_FRAMES, keyframes)
+        pieces = [timeline.piece(start, num_frames=9) for start in (0, 1, 45, 50, 99, 119, NUM_FRAMES - 9)]
+        pieces.append(Piece(45, 9))
+        assert timeline.piece(NUM_FRAMES - 2, num_frames=9).num_frames == 2, "those that are left"
+    for piece in pieces:
+        found = lumas(path, piece)
+        assert len(found) == 9
+        assert all(map(np.array_equal, found, whole[piece.start : piece.start + 9])), f"from {piece.start}"
+
+
+def test_a_seek_that_went_too_far_gives_no_frame_rather_than_a_wrong_one(tmp_path: Path) -> None:
+    write_numbered_video(tmp_path / "a.mp4", 60, **H264, g=20, sc_threshold=0)
+    timeline = read_timeline(tmp_path / "a.mp4")
+    piece = timeline.piece(45, num_frames=5)
+    assert len(lumas(tmp_path / "a.mp4", piece)) == 5
+    before = Seek(int(timeline.times[0]) - 1, piece.seek.first, piece.seek.last, timeline.time_base)
+    with pytest.raises(VideoFailure, match="a.mp4"):
+        lumas(tmp_path / "a.mp4", Piece(45, 5, before))
+
+
+def test_ffmpeg_seeks_to_the_keyframe_never_after_it() -> None:
+    """A time rounded down to a microsecond could lie before the keyframe, and cost a group of pictures."""
+    for ticks, denominator in itertools.product(range(1, 3000, 7), (24, 1000, 12800, 30000, 90000)):
+        seek = Seek(ticks, ticks, ticks, Fraction(1, denominator))
+        sought = Fraction(str(seek_options(Piece(0, 1, seek))[0]["ss"]))
+        assert 0 <= sought - Fraction(ticks, denominator) < Fraction(1, 1_000_000)
+    assert seek_options(Piece(0, 1, Seek(-5, 0, 0, TICK)))[0] == {}, "from the start"
+
+
+@pytest.mark.parametrize(
+    ("times", "keyframes", "begin"),
+    [
+        ([0, 1, 2, 3], [0], [0]),
+        ([0, 1, 2, 3], [0, 2], [0, 2]),
+        ([0, 3, 1, 2, 7, 5, 6], [0, 4], [0]),  # 5 and 6 come after the keyframe and are shown before it
+        ([0, 3, 1, 2, 4, 6, 5], [0, 4], [0, 4]),
+        ([0, 5, 3, 1, 4], [0, 2], [0]),  # 1 comes after it, 5 before: as many are shown before as come before
+        ([2, 0, 1, 3], [0, 3], None),  # frames are shown before the first that decodes
+        ([0, 1, 1, 2], [0], None),  # a time comes twice
+        ([0, 1, 2], [], None),
+        ([0, 1, 2], [1], None),
+        ([], [], None),
+    ],
+)
+def test_a_keyframe_parts_what_is_shown_before_from_what_is_shown_after(
+    times: list[int], keyframes: list[int], begin: list[int] | None
+) -> None:
+    timeline = timeline_of(times, keyframes, time_base=TICK)
+    assert (None if timeline is None else timeline.keyframes.tolist()) == begin
+
+
+def test_only_pictures_that_reset_the_decoder_begin_anew() -> None:
+    avcc, hvcc = bytes([1, 100, 0, 31, 0xFF]), bytes([1] + [0] * 20 + [0xFF])
+    for kind in range(32):
+        packet = bytes([0, 0, 0, 1, 6]) + bytes([0, 0, 0, 2, 0x60 | kind, 9])
+        assert begins_anew(packet, "h264", avcc) == (kind == 5)
+    for kind in range(64):
+        assert begins_anew(bytes([0, 0, 0, 3, kind << 1, 1, 9]), "hevc", hvcc) == (kind in (19, 20))
+    assert not begins_anew(bytes([0, 0, 0, 1, 0x65]), "h264", b""), "start codes: no lengths to go by"
+    assert begins_anew(b"", "vp9", b"")
+
+
+@pytest.mark.long
+def test_real_videos_are_cut_exactly_or_not_sought_at_all(shared_data: Path) -> None:
+    sought = 0
+    for fact in json.loads((shared_data / "facts.json").read_text()):
+        path = shared_data / fact["path"]
+        timeline = read_timeline(path) if fact["path"].startswith(("edge/", "kinetics/", "hmdb51/")) else None
+        if timeline is None:
+            continue
+        sought, count, whole = sought + 1, timeline.num_frames, lumas(path)
+        assert (fact["decoded_frames"], len(whole)) == (count, count), path
+        for start in {0, count // 3, count // 2, max(count - 10, 0)}:
+            found = lumas(path, timeline.piece(start, num_frames=20))
+            assert len(found) == min(20, count - start), path
+            assert all(map(np.array_equal, found, whole[start:])), path
+    assert sought == 48

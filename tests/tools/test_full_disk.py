@@ -41,20 +41,9 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], None]]:
 
 def build(raw: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
     """Exit code, and the lines of standard error that are no progress."""
-    arguments = [
-        "folder",
-        "--raw",
-        str(raw),
-        "--out",
-        str(out),
-        "--samples-per-shard",
-        "2",
-        "--workers",
-        "1",
-        "--quiet",
-    ]
+    words = ["folder", "--raw", str(raw), "--out", str(out), "--samples-per-shard", "2", "--workers", "1", "--quiet"]
     with pytest.raises(SystemExit) as ended:
-        make_shards.main(arguments, prog_name="make_shards.py")
+        make_shards.main(words, prog_name="make_shards.py")
     return int(ended.value.code or 0), capsys.readouterr().err.splitlines()
 
 
