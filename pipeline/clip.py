@@ -11,6 +11,13 @@ MAX_RESIZE = 4096
 MAX_CLIP = 2**25  # pixels; 0.1 GB
 
 
+def require_positive(**counts: int | None) -> None:
+    """Refuse counts below 1, by their names."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UserError(f"{name}: {count} is not possible; choose at least 1")
+
+
 @dataclass(frozen=True)
 class ClipSpec:
     """What one clip is.
@@ -29,23 +36,16 @@ class ClipSpec:
     resize: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_frames < 1:
-            raise UserError(f"num_frames: {self.num_frames} is not possible; a clip has at least 1 frame")
+        require_positive(num_frames=self.num_frames, crop_size=self.crop_size)
         if not 1 <= self.frame_stride <= MAX_FRAME_STRIDE:
             raise UserError(f"frame_stride: {self.frame_stride} is not possible; choose 1 to {MAX_FRAME_STRIDE}")
-        if self.crop_size < 1:
-            raise UserError(f"crop_size: {self.crop_size} is not possible; choose at least 1 pixel")
         if self.num_frames * self.crop_size**2 > MAX_CLIP:
             raise UserError(
                 f"num_frames and crop_size: {self.num_frames} frames of {self.crop_size} pixels are too many; choose "
                 f"fewer, at most {MAX_CLIP:,} pixels a clip"
             )
-        if self.resize is not None and self.resize < self.crop_size:
-            raise UserError(
-                f"resize: {self.resize} is smaller than crop_size {self.crop_size}; choose at least {self.crop_size}"
-            )
-        if self.resize is not None and self.resize > MAX_RESIZE:
-            raise UserError(f"resize: {self.resize} is not possible; choose at most {MAX_RESIZE}")
+        if self.resize is not None and not self.crop_size <= self.resize <= MAX_RESIZE:
+            raise UserError(f"resize: {self.resize} is not possible; choose crop_size {self.crop_size} to {MAX_RESIZE}")
 
     @property
     def span(self) -> int:
@@ -67,14 +67,11 @@ def frame_indices(start: int | np.ndarray, spec: ClipSpec, *, video_frames: int 
     Indices past the end become the last frame, so a short video still fills a clip.
 
     Args:
-        start: First frame, 0-based; an array [N] asks for N clips at once.
+        start: First frame, 0-based; an array [N] asks for N clips at once. Outside the segment it is a ValueError.
         video_frames: Frames in the whole segment, counted by decoding; one number or [N].
 
     Returns:
         int64 [T] or [N, T], never decreasing, each in [0, video_frames).
-
-    Raises:
-        ValueError: `start` lies outside the segment.
 
     >>> frame_indices(4, ClipSpec(num_frames=4, frame_stride=2), video_frames=10)
     array([4, 6, 8, 9])
@@ -87,30 +84,21 @@ def frame_indices(start: int | np.ndarray, spec: ClipSpec, *, video_frames: int 
 
 
 def num_starts(spec: ClipSpec, *, video_frames: int | np.ndarray) -> np.ndarray:
-    """How many first frames a clip can have without repeating the last frame; 1 for a segment shorter than the span.
-
-    >>> int(num_starts(ClipSpec(num_frames=8, frame_stride=2), video_frames=20))
-    6
-    """
+    """How many first frames a clip can have without repeating the last frame; 1 for a segment shorter than the span."""
     return np.maximum(np.asarray(video_frames, np.int64) - spec.span + 1, 1)
 
 
 def uniform_starts(num_views: int, spec: ClipSpec, *, video_frames: int | np.ndarray) -> np.ndarray:
-    """First frames of `num_views` clips spread evenly over a segment; one view is the clip in the middle.
+    """First frames of `num_views` clips spread evenly over a segment: int64 [num_views], or [N, num_views].
 
-    The paper scores ten clips a video but not where they lie (section 4); like most of its successors we place the
-    first at the first frame and the last at the last possible one.
-
-    Returns:
-        int64 [num_views], or [N, num_views] for `video_frames` [N].
+    The paper scores ten clips a video but does not say where they lie (section 4); like most of its successors we place
+    the first at the first frame and the last at the last possible one. One view is the clip in the middle.
 
     >>> uniform_starts(3, ClipSpec(num_frames=8, frame_stride=2), video_frames=35)
     array([ 0, 10, 20])
     >>> uniform_starts(1, ClipSpec(num_frames=8, frame_stride=2), video_frames=35)
     array([10])
     """
-    if num_views < 1:
-        raise UserError(f"num_views: {num_views} is not possible; score at least 1 clip a video")
     last = num_starts(spec, video_frames=video_frames)[..., None] - 1
     if num_views == 1:
         return last // 2

@@ -17,9 +17,7 @@ class UserError(ValueError):
 class VideoFailure(Exception):
     """This video cannot become a sample; it becomes a line of quarantine.jsonl.
 
-    Attributes:
-        stage: Where it failed: "missing", "open", "probe", "decode" or "encode"; or "limit".
-        reason: One line for a person.
+    `stage` says where it failed: "missing", "open", "probe", "decode" or "encode"; or "limit".
     """
 
     def __init__(self, stage: str, reason: str) -> None:
@@ -34,15 +32,7 @@ class TooLargeError(Exception):
 
 @contextmanager
 def os_errors_of_the_user(path: Path | str, *, way_out: str = "") -> Iterator[None]:
-    """Say of a file that the user named why the system refuses it.
-
-    Args:
-        path: Named where the error itself names no file.
-        way_out: What to do about it, at the end of the line.
-
-    Raises:
-        UserError: The block raised an OSError.
-    """
+    """Make an OSError of the block a UserError: the file, why the system refuses it, and what to do about it."""
     try:
         yield
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import filecmp
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
@@ -11,13 +12,11 @@ from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
 
 MAX_TEXT_BYTES = 2**28  # a line for each of a million videos
 PROCESSES = secrets.token_hex(4)  # this one and those it forks; only names of temporary files hang on it
+PLAIN_NAME = re.compile(r"[^./\\][^/\\]*")
 KINDS = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
-}
+}  # fmt: skip
 
 
 class NotPlainError(OSError):
@@ -50,12 +49,7 @@ def open_plain(path: Path, *, home: Path | None = None) -> int:
 
 
 def read_plain(path: Path, *, max_bytes: int) -> bytes:
-    """All of a small file.
-
-    Raises:
-        NotPlainError: It is no plain file, or longer than `max_bytes`.
-        OSError: It cannot be read.
-    """
+    """All of a small file; a `NotPlainError` if it is no plain file, or longer than `max_bytes`."""
     with os.fdopen(open_plain(path), "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
@@ -64,11 +58,7 @@ def read_plain(path: Path, *, max_bytes: int) -> bytes:
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """All of a list: UTF-8, with or without a byte order mark.
-
-    Raises:
-        UserError: It cannot be read, is longer than `max_bytes`, or is not UTF-8.
-    """
+    """All of a list in UTF-8, with or without a byte order mark; a `UserError` if it cannot be read."""
     with os_errors_of_the_user(path):
         content = read_plain(path, max_bytes=max_bytes)
     try:
@@ -84,13 +74,7 @@ def is_plain_name(name: Any) -> bool:
     >>> [is_plain_name(name) for name in ("a-000000.tar", "../a.tar", "/etc/a.tar", ".a.tar", "a\\\\b.tar", "", None)]
     [True, False, False, False, False, False, False]
     """
-    return (
-        isinstance(name, str)
-        and 0 < len(name) <= 200
-        and name.isprintable()
-        and not name.startswith(".")
-        and not set(name) & set("/\\\0")
-    )
+    return isinstance(name, str) and len(name) <= 200 and name.isprintable() and bool(PLAIN_NAME.fullmatch(name))
 
 
 def new_file_opener(path: str, flags: int) -> int:
@@ -107,16 +91,10 @@ def write_atomically(path: Path, data: bytes) -> bool:
     A reader sees the old file or the new one, never part of one, even after a power cut. A file that already has this
     content is left alone, so building twice rewrites nothing.
     """
-    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
-        return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_of(path)
-    with open(temporary, "wb", opener=new_file_opener) as file:
+    with open(temporary_of(path), "wb", opener=new_file_opener) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    return True
+    return put_in_place(temporary_of(path), path)
 
 
 def temporary_of(path: Path) -> Path:

@@ -47,14 +47,7 @@ def decode_frames(
 def read_frames(
     index: ShardIndex, sample: int, frames: np.ndarray, *, files: FrameFiles
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Stored frames of a sample as a decoder takes them, and the place of each among those that it decodes.
-
-    Args:
-        frames: int [F], never decreasing.
-
-    Raises:
-        ShardError: One of them is damaged.
-    """
+    """`decode_frames` before decoding: what a decoder takes, and the place of each frame in what it decodes."""
     located = index.stored_as.locate(frames[None], blank=np.zeros(1, bool))
     data, faults = files.read(np.array([sample]), located)
     if faults:
@@ -75,31 +68,16 @@ class Pool:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="decoder")
 
     def map(self, function: Callable[..., Result], *items: Iterable[Any]) -> list[Result]:
-        """`function` of each item, several at a time.
-
-        Raises:
-            UndecodableError: Names all that do not decode.
-        """
-
-        def attempt(*item: Any) -> Result | UndecodableError:
-            try:
-                return function(*item)
-            except UndecodableError as error:
-                return error
-
-        done = list(self._threads.map(attempt, *items))
-        failed = [n for n, result in enumerate(done) if isinstance(result, UndecodableError)]
+        """`function` of each item, several at a time; an `UndecodableError` names all that do not decode."""
+        underway = [self._threads.submit(function, *item) for item in zip(*items, strict=True)]
+        failed = {n: error for n, one in enumerate(underway) if isinstance(error := one.exception(), UndecodableError)}
         if failed:
-            raise UndecodableError(str(done[failed[0]]), clips=failed)
-        return [result for result in done if not isinstance(result, UndecodableError)]
+            raise UndecodableError(str(next(iter(failed.values()))), clips=list(failed))
+        return [one.result() for one in underway]
 
 
 class SimpleEngine:
-    """Turns what was read of a step into clips, without DALI.
-
-    Args:
-        mean, std: Per channel, RGB; clips come as (value - mean) / std.
-    """
+    """Turns what was read of a step into clips (value - mean) / std, RGB, without DALI."""
 
     num_pipelines = 1
 
@@ -117,11 +95,7 @@ class SimpleEngine:
         self._pool = Pool(num_threads)
 
     def clips(self, read: ReadStep) -> torch.Tensor:
-        """The clips of a step: float32 [N, T, crop, crop, 3].
-
-        Raises:
-            UndecodableError: Names the clips that do not decode.
-        """
+        """The clips of a step: float32 [N, T, crop, crop, 3]; an `UndecodableError` names those that do not decode."""
         codec, spec = self._index.stored_as, self._spec
         out = np.empty((len(read.clips), spec.num_frames, spec.crop_size, spec.crop_size, 3), np.float32)
 
@@ -141,7 +115,6 @@ def cut_clip(frames: np.ndarray, clip: PlannedClips, spec: ClipSpec, index: Shar
 
     Args:
         frames: uint8 [T, tile_height, tile_width, 3].
-        clip: One.
 
     Returns:
         [T, crop, crop, 3]; uint8, or float32 where it is resized.

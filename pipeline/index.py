@@ -1,4 +1,4 @@
-"""The index of a dataset, opened and checked: what holds for every sample here need not be asked by anybody who reads.
+"""The index of a dataset, opened and checked: every sample, but not every frame.
 
 Rows of frames, of which there are many more, are checked when they are read: by the bounds of their tar and by crc32.
 """
@@ -39,6 +39,7 @@ Codec = FilmstripCodec | H264Codec
 CODECS: dict[str, type[FilmstripCodec] | type[H264Codec]] = {"filmstrip": FilmstripCodec, "h264": H264Codec}
 LARGE_BYTES = 2**23  # of an array that is read by row
 READ_BY_ROW = ("tar", "offset", "first_frame", "frames")
+ATTRIBUTES = {"key": "keys", "source": "sources", "group": "groups", "label": "labels", "split": "subsets"}
 CHUNK_ROWS = 2**20  # looked at together, which bounds the memory
 
 
@@ -204,11 +205,7 @@ def choices(names: list[str]) -> str:
 
 
 def parse_info(content: bytes, *, where: Path | str) -> dict[str, Any]:
-    """dataset.json from a path or URL, every field of which is there, of its type and in its bounds.
-
-    Raises:
-        ShardError: It is damaged, or of another format version.
-    """
+    """dataset.json from a path or URL; a `ShardError` where a field is missing, of another type or out of bounds."""
     try:
         info = parse_json(content)
         version = info.get("format_version")
@@ -241,23 +238,10 @@ def open_index(data_dir: Path) -> ShardIndex:
         arrays = load_arrays(folder, info)
     except SchemaError as fault:
         raise ShardError(f"{data_dir}: {fault}; build the shards again") from None
-    index = ShardIndex(
-        folder,
-        info,
-        keys=arrays["key"],
-        sources=arrays["source"],
-        groups=arrays["group"],
-        labels=arrays["label"],
-        num_frames=arrays["num_frames"],
-        content=arrays["content"],
-        subsets=arrays["split"],
-        tar=arrays["tar"],
-        offset=arrays["offset"],
-        first_frame=arrays["first_frame"],
-        frames=arrays["frames"],
-        label_lists=(arrays["first_label"], arrays["labels"]) if "labels" in arrays else None,
-        rows={name: Rows(folder / f"index/{name}.npy", arrays[name]) for name in READ_BY_ROW},
-    )
+    lists = (arrays.pop("first_label"), arrays.pop("labels")) if "labels" in arrays else None
+    rows = {name: Rows(folder / f"index/{name}.npy", arrays[name]) for name in READ_BY_ROW}
+    columns = {ATTRIBUTES.get(name, name): array for name, array in arrays.items()}
+    index = ShardIndex(folder, info, **columns, label_lists=lists, rows=rows)
     index.stored_as  # noqa: B018 - raises where the codec's own description is damaged
     return index
 

@@ -30,10 +30,8 @@ class Batch:
     Attributes:
         clips: [N, 3, T, H, W] RGB, (value - mean) / std; float16 on a GPU, float32 on a CPU; channels_last_3d. On a GPU
             it is a buffer of the loader's, good for work queued before the next batch is taken; clone to keep it.
-        labels: int64 [N].
-        weights: float32 [N]; 1, or 0 for a clip that must not count.
+        labels, weights: int64 [N]; float32 [N], 1, or 0 for a clip that must not count.
         samples, starts, views: int64 [N]; row of the index, first source frame, which of the sample's clips.
-        step: Of the plan, 0-based.
         num_real_global: Clips of weight 1 that the plan has for this step, over all ranks.
         num_replaced: Clips of this rank that are not the plan's, because a sample is damaged.
         damaged: Row of each of those samples -> why.
@@ -72,9 +70,6 @@ class ClipLoader:
         whole_pictures: Decode whole JPEGs and cut afterwards. The default does so on a GPU: nvJPEG wants whole
             pictures, while a CPU decodes just the columns of the crop in less time.
 
-    Raises:
-        ValueError: The ranks cannot share the global batch.
-
     Example:
         index = open_index(Path("shards/ucf101"))
         plan = TrainPlan(index, index.samples_of("1", "train"), ClipSpec(), global_batch_size=32, seed=0)
@@ -101,31 +96,19 @@ class ClipLoader:
         rows = rank_rows(plan.global_batch_size, rank=rank, world_size=world_size)
         self.batch_size = rows.stop - rows.start
         self.device = torch.device(device)
-        on_gpu = self.device.type == "cuda"
-        self._reader = StepReader(index, plan, rows=rows)
-        self._gpu = (self.device.index or 0) if on_gpu else None
+        self._reader = StepReader(index, plan, rows=rows, read_ahead=self.settings.read_ahead)
+        self._gpu = (self.device.index or 0) if self.device.type == "cuda" else None
         self.engine = self.settings.chosen_engine()
         pixels: dict[str, Any] = {"mean": per_channel(mean), "std": per_channel(std)}
         self.decoder: Any
         if self.engine == "simple":
             self.decoder = SimpleEngine(index, plan.spec, num_threads=self.settings.num_threads, **pixels)
         else:
-            from res3d_video.pipeline.graph import DaliEngine, GraphSpec  # training works where DALI is not installed
+            from res3d_video.pipeline.graph import DaliEngine  # training works where DALI is not installed
 
-            spec = GraphSpec(
-                batch_size=self.batch_size,
-                clip=plan.spec,
-                codec=index.stored_as,
-                stored_size=index.size,
-                gpu=self._gpu,
-                num_threads=self.settings.num_threads,
-                hw_decoder_load=self.settings.hw_decoder_load,
-                fancy_upsampling=self.settings.fancy_upsampling,
-                whole_pictures=on_gpu if whole_pictures is None else whole_pictures,
-                **pixels,
-            )
-            num_pipelines = self.settings.pipelines(codec=index.codec, on_gpu=on_gpu)
-            self.decoder = DaliEngine(index, spec, num_pipelines=num_pipelines)
+            whole = self._gpu is not None if whole_pictures is None else whole_pictures
+            given = {"batch_size": self.batch_size, "gpu": self._gpu, "settings": self.settings}
+            self.decoder = DaliEngine(index, plan.spec, whole_pictures=whole, **given, **pixels)
         self._step = 0
         self._prefetcher: Prefetcher | None = None
         self.data_wait_s = 0.0
@@ -141,15 +124,8 @@ class ClipLoader:
         num_steps = self._plan.num_steps
         while num_steps is None or self._step < num_steps:
             if self._prefetcher is None:
-                self._prefetcher = Prefetcher(
-                    self._index,
-                    self._plan,
-                    self._reader,
-                    self.decoder,
-                    gpu=self._gpu,
-                    settings=self.settings,
-                    first_step=self._step,
-                )
+                how: dict[str, Any] = {"gpu": self._gpu, "settings": self.settings, "first_step": self._step}
+                self._prefetcher = Prefetcher(self._plan, self._reader, self.decoder, **how)
             started = time.perf_counter()
             try:
                 made = self._prefetcher.take()
@@ -177,7 +153,7 @@ class ClipLoader:
         """Go on after the batch that `state` was taken at; the number of ranks may be another.
 
         Raises:
-            ValueError: The state is of other data, clips or seed, or lies inside a batch of this size.
+            UserError: The state is of other data, clips or seed, or lies inside a batch of this size.
         """
         if state["plan"] != self._plan.identity:
             raise UserError(f"loader state: it was taken from «{state['plan']}», this is «{self._plan.identity}»")
@@ -213,17 +189,18 @@ class ClipLoader:
         if not torch.is_tensor(clips):
             clips = torch.from_dlpack(clips)  # no copy; in the prefetcher's thread it makes 0.91 times the clips/s
         clips = clips.view(-1, self._plan.spec.num_frames, *clips.shape[-3:])  # streams into clips
+        read, planned = made.read, made.read.clips
         return Batch(
             clips=clips[: self.batch_size].permute(0, 4, 1, 2, 3),  # [N, T, H, W, 3] seen as [N, 3, T, H, W]
             labels=made.labels,
             weights=made.weights,
-            samples=made.read.clips.sample,
-            starts=made.read.clips.start * self._index.frame_step,
-            views=made.read.clips.view,
-            step=made.read.step,
-            num_real_global=made.read.num_real_global,
-            num_replaced=made.read.num_replaced,
-            damaged=made.read.damaged,
-            work=made.read.work,
+            samples=planned.sample,
+            starts=planned.start * self._index.frame_step,
+            views=planned.view,
+            step=read.step,
+            num_real_global=read.num_real_global,
+            num_replaced=read.num_replaced,
+            damaged=read.damaged,
+            work=read.work,
             wait_s=wait_s,
         )

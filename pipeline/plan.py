@@ -6,12 +6,12 @@ does not depend on the batch size, on the number of ranks or on what was read be
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from res3d_video.pipeline.clip import ClipSpec, num_starts, uniform_starts
+from res3d_video.pipeline.clip import ClipSpec, num_starts, require_positive, uniform_starts
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 
@@ -49,11 +49,7 @@ def window_order(tar: np.ndarray, *, window: int, random: np.random.Generator) -
 
 
 def compact(rows: np.ndarray) -> np.ndarray:
-    """Rows as int32, half the memory, where they all fit; millions of them are kept.
-
-    >>> compact(np.array([5, 2**31 - 1])).dtype, compact(np.array([5, 2**31])).dtype
-    (dtype('int32'), dtype('int64'))
-    """
+    """Rows as int32, half the memory, where they all fit; millions of them are kept."""
     return rows.astype(np.int32) if rows.max(initial=0) < 2**31 else rows
 
 
@@ -64,27 +60,17 @@ KEPT_ORDERS = 2  # a batch may run on into the next epoch
 
 @dataclass(frozen=True)
 class PlannedClips:
-    """Some clips of a plan, [B] each.
+    """Some clips of a plan, [B] each."""
 
-    Attributes:
-        position: int64, place in the plan's stream; -1 for padding.
-        sample: int64, row of the index.
-        start: int64, first frame of the clip, in stored frames.
-        view: int64, which of the sample's clips; 0 in training.
-        top, left: int64, corner of the crop in the content, pixels after resizing.
-        flip: bool, mirrored left to right.
-        weight: float32, 1; 0 for padding.
-        label_draw: uint64, whose upper 32 bits choose among a sample's labels; 0, the first, if not given.
-    """
-
-    position: np.ndarray
-    sample: np.ndarray
-    start: np.ndarray
-    view: np.ndarray
-    top: np.ndarray
+    position: np.ndarray  # int64, place in the plan's stream; -1 for padding
+    sample: np.ndarray  # int64, row of the index
+    start: np.ndarray  # int64, first frame of the clip, in stored frames
+    view: np.ndarray  # int64, which of the sample's clips; 0 in training
+    top: np.ndarray  # int64, with `left` the corner of the crop in the content, pixels after resizing
     left: np.ndarray
-    flip: np.ndarray
-    weight: np.ndarray
+    flip: np.ndarray  # bool, mirrored left to right
+    weight: np.ndarray  # float32, 1; 0 for padding
+    # uint64, whose upper 32 bits choose among a sample's labels; 0, the first, if not given
     label_draw: np.ndarray = None  # type: ignore[assignment]  # never after __post_init__
 
     def __post_init__(self) -> None:
@@ -105,7 +91,6 @@ class Plan(Protocol):
     spec: ClipSpec
     stored_spec: ClipSpec
     global_batch_size: int
-    start_multiple: int
 
     @property
     def num_steps(self) -> int | None:
@@ -125,8 +110,8 @@ class Plan(Protocol):
 def rank_rows(global_batch_size: int, *, rank: int, world_size: int) -> slice:
     """The rows of a global batch that are one rank's.
 
-    >>> [rank_rows(12, rank=r, world_size=3) for r in range(3)]
-    [slice(0, 4, None), slice(4, 8, None), slice(8, 12, None)]
+    >>> rank_rows(12, rank=1, world_size=3)
+    slice(4, 8, None)
     """
     if global_batch_size % world_size:
         raise UserError(
@@ -139,35 +124,27 @@ def rank_rows(global_batch_size: int, *, rank: int, world_size: int) -> slice:
 
 
 def stored_clip(spec: ClipSpec, *, frame_step: int) -> ClipSpec:
-    """The clip counted in stored frames.
-
-    >>> stored_clip(ClipSpec(frame_stride=4), frame_step=2).frame_stride
-    2
-    """
+    """The clip counted in stored frames, which may be every second one (`ShardIndex.frame_step`)."""
     if spec.frame_stride % frame_step:
         raise UserError(
             f"frame_stride: {spec.frame_stride} needs frames that these shards dropped; choose a multiple of "
             f"{frame_step} or make the shards without --drop-odd"
         )
-    return ClipSpec(spec.num_frames, spec.frame_stride // frame_step, spec.crop_size, spec.resize)
+    return replace(spec, frame_stride=spec.frame_stride // frame_step)
 
 
 def crop_room(content: np.ndarray, spec: ClipSpec, *, stored_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """How many places a crop has, downwards and sideways.
+    """How many places a crop has, downwards and sideways: int64 [N] each, at least 1.
 
     Args:
         content: int [N, 4], left, top, width, height of each picture in its tile, stored pixels.
         stored_size: What `spec.resize` scales from.
 
-    Returns:
-        int64 [N] each, at least 1.
-
     Raises:
-        ValueError: A picture is smaller than the crop.
+        UserError: A picture is smaller than the crop.
 
-    >>> room = crop_room(np.array([[0, 0, 171, 128]]), ClipSpec(crop_size=112), stored_size=128)
-    >>> [r.tolist() for r in room]
-    [[17], [60]]
+    >>> crop_room(np.array([[0, 0, 171, 128]]), ClipSpec(crop_size=112), stored_size=128)
+    (array([17]), array([60]))
     """
     height, width = content[:, 3].astype(np.int64), content[:, 2].astype(np.int64)
     if spec.resize is not None:
@@ -182,7 +159,26 @@ def crop_room(content: np.ndarray, spec: ClipSpec, *, stored_size: int) -> tuple
     return room
 
 
-class TrainPlan:
+class _SomeSamples:
+    """What both plans have: rows of an index, clips of one form, and a global batch."""
+
+    def __init__(self, index: ShardIndex, samples: np.ndarray, spec: ClipSpec, global_batch_size: int) -> None:
+        require_positive(global_batch_size=global_batch_size)
+        self.index, self.spec, self.global_batch_size = index, spec, global_batch_size
+        self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
+        self._samples = compact(np.asarray(samples, np.int64))
+        self._room(self._samples)  # fails here, not in mid-epoch
+
+    def _positions(self, step: int) -> np.ndarray:
+        """Places in the plan's stream of a step's global batch: int64 [B]."""
+        first = step * self.global_batch_size
+        return np.arange(first, first + self.global_batch_size, dtype=np.int64)
+
+    def _room(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return crop_room(self.index.content[samples], self.spec, stored_size=self.index.size)
+
+
+class TrainPlan(_SomeSamples):
     """Endless random clips: random start, crop and flip for every sample of every epoch.
 
     Args:
@@ -210,22 +206,13 @@ class TrainPlan:
     ) -> None:
         if not len(samples):
             raise UserError(f"{index.name}: no sample to train on; choose another split")
-        if start_multiple < 1:
-            raise UserError(f"start_multiple: {start_multiple} is not possible; choose at least 1 frame")
-        if global_batch_size < 1:
-            raise UserError(f"global_batch_size: {global_batch_size} is not possible; choose at least 1")
+        require_positive(start_multiple=start_multiple, shuffle_window=shuffle_window)
         if not 0 <= seed < 2**63:
             raise UserError(f"seed: {seed} is not possible; choose 0 to 2**63 - 1")
-        if shuffle_window is not None and shuffle_window < 1:
-            raise UserError(f"shuffle_window: {shuffle_window} is not possible; choose at least 1 shard")
-        self.index, self.spec = index, spec
-        self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
-        self.global_batch_size = global_batch_size
-        self._samples = compact(np.asarray(samples, np.int64))
+        super().__init__(index, samples, spec, global_batch_size)
         self._seed, self._flip, self._shuffle_window = seed, flip, shuffle_window
         self.start_multiple = start_multiple
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
-        crop_room(index.content[self._samples], spec, stored_size=index.size)  # fails here, not in mid-epoch
 
     @property
     def samples_per_epoch(self) -> int:
@@ -242,15 +229,14 @@ class TrainPlan:
 
     def batch(self, step: int) -> PlannedClips:
         """The global batch of a step."""
-        first = step * self.global_batch_size
-        position = np.arange(first, first + self.global_batch_size, dtype=np.int64)
+        position = self._positions(step)
         return self._clips(position, self.samples_at(position))
 
     def _clips(self, position: np.ndarray, sample: np.ndarray) -> PlannedClips:
         """What consecutive positions draw of some samples."""
         words = self._words(position)  # [B, 4]
         starts = num_starts(self.stored_spec, video_frames=self.index.num_frames[sample])
-        down, sideways = crop_room(self.index.content[sample], self.spec, stored_size=self.index.size)
+        down, sideways = self._room(sample)
         return PlannedClips(
             position=position,
             sample=sample,
@@ -304,37 +290,22 @@ class TrainPlan:
 def drawn_labels(index: ShardIndex, clips: PlannedClips) -> np.ndarray:
     """The class of each clip: int64 [B]. A sample with several labels is trained as one of them, drawn anew each time.
 
-    The draw is the position's, so it is the same on every rank and in every run, also where another sample takes the
-    place of a damaged one.
+    The draw is the position's, so it is the same on every rank and in every run.
     """
     return index.label_at(clips.sample, random_below(clips.label_draw, index.num_labels(clips.sample)))
 
 
-class EvalPlan:
+class EvalPlan(_SomeSamples):
     """Every sample once, as `num_views` evenly spaced, centre-cropped clips; the last batch is padded with weight 0."""
 
-    start_multiple = 1
-
     def __init__(
-        self,
-        index: ShardIndex,
-        samples: np.ndarray,
-        spec: ClipSpec,
-        *,
-        global_batch_size: int,
-        num_views: int = 1,
+        self, index: ShardIndex, samples: np.ndarray, spec: ClipSpec, *, global_batch_size: int, num_views: int = 1
     ) -> None:
         if not len(samples):
             raise UserError(f"{index.name}: no sample to evaluate; choose another split")
-        if global_batch_size < 1:
-            raise UserError(f"global_batch_size: {global_batch_size} is not possible; choose at least 1")
-        if num_views < 1:
-            raise UserError(f"num_views: {num_views} is not possible; score at least 1 clip a video")
-        self.index, self.spec, self.num_views = index, spec, num_views
-        self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
-        self.global_batch_size = global_batch_size
-        self._samples = np.asarray(samples, np.int64)
-        crop_room(index.content[self._samples], spec, stored_size=index.size)
+        require_positive(num_views=num_views)
+        super().__init__(index, samples, spec, global_batch_size)
+        self.num_views = num_views
 
     @property
     def num_clips(self) -> int:
@@ -351,13 +322,12 @@ class EvalPlan:
 
     def batch(self, step: int) -> PlannedClips:
         """The global batch of a step; a sample's views follow one another."""
-        first = step * self.global_batch_size
-        position = np.arange(first, first + self.global_batch_size, dtype=np.int64)
+        position = self._positions(step)
         real = position < self.num_clips
         place, view = np.divmod(np.minimum(position, self.num_clips - 1), self.num_views)
-        sample = self._samples[place]
+        sample = self._samples[place].astype(np.int64)
         starts = uniform_starts(self.num_views, self.stored_spec, video_frames=self.index.num_frames[sample])
-        down, sideways = crop_room(self.index.content[sample], self.spec, stored_size=self.index.size)
+        down, sideways = self._room(sample)
         return PlannedClips(
             position=np.where(real, position, -1),
             sample=sample,

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from res3d_video.pipeline.codecs import UndecodableError
+from res3d_video.pipeline.errors import printable
 from res3d_video.pipeline.frames import SimpleEngine
-from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.plan import Plan, drawn_labels
 from res3d_video.pipeline.reader import LoaderError, ReadStep, StepReader
 from res3d_video.pipeline.settings import LoaderSettings
@@ -34,13 +34,11 @@ QUEUE_POLL_S = 0.2
 
 @dataclass
 class Slot:
-    """A buffer on a GPU, and what guards it.
+    """A buffer on a GPU: float16 [N, T, H, W, 3], or as many frames in streams; allocated for the first batch.
 
     Attributes:
-        clips: float16 [N, T, H, W, 3], or as many frames in streams; allocated for the first batch.
         inputs: What DALI reads in place for the batch that is there.
-        written: When that batch has arrived.
-        read: When the work that used it was done.
+        written, read: Events: that batch has arrived; the work that used it was done.
     """
 
     clips: Any = None
@@ -66,11 +64,7 @@ class Ring:
         self._in_hand: Slot | None = None
 
     def acquire(self, stream: Any, *, timeout: float) -> Slot:
-        """A buffer that `stream` may write to.
-
-        Raises:
-            queue.Empty: None is free in time.
-        """
+        """A buffer that `stream` may write to; `queue.Empty` if none is free in time."""
         slot = self._free.get(timeout=timeout)
         if slot.written is not None:
             slot.written.synchronize()  # sync with a batch long past: until then DALI may read its inputs
@@ -92,8 +86,7 @@ class Ring:
 class DecodedBatch:
     """A batch as it waits in the queue.
 
-    Attributes:
-        clips: [N, T, H, W, 3], or as many frames in streams; DALI's tensor or torch's on a CPU, on a GPU a slot's.
+    Clips are [N, T, H, W, 3], or as many frames in streams; DALI's tensor or torch's on a CPU, on a GPU a slot's.
     """
 
     read: ReadStep
@@ -108,7 +101,6 @@ class Prefetcher:
 
     def __init__(
         self,
-        index: ShardIndex,
         plan: Plan,
         reader: StepReader,
         engine: "DaliEngine | SimpleEngine",
@@ -117,7 +109,7 @@ class Prefetcher:
         settings: LoaderSettings,
         first_step: int,
     ) -> None:
-        self._index, self._plan, self._reader = index, plan, reader
+        self._plan, self._reader = plan, reader
         self._engine, self._gpu, self._settings = engine, gpu, settings
         self._stop = threading.Event()
         self._is_stalled = False
@@ -128,19 +120,12 @@ class Prefetcher:
         self._thread.start()
 
     def take(self) -> DecodedBatch:
-        """The next batch; waits for it. Raises what stopped the thread.
-
-        Raises:
-            LoaderError: It does not come in time.
-        """
-        patience_s = self._settings.stall_timeout_s
-        while True:
-            try:
+        """The next batch; waits for it. Raises what stopped the thread, or a `LoaderError` if it does not come."""
+        patience_s, item = self._settings.stall_timeout_s, None
+        while item is None:
+            with suppress(queue.Empty):
                 item = self._ready.get(timeout=patience_s or None)
-                break
-            except queue.Empty:
-                where = self._reader.whereabouts()
-            if where is not None:
+            if item is None and (where := self._reader.whereabouts()):
                 self._is_stalled = True
                 raise LoaderError(
                     f"no batch for {patience_s:g} s: {where}; look at that disk or server, then go on with "
@@ -156,19 +141,15 @@ class Prefetcher:
         self._reader.stop()
         until_s = time.monotonic() + (self._settings.stall_timeout_s or math.inf)
         while self._thread.is_alive() and not self._is_stalled and time.monotonic() < until_s:
-            try:
+            with suppress(queue.Empty):
                 self._ready.get(timeout=QUEUE_POLL_S)  # make room if it waits to put
-            except queue.Empty:
-                continue
         with suppress(queue.Full):
             self._ready.put_nowait(LoaderError("the loader was closed while a batch was waited for"))
 
     def _put(self, item: DecodedBatch | BaseException) -> None:
         while not self._stop.is_set():
-            try:
+            with suppress(queue.Full):
                 return self._ready.put(item, timeout=QUEUE_POLL_S)
-            except queue.Full:
-                continue
 
     def _run(self, step: int) -> None:
         """The thread: decode step after step; a failed decode costs a new graph, never the run."""
@@ -192,16 +173,13 @@ class Prefetcher:
             self._put(error)
 
     def _find_culprit(self, step: int, error: RuntimeError) -> None:
-        """Remember the samples that DALI failed on, so that they are replaced.
-
-        Raises:
-            LoaderError: All pictures that it may have been decoding are in order.
-        """
+        """Remember the samples that DALI failed on, so that they are replaced; a `LoaderError` if there are none."""
         last = step + (self._settings.queue_depth + 2) * self._engine.num_pipelines  # DALI was at most that far ahead
         if self._plan.num_steps is not None:
             last = min(last, self._plan.num_steps)
         if not self._reader.find_undecodable(range(step, last)):
-            raise LoaderError(f"step {step}: DALI failed on pictures that decode: {last_line(error)}") from error
+            said = printable(str(error), most=500)
+            raise LoaderError(f"step {step}: DALI failed on pictures that decode: {said}") from error
 
     def _decode_from(self, first: int) -> Iterator[DecodedBatch]:
         """Batches from a step on; the pipelines take turns."""
@@ -228,7 +206,8 @@ class Prefetcher:
 
     def _made(self, read: ReadStep, inputs: Any, clips: Any, stream: Any) -> DecodedBatch | None:
         """A batch with its labels and weights, on a GPU copied into a buffer; None when the loader is closed."""
-        labels, weights = torch.from_numpy(drawn_labels(self._index, read.clips)), torch.from_numpy(read.clips.weight)
+        clip = read.clips
+        labels, weights = torch.from_numpy(drawn_labels(self._plan.index, clip)), torch.from_numpy(clip.weight)
         if stream is None:
             return DecodedBatch(read, clips, labels, weights)
         while not self._stop.is_set():
@@ -240,11 +219,7 @@ class Prefetcher:
 
 
 def to_gpu(slot: Slot, clips: Any, labels: Tensor, weights: Tensor, *, stream: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Copy a batch, its clips into a slot, on the prefetcher's stream; the host does not wait.
-
-    Args:
-        clips: [N, T, H, W, 3], or as many frames in streams: DALI's tensor on the GPU, or torch's on the CPU.
-    """
+    """Copy a batch, its clips into a slot, on the prefetcher's stream; the host does not wait."""
     with torch.cuda.stream(stream):
         if slot.clips is None:
             shape = clips.shape if isinstance(clips, Tensor) else clips.shape()
@@ -272,9 +247,8 @@ class DaliWorker:
         self, plan: Plan, reader: StepReader, engine: "DaliEngine | SimpleEngine", first: int, settings: LoaderSettings
     ) -> None:
         self._reader, self._engine = reader, engine
-        self._first, self._stride, self._ahead = first, engine.num_pipelines, settings.read_ahead
         last = sys.maxsize if plan.num_steps is None else plan.num_steps
-        self._steps = iter(steps := range(first, last, self._stride))
+        self._steps = iter(steps := range(first, last, engine.num_pipelines))
         self._underway: deque[tuple[ReadStep, Any]] = deque()  # with the inputs, which DALI reads in place
         self._pipe: Any = None
         if isinstance(engine, SimpleEngine) or not steps:
@@ -287,10 +261,9 @@ class DaliWorker:
         self._is_due = False  # whether DALI gets another batch before one is taken
 
     def take(self, stream: Any) -> tuple[ReadStep, Any, Any]:
-        """The worker's next batch: what was read, the inputs made of it, its clips; StopIteration at the end.
+        """The worker's next batch: what was read, the inputs made of it, its clips, ready on `stream`.
 
-        Args:
-            stream: CUDA stream that DALI's tensor is ready on, so that the host does not wait for the GPU.
+        StopIteration at the end.
         """
         if self._pipe is None:
             self._read_next()
@@ -316,7 +289,6 @@ class DaliWorker:
         step = next(self._steps, None)
         if step is None:
             return False
-        self._fetch_ahead(step)
         while True:
             read = self._reader.read(step)
             try:
@@ -330,19 +302,3 @@ class DaliWorker:
                 for name, samples in inputs.items():
                     self._pipe.feed_input(name, samples)
             return True
-
-    def _fetch_ahead(self, step: int) -> None:
-        """Before a step is read, ask the disk for one that is `read_ahead` later; at first, for all up to it."""
-        furthest = step + -(-self._ahead // self._stride) * self._stride
-        for later in range(step + self._stride if step == self._first else furthest, furthest + 1, self._stride):
-            if later > step:
-                self._reader.fetch(later)
-
-
-def last_line(error: BaseException) -> str:
-    """The line of one of DALI's long messages that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next(
-        (line for line in lines if line.startswith(("[", "Assert", "nvImageCodec"))),
-        lines[0] if lines else "no message",
-    )

@@ -1,11 +1,12 @@
 """The bytes of a step: the stored frames that its clips need, read and checked, good samples in the place of bad ones.
 
 A checksum finds damage, not intent: whoever writes a tar writes its checksums too. So memory is bounded before anything
-is read, and no decoder is given a header that is not the dataset's own (`Codec.faults`, `Codec.assemble`).
+is read, and no decoder is given a header that is not the dataset's own.
 """
 
 import errno
 import os
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -23,12 +24,13 @@ from res3d_video.pipeline.index import ShardError, ShardIndex
 from res3d_video.pipeline.plan import Plan, PlannedClips
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
 
-MAX_OPEN_TARS = 16_384  # fewer where the system allows fewer
+MOST_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+MAX_OPEN_TARS = 16_384 if MOST_FILES < 0 else min(16_384, MOST_FILES // 2)  # half is for the rest of the program
 MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken
 MAX_FETCH_GAP = 2**17  # bytes between two frames of a clip that are fetched with them
 UNDECODABLE = "it does not decode"  # why a clip is damaged, where none of its frames is
 CAN_FETCH = hasattr(os, "posix_fadvise")  # macOS has none
-MISSING = "is missing or fails its crc32"
+MISSING = "a frame is missing or fails its crc32"
 
 
 class LoaderError(UserError):
@@ -39,11 +41,7 @@ class LoaderError(UserError):
 class ReadWork:
     """What some clips cost to read.
 
-    Attributes:
-        num_frames: Delivered.
-        num_pictures: Given to the decoder: JPEGs, or packets of a video.
-        num_frames_decoded: Frames decoded to get them.
-        num_bytes: Compressed, of those frames.
+    Frames are those delivered; pictures, JPEGs or packets, are given to the decoder; bytes are compressed.
     """
 
     num_clips: int = 0
@@ -70,15 +68,10 @@ class ReadWork:
 
 @dataclass(frozen=True)
 class ReadStep:
-    """One rank's clips of a step, ready to be decoded.
+    """One rank's clips of a step after replacement, ready to be decoded; `loader.Batch` has the other attributes.
 
     Attributes:
-        clips: After replacement, N of them.
-        located: Their stored frames.
         data: Of each clip, what a decoder takes: one JPEG, or packets; uint8 [bytes] each.
-        num_replaced: Clips that are not the plan's because a sample is damaged.
-        damaged: Row of each of those samples -> why.
-        num_real_global: Clips of weight 1 that the plan has for this step, over all ranks.
     """
 
     step: int
@@ -93,12 +86,8 @@ class ReadStep:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the stored frames of some clips lie, M in all; int64 [M] each.
-
-    Attributes:
-        owner: The clip that each belongs to, rising.
-        tar, offset, size, crc32: As the index has them; the offset is in the tar.
-    """
+    """Where the stored frames of some clips lie, M in all, int64 [M] each: the clip that each belongs to, rising, and
+    what the index says of it; the offset is in the tar."""
 
     owner: np.ndarray
     tar: np.ndarray
@@ -116,9 +105,8 @@ class FrameFiles:
         at: Tar, and sample, that `read` or `fetch` is at, for another thread that wonders; None outside.
     """
 
-    def __init__(self, index: ShardIndex, *, max_open_tars: int = MAX_OPEN_TARS) -> None:
+    def __init__(self, index: ShardIndex) -> None:
         self._index, self._codec = index, index.stored_as
-        self._max_open_tars = max_open_tars
         self._tars: OrderedDict[int, tuple[FileIO, int]] = OrderedDict()  # with their sizes; the last used at the end
         self.stop = threading.Event()
         self.at: tuple[int, int] | None = None
@@ -131,7 +119,6 @@ class FrameFiles:
 
         Args:
             samples: int64 [N], row of the index of each clip.
-            places: Of these clips, where they are known.
 
         Raises:
             ShardError: A remote tar cannot be fetched, or the system refuses to open another file.
@@ -140,31 +127,30 @@ class FrameFiles:
         owner, size = places.owner, places.size
         wrong = (size < 1) | (size > codec.max_frame_bytes)  # before memory is taken for what a damaged index claims
         if wrong.any():
-            return [], dict.fromkeys(owner[wrong].tolist(), f"a frame {MISSING}")
+            return [], dict.fromkeys(owner[wrong].tolist(), MISSING)
         room = size + codec.gap
         not_blank = np.cumsum(located.count > 0)
         begin = np.cumsum(room) - room + codec.lead * not_blank[owner]
         buffer = np.empty(int(room.sum()) + codec.lead * int(not_blank[-1]), np.uint8)
         view = buffer.data
         if missing := self._read_runs(places, samples, room, begin, view):
-            return [], dict.fromkeys(missing, f"a frame {MISSING}")
+            return [], dict.fromkeys(missing, MISSING)
         frames = list(map(view.__getitem__, map(slice, begin.tolist(), (begin + size).tolist())))
         wrong = np.array(list(map(isal_zlib.crc32, frames)), np.int64) != places.crc32
-        if bad := dict.fromkeys(np.flatnonzero(wrong).tolist(), MISSING) or codec.faults(frames, located.rows):
+        if wrong.any():
+            return [], dict.fromkeys(owner[wrong].tolist(), MISSING)
+        if bad := codec.faults(frames, located.rows):
             return [], {int(owner[i]): f"a frame {why}" for i, why in bad.items()}
         return codec.assemble(buffer, begin, size, located), {}
 
     def _read_runs(
         self, places: Places, samples: np.ndarray, room: np.ndarray, begin: np.ndarray, view: memoryview
     ) -> list[int]:
-        """Read frames to their places in a buffer, those of a clip that lie side by side at once.
+        """Read frames into a buffer, those of a clip that lie side by side at once; returns the clips where that fails.
 
         Args:
             room: int64 [M], bytes to read of each: its own and those up to the next.
             begin: int64 [M], where they go.
-
-        Returns:
-            Clips of which some frame cannot be read.
         """
         if not len(places.owner):
             return []  # all clips are blank
@@ -236,11 +222,7 @@ class FrameFiles:
         )
 
     def _tar(self, number: int, *, wait: bool = True) -> tuple[FileIO, int] | None:
-        """A tar and its size; None when there is none: its samples are replaced and counted like damaged ones.
-
-        Args:
-            wait: Have a remote one fetched.
-        """
+        """A tar and its size, if `wait` fetched from where it is; None if there is none, which damages its samples."""
         if number in self._tars:
             self._tars.move_to_end(number)
             return self._tars[number]
@@ -249,44 +231,28 @@ class FrameFiles:
         if self._index.store is not None:
             while self._tars:
                 self._tars.popitem()[1][0].close()  # a tar that is open cannot leave the cache
+        self.is_fetching = wait and self._index.store is not None
         try:
-            file = self._open(number, wait=wait)
+            file = open_tar(self._index, number, stop=self.stop, wait=wait)
         except OSError as error:
-            if error.errno != errno.EMFILE:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
                 return None
-            if not self._tars:
-                raise ShardError(
-                    f"{self._index.tars[number]}: {error.strerror}, for a batch needs many tars at once; raise the "
-                    "limit (ulimit -n), or use --shuffle-window"
-                ) from None
-            self._tars.clear()  # those still needed come back
-            return self._tar(number, wait=wait)
-        except ShardError:
-            raise  # a server that is gone; nothing is known of the tar
-        except ValueError:
-            return None
+            where = f"{self._index.tars[number]}: {error.strerror}"
+            raise ShardError(f"{where}; raise the limit of open files (ulimit -n)") from None
+        finally:
+            self.is_fetching = False
         if file is None:
             return None
         self._tars[number] = file, os.fstat(file.fileno()).st_size
-        if len(self._tars) > self._max_open_tars:
+        if len(self._tars) > MAX_OPEN_TARS:
             self._tars.popitem(last=False)
         return self._tars[number]
-
-    def _open(self, number: int, *, wait: bool) -> FileIO | None:
-        self.is_fetching = wait and self._index.store is not None
-        try:
-            return open_tar(self._index, number, stop=self.stop, wait=wait)
-        finally:
-            self.is_fetching = False
 
 
 def open_tar(
     index: ShardIndex, number: int, *, stop: threading.Event | None = None, wait: bool = True
 ) -> FileIO | None:
-    """A tar of an index, fetched where it is remote; None for one that its store cannot give.
-
-    Args:
-        stop, wait: As `RemoteTars.open` takes them.
+    """A tar of an index, fetched where it is remote (`RemoteTars.open`); None for one that its store cannot give.
 
     Raises:
         OSError: It is not there.
@@ -298,11 +264,9 @@ def open_tar(
 
 
 def read_into(opened: tuple[FileIO, int], offset: int, pieces: list[memoryview], *, size: int) -> bool:
-    """Fill some pieces of memory from one place of a file; False where it is shorter or the disk cannot read it.
+    """Fill pieces of memory, `size` bytes in all, from one place of a file; False where they cannot be read.
 
-    Args:
-        opened: The file, and its bytes when it was opened. Other threads run while the disk is waited for.
-        size: Of all pieces.
+    Other threads run while the disk is waited for.
     """
     if offset + size > opened[1]:
         return False
@@ -328,16 +292,15 @@ class StepReader:
 
     Args:
         rows: This rank's rows of each global batch.
+        read_ahead: The disk is asked for the bytes of so many steps before they are read.
 
     Attributes:
         bad: Rows of the index of which some clip was damaged so far.
-
-    Raises:
-        UserError: A clip has more frames than the codec can join.
     """
 
-    def __init__(self, index: ShardIndex, plan: Plan, *, rows: slice) -> None:
+    def __init__(self, index: ShardIndex, plan: Plan, *, rows: slice, read_ahead: int = 0) -> None:
         self._index, self._plan, self._rows, self._codec = index, plan, rows, index.stored_as
+        self._read_ahead, self._furthest = read_ahead, 0  # the last step that the disk was asked for
         if plan.spec.num_frames > self._codec.max_frames:
             most = f"<= {self._codec.max_frames} with frames of {self._codec.tile_height} pixels, a clip being one JPEG"
             raise UserError(
@@ -351,8 +314,10 @@ class StepReader:
         self._step = 0
 
     def start(self, step: int) -> None:
-        """Begin to fetch what the steps from `step` on need, where the tars are elsewhere."""
+        """Begin to fetch what the steps from `step` on need."""
         self._files.stop.clear()
+        self._fetched.clear()
+        self._furthest = step
         if self._ahead is not None:
             self._ahead.start(step)
 
@@ -378,13 +343,17 @@ class StepReader:
         """
         if self._ahead is not None:
             self._ahead.move(step)
+        for later in range(max(self._furthest, step) + 1, step + self._read_ahead + 1):
+            self.fetch(later)
+            self._furthest = later
         self._step = step
         planned = self._fetched.pop(step) if step in self._fetched else self._planned(step)
         clips, located, places, num_real_global = planned
         attempts, blank = np.zeros(len(clips), int), np.zeros(len(clips), bool)
         damaged: dict[int, str] = {}
         while True:
-            faults = self._known_faults(clips, located)
+            keys = self._keys(clips, located) if self._undecodable else []
+            faults = {n: UNDECODABLE for n, key in enumerate(keys) if key in self._undecodable}
             if not faults:
                 places = places or self._files.places(clips.sample, located)
                 num_bytes = int(places.size.sum())
@@ -423,21 +392,19 @@ class StepReader:
         """Remember the clips of some steps that do not decode; True when there are any new ones."""
         before = len(self._undecodable)
         for step in steps:
-            read = self.read(step)
-            self.add_undecodable(read, [n for n, data in enumerate(read.data) if not self._decodes(data)])
+            read, bad = self.read(step), []
+            for n, data in enumerate(read.data):
+                try:
+                    self._codec.decode(data)
+                except UndecodableError:
+                    bad.append(n)
+            self.add_undecodable(read, bad)
         return len(self._undecodable) > before
 
     def add_undecodable(self, read: ReadStep, clips: Iterable[int]) -> None:
         """Remember that some clips of a step do not decode; read again, it has others in their place."""
         keys = self._keys(read.clips, read.located)
         self._undecodable.update(keys[n] for n in clips)
-
-    def _decodes(self, data: list[np.ndarray]) -> bool:
-        try:
-            self._codec.decode(data)
-        except UndecodableError:
-            return False
-        return True
 
     def _planned(self, step: int) -> tuple[PlannedClips, ClipFrames, None, int]:
         """This rank's clips of a step, in arrays of their own, their frames, no places, and `num_real_global`."""
@@ -455,12 +422,6 @@ class StepReader:
         ends = np.cumsum(located.count)
         rows = self._index.first_frame[clips.sample][np.repeat(np.arange(len(clips)), located.count)] + located.rows
         return [rows[b - n : b].tobytes() for b, n in zip(ends.tolist(), located.count.tolist(), strict=True)]
-
-    def _known_faults(self, clips: PlannedClips, located: ClipFrames) -> dict[int, str]:
-        """The clips that are known not to decode -> why."""
-        if not self._undecodable:
-            return {}
-        return {n: UNDECODABLE for n, key in enumerate(self._keys(clips, located)) if key in self._undecodable}
 
     def _replace(self, clips: PlannedClips, n: int, *, attempt: int) -> bool:
         """Put the plan's next sample in the place of a bad one; False, and no weight, where nothing may stand in."""

@@ -170,14 +170,7 @@ class DatasetInfo(Struct):
 
 
 def parse_json(content: bytes) -> dict[str, Any]:
-    """An object that somebody else has written as JSON, of which nothing else is known.
-
-    Raises:
-        SchemaError: It is too large, not JSON, or not an object.
-
-    >>> parse_json(b'{"a": [1]}')
-    {'a': [1]}
-    """
+    """An object that somebody else has written as JSON; a `SchemaError` where it is too large or none."""
     if len(content) > MAX_INFO_BYTES or content.count(b"[") + content.count(b"{") > MAX_CONTAINERS:
         raise SchemaError(f"too large; possible are {MAX_INFO_BYTES} bytes with {MAX_CONTAINERS} objects and lists")
     try:
@@ -190,9 +183,5 @@ def parse_json(content: bytes) -> dict[str, Any]:
 
 
 def short(value: Any) -> str:
-    """A value of any size and depth, for a message.
-
-    >>> short([[0] * 99, "x"])
-    "[[0, 0, 0, 0, 0, 0, ...], 'x']"
-    """
+    """A value of any size and depth, for a message."""
     return " ".join(reprlib.repr(value)[:60].split())

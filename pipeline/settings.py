@@ -10,8 +10,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "num_threads": (1, 1024), "prefetch": (1, 1000), "queue_depth": (1, 100), "num_pipelines": (1, 100),
     "hw_decoder_load": (0, 1), "read_ahead": (0, 10_000), "stall_timeout_s": (0, WEEK_S),
 }  # fmt: skip
-
-
 NVDEC_PIPELINES = 2  # experimental; GPUs have one to eight video decoders, and more pipelines compete with the trainer
 ENGINES = ("auto", "dali", "simple")
 
@@ -53,19 +51,11 @@ class LoaderSettings:
                 raise UserError(f"{name}: {value:g} is not possible; choose {least:g} to {most:g}")
 
     def pipelines(self, *, codec: str, on_gpu: bool) -> int:
-        """DALI pipelines that a loader has for shards of a codec.
-
-        >>> LoaderSettings().pipelines(codec="h264", on_gpu=True)
-        2
-        """
+        """DALI pipelines that a loader has for shards of a codec."""
         return self.num_pipelines or (NVDEC_PIPELINES if codec == "h264" and on_gpu else 1)
 
     def chosen_engine(self) -> str:
-        """Which engine "auto" is on this machine.
-
-        Raises:
-            UserError: DALI is chosen, and not installed.
-        """
+        """Which engine "auto" is on this machine; a `UserError` if DALI is chosen, and not installed."""
         installed = find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
         if self.engine == "dali" and not installed:
             raise UserError(

@@ -35,13 +35,10 @@ class SchemaError(UserError):
 def convert(value: Any, kind: type[T]) -> T:
     """A value made of dicts, lists, numbers and strings as a dataclass, or another type that msgspec knows.
 
-    Keys that the type does not have are left out.
+    Keys that the type does not have are left out; what is of another type or out of bounds is a `SchemaError`.
 
     >>> convert({"fps": [25]}, dict[str, list[Real]])
     {'fps': [25.0]}
-
-    Raises:
-        SchemaError: It is of another type, or out of bounds.
     """
     with errors_of_the_value():
         return msgspec.convert(value, kind)
@@ -53,25 +50,13 @@ def decode(text: bytes | str, kind: type[T]) -> T:
     >>> decode(b'{"num_frames": -1}', dict[str, Count])
     Traceback (most recent call last):
     res3d_video.pipeline.typed_json.SchemaError: [...]: expected `int` >= 0
-
-    Raises:
-        SchemaError: It is no JSON, of another type, or out of bounds.
     """
     with errors_of_the_value():
         return msgspec.json.decode(text, type=kind)
 
 
 def read_json(path: Path, kind: type[T], *, what: str, way_out: str) -> T:
-    """A file of JSON of a type.
-
-    Args:
-        what: The file should be, as "what tools/evaluate.py writes".
-        way_out: What to do where it is not.
-
-    Raises:
-        SchemaError: It is no JSON, of another type, or out of bounds; says which file and field.
-        UserError: It cannot be read, or is too large to be what it should be.
-    """
+    """A file of JSON of a type; an error says which file and field, what it should be, and what to do."""
     with os_errors_of_the_user(path, way_out=way_out):
         content = read_plain(path, max_bytes=MAX_JSON_BYTES)
     try:
@@ -94,11 +79,7 @@ def errors_of_the_value() -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """What msgspec says, with the field first.
-
-    >>> reason_of(ValueError("Expected `int`, got `str` - at `$.config.steps`"))
-    'config.steps: expected `int`, got `str`'
-    """
+    """What msgspec says, with the field first: config.steps: expected `int`, got `str`."""
     reason, _, place = str(error).partition(" - at ")
     reason = printable(reason)
     place = re.sub(r"^`\$\.?|`$", "", place)

@@ -32,8 +32,6 @@ DEVICES = [
 class GridPlan:
     """A plan of clips that a test names: (sample, start, top, left, flip)."""
 
-    start_multiple = 1
-
     def __init__(self, index: ShardIndex, spec: ClipSpec, clips: list[tuple], *, batch_size: int) -> None:
         self.index, self.spec = index, spec
         self.stored_spec = stored_clip(spec, frame_step=index.frame_step)

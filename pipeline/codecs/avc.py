@@ -1,4 +1,4 @@
-"""H.264 as it lies in MP4 (ISO/IEC 14496-10 and -15): decoder configuration, SPS, slices; and decoded on a CPU."""
+"""H.264 as it lies in MP4 (ISO/IEC 14496-10 and -15): decoder configuration and slices; and decoded on a CPU."""
 
 import re
 import threading
@@ -14,39 +14,8 @@ from res3d_video.pipeline.codecs import UndecodableError
 NAL_TYPE = 31  # the bits of a NAL's first byte that are its type
 REF_IDC = 96  # other bits of that byte
 START_CODE = re.compile(b"\0\0\1")  # bytes that no NAL holds, and that begin one elsewhere than in MP4
-NON_IDR, IDR, SPS = 1, 5, 7  # nal_unit_type, table 7-1
-# Profiles whose SPS names chroma format, bit depth and scaling lists (7.3.2.1.1).
-HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
+NON_IDR, IDR, SPS, PPS = 1, 5, 7, 8  # nal_unit_type, table 7-1
 STRIDE = 64  # pixels; FFmpeg counts a row's length rounded up to it
-
-
-class BitReader:
-    """Bits of a NAL from the highest down, without the bytes that keep start codes out of it."""
-
-    def __init__(self, nal: bytes) -> None:
-        payload = nal[1:].replace(b"\0\0\3", b"\0\0")
-        self._bits = "".join(f"{byte:08b}" for byte in payload)
-        self._at = 0
-
-    def u(self, count: int) -> int:
-        """An unsigned number of `count` bits."""
-        if self._at + count > len(self._bits):
-            raise ValueError("ends in the middle")
-        self._at += count
-        return int(self._bits[self._at - count : self._at], 2)
-
-    def ue(self) -> int:
-        """An unsigned exp-Golomb number (9.1): n zeros, a one, n bits.
-
-        >>> reader = BitReader(bytes([0, 0b1_010_011_0, 0b0100_0000]))
-        >>> [reader.ue() for _ in range(4)]
-        [0, 1, 2, 3]
-        """
-        one = self._bits.find("1", self._at)
-        if one < 0:
-            raise ValueError("ends in the middle")
-        zeros, self._at = one - self._at, one
-        return self.u(zeros + 1) - 1
 
 
 def parameter_sets(avcc: bytes) -> tuple[bytes, bytes]:
@@ -55,61 +24,14 @@ def parameter_sets(avcc: bytes) -> tuple[bytes, bytes]:
     Raises:
         ValueError: It has another form, not one of each, or NAL lengths of other than four bytes.
     """
-    sps_size = int.from_bytes(avcc[6:8], "big")
-    pps = 11 + sps_size  # where the PPS begins
-    pps_size = int.from_bytes(avcc[pps - 2 : pps], "big")
-    if len(avcc) < pps + pps_size or not sps_size or not pps_size:
-        raise ValueError("avcC ends in the middle")
-    if (avcc[0], avcc[4] & 3, avcc[5] & 31, avcc[pps - 3]) != (1, 3, 1, 1):
-        raise ValueError("avcC does not hold one SPS and one PPS, for NAL lengths of four bytes")
-    return avcc[8 : 8 + sps_size], avcc[pps : pps + pps_size]
-
-
-def parse_sps(nal: bytes) -> dict[str, Any]:
-    """What an SPS (7.3.2.1.1) says of a picture and of a decoder's memory, by the standard's names.
-
-    Args:
-        nal: With its header byte, without length or start code.
-
-    Raises:
-        ValueError: It is not one, or has a form that no dataset's encoder writes.
-    """
-    if not nal or nal[0] & NAL_TYPE != SPS:
-        raise ValueError("SPS is a NAL of another type")
-    reader = BitReader(nal)
-    profile, _, _ = reader.u(8), reader.u(8), reader.u(8)
-    reader.ue()  # seq_parameter_set_id
-    chroma_format, bit_depth = 1, 8
-    if profile in HIGH_PROFILES:
-        chroma_format = reader.ue()
-        if chroma_format == 3:
-            reader.u(1)
-        bit_depth = 8 + max(reader.ue(), reader.ue())
-        reader.u(1)
-        if reader.u(1):
-            raise ValueError("SPS has scaling lists")
-    reader.ue()  # log2_max_frame_num
-    pic_order_cnt_type = reader.ue()
-    if pic_order_cnt_type == 0:
-        reader.ue()
-    elif pic_order_cnt_type == 1:
-        raise ValueError("SPS has pictures whose order is told by cycles")
-    max_num_ref_frames = reader.ue()
-    reader.u(1)  # gaps_in_frame_num_value_allowed
-    width, height = 16 * (reader.ue() + 1), 16 * (reader.ue() + 1)
-    frame_mbs_only = reader.u(1)
-    reader.u(1 if frame_mbs_only else 2)  # mb_adaptive_frame_field of interlaced video, direct_8x8_inference
-    crop = (reader.ue(), reader.ue(), reader.ue(), reader.ue()) if reader.u(1) else (0, 0, 0, 0)
-    return {
-        "profile_idc": profile,
-        "chroma_format_idc": chroma_format,
-        "bit depth": bit_depth,
-        "pic_order_cnt_type": pic_order_cnt_type,
-        "max_num_ref_frames": max_num_ref_frames,
-        "coded size": (width, height if frame_mbs_only else 2 * height),
-        "frame_mbs_only_flag": frame_mbs_only,
-        "cropping": crop,
-    }
+    sps_end = 8 + int.from_bytes(avcc[6:8], "big")
+    pps_end = sps_end + 3 + int.from_bytes(avcc[sps_end + 1 : sps_end + 3], "big")
+    sps, pps = avcc[8:sps_end], avcc[sps_end + 3 : pps_end]
+    if len(avcc) < pps_end or [nal[:1] and nal[0] & NAL_TYPE for nal in (sps, pps)] != [SPS, PPS]:
+        raise ValueError("does not hold an SPS and a PPS")
+    if (avcc[0], avcc[4] & 3, avcc[5] & 31, avcc[sps_end]) != (1, 3, 1, 1) or START_CODE.search(sps + b"\xff" + pps):
+        raise ValueError("holds more than one SPS and one PPS, or NAL lengths of other than four bytes")
+    return sps, pps
 
 
 def packet_fault(packet: memoryview, kind: int) -> str | None:
@@ -127,16 +49,16 @@ def packet_fault(packet: memoryview, kind: int) -> str | None:
     return None if START_CODE.search(packet, 5) is None else "holds a start code"
 
 
-def _begins_picture(first_byte: int, types: tuple[int, ...]) -> bool:
-    """Whether a slice with this first byte has the first macroblock and one of these slice_types (7.4.3)."""
-    reader = BitReader(bytes([0, first_byte, 255, 255, 255]))
-    return reader.ue() == 0 and reader.ue() in types
+def _begins(*slice_types: int) -> frozenset[int]:
+    """First bytes of a slice that has the first macroblock and one of these slice_types (7.4.3).
+
+    Both are exp-Golomb numbers (9.1): as many zeros as n + 1 has bits less one, and n + 1.
+    """
+    codes = ["1" + "0" * ((n + 1).bit_length() - 1) + f"{n + 1:b}" for n in slice_types]
+    return frozenset(byte for byte in range(256) if f"{byte:08b}".startswith(tuple(codes)))
 
 
-WHOLE_PICTURE = {  # first bytes of a slice: of type I in a keyframe, also P elsewhere
-    kind: frozenset(byte for byte in range(256) if _begins_picture(byte, types))
-    for kind, types in ((IDR, (2, 7)), (NON_IDR, (0, 2, 5, 7)))
-}
+WHOLE_PICTURE = {IDR: _begins(2, 7), NON_IDR: _begins(0, 2, 5, 7)}  # of type I in a keyframe, also P elsewhere
 
 
 def size_limit(*, height: int, width: int) -> dict[str, str]:
@@ -185,6 +107,11 @@ class SoftwareDecoder:
             reason = str(error).splitlines()[0]
             raise UndecodableError(f"packet {number} does not decode ({reason})") from None
         return taken
+
+    def facts(self) -> tuple[Any, ...]:
+        """What this thread's decoder has found: profile, pixel format, whether frames are reordered, coded size."""
+        decoder = self._decoder()
+        return decoder.profile, decoder.pix_fmt, decoder.has_b_frames, decoder.coded_width, decoder.coded_height
 
     def _decoder(self) -> av.VideoCodecContext:
         """This thread's; it goes from stream to stream, for each begins with a keyframe that clears it."""

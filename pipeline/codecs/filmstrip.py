@@ -4,8 +4,7 @@ A decoder costs about the same for a picture of 176×128 as for one of 176×1024
 the frames of a clip should reach it as one picture. Frames are encoded one by one with the same tables. The compressed
 bytes of one frame, a tile, begin with fresh predictors, which is what JPEG calls a restart interval (ITU-T T.81,
 E.1.4): tiles laid end to end with the markers RST0 … RST7 between them, behind a header that says how high the picture
-is, are a JPEG that every decoder reads. No tile is decoded to be joined
-(docs/decisions/0015-frame-addressable-filmstrips.md).
+is, are a JPEG that every decoder reads (docs/decisions/0015-frame-addressable-filmstrips.md).
 
 In the tars eight frames of one phase are such a JPEG, a strip. With `phase_stride` 2, strip 0 holds frames 0, 2, …, 14,
 strip 1 holds 1, 3, …, 15, strip 2 holds 16, 18, … so the frames of a clip at stride 2 lie side by side.
@@ -64,11 +63,7 @@ class FilmstripCodec:
     def new(
         cls, *, height: int, width: int, quality: int, strip_frames: int = 8, phase_stride: int = 2
     ) -> "FilmstripCodec":
-        """The codec of a dataset that is to be made.
-
-        Raises:
-            UserError: A tile of that size would share blocks with its neighbors.
-        """
+        """The codec of a dataset that is to be made."""
         if height % MCU or width % MCU:
             raise UserError(f"tile: {width}×{height} must be a multiple of {MCU} both ways")
         header, blank = header_and_blank(height, width, quality)
@@ -76,11 +71,7 @@ class FilmstripCodec:
 
     @classmethod
     def of(cls, codec: Mapping[str, Any]) -> "FilmstripCodec":
-        """The codec of a dataset, as its checked dataset.json describes it.
-
-        Raises:
-            UserError: Its header or its grey tile is not what this program joins.
-        """
+        """The codec of a dataset, as its checked dataset.json describes it; a `UserError` if it is not one of ours."""
         header, blank = bytes.fromhex(codec["header"]), bytes.fromhex(codec["blank"])
         size = codec["tile_height"], codec["tile_width"]
         found = cls(*size, codec["strip_frames"], codec["phase_stride"], codec["quality"], header, blank)
@@ -143,29 +134,25 @@ class FilmstripCodec:
             blocks: Planes of `block_frames` frames each, full range; the last one may be shorter.
             top, left: Even; where the content lies in its tile.
             fps: Ignored; a JPEG has no time.
-            max_bytes: Of all strips; more is a `TooLargeError`.
+            max_bytes: Of all tiles; more is a `TooLargeError`.
         """
-        strips: list[bytes] = []
-        places: list[tuple[int, int, int, int]] = []  # of each frame: strip, offset, size, crc32
+        tiles: list[bytes] = []
         for block in blocks:
-            tiles = self._encode_tiles(
+            made = self._encode_tiles(
                 block.in_tiles(top=top, left=left, height=self.tile_height, width=self.tile_width)
             )
-            found: dict[int, tuple[int, int, int, int]] = {}
-            for phase in range(min(self.phase_stride, len(tiles))):
-                at, own = self.lead, range(phase, len(tiles), self.phase_stride)
-                for frame in own:
-                    tile = tiles[frame]
-                    found[frame] = (len(strips), at, len(tile), zlib.crc32(tile))
-                    at += len(tile) + MARKER_BYTES
-                strips.append(self.join([tiles[frame] for frame in own]))
-                max_bytes -= len(strips[-1])
+            max_bytes -= sum(map(len, made))
             if max_bytes < 0:
                 raise TooLargeError
-            places += [found[frame] for frame in range(len(tiles))]
-        names = [strip_file(i, len(strips)) for i in range(len(strips))]
-        frames = [FrameRecord(names[strip], *place) for strip, *place in places]
-        return EncodedSegment(dict(zip(names, strips, strict=True)), frames)
+            tiles += made
+        strips, names, frames = self.strips_of(len(tiles)).tolist(), self._strip_names(len(tiles)), []
+        own: list[list[bytes]] = [[] for _ in names]
+        end = [self.lead] * len(names)  # of each strip, so far
+        for strip, tile in zip(strips, tiles, strict=True):
+            frames.append(FrameRecord(names[strip], end[strip], len(tile), zlib.crc32(tile)))
+            end[strip] += len(tile) + MARKER_BYTES
+            own[strip].append(tile)
+        return EncodedSegment({name: self.join(some) for name, some in zip(names, own, strict=True)}, frames)
 
     def _encode_tiles(self, planes: Planes) -> list[bytes]:
         """Each frame's compressed bytes."""
@@ -223,21 +210,32 @@ class FilmstripCodec:
         return [next(found) if count else blank for count in located.count.tolist()]
 
     def decode(self, data: list[np.ndarray]) -> np.ndarray:
-        """The frames of a JPEG that `assemble` made: uint8 RGB [F, tile_height, tile_width, 3].
-
-        Raises:
-            UndecodableError: It does not decode.
-        """
+        """The frames of a JPEG that `assemble` made: uint8 RGB [F, tile_height, tile_width, 3]."""
         try:
             picture = simplejpeg.decode_jpeg(data[0], strict=False)  # DALI is not strict either
         except ValueError as error:
             raise UndecodableError(str(error)) from None
         return picture.reshape(-1, self.tile_height, self.tile_width, 3)
 
+    def strips_of(self, num_frames: int) -> np.ndarray:
+        """The strip that each frame of a segment lies in: int64 [num_frames].
+
+        >>> FilmstripCodec.new(height=128, width=176, quality=85).strips_of(18).tolist()
+        [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 2, 3]
+        """
+        block, rest = np.divmod(np.arange(num_frames), self.block_frames)
+        return block * self.phase_stride + rest % self.phase_stride
+
+    def _strip_names(self, num_frames: int) -> list[str]:
+        """What the files of a segment are called after their key: 000.jpg, 001.jpg, …"""
+        count = int(self.strips_of(num_frames).max(initial=-1)) + 1
+        digits = max(3, len(str(count - 1)))
+        return [f"{strip:0{digits}d}.jpg" for strip in range(count)]
+
     def file_sizes(self, num_frames: int) -> dict[str, int]:
         """The files of a segment, by what follows the key and a dot, and the most bytes that each may have."""
-        strips, max_bytes = num_strips(num_frames, self), self.lead + self.strip_frames * (self.max_frame_bytes + 2)
-        return {strip_file(i, strips): max_bytes for i in range(strips)}
+        max_bytes = self.lead + self.strip_frames * (self.max_frame_bytes + MARKER_BYTES)
+        return dict.fromkeys(self._strip_names(num_frames), max_bytes)
 
     @property
     def max_frame_bytes(self) -> int:
@@ -254,12 +252,12 @@ class FilmstripCodec:
             frames: uint32 [F, 3], offset in the sample, size and crc32 of each frame, as the index has them.
             decode: Decode every tile.
         """
-        strip, _ = locate(np.arange(len(frames)), self)
-        for i, name in enumerate(self.file_sizes(len(frames))):
+        strips = self.strips_of(len(frames))
+        for i, name in enumerate(self._strip_names(len(frames))):
             if name not in files:
                 yield f"{name} is missing"
                 continue
-            (offset, jpeg), own, tiles = files[name], np.flatnonzero(strip == i), []
+            (offset, jpeg), own, tiles = files[name], np.flatnonzero(strips == i), []
             for place, (at, size, crc32) in enumerate((frames[own] - np.array([offset, 0, 0])).tolist()):
                 tile = jpeg[at : at + size]
                 tiles.append(tile)
@@ -314,11 +312,7 @@ def header_fault(header: bytes, *, height: int, width: int) -> str | None:
 
 
 def segments(header: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The segments of a JPEG's header: marker, where it lies, and what follows its length.
-
-    Raises:
-        ValueError: They do not follow one another.
-    """
+    """The segments of a JPEG's header: marker, where it lies, and what follows its length."""
     if header[:2] != bytes([0xFF, SOI]):
         raise ValueError("does not begin as a JPEG does")
     at = 2
@@ -335,28 +329,3 @@ def tile_fault(tile: bytes) -> str | None:
     """Why some bytes are not the compressed bytes of one frame: a marker in them would end or divide it."""
     rest = tile.replace(b"\xff\0", b"")
     return "holds a marker" if b"\xff" in rest or not tile else None
-
-
-def num_strips(num_frames: int, codec: FilmstripCodec) -> int:
-    """Strips that a segment of `num_frames` frames has; a strip exists when its first frame does."""
-    blocks, rest = divmod(num_frames, codec.block_frames)
-    return blocks * codec.phase_stride + min(rest, codec.phase_stride)
-
-
-def locate(frames: np.ndarray, codec: FilmstripCodec) -> tuple[np.ndarray, np.ndarray]:
-    """Strip and tile of each frame number; both shaped like `frames`.
-
-    >>> locate(np.array([0, 1, 2, 15, 16]), FilmstripCodec.new(height=128, width=176, quality=85))
-    (array([0, 1, 0, 1, 2]), array([0, 0, 1, 7, 0]))
-    """
-    block, rest = np.divmod(frames, codec.block_frames)
-    return block * codec.phase_stride + rest % codec.phase_stride, rest // codec.phase_stride
-
-
-def strip_file(strip: int, num_strips: int) -> str:
-    """What the file of a strip is called after its key.
-
-    >>> strip_file(7, 12), strip_file(7, 1001)
-    ('007.jpg', '0007.jpg')
-    """
-    return f"{strip:0{max(3, len(str(num_strips - 1)))}d}.jpg"

@@ -31,7 +31,6 @@ from res3d_video.pipeline.codecs.avc import (
     SoftwareDecoder,
     packet_fault,
     parameter_sets,
-    parse_sps,
     size_limit,
 )
 from res3d_video.pipeline.errors import TooLargeError, UserError, VideoFailure, one_line
@@ -74,11 +73,7 @@ class H264Codec:
 
     @classmethod
     def new(cls, *, height: int, width: int, gop_size: int = 8, crf: int = 20) -> "H264Codec":
-        """The codec of a dataset that is to be made.
-
-        Raises:
-            UserError: No H.264 of that size, GOP or quality can be joined.
-        """
+        """The codec of a dataset that is to be made."""
         fits = 48 <= width <= 4096 and 16 <= height <= 4096  # what NVDEC decodes
         if not fits or width % 16 or height % 16:
             raise UserError(
@@ -93,17 +88,17 @@ class H264Codec:
 
     @classmethod
     def of(cls, codec: Mapping[str, Any]) -> "H264Codec":
-        """The codec of a dataset, as its checked dataset.json describes it.
-
-        Raises:
-            UserError: Its decoder configuration or its grey keyframe is not one that this program joins.
-        """
+        """The codec of a dataset, as its checked dataset.json describes it; a `UserError` if it is not one of ours."""
         avcc, blank = bytes.fromhex(codec["avcc"]), bytes.fromhex(codec["blank"])
         found = cls(codec["tile_height"], codec["tile_width"], codec["gop_size"], codec["crf"], avcc, blank)
-        if fault := found._avcc_fault():
-            raise UserError(f"codec.avcc: {fault}")
+        try:
+            parameter_sets(avcc)
+        except ValueError as error:
+            raise UserError(f"codec.avcc: {error}") from None
         if fault := packet_fault(memoryview(blank), IDR) or found._decode_fault([blank]):
             raise UserError(f"codec.blank: {fault}")
+        if (facts := found.decoder.facts()) != ("High", "yuv420p", 0, found.tile_width, found.tile_height):
+            raise UserError(f"codec.avcc: is of {facts}; expected High profile and frames as large as the tiles")
         return found
 
     def describe(self) -> dict[str, Any]:
@@ -126,17 +121,16 @@ class H264Codec:
     def encode(
         self, blocks: Iterable[Planes], *, top: int, left: int, fps: float = 0, max_bytes: int = 2**63
     ) -> EncodedSegment:
-        """Encode a segment, block by block, to one MP4; the same frames give the same bytes.
+        """Encode a segment to one MP4; the same frames give the same bytes.
 
         Args:
             blocks: Planes of limited range, any number of frames each.
             top, left: Even; where the content lies in its tile.
             fps: Rate at which a player shows it; 0 where nobody knows.
-            max_bytes: Of the file, but for what is under way in the encoder.
+            max_bytes: Of the file, but for what is under way in the encoder; more is a `TooLargeError`.
 
         Raises:
             VideoFailure: The encoder gave other parameter sets than for the rest of the dataset.
-            TooLargeError: It gives more than `max_bytes`.
         """
         mp4 = self._encode(blocks, top=top, left=left, rate=exact_rate(fps), max_bytes=max_bytes)
         avcc, frames = self._read_packets(mp4)
@@ -148,9 +142,6 @@ class H264Codec:
 
     def locate(self, frames: np.ndarray, *, blank: np.ndarray) -> ClipFrames:
         """Which packets N clips need: of every GOP touched, those from its keyframe to the clip's last frame there.
-
-        Every GOP is closed and of one length, so frame f depends on keyframe f // gop_size * gop_size and on nothing
-        before it.
 
         Args:
             frames: int64 [N, T], frame numbers, never decreasing along T (`clip.frame_indices`).
@@ -174,12 +165,7 @@ class H264Codec:
     def assemble(
         self, buffer: np.ndarray, begin: np.ndarray, size: np.ndarray, located: ClipFrames
     ) -> list[list[np.ndarray]]:
-        """Each clip as a decoder takes it: its packets.
-
-        Args:
-            buffer: uint8, the packets of all clips.
-            begin, size: int64 [M], where they lie in it.
-        """
+        """Each clip as a decoder takes it: its packets, which lie at `begin` in the buffer."""
         packets = [buffer[a:b] for a, b in zip(begin.tolist(), (begin + size).tolist(), strict=True)]
         ends = np.cumsum(located.count).tolist()
         blank = [np.frombuffer(self.blank, np.uint8)]
@@ -191,11 +177,7 @@ class H264Codec:
         return SoftwareDecoder(self.avcc, height=self.tile_height, width=self.tile_width)
 
     def decode(self, data: list[np.ndarray]) -> np.ndarray:
-        """All frames of some packets that begin with a keyframe: uint8 RGB [F, tile_height, tile_width, 3].
-
-        Raises:
-            UndecodableError: They do not decode.
-        """
+        """All frames of some packets that begin with a keyframe: uint8 RGB [F, tile_height, tile_width, 3]."""
         return self.decoder.decode(data)
 
     @property
@@ -210,13 +192,7 @@ class H264Codec:
     def segment_faults(
         self, files: Mapping[str, tuple[int, bytes]], frames: np.ndarray, *, decode: bool
     ) -> Iterator[str]:
-        """What is wrong with a stored segment; each fault is one line.
-
-        Args:
-            files: By what follows the key and a dot: the offset in the sample, and the content.
-            frames: uint32 [F, 3], offset in the sample, size and crc32 of each frame, as the index has them.
-            decode: Decode every packet.
-        """
+        """What is wrong with a stored segment, as `FilmstripCodec.segment_faults` says it."""
         if FILE not in files:
             yield f"{FILE} is missing"
             return
@@ -237,24 +213,6 @@ class H264Codec:
             yield f"packet {number} {fault}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
         if decode and not faults and (fault := self._decode_fault(packets)):
             yield fault
-
-    def _avcc_fault(self) -> str | None:
-        """Why packets of this decoder configuration are none that the loader joins, of frames of this size."""
-        expected = {
-            "coded size": (self.tile_width, self.tile_height),
-            "profile_idc": 100,  # High
-            "chroma_format_idc": 1,
-            "bit depth": 8,
-            "pic_order_cnt_type": 2,  # frames are shown in the order in which they are decoded
-            "max_num_ref_frames": REF_FRAMES,
-            "frame_mbs_only_flag": 1,
-            "cropping": (0, 0, 0, 0),
-        }
-        try:
-            found = parse_sps(parameter_sets(self.avcc)[0])
-            return next((f"SPS: {k} is {found[k]}, not {v}" for k, v in expected.items() if found[k] != v), None)
-        except ValueError as error:
-            return str(error)
 
     def _decode_fault(self, packets: list[Any]) -> str | None:
         try:

@@ -54,7 +54,7 @@ def test_a_start_outside_the_segment_is_an_error_that_names_it(start: int) -> No
         ({"num_frames": 0}, "num_frames: 0"),
         ({"frame_stride": 33}, "choose 1 to 32"),
         ({"crop_size": 0}, "crop_size: 0"),
-        ({"crop_size": 112, "resize": 64}, "resize: 64 is smaller than crop_size 112"),
+        ({"crop_size": 112, "resize": 64}, "resize: 64 is not possible; choose crop_size 112 to"),
     ],
 )
 def test_impossible_clips_are_refused(wrong: dict, said: str) -> None:

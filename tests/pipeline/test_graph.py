@@ -1,16 +1,19 @@
 """The graph that NVDEC feeds, on a decoder that DALI has on a CPU too: clips in streams, cropped and flipped."""
 
 import io
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
-from nvidia.dali import Pipeline
+from nvidia.dali import Pipeline, fn
 
 from res3d_video.pipeline.clip import ClipSpec, frame_indices
 from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.codecs.mp4 import join
-from res3d_video.pipeline.graph import GraphSpec, clips_of, crop_matrices, decode_frames, fed, video_graph_inputs
+from res3d_video.pipeline.graph import DaliEngine, crop_matrices, fed
+from res3d_video.pipeline.plan import PlannedClips
+from res3d_video.pipeline.settings import LoaderSettings
 from res3d_video.tools.numbered import numbered_frame, read_numbers
 
 
@@ -28,22 +31,6 @@ def mjpeg_video(numbers: list[int]) -> np.ndarray:
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def spec_of(clip: ClipSpec, *, batch_size: int, num_threads: int) -> GraphSpec:
-    return GraphSpec(
-        batch_size=batch_size,
-        clip=clip,
-        codec=H264Codec(128, 176, 8, 20, b"", b""),
-        stored_size=128,
-        gpu=0,  # for the inputs that a GPU gets; the pipeline below runs on the CPU
-        num_threads=num_threads,
-        hw_decoder_load=0,
-        fancy_upsampling=False,
-        mean=(128.0,) * 3,
-        std=(1.0,) * 3,
-        whole_pictures=True,
-    )
-
-
 @pytest.mark.parametrize("resize", [None, 64, 256])
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 5])
 def test_clips_joined_in_streams_come_out_whole_cropped_and_flipped(num_threads: int, resize: int | None) -> None:
@@ -52,23 +39,26 @@ def test_clips_joined_in_streams_come_out_whole_cropped_and_flipped(num_threads:
     clip, scale = ClipSpec(4, 2, crop, resize), (resize or 128) / 128
     starts, lengths = np.array([3, 0, 17, 8, 30]), np.array([40, 1, 24, 3 + 8, 40])
     frames = frame_indices(starts, clip, video_frames=lengths)
-    spec = spec_of(clip, batch_size=5, num_threads=num_threads)
-    located = spec.codec.locate(frames, blank=np.zeros(5, bool))
-    streams = join(located, clips_per_stream=spec.clips_per_stream)
+    codec, content = H264Codec(128, 176, 8, 20, b"", b""), np.tile([0, 0, 171, 128], (5, 1))
+    index = SimpleNamespace(stored_as=codec, codec="h264", size=128, content=content)
+    given = {"mean": (128.0,) * 3, "std": (1.0,) * 3, "whole_pictures": True}
+    # With the inputs that a GPU gets; the pipeline below runs on the CPU.
+    engine = DaliEngine(index, clip, batch_size=5, gpu=0, settings=LoaderSettings(num_threads=num_threads), **given)
+    located = codec.locate(frames, blank=np.zeros(5, bool))
+    streams = join(located, clips_per_stream=engine.clips_per_stream)
     packets = np.split(located.rows, np.cumsum(located.count)[:-1])
     videos = [mjpeg_video(np.concatenate(packets[s.clips]).tolist()) for s in streams]
     room = round(171 * scale) - crop, round(128 * scale) - crop
     left, top = np.array([0, room[0], 5, 11, room[0] // 2]), np.array([0, room[1], 3, 1, room[1] // 2])
-    flip = np.array([False, True, False, True, True])
-    content = np.tile([0, 0, 171, 128], (5, 1))
-    inputs = video_graph_inputs(spec, streams, videos, top=top, left=left, flip=flip, content=content)
+    flip, rows = np.array([False, True, False, True, True]), np.arange(5)
+    planned = PlannedClips(rows, rows, starts, 0 * rows, top, left, flip, np.ones(5, np.float32))
 
     pipe = Pipeline(len(streams), 2, None, prefetch_queue_depth=1)
     with pipe:
-        shown = decode_frames(fed("stream"), fed("wanted"), device="cpu")
-        pipe.set_outputs(clips_of(spec, shown, order=fed("order"), matrices=fed("matrices")))
+        shown = fn.decoders.video(fed("stream"), device="cpu", frames=fed("wanted"))
+        pipe.set_outputs(engine.clips_of(shown))
     pipe.build()
-    for name, samples in inputs.items():
+    for name, samples in engine.video_inputs(planned, streams, videos).items():
         pipe.feed_input(name, samples)
     (output,) = pipe.run()
     clips = np.stack([np.array(o) for o in output]).reshape(-1, 4, crop, crop, 3)[:5].astype(np.float32)

@@ -12,28 +12,14 @@ from tests.pipeline.large_index import make
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("large")
-    make(folder, 5_500_000)
-    return folder
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("window", [None, pytest.param(64, marks=pytest.mark.long)])
-def test_an_index_of_millions_opens_at_once_and_is_planned_in_little_memory(large: Path, window: int | None) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.pipeline.large_index",
-        "measure",
-        str(large),
-        *([str(window)] if window else []),
-    ]
+@pytest.mark.parametrize("window", [(), pytest.param(("64",), marks=pytest.mark.long)])
+def test_an_index_of_millions_opens_at_once_and_is_planned_in_little_memory(tmp_path: Path, window: tuple) -> None:
+    make(tmp_path / "large", 5_500_000)
+    command = [sys.executable, "-m", "tests.pipeline.large_index", "measure", str(tmp_path / "large"), *window]
     found = json.loads(subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout)
     assert found["open_cpu_s"] < 2
     assert found["first_batch_cpu_s"] < 5, "the order of an epoch"
     assert found["resident_mb"] < 300, "own and mapped pages, above those of an empty process"
-    assert found["step_cpu_ms"]["median"] < 2
-    assert found["end_mb"]["own"] < 300
-    assert max(found["own_mb_over_epoch"]) - min(found["own_mb_over_epoch"]) < 5
+    assert found["step_cpu_ms"] < 2
+    assert found["own_mb_grew"] < 5

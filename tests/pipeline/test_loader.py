@@ -69,64 +69,46 @@ def test_decoding_whole_pictures_as_a_gpu_does_gives_the_same_clips(numbered: Sh
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_mirrored_clip_reads_as_reversed_bits(shards: ShardIndex, device: str) -> None:
+@pytest.mark.parametrize("spec", [ClipSpec(8, 2, 56, 64), ClipSpec(8, 2, 224, 256), ClipSpec(8, 2, 112, 128)], ids=str)
+def test_stored_frames_are_scaled_to_the_crop_s_size(shards: ShardIndex, spec: ClipSpec, device: str) -> None:
     sample = sample_of_length(shards, 64)
-    grid = [(sample, 21, 0, 29, flip) for flip in (0, 1)]
-    with ClipLoader(shards, GridPlan(shards, ClipSpec(), grid, batch_size=2), device=device) as loader:
-        plain, mirrored = next(iter(loader)).clips.float().cpu()
-    assert torch.equal(plain.flip(-1), mirrored)
-    # The band is symmetric in the centre crop but for one column, so the mirror image spells the bits backwards.
-    frames = read_numbers(mirrored.numpy(), left=171 - 112 - 29 + (2 * 85.5 - 171))
-    assert frames == [int(f"{number:09b}"[::-1], 2) for number in range(21, 37, 2)]
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(
-    "spec",
-    [
-        ClipSpec(crop_size=56, resize=64),
-        ClipSpec(crop_size=224, resize=256),
-        ClipSpec(crop_size=112, resize=128),
-    ],
-    ids=["56", "224", "112"],
-)
-def test_stored_frames_are_scaled_to_the_crop_s_size(numbered: ShardIndex, spec: ClipSpec, device: str) -> None:
-    sample = sample_of_length(numbered, 64)
     room = spec.resize * 171 // 128 - spec.crop_size
     grid = [(sample, start, start % 8, left, start % 2) for start in range(0, 50, 7) for left in (0, room // 2, room)]
-    plan = GridPlan(numbered, spec, grid, batch_size=8)
-    with ClipLoader(numbered, plan, device=device) as loader:
+    plan = GridPlan(shards, spec, grid, batch_size=8)
+    with ClipLoader(shards, plan, device=device) as loader:
         for step, batch in enumerate(loader):
             assert batch.clips.shape[-2:] == (spec.crop_size, spec.crop_size)
             expected = frame_indices(plan.batch(step).start, spec, video_frames=64).tolist()
             assert shown(batch, plan, step) == expected
-            reference = oracle_clips(numbered, plan.batch(step), spec)
+            reference = oracle_clips(shards, plan.batch(step), spec)
             assert np.abs(batch.clips.float().cpu().numpy() - reference).max() <= 0.51 + 20 * (device == "cuda")
 
 
-@pytest.mark.parametrize(("size", "crop"), [(64, 56), (256, 224)])
-def test_shards_of_the_paper_s_other_sizes_need_no_scaling(
-    numbered_raw: Path, tmp_path: Path, size: int, crop: int
+@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
+@pytest.mark.parametrize(
+    ("settings", "spec"),
+    [
+        ({"size": 64}, ClipSpec(crop_size=56)),
+        ({"size": 256}, ClipSpec(crop_size=224)),
+        ({"keep_aspect": True}, ClipSpec(4, 2)),
+        ({"drop_odd": True}, ClipSpec(8, 4)),
+    ],
+    ids=str,
+)
+def test_shards_made_otherwise_give_their_frames_too(
+    numbered_raw: Path, tmp_path: Path, codec: str, settings: dict, spec: ClipSpec
 ) -> None:
-    index = build_numbered(numbered_raw, tmp_path, size=size)
-    spec = ClipSpec(crop_size=crop)
-    plan = TrainPlan(index, index.samples_of("1", "train"), spec, global_batch_size=8, seed=0)
-    with ClipLoader(index, plan) as loader:
-        batch = next(iter(loader))
-    assert np.array_equal(batch.clips.numpy(), oracle_clips(index, plan.batch(0), spec))
-
-
-def test_shards_without_odd_frames_give_the_same_even_frames(numbered_raw: Path, tmp_path: Path) -> None:
-    index = build_numbered(numbered_raw, tmp_path, drop_odd=True)
-    spec = ClipSpec(8, 4)
+    index = build_numbered(numbered_raw, tmp_path, codec=codec, **settings)
     plan = TrainPlan(index, index.samples_of("1", "train"), spec, global_batch_size=10, seed=0)
     with ClipLoader(index, plan) as loader:
         batch = next(iter(loader))
     planned = plan.batch(0)
-    for n, clip in enumerate(batch.clips.numpy()):
-        last = int(index.num_frames[planned.sample[n]] - 1) * 2
-        numbers = read_numbers(clip, left=int(planned.left[n]), flip=bool(planned.flip[n]))
-        assert numbers == [min(int(batch.starts[n]) + 4 * i, last) for i in range(8)]
+    assert np.array_equal(batch.clips.numpy(), oracle_clips(index, planned, spec))
+    if "drop_odd" in settings:  # source frames, of which the even ones are stored
+        for n, clip in enumerate(batch.clips.numpy()):
+            last = int(index.num_frames[planned.sample[n]] - 1) * 2
+            numbers = read_numbers(clip, left=int(planned.left[n]), flip=bool(planned.flip[n]))
+            assert numbers == [min(int(batch.starts[n]) + 4 * i, last) for i in range(8)]
 
 
 def test_a_batch_is_what_the_plan_says_in_channels_last_memory(shards: ShardIndex) -> None:
@@ -176,20 +158,21 @@ def test_settings_change_nothing_that_is_delivered(shards: ShardIndex, settings:
             assert (got.clips.float().cpu() - want.clips).abs().mean() <= GREY_LEVELS[device]
 
 
-@pytest.mark.parametrize("whole_pictures", [False, True])
-def test_the_work_is_that_of_the_batches_handed_out_and_no_frame_is_decoded_in_vain(
-    numbered: ShardIndex, whole_pictures: bool
-) -> None:
-    plan = train_plan(numbered)
-    with ClipLoader(numbered, plan, whole_pictures=whole_pictures) as loader:
+def test_the_work_is_that_of_the_batches_handed_out(shards: ShardIndex) -> None:
+    plan = train_plan(shards)
+    with ClipLoader(shards, plan) as loader:
         batches = take(loader, 3)
         work = loader.work
-    num_bytes = 0
+    frames = size = 0
     for batch in batches:
-        wanted = frame_indices(batch.starts, plan.spec, video_frames=numbered.num_frames[batch.samples])
-        num_bytes += int(numbered.frames[numbered.first_frame[batch.samples][:, None] + wanted, SIZE].sum())
-    assert (work.num_clips, work.num_pictures, work.num_frames, work.num_bytes) == (36, 36, 144, num_bytes)
-    assert work.decoded_to_used == 1
+        wanted = frame_indices(batch.starts, plan.spec, video_frames=shards.num_frames[batch.samples])
+        located = shards.stored_as.locate(wanted, blank=np.zeros(len(wanted), bool))
+        rows = np.repeat(shards.first_frame[batch.samples], located.count) + located.rows
+        frames, size = frames + len(rows), size + int(shards.frames[rows, SIZE].sum())
+    pictures = 36 if shards.codec == "filmstrip" else frames
+    assert (work.num_clips, work.num_frames, work.num_pictures) == (36, 36 * 4, pictures)
+    assert (work.num_frames_decoded, work.num_bytes) == (frames, size)
+    assert work.decoded_to_used == frames / (36 * 4)
 
 
 def test_a_clip_taller_than_a_jpeg_is_refused(numbered: ShardIndex) -> None:
@@ -213,7 +196,7 @@ import tests
 from res3d_video.pipeline import settings
 settings.find_spec = importlib.util.find_spec
 from pathlib import Path
-import res3d_video.train.main, res3d_video.tools.report, res3d_video.tools.play
+import res3d_video.train.main, res3d_video.tools.play
 from res3d_video.pipeline.loader import ClipLoader
 from res3d_video.pipeline.index import open_index
 from res3d_video.pipeline.schema import SIZE
@@ -281,20 +264,14 @@ def test_stopping_and_going_on_equals_not_stopping(shards: ShardIndex) -> None:
     with ClipLoader(shards, train_plan(shards)) as loader:
         loader.load_state_dict(state)
         assert all(same(a, b) for a, b in zip(take(loader, 3), undisturbed[3:], strict=True))
+        loader.load_state_dict(state)
+        assert same(take(loader, 1)[0], undisturbed[3])
     halves = []
     for rank in range(2):  # with another world size, the same global batches
         with ClipLoader(shards, train_plan(shards), rank=rank, world_size=2) as loader:
             loader.load_state_dict(state)
             halves.append(next(iter(loader)))
     assert torch.equal(torch.cat([half.clips for half in halves]), undisturbed[3].clips)
-
-
-def test_a_loader_that_was_used_can_be_set_back(shards: ShardIndex) -> None:
-    with ClipLoader(shards, train_plan(shards)) as loader:
-        state = loader.state_dict()
-        first = take(loader, 2)
-        loader.load_state_dict(state)
-        assert all(same(a, b) for a, b in zip(first, take(loader, 2), strict=True))
 
 
 def test_a_state_of_another_plan_is_refused(numbered: ShardIndex) -> None:
@@ -433,14 +410,3 @@ def test_closing_ends_the_pipelines_and_leaves_none_to_the_garbage_collector(
         assert [pipe() for pipe in built] == [None, None]
     finally:
         gc.enable()
-
-
-def test_closing_ends_the_thread_in_any_state(shards: ShardIndex) -> None:
-    unused = ClipLoader(shards, train_plan(shards))
-    unused.close()
-    loader = ClipLoader(shards, train_plan(shards))
-    next(iter(loader))
-    thread = loader._prefetcher._thread
-    loader.close()
-    assert thread is not None
-    assert not thread.is_alive()

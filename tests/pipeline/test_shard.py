@@ -84,12 +84,6 @@ def copy_of(index: ShardIndex, tmp_path: Path) -> ShardIndex:
     return open_index(tmp_path / "data")
 
 
-def test_arrays_are_mapped_not_read(numbered: ShardIndex) -> None:
-    for array in (numbered.labels, numbered.frames, numbered.keys):
-        assert isinstance(array, np.memmap)
-        assert not array.flags.writeable
-
-
 @pytest.mark.parametrize("large_bytes", [0, 2**23])
 def test_rows_of_small_and_of_large_arrays_are_those_asked_for(
     numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch, large_bytes: int

@@ -1,25 +1,15 @@
 """Disks that hang, and files that change while they are read: an error or a replacement, never a hang or a crash."""
 
-import os
-import shutil
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import res3d_video.pipeline.reader
-from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import ClipLoader, LoaderError, LoaderSettings
-from res3d_video.pipeline.reader import StepReader
 from tests.chaos.ledger import wait_until
-from tests.clips import take, train_plan
-
-
-@pytest.fixture
-def copied(shards: ShardIndex, tmp_path: Path) -> ShardIndex:
-    shutil.copytree(shards.data_dir, tmp_path / "shards")
-    return open_index(tmp_path / "shards")
+from tests.clips import train_plan
 
 
 def test_a_disk_that_hangs_ends_the_loader_and_the_message_says_where(
@@ -57,26 +47,3 @@ def test_a_loader_whose_disk_hangs_can_be_closed(numbered: ShardIndex, monkeypat
         next(iter(loader))  # is there, and makes room for those that hang
         assert is_reading.wait(timeout=30)
     goes_on.set()
-
-
-def test_without_a_limit_a_loader_waits(shards: ShardIndex) -> None:
-    with ClipLoader(shards, train_plan(shards), settings=LoaderSettings(stall_timeout_s=0)) as loader:
-        assert len(take(loader, 2)) == 2
-
-
-def test_a_tar_that_is_cut_between_two_steps_costs_its_samples_and_not_the_process(copied: ShardIndex) -> None:
-    reader = StepReader(copied, train_plan(copied), rows=slice(0, 12))
-    reader.read(0)
-    cut = copied.data_dir / copied.tars[0]
-    os.truncate(cut, cut.stat().st_size // 4)
-    assert sum(reader.read(step).num_replaced for step in range(1, 9)) > 0
-    assert set(copied.tar_of(np.array(sorted(reader.bad))).tolist()) == {0}
-
-
-def test_a_tar_that_cannot_be_opened_costs_its_samples_and_they_are_named(copied: ShardIndex) -> None:
-    (copied.data_dir / copied.tars[0]).unlink()
-    (copied.data_dir / copied.tars[0]).mkdir()  # nobody can read this, not even root
-    with ClipLoader(copied, train_plan(copied)) as loader:
-        take(loader, 4)
-        assert loader.num_replaced > 0
-        assert loader.bad_samples

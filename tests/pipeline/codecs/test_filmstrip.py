@@ -9,15 +9,12 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from res3d_video.pipeline.codecs import EncodedSegment, Planes, UndecodableError
+from res3d_video.pipeline.codecs import EncodedSegment, Planes
 from res3d_video.pipeline.codecs.filmstrip import (
     EOI,
     FilmstripCodec,
     header_and_blank,
-    locate,
-    num_strips,
     segments,
-    tile_fault,
 )
 from res3d_video.pipeline.errors import TooLargeError, UserError
 
@@ -52,25 +49,17 @@ def tiles_of(segment: EncodedSegment) -> list[bytes]:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_every_frame_lies_in_the_strip_and_tile_that_locate_names(codec: FilmstripCodec) -> None:
-    for num_frames in [*range(1, 3 * codec.block_frames + 2), 200]:
+def test_every_frame_lies_in_its_strip(codec: FilmstripCodec) -> None:
+    for num_frames in [*range(1, 3 * codec.block_frames + 2), 200, 9000 // codec.tile_height * 32]:
         segment = encoded(codec, num_frames)
         tiles = tiles_of(segment)
         assert len(segment.frames) == num_frames
-        strip, _ = locate(np.arange(num_frames), codec)
-        assert len(segment.files) == num_strips(num_frames, codec)
+        strip = codec.strips_of(num_frames)
+        assert list(segment.files) == list(codec.file_sizes(num_frames)) == sorted(segment.files)
         for number, (name, jpeg) in enumerate(segment.files.items()):
             own = np.flatnonzero(strip == number)  # in order; a strip that holds no frame would have none
             assert {segment.frames[frame].file for frame in own} == {name}
             assert jpeg == codec.join([tiles[frame] for frame in own])
-
-
-def test_with_phase_stride_2_strip_0_is_the_even_and_strip_1_the_odd_frames() -> None:
-    strip, tile = locate(np.arange(40), codec_of())
-    assert np.flatnonzero(strip == 0).tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
-    assert np.flatnonzero(strip == 1).tolist() == [1, 3, 5, 7, 9, 11, 13, 15]
-    assert np.flatnonzero(strip == 2).tolist() == [16, 18, 20, 22, 24, 26, 28, 30]
-    assert tile[strip == 2].tolist() == list(range(8))
 
 
 @pytest.mark.parametrize("quality", [1, 50, 85, 100])
@@ -181,12 +170,8 @@ def test_tables_that_do_not_decode_are_refused() -> None:
         FilmstripCodec.of(codec_of().describe() | {"header": codes.hex()})
 
 
-@pytest.mark.parametrize("tile", [b"", b"a\xff\xd0b", b"a\xff\xd9", b"a\xff", b"\xff\xff\x00"])
-def test_a_tile_that_holds_a_marker_is_named(tile: bytes) -> None:
-    assert tile_fault(tile) == "holds a marker"
-    assert tile_fault(b"a\xff\x00b") is None
-
-
-def test_bytes_that_are_no_jpeg_do_not_decode() -> None:
-    with pytest.raises(UndecodableError):
-        codec_of().decode([np.zeros(100, np.uint8)])
+def test_edges_are_replicated_to_the_tile_s_border() -> None:
+    y, u, v = (np.arange(2 * h * w, dtype=np.uint8).reshape(2, h, w) for h, w in ((7, 9), (4, 5), (4, 5)))
+    tiles = Planes(y, u, v).in_tiles(top=2, left=4, height=16, width=16)
+    assert np.array_equal(tiles.y, np.pad(y, ((0, 0), (2, 7), (4, 3)), mode="edge"))
+    assert np.array_equal(tiles.u, np.pad(u, ((0, 0), (1, 3), (2, 1)), mode="edge"))

@@ -136,7 +136,7 @@ def test_a_parameter_set_of_another_size_takes_no_memory(numbered_h264: ShardInd
     sets = [len(sps).to_bytes(2, "big") + sps for sps in (own, other)]
     codec["avcc"] = bytes.fromhex(codec["avcc"]).replace(*sets).hex()
     index = replace(numbered_h264, info=numbered_h264.info | {"codec": codec})
-    with pytest.raises(ShardError, match=r"SPS: coded size is \(16000, 16000\), not \(176, 128\)"):
+    with pytest.raises(ShardError, match="codec.blank: packet 0 does not decode"):
         ClipLoader(index, train_plan(index))
     decoder = SoftwareDecoder(bytes.fromhex(codec["avcc"]), height=128, width=176)
     before = peak_mb()
