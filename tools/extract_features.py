@@ -4,7 +4,6 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -14,21 +13,10 @@ if not __package__:  # started by path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import click
-import numpy as np
 
-from res3d_video.train.config import from_dict
 from res3d_video.train.data_options import DATA, Data, remote_options
-from res3d_video.train.evaluation.features import DTYPES, FeatureFile
-from res3d_video.train.terminal import (
-    BATCH,
-    CLIPS,
-    QUIET,
-    THREADS,
-    Command,
-    OutputFile,
-    save_json,
-    wrong_usage,
-)
+from res3d_video.train.evaluation.features import DTYPES, load_features
+from res3d_video.train.terminal import BATCH, CLIPS, QUIET, THREADS, Command, OutputFile
 
 FEATURES_OUT = OutputFile(".parquet", is_folder=True)
 EPILOG = """\b
@@ -55,11 +43,6 @@ The files are the same for any number of processes.
 @click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.")
 @click.option("--out", required=True, type=FEATURES_OUT, help="Folder to write, .parquet.")
 @click.option("--layers", help="Names, with commas between.  [default: res5b,pool5, of C3D fc6]")
-@click.option(
-    "--subset", default="all", type=click.Choice(["all", "train", "val", "test"]),
-    help="A side of --split, or every video of the dataset.",
-)  # fmt: skip
-@click.option("--split", help="Of train or test: split of the dataset.  [default: the one trained on]")
 @click.option("--clips", default=10, type=CLIPS, help="Clips a video, evenly spaced, centre crop.")
 @click.option("--per-clip", is_flag=True, help="A row for each clip in place of each video's mean.")
 @click.option("--dtype", default="float32", type=click.Choice(DTYPES), help="Of the features in the file.")
@@ -68,15 +51,12 @@ The files are the same for any number of processes.
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET
-@click.option("--json", "json_path", type=OutputFile(), help="Write a summary here.")
 def main(
     *,
     checkpoint: Path,
     data: Data,
     out: Path,
     layers: str | None,
-    subset: str,
-    split: str | None,
     clips: int,
     per_clip: bool,
     dtype: str,
@@ -84,69 +64,37 @@ def main(
     num_threads: int,
     device: str,
     quiet: bool,
-    json_path: Path | None,
 ) -> None:
     """Features of videos: layers of a checkpoint's network, averaged over each video's clips, as Parquet."""
-    if subset == "all" and split is not None:
-        raise click.UsageError(f"--split: {split} says nothing about all videos; add --subset train or test")
     from res3d_video.train.checkpoint import load_checkpoint  # these load torch: help does not wait for it
-    from res3d_video.train.evaluation.extraction import Extraction, make_features, samples_to_read
+    from res3d_video.train.evaluation.extraction import Extraction
     from res3d_video.train.ranks import from_torchrun
 
-    ranks = from_torchrun(device)
-    index = data.open()
-    state = load_checkpoint(checkpoint)
-    config = from_dict(state["config"])
+    ranks, index, state = from_torchrun(device), data.open(), load_checkpoint(checkpoint)
     if layers is None:  # what the papers report
-        layers = "fc6" if config.model.name == "c3d" else "res5b,pool5"
-    with wrong_usage():
-        extraction = Extraction(
-            state,
-            index,
-            samples_to_read(index, split=split or config.split, subset=subset),
-            layers=[name for name in layers.split(",") if name],
-            num_clips=clips,
-            per_clip=per_clip,
-            dtype=dtype,
-            out=out,
-            device=ranks.device,
+        layers = "fc6" if state["config"]["model"]["name"] == "c3d" else "res5b,pool5"
+    extraction = Extraction(
+        state,
+        index,
+        layers=[name for name in layers.split(",") if name],
+        num_clips=clips,
+        per_clip=per_clip,
+        dtype=dtype,
+        out=out,
+        device=ranks.device,
+    )
+    made = extraction.make(ranks, batch_size=batch_size, num_threads=num_threads, quiet=quiet)
+    if not ranks.is_main:
+        return
+    if not made:
+        click.echo(f"features {out} is there already, made in the same way")
+        return
+    rows = load_features(out, [])
+    click.echo(f"features {out}: {len(rows)} rows of {index.name}, one a {'clip' if per_clip else 'video'}")
+    if len(rows.unreadable):
+        click.echo(
+            f"note: {len(rows.unreadable)} videos could not be decoded and are left out; run tools/check_shards.py"
         )
-    made = make_features(extraction, ranks, batch_size=batch_size, num_threads=num_threads, quiet=quiet)
-    if ranks.is_main:
-        summary = summarise(out)
-        if json_path is not None:
-            save_json(json_path, summary)
-        for line in summary_lines(summary) if made else [f"features    {out} is there already, made in the same way"]:
-            click.echo(line)
-
-
-def summarise(path: Path) -> dict[str, Any]:
-    """Counts and layers of a feature file, and what it was made with."""
-    file = FeatureFile(path)
-    about, sources = file.about(), file.read(["source"])["source"]
-    return {
-        "features": str(path),
-        "num_rows": len(sources),
-        "num_videos": len(np.unique(sources)),
-        "num_dims": {name: file.num_dims(name) for name in about["layers"]},
-        "unreadable": file.unreadable().tolist(),
-        "about": about,
-    }
-
-
-def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """What was written, aligned."""
-    about = summary["about"]
-    dims = ", ".join(f"{name} of {num_dims} dimensions" for name, num_dims in summary["num_dims"].items())
-    lines = [
-        f"videos      {summary['num_videos']} of {about['data']['name']}, up to {about['num_clips']} clips each",
-        f"rows        {summary['num_rows']}, one a {'clip' if about['per_clip'] else 'video'}",
-        f"layers      {dims}; {about['dtype']}",
-        f"features    {summary['features']}",
-    ]
-    if summary["unreadable"]:
-        lines.append(f"unreadable  {len(summary['unreadable'])} videos, left out; see tools/check_shards.py")
-    return lines
 
 
 if __name__ == "__main__":

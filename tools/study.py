@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 if not __package__:  # started by path
@@ -27,7 +27,7 @@ from res3d_video.pipeline.typed_json import read_json
 from res3d_video.tools.bench.machine import machine, machine_lines, markdown
 from res3d_video.tools.figures.plots import draw_table, load_matplotlib
 from res3d_video.train.data_options import LOCAL_DATA
-from res3d_video.train.evaluation import SCORES
+from res3d_video.train.evaluation import SCORES, percent
 from res3d_video.train.paper.study import (
     NUM_CLIPS,
     TABLES,
@@ -39,7 +39,7 @@ from res3d_video.train.paper.study import (
     plan_run,
     read_scores,
 )
-from res3d_video.train.terminal import BATCH, COUNT, QUIET, SIDE, Command, Failed, Number, progress, text_table
+from res3d_video.train.terminal import BATCH, COUNT, QUIET, SIDE, Command, Failed, Number, progress
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAPER = StudySettings()
@@ -139,15 +139,7 @@ def main(
         f"{indexes[0].name}, split {runs[0].config.split}: {num_test} test samples, {runs[0].config.steps:,} steps of "
         f"{runs[0].config.global_batch_size} clips, crop {settings.size} for 112, width × {settings.width_scale:g}"
     )
-    notes = notes_of(planned, scored, settings)
-    write_report(out, about, planned, scored, notes)
-    for number in numbers:
-        table, cells = TABLES[number], cells_of(number, planned, scored)
-        word, reasons = judge(table, accuracies(scored[number]))
-        lines = [f"Table {number}: {table.factor}", *text_table(HEADER, cells), f"{table.claim}: {word}"]
-        click.echo("\n".join([*lines, *(f"  {reason}" for reason in reasons), ""]))
-    for note in notes:
-        click.echo(f"note: {note}")
+    click.echo(write_report(out, about, planned, scored, notes_of(planned, scored, settings)))
     click.echo(f"report {out / 'study.md'}")
     if failures:
         raise Failed(f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}")
@@ -219,7 +211,7 @@ async def train_and_score(run: StudyRun, out: Path, *, gpu: str, device: str) ->
     folder, log = out / run.folder, out / run.folder / "log.txt"
     scoring = ["--checkpoint", str(folder / "latest.pt"), "--data", str(run.data), "--json", str(folder / SCORES)]
     commands = [
-        ["train/main.py", *run.arguments(out)],
+        ["train/main.py", *run.arguments, "--out", str(folder)],
         ["tools/evaluate.py", *scoring, "--clips", str(NUM_CLIPS)],
     ]
     try:
@@ -286,14 +278,6 @@ def notes_of(planned: Planned, scored: Scored, settings: StudySettings) -> list[
     return notes
 
 
-def percent(values: Sequence[float]) -> str:
-    """
-    >>> percent([0.45, 0.47]), percent([0.5])
-    ('46.0 ± 1.4', '50.0')
-    """
-    return f"{100 * mean(values):.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "")
-
-
 def cells_of(number: int, planned: Planned, scored: Scored) -> list[list[str]]:
     """A table under HEADER; accuracies per cent."""
 
@@ -307,20 +291,22 @@ def cells_of(number: int, planned: Planned, scored: Scored) -> list[list[str]]:
     return [cells(row) for row in TABLES[number].rows]
 
 
-def write_report(out: Path, about: str, planned: Planned, scored: Scored, notes: Sequence[str]) -> None:
-    """study.md, tables.csv, and table-N.png of each table that has a run.
-
-    Raises:
-        BenchError: matplotlib is not installed.
-    """
+def write_report(out: Path, about: str, planned: Planned, scored: Scored, notes: Sequence[str]) -> str:
+    """study.md, which is returned, tables.csv, and table-N.png of each table that has a run."""
     lines, claims, cells = [], [], []
     for number, rows in scored.items():
         table = TABLES[number]
         word, reasons = judge(table, accuracies(rows))
         claims.append([table.claim, str(number), word])
         cells += [[str(number), *row] for row in cells_of(number, planned, scored)]
-        lines += ["", f"## Table {number}: {table.factor}", ""]
-        lines += [*markdown(HEADER, cells_of(number, planned, scored)), "", *([table.note, ""] if table.note else [])]
+        lines += [
+            "",
+            f"## Table {number}: {table.factor}",
+            "",
+            *markdown(HEADER, cells_of(number, planned, scored)),
+            "",
+        ]
+        lines += [table.note, ""] if table.note else []
         lines += [f"**{word}**: {table.claim}.", "", *(f"- {reason}" for reason in reasons)]
         if rows:
             lines += ["", f"![Table {number}](table-{number}.png)"]
@@ -332,9 +318,11 @@ def write_report(out: Path, about: str, planned: Planned, scored: Scored, notes:
     facts = [about, *machine_lines(machine("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120"))]
     head = ["# Architecture study", "", *(f"{line}  " for line in facts), "", HOW, ""]
     head += [*markdown(["claim", "table", "verdict"], claims), "", *(f"- {note}" for note in notes)]
-    (out / "study.md").write_text("\n".join([*head, *lines, ""]), encoding="utf-8")
+    page = "\n".join([*head, *lines, ""])
+    (out / "study.md").write_text(page, encoding="utf-8")
     with (out / "tables.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([["table", *HEADER], *cells])
+    return page
 
 
 if __name__ == "__main__":

@@ -247,7 +247,7 @@ def make_on_ray(tasks: list[ShardTask], out_dir: Path, tell: Tell, *, address: s
         while waiting or given:
             while waiting and len(given) < IN_HAND:
                 task = waiting.popleft()
-                records = tuple(replace(r, path=r.path.absolute()) for r in task.records)  # workers are elsewhere
+                records = tuple(replace(r, raw=r.raw.absolute()) for r in task.records)  # workers are elsewhere
                 given[remote.remote(replace(task, records=records), out_dir.absolute())] = task
             (done,), _ = ray.wait(list(given), num_returns=1)
             task = given.pop(done)

@@ -16,17 +16,16 @@ from res3d_video.tools.pages.run_page import run_page
 from res3d_video.tools.playing.selection import config_of_run
 from res3d_video.tools.run_reader import read_runs
 from res3d_video.train.config import to_dict
-from res3d_video.train.evaluation.features import load_features, read_rows, save_features
+from res3d_video.train.evaluation.features import load_features, save_features
 from res3d_video.train.paper.aslan import read_pairs
 from res3d_video.train.paper.thumos14 import (
     VideoLength,
     list_windows,
     read_detections,
     read_lengths,
-    read_windows,
-    write_windows,
+    read_window_features,
 )
-from res3d_video.train.paper.thumos14 import read_scores as read_window_scores
+from tests.features import made_features
 from tests.hostile.tampering import (
     GONE,
     VALUES,
@@ -37,7 +36,6 @@ from tests.hostile.tampering import (
     places,
 )
 from tests.tools.pages.made_runs import scored_line, train_line, write_run, write_scores
-from tests.train.test_features import features_of
 
 TEXTS = {
     "nested": b"[" * 10**5, "nested objects": b'{"a":' * 10**5, "NaN": b"NaN", "1e400": b"1e400",
@@ -142,12 +140,13 @@ def parquet_bytes(table: Any, **metadata: str) -> bytes:
 def test_a_tampered_feature_file_is_refused_in_one_line(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "f.parquet"
-    save_features(path, features_of("a", "b", "c"))
+    whole = made_features(["a", "b", "c"], {"res5b": np.ones((3, 3)), "pool5": np.ones((3, 2))})
+    save_features(path, whole)
     table = pq.read_table(path)
     ways = [*parquet_tampered(table)]
-    for place in places(features_of("a").about, depth=2):
+    for place in places(whole.about, depth=2):
         for value in (GONE, None, -1, "x", [], 10**30):
-            about = json.dumps(changed(features_of("a").about, place, value))
+            about = json.dumps(changed(whole.about, place, value))
             ways.append((f"about {place} {value}", parquet_bytes(table, about=about)))
     for name, text in TEXTS.items():
         for key in ("about", "unreadable"):
@@ -157,9 +156,8 @@ def test_a_tampered_feature_file_is_refused_in_one_line(tmp_path: Path) -> None:
         for way, content in ways:
             path.write_bytes(content)
             for read in (
-                lambda: load_features([path], ["pool5"]).num_missing("1"),
-                lambda: read_rows(path, layers=["pool5"], names=("source", "key")),
-                lambda: read_window_scores(path, list_windows([VideoLength("a", 64, 25.0)])),
+                lambda: load_features(path, ["pool5"]).of_videos().num_test_seen("2"),
+                lambda: read_window_features(path, list_windows([VideoLength("a", 64, 25.0)]), layer="pool5"),
             ):  # fmt: skip
                 line = refusal(read)
                 assert not line or (is_one_line(line) and str(path) in line), (way, line)
@@ -169,8 +167,6 @@ def test_a_tampered_feature_file_is_refused_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_tampered_lists_are_refused_in_one_line(tmp_path: Path) -> None:
-    windows = tmp_path / "windows.jsonl"
-    write_windows(windows, list_windows([VideoLength("a", 64, 25.0)]))
     lengths = b"video_test_0000004 1012 30\n"
     detections = b"video_test_0000004 1.5 3.5 26 0.75\n"
     numbers = (b"1e400", b"nan", b"inf", b"-1", b"9" * 5000, b"9" * 15, b"x", b"", b"\xff", b"1 2 3")
@@ -183,7 +179,6 @@ def test_tampered_lists_are_refused_in_one_line(tmp_path: Path) -> None:
             for number in numbers
         ]
         ways += [(read, content) for _, content in bytes_tampered(line * 9)]
-    ways += [(read_windows, content) for _, content in damaged_lines(windows.read_bytes())]
     ways += [(read_lengths, lengths * 3)]
     path, num_refused = tmp_path / "list.txt", 0
     with bounded_memory():

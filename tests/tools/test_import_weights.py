@@ -10,7 +10,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.evaluate import main as evaluate_main
 from res3d_video.tools.extract_features import main as extract_main
 from res3d_video.tools.import_weights import main
-from res3d_video.train.evaluation.features import FeatureFile
+from res3d_video.train.evaluation.features import load_features
 from tests.foreign_weights import CaffeForward, TorchvisionForward, written
 
 
@@ -32,11 +32,15 @@ def test_an_imported_checkpoint_gives_features(numbered: ShardIndex, tmp_path: P
         f"checkpoint  {checkpoint}",
     ]
     common = ["--checkpoint", str(checkpoint), "--data", str(numbered.data_dir), "--device", "cpu"]
-    command = [*common, "--subset", "test", "--layers", "res5b,pool5,prob", "--clips", "1", "--out", str(out)]
+    command = [*common, "--layers", "res5b,pool5,prob", "--clips", "1", "--out", str(out)]
     extracted = CliRunner().invoke(extract_main, command, catch_exceptions=False)
     assert extracted.exit_code == 0, extracted.output
-    shapes = {name: values.shape for name, values in FeatureFile(out).read(["res5b", "pool5", "prob"]).items()}
-    assert shapes == {"res5b": (1, 32 * 49), "pool5": (1, 32), "prob": (1, 3)}
+    found = load_features(out, ["res5b", "pool5", "prob"]).layers
+    assert {name: values.shape for name, values in found.items()} == {
+        "res5b": (11, 32 * 49),
+        "pool5": (11, 32),
+        "prob": (11, 3),
+    }
     refused = CliRunner().invoke(evaluate_main, common)
     assert refused.exit_code == 1
     assert "trained on 3 classes (even, odd ü, none, …), numbered has 2" in refused.stderr

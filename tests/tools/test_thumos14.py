@@ -1,4 +1,4 @@
-"""tools/thumos14.py: windows, detections and mAP, as a user types them."""
+"""tools/thumos14.py as a user types it: from a checkpoint to windows' features, detections and mAP."""
 
 import json
 from pathlib import Path
@@ -7,63 +7,49 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.thumos14 import main
-from tests.parquet import write_parquet
+from res3d_video.train.evaluation.features import load_features, save_features
+from res3d_video.train.main import main as train_main
+from res3d_video.train.paper.thumos14 import list_windows, read_lengths
+from tests.features import made_features
 from tests.schemas import check_schema
+from tests.train.conftest import SMALL, build_squares
 
 
 def run(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+    result = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+    assert "Traceback" not in result.output
+    return result
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """Two videos at 10 frames/s with a dive of 3.2 s each, windows, and features that show where it is."""
+    """Two videos at 10 frames/s with a dive of 3.2 s each, and features of their windows that show where it is."""
     for subset, starts in (("val", (3.2, 16.0)), ("test", (9.6, 22.4))):
-        videos = [f"video_{subset}_{i}" for i in range(2)]
-        folder = tmp_path / subset
-        folder.mkdir()
-        dives = dict(zip(videos, starts, strict=True))
+        dives = {f"video_{subset}_{i}": start for i, start in enumerate(starts)}
+        (tmp_path / subset).mkdir()
         lines = [f"{video}  {start} {start + 3.2:.1f}\n" for video, start in dives.items()]
-        (folder / f"Diving_{subset}.txt").write_text("".join(lines))
-        (tmp_path / f"{subset}.txt").write_text("".join(f"{video} 320 10\n" for video in videos))
-        words = ("--length", 16, "--length", 32, "--length", 64, "--out", tmp_path / f"{subset}.jsonl")
-        result = run("windows", "--videos", tmp_path / f"{subset}.txt", *words)
-        assert result.exit_code == 0, result.output
-        rows = [json.loads(line) for line in (tmp_path / f"{subset}.jsonl").read_text().splitlines()]
-        features, keys = np.random.default_rng(0).uniform(0, 0.05, (len(rows), 6)), []
+        (tmp_path / subset / f"Diving_{subset}.txt").write_text("".join(lines))
+        (tmp_path / f"{subset}.txt").write_text("".join(f"{video} 320 10\n" for video in dives))
+        listed = list_windows(read_lengths(tmp_path / f"{subset}.txt"))
+        features = np.random.default_rng(0).uniform(0, 0.05, (len(listed), 6))
         features[:, 0] += 1
-        for row, values in zip(rows, features, strict=True):
-            start, end = dives[row["video"]], dives[row["video"]] + 3.2
-            both = max(0, min(row["end_s"], end) - max(row["start_s"], start))
-            values[1:3] += both / (row["end_s"] - row["start_s"]), both / 3.2
-            keys.append(row["key"])
-        order = np.random.default_rng(1).permutation(len(keys))
-        write_parquet(tmp_path / f"{subset}.parquet", key=np.array(keys)[order], pool5=features[order])
-        scores = {"Diving": features[:, 1] * features[:, 2], "Background": np.full(len(keys), 0.3)}
-        write_parquet(tmp_path / f"{subset}_scores.parquet", key=keys, **scores)
+        for video, (start, end), values in zip(listed.videos.tolist(), listed.times, features, strict=True):
+            both = max(0, min(end, dives[video] + 3.2) - max(start, dives[video]))
+            values[1:3] += both / (end - start), both / 3.2
+        order = np.random.default_rng(1).permutation(len(listed))
+        keys = np.array(listed.keys)[order].tolist()
+        save_features(tmp_path / f"{subset}.parquet", made_features(keys, {"pool5": features[order]}))
     return tmp_path
 
 
-def test_windows_are_listed_with_their_frames(files: Path) -> None:
-    (files / "l.txt").write_text("long 64 25\nshort 15 25\n")
-    result = run("windows", "--videos", files / "l.txt", "--out", files / "w.jsonl")
-    assert result.exit_code == 0, result.output
-    # 16 frames: (64 - 16) / 4 + 1 = 13; 32: (64 - 32) / 8 + 1 = 5; 64: 1
-    assert "19 windows of 2 videos" in result.stdout
-    assert "1 videos are shorter than every window, such as short" in result.stdout
-    lines = [json.loads(line) for line in (files / "w.jsonl").read_text().splitlines()]
-    check_schema("thumos14 windows", lines)
-    assert lines[-1]["frames"] == list(range(0, 64, 4))
-    assert (lines[-1]["start_s"], lines[-1]["end_s"]) == (0, 2.56)
-
-
-def detect_with_features(files: Path, *options: object) -> Result:
-    return run(
-        "detect", "--windows", files / "test.jsonl", "--features", files / "test.parquet", "--train-windows",
-        files / "val.jsonl", "--train-features", files / "val.parquet", "--annotations", files / "val", "--c", 100,
-        "--out", files / "d.txt", *options,
-    )  # fmt: skip
+def words_of_detect(folder: Path, **changes: object) -> list[object]:
+    options = {
+        "videos": folder / "test.txt", "features": folder / "test.parquet", "train-videos": folder / "val.txt",
+        "train-features": folder / "val.parquet", "annotations": folder / "val", "out": folder / "d.txt",
+    }  # fmt: skip
+    return ["detect", *(word for name, value in (options | changes).items() for word in (f"--{name}", value))]
 
 
 def evaluate(files: Path, *options: object) -> Result:
@@ -71,9 +57,9 @@ def evaluate(files: Path, *options: object) -> Result:
 
 
 def test_features_become_detections_become_a_score(files: Path) -> None:
-    result = detect_with_features(files)
+    result = run(*words_of_detect(files, c=100))
     assert result.exit_code == 0, result.output
-    assert "detections of 1 classes in 262 windows" in result.stdout
+    assert "detections of 1 classes in 280 windows" in result.stdout
     best = (files / "d.txt").read_text().splitlines()[:2]
     assert sorted(line.split()[:4] for line in best) == [
         ["video_test_0", "9.600", "12.800", "26"],
@@ -87,25 +73,20 @@ def test_features_become_detections_become_a_score(files: Path) -> None:
     assert found["num_truths"] == {"Diving": 2}
 
 
-def test_scores_become_detections_of_the_windows_that_are_not_background(files: Path) -> None:
-    words = ("--windows", files / "test.jsonl", "--scores", files / "test_scores.parquet", "--out", files / "d.txt")
-    result = run("detect", *words, "--nms-iou", 1)
-    assert result.exit_code == 0, result.output
-    rows = [line.split() for line in (files / "d.txt").read_text().splitlines()]
-    assert all(float(row[4]) > 0.3 for row in rows)
-    assert len(rows) > 2
-    scores = evaluate(files, "--scnn-nms", "--iou", 0.5, "--json", files / "r.json")
-    assert scores.exit_code == 0, scores.output
-    assert json.loads((files / "r.json").read_text())["mean_average_precision"] == [1.0]
-    # Dives of 3 s count for windows of 1.6 and 3.2 s, a half each; those of 6.4 s want 3.2 s at least.
-    (files / "val" / "Diving_val.txt").write_text("video_val_0 1 4\n")
-    weighed = run("detect", *words, "--nms-iou", 1, "--annotations", files / "val")
-    assert weighed.exit_code == 0
-    again = {tuple(row[:3]): float(row[4]) for row in map(str.split, (files / "d.txt").read_text().splitlines())}
-    for video, start, end, _, score in rows:
-        weight = 0 if float(end) - float(start) > 6 else 0.5
-        assert again[video, start, end] == pytest.approx(weight * float(score))
-    assert 0 in again.values()
+def test_s_cnn_s_protocol_keeps_all_windows_and_drops_them_anew_for_each_iou(files: Path) -> None:
+    assert "280 detections" in run(*words_of_detect(files, **{"c": 100, "nms-iou": 1})).stdout
+    assert evaluate(files, "--scnn-nms", "--json", files / "r.json").exit_code == 0
+    found = json.loads((files / "r.json").read_text())
+    assert (found["num_detections"], found["mean_average_precision"][4]) == (280, 1.0)
+
+
+def test_windows_without_features_are_counted_and_named(files: Path) -> None:
+    whole = load_features(files / "test.parquet", ["pool5"])
+    first = "video_test_0/000000-000016"
+    kept = whole.keys != first
+    save_features(files / "test.parquet", made_features(whole.keys[kept], {"pool5": whole.layers["pool5"][kept]}))
+    result = run(*words_of_detect(files))
+    assert f"note: nothing for 1 of 280 windows, such as {first}" in result.stdout
 
 
 def test_the_table_is_aligned_and_what_is_missing_is_said(files: Path) -> None:
@@ -116,7 +97,6 @@ def test_the_table_is_aligned_and_what_is_missing_is_said(files: Path) -> None:
     assert header.split() == ["IoU", "segments", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7"]
     assert diving.split() == ["Diving", "2", *["50.0"] * 7]
     assert mean.split() == ["mAP", "2", *["50.0"] * 7]
-    assert len({len(line) for line in (header, diving, mean)}) == 1
     assert notes == [
         "note: mAP is of 1 of the 20 classes: the others have no list",
         "note: no Ambiguous_test.txt: detections of ambiguous segments count as wrong",
@@ -124,46 +104,61 @@ def test_the_table_is_aligned_and_what_is_missing_is_said(files: Path) -> None:
     ]
 
 
-def test_the_real_annotations_are_evaluated(shared_data: Path, tmp_path: Path) -> None:
-    folder = shared_data / "thumos14" / "temporal_annotations_test"
-    lines = [f"{line.rstrip()} 9 0.5\n" for line in (folder / "BasketballDunk_test.txt").read_text().splitlines()]
-    (tmp_path / "d.txt").write_text("".join(lines))
-    result = run("evaluate", "--detections", tmp_path / "d.txt", "--annotations", folder)
-    assert result.exit_code == 0, result.output
-    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
-    assert rows["BasketballDunk"] == ["488", *["100.0"] * 7]
-    assert rows["Diving"] == ["388", *["0.0"] * 7]
-    assert rows["mAP"] == ["1093", *["33.3"] * 7]
-
-
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("changes", "message"),
     [
-        (["windows", "--videos", "{}/val/Diving_val.txt", "--out", "{}/w"], 1, "line 1: "),
-        (["windows", "--videos", "{}/val.txt", "--length", "20", "--out", "{}/w"], 1, "choose a multiple of 16"),
-        (["windows", "--videos", "{}/none.txt", "--out", "{}/w"], 2, "none.txt"),
-        (["detect", "--windows", "{}/val.jsonl", "--out", "{}/d"], 2, "give either --scores or --features"),
+        ({"videos": "{}/val/Diving_val.txt"}, "line 1: "),
         (
-            ["detect", "--windows", "{}/val.jsonl", "--features", "{}/val.parquet", "--out", "{}/d"],
-            2,
-            "--features needs --train-windows, --train-features and --annotations",
+            {"videos": "{}/val.txt"},
+            "nothing for any of 280 windows, the first is video_val_0/000000-000016; give their",
         ),
-        (
-            ["detect", "--windows", "{}/val.jsonl", "--scores", "{}/test_scores.parquet", "--out", "{}/d"],
-            1,
-            "nothing for any of 262 windows, the first is video_val_0/000000-000016; give their file",
-        ),
-        (
-            ["detect", "--windows", "{}/val.jsonl", "--scores", "{}/val.parquet", "--out", "{}/d"],
-            1,
-            "val.parquet: no column is named like a class; give one for each, such as Diving",
-        ),
-        (["evaluate", "--detections", "{}/val.txt", "--annotations", "{}/test"], 1, "is not of the form"),
-        (["evaluate", "--detections", "{}/val.txt", "--annotations", "{}/val"], 1, "no annotated class"),
+        ({"annotations": "{}/test"}, "no annotated class"),
+        ({"layer": "fc6"}, "has no fc6; choose pool5"),
     ],
 )
-def test_errors_are_one_line_that_names_the_value(files: Path, words: list[str], code: int, message: str) -> None:
-    result = run(*(word.format(files) for word in words))
-    assert result.exit_code == code, result.output
-    assert message in result.stderr
-    assert "Traceback" not in result.output
+def test_errors_are_one_line_that_names_the_value(files: Path, changes: dict, message: str) -> None:
+    result = run(*words_of_detect(files, **{name: value.format(files) for name, value in changes.items()}))
+    assert (result.exit_code, message in result.stderr) == (1, True), result.output
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    return build_squares(tmp_path_factory.mktemp("squares"), classes={"left": -3, "right": 3}, num_groups=3)
+
+
+@pytest.fixture(scope="module")
+def folder(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of one step, and lists of all videos, which have 20 frames; the first 16 frames are a dive."""
+    folder = tmp_path_factory.mktemp("run")
+    command = ["--data", squares.data_dir, "--out", folder, *SMALL, "--steps", 1, "--eval-clips", 1]
+    result = CliRunner().invoke(train_main, [str(word) for word in command], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    names = sorted(Path(squares.source(row)).stem for row in range(squares.num_samples))
+    (folder / "videos.txt").write_text("".join(f"{name} 20 10\n" for name in names))
+    (folder / "lists").mkdir()
+    (folder / "lists" / "Diving_val.txt").write_text("".join(f"{name} 0 1.6\n" for name in names[:3]))
+    (folder / "lists" / "Diving_test.txt").write_text("".join(f"{name} 0 1.6\n" for name in names))
+    return folder
+
+
+def test_from_a_checkpoint_to_mean_average_precision(squares: ShardIndex, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is in the extra `features`")
+    out, videos = tmp_path / "f.parquet", folder / "videos.txt"
+    words = ["features", "--checkpoint", folder / "latest.pt", "--data", squares.data_dir, "--videos", videos]
+    words += ["--device", "cpu", "--num-threads", 1, "--batch-size", 5, "--out", out]
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (0, f"pool5 of 12 windows: {out}\n"), result.output
+    assert load_features(out, ["pool5"]).keys.tolist() == list_windows(read_lengths(videos)).keys
+    before = (out / "000000.parquet").stat().st_mtime_ns
+    again = run(*words)
+    assert again.stdout == f"pool5 of 12 windows: {out}, there already, made in the same way\n"
+    assert (out / "000000.parquet").stat().st_mtime_ns == before
+    # The two windows of a video, 0…16 and 4…20, have IoU 1 and 0.6 with its dive; three videos have none.
+    files = {"videos": videos, "features": out, "train-videos": videos, "train-features": out}
+    result = run(*words_of_detect(tmp_path, **files, annotations=folder / "lists"))
+    assert result.exit_code == 0, result.output
+    assert "detections of 1 classes in 12 windows" in result.stdout
+    words = ["--detections", tmp_path / "d.txt", "--annotations", folder / "lists", "--json", tmp_path / "r.json"]
+    assert run("evaluate", *words).exit_code == 0
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["mean_average_precision"][:5] == [1.0] * 5  # both windows have IoU 0.6 and more with the dive

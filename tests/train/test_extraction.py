@@ -1,8 +1,8 @@
 """Features of videos: the same as by hand, by one rank or several, with a kill in between or without."""
 
 import copy
-import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,21 +14,20 @@ import torch
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch, ClipLoader
-from res3d_video.pipeline.plan import EvalPlan
+from res3d_video.pipeline.plan import EvalPlan, PlannedClips
 from res3d_video.train.checkpoint import data_identity
 from res3d_video.train.config import TrainConfig, to_dict
 from res3d_video.train.evaluation import extraction as extraction_module
-from res3d_video.train.evaluation.extraction import (
-    Extraction,
-    PartFeatures,
-    PartsPlan,
-    cut_into_parts,
-    weights_fingerprint,
-)
-from res3d_video.train.evaluation.features import FeatureError, FeatureFile, average_videos, load_features
+from res3d_video.train.evaluation.extraction import Extraction, PartFeatures, PartsPlan, cut_into_parts
+from res3d_video.train.evaluation.features import FeatureError, Features, load_features
 from res3d_video.train.models import ModelConfig, build_model
+from res3d_video.train.models.layers import take_layers
+from res3d_video.train.paper import thumos14_features
+from res3d_video.train.paper.thumos14 import VideoLength, WindowList, list_windows
+from res3d_video.train.paper.thumos14_features import WindowExtraction, WindowPlan, samples_of_windows
 from res3d_video.train.ranks import Ranks
-from res3d_video.train.step import channels_last
+from tests.clips import damaged_copy, shown
+from tests.oracle import oracle_clips
 
 CONFIG = TrainConfig(
     model=ModelConfig("res3d10", width=4), clip=ClipSpec(num_frames=4, frame_stride=2, crop_size=32, resize=32)
@@ -55,8 +54,7 @@ def state(squares: ShardIndex) -> dict[str, Any]:
 
 
 def extraction(state: dict, index: ShardIndex, out: Path, **options: Any) -> Extraction:
-    samples, device = np.arange(index.num_samples), torch.device("cpu")
-    return Extraction(state, index, samples, out=out, device=device, **OPTIONS | options)
+    return Extraction(state, index, out=out, device=torch.device("cpu"), **OPTIONS | options)
 
 
 def extract(state: dict, index: ShardIndex, out: Path, *, world_size: int = 1, **options: Any) -> dict[str, bytes]:
@@ -79,7 +77,7 @@ def whole(state: dict, squares: ShardIndex, tmp_path_factory: pytest.TempPathFac
 
 
 def test_features_are_the_mean_over_a_videos_clips(state: dict, squares: ShardIndex, whole: Path) -> None:
-    features = load_features([whole], LAYERS)
+    features = load_features(whole, LAYERS)
     model = build_model(CONFIG.model, num_classes=3)
     model.load_state_dict(state["model"])
     model.eval()
@@ -100,22 +98,19 @@ def test_features_are_the_mean_over_a_videos_clips(state: dict, squares: ShardIn
         assert features.subsets[place].tolist() == squares.subsets[row].tolist()
         assert features.num_clips[place] == 3
     assert (features.layers["res5"].shape, features.layers["pool5"].shape) == ((12, 128), (12, 32))
-    assert features.layers["pool5"].std(axis=0).max() > 0
     about = features.about["checkpoint"]
     assert (about["step"], about["model"]["name"], about["data"]["name"]) == (7, "res3d10", "other")
-    assert features.about["data"]["num_videos"] == {"1": {"train": 8, "test": 4}}
 
 
 def test_clips_are_rows_of_their_own_and_average_to_the_videos(
     state: dict, squares: ShardIndex, whole: Path, tmp_path: Path
 ) -> None:
     extract(state, squares, tmp_path / "clips.parquet", per_clip=True)
-    found = FeatureFile(tmp_path / "clips.parquet").read(["pool5", "start"])
-    assert found["pool5"].shape == (36, 32)
-    assert found["start"].tolist() == [0, 6, 13] * 12  # 20 frames, clips span 7
-    means, videos = (load_features([path], LAYERS) for path in (tmp_path / "clips.parquet", whole))
-    assert means.keys.tolist() == videos.keys.tolist()
-    np.testing.assert_allclose(means.layers["res5"], videos.layers["res5"], rtol=1e-5, atol=1e-6)
+    clips, videos = (load_features(path, LAYERS) for path in (tmp_path / "clips.parquet", whole))
+    assert clips.layers["pool5"].shape == (36, 32)
+    assert clips.starts.tolist() == [0, 6, 13] * 12  # 20 frames, clips span 7
+    assert clips.of_videos().keys.tolist() == videos.keys.tolist()
+    np.testing.assert_allclose(clips.of_videos().layers["res5"], videos.layers["res5"], rtol=1e-5, atol=1e-6)
 
 
 def test_two_ranks_or_more_than_parts_make_the_bytes_of_one(
@@ -142,8 +137,7 @@ def test_what_was_done_before_a_kill_is_kept_and_the_end_is_the_same(
     before = run.path_of(0).stat().st_mtime_ns
     assert run.extract(Ranks(), batch_size=4) == 2
     assert run.path_of(0).stat().st_mtime_ns == before
-    assert len(load_features([out], LAYERS)) == 12
-    (run.out / f".{run.path_of(1).name}.tmp").unlink()
+    (run.out / f".{run.path_of(1).name}.tmp").unlink(missing_ok=True)
     assert contents(out) == contents(whole)
 
 
@@ -156,94 +150,32 @@ def test_a_damaged_part_is_made_again(state: dict, squares: ShardIndex, whole: P
     assert contents(run.out) == contents(whole)
 
 
-def test_res5b_and_pool5_of_res3d_and_fc6_of_c3d_have_the_papers_shapes(squares: ShardIndex, tmp_path: Path) -> None:
-    """At width 4, a sixteenth of the paper's: res5b 512 x 7 x 7, pool5 512; C3D's fc6 4096, pool5 8192."""
-    small = ClipSpec(num_frames=8, frame_stride=2, crop_size=32, resize=32)
-    clip = ClipSpec(num_frames=16, frame_stride=1, crop_size=112, resize=112)
-    expected = {
-        "res3d18": (small, {"res5b": 32 * 2 * 2, "pool5": 32, "res2a": 4 * 8 * 16 * 16}),
-        "c3d": (clip, {"fc6": 256, "pool5": 512, "prob": 3}),
-    }
-    for name, (spec, num_dims) in expected.items():
-        config = TrainConfig(model=ModelConfig(name, width=4), clip=spec)
-        weights = build_model(config.model, num_classes=3).state_dict()
-        made_by = {"config": to_dict(config), "model": weights, "classes": ["a", "b", "c"], "step": 0}
-        made_by["data"] = data_identity(squares)
-        out, device = tmp_path / f"{name}.parquet", torch.device("cpu")
-        run = Extraction(made_by, squares, np.arange(2), layers=list(num_dims), num_clips=1, out=out, device=device)
-        run.extract(Ranks(), batch_size=2)
-        assert {layer: FeatureFile(out).num_dims(layer) for layer in num_dims} == num_dims
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"layers": ("pool5",)}, "^layers: .*features.parquet was made with res5,pool5, this run has pool5"),
-        ({"num_clips": 2}, "^num_clips: .* was made with 3, this run has 2; choose another --out or remove it$"),
-        ({"dtype": "float16"}, "^dtype: .* was made with float32, this run has float16"),
-        ({"per_clip": True}, "^per_clip: .* was made with False, this run has True"),
-    ],
-)
-def test_parts_made_in_another_way_are_refused(
-    state: dict, squares: ShardIndex, tmp_path: Path, options: dict, message: str
+@pytest.mark.parametrize("options", [{"layers": ("pool5",)}, {"num_clips": 2}, {"dtype": "float16"}])
+def test_parts_made_in_another_way_or_by_another_network_are_refused(
+    state: dict, squares: ShardIndex, whole: Path, options: dict
 ) -> None:
-    first = extraction(state, squares, tmp_path / "features.parquet")
-    with pytest.raises(KeyboardInterrupt):
-        first.extract(Ranks(), batch_size=4, on_batch=stop_after_a_part)
-    with pytest.raises(FeatureError, match=message):
-        extraction(state, squares, tmp_path / "features.parquet", **options).extract(Ranks(), batch_size=4)
-
-
-def stop_after_a_part(done: int, total: int) -> None:
-    if done == 4:
-        raise KeyboardInterrupt
-
-
-def test_parts_of_another_checkpoint_or_of_other_videos_are_refused(
-    state: dict, squares: ShardIndex, tmp_path: Path
-) -> None:
-    out = tmp_path / "features.parquet"
-    with pytest.raises(KeyboardInterrupt):
-        extraction(state, squares, out).extract(Ranks(), batch_size=4, on_batch=stop_after_a_part)
+    (name,) = options
+    with pytest.raises(FeatureError, match=f"^{whole}: was made with another {name}; choose another --out or remove"):
+        extraction(state, squares, whole, **options).extract(Ranks(), batch_size=4)
     other = copy.deepcopy(state)
     other["model"]["head.bias"][0] += 1
-    with pytest.raises(FeatureError, match=r"^checkpoint: .* was made with \w{8}…, this run has \w{8}…; choose"):
-        extraction(other, squares, out).extract(Ranks(), batch_size=4)
-    fewer = Extraction(state, squares, np.arange(11), out=out, device=torch.device("cpu"), **OPTIONS)
-    with pytest.raises(FeatureError, match=r"^videos: .* was made with \w{8}…, this run has \w{8}…"):
-        fewer.extract(Ranks(), batch_size=4)
+    with pytest.raises(FeatureError, match="was made with another checkpoint"):
+        extraction(other, squares, whole).missing()
 
 
 def test_a_finished_file_is_known_and_a_strange_one_is_left_alone(
     state: dict, squares: ShardIndex, whole: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "features.parquet"
-    assert extraction(state, squares, out).missing() == [0, 1, 2]
-    shutil.copytree(whole, out)
-    assert not extraction(state, squares, out).missing()
-    with pytest.raises(FeatureError, match=r"^num_clips: .*features.parquet was .*; choose another --out or remove it"):
-        extraction(state, squares, out, num_clips=4).missing()
+    assert not extraction(state, squares, whole).missing()
     out = tmp_path / "strange.parquet"
+    assert extraction(state, squares, out).missing() == [0, 1, 2]
     out.write_bytes(b"something else")
     with pytest.raises(FeatureError, match="strange.parquet: is a file, not a folder of features; choose another"):
         extraction(state, squares, out).missing()
 
 
-def test_a_folder_that_lacks_parts_is_not_read(state: dict, squares: ShardIndex, tmp_path: Path) -> None:
-    out = tmp_path / "features.parquet"
-    with pytest.raises(KeyboardInterrupt):
-        extraction(state, squares, out).extract(Ranks(), batch_size=4, on_batch=stop_after_a_part)
-    with pytest.raises(FeatureError, match=r"features.parquet has 1 of 3 parts; run the same extraction again"):
-        load_features([out], LAYERS)
-
-
-def test_a_layer_that_does_not_exist_is_named(state: dict, squares: ShardIndex, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="layers: fc6 does not exist; this model has .*pool5"):
-        extraction(state, squares, tmp_path / "f.parquet", layers=("fc6",)).extract(Ranks(), batch_size=4)
-
-
 def test_a_batch_never_spans_two_parts_and_every_clip_comes_once(squares: ShardIndex) -> None:
-    parts = cut_into_parts(squares, np.arange(12), videos_per_part=5)
+    parts = cut_into_parts(squares.sources, videos_per_part=5)
     assert [len(part) for part in parts] == [5, 5, 2]
     plans = [EvalPlan(squares, part, CONFIG.clip, global_batch_size=4, num_views=3) for part in parts]
     plan = PartsPlan(plans)
@@ -258,16 +190,14 @@ def test_a_batch_never_spans_two_parts_and_every_clip_comes_once(squares: ShardI
     assert sorted(seen) == [(sample, view) for sample in range(12) for view in range(3)]
 
 
-def long_videos() -> SimpleNamespace:
-    """Rows of an index: video b of two segments, a of three, c of one."""
-    sources = np.array([b"b", b"a", b"a", b"b", b"c", b"a"])
-    return SimpleNamespace(
-        keys=np.array([b"k%d" % row for row in range(6)]),
-        sources=sources,
-        groups=np.array([b"g"] * 6),
-        labels=np.array([1, 0, 0, 1, 2, 0], np.int32),
-        subsets=np.ones((6, 1), np.int8),
-    )
+# Rows of an index: video b of two segments, a of three, c of one.
+LONG_VIDEOS: Any = SimpleNamespace(
+    keys=np.array([b"k%d" % row for row in range(6)]),
+    sources=np.array([b"b", b"a", b"a", b"b", b"c", b"a"]),
+    groups=np.array([b"g"] * 6),
+    labels=np.array([1, 0, 0, 1, 2, 0], np.int32),
+    subsets=np.ones((6, 1), np.int8),
+)
 
 
 def batch_of(samples: list[int], *, weights: list[float]) -> Batch:
@@ -277,24 +207,14 @@ def batch_of(samples: list[int], *, weights: list[float]) -> Batch:
     )
 
 
-def test_segments_of_a_video_stay_together() -> None:
-    index: Any = long_videos()
-    assert [part.tolist() for part in cut_into_parts(index, np.arange(6), videos_per_part=2)] == [
-        [1, 2, 5, 0, 3],
-        [4],
-    ]
-    assert [part.tolist() for part in cut_into_parts(index, np.array([0, 4]), videos_per_part=1)] == [[0], [4]]
-
-
 @pytest.mark.parametrize("per_clip", [False, True])
 def test_clips_that_cannot_be_decoded_do_not_count_and_videos_without_any_are_named(per_clip: bool) -> None:
-    index: Any = long_videos()
-    rows = PartFeatures(index, np.array([1, 2, 5, 0, 3, 4]), per_clip=per_clip)
+    rows = PartFeatures(LONG_VIDEOS, np.array([1, 2, 5, 0, 3, 4]))
     rows.add(batch_of([1, 2, 5, 0], weights=[1, 0, 1, 0]), {"fc": torch.tensor([[1.0], [99.0], [4.0], [99.0]])})
     rows.add(batch_of([3, 4, 4, 4], weights=[0, 1, 0, 0]), {"fc": torch.tensor([[99.0], [7.0], [99.0], [99.0]])})
-    made = rows.finish({"per_clip": per_clip}, dtype="float32")
+    made = rows.finish({"per_clip": per_clip, "dtype": "float32", "layers": ["fc"]})
     assert made.unreadable.tolist() == ["b"]
-    videos = average_videos(made) if per_clip else made
+    videos = made.of_videos()
     assert videos.sources.tolist() == ["a", "c"]
     assert videos.keys.tolist() == ["k1", "k4"]
     assert videos.num_clips.tolist() == [2, 1]
@@ -304,32 +224,135 @@ def test_clips_that_cannot_be_decoded_do_not_count_and_videos_without_any_are_na
 
 @pytest.mark.parametrize(("value", "dtype"), [(1e5, "float16"), (float("nan"), "float32"), (float("inf"), "float32")])
 def test_numbers_that_the_file_cannot_hold_are_refused(value: float, dtype: str) -> None:
-    index: Any = long_videos()
-    rows = PartFeatures(index, np.array([0]), per_clip=False)
+    rows = PartFeatures(LONG_VIDEOS, np.array([0]))
     rows.add(batch_of([0], weights=[1]), {"fc": torch.tensor([[value]])})
     with pytest.raises(ValueError, match=f"^fc: a feature is .*, which {dtype} cannot hold"):
-        rows.finish({}, dtype=dtype)
+        rows.finish({"dtype": dtype, "per_clip": False, "layers": ["fc"]})
 
 
-def test_float16_halves_the_file(state: dict, squares: ShardIndex, whole: Path, tmp_path: Path) -> None:
-    extract(state, squares, tmp_path / "half.parquet", dtype="float16")
-    half, full = (load_features([path], LAYERS).layers["pool5"] for path in (tmp_path / "half.parquet", whole))
-    assert half.dtype == np.float16
-    np.testing.assert_array_equal(half, full.astype(np.float16))
-    assert FeatureFile(tmp_path / "half.parquet").about()["dtype"] == "float16"
+# Windows of THUMOS14
 
 
-def test_a_fingerprint_is_of_the_weights_and_not_of_how_they_lie_in_memory() -> None:
-    torch.manual_seed(0)
-    model = build_model(CONFIG.model, num_classes=2)
-    before = weights_fingerprint(model.state_dict())
-    assert weights_fingerprint(channels_last(copy.deepcopy(model)).state_dict()) == before
+@pytest.fixture
+def windows(squares: ShardIndex) -> WindowList:
+    """Those of two of the videos of 20 frames, of 16 frames each: 0…16 and 4…20."""
+    names = sorted(Path(squares.source(row)).stem for row in range(squares.num_samples))
+    return list_windows([VideoLength(name, 20, 25) for name in names[1:3]])
+
+
+@pytest.fixture
+def four_windows_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thumos14_features, "WINDOWS_PER_PART", 4)
+
+
+def window_extraction(state: dict, index: ShardIndex, windows: WindowList, out: Path) -> WindowExtraction:
+    return WindowExtraction(state, index, windows, ["pool5"], out=out, device=torch.device("cpu"))
+
+
+def extract_windows(state: dict, index: ShardIndex, windows: WindowList, out: Path) -> Features:
+    """By one rank; the rows as they are in the file."""
+    window_extraction(state, index, windows, out).extract(Ranks(), batch_size=3)
+    return load_features(out, ["pool5"])
+
+
+def of_lengths(name: str, num_frames: int, *lengths: int) -> WindowList:
+    """Every other window of some lengths of a video."""
+    listed = list_windows([VideoLength(name, num_frames, 25)])
+    listed = listed.take(np.isin(listed.lengths, lengths))
+    return listed.take(listed.frames[:, 0] % (listed.lengths // 2) == 0)
+
+
+def test_a_window_of_every_length_shows_its_sixteen_frames(numbered: ShardIndex) -> None:
+    listed = list_windows([VideoLength("g10_505", 505, 25)])
+    samples = samples_of_windows(numbered, listed)
+    for length in (16, 64, 256):
+        rows = np.flatnonzero(listed.lengths == length)[-2:]
+        spec = ClipSpec(num_frames=16, frame_stride=length // 16)
+        plan = WindowPlan(numbered, samples[rows], listed.frames[rows, 0], spec, global_batch_size=3)
+        with ClipLoader(numbered, plan) as loader:
+            (batch,) = loader
+        assert batch.weights.tolist() == [1, 1, 0]
+        assert shown(batch, plan, 0)[:2] == [list(range(*listed.frames[row], length // 16)) for row in rows]
+
+
+def test_features_are_those_of_the_network_on_the_windows_clips(
+    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
+) -> None:
+    found = extract_windows(state, squares, windows, tmp_path / "f.parquet")
+    assert (found.layers["pool5"].dtype, len(found.unreadable)) == (np.float16, 0)
+    spec = replace(CONFIG.clip, num_frames=16, frame_stride=1)
+    samples = samples_of_windows(squares, windows)
+    plan = WindowPlan(squares, samples, windows.frames[:, 0], spec, global_batch_size=len(windows))
+    planned: PlannedClips = plan.batch(0)
+    model = build_model(CONFIG.model, num_classes=3)
+    model.load_state_dict(state["model"])
     with torch.no_grad():
-        next(model.parameters()).view(-1)[0] += 1e-3
-    assert weights_fingerprint(model.state_dict()) != before
+        clips = torch.from_numpy(oracle_clips(squares, planned, spec))
+        expected = take_layers(model.eval(), clips, ["pool5"])["pool5"].numpy()
+    assert found.layers["pool5"] == pytest.approx(expected, rel=0.05, abs=0.05)
+    assert np.abs(expected[0] - expected[2]).max() > 0.2  # or nothing would be seen of a mix-up
+    assert found.keys.tolist() == windows.keys
+    assert found.starts.tolist() == windows.frames[:, 0].tolist()
+    assert found.sources.tolist() == [squares.source(row) for row in samples]
+    assert found.labels.tolist() == squares.labels[samples].tolist()
 
 
-def test_impossible_layers_are_named(state: dict, squares: ShardIndex, tmp_path: Path) -> None:
-    for layers, message in (((), "none is not possible"), (("a", "a"), "a,a is not possible; name one or more, each")):
-        with pytest.raises(ValueError, match=f"layers: {message}"):
-            extraction(state, squares, tmp_path / "f.parquet", layers=layers)
+def test_rows_come_by_length_and_then_as_listed_each_with_its_own_features(
+    state: dict, numbered: ShardIndex, tmp_path: Path, four_windows_a_part: None
+) -> None:
+    listed = of_lengths("g08_64", 64, 16, 32)  # 7 and 3 windows
+    shuffled = listed.take(np.random.default_rng(0).permutation(len(listed)))
+    found = extract_windows(state, numbered, shuffled, tmp_path / "f.parquet")
+    by_length = np.concatenate([np.flatnonzero(shuffled.lengths == length) for length in (16, 32)])
+    assert found.keys.tolist() == [shuffled.keys[row] for row in by_length]
+    whole = extract_windows(state, numbered, listed, tmp_path / "whole.parquet")
+    row_of = {key: row for row, key in enumerate(whole.keys)}
+    expected = whole.layers["pool5"][[row_of[key] for key in found.keys]]
+    assert found.layers["pool5"] == pytest.approx(expected, abs=2e-3, rel=2e-3)
+    assert len(np.unique(found.layers["pool5"], axis=0)) == len(listed)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_make_the_bytes_of_one(
+    state: dict, numbered: ShardIndex, tmp_path: Path, world_size: int, four_windows_a_part: None
+) -> None:
+    listed = of_lengths("g08_64", 64, 16, 32)  # parts of 4, 3 and 3 windows
+    extract_windows(state, numbered, listed, tmp_path / "one.parquet")
+    for rank in reversed(range(world_size)):
+        run = window_extraction(state, numbered, listed, tmp_path / "many.parquet")
+        made = run.extract(Ranks(rank, rank, world_size), batch_size=3)
+        assert made == len(range(rank, 3, world_size))
+    assert contents(tmp_path / "many.parquet") == contents(tmp_path / "one.parquet")
+
+
+def test_other_windows_are_not_mixed_into_a_folder(
+    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
+) -> None:
+    out = tmp_path / "f.parquet"
+    extract_windows(state, squares, windows, out)
+    with pytest.raises(FeatureError, match=r"f.parquet: was made with another windows; choose another --out"):
+        window_extraction(state, squares, windows.take(np.array([1, 0, 2, 3])), out).extract(Ranks(), batch_size=3)
+
+
+def test_windows_of_a_damaged_video_are_named_and_left_out(
+    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
+) -> None:
+    sample = int(samples_of_windows(squares, windows)[0])
+    broken = damaged_copy(squares, tmp_path / "broken", sample, fix_checksum=False)
+    found = extract_windows(state, broken, windows, tmp_path / "f.parquet")
+    assert found.unreadable[0] == windows.keys[0]
+    assert found.keys.tolist() == [key for key in windows.keys if key not in found.unreadable]
+    assert len(found.layers["pool5"]) == len(found.keys) > 0
+
+
+def test_windows_of_other_videos_or_later_frames_are_refused(
+    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
+) -> None:
+    out = tmp_path / "f.parquet"
+    with pytest.raises(ValueError, match="squares: video elsewhere is there 0 times; windows need it once"):
+        window_extraction(state, squares, list_windows([VideoLength("elsewhere", 20, 25)]), out)
+    name = windows.videos[0]
+    with pytest.raises(ValueError, match=rf"window {name}/000008-000024 ends after the video's 20 frames"):
+        window_extraction(state, squares, list_windows([VideoLength(name, 24, 25)]), out)
+    with pytest.raises(ValueError, match="windows: there are none"):
+        window_extraction(state, squares, list_windows([]), out)

@@ -12,7 +12,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.sync import sync_dataset
 from res3d_video.tools import evaluate, extract_features
 from res3d_video.train.checkpoint import load_checkpoint
-from res3d_video.train.evaluation.features import FeatureFile
+from res3d_video.train.evaluation.features import load_features
 from tests.s3_server import S3Server
 from tests.train.conftest import Trainer, read_metrics
 
@@ -52,7 +52,7 @@ def test_training_and_scoring_from_s3_equal_those_from_the_folder(
         done = CliRunner().invoke(extract_features.main, [*words, "--layers", "pool5", "--out", str(features)])
         assert done.exit_code == 0, done.output
     assert scores[0] == scores[1]
-    one, two = (FeatureFile(tmp_path / f"{n}.parquet").read(["pool5"])["pool5"] for n in (1, 2))
+    one, two = (load_features(tmp_path / f"{n}.parquet", ["pool5"]).layers["pool5"] for n in (1, 2))
     assert np.array_equal(one, two)
 
 

@@ -1,6 +1,7 @@
 """Scoring trained models; here the counts of videos by class (row) and predicted class (column)."""
 
 from collections.abc import Sequence
+from statistics import mean, stdev
 
 import numpy as np
 
@@ -34,6 +35,15 @@ def accuracies_by_name(classes: Sequence[str], confusion: np.ndarray) -> dict[st
     """Accuracy of each class for JSON; None for a class without videos."""
     shares = class_accuracy(confusion)
     return {name: None if np.isnan(share) else float(share) for name, share in zip(classes, shares, strict=True)}
+
+
+def percent(shares: Sequence[float]) -> str:
+    """Mean and sample deviation, per cent.
+
+    >>> percent([0.45, 0.47]), percent([0.5])
+    ('46.0 ± 1.4', '50.0')
+    """
+    return f"{100 * mean(shares):.1f}" + (f" ± {100 * stdev(shares):.1f}" if len(shares) > 1 else "")
 
 
 def class_table(classes: Sequence[str], confusion: np.ndarray) -> list[str]:

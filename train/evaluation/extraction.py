@@ -5,10 +5,10 @@ itself and skips those that exist. A batch never spans two parts, so what a part
 the number of ranks, nor on where a run was killed.
 """
 
-import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,12 @@ import torch
 from torch import Tensor
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.index import SUBSETS, ShardIndex
+from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch, ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan, Plan, PlannedClips
 from res3d_video.train.checkpoint import data_identity
 from res3d_video.train.config import from_dict, to_dict
-from res3d_video.train.evaluation.features import (
-    FORMAT,
-    FeatureError,
-    FeatureFile,
-    Features,
-    parquet,
-    save_features,
-)
+from res3d_video.train.evaluation.features import FORMAT, FeatureError, Features, parquet, read_about, save_features
 from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
 from res3d_video.train.models import build_model, take_layers
 from res3d_video.train.ranks import Ranks, process_group
@@ -63,12 +56,26 @@ class PartedExtraction:
         out: Path,
         device: torch.device,
     ) -> None:
-        layers = about["layers"]
+        layers, config = about["layers"], from_dict(state["config"])
         if not layers or len(set(layers)) < len(layers):
             raise UserError(f"layers: {','.join(layers) or 'none'} is not possible; name one or more, each once")
-        self.state, self.config, self.index, self.parts = state, from_dict(state["config"]), index, parts
-        self.about = describe_run(state, index, device=device) | about | {"num_parts": len(parts)}
-        self.out, self.device = out, device
+        self.state, self.config, self.index, self.parts, self.out = state, config, index, parts, out
+        self.device = device
+        self.about = about | {
+            "format": FORMAT,
+            "checkpoint": {
+                "fingerprint": weights_fingerprint(state["model"]),
+                "step": state["step"],
+                "model": asdict(config.model),
+                "data": state["data"],
+                "split": config.split,
+            },
+            "data": {**data_identity(index), "classes": index.classes, "split_names": index.split_names},
+            "mean": to_dict(config)["mean"],
+            "std": to_dict(config)["std"],
+            "compute": "bfloat16" if device.type == "cuda" else "float32",
+            "num_parts": len(parts),
+        }
 
     def plan_of(self, part: int, *, batch_size: int) -> Plan:
         """The clips of a part; a plan that ends."""
@@ -94,15 +101,13 @@ class PartedExtraction:
 
     def _is_made(self, path: Path) -> bool:
         try:
-            theirs = FeatureFile(path).about()
+            theirs, _ = read_about(path)
         except FeatureError:
-            return False
-        for name, ours in self.about.items():
-            if theirs.get(name) != ours:
-                raise FeatureError(
-                    f"{name}: {self.out} was made with {brief(theirs.get(name))}, this run has {brief(ours)}; "
-                    "choose another --out or remove it"
-                )
+            return False  # it is made again
+        if differing := [name for name, ours in self.about.items() if theirs.get(name) != ours]:
+            raise FeatureError(
+                f"{self.out}: was made with another {', '.join(differing)}; choose another --out or remove it"
+            )
         return True
 
     def extract(
@@ -121,10 +126,6 @@ class PartedExtraction:
 
         Returns:
             Parts made.
-
-        Raises:
-            FeatureError: A part exists and was made in another way.
-            ValueError: The network has no such layer.
         """
         todo = [part for part in self.missing() if part % ranks.world_size == ranks.rank]
         if not todo:
@@ -144,34 +145,47 @@ class PartedExtraction:
                 for batch in loader:
                     place, is_last = plan.plan_of(batch.step)
                     part = parts[place]
-                    rows = rows or PartFeatures(self.index, self.parts[part], per_clip=self.about["per_clip"])
+                    rows = rows or PartFeatures(self.index, self.parts[part])
                     with autocast(self.device):
                         rows.add(batch, take_layers(model, batch.clips, self.about["layers"]))
                     if is_last:
-                        made = rows.finish(self.about, dtype=self.about["dtype"])
-                        save_features(self.path_of(part), self.name_rows(part, made))
+                        save_features(self.path_of(part), self.name_rows(part, rows.finish(self.about)))
                         rows = None
                     done += 1
                     on_batch(done, total)
         return len(todo)
 
+    def make(self, ranks: Ranks, *, batch_size: int, num_threads: int, quiet: bool) -> bool:
+        """Make the features, all processes together; a collective.
+
+        Returns:
+            False where they were there already, made in the same way.
+        """
+        with parquet(self.out):
+            pass  # a package that it needs is missed here, not after the work
+        with process_group(ranks):
+            if not any(ranks.gather(len(self.missing()))):  # collective: nobody begins before all have looked
+                return False
+            with progress("extracting", unit="batches", quiet=quiet or not ranks.is_main) as tell:
+                settings = LoaderSettings(num_threads=num_threads)
+                self.extract(ranks, batch_size=batch_size, settings=settings, on_batch=tell)
+            ranks.gather(None)  # collective: all parts are there
+        return True
+
 
 class Extraction(PartedExtraction):
-    """Features of videos.
+    """Features of all videos of a dataset.
 
     Args:
-        samples: Rows of the index, int64 [S].
         num_clips: Uniformly spaced, centre-cropped clips of a video.
         per_clip: A row for each clip in place of their mean.
         dtype: "float16" or "float32".
-        Others: See `PartedExtraction`.
     """
 
     def __init__(
         self,
         state: dict[str, Any],
         index: ShardIndex,
-        samples: np.ndarray,
         *,
         out: Path,
         device: torch.device,
@@ -181,15 +195,14 @@ class Extraction(PartedExtraction):
         dtype: str = "float32",
     ) -> None:
         about = {
-            "videos": hashlib.sha256(b"\n".join(sorted(index.keys[samples].tolist()))).hexdigest(),
-            "clip": dataclasses.asdict(from_dict(state["config"]).clip),
+            "clip": asdict(from_dict(state["config"]).clip),
             "layers": list(layers),
             "num_clips": num_clips,
             "per_clip": per_clip,
             "dtype": dtype,
         }
-        self.num_views = views_per_sample(videos_of(index, samples), num_clips=num_clips)
-        parts = cut_into_parts(index, samples, videos_per_part=VIDEOS_PER_PART)
+        self.num_views = views_per_sample(videos_of(index, np.arange(index.num_samples)), num_clips=num_clips)
+        parts = cut_into_parts(index.sources, videos_per_part=VIDEOS_PER_PART)
         super().__init__(state, index, parts, about=about, out=out, device=device)
 
     def plan_of(self, part: int, *, batch_size: int) -> EvalPlan:
@@ -198,11 +211,14 @@ class Extraction(PartedExtraction):
         return EvalPlan(self.index, samples, clip, global_batch_size=batch_size, num_views=self.num_views)
 
 
-def cut_into_parts(index: ShardIndex, samples: np.ndarray, *, videos_per_part: int) -> list[np.ndarray]:
-    """Samples of so many videos at a time, int64 [s] each; videos in the order of their names, each in one part."""
-    sources = index.sources[samples]
-    samples = samples[np.lexsort((samples, sources))]
-    _, first = np.unique(index.sources[samples], return_index=True)
+def cut_into_parts(sources: np.ndarray, *, videos_per_part: int) -> list[np.ndarray]:
+    """Samples of so many videos at a time, int64 [s] each; videos in the order of their names, each in one part.
+
+    >>> [part.tolist() for part in cut_into_parts(np.array(["b", "a", "a", "b", "c", "a"]), videos_per_part=2)]
+    [[1, 2, 5, 0, 3], [4]]
+    """
+    samples = np.argsort(sources, kind="stable")
+    _, first = np.unique(sources[samples], return_index=True)
     return np.split(samples, first[videos_per_part::videos_per_part])
 
 
@@ -242,87 +258,47 @@ class PartsPlan:
 
 
 class PartFeatures:
-    """Takes in the batches of one part and makes its rows.
+    """Takes in the batches of one part and makes its rows; `samples` are rows of the index, int64 [S]."""
 
-    Args:
-        samples: Rows of the index, int64 [S], those of a video together.
-    """
-
-    def __init__(self, index: ShardIndex, samples: np.ndarray, *, per_clip: bool) -> None:
-        self._index, self._samples, self._per_clip = index, samples, per_clip
-        sources = index.sources[samples]
-        self._video_of = np.cumsum(np.concatenate([[0], sources[1:] != sources[:-1]]))  # [S], 0-based
-        self._row_of = {int(sample): row for row, sample in enumerate(samples)}
-        self._taken: list[tuple[int, int]] = []  # place in `samples` and first source frame, of every clip
-        self._sums: dict[str, np.ndarray] = {}  # layer -> float32 [V, D]
-        self._clips: dict[str, list[np.ndarray]] = {}  # layer -> float32 [n, D] of each batch
+    def __init__(self, index: ShardIndex, samples: np.ndarray) -> None:
+        self._index, self._samples = index, samples
+        self._taken: list[np.ndarray] = []  # sample and first source frame of every clip, int64 [n, 2] of each batch
+        self._layers: list[dict[str, np.ndarray]] = []  # float32 [n, D] of each batch
 
     def add(self, batch: Batch, layers: dict[str, Tensor]) -> None:
         """Count one batch: layers [N, …] of its clips; those with weight 0 are left out."""
-        real = np.flatnonzero(batch.weights.cpu().numpy())  # sync
-        rows = np.array([self._row_of[int(sample)] for sample in batch.samples[real]], np.int64)
-        self._taken += zip(rows.tolist(), batch.starts[real].tolist(), strict=True)
-        for name, values in layers.items():
-            flat = values.flatten(1).float().cpu().numpy()[real]  # [n, D]; sync
-            if self._per_clip:
-                self._clips.setdefault(name, []).append(flat)
-            else:
-                empty = np.zeros((int(self._video_of[-1]) + 1, flat.shape[1]), np.float32)
-                np.add.at(self._sums.setdefault(name, empty), self._video_of[rows], flat)
+        real = np.flatnonzero(batch.weights.cpu().numpy())  # sync, as is the last line
+        self._taken.append(np.stack([batch.samples[real], batch.starts[real]], axis=1))
+        self._layers.append({name: values.flatten(1).float().cpu().numpy()[real] for name, values in layers.items()})
 
-    def finish(self, about: dict[str, Any], *, dtype: str) -> Features:
-        """The rows: videos in the order of `samples`, or clips in the order of their batches.
+    def finish(self, about: dict[str, Any]) -> Features:
+        """The rows: clips in the order of their batches, or videos in that of their first clips.
 
         Raises:
-            ValueError: A feature is not finite, or too large for `dtype`.
+            UserError: A feature is not finite, or too large for the dtype.
         """
-        taken = np.array(self._taken, np.int64).reshape(-1, 2)  # [n, 2]
-        videos, first, num_clips = np.unique(self._video_of[taken[:, 0]], return_index=True, return_counts=True)
-        unread = np.setdiff1d(self._video_of, videos)
-        if self._per_clip:
-            layers = {name: np.concatenate(clips) for name, clips in self._clips.items()}
-            rows, num_clips = taken, np.ones(len(taken), np.int64)
-        else:
-            layers = {name: sums[videos] / num_clips[:, None] for name, sums in self._sums.items()}
-            rows = taken[first]
-        for name, values in layers.items():
+        samples, starts = np.concatenate(self._taken).astype(np.int64).T
+        index, sources, dtype = self._index, self._index.sources[samples], about["dtype"]
+        clips = Features(
+            about=about,
+            keys=np.strings.decode(index.keys[samples]),
+            sources=np.strings.decode(sources),
+            groups=np.strings.decode(index.groups[samples]),
+            labels=index.labels[samples].astype(np.int64),
+            subsets=np.asarray(index.subsets[samples], np.int8),
+            num_clips=np.ones(len(samples), np.int64),
+            starts=starts,
+            unreadable=np.strings.decode(np.setdiff1d(index.sources[self._samples], sources)),
+            layers={name: np.concatenate([batch[name] for batch in self._layers]) for name in about["layers"]},
+        )
+        rows = clips if about["per_clip"] else clips.averaged()
+        for name, values in rows.layers.items():
             if not (np.abs(values) <= np.finfo(dtype).max).all():
                 raise UserError(
                     f"{name}: a feature is {np.abs(values).max()}, which {dtype} cannot hold; "
                     "use --dtype float32, or another checkpoint if it is not a number"
                 )
-        samples, index = self._samples[rows[:, 0]], self._index
-        return Features(
-            about=about,
-            keys=strings(index.keys[samples]),
-            sources=strings(index.sources[samples]),
-            groups=strings(index.groups[samples]),
-            labels=index.labels[samples].astype(np.int64),
-            subsets=np.asarray(index.subsets[samples], np.int8),
-            num_clips=num_clips.astype(np.int64),
-            starts=rows[:, 1],
-            unreadable=strings(index.sources[self._samples[np.searchsorted(self._video_of, unread)]]),
-            layers={name: values.astype(dtype) for name, values in layers.items()},
-        )
-
-
-def strings(values: np.ndarray) -> np.ndarray:
-    """Bytes, UTF-8, as str; [n]."""
-    return np.array([value.decode() for value in values.tolist()], np.str_)
-
-
-def brief(value: Any) -> str:
-    """A value of "about" in a few words: of what has a fingerprint, and of a digest, the first eight digits.
-
-    >>> brief({"fingerprint": "1f3a9c5577aa", "step": 2}), brief(["res5b", "pool5"]), brief(10)
-    ('1f3a9c55…', 'res5b,pool5', '10')
-    """
-    if isinstance(value, dict) and "fingerprint" in value:
-        return f"{value['fingerprint'][:8]}…"
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    text = str(value)
-    return text if len(text) < 64 or " " in text else f"{text[:8]}…"
+        return replace(rows, layers={name: values.astype(dtype) for name, values in rows.layers.items()})
 
 
 def weights_fingerprint(weights: dict[str, Tensor]) -> str:
@@ -332,58 +308,3 @@ def weights_fingerprint(weights: dict[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def describe_run(state: dict[str, Any], index: ShardIndex, *, device: torch.device) -> dict[str, Any]:
-    """What decides every feature: network, pixels and dataset; the rest of "about" says which clips and layers."""
-    config = from_dict(state["config"])
-    num_videos = {
-        split: {
-            name: len(np.unique(index.sources[index.subsets[:, column] == number])) for name, number in SUBSETS.items()
-        }
-        for column, split in enumerate(index.split_names)
-    }
-    return {
-        "format": FORMAT,
-        "checkpoint": {
-            "fingerprint": weights_fingerprint(state["model"]),
-            "step": state["step"],
-            "model": dataclasses.asdict(config.model),
-            "data": state["data"],
-            "split": config.split,
-        },
-        "data": {
-            **data_identity(index),
-            "classes": index.classes,
-            "split_names": index.split_names,
-            "num_videos": num_videos,  # in the dataset, whatever the file has
-        },
-        "mean": to_dict(config)["mean"],
-        "std": to_dict(config)["std"],
-        "compute": "bfloat16" if device.type == "cuda" else "float32",
-    }
-
-
-def samples_to_read(index: ShardIndex, *, split: str, subset: str) -> np.ndarray:
-    """Rows of the index."""
-    return np.arange(index.num_samples) if subset == "all" else index.samples_of(split, subset)
-
-
-def make_features(
-    extraction: PartedExtraction, ranks: Ranks, *, batch_size: int, num_threads: int, quiet: bool
-) -> bool:
-    """Make the features, all processes together; a collective.
-
-    Returns:
-        False where they were there already, made in the same way.
-    """
-    with parquet(extraction.out):
-        pass  # a package that it needs is missed here, not after the work
-    with process_group(ranks):
-        if not any(ranks.gather(len(extraction.missing()))):  # collective: nobody begins before all have looked
-            return False
-        with progress("extracting", unit="batches", quiet=quiet or not ranks.is_main) as tell:
-            settings = LoaderSettings(num_threads=num_threads)
-            extraction.extract(ranks, batch_size=batch_size, settings=settings, on_batch=tell)
-        ranks.gather(None)  # collective: all parts are there
-    return True

@@ -111,15 +111,13 @@ class VideoScores:
     @property
     def video_at_1(self) -> float:
         """Share of videos whose likeliest class is right."""
-        return self._video_at(1)
+        return float((self.ranking[:, :1] == self.labels).any(axis=1).mean())
 
     @property
     def video_at_5(self) -> float | None:
         """Share of videos whose class is among the five likeliest; None of so few classes that it is all of them."""
-        return self._video_at(5) if len(self.classes) > 5 else None
-
-    def _video_at(self, k: int) -> float:
-        return float((self.ranking[:, :k, None] == self.labels[:, None, :]).any(axis=(1, 2)).mean())
+        among = (self.ranking[:, :5, None] == self.labels[:, None, :]).any(axis=(1, 2))
+        return float(among.mean()) if len(self.classes) > 5 else None
 
     @cached_property
     def average_precisions(self) -> np.ndarray | None:

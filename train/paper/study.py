@@ -144,9 +144,8 @@ class StudyRun:
 
     Attributes:
         folder: Below the study's; the same for rows that differ in nothing.
-        seed: Of the run.
         data: Folder of the shards that it reads.
-        preset, options: Of train/main.py.
+        arguments: Of train/main.py, all but --out.
         parameters, multiply_adds: Of the network, and of one of its clips.
         is_enlarged: The frames are larger than any that are stored.
     """
@@ -154,20 +153,11 @@ class StudyRun:
     folder: Path
     seed: int
     data: Path
-    preset: str
-    options: dict[str, Any]
+    arguments: list[str]
     config: TrainConfig
     parameters: int
     multiply_adds: int
     is_enlarged: bool
-
-    def arguments(self, out: Path) -> list[str]:
-        """Of train/main.py, for the run in the study's folder `out`."""
-        words = ["--data", str(self.data), "--preset", self.preset, "--out", str(out / self.folder), "--resume", "auto"]
-        for name, value in self.options.items():
-            flag = "--batch-size" if name == "global_batch_size" else f"--{name.replace('_', '-')}"
-            words += [flag, str(value)]
-        return words
 
 
 def plan_run(row: Row, *, seed: int, settings: StudySettings, indexes: Sequence[ShardIndex]) -> StudyRun:
@@ -206,10 +196,13 @@ def plan_run(row: Row, *, seed: int, settings: StudySettings, indexes: Sequence[
     parameters, multiply_adds = count_costs(
         config.model, num_classes=len(index.classes), clip_shape=(3, model.num_frames, crop_size, crop_size)
     )
+    arguments = ["--data", str(index.data_dir), "--preset", preset, "--resume", "auto"]
+    for name, value in options.items():
+        arguments += [f"--{name.replace('global_', '').replace('_', '-')}", str(value)]
     name = f"{row.model}-w{options['width']}-{model.num_frames}x{crop_size}-stride{row.frame_stride}"
     folder = Path("runs") / name / f"seed{seed}"
     enlarged = resize > index.size
-    return StudyRun(folder, seed, index.data_dir, preset, options, config, parameters, multiply_adds, enlarged)
+    return StudyRun(folder, seed, index.data_dir, arguments, config, parameters, multiply_adds, enlarged)
 
 
 class RunScores(TypedDict):

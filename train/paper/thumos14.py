@@ -5,24 +5,23 @@ which arXiv:1708.05038 takes over. S-CNN trains three networks; here a linear SV
 the place of the last two, as it does for whole videos.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
-from msgspec import Meta
 
-from res3d_video.pipeline.clip import ClipSpec, frame_indices
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.files import read_text
-from res3d_video.pipeline.typed_json import SchemaError, decode
-from res3d_video.train.evaluation.features import FeatureFile, l2_normalised, read_rows
+from res3d_video.train.evaluation.features import l2_normalised, load_features
 from res3d_video.train.terminal import text_table
 
+if TYPE_CHECKING:
+    from sklearn.svm import LinearSVC
+
 WINDOW_LENGTHS = (16, 32, 64, 128, 256, 512)  # frames
-WINDOW_OVERLAP = 0.75  # of two neighbours of one length
+WINDOWS_A_LENGTH = 4  # begin within the length of one, so that two neighbors share three quarters
 WINDOW_CLIP = 16  # frames of a window that the network sees
 POSITIVE_IOU = 0.5  # a window with this much of an action is an example of it
 NEGATIVE_IOU = 0.3  # one with less is background; those between are not trained on
@@ -38,34 +37,40 @@ CLASS_IDS = {
     "Shotput": 79, "SoccerPenalty": 85, "TennisSwing": 92, "ThrowDiscus": 93, "VolleyballSpiking": 97,
 }  # fmt: skip
 CLASS_NAMES = {number: name for name, number in CLASS_IDS.items()}
-AMBIGUOUS, BACKGROUND = "Ambiguous", "Background"
+AMBIGUOUS = "Ambiguous"
+KEEP = 1000  # detections of a class in a video, at most
 MAX_NUMBER = 1e9  # of seconds and scores
 MAX_FRAMES = 10**7  # of a video; four days
 MIN_FPS, MAX_FPS = 0.001, 1000.0
 
 
 @dataclass(frozen=True)
-class Segments:
+class Rows:
+    """Arrays of equal length; `videos` are names without a suffix, str [N]."""
+
+    videos: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Some of them: rows or a mask."""
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Segments(Rows):
     """N stretches of videos, true or detected.
 
     Attributes:
-        videos: Names, without a suffix, str [N].
         times: Rows (start, end) with start <= end, seconds, float64 [N, 2].
         classes: Names, str [N].
         scores: Of detections, higher is surer, float64 [N]; 1 for annotations.
     """
 
-    videos: np.ndarray
     times: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def take(self, rows: np.ndarray) -> "Segments":
-        """Some of them: rows or a mask."""
-        return Segments(self.videos[rows], self.times[rows], self.classes[rows], self.scores[rows])
 
     @staticmethod
     def of(rows: list[tuple[str, float, float, str, float]]) -> "Segments":
@@ -76,25 +81,16 @@ class Segments:
 
 
 @dataclass(frozen=True)
-class WindowList:
+class WindowList(Rows):
     """W windows of some videos.
 
     Attributes:
-        videos: Names, str [W].
         frames: Rows (first frame, frame after the last), 0-based, int64 [W, 2].
         fps: Of the window's video, frames/s, float64 [W].
     """
 
-    videos: np.ndarray
     frames: np.ndarray
     fps: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def take(self, rows: np.ndarray) -> "WindowList":
-        """Some of them: rows or a mask."""
-        return WindowList(self.videos[rows], self.frames[rows], self.fps[rows])
 
     @property
     def lengths(self) -> np.ndarray:
@@ -138,26 +134,23 @@ def temporal_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide(intersection, hull, out=np.zeros_like(hull), where=intersection > 0)
 
 
-def non_max_suppression(
-    segments: np.ndarray, scores: np.ndarray, *, iou_threshold: float, keep: int | None = None
-) -> np.ndarray:
+def non_max_suppression(times: np.ndarray, scores: np.ndarray, *, iou_threshold: float) -> np.ndarray:
     """Rows that are kept, best first, int64 [M]: the best segment, then the best of those that do not overlap it, …
 
     Args:
-        segments: Rows (start, end), [N, 2].
+        times: Rows (start, end), [N, 2].
         scores: Higher is better, [N]; of equals the earlier row is the better.
         iou_threshold: A segment is dropped if its IoU with a kept one is above this.
-        keep: Stop at so many.
 
     >>> non_max_suppression(np.array([[0, 4], [1, 5], [6, 9]]), np.array([0.5, 0.9, 0.1]), iou_threshold=0.4)
     array([1, 2])
     """
     rest = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     if iou_threshold >= 1:  # nothing overlaps more
-        return rest[:keep]
-    starts, ends = np.asarray(segments, np.float64).reshape(-1, 2)[rest].T
+        return rest[:KEEP]
+    starts, ends = np.asarray(times, np.float64).reshape(-1, 2)[rest].T
     kept: list[int] = []
-    while len(rest) and (keep is None or len(kept) < keep):
+    while len(rest) and len(kept) < KEEP:
         kept.append(int(rest[0]))
         # temporal_iou of the first with the rest, in a third of its time: windows come by the hundred thousand.
         both = np.minimum(ends[1:], ends[0]) - np.maximum(starts[1:], starts[0])  # negative where apart
@@ -182,24 +175,14 @@ def rows_by_name(names: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def suppress(
-    found: Segments,
-    *,
-    iou_threshold: float,
-    keep: int | None = None,
-    on_video: Callable[[int, int], None] = lambda *_: None,
+    found: Segments, *, iou_threshold: float, on_video: Callable[[int, int], None] = lambda *_: None
 ) -> Segments:
-    """Non-maximum suppression in each class of each video.
-
-    Args:
-        keep: Of a class in a video, at most; the best.
-        on_video: Told (videos done, videos in all).
-    """
+    """Non-maximum suppression in each class of each video; `on_video` is told (videos done, videos in all)."""
     kept, videos = [np.zeros(0, np.int64)], rows_by_name(found.videos)
     for done, of_video in enumerate(videos.values(), start=1):
         for which in rows_by_name(found.classes[of_video]).values():
             rows = of_video[which]
-            times, scores = found.times[rows], found.scores[rows]
-            kept.append(rows[non_max_suppression(times, scores, iou_threshold=iou_threshold, keep=keep)])
+            kept.append(rows[non_max_suppression(found.times[rows], found.scores[rows], iou_threshold=iou_threshold)])
         on_video(done, len(videos))
     return found.take(np.concatenate(kept))
 
@@ -244,101 +227,17 @@ def read_lengths(path: Path) -> list[VideoLength]:
     return list(videos.values())
 
 
-def windows_of(
-    num_frames: int, *, lengths: tuple[int, ...] = WINDOW_LENGTHS, overlap: float = WINDOW_OVERLAP
-) -> np.ndarray:
-    """Windows of every length that fit into a video, as in S-CNN: the frames after the last whole one are left out.
-
-    Args:
-        lengths: Frames of a window.
-        overlap: Share of a window that the next one of its length repeats, 0 up to but not 1.
-
-    Returns:
-        int64 [W, 2], rows (first frame, frame after the last), by length and then by start.
-
-    >>> windows_of(24, lengths=(16, 24), overlap=0.75).tolist()
-    [[0, 16], [4, 20], [8, 24], [0, 24]]
-    """
-    if not 0 <= overlap < 1:
-        raise UserError(f"overlap must be >= 0 and < 1, got {overlap}")
-    windows = [np.zeros((0, 2), np.int64)]
-    for length in lengths:
-        if length < 1:
-            raise UserError(f"a window must have at least 1 frame, got {length}")
-        starts = np.arange(0, num_frames - length + 1, max(1, round(length * (1 - overlap))), dtype=np.int64)
-        windows.append(np.stack([starts, starts + length], axis=1))  # [w, 2]
-    return np.concatenate(windows)
-
-
-def frames_of_window(start: int, end: int) -> np.ndarray:
-    """Frame numbers of the clip that stands for a window [start, end): the first frame of each 16th, int64 [16].
-
-    Raises:
-        UserError: The window's length is not a multiple of 16.
-
-    >>> frames_of_window(8, 40).tolist()
-    [8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38]
-    """
-    if end <= start or (end - start) % WINDOW_CLIP:
-        raise UserError(f"window {start}…{end}: {end - start} frames; choose a multiple of {WINDOW_CLIP}")
-    spec = ClipSpec(num_frames=WINDOW_CLIP, frame_stride=(end - start) // WINDOW_CLIP)
-    return frame_indices(start, spec, video_frames=end)
-
-
-def list_windows(
-    videos: list[VideoLength], *, lengths: tuple[int, ...] = WINDOW_LENGTHS, overlap: float = WINDOW_OVERLAP
-) -> WindowList:
-    """The sliding windows of some videos, video after video; raises UserError where `windows_of` or a clip cannot."""
-    for length in lengths:
-        frames_of_window(0, length)  # refuses it here rather than after minutes
-    frames = [windows_of(video.num_frames, lengths=lengths, overlap=overlap) for video in videos]
-    counts = [len(rows) for rows in frames]
-    return WindowList(
-        videos=np.repeat(np.array([video.name for video in videos], str), counts),
-        frames=np.concatenate([np.zeros((0, 2), np.int64), *frames]),
-        fps=np.repeat(np.array([video.fps for video in videos], np.float64), counts),
-    )
-
-
-class Window(TypedDict):
-    """What is read of a line of a window file."""
-
-    video: Annotated[str, Meta(min_length=1, max_length=1000)]
-    start_frame: Annotated[int, Meta(ge=0, le=MAX_FRAMES)]
-    end_frame: Annotated[int, Meta(ge=1, le=MAX_FRAMES)]
-    fps: Annotated[float, Meta(ge=MIN_FPS, le=MAX_FPS)]
-
-
-def write_windows(path: Path, windows: WindowList) -> None:
-    """A JSON object a line: key, video, frames/s, first frame, frame after the last, seconds, frames of the clip."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for key, video, (start, end), times, fps in zip(
-            windows.keys, windows.videos, windows.frames.tolist(), windows.times.tolist(), windows.fps, strict=True
-        ):
-            window = {"key": key, "video": str(video), "fps": float(fps), "start_frame": start, "end_frame": end}
-            window |= {"start_s": round(times[0], 3), "end_s": round(times[1], 3)}
-            file.write(json.dumps(window | {"frames": frames_of_window(start, end).tolist()}) + "\n")
-
-
-def read_windows(path: Path) -> WindowList:
-    """Read what `write_windows` wrote; raises UserError where a line is something else."""
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        try:
-            row = decode(line, Window)
-            if row["start_frame"] >= row["end_frame"]:
-                raise SchemaError("end_frame: not after start_frame")
-        except SchemaError as error:
-            raise UserError(
-                f"{path}, line {number}: not a window ({error}); make the file with thumos14.py windows"
-            ) from None
-        rows.append(row)
-    return WindowList(
-        videos=np.array([row["video"] for row in rows], str),
-        frames=np.array([(row["start_frame"], row["end_frame"]) for row in rows], np.int64).reshape(-1, 2),
-        fps=np.array([row["fps"] for row in rows], np.float64),
-    )
+def list_windows(videos: list[VideoLength]) -> WindowList:
+    """The sliding windows of some videos, by video, length and start, as in S-CNN: all that fit, a quarter apart."""
+    frames, counts = [np.zeros((0, 2), np.int64)], []
+    for video in videos:
+        starts = [np.arange(0, video.num_frames - n + 1, n // WINDOWS_A_LENGTH) for n in WINDOW_LENGTHS]
+        lengths = np.repeat(WINDOW_LENGTHS, [len(of_length) for of_length in starts])
+        first = np.concatenate(starts).astype(np.int64)
+        frames.append(np.stack([first, first + lengths], axis=1))  # [w, 2]
+        counts.append(len(first))
+    names, fps = np.array([video.name for video in videos], str), np.array([video.fps for video in videos], np.float64)
+    return WindowList(np.repeat(names, counts), np.concatenate(frames), np.repeat(fps, counts))
 
 
 def read_annotations(folder: Path, *, subset: str) -> dict[str, Segments]:
@@ -412,16 +311,11 @@ def average_precision(right: np.ndarray, *, num_truths: int) -> float:
 
     `prap` of TH14evalDet_Updated.m, without interpolation. `right` is of all detections, surest first, bool [D].
 
-    Raises:
-        UserError: There are no true segments, or fewer than right detections.
-
     >>> average_precision(np.array([True, False, True]), num_truths=4)  # (1/1 + 2/3) / 4
     0.41666666666666663
     """
-    if num_truths < max(1, int(np.sum(right))):
-        raise UserError(f"num_truths: {num_truths} for {np.sum(right)} right detections; a class needs at least 1")
     precision = np.cumsum(right) / np.arange(1, len(right) + 1)  # [D]
-    return float(precision[np.asarray(right, bool)].sum() / num_truths)
+    return float(precision[right].sum() / num_truths)
 
 
 def class_average_precision(
@@ -487,26 +381,24 @@ def evaluate(
     annotations: dict[str, Segments],
     *,
     iou_thresholds: tuple[float, ...] = IOU_THRESHOLDS,
-    nms_margin: float | None = None,
+    scnn_nms: bool = False,
     on_class: Callable[[int, int], None] = lambda *_: None,
 ) -> DetectionScores:
     """Average precision of each annotated class at each threshold, as TH14evalDet_Updated.m of the official kit has it.
 
     Args:
-        nms_margin: Suppress first, at each threshold minus this: S-CNN takes 0.1. None leaves them as they are.
-        on_class: Told (classes done, classes in all).
+        scnn_nms: Suppress first, at each threshold minus 0.1, as S-CNN does.
     """
     classes = [name for name in annotations if name != AMBIGUOUS and len(annotations[name])]
     precisions = np.zeros((len(classes), len(iou_thresholds)))  # [K, I]
     for k, name in enumerate(classes):
-        of_class = found.take(found.classes == name)
+        of_class, true = found.take(found.classes == name), annotations[name]
         for i, threshold in enumerate(iou_thresholds):
-            # Rounded: 0.3 - 0.1 is a little less than 0.2.
-            level = None if nms_margin is None else max(0.0, round(threshold - nms_margin, 9))
-            scored = of_class if level is None else suppress(of_class, iou_threshold=level)
-            precisions[k, i] = class_average_precision(
-                scored, annotations[name], annotations.get(AMBIGUOUS), iou_threshold=threshold
-            )
+            scored = of_class
+            if scnn_nms:  # rounded: 0.3 - 0.1 is a little less than 0.2
+                scored = suppress(of_class, iou_threshold=round(threshold - SCNN_NMS_MARGIN, 9))
+            ambiguous = annotations.get(AMBIGUOUS)
+            precisions[k, i] = class_average_precision(scored, true, ambiguous, iou_threshold=threshold)
         on_class(k + 1, len(classes))
     return DetectionScores(classes, iou_thresholds, precisions, [len(annotations[name]) for name in classes])
 
@@ -520,23 +412,6 @@ def best_iou(windows: WindowList, truths: Segments) -> np.ndarray:
     return best
 
 
-@dataclass(frozen=True)
-class LinearDetector:
-    """A linear classifier a class, each against everything else, so that a window can show several actions.
-
-    Of L2-normalised features: `weights` float64 [K, D], `biases` float64 [K].
-    """
-
-    classes: list[str]
-    weights: np.ndarray
-    biases: np.ndarray
-
-    def scores(self, features: np.ndarray) -> np.ndarray:
-        """0…1, the logistic of the margin, which keeps its order: float64 [W, K]."""
-        margins = l2_normalised(features) @ self.weights.T + self.biases  # [W, K]
-        return 1 / (1 + np.exp(-margins))
-
-
 def train_detector(
     features: np.ndarray,
     windows: WindowList,
@@ -544,18 +419,17 @@ def train_detector(
     *,
     c: float = 1.0,
     on_class: Callable[[int, int], None] = lambda *_: None,
-) -> LinearDetector:
-    """Train on windows of annotated videos, which here are those of the validation set.
+) -> "dict[str, LinearSVC]":
+    """A linear classifier a class, each against everything else, so that a window can show several actions.
 
     A class takes the windows of IoU 0.5 and more with one of its segments as examples, and up to 20 times as many of
     IoU below 0.3 as counter-examples, drawn at random. Windows that touch ambiguous segments are left out.
 
     Args:
-        features: Of each window, float [W, D].
-        on_class: Told (classes done, classes in all).
+        features: Of each window of annotated videos, float [W, D].
 
     Raises:
-        UserError: No class has an example and a counter-example.
+        UserError: No class has an example and a counter-example; one that has none is left out.
     """
     from sklearn.svm import LinearSVC
 
@@ -563,8 +437,7 @@ def train_detector(
     clear = np.ones(len(windows), bool)
     if AMBIGUOUS in annotations:
         clear = best_iou(windows, annotations[AMBIGUOUS]) == 0
-    names = [name for name in annotations if name != AMBIGUOUS]
-    classes, weights, biases = [], [], []
+    names, detector = [name for name in annotations if name != AMBIGUOUS], {}
     for done, name in enumerate(names, start=1):
         overlap = best_iou(windows, annotations[name])
         positive = np.flatnonzero(overlap >= POSITIVE_IOU)
@@ -573,17 +446,14 @@ def train_detector(
             num_negative = min(len(negative), NEGATIVES_PER_POSITIVE * len(positive))
             rows = np.concatenate([positive, rng.choice(negative, num_negative, replace=False)])
             is_class = np.arange(len(rows)) < len(positive)
-            svm = LinearSVC(C=c, class_weight="balanced", random_state=0).fit(units[rows], is_class)
-            classes.append(name)
-            weights.append(svm.coef_[0])
-            biases.append(svm.intercept_[0])
+            detector[name] = LinearSVC(C=c, class_weight="balanced", random_state=0).fit(units[rows], is_class)
         on_class(done, len(names))
-    if not classes:
+    if not detector:
         raise UserError(
             f"training windows: none of {len(windows)} has IoU {POSITIVE_IOU} with an annotated segment; "
             "give windows of the annotated videos"
         )
-    return LinearDetector(classes, np.array(weights), np.array(biases))
+    return detector
 
 
 def window_weights(annotations: dict[str, Segments], classes: list[str], windows: WindowList) -> np.ndarray:
@@ -609,86 +479,41 @@ def window_weights(annotations: dict[str, Segments], classes: list[str], windows
     return weights[which]
 
 
-def with_rows(keys: list[str], windows: WindowList, *, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """The windows that a file has something for, and where: int64 [w] and int64 [w].
+def read_window_features(path: Path, windows: WindowList, *, layer: str) -> tuple[WindowList, np.ndarray]:
+    """The windows that a file has features of, and these, float [w, D].
 
     Raises:
-        UserError: It has nothing for any of them.
+        UserError: It has none of any of them.
     """
-    row_of = {key: row for row, key in enumerate(keys)}
+    features = load_features(path, [layer])
+    row_of = {key: row for row, key in enumerate(features.keys.tolist())}
     rows = np.array([row_of.get(key, -1) for key in windows.keys], np.int64)
     if not (rows >= 0).any():
         first = windows.keys[0] if len(windows) else "none"
-        raise UserError(f"{what}: nothing for any of {len(windows)} windows, the first is {first}; give their file")
-    return np.flatnonzero(rows >= 0), rows[rows >= 0]
-
-
-def read_scores(path: Path, windows: WindowList) -> tuple[WindowList, np.ndarray, list[str]]:
-    """Scores of windows out of a Parquet file: their `key`, and a column of numbers for each class.
-
-    Returns:
-        The windows that are in it, their scores, float64 [W, K], and the classes, perhaps with "Background".
-
-    Raises:
-        UserError: It holds something else, or nothing for these windows.
-    """
-    file = FeatureFile(path)
-    classes = [name for name in (*CLASS_IDS, BACKGROUND) if name in file.columns]
-    if not classes:
-        raise UserError(f"{path}: no column is named like a class; give one for each, such as Diving")
-    found = file.read(["key", *classes])
-    if any(found[name].ndim != 1 for name in classes):
-        raise UserError(f"{path}: a class has lists of numbers; give one score a window")
-    chosen, rows = with_rows(found["key"].tolist(), windows, what=str(path))
-    scores = np.stack([found[name] for name in classes], axis=1).astype(np.float64)
-    return windows.take(chosen), scores[rows], classes
-
-
-def scores_from_features(
-    features: Path,
-    windows: WindowList,
-    *,
-    train_features: Path,
-    train_windows: WindowList,
-    annotations: dict[str, Segments],
-    layer: str,
-    c: float,
-    on_class: Callable[[int, int], None] = lambda *_: None,
-) -> tuple[WindowList, np.ndarray, list[str]]:
-    """Train a detector on annotated windows and score others with it; returns and raises what `read_scores` does."""
-    keys, values = read_rows(train_features, layers=[layer])
-    found, rows = with_rows(keys, train_windows, what=str(train_features))
-    detector = train_detector(values[layer][rows], train_windows.take(found), annotations, c=c, on_class=on_class)
-    keys, values = read_rows(features, layers=[layer])
-    found, rows = with_rows(keys, windows, what=str(features))
-    return windows.take(found), detector.scores(values[layer][rows]), detector.classes
+        raise UserError(f"{path}: nothing for any of {len(windows)} windows, the first is {first}; give their file")
+    return windows.take(rows >= 0), features.layers[layer][rows[rows >= 0]]
 
 
 def detect(
-    scores: np.ndarray,
-    classes: list[str],
+    detector: "dict[str, LinearSVC]",
+    features: np.ndarray,
     windows: WindowList,
+    annotations: dict[str, Segments],
     *,
     nms_iou: float,
-    weights: np.ndarray | None = None,
-    keep: int | None = None,
     on_video: Callable[[int, int], None] = lambda *_: None,
 ) -> Segments:
-    """Detections: scored windows without those that overlap a better one of their class.
+    """Detections: windows of every class, without those that overlap a better one of their class.
 
-    With a column "Background" a window speaks for its best class only and is left out if that is background, as in
-    S-CNN; without one it speaks for every class.
+    A score is the logistic of the SVM's margin, 0…1, times the weight of the window's length.
 
     Args:
-        scores: Higher is surer, float [W, K].
-        classes: THUMOS14 classes, and perhaps "Background", K.
-        weights: What scores are multiplied by once the best class is known, float [W, K].
-        nms_iou, keep, on_video: See `suppress`.
+        features: Of each window, float [W, D].
+        annotations: Of other videos, which have the usual durations.
     """
-    counts = np.ones(scores.shape, bool)
-    if BACKGROUND in classes:
-        counts = np.arange(len(classes)) == scores.argmax(axis=1)[:, None]
-    rows, labels = np.nonzero(counts & (np.array(classes, str) != BACKGROUND))
-    weighed = scores if weights is None else scores * weights
-    found = Segments(windows.videos[rows], windows.times[rows], np.array(classes, str)[labels], weighed[rows, labels])
-    return suppress(found, iou_threshold=nms_iou, keep=keep, on_video=on_video)
+    units, classes = l2_normalised(features), [*detector]
+    margins = np.stack([svm.decision_function(units) for svm in detector.values()], axis=1)  # [W, K]
+    scores = window_weights(annotations, classes, windows) / (1 + np.exp(-margins))
+    rows, labels = np.indices(scores.shape).reshape(2, -1)
+    found = Segments(windows.videos[rows], windows.times[rows], np.array(classes, str)[labels], scores.ravel())
+    return suppress(found, iou_threshold=nms_iou, on_video=on_video)

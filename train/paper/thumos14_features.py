@@ -1,8 +1,8 @@
 """Features of THUMOS14 windows: the clip that stands for each through a network, a row of a feature file each."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,7 @@ class WindowPlan(EvalPlan):
     def batch(self, step: int) -> PlannedClips:
         """The batch of a step; a clip's position is its window's place."""
         clips = super().batch(step)
-        place = np.where(clips.position < 0, len(self._starts) - 1, clips.position)
-        return replace(clips, start=self._starts[place])
+        return replace(clips, start=self._starts[clips.position])  # padding, -1, has the last one's
 
 
 def samples_of_windows(index: ShardIndex, windows: WindowList) -> np.ndarray:
@@ -57,16 +56,15 @@ def samples_of_windows(index: ShardIndex, windows: WindowList) -> np.ndarray:
     """
     names = [Path(source.decode()).stem for source in index.sources.tolist()]
     row_of = {name: row for row, name in enumerate(names)}
-    listed, which = np.unique(windows.videos, return_inverse=True)
-    for video in listed.tolist():
+    for video in np.unique(windows.videos).tolist():
         if names.count(video) != 1:
             raise UserError(f"{index.name}: video {video} is there {names.count(video)} times; windows need it once")
-    samples = np.array([row_of[video] for video in listed.tolist()], np.int64)[which]
+    samples = np.array([row_of[video] for video in windows.videos.tolist()], np.int64)
     ends = index.num_frames[samples].astype(np.int64) * index.frame_step
     late = np.flatnonzero(windows.frames[:, 1] > ends)
     if len(late):
-        key, row = windows.keys[late[0]], late[0]
-        raise UserError(f"{index.name}: window {key} ends after the video's {ends[row]} frames; list windows anew")
+        key, end = windows.keys[late[0]], ends[late[0]]
+        raise UserError(f"{index.name}: window {key} ends after the video's {end} frames; correct its length")
     return samples
 
 
@@ -75,11 +73,6 @@ class WindowExtraction(PartedExtraction):
 
     A row is a window: its key, and the video, label and side of the split that it is of. Rows come by length, then as
     the windows are listed. Windows that cannot be decoded are `unreadable`, by their keys.
-
-    Args:
-        state: Of a checkpoint.
-        layers: Names as `take_layers` has them.
-        out: The folder of the parts.
 
     Raises:
         UserError: There are no windows, the shards lack videos or frames of them, or the network takes other clips.
@@ -100,9 +93,14 @@ class WindowExtraction(PartedExtraction):
         config = from_dict(state["config"])
         check_clip(config.model.name, num_frames=WINDOW_CLIP, crop_size=config.clip.crop_size)
         self.windows, self.samples = windows, samples_of_windows(index, windows)
-        self.rows = cut_windows(windows.lengths, windows_per_part=WINDOWS_PER_PART)
+        self.rows = [
+            rows[first : first + WINDOWS_PER_PART]
+            for length in np.unique(windows.lengths)
+            for rows in [np.flatnonzero(windows.lengths == length)]
+            for first in range(0, len(rows), WINDOWS_PER_PART)
+        ]
         about = {
-            "windows": hashlib.sha256("\n".join(windows.keys).encode()).hexdigest(),
+            "windows": sha256("\n".join(windows.keys).encode()).hexdigest(),
             "clip": asdict(config.clip) | {"num_frames": WINDOW_CLIP, "frame_stride": f"window / {WINDOW_CLIP}"},
             "layers": list(layers),
             "dtype": "float16",
@@ -127,15 +125,3 @@ class WindowExtraction(PartedExtraction):
         keys = WindowList(videos, frames, np.ones(len(videos))).keys
         lost = sorted({*windows.keys} - {*keys})
         return replace(rows, keys=np.array(keys, np.str_), unreadable=np.array(lost, np.str_))
-
-
-def cut_windows(lengths: np.ndarray, *, windows_per_part: int) -> list[np.ndarray]:
-    """Rows of so many windows of one length at a time, int64 [w] each; shorter windows first.
-
-    >>> [rows.tolist() for rows in cut_windows(np.array([16, 32, 16, 16]), windows_per_part=2)]
-    [[0, 2], [3], [1]]
-    """
-    by_length = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
-    return [
-        rows[first : first + windows_per_part] for rows in by_length for first in range(0, len(rows), windows_per_part)
-    ]

@@ -1,35 +1,12 @@
-"""Run folders and checkpoints made on the spot, and what a PNG shows."""
+"""Checkpoints made on the spot."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from res3d_video.train.checkpoint import save_checkpoint
 from res3d_video.train.config import TrainConfig, override, to_dict
 from res3d_video.train.models import build_model
-
-
-def write_run(
-    folder: Path,
-    *,
-    losses: dict[int, float | None],
-    accuracies: dict[int, float] | None = None,
-    data: str = "demo",
-    **options: Any,
-) -> Path:
-    """config.json and metrics.jsonl: step -> loss, step -> clip@1; `options` are those of `override`."""
-    folder.mkdir(parents=True)
-    config = override(TrainConfig(), **options)
-    (folder / "config.json").write_text(json.dumps({"config": to_dict(config), "data": {"name": data}}))
-    lines = [{"event": "train", "step": step, "loss": loss, "lr": 0.01} for step, loss in losses.items()]
-    tested = [{"event": "eval", "step": s, "clip_at_1": a, "chance": 0.25} for s, a in (accuracies or {}).items()]
-    lines = sorted(lines + tested, key=lambda line: line["step"])
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
 
 
 def write_checkpoint(path: Path, *, model: str, width: int = 4, weight: torch.Tensor | None = None) -> Path:
@@ -55,8 +32,3 @@ def write_checkpoint(path: Path, *, model: str, width: int = 4, weight: torch.Te
         },
     )
     return path
-
-
-def pixels_of(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3] of a picture."""
-    return np.asarray(Image.open(path).convert("RGB"))
