@@ -19,6 +19,7 @@ from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.typed_json import Count, Real, SchemaError, Text, convert
 from res3d_video.train.config import FIXED, OptimConfig, TrainConfig, differences, from_dict, to_dict
+from res3d_video.train.metrics import Tally
 from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.step import build_optimizer, channels_last
 from res3d_video.train.torch_file import check_records, read_torch_file, short
@@ -56,27 +57,12 @@ class DataState(TypedDict):
     fingerprint: Text
 
 
-class DamagedState(TypedDict):
-    tar: Text
-    reason: Text
-
-
-class TallyState(TypedDict, total=False):
-    """As train.metrics.Tally has it."""
-
-    losses: list[Real]
-    num_frames: Count
-    num_frames_decoded: Count
-    num_replaced: Count
-    damaged: dict[Text, DamagedState]
-
-
 class CheckpointState(TypedDict):
     """What a checkpoint holds, but "format"."""
 
     step: Count
     best_accuracy: Annotated[float, Meta(ge=-1, le=1)]
-    tally: NotRequired[TallyState]  # not in checkpoints of old, nor in imported weights
+    tally: NotRequired[Tally]  # not in checkpoints of old, nor in imported weights
     model: dict[str, Tensor]
     optimizer: OptimizerState
     loader: LoaderState
@@ -163,8 +149,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def check_state(found: Any) -> dict[str, Any]:
     """The fields of a checkpoint, or of its outline on the device meta, without any that this trainer does not write.
 
-    Raises:
-        SchemaError: One is missing, of another type or shape, or out of bounds.
+    Raises SchemaError where one is missing, of another type or shape, or out of bounds.
     """
     if not isinstance(found, dict) or not set(found) >= KEYS:
         raise SchemaError("not a checkpoint of this trainer")
@@ -203,13 +188,9 @@ def check_tensor(name: str, value: Tensor, *, like: Tensor) -> None:
 
 
 def whole_optimizer(state: OptimizerState, ours: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of an optimizer: of the file the momenta, and what no configuration says.
+    """The state of an optimizer: the file's momenta and rates, the rest as the checkpoint's configuration has it.
 
-    Args:
-        ours: As the checkpoint's configuration has it.
-
-    Raises:
-        SchemaError: It is of another network.
+    Raises SchemaError where it is of another network.
     """
     groups = ours.state_dict()["param_groups"]
     if len(state.get("param_groups", [])) != len(groups) or "state" not in state:
@@ -291,7 +272,6 @@ def load_weights(model: nn.Module, path: Path, state: dict[str, Any], *, classes
 
     Args:
         path: Of the checkpoint, for people.
-        state: What it holds.
 
     Returns:
         Whether the fc was kept.

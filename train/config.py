@@ -52,9 +52,7 @@ class TrainConfig:
     """One run.
 
     Attributes:
-        steps: Optimiser updates of the whole run.
         global_batch_size: Clips of one update, over all ranks.
-        split: Name of the dataset's split.
         flip: Mirror half of the training clips.
         shuffle_window: Shuffle within a window of so many shards instead of the whole dataset.
         snap_to_keyframe: Training clips begin at keyframes of H.264 shards, so that no frame is decoded in vain before
@@ -146,15 +144,9 @@ def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
 
 
 def override(config: TrainConfig, **values: Any) -> TrainConfig:
-    """The configuration with some fields replaced; None leaves a field as it is.
+    """The configuration with other values of fields, or of keys of PARTS; None leaves a field as it is.
 
     Another model comes with its own width, unless the configuration had a width of its own.
-
-    Args:
-        values: Fields of TrainConfig, or keys of PARTS.
-
-    Raises:
-        UserError: A value is not possible; says which and what is.
     """
     changes = {name: value for name, value in values.items() if value is not None}
     if changes.get("model") in MODELS and config.model.width == MODELS[config.model.name].width:
@@ -181,16 +173,6 @@ def scaled_to_steps(config: TrainConfig, num_steps: int) -> TrainConfig:
         warmup_steps=round(config.schedule.warmup_steps * part),
     )
     return dataclasses.replace(config, steps=num_steps, schedule=schedule)
-
-
-def scaled_lr(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
-    """The recipe's learning rate times as many as the global batch is larger than the recipe's (linear scaling).
-
-    >>> scaled_lr(TrainConfig(global_batch_size=80), TrainConfig(global_batch_size=20)).optim.lr
-    0.04
-    """
-    lr = recipe.optim.lr * config.global_batch_size / recipe.global_batch_size
-    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=lr))
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -235,12 +217,7 @@ def is_due(step: int, every: int) -> bool:
 
 
 def lr_at(step: int, schedule: ScheduleConfig, *, lr: float, num_steps: int) -> float:
-    """Learning rate of the update that follows `step` finished updates.
-
-    Args:
-        step: 0-based.
-        lr: The base learning rate.
-        num_steps: Updates of the whole run; where a cosine ends. A step schedule does not depend on it.
+    """Learning rate of the update that follows `step` finished updates; a cosine ends at `num_steps`.
 
     >>> lr_at(19_999, ScheduleConfig(), lr=0.01, num_steps=90_000)
     0.01

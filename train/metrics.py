@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -19,11 +19,19 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch
+from res3d_video.pipeline.typed_json import Count, Real, Text
 from res3d_video.train.ranks import Ranks
 
 MAX_NAMED_SAMPLES = 20  # of a batch with a bad loss, so that the error stays one line
 MAX_DAMAGED = 1000  # that are named; tools/check_shards.py names all
-Damaged = dict[str, dict[str, str]]  # key of a sample -> its "tar", and the "reason"
+
+
+class DamagedSample(TypedDict):
+    tar: Text
+    reason: Text
+
+
+Damaged = dict[Text, DamagedSample]  # by the sample's key
 
 
 class MetricsLog:
@@ -44,7 +52,8 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter  # half a second, which commands that only read logs save
 
         self.path, self.say = folder / "metrics.jsonl", say
-        keep_lines_until(self.path, step=start, total=total)
+        if self.path.is_file():
+            keep_lines_until(self.path, step=start, total=total)
         self.file = self.path.open("ab", buffering=0)  # a line is on disk when its step is done
         self.waiting: list[bytes] = []
         self.board: SummaryWriter | None = None
@@ -55,10 +64,9 @@ class MetricsLog:
         """One line, and one TensorBoard curve a number. JSON has no NaN: it becomes null."""
         finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         self._write_line((json.dumps({"event": event, "step": step, **finite}) + "\n").encode())
-        numbers = {name: value for name, value in finite.items() if isinstance(value, int | float)}
         with self._without_board():
-            for name, value in numbers.items():
-                if self.board is not None:
+            for name, value in finite.items():
+                if self.board is not None and isinstance(value, int | float):
                     self.board.add_scalar(f"{event}/{name}", value, step)
 
     def close(self) -> None:
@@ -105,14 +113,12 @@ def keep_lines_until(path: Path, *, step: int, total: int | None = None) -> None
     Args:
         total: Steps of the run, whose "final" line is dropped too, for it comes again.
     """
-    if not path.is_file():
-        return
-    lines, kept = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), []
-    for line in lines:
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             about = json.loads(line)
             if about["step"] <= step and (about.get("event"), about["step"]) != ("final", total):
-                kept.append(line.rstrip("\n") + "\n")
+                kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
     write_atomically(path, "".join(kept).encode())
@@ -120,31 +126,19 @@ def keep_lines_until(path: Path, *, step: int, total: int | None = None) -> None
 
 @dataclass
 class StepOutcome:
-    """What all ranks know of a finished step.
+    """What all ranks know of a finished step; the last three fields are this rank's."""
 
-    Attributes:
-        step: Updates done with it, from 1.
-        loss: Weighted mean over the global batch.
-        stop: Whether any rank was asked to stop.
-        num_replaced: Clips of all ranks that took the place of damaged ones.
-        num_damaged: How many names are in `damaged` of all ranks.
-        num_frames, num_frames_decoded: Of all ranks: in the clips, and decoded to get them.
-        waits_s: How long each rank waited for its clips, [world_size].
-        samples, losses: This rank's rows of the index and their losses, [N]; for naming bad ones.
-        damaged: This rank's damaged samples that had no name before.
-    """
-
-    step: int
-    loss: float
-    stop: bool
-    num_replaced: int
-    num_damaged: int
-    num_frames: int
-    num_frames_decoded: int
-    waits_s: list[float]
-    samples: np.ndarray
-    losses: Tensor
-    damaged: Damaged
+    step: int  # updates done with it, from 1
+    loss: float  # weighted mean over the global batch
+    stop: bool  # whether any rank was asked to stop
+    num_replaced: int  # clips that took the place of damaged ones
+    num_damaged: int  # names in `damaged` of all ranks
+    num_frames: int  # in the clips
+    num_frames_decoded: int  # to get them
+    waits_s: list[float]  # how long each rank waited for its clips
+    samples: np.ndarray  # int64 [N], rows of the index
+    losses: Tensor  # float32 [N], of each clip
+    damaged: Damaged  # that had no name before
 
 
 def check_finite(outcome: StepOutcome, index: ShardIndex, ranks: Ranks) -> None:
@@ -165,11 +159,7 @@ def check_finite(outcome: StepOutcome, index: ShardIndex, ranks: Ranks) -> None:
 
 
 def name_damaged(index: ShardIndex, damaged: dict[int, str]) -> Damaged:
-    """Key and tar of damaged samples.
-
-    Args:
-        damaged: Row of the index -> why.
-    """
+    """Key and tar of damaged samples, given as row of the index -> why."""
     return {index.key(row): {"tar": index.tars[int(index.tar[row])], "reason": why} for row, why in damaged.items()}
 
 
@@ -178,17 +168,13 @@ class Tally:
     """What steps leave for the next line of the log, and the damage since the run began; the same on all ranks.
 
     It is part of checkpoints, so a run that was stopped writes the lines of one that was not.
-
-    Attributes:
-        losses, num_frames, num_frames_decoded: Of the steps since the last line.
-        num_replaced, damaged: Since the run began; at most MAX_DAMAGED are named.
     """
 
-    losses: list[float] = field(default_factory=list)
-    num_frames: int = 0
-    num_frames_decoded: int = 0
-    num_replaced: int = 0
-    damaged: Damaged = field(default_factory=dict)
+    losses: list[Real] = field(default_factory=list)  # these three of the steps since the last line
+    num_frames: Count = 0
+    num_frames_decoded: Count = 0
+    num_replaced: Count = 0  # these two since the run began
+    damaged: Damaged = field(default_factory=dict)  # at most MAX_DAMAGED
 
     def add(self, outcome: StepOutcome) -> None:
         """Count a step."""
@@ -230,12 +216,7 @@ class OutcomeQueue:
     def push(
         self, step: int, batch: Batch, *, loss: Tensor, losses: Tensor, stop: bool, damaged: Damaged | None = None
     ) -> list[StepOutcome]:
-        """Outcomes that became known; all ranks get the same at the same call.
-
-        Args:
-            loss: This rank's share, scaled so that the mean over ranks is the global loss.
-            losses: Of each clip of the batch.
-        """
+        """Outcomes that became known; all ranks get the same at the same call. `loss` is as in `StepLoss`."""
         damaged, work, waits_s = damaged or {}, batch.work, [0.0] * self.ranks.world_size
         waits_s[self.ranks.rank] = batch.wait_s
         own = torch.tensor(
@@ -266,16 +247,17 @@ class OutcomeQueue:
             if arrived is not None:
                 arrived.synchronize()  # sync with a forward pass that is one step behind
             loss, stop, *sums = numbers.tolist()
-            counts, waits_s = map(round, sums[:4]), sums[4:]
-            outcomes.append(StepOutcome(step, loss, stop > 0, *counts, waits_s, samples, losses, damaged))
+            num_replaced, num_damaged, num_frames, num_decoded = map(round, sums[:4])
+            counts = (num_replaced, num_damaged, num_frames, num_decoded)
+            outcomes.append(StepOutcome(step, loss, stop > 0, *counts, sums[4:], samples, losses, damaged))
         return outcomes
 
 
 class WaitTimer:
     """Takes batches, and on a GPU puts into `Batch.wait_s` how long its stream was kept waiting, not the host.
 
-    The loader hands a batch over before it has arrived, so the host knows nothing of that wait. Events around the
-    hand-over do. They are read when they have passed, so that nothing waits for them: `wait_s` is of earlier steps.
+    The loader hands a batch over before it has arrived, so only events around the hand-over know that wait. They are
+    read when they have passed, so that nothing waits for them: `wait_s` is of earlier steps.
     """
 
     def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
@@ -306,12 +288,8 @@ class Throughput:
     """
 
     def __init__(self, batch_size: int, *, world_size: int) -> None:
-        self.batch_size, self.world_size = batch_size, world_size
-        self._begin()
-
-    def _begin(self) -> None:
-        self.begun_s, self.paused_s, self.num_steps = time.monotonic(), 0.0, 0
-        self.waited_s = np.zeros(self.world_size)
+        self.batch_size, self.waited_s, self.num_steps = batch_size, np.zeros(world_size), 0
+        self.begun_s = time.monotonic()  # moved on by pauses
 
     def add(self, waits_s: list[float]) -> None:
         """A step is done; how long each rank waited for its clips."""
@@ -320,10 +298,11 @@ class Throughput:
 
     def read(self) -> dict[str, float]:
         """Numbers since the last reading, the wait of the rank that waited longest; then begins anew."""
-        seconds = max(time.monotonic() - self.begun_s - self.paused_s, 1e-9)
+        seconds = max(time.monotonic() - self.begun_s, 1e-9)
         slowest = int(self.waited_s.argmax())
         waited_s, num_clips = float(self.waited_s[slowest]), self.num_steps * self.batch_size
-        self._begin()
+        self.num_steps, self.begun_s = 0, time.monotonic()
+        self.waited_s[:] = 0
         return {
             "clips_per_s": num_clips / seconds,
             "data_wait_s": waited_s,
@@ -336,4 +315,4 @@ class Throughput:
         """Leave out the time of the block, which is not training."""
         begun_s = time.monotonic()
         yield
-        self.paused_s += time.monotonic() - begun_s
+        self.begun_s += time.monotonic() - begun_s

@@ -53,7 +53,7 @@ class TrainCommand(Command):
         try:
             code = super().main(*args, **kwargs | {"standalone_mode": False})
         except click.ClickException as error:
-            if speaks_for_machine(error.format_message(), is_ended=stop.is_told):
+            if speaks_for_machine(is_ended=stop.is_told):
                 error.show()
             code = error.exit_code
         stop.close()
@@ -106,8 +106,6 @@ OPTIONS = [
     click.option("--batch-size", "global_batch_size", type=int,
                  help="GLOBAL: clips of an update, all processes together."),
     click.option("--lr", type=float, help="Base learning rate; nothing rescales it with the batch size."),
-    click.option("--scale-lr", is_flag=True,
-                 help="Multiply the preset's rate by as much as the global batch is larger than the preset's."),
     click.option("--seed", type=int, help="Of the initial weights and of the order of clips."),
     click.option("--model", type=Name(list(MODELS)), metavar="NAME",
                  help="Network; python -m res3d_video.train.models lists them."),
@@ -155,7 +153,7 @@ COMMAND: dict[str, Any] = {
         "Run": ["out", "resume", "device", "quiet", "as_json"],
     },
     "rare": {
-        "More of the recipe": ["scale_to_steps", "scale_lr", "width", "freeze_bn", "loss"],
+        "More of the recipe": ["scale_to_steps", "width", "freeze_bn", "loss"],
         "Clips": ["num_frames", "frame_stride", "crop_size", "resize", "flip", "snap_to_keyframe", "shuffle_window"],
         "Evaluations and files": ["eval_every", "eval_clips", "save_every", "keep_every", "log_every"],
         **EXECUTION,

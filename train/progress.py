@@ -34,10 +34,6 @@ def plain(text: str) -> str:
 class TolerantStream:
     """A text stream whose reader may be gone and whose disk may be full: what cannot be written is dropped.
 
-    Args:
-        stream: Where text goes.
-        controls: Pass control characters on, for a progress bar that moves the cursor.
-
     Attributes:
         lost: Why something was dropped, the latest reason; None if nothing was.
     """
@@ -60,16 +56,13 @@ class TolerantStream:
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
-        """Write each."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Nothing waits, unless the stream itself holds it."""
         self.write("")
 
     def isatty(self) -> bool:
-        """Whether a person looks at it."""
         try:
             return bool(self._stream.isatty())
         except ValueError:  # it is closed
@@ -132,11 +125,9 @@ class Shown:
     the end, with the same facts.
 
     Args:
-        title: What is being done.
         unit: What is counted, plural.
         console: Where the bar is drawn, if it is a terminal that can move its cursor; None for no bar.
         say: Prints one line, where there is no bar.
-        quiet: Show neither bar nor lines.
         transient: The bar goes away at the end.
     """
 
@@ -173,9 +164,7 @@ class Shown:
     def update(self, done: int, total: int, note: str = "", *, failed: int | None = None) -> None:
         """So much is done; as often as one likes. A number below the last one begins another round of work.
 
-        Args:
-            note: Whatever else is worth saying.
-            failed: So far; None where nothing can fail.
+        `failed` is None where nothing can fail.
         """
         if done < self.task.completed:
             self.progress.reset(self.task.id, total=total)
@@ -193,7 +182,6 @@ class Shown:
             self.say(text)
 
     def close(self) -> None:
-        """Take the bar away, or leave it as it is."""
         self.progress.stop()
 
 
@@ -205,7 +193,6 @@ class Facts(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """The facts, once there are any."""
         return Text(plain(facts(task, self.unit)) if task.total is not None else "")
 
 

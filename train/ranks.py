@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.distributed import Store
 from torch.distributed.rendezvous import rendezvous
 
-from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError, one_line
 from res3d_video.train.stopping import StopRequest
 
 # torchrun notices after 15 s that another machine is gone. Asked to start again before, it counts on that machine and
@@ -81,27 +80,29 @@ def from_torchrun(device: str = "auto") -> Ranks:
 
     Args:
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
-
-    Raises:
-        ValueError: `device` is "cuda" and torch sees no GPU for this rank.
     """
-    rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-    num_machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return Ranks(rank, local_rank, world_size, torch.device("cpu"), launcher, num_machines)
-    num_gpus = torch.cuda.device_count()
-    if not num_gpus:
-        built = f"torch {torch.__version__} is built for CPUs only" if torch.version.cuda is None else "torch sees none"
-        raise UserError(f"device: cuda needs an NVIDIA GPU, but {built}; use --device cpu, or install what is missing")
-    if local_rank >= num_gpus:
-        raise UserError(
-            f"device: local rank {local_rank} needs a GPU of its own but torch sees {num_gpus}; "
-            "start fewer processes or use --device cpu"
-        )
-    return Ranks(rank, local_rank, world_size, torch.device("cuda", local_rank), launcher, num_machines)
+    place = torch.device("cpu")
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        place, num_gpus = torch.device("cuda", local_rank), torch.cuda.device_count()
+        if not num_gpus:
+            why = f"{torch.__version__} is built for CPUs only" if torch.version.cuda is None else "sees none"
+            raise UserError(
+                f"device: cuda needs an NVIDIA GPU, but torch {why}; use --device cpu, or install what is missing"
+            )
+        if local_rank >= num_gpus:
+            raise UserError(
+                f"device: local rank {local_rank} needs a GPU of its own but torch sees {num_gpus}; "
+                "start fewer processes or use --device cpu"
+            )
+    return Ranks(
+        rank=int(os.environ.get("RANK", "0")),
+        local_rank=local_rank,
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        device=place,
+        launcher=os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None,
+        num_machines=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+    )
 
 
 @contextlib.contextmanager
@@ -139,24 +140,10 @@ def process_group(ranks: Ranks, *, timeout_s: float = 1800.0, stop: StopRequest 
             raise
         if ranks.num_machines > 1:
             time.sleep(MACHINE_LOST_S)
-        raise UserError(lost_message(str(error), timeout_s=timeout_s)) from error
-
-
-def lost_message(reason: str, *, timeout_s: float) -> str:
-    """One line about a collective that failed, by what torch says of it.
-
-    >>> lost_message("[/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 4000ms for recv", timeout_s=4)
-    'another process did not come within 4 s; see its last lines, or wait longer with --collective-timeout'
-    """
-    if re.search(r"connection (closed|reset|refused)|broken pipe|remote process exited", reason, re.IGNORECASE):
-        return "another process has ended; see its last lines, and run the same command again"
-    if re.search(r"timed? ?out", reason, re.IGNORECASE):
-        return (
-            f"another process did not come within {timeout_s:g} s; see its last lines, or wait longer with "
-            "--collective-timeout"
-        )
-    first = " ".join(reason.strip().split("\n")[0].split())[:160]
-    return f"processes cannot reach one another ({first}); see docs/multi-node.md"
+        raise UserError(
+            f"another process has ended, or did not come within {timeout_s:g} s ({one_line(error)}); see its last "
+            "lines, and docs/multi-node.md"
+        ) from error
 
 
 POLL_S = 0.05

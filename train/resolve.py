@@ -17,7 +17,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.settings import LoaderSettings
 from res3d_video.pipeline.typed_json import Text, read_json
 from res3d_video.train.checkpoint import load_checkpoint, load_latest
-from res3d_video.train.config import TrainConfig, from_dict, override, scaled_lr, scaled_to_steps
+from res3d_video.train.config import TrainConfig, from_dict, override, scaled_to_steps
 from res3d_video.train.data_options import start_multiple_of
 from res3d_video.train.presets import PRESETS
 from res3d_video.train.ranks import Ranks
@@ -142,12 +142,7 @@ def defaults(preset: str | None, out: Path | None, *, index: ShardIndex, device:
 def find_state(
     resume: str, out: Path, *, say: Callable[[str], None], note: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """The state of the checkpoint that --resume asks for; None to start at step 0.
-
-    Args:
-        say: Told in a line of what is wrong.
-        note: Told where the run begins.
-    """
+    """The state of the checkpoint that --resume asks for; None to start at step 0. `note` is told where it begins."""
     if resume == "never":
         if any(out.glob("*.pt")):
             raise WrongUsage(f"--out: {out} already holds a run; leave out --resume to go on, or choose another")
@@ -157,12 +152,11 @@ def find_state(
             raise WrongUsage(f"--resume: {resume} is no file; choose auto, never or a .pt file")
         return load_checkpoint(Path(resume))
     found = load_latest(out, say=say)
-    note(
-        f"going on from {found[0]} at step {found[1]['step']}"
-        if found
-        else f"{out} holds no checkpoint; starting at step 0"
-    )
-    return found[1] if found else None
+    if found is None:
+        note(f"{out} holds no checkpoint; starting at step 0")
+        return None
+    note(f"going on from {found[0]} at step {found[1]['step']}")
+    return found[1]
 
 
 def configure(
@@ -172,18 +166,11 @@ def configure(
     world_size: int,
     split: str | None,
     scale_to_steps: int | None = None,
-    scale_lr: bool = False,
     **options: Any,
 ) -> TrainConfig:
-    """The preset with the command line's changes, checked against the dataset and the ranks.
-
-    Raises:
-        WrongUsage: Something does not fit; says what and the way out.
-    """
-    for scaled, name in ((scale_to_steps, "steps"), (scale_lr, "lr")):
-        if scaled and options.get(name) is not None:
-            flag = "--scale-to-steps" if name == "steps" else "--scale-lr"
-            raise WrongUsage(f"--{name} and {flag} both decide the same; leave one of them out")
+    """The preset with the command line's changes; WrongUsage where they do not fit the dataset or the ranks."""
+    if scale_to_steps and options.get("steps") is not None:
+        raise WrongUsage("--steps and --scale-to-steps both decide the same; leave one of them out")
     split = split or ("1" if "1" in index.split_names else index.split_names[0])
     with wrong_usage():
         for subset in ("train", "test"):
@@ -191,8 +178,6 @@ def configure(
         config = override(PRESETS[preset], split=split, **options)
         if scale_to_steps:
             config = scaled_to_steps(config, scale_to_steps)
-        if scale_lr:
-            config = scaled_lr(config, PRESETS[preset])
         start_multiple_of(index, snap_to_keyframe=config.snap_to_keyframe)
     if config.global_batch_size % world_size:
         raise WrongUsage(
@@ -203,11 +188,7 @@ def configure(
 
 
 def pixels_as_trained(config: TrainConfig, state: dict[str, Any] | None) -> TrainConfig:
-    """The configuration with pixels scaled as for the weights that the run starts from.
-
-    Args:
-        state: Of the checkpoint that has them, the run's own or another's; None for fresh weights.
-    """
+    """The configuration with pixels scaled as for the weights of the checkpoint that the run starts from."""
     if state is None:
         return config
     trained = from_dict(state["config"])

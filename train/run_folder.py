@@ -35,8 +35,7 @@ class RunContext:
     """Where and how a run happens; nothing here decides what it computes.
 
     Attributes:
-        say: Prints a line, on rank 0 only.
-        quiet: Only what is said matters, not what is noted.
+        say: Prints a line, on rank 0 only; `note` one that --quiet leaves out.
         to_stderr: Progress is shown on standard error, for standard output is taken.
     """
 
@@ -49,7 +48,6 @@ class RunContext:
     to_stderr: bool = False
 
     def note(self, line: str) -> None:
-        """Say what --quiet leaves out."""
         if not self.quiet:
             self.say(line)
 
@@ -98,11 +96,7 @@ def only_trainer(folder: Path, ranks: Ranks, *, say: Say) -> Iterator[None]:
 
 
 def check_agreement(folder: Path, ranks: Ranks, state: dict[str, Any] | None) -> None:
-    """See that all ranks go on from the same step; a collective.
-
-    Raises:
-        UserError: They do not.
-    """
+    """Raises UserError where ranks would go on from different steps; a collective."""
     steps = ranks.gather(state["step"] if state is not None else 0)  # collective
     if len(set(steps)) > 1:
         raise UserError(
@@ -112,12 +106,7 @@ def check_agreement(folder: Path, ranks: Ranks, state: dict[str, Any] | None) ->
 
 
 class CheckpointFiles:
-    """The checkpoints that a run writes. One that cannot be written costs a line; what is on the disk stays as it is.
-
-    Args:
-        say: Told in a line about each that was not written.
-        log: Told as an event "not_saved".
-    """
+    """The checkpoints that a run writes. One that cannot be written costs a line; what is on the disk stays."""
 
     def __init__(self, folder: Path, *, say: Say, log: MetricsLog) -> None:
         self.folder, self.say, self.log = folder, say, log
@@ -146,26 +135,17 @@ class CheckpointFiles:
 MOST_NAMED = 5  # damaged samples in a line
 
 
-def write_config(
-    path: Path,
-    config: TrainConfig,
-    *,
-    preset: str,
-    index: ShardIndex,
-    ranks: Ranks,
-    loader: LoaderSettings,
-    step: StepOptions,
-) -> None:
+def write_config(context: RunContext, config: TrainConfig, *, preset: str, index: ShardIndex) -> None:
     """config.json: what the run was asked to do, how, and with what."""
-    on_gpu = ranks.device.type == "cuda"
+    device = context.ranks.device
     about = {
         "preset": preset,
         "config": to_dict(config),
         "data": data_identity(index) | {"classes": index.classes, "folder": str(index.data_dir.absolute())},
-        "world_size": ranks.world_size,
-        "device": torch.cuda.get_device_name(ranks.device) if on_gpu else "cpu",
-        "loader": asdict(loader),
-        "step": asdict(step),
+        "world_size": context.ranks.world_size,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "loader": asdict(context.loader),
+        "step": asdict(context.step),
         "versions": {
             "res3d-video": pipeline.__version__,
             "torch": torch.__version__,
@@ -173,7 +153,7 @@ def write_config(
             "python": platform.python_version(),
         },
     }
-    write_atomically(path, (json.dumps(about, indent=2) + "\n").encode())
+    write_atomically(context.out / "config.json", (json.dumps(about, indent=2) + "\n").encode())
 
 
 def accuracy_lines(scores: VideoScores) -> list[str]:

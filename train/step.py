@@ -112,15 +112,10 @@ def default_options(ranks: Ranks) -> StepOptions:
 
 
 class StepLoss(NamedTuple):
-    """What a step found, without its graph of gradients; later steps leave it alone.
+    """What a step found, without its graph of gradients; later steps leave it alone."""
 
-    Attributes:
-        loss: This rank's share, scaled so that the mean over ranks is the global loss.
-        losses: float32 [N], of each clip.
-    """
-
-    loss: Tensor
-    losses: Tensor
+    loss: Tensor  # this rank's share, scaled so that the mean over ranks is the global loss
+    losses: Tensor  # float32 [N], of each clip
 
 
 class TrainStep:
@@ -216,9 +211,6 @@ class TrainStep:
             weights: float32 [N]; 0 for a clip that must not count.
             num_real_global: Clips that count, over all ranks.
             lr: Base learning rate.
-
-        Raises:
-            UserError: The pass cannot be recorded, or the batch does not fit the recorded graph.
         """
         set_lr(self.optimizer, lr)
         # Ranks average their gradients; scaled so, that is the gradient of the global mean.
@@ -315,15 +307,9 @@ def same_strides(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 
 def record_graph(work: Callable[[], None], stream: torch.cuda.Stream | None) -> Callable[[], None]:
-    """Record the CUDA work of a function without doing it.
+    """Record the CUDA work of a function without doing it; returns what does it on the current stream.
 
     Other threads' CUDA calls are none of the recording's business (thread_local): the loader's go on meanwhile.
-
-    Returns:
-        What does it, as often as one likes, on the current stream.
-
-    Raises:
-        UserError: Something in it cannot be recorded.
     """
     gc.collect()  # dead cycles may hold GPU memory
     graph, outside = torch.cuda.CUDAGraph(), torch.cuda.current_stream()

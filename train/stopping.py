@@ -3,14 +3,11 @@
 The trainer imports this first, so that signals count while packages load. So it imports nothing that is slow.
 """
 
-import contextlib
-import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from res3d_video.pipeline.errors import UserError
@@ -21,11 +18,7 @@ FIRST_SPEAKS_S = 10.0  # how long a process is silent about a mistake, for anoth
 
 
 def is_command(name: str) -> bool:
-    """Whether a module is the process's program: started by path, with -m, or by its installed name.
-
-    Args:
-        name: Its `__name__`.
-    """
+    """Whether the module of this `__name__` is the program: started by path, with -m, or by its installed name."""
     return name == "__main__" or os.path.basename(sys.argv[0]).startswith("res3d-")
 
 
@@ -33,7 +26,7 @@ class StopRequest:
     """Takes the stop signals and Ctrl-C until it is closed.
 
     A signal is remembered for the run to ask; a second Ctrl-C raises KeyboardInterrupt. Before `begin` there is nothing
-    to save, so Ctrl-C ends the process with a line. An exception would come out of whatever is being imported.
+    to save, so Ctrl-C ends the process with a line; an exception would come out of whatever is being imported.
 
     Args:
         of_command: Made when the command starts; False: the run has begun, and handlers come back at the end.
@@ -55,12 +48,7 @@ class StopRequest:
         return self._is_asked or self.is_left_behind
 
     def begin(self, *, launcher: int | None) -> None:
-        """The run begins: from now on Ctrl-C waits for it.
-
-        Args:
-            launcher: Process that restarts this one; None if nobody does. Without it this one would go on alone while
-                its successor is started.
-        """
+        """The run begins: from now on Ctrl-C waits for it. Without its launcher, torchrun, a process does not go on."""
         self._has_begun, self._launcher = True, launcher
 
     def asked(self) -> bool:
@@ -89,23 +77,14 @@ class StopRequest:
         self._is_asked = True
 
 
-def speaks_for_machine(line: str, *, is_ended: Callable[[], bool]) -> bool:
-    """Whether a process that ends with an error has to say it. torchrun's own last lines name it in any case.
+def speaks_for_machine(*, is_ended: Callable[[], bool]) -> bool:
+    """Whether a process that ends with an error has to say it.
 
     Most mistakes are those of all processes. The first of a machine says them, then torchrun ends the others; one that
-    it does not end has a mistake of its own. (torchrun 2.13 prints a traceback of its own whenever a process fails.)
-
-    Args:
-        is_ended: Whether torchrun has told this process to end.
+    it does not end has a mistake of its own.
     """
-    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if error_file is None:
-        return True
-    with contextlib.suppress(OSError):
-        message = {"message": line, "extraInfo": {"timestamp": int(time.time())}}
-        Path(error_file).write_text(json.dumps({"message": message}), encoding="utf-8")
     until_s = time.monotonic() + FIRST_SPEAKS_S
-    while os.environ.get("LOCAL_RANK") != "0" and time.monotonic() < until_s:
+    while os.environ.get("LOCAL_RANK", "0") != "0" and time.monotonic() < until_s:
         if is_ended():
             return False
         time.sleep(0.05)

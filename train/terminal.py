@@ -7,12 +7,12 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import click
 
@@ -27,9 +27,9 @@ ALL = "train.terminal.all_help"  # of the context: show every option
 NOTHING_KEPT = "nothing is kept; run the same command again"
 # What the system refuses for reasons that the user can mend.
 OF_THE_MACHINE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE,
-    errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ECONNREFUSED, errno.ECONNRESET,
-    errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRINUSE,
+    errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+    errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ECONNREFUSED,
+    errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRINUSE,
 }  # fmt: skip
 
 
@@ -64,11 +64,7 @@ class Interrupted(click.ClickException):
 
 @contextmanager
 def usage_in_one_line() -> Iterator[None]:
-    """What click refuses, in the style of our own errors.
-
-    Raises:
-        WrongUsage: The block raised another click.UsageError.
-    """
+    """What click refuses becomes WrongUsage, in the style of our own errors."""
     try:
         yield
     except (WrongUsage, click.exceptions.NoArgsIsHelpError):
@@ -95,17 +91,14 @@ class Entry(click.Command):
     """What the user has typed: a command, or a group of them."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the options."""
         with usage_in_one_line():
             return super().make_context(*args, **kwargs)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it as the process's command, or in a test."""
         with tolerant_streams():
             return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it with its options."""
         with usage_in_one_line():
             return super().invoke(ctx)
 
@@ -115,8 +108,7 @@ class Command(Entry):
 
     Args:
         go_on: What to do after Ctrl-C.
-        headings: Heading -> names of options, in the order of the help, also of some that another command has; options
-            that are not named come last.
+        headings: Heading -> names of options, in the order of the help; options that are not named come last.
         rare: The same, for headings that only --help-all shows.
     """
 
@@ -131,25 +123,12 @@ class Command(Entry):
         super().__init__(*args, **kwargs)
         self.go_on, self.headings, self.rare = go_on, dict(headings or {}), dict(rare or {})
         if rare:
-            self.params.append(
-                click.Option(
-                    ["--help-all"],
-                    is_flag=True,
-                    is_eager=True,
-                    expose_value=False,
-                    callback=show_all_help,
-                    show_default=False,
-                    help=f"Every option, also: {', '.join(name[0].lower() + name[1:] for name in rare)}.",
-                )
-            )
+            more = f"Every option, also: {', '.join(name[0].lower() + name[1:] for name in rare)}."
+            flag: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "show_default": False}
+            self.params.append(click.Option(["--help-all"], help=more, callback=show_all_help, **flag))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it.
-
-        Raises:
-            Interrupted: Ctrl-C came.
-            Failed: The user can mend it: a UserError, or the machine's word about a file or a network.
-        """
+        """Run it; a UserError, and the machine's word about a file or a network, become `Failed`."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -157,12 +136,11 @@ class Command(Entry):
         except UserError as error:
             raise Failed(str(error)) from error
         except OSError as error:
-            if error.errno not in OF_THE_MACHINE and not is_missing_argument(error, ctx):
+            if error.errno not in OF_THE_MACHINE:
                 raise
             raise Failed(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, heading by heading."""
         shown = self.headings | self.rare if ctx.meta.get(ALL) else self.headings
         placed = {name for names in [*self.headings.values(), *self.rare.values()] for name in names}
         params = {param.name: param for param in self.get_params(ctx) if isinstance(param, click.Option)}
@@ -174,14 +152,6 @@ class Command(Entry):
                     formatter.write_dl(records)
 
 
-def is_missing_argument(error: OSError, ctx: click.Context) -> bool:
-    """Whether what is missing is named on the command line, or lies in a folder named there; anything else is a bug."""
-    if error.errno != errno.ENOENT or not isinstance(error.filename, str):
-        return False
-    given = [one for value in ctx.params.values() for one in (value if isinstance(value, tuple) else (value,))]
-    return any(isinstance(one, str | Path) and Path(error.filename).is_relative_to(one) for one in given)
-
-
 class Group(Entry, click.Group):
     """Several commands in one."""
 
@@ -189,7 +159,6 @@ class Group(Entry, click.Group):
 
 
 def show_all_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    """What --help-all does."""
     if value and not ctx.resilient_parsing:
         ctx.meta[ALL] = True
         click.echo(ctx.get_help())
@@ -198,42 +167,34 @@ def show_all_help(ctx: click.Context, param: click.Parameter, value: bool) -> No
 
 @contextmanager
 def wrong_usage() -> Iterator[None]:
-    """What the block cannot do with the options is wrong usage, exit code 2.
-
-    Raises:
-        WrongUsage: The block raised a UserError.
-    """
+    """A UserError of the block becomes WrongUsage."""
     try:
         yield
     except UserError as error:
         raise WrongUsage(str(error)) from error
 
 
-class Name(click.Choice):
+class OneLine:
+    """Of a click.ParamType: refuses a value in one line."""
+
+    def fail(self, message: str, param: click.Parameter | None = None, ctx: click.Context | None = None) -> NoReturn:
+        raise WrongUsage(f"{param.opts[0]}: {message}" if isinstance(param, click.Option) else message, ctx)
+
+
+class Name(OneLine, click.Choice):
     """One of some names; for another one, the one that was probably meant, and all of them."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         names = [str(name) for name in self.choices]
         return f"{value} does not exist{did_you_mean(str(value), names) or ';'} choose {', '.join(names)}"
 
-    def fail(self, message: str, param: click.Parameter | None = None, ctx: click.Context | None = None) -> NoReturn:
-        raise WrongUsage(f"{param.opts[0]}: {message}" if param else message)
 
-
-class Report(Protocol):
-    """Told how far some work is, as often as one likes; `failed` is None where nothing can fail."""
-
-    def __call__(self, done: int, total: int, note: str = "", *, failed: int | None = None) -> None: ...
+Report = Callable[..., None]  # `update` of train.progress.Shown
 
 
 @contextmanager
 def progress(title: str, *, unit: str, quiet: bool = False) -> Iterator[Report]:
-    """Show how far some work is, on standard error: `train.progress.Shown`.
-
-    Args:
-        title: What is being done.
-        unit: What is counted, plural.
-    """
+    """Show how far some work is, on standard error: `train.progress.Shown`."""
     shown = Shown(title, unit=unit, console=console(stderr=True), say=partial(click.echo, err=True), quiet=quiet)
     try:
         yield shown.update
@@ -244,7 +205,7 @@ def progress(title: str, *, unit: str, quiet: bool = False) -> Iterator[Report]:
 QUIET = click.option("--quiet", is_flag=True, show_default=False, help="No progress: results and errors only.")
 
 
-class OutputFile(click.Path):
+class OutputFile(OneLine, click.Path):
     """A file to write, tried before the work: something is written where it will lie, and removed.
 
     Args:
@@ -258,16 +219,14 @@ class OutputFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(str(super().convert(value, param, ctx)))
-        name = f"{param.opts[0]}: " if isinstance(param, click.Option) else ""
         if self._suffixes and path.suffix.lower() not in self._suffixes:
-            raise WrongUsage(f"{name}{path} must end in {choices(list(self._suffixes))}", ctx)
+            self.fail(f"{path} must end in {choices(list(self._suffixes))}", param, ctx)
         try:
-            with tempfile.TemporaryFile(
-                dir=next(folder for folder in path.absolute().parents if folder.exists())
-            ) as file:
+            folder = next(folder for folder in path.absolute().parents if folder.exists())
+            with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(b"\n")
         except OSError as error:
-            raise WrongUsage(f"{name}{path} cannot be written ({error.strerror}); choose another file", ctx) from None
+            self.fail(f"{path} cannot be written ({error.strerror}); choose another file", param, ctx)
         return path
 
 
@@ -280,10 +239,9 @@ def save_json(path: Path, value: Any) -> None:
 
 
 def print_json(value: Any) -> None:
-    """The result of --json on standard output.
+    """The result of --json on standard output; Failed where the disk under it is full.
 
-    Raises:
-        Failed: It is lost, because the disk under the output is full. A reader that has gone wanted no more.
+    A reader that has gone wanted no more.
     """
     click.echo(json.dumps(value))
     lost = getattr(sys.stdout, "lost", None)
@@ -293,11 +251,7 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def extra_needed(extra: str) -> Iterator[None]:
-    """Say of a package that is not there which extra brings it.
-
-    Raises:
-        Failed: The block imports what is not installed.
-    """
+    """Raises Failed where the block imports a package that is not installed; says which extra brings it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -338,14 +292,10 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Co
 
     >>> text_table(["way", "clips/s"], [["a", "9"], ["long", "10"]])
     ['way   clips/s', 'a           9', 'long       10']
-    >>> text_table(["", "n", "why"], [["a", "10", "x"], ["b", "9", ""]], left=(0, 2))
-    ['    n  why', 'a  10  x', 'b   9']
     """
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [header, *rows]
-    ]
+    lines = []
+    for row in [header, *rows]:
+        cells = [cell.ljust(widths[i]) if i in left else cell.rjust(widths[i]) for i, cell in enumerate(row)]
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -53,11 +53,7 @@ def read_torch_file(path: Path, check: Callable[[Any], T], *, max_legacy_bytes: 
 
 
 def check_archive(file: IO[bytes]) -> None:
-    """Refuse a zip file that would cost more memory than it has bytes, or whose pickle makes more than tensors.
-
-    Raises:
-        SchemaError: It is one, or damaged.
-    """
+    """Raises SchemaError for a zip file that costs more memory than it has bytes, or that makes more than tensors."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -78,10 +74,9 @@ def check_archive(file: IO[bytes]) -> None:
 
 
 def check_pickle(file: IO[bytes]) -> None:
-    """Read a pickle, without making what it describes, up to its end.
+    """Read a pickle up to its end, without making what it describes.
 
-    Raises:
-        SchemaError: It is damaged, or would call something that is not of HARMLESS.
+    Raises SchemaError where it is damaged, or would call something that is not of HARMLESS.
     """
     try:
         called = {str(arg) for opcode, arg, _ in pickletools.genops(file) if opcode.name == "GLOBAL"}
@@ -95,9 +90,7 @@ def check_pickle(file: IO[bytes]) -> None:
 def check_records(path: Path) -> None:
     """Hold every record of a zip file to its CRC-32, which torch writes and does not look at.
 
-    Raises:
-        SchemaError: One is not what it was, or the file is none.
-        OSError: It cannot be read.
+    Raises SchemaError where one is not what it was, OSError where the file cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -81,7 +81,7 @@ class Run:
         self.step, self.best_accuracy, self.tally = 0, -1.0, Tally()  # updates done; best clip@1 so far
         if state is not None:
             self.step, self.best_accuracy = state["step"], state["best_accuracy"]
-            self.tally = Tally(**state.get("tally", {}))  # not in checkpoints of old
+            self.tally = state.get("tally", self.tally)  # not in checkpoints of old
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.loader.load_state_dict(state["loader"])
@@ -248,12 +248,7 @@ def train(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """One run, from the options of the command line to its last line.
-
-    Raises:
-        Failed: Something went wrong that the user can mend.
-        WrongUsage: The options do not fit the data, the machine or each other.
-    """
+    """One run, from the options of the command line to its last line."""
     who = ""
     try:
         ranks = from_torchrun(device)
@@ -278,9 +273,7 @@ def train(
             elif preset in NEEDS_WEIGHTS and init_from is None:
                 raise WrongUsage(f"--preset {preset}: starts from trained weights; add --init-from CHECKPOINT")
             if ranks.is_main:
-                write_config(
-                    out / "config.json", config, preset=preset, index=index, ranks=ranks, loader=loader, step=step
-                )
+                write_config(context, config, preset=preset, index=index)
             stop.begin(launcher=ranks.launcher)
             run = Run(config, index, context, stop=stop, state=state, weights=weights)
             with closing(run), run.train_step.on_stream():

@@ -54,22 +54,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, con
     assert "\n" not in str(caught.value)
 
 
-def test_the_newest_readable_checkpoint_is_taken_when_latest_is_damaged(tmp_path: Path) -> None:
-    for name, step in (("best.pt", 30), ("step-20.pt", 20), ("step-40.pt", 40)):
-        save_checkpoint(tmp_path / name, tiny_state(step))
-    for name in ("latest.pt", "step-40.pt"):
-        (tmp_path / name).write_bytes(b"damaged")
-    said: list[str] = []
-    found = load_latest(tmp_path, say=said.append)
-    assert found is not None
-    assert (found[0].name, found[1]["step"]) == ("best.pt", 30)
-    assert [name for name in ("latest.pt", "step-40.pt") if any(name in line for line in said)] == [
-        "latest.pt",
-        "step-40.pt",
-    ]
-
-
-def test_the_checkpoint_before_the_last_is_kept_and_taken_when_the_last_is_damaged(tmp_path: Path) -> None:
+def test_the_checkpoint_of_most_steps_is_taken_when_latest_is_damaged(tmp_path: Path) -> None:
     states = {step: tiny_state(step) for step in (1, 2, 3)}
     for state in states.values():
         save_checkpoint(tmp_path / "latest.pt", state, former=tmp_path / "previous.pt")
@@ -86,22 +71,19 @@ def test_the_checkpoint_before_the_last_is_kept_and_taken_when_the_last_is_damag
         f"checkpoint: {tmp_path / 'latest.pt'} cannot be read (archive/data/0 does not match its checksum); "
         "use another one"
     ]
+    save_checkpoint(tmp_path / "step-40.pt", tiny_state(40))
+    (tmp_path / "previous.pt").write_bytes(b"damaged")
+    assert load_latest(tmp_path, say=said.append)[0].name == "step-40.pt"  # type: ignore[index]
 
 
 def test_a_readable_latest_is_taken_whatever_else_is_there(tmp_path: Path) -> None:
+    assert load_latest(tmp_path, say=print) is None
     save_checkpoint(tmp_path / "latest.pt", tiny_state(5))
     save_checkpoint(tmp_path / "step-9.pt", tiny_state(9))  # of a run that was begun anew further back
     (tmp_path / "best.pt").write_bytes(b"damaged")
     found = load_latest(tmp_path, say=pytest.fail)
     assert found is not None
     assert found[1]["step"] == 5
-
-
-def test_only_damaged_checkpoints_are_an_error_and_none_is_none(tmp_path: Path) -> None:
-    assert load_latest(tmp_path, say=print) is None
-    (tmp_path / "latest.pt").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match=r"no file in .* can be read"):
-        load_latest(tmp_path, say=lambda line: None)
 
 
 def number_in(path: Path) -> float:

@@ -1,12 +1,32 @@
 """TrainConfig: what the command line may change, what survives a checkpoint, what presets say."""
 
+import dataclasses
 import json
+import math
+from itertools import pairwise
+from pathlib import Path
 
+import click
 import pytest
 
 from res3d_video.pipeline.clip import ClipSpec
-from res3d_video.train.config import TrainConfig, differences, from_dict, override, to_dict
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.train.config import (
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+    differences,
+    from_dict,
+    lr_at,
+    override,
+    scaled_to_steps,
+    to_dict,
+)
+from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.presets import NEEDS_WEIGHTS, PRESETS
+from res3d_video.train.resolve import configure
+from res3d_video.train.step import build_optimizer, set_lr
+from tests.train.conftest import Trainer, read_metrics
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -72,3 +92,106 @@ def test_presets_that_reproduce_the_paper_share_its_input_and_optimiser() -> Non
         assert (config.mean, config.std, config.flip, config.label_smoothing) == (128.0, 1.0, True, 0.0)
         assert (config.optim.momentum, config.optim.weight_decay) == (0.9, 5e-5)
     assert set(PRESETS) >= NEEDS_WEIGHTS
+
+
+STEPS = ScheduleConfig("step", decay_every=20_000)
+COSINE = ScheduleConfig("cosine", warmup_steps=10)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "num_steps", "rates"),
+    [
+        (STEPS, 90_000, {0: 1, 19_999: 1, 20_000: 0.1, 39_999: 0.1, 40_000: 0.01}),
+        (STEPS, 50_000, {0: 1, 19_999: 1, 20_000: 0.1, 39_999: 0.1, 40_000: 0.01}),
+        (COSINE, 110, {0: 0.1, 1: 0.2, 8: 0.9, 9: 1, 10: 1, 60: 0.5, 85: 0.5 * (1 + math.cos(math.pi * 0.75)), 110: 0}),
+    ],
+)
+def test_the_rate_of_a_schedule(schedule: ScheduleConfig, num_steps: int, rates: dict[int, float]) -> None:
+    found = {step: lr_at(step, schedule, lr=1.0, num_steps=num_steps) for step in rates}
+    assert found == pytest.approx(rates, abs=1e-12)
+
+
+def test_a_cosine_never_rises_after_warm_up() -> None:
+    rates = [lr_at(s, ScheduleConfig("cosine", warmup_steps=3), lr=1.0, num_steps=40) for s in range(3, 45)]
+    assert all(later <= earlier for earlier, later in pairwise(rates))
+
+
+def test_only_weights_decay_and_the_fc_bias_learns_twice_as_fast() -> None:
+    model = build_model(ModelConfig("res3d10", width=4), num_classes=3)
+    optimizer = build_optimizer(model, OptimConfig(lr=0.01, weight_decay=5e-5), fused=False)
+    set_lr(optimizer, 0.5)
+    rule = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(rule) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        decay = 5e-5 if parameter.dim() > 1 else 0.0
+        assert rule[id(parameter)] == (1.0 if name == "head.bias" else 0.5, decay), name
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, math.nan])
+def test_a_rate_that_is_not_above_zero_is_refused(lr: float) -> None:
+    with pytest.raises(ValueError, match="optim.lr: .* is not possible; choose 1e-12 to 1000"):
+        TrainConfig(optim=OptimConfig(lr=lr))
+
+
+# preset -> step -> learning rate there, as the paper and the authors' files have it
+CURVES = {
+    "ucf101-search": {0: 1e-2, 19_999: 1e-2, 20_000: 1e-3, 40_000: 1e-4, 60_000: 1e-5, 80_000: 1e-6, 89_999: 1e-6},
+    "sports1m": {0: 1e-2, 249_999: 1e-2, 250_000: 5e-3, 500_000: 2.5e-3, 2_999_999: 1e-2 / 2**11},
+    "finetune-ucf101": {0: 1e-3, 4_999: 1e-3, 5_000: 1e-4, 10_000: 1e-5, 15_000: 1e-6, 19_999: 1e-6},
+}
+CURVES |= {"ucf101-search-2d": CURVES["ucf101-search"], "sports1m-2d": CURVES["sports1m"]}
+CURVES |= {"sports1m-c3d": {0: 3e-3, 149_999: 3e-3, 150_000: 1.5e-3, 300_000: 7.5e-4, 1_899_999: 3e-3 / 2**12}}
+CURVES |= {"finetune-hmdb51": CURVES["finetune-ucf101"]}
+
+
+def rate(config: TrainConfig, step: int) -> float:
+    return lr_at(step, config.schedule, lr=config.optim.lr, num_steps=config.steps)
+
+
+@pytest.mark.parametrize("name", sorted(CURVES))
+def test_the_learning_rate_has_the_paper_s_breakpoints(name: str) -> None:
+    config = PRESETS[name]
+    assert max(CURVES[name]) == config.steps - 1
+    for step, expected in CURVES[name].items():
+        assert rate(config, step) == pytest.approx(expected), step
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("part", [0.1, 0.01, 2])
+def test_a_scaled_schedule_has_the_same_rate_at_the_same_part_of_the_run(name: str, part: float) -> None:
+    config = PRESETS[name]
+    scaled = scaled_to_steps(config, round(config.steps * part))
+    assert scaled.steps == round(config.steps * part)
+    for tenth in range(10):
+        step = config.steps * (2 * tenth + 1) // 20  # between breakpoints, which rounding may move by a step
+        near = {"rel": 1e-9} if config.schedule.kind == "step" else {"abs": 0.1 * config.optim.lr}
+        assert rate(scaled, round(step * part)) == pytest.approx(rate(config, step), **near), step
+    assert scaled_to_steps(scaled, config.steps).steps == config.steps
+
+
+def test_what_is_decided_twice_is_refused(squares: ShardIndex) -> None:
+    with pytest.raises(click.UsageError, match="--scale-to-steps both decide the same; leave one of them out"):
+        configure("ucf101-search", squares, world_size=1, split=None, steps=5, scale_to_steps=5)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_each_protocol_runs_twenty_steps_with_its_own_schedule(
+    run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """On squares of 32 pixels, with narrow nets and small batches; clips, schedule and optimiser are the preset's."""
+    config = PRESETS[name]
+    small = "res2d18" if config.clip.num_frames == 1 else "res3d10"
+    for preset in (name, "tiny"):
+        narrow = dataclasses.replace(PRESETS[preset].model, width=8)  # torch 2.13 corrupts memory with fewer, in 2D
+        monkeypatch.setitem(PRESETS, preset, dataclasses.replace(PRESETS[preset], model=narrow))
+    weights = []
+    if name in NEEDS_WEIGHTS:
+        run_main(tmp_path / "first", "--steps", "1")
+        weights = ["--init-from", str(tmp_path / "first" / "latest.pt")]
+    frames = ["--num-frames", str(config.clip.num_frames), "--frame-stride", str(config.clip.frame_stride)]
+    options = ["--preset", name, "--model", small, *frames, "--scale-to-steps", "20", "--batch-size", "2"]
+    result = run_main(tmp_path / "run", *options, "--log-every", "1", *weights)
+    assert result.exit_code == 0, result.output
+    lines = read_metrics(tmp_path / "run", "train")
+    scaled = scaled_to_steps(config, 20)
+    assert [line["lr"] for line in lines] == pytest.approx([rate(scaled, step) for step in range(20)])

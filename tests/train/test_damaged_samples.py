@@ -12,7 +12,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch
 from res3d_video.pipeline.reader import ReadWork
 from res3d_video.train.checkpoint import load_checkpoint
-from res3d_video.train.metrics import OutcomeQueue, StepOutcome, Tally, Throughput
+from res3d_video.train.metrics import OutcomeQueue, Tally, Throughput
 from res3d_video.train.ranks import Ranks
 from tests.chaos.training import is_same, results_in
 from tests.clips import damaged_copy
@@ -114,12 +114,3 @@ def test_a_step_sums_over_ranks_and_keeps_their_waits_apart() -> None:
     assert tally.take() == {"loss": 2.0, "num_replaced": 4, "decode_waste": 1.5}
     speed = meter.read()
     assert (speed["data_wait_s"], speed["data_wait_rank"]) == (0.5, 0)
-
-
-def test_names_end_at_a_thousand_and_counting_does_not(damaged: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("res3d_video.train.metrics.MAX_DAMAGED", 2)
-    tally = Tally()
-    for row in range(3):
-        tally.name([tally.unnamed(damaged, {row: "x"}), {}])
-        tally.add(StepOutcome(row, 0.0, False, 1, 1, 8, 8, [0.0], np.zeros(0), torch.zeros(0), {}))
-    assert (list(tally.damaged), tally.num_replaced) == ([damaged.key(0), damaged.key(1)], 3)

@@ -1,21 +1,20 @@
 """The trainer's command from outside: files, resuming, signals, ranks, errors."""
 
-import gc
 import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
-from typing import Any
 
+import click
 import pytest
 import torch
 
-import res3d_video.train.run_folder
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.train.checkpoint import load_checkpoint, save_checkpoint
+from res3d_video.train.checkpoint import load_checkpoint
 from res3d_video.train.presets import PRESETS
+from res3d_video.train.resolve import configure
+from tests.chaos.ledger import wait_until
 from tests.schemas import check_schema
 from tests.train.conftest import Trainer, command_line, read_metrics
 from tests.warm import Warm, places, run_warm
@@ -50,14 +49,6 @@ def test_a_run_leaves_its_checkpoint_metrics_and_configuration(run_main: Trainer
     assert load_checkpoint(tmp_path / "run" / "latest.pt")["step"] == 4
 
 
-def test_the_last_lines_name_accuracy_chance_and_files(run_main: Trainer, tmp_path: Path) -> None:
-    result = run_main(tmp_path, "--steps", "1")
-    last = result.stdout.splitlines()[-4:]
-    assert [line.split()[0] for line in last] == ["clip@1", "video@1", "checkpoint", "logs"]
-    assert "chance is 50.0%" in last[0]
-    assert "3 clips each of 4 videos" in last[1]
-
-
 def test_stopping_half_way_and_going_on_equals_not_stopping(run_main: Trainer, tmp_path: Path) -> None:
     whole, rest = tmp_path / "whole", tmp_path / "rest"
     run_main(whole, "--steps", "20", "--keep-every", "10")
@@ -83,12 +74,6 @@ def test_training_on_h264_from_keyframes_goes_on_as_if_it_had_not_stopped(
     assert read_metrics(free, "train")[-1]["decode_waste"] > 1
 
 
-def test_filmstrips_have_no_keyframes_to_begin_at(run_main: Trainer, tmp_path: Path) -> None:
-    result = run_main(tmp_path, "--steps", "1", "--snap-to-keyframe")
-    assert result.exit_code == 2
-    assert "holds filmstrips, which have none; leave it out" in result.output
-
-
 def test_how_a_run_is_executed_is_written_down_and_changes_no_more_than_rounding(
     run_main: Trainer, tmp_path: Path
 ) -> None:
@@ -105,21 +90,6 @@ def test_how_a_run_is_executed_is_written_down_and_changes_no_more_than_rounding
     assert {name: value.shape for name, value in found.items()} == {name: v.shape for name, v in expected.items()}
 
 
-def test_what_lives_as_long_as_the_run_is_searched_for_garbage_once(
-    run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frozen = []
-
-    def save(path: Path, state: dict, **_: Any) -> None:
-        frozen.append(gc.get_freeze_count())
-        save_checkpoint(path, state)
-
-    monkeypatch.setattr(res3d_video.train.run_folder, "save_checkpoint", save)
-    run_main(tmp_path, "--steps", "2")
-    assert min(frozen) > 10_000  # modules and all
-    assert gc.get_freeze_count() == 0
-
-
 def test_a_damaged_latest_falls_back_and_the_log_has_every_step_once(run_main: Trainer, tmp_path: Path) -> None:
     run_main(tmp_path, "--steps", "6", "--keep-every", "3")
     before = [(line["step"], line["loss"]) for line in read_metrics(tmp_path, "train")]
@@ -134,49 +104,24 @@ def test_a_damaged_latest_falls_back_and_the_log_has_every_step_once(run_main: T
     assert same(weights_of(tmp_path / "latest.pt"), latest)
 
 
-def test_resume_auto_without_a_checkpoint_starts_and_says_so(run_main: Trainer, tmp_path: Path) -> None:
-    result = run_main(tmp_path, "--steps", "1", "--resume", "auto")
-    assert result.exit_code == 0
-    assert "holds no checkpoint; starting at step 0" in result.stdout
-
-
-def test_a_run_is_never_overwritten(run_main: Trainer, tmp_path: Path) -> None:
-    run_main(tmp_path, "--steps", "1")
-    result = run_main(tmp_path, "--steps", "1", "--resume", "never")
-    assert result.exit_code == 2
-    assert f"{tmp_path} already holds a run; leave out --resume to go on, or choose another" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--seed", "5"], "resume: seed is 5 but was 0; use 0 again or another --out"),
-        (["--model", "res3d18"], "resume: model.name is res3d18 but was res3d10"),
-        (["--frame-stride", "1"], "resume: clip.frame_stride is 1 but was 2"),
-        (["--steps", "1"], "resume: the checkpoint is at step 2; choose --steps of at least that"),
-    ],
-)
-def test_resuming_another_experiment_is_refused_in_one_line(
-    run_main: Trainer, tmp_path: Path, options: list[str], message: str
+def test_a_run_goes_on_only_as_the_same_experiment(
+    run_main: Trainer, other_squares: ShardIndex, tmp_path: Path
 ) -> None:
     run_main(tmp_path, "--steps", "2")
-    result = run_main(tmp_path, "--steps", "4", "--resume", "auto", *options)
-    assert result.exit_code == 1
-    assert [line for line in result.stderr.splitlines() if message in line]
-
-
-def test_resuming_on_other_shards_is_refused(run_main: Trainer, other_squares: ShardIndex, tmp_path: Path) -> None:
-    run_main(tmp_path / "run", "--steps", "1")
-    result = run_main(tmp_path / "run", "--steps", "2", "--resume", "auto", data=other_squares.data_dir)
-    assert result.exit_code == 1
-    assert "use the same shards or another --out" in result.stderr
-
-
-def test_a_changed_learning_rate_is_allowed_and_said(run_main: Trainer, tmp_path: Path) -> None:
-    run_main(tmp_path, "--steps", "1")
-    result = run_main(tmp_path, "--steps", "2", "--resume", "auto", "--lr", "0.5")
-    assert result.exit_code == 0
-    assert f"resume: optim.lr is now 0.5, was {PRESETS['tiny'].optim.lr}" in result.stdout
+    rate = PRESETS["tiny"].optim.lr
+    cases: list[tuple[list[str], int, str]] = [
+        (["--resume", "never"], 2, "already holds a run; leave out --resume to go on, or choose another"),
+        (["--seed", "5"], 1, "resume: seed is 5 but was 0; use 0 again or another --out"),
+        (["--model", "res3d18"], 1, "resume: model.name is res3d18 but was res3d10"),
+        (["--frame-stride", "1"], 1, "resume: clip.frame_stride is 1 but was 2"),
+        (["--steps", "1"], 1, "resume: the checkpoint is at step 2; choose --steps of at least that"),
+        (["--data", str(other_squares.data_dir)], 1, "use the same shards or another --out"),
+        (["--lr", "0.5"], 0, f"resume: optim.lr is now 0.5, was {rate}"),
+    ]
+    for options, exit_code, message in cases:
+        result = run_main(tmp_path, "--steps", "3", *options)
+        assert result.exit_code == exit_code, result.output
+        assert [line for line in result.output.splitlines() if message in line], result.output
 
 
 @pytest.mark.parametrize(
@@ -187,6 +132,7 @@ def test_a_changed_learning_rate_is_allowed_and_said(run_main: Trainer, tmp_path
         (["--resume", "nowhere.pt"], "nowhere.pt is no file; choose auto, never or a .pt file"),
         (["--model", "res2d18"], "num_frames: 4, but res2d18 takes 1 alone; use that"),
         (["--preset", "huge"], "huge"),
+        (["--snap-to-keyframe"], "holds filmstrips, which have none; leave it out"),
         (["--prefetch", "0"], "prefetch: 0 is not possible; choose 1 to 1000"),
         (["--hw-decoder-load", "1.5"], "hw_decoder_load: 1.5 is not possible; choose 0 to 1"),
         (["--cuda-graph"], "cuda-graph: cpu has none; choose a GPU or --no-cuda-graph"),
@@ -198,19 +144,9 @@ def test_wrong_usage_exits_2(run_main: Trainer, tmp_path: Path, options: list[st
     assert message in result.stderr
 
 
-def test_a_batch_that_ranks_cannot_share_is_wrong_usage(
-    run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    result = run_main(tmp_path, "--batch-size", "4")
-    assert result.exit_code == 2
-    assert "4 clips cannot be shared by 3 processes; choose a multiple of 3" in result.stderr
-
-
-def test_a_folder_without_shards_is_a_failure_of_one_line(run_main: Trainer, tmp_path: Path) -> None:
-    result = run_main(tmp_path / "run", data=tmp_path)
-    assert result.exit_code == 1
-    assert result.stderr.count("\n") == 1
+def test_a_batch_that_ranks_cannot_share_is_wrong_usage(squares: ShardIndex) -> None:
+    with pytest.raises(click.UsageError, match="4 clips cannot be shared by 3 processes; choose a multiple of 3"):
+        configure("tiny", squares, world_size=3, split=None, global_batch_size=4)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_samples_and_saves_nothing(
@@ -247,38 +183,11 @@ def test_training_tells_left_from_right(run_main: Trainer, tmp_path: Path) -> No
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
 
 
-def start(command: list[str], out: Path, *, steps: int, world_size: int = 1) -> list[Warm]:
-    """Start a run's processes and return when it has done so many steps."""
-    processes = [Warm(command, environment=os.environ | place) for place in places(world_size)]
-    log, deadline = out / "metrics.jsonl", time.monotonic() + 120
-    while not log.is_file() or log.read_bytes().count(b"\n") < steps:
-        assert processes[0].poll() is None, processes[0].communicate()
-        assert time.monotonic() < deadline, f"{out} has not done {steps} steps in two minutes"
-        time.sleep(0.05)
-    return processes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_exits_0_and_the_run_goes_on(
-    squares: ShardIndex, tmp_path: Path, run_main: Trainer, number: signal.Signals
-) -> None:
-    (process,) = start(command_line(squares, tmp_path, "--steps", "100000"), tmp_path, steps=3)
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    step = load_checkpoint(tmp_path / "latest.pt")["step"]
-    assert step >= 3
-    assert f"stopped by a signal at step {step} of 100000 and saved" in output
-    assert [line["step"] for line in read_metrics(tmp_path, "train")] == list(range(1, step + 1))
-    result = run_main(tmp_path, "--steps", str(step + 1), "--resume", "auto")
-    assert result.exit_code == 0, result.output
-    assert load_checkpoint(tmp_path / "latest.pt")["step"] == step + 1
-
-
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both(squares: ShardIndex, tmp_path: Path) -> None:
-    ranks = start(command_line(squares, tmp_path, "--steps", "100000"), tmp_path, steps=3, world_size=2)
+    command, log = command_line(squares, tmp_path, "--steps", "100000"), tmp_path / "metrics.jsonl"
+    ranks = [Warm(command, environment=os.environ | place) for place in places(2)]
+    wait_until(lambda: ranks[0].poll() is not None or (log.is_file() and log.read_bytes().count(b"\n") > 2), "steps")
     ranks[1].send_signal(signal.SIGUSR1)
     for rank in ranks:
         printed = rank.communicate(timeout=120)
@@ -292,15 +201,8 @@ def test_two_processes_have_the_losses_and_scores_of_one(
     squares: ShardIndex, tmp_path: Path, run_main: Trainer
 ) -> None:
     run_main(tmp_path / "base", "--steps", "3")
-    options = [
-        "--steps",
-        "5",
-        "--freeze-bn",
-        "--init-from",
-        str(tmp_path / "base" / "latest.pt"),
-        "--lr",
-        "0.005",
-    ]
+    base = str(tmp_path / "base" / "latest.pt")
+    options = ["--steps", "5", "--freeze-bn", "--init-from", base, "--lr", "0.005"]
     run_main(tmp_path / "one", *options)
     done = run_warm(command_line(squares, tmp_path / "two", *options), world_size=2)
     assert done.returncode == 0, done.stderr

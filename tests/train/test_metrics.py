@@ -14,15 +14,12 @@ import torch
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.loader import Batch
-from res3d_video.pipeline.reader import ReadWork
 from res3d_video.train.metrics import (
     MetricsLog,
-    OutcomeQueue,
     StepOutcome,
     Throughput,
     WaitTimer,
     check_finite,
-    keep_lines_until,
 )
 from res3d_video.train.ranks import Ranks
 from tests.train.conftest import room_for
@@ -57,16 +54,6 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path: Path) -> None:
     }
 
 
-def test_a_final_line_that_comes_again_is_dropped_and_one_of_a_shorter_run_is_not(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"event": event, "step": step}) + "\n" for event, step in (("train", 4), ("final", 4))]
-    path.write_text("".join(lines))
-    keep_lines_until(path, step=4, total=9)
-    assert path.read_text() == "".join(lines)
-    keep_lines_until(path, step=4, total=4)
-    assert path.read_text() == lines[0]
-
-
 def test_lines_without_room_wait_and_are_there_once_when_there_is_room(tmp_path: Path) -> None:
     said: list[str] = []
     log = MetricsLog(tmp_path, start=0, say=said.append)
@@ -98,19 +85,6 @@ def test_a_tensorboard_that_cannot_write_is_given_up(tmp_path: Path) -> None:
     log.close()
     assert steps_in(log.path) == [1, 2]
     assert said == [f"{tmp_path / 'tensorboard'}: cannot be written (No space left on device); given up"]
-
-
-def test_on_a_cpu_a_step_has_its_outcome_at_once() -> None:
-    queue = OutcomeQueue(Ranks())
-    samples, losses = np.array([4, 5]), torch.tensor([1.0, 2.0])
-    empty, work = torch.zeros(0), ReadWork(num_clips=2, num_frames=8, num_frames_decoded=12)
-    batch = Batch(empty, empty, empty, samples, samples, samples, 0, 2, num_replaced=1, work=work, wait_s=0.25)
-    damaged = {"k": {"tar": "a.tar", "reason": "x"}}
-    (outcome,) = queue.push(3, batch, loss=torch.tensor(1.5), losses=losses, stop=True, damaged=damaged)
-    assert (outcome.step, outcome.loss, outcome.stop, outcome.damaged) == (3, 1.5, True, damaged)
-    assert (outcome.num_replaced, outcome.num_damaged, outcome.waits_s) == (1, 1, [0.25])
-    assert (outcome.num_frames, outcome.num_frames_decoded) == (8, 12)
-    assert queue.drain() == []
 
 
 def test_the_message_about_a_bad_loss_stays_one_line() -> None:
@@ -185,7 +159,3 @@ def test_on_a_gpu_the_wait_for_data_is_the_streams_and_nothing_waits_to_learn_it
     assert waits == [0.0, 0.0, 0.75, 0.0]
     with pytest.raises(StopIteration):
         timer.take()
-
-
-def test_on_a_cpu_the_wait_for_data_is_the_loaders() -> None:
-    assert WaitTimer(iter([SimpleNamespace(wait_s=0.5)]), torch.device("cpu")).take().wait_s == 0.5

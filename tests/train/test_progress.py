@@ -1,6 +1,15 @@
 """How fast things get done, and how it is said."""
 
-from res3d_video.train.progress import Shown
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from res3d_video.train.progress import CONTROLS, Shown, plain
+from tests.terminal import CHECKOUT, Terminal
 
 
 class Clock:
@@ -46,3 +55,62 @@ def test_quiet_leaves_lines_out_but_those_that_are_always_wanted() -> None:
     progress.message("a note")
     progress.message("not saved", always=True)
     assert lines == ["not saved"]
+
+
+COMMAND = """
+import sys
+import click
+from res3d_video.train.terminal import Command, progress
+@click.command(cls=Command)
+def main():
+    name = "evil\\x1b]0;owned\\x07\\x1b[2J\\u202e\\udcff\\u00e9"
+    with progress(name, unit="videos") as tell:
+        for done in range(3):
+            tell(done, 2, name)
+            click.echo(f"warning: {name}", err=True)
+    for number in range(1000):
+        click.echo(f"line {number} {name}")
+    open(sys.argv[1] if len(sys.argv) > 1 else "done", "w").write("to the end")
+main(args=[])
+"""
+
+
+@pytest.mark.parametrize("output", ["| true", "> /dev/full 2>&1", "0<&- 1>&- 2>&-"])
+def test_work_goes_on_to_its_end_whatever_becomes_of_its_output(tmp_path: Path, output: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n{COMMAND}")
+    words = ["bash", "-c", f"{sys.executable} {script} {output}; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "done").read_text() == "to the end"
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("locale", ["ascii", "utf-8"])
+def test_a_name_that_the_locale_cannot_write_is_written_out(tmp_path: Path, locale: str) -> None:
+    words = [sys.executable, "-c", COMMAND]
+    variables = {"PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": locale, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, env=variables, timeout=60)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith(b"line 999 evil\\x1b]0;owned\\x07\\u202e\\udcff")  # click itself takes out "\\x1b[2J"
+    assert last.endswith({"ascii": b"\\xe9", "utf-8": "é".encode()}[locale])
+
+
+def test_a_name_cannot_move_the_cursor_of_a_terminal_while_the_bar_does(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", COMMAND, str(tmp_path / "done")]
+    with Terminal(words, variables={"PYTHONPATH": str(CHECKOUT)}) as terminal:
+        assert terminal.finish() == 0
+    assert "━" in terminal.raw
+    assert terminal.raw.count("owned") > 1000
+    for bad in ("\x1b]", "\x07", "\x1b[2J", "\u202e"):
+        assert bad not in terminal.raw, repr(bad)
+
+
+@given(st.text())
+def test_plain_text_holds_no_control_character_and_loses_nothing(text: str) -> None:
+    assert not {ord(letter) for letter in plain(text)} & set(CONTROLS)
+    assert plain(plain(text)) == plain(text)
+    kept = "".join(letter for letter in text if ord(letter) not in CONTROLS)
+    assert kept == text or len(plain(text)) > len(text)

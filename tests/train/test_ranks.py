@@ -1,13 +1,15 @@
 """A process's place by torchrun's variables."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.train.ranks import Ranks, from_torchrun, lost_message, process_group
+from res3d_video.train.ranks import OFFER, Ranks, from_torchrun, meet, process_group
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,31 +30,6 @@ def test_under_torchrun_its_process_and_the_number_of_machines_are_known(monkeyp
         monkeypatch.setenv(name, value)
     ranks = from_torchrun("cpu")
     assert (ranks.launcher, ranks.num_machines) == (os.getppid(), 3)
-
-
-# What torch 2.13 says, word for word but for the path before "gloo".
-GLOO = {
-    "[gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:54955: Connection reset by peer. This": "ended",
-    "Gloo connectFullMesh failed with [gloo/transport/tcp/pair.cc:152] timed out connecting: SO_ERROR: Connection "
-    "refused, remote=[127.0.0.1]:62353$0": "ended",
-    "[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 4000ms for recv operation to complete": "late",
-    "wait timeout after 60000ms, keys: /meeting": "late",
-    "[gloo/transport/tcp/device.cc:84] unable to resolve\nsecond line": "unknown",
-}
-
-
-@pytest.mark.parametrize(("reason", "kind"), GLOO.items(), ids=list(GLOO.values()))
-def test_what_is_said_of_a_failed_collective_is_one_line_with_the_way_out(reason: str, kind: str) -> None:
-    assert (
-        lost_message(reason, timeout_s=4)
-        == {
-            "ended": "another process has ended; see its last lines, and run the same command again",
-            "late": "another process did not come within 4 s; see its last lines, or wait longer with "
-            "--collective-timeout",
-            "unknown": "processes cannot reach one another ([gloo/transport/tcp/device.cc:84] unable to resolve); see "
-            "docs/multi-node.md",
-        }[kind]
-    )
 
 
 def test_only_errors_of_collectives_become_errors_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,3 +56,40 @@ def test_alone_every_collective_gives_back_what_it_got() -> None:
     ranks = Ranks()
     assert ranks.sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
     assert (ranks.any(True), ranks.any(False), ranks.gather("x")) == (True, False, ["x"])
+
+
+def tokens(store: dist.Store, *, world_size: int) -> list[str]:
+    """What each rank returns; the others begin before rank 0, when only the past is in the store."""
+    with ThreadPoolExecutor(world_size) as pool:
+        ask = partial(meet, store, world_size=world_size, timeout_s=20)
+        return list(pool.map(lambda rank: ask(rank=rank), reversed(range(world_size))))
+
+
+def test_all_return_one_token_and_at_the_next_start_another() -> None:
+    store, seen = dist.HashStore(), set()
+    for _ in range(5):
+        (token,) = set(tokens(store, world_size=3))
+        seen.add(token)
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize("confirmed", [None, "", "somebody,else"])
+def test_an_offer_of_a_dead_rank_0_is_left(confirmed: str | None) -> None:
+    store = dist.HashStore()
+    store.set(OFFER, "old")
+    for rank in range(1, 4):
+        store.set(f"{OFFER}/old/{rank}", f"dead{rank}")
+    if confirmed is not None:
+        store.set(f"{OFFER}/old/all", confirmed)
+    (token,) = set(tokens(store, world_size=4))
+    assert token != "old"
+
+
+def test_who_comes_alone_gives_up() -> None:
+    for rank in (0, 1):
+        with pytest.raises(TimeoutError):
+            meet(dist.HashStore(), rank=rank, world_size=2, timeout_s=0.1)
+    store = dist.HashStore()
+    store.set(OFFER, "old")
+    with pytest.raises(TimeoutError):
+        meet(store, rank=1, world_size=2, timeout_s=0.1)

@@ -54,16 +54,3 @@ def test_training_and_scoring_from_s3_equal_those_from_the_folder(
     assert scores[0] == scores[1]
     one, two = (load_features(tmp_path / f"{n}.parquet", ["pool5"]).layers["pool5"] for n in (1, 2))
     assert np.array_equal(one, two)
-
-
-def test_a_run_begun_from_a_folder_goes_on_from_a_copy_of_it_elsewhere(
-    run_main: Trainer, url: str, squares: ShardIndex, tmp_path: Path
-) -> None:
-    run_main(tmp_path / "whole", "--steps", "4", "--keep-every", "2")
-    state = str(tmp_path / "whole" / "step-2.pt")
-    result = run_main(
-        tmp_path / "rest", "--steps", "4", "--resume", state, "--cache", str(tmp_path / "cache"), data=url
-    )
-    assert result.exit_code == 0, result.output
-    expected, found = weights_of(tmp_path / "whole"), weights_of(tmp_path / "rest")
-    assert all(torch.equal(found[name], expected[name]) for name in expected)

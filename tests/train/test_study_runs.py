@@ -60,7 +60,7 @@ def test_the_command_line_of_a_run_is_its_configuration(
     run = plan(row, squares, settings=SMALL, seed=3)
     found = main.make_context("train", [*run.arguments, "--out", str(tmp_path)]).params
     assert (found["data"], found["resume"]) == (squares.data_dir, "auto")
-    of_the_run = {field.name for field in fields(TrainConfig)} | set(PARTS) | {"scale_to_steps", "scale_lr"}
+    of_the_run = {field.name for field in fields(TrainConfig)} | set(PARTS) | {"scale_to_steps"}
     options = {name: value for name, value in found.items() if name in of_the_run}
     assert configure(found["preset"], squares, world_size=1, **options) == run.config
 

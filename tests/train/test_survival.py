@@ -18,8 +18,6 @@ import res3d_video.pipeline.reader
 import res3d_video.train.run_folder
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.train.checkpoint import load_checkpoint
-from res3d_video.train.ranks import Ranks
-from res3d_video.train.run_folder import only_trainer
 from tests.chaos.ledger import wait_until
 from tests.chaos.training import is_same, ranks_of, results_in
 from tests.train.conftest import CHECKOUT, SMALL, Trainer, command_line, read_metrics, room_for, run_program
@@ -50,17 +48,6 @@ def test_on_a_full_disk_training_goes_on_and_ends_with_an_error_that_says_what_i
     assert load_checkpoint(out / "latest.pt")["step"] == 2
     assert run_main(out, *options, "--steps", "6").exit_code == 0
     assert is_same(*(load_checkpoint(folder / "latest.pt")["model"] for folder in (out, tmp_path / "calm")))
-
-
-def test_a_second_trainer_in_the_same_folder_is_refused(
-    run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(res3d_video.train.run_folder, "PATIENCE_S", 0)
-    with only_trainer(tmp_path, Ranks(), say=pytest.fail):
-        result = run_main(tmp_path, *NARROW, "--steps", "1")
-    assert result.exit_code == 1
-    assert "--out: another trainer is at work in" in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == [res3d_video.train.run_folder.LOCK]
 
 
 def test_a_disk_that_hangs_ends_the_run(
@@ -120,7 +107,9 @@ def test_a_rank_that_hangs_is_given_up_by_the_others(squares: ShardIndex, tmp_pa
     with started(command_line(squares, tmp_path / "run", *options, processes=2), log=log) as (torchrun,):
         wait_until((tmp_path / "run" / "latest.pt").is_file, "a checkpoint", patience_s=120)
         ranks_of(torchrun)["1"].send_signal(signal.SIGSTOP)
-        wait_until(lambda: "error: another process did not come within 5 s; see" in log.read_text(), "an error")
+        wait_until(
+            lambda: "error: another process has ended, or did not come within 5 s (" in log.read_text(), "an error"
+        )
 
 
 @pytest.fixture
