@@ -14,16 +14,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from res3d_video.train.terminal import JSON_FILE, QUIET, Command, Number, OutputFile
+from res3d_video.train.terminal import JSON_FILE, QUIET, Command, Number
 
 EPILOG = """\b
 Examples:
-  python tools/check_gpu.py --json gpu.json --markdown gpu.md   # about 25 minutes; makes what it measures on
+  python tools/check_gpu.py --json gpu.json   # about 25 minutes; makes what it measures on
   python tools/check_gpu.py --data shards/ucf101 --minutes 40
   python tools/check_gpu.py --stages A,B                        # is it right? nothing of speed
   python tools/check_gpu.py --device cpu --minutes 3            # what a CPU can, with small sizes
 \b
-Stages: A versions, one batch of each codec; B exactness; C options of the training step; D the loader alone;
+Stages: A versions; B exactness; C options of the training step; D the loader alone;
 E saturation, that is the step on real clips beside ready ones; F a profile; G the trainer end to end. Each is a
 process with a deadline. One that fails is a line with its error; the others go on. The settings are written for
 train/main.py --fast and bench_loader.py --fast: only options that are exact and faster in every round.
@@ -31,18 +31,12 @@ train/main.py --fast and bench_loader.py --fast: only options that are exact and
 LETTERS = "ABCDEFG"
 
 
-class StageNames(click.ParamType):
+def stage_names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     """Letters of stages with commas."""
-
-    name = "stages"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(value.upper().split(",")))
-        if not set(names) <= set(LETTERS):
-            self.fail(f"{value!r} is not possible; choose of {','.join(LETTERS)}, with commas", param, ctx)
-        return names
+    names = tuple(dict.fromkeys(value.upper().split(",")))
+    if not set(names) <= set(LETTERS):
+        raise click.BadParameter(f"{value!r} is not possible; choose of {','.join(LETTERS)}, with commas")
+    return names
 
 
 @click.command(cls=Command, context_settings={"show_default": True}, epilog=EPILOG)
@@ -53,19 +47,15 @@ class StageNames(click.ParamType):
 )
 @click.option("--minutes", default=25.0, type=Number(0, 1e4, min_open=True), help="For all stages together.")
 @click.option("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")
-@click.option("--stages", default="A,B,C,D,E,F,G", type=StageNames(), help="Only these.")
+@click.option("--stages", default="A,B,C,D,E,F,G", callback=stage_names, help="Only these.")
 @JSON_FILE
-@click.option("--markdown", "markdown_path", type=OutputFile(), help="Write the page here.")
-@click.option("--save", type=OutputFile(), help="Write the settings here, not where --fast looks.")
 @click.option("--stage", hidden=True)
 @click.option("--home", hidden=True, type=click.Path(path_type=Path))
 @click.option("--until", hidden=True, type=Number(0, 1e12))
 @QUIET
 def main(**options: Any) -> None:
     """Check what is exact and what is fast on this GPU, in about 25 minutes, and keep the settings for --fast."""
-    from res3d_video.tools.bench.check import (
-        check,  # loads torch, which takes seconds: help and wrong options do not wait for it
-    )
+    from res3d_video.tools.bench.check import check  # loads torch: help and wrong options do not wait for it
 
     check([sys.executable, str(Path(__file__).resolve())], **options)
 

@@ -1,11 +1,9 @@
 """tools/check_gpu.py: a stage that fails is a line, what it found counts, and only what is exact and faster is kept."""
 
-import itertools
 import json
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +13,13 @@ from click.testing import CliRunner
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.tools import check_gpu
-from res3d_video.tools.bench import check
+from res3d_video.tools.bench import check, stages
 from res3d_video.tools.bench.check import bottleneck, options_found, page, supervise
-from res3d_video.tools.bench.stages import STAGES, Stage, Trial, climb
+from res3d_video.tools.bench.stages import ALONE, LAST, STAGES, Part, Stage, climb, kept
 from tests.schemas import check_schema
 from tests.until import until
 
 SAVES = "import json, os, sys, time; open(sys.argv[1], 'w').write(json.dumps({'found': {'n': 1}})); "
-
-
-def stage_of(tmp_path: Path, saved: list[dict[str, Any]]) -> Stage:
-    return Stage(torch.device("cpu"), tmp_path, tmp_path, {}, time.monotonic() + 60, saved.append)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +30,7 @@ def stage_of(tmp_path: Path, saved: list[dict[str, Any]]) -> Stage:
         ("os.kill(os.getpid(), 9)", 60, "killed by signal 9"),
         ("time.sleep(600)", 1, "ran past its 1 s"),
         ("sys.exit(7)", 60, "ended with exit code 7"),
+        ("os.remove(sys.argv[1]); 1 / 0", 60, "ZeroDivisionError: division by zero"),
     ],
 )
 def test_however_a_stage_ends_it_is_a_line_and_what_it_found_counts(
@@ -44,14 +39,8 @@ def test_however_a_stage_ends_it_is_a_line_and_what_it_found_counts(
     result = tmp_path / "stage.json"
     done = supervise([sys.executable, "-c", SAVES + program, str(result)], result, limit_s=limit_s)
     assert (done["status"], done["error"]) == ("failed" if error else "ok", error)
-    assert done["found"] == {"n": 1}
+    assert done["found"] == ({"n": 1} if result.is_file() else {})
     assert done["wall_s"] < 30
-
-
-def test_a_stage_that_writes_nothing_is_accounted_for(tmp_path: Path) -> None:
-    done = supervise([sys.executable, "-c", "1 / 0"], tmp_path / "none.json", limit_s=60)
-    assert done["error"] == "ZeroDivisionError: division by zero"
-    assert (done["found"], done["skipped"], done["errors"]) == ({}, {}, {})
 
 
 def test_what_a_stage_started_ends_with_it(tmp_path: Path) -> None:
@@ -64,113 +53,105 @@ def test_what_a_stage_started_ends_with_it(tmp_path: Path) -> None:
     until(lambda: not state.exists() or state.read_text().split()[2] == "Z")  # nobody may have collected it yet
 
 
-def test_a_part_that_fails_does_not_stop_the_next_one(tmp_path: Path) -> None:
-    saved: list[dict[str, Any]] = []
-    stage = stage_of(tmp_path, saved)
-    with stage.part("broken") as found:
-        assert found is not None
-        found["before"] = 1
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    """On a CPU; what it saves is in its folder."""
+    return Stage(
+        torch.device("cpu"),
+        tmp_path,
+        tmp_path,
+        earlier={},
+        until=time.monotonic() + 60,
+        save=lambda found: (tmp_path / "saved.json").write_text(json.dumps(found)),
+    )
+
+
+def test_a_part_that_fails_does_not_stop_the_next_one(stage: Stage, tmp_path: Path) -> None:
+    def broken() -> dict[str, Any]:
         raise UserError("no such\nengine")
-    with stage.part("needs more", needs_gpu=True) as found:
-        assert found is None
-    with stage.part("whole") as found:
-        assert found is not None
-        found["after"] = 2
-    assert stage.errors == {"broken": "UserError: no such engine"}
-    assert stage.skipped == {"needs more": "needs a GPU"}
-    assert (stage.found["broken"]["before"], stage.found["whole"]["after"]) == (1, 2)
-    assert json.loads(json.dumps(saved[-1])).keys() == {"found", "skipped", "errors"}
+
+    stage.run(iter([Part("broken", broken), Part("more", broken, needs_gpu=True), Part("whole", lambda: {"n": 2})]))
+    saved = json.loads((tmp_path / "saved.json").read_text())
+    assert saved["errors"] == {"broken": "UserError: no such engine"}
+    assert saved["skipped"] == {"more": "needs a GPU"}
+    assert saved["found"].keys() == {"whole"}
+    assert saved["found"]["whole"]["n"] == 2
 
 
-KINDS = {  # exact, ratios, error -> kept
-    (exact, ratios, error): exact is True and error is None and ratios == (1.1, 1.2, 1.3)
-    for exact in (True, False, None)
-    for error in (None, "failed")
-    for ratios in ((), (1.1, 1.2, 1.3), (0.9, 1.2, 1.3), (1.001, 1.002, 1.003))
-}
+def test_each_change_is_tried_on_top_of_those_kept_before(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def compared(stage: Stage, base: dict, change: dict, **_: object) -> dict[str, Any]:
+        tried.append((base, change))
+        if change == {"c": 3}:
+            raise UserError("it fails")
+        return {"change": change, "kept": change != {"b": 2}}
+
+    monkeypatch.setattr(stages, "compared", compared)
+    monkeypatch.setattr(stages, "ON_A_CPU", set("abcd"))
+    stage.run(climb(stage, {"x": 0}, [{"a": 1}, {"b": 2}, {"c": 3}, {"d": 4}, {"e": 5}], ("real step",)))
+    assert tried == [
+        ({"x": 0}, {"a": 1}),
+        ({"x": 0, "a": 1}, {"b": 2}),
+        ({"x": 0, "a": 1}, {"c": 3}),
+        ({"x": 0, "a": 1}, {"d": 4}),
+    ]
+    assert kept(stage.found) == {"a": 1, "d": 4}
+    assert (list(stage.errors), list(stage.skipped)) == (["c 3"], ["e 5"])
 
 
-def looked_up(trials: list[Trial], tried: list[dict[str, Any]], base: dict[str, Any], change: dict[str, Any]) -> Trial:
-    """What was measured of a change, and a note of what it was tried on top of."""
-    tried.append(dict(base))
-    return next(trial for trial in trials if trial.change == change)
-
-
-def test_only_what_is_exact_and_faster_is_kept_of_every_combination_of_three() -> None:
-    for kinds in itertools.product(KINDS, repeat=3):
-        trials = [Trial({name: n}, *kind) for n, (name, kind) in enumerate(zip("abc", kinds, strict=True))]
-        tried: list[dict[str, Any]] = []
-        kept = climb({}, [trial.change for trial in trials], partial(looked_up, trials, tried))
-        wanted = {name: n for n, name in enumerate("abc") if KINDS[kinds[n]]}
-        assert kept == wanted
-        assert tried[2] == {name: n for name, n in wanted.items() if name != "c"}  # each on top of those before
+def tried(change: dict[str, Any], *, is_kept: bool = True) -> dict[str, Any]:
+    return {"change": change, "exact": True, "speed": {"median": 1.2, "min": 1.1, "max": 1.3}, "kept": is_kept}
 
 
 def measured() -> dict[str, Any]:
     """Results of all stages, made up: every stage failed or empty but for a few."""
-    stages = {
+    found: dict[str, Any] = {
         name: {"status": "ok", "error": None, "wall_s": 1, "limit_s": 2, "found": {}, "skipped": {}, "errors": {}}
         for name in STAGES
     }
-    trial = Trial({"compile": True}, True, (1.1, 1.2, 1.3)).summary()
-    stages["C"]["found"] = {
-        "trials": [trial, Trial({"cuda_graph": True}, error="no").summary()],
-        "options": {"compile": True},
-    }
+    found["B"]["found"] = {"filmstrip": {"exact": False, "mean": 3.5, "max": 90.0, "weights": [1]}}
+    found["C"]["found"] = {"compile True": tried({"compile": True})}
+    found["C"]["errors"] = {"cuda_graph True": "it fails"}
     rate = {"median": 900.0, "min": 1.0, "max": 999.0}
-    stages["D"]["found"] = {"load 1, 2 threads": {"clips_per_s": rate, "cores": 1.5, "gpu": {"jpeg": 96.0}}}
-    rates = [{"synthetic step": [300.0], "real step": [290.0]}] * 2
-    saturated = {"median": 0.97, "min": 0.95, "max": 0.98}
-    final = Trial({}, True, (1.1, 1.2, 1.3), more={"rates": rates, "saturation": [saturated] * 2}).summary()
-    stages["E"]["found"] = {"trials": [], "options": {"compile": True, "connections": 32}, "default_and_best": final}
-    stages["B"]["found"] = {"filmstrip": {"exact": False, "mean": 3.5, "max": 90.0}}
-    return {"device": "cuda:0", "card": {"gpu": "NVIDIA H100"}, "stages": stages}
+    found["D"]["found"] = {ALONE: {"clips_per_s": rate, "cores": 1.5, "first_limit": "JPEG engines at 96 %"}}
+    found["E"]["found"] = {
+        "connections 8": tried({"connections": 8}),
+        LAST: tried({}) | {"rates": [{}, {"synthetic step": [300.0], "real step": [290.0]}]},
+    }
+    return {"device": "cuda:0", "card": {"gpu": "NVIDIA H100"}, "stages": found}
 
 
-def test_the_page_has_what_is_exact_what_is_fast_saturation_and_the_bottleneck() -> None:
-    text = "\n".join(page(measured()))
-    for line in (
-        "| filmstrip | NO | 3.50 | 90.00 |",
-        "| C: compile True | × 1.200 [1.100..1.300] | yes | True |",
-        "| C: cuda_graph True | no | – | no |",
-        "- best: 0.970 [0.950..0.980]",
-        "| load 1, 2 threads | 900 | 1.50 | 96 % |",
-    ):
-        assert line in text
-    assert text.endswith(
-        "**Bottleneck: training; the loader alone is 3.0 times as fast; its first limit: JPEG engines at 96 %**"
-    )
-
-
-def test_a_page_of_nothing_but_failures_is_written() -> None:
+def test_the_page_has_every_part_and_the_bottleneck() -> None:
     found = measured()
+    lines = page(found)
+    for line in (
+        "- filmstrip: exact NO, mean 3.5, max 90",
+        "- compile True: change compile yes, exact yes, speed 1.200 [1.100..1.300], kept yes",
+        "- cuda_graph True: FAILED, it fails",
+        f"- {ALONE}: clips_per_s 900 [1..999], cores 1.5, first_limit JPEG engines at 96 %",
+        "**Bottleneck: training; the loader alone is 3.0 times as fast; its first limit: JPEG engines at 96 %**",
+    ):
+        assert line in lines
     for stage in found["stages"].values():
         stage |= {"found": {}, "status": "failed", "error": "killed by signal 9"}
     assert sum("killed by signal 9" in line for line in page(found)) == len(STAGES)
-    assert bottleneck({}, on_gpu=True) == "unknown, for D or E did not end"
-    assert options_found(found) == {}
+    assert bottleneck({}) == "unknown, for D or E did not end"
+    assert options_found(found["stages"]) == {}
 
 
-def test_the_settings_are_those_of_the_last_stage_that_chose_and_only_what_fast_takes() -> None:
-    found = measured()
-    found["stages"]["E"]["found"]["options"] |= {"high_priority": True}
-    assert options_found(found) == {"compile": True, "high_priority": True}  # connections is none of the trainer's
-    found["stages"]["E"]["found"] = {}
-    assert options_found(found) == {"compile": True}
-
-
-def test_what_the_last_rounds_do_not_confirm_is_not_used() -> None:
-    found = measured()
-    for ratios, exact in (((0.9, 1.2, 1.3), True), ((1.1, 1.2, 1.3), False), ((), True)):
-        found["stages"]["E"]["found"]["default_and_best"] = Trial({}, exact, ratios).summary()
-        assert options_found(found) == {}
-
-
-def test_a_default_that_is_slower_here_is_turned_off() -> None:
-    found = measured()
-    found["stages"]["C"]["found"]["trials"] = [Trial({"compile": True}, True, (0.9, 0.8, 0.9)).summary()]
-    found["stages"]["E"]["found"]["options"] = {"cuda_graph": True}
-    assert options_found(found) == {"compile": False, "cuda_graph": True}
+def test_the_settings_are_what_was_kept_and_confirmed_and_what_fast_takes() -> None:
+    stages = measured()["stages"]
+    assert options_found(stages) == {"compile": True}  # connections is none of the trainer's
+    stages["E"]["found"]["cuda_graph True"] = tried({"cuda_graph": True})
+    stages["C"]["found"]["compile True"]["kept"] = False  # on by default, and slower here
+    assert options_found(stages) == {"compile": False, "cuda_graph": True}
+    stages["C"]["found"], stages["C"]["errors"] = {}, {"compile True": "no compiler"}
+    assert options_found(stages) == {"compile": False, "cuda_graph": True}
+    stages["E"]["found"][LAST]["kept"] = False
+    assert options_found(stages) == {}
+    del stages["E"], stages["C"]
+    assert options_found(stages) == {}
 
 
 def test_json_page_and_settings_are_complete_whatever_the_stages_do(
@@ -184,17 +165,19 @@ def test_json_page_and_settings_are_complete_whatever_the_stages_do(
         seen.append((name, list(written["stages"]), limit_s))
         return results[name]
 
-    numbers, text, settings = tmp_path / "gpu.json", tmp_path / "gpu.md", tmp_path / "fast.json"
+    numbers, settings = tmp_path / "gpu.json", tmp_path / "new" / "fast.json"
     monkeypatch.setattr(check, "supervise", made_up)
-    files = ["--json", str(numbers), "--markdown", str(text), "--save", str(settings)]
-    done = CliRunner().invoke(check_gpu.main, ["--device", "cpu", "--minutes", "10", *files], catch_exceptions=False)
+    monkeypatch.setattr(check, "pick_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(check, "card_of", lambda device: {"gpu": "NVIDIA H100"})
+    monkeypatch.setattr(check, "fast_path", lambda: settings)
+    done = CliRunner().invoke(check_gpu.main, ["--minutes", "10", "--json", str(numbers)], catch_exceptions=False)
     assert done.exit_code == 0
     found = json.loads(numbers.read_text())
     check_schema("check_gpu", found)
     assert list(found["stages"]) == [name for name, _, _ in seen] == list(STAGES)
     assert [written for _, written, _ in seen] == [list(STAGES)[:n] for n in range(len(STAGES))]  # after every stage
     assert sum(limit_s for _, _, limit_s in seen) > 600  # time that a stage leaves is for those after it
-    assert text.read_text().strip() in done.output
+    assert "\n".join(page(found)) in done.output
     assert json.loads(settings.read_text()) == {"card": found["card"], "options": {"compile": True}}
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -13,11 +14,11 @@ from typing import Any
 import click
 import torch
 
+from res3d_video.pipeline.typed_json import read_json
 from res3d_video.tools.bench.command import pick_device
-from res3d_video.tools.bench.machine import markdown, write
+from res3d_video.tools.bench.lanes import SYNTHETIC
 from res3d_video.tools.bench.measure import load_psutil
-from res3d_video.tools.bench.results import Figures, first_limit
-from res3d_video.tools.bench.stages import STAGES, Stage, read_result
+from res3d_video.tools.bench.stages import ALONE, LAST, STAGES, Stage, kept
 from res3d_video.train.resolve import FastOptions, card_of, fast_path
 from res3d_video.train.terminal import save_json
 
@@ -32,8 +33,6 @@ def check(
     device: str,
     stages: tuple[str, ...],
     json_path: Path | None,
-    markdown_path: Path | None,
-    save: Path | None,
     stage: str | None,
     home: Path | None,
     until: float | None,
@@ -62,17 +61,14 @@ def check(
             if not quiet:
                 click.echo(stage_line(name, found["stages"][name]), err=True)
     lines = page(found)
-    found["options"] = options_found(found)
+    found["options"] = options_found(found["stages"])
     if json_path is not None:
         save_json(json_path, found)
-    if markdown_path is not None:
-        write(markdown_path, "\n".join(lines))
     click.echo("\n".join(lines))
-    if save is not None or chosen.type == "cuda":
-        where = save or fast_path()
-        where.parent.mkdir(parents=True, exist_ok=True)
-        save_json(where, {"card": found["card"], "options": found["options"]})
-        click.echo(f"wrote {where}")
+    if chosen.type == "cuda":
+        fast_path().parent.mkdir(parents=True, exist_ok=True)
+        save_json(fast_path(), {"card": found["card"], "options": found["options"]})
+        click.echo(f"wrote {fast_path()}")
 
 
 def result_path(home: Path, name: str) -> Path:
@@ -80,14 +76,20 @@ def result_path(home: Path, name: str) -> Path:
     return home / f"stage-{name}.json"
 
 
+def read_result(path: Path) -> dict[str, dict[str, Any]]:
+    """What a stage has found so far; nothing where there is no file yet."""
+    nothing: dict[str, dict[str, Any]] = {"found": {}, "skipped": {}, "errors": {}}
+    if not path.is_file():
+        return nothing
+    return nothing | read_json(path, dict[str, Any], what="results", way_out="run tools/check_gpu.py again")
+
+
 def run_stage(name: str, home: Path, data: Path, *, device: torch.device, until: float) -> None:
     """The stage's own process."""
-    earlier = {other: read_result(result_path(home, other)) for other in STAGES if other != name}
+    earlier = {other: read_result(result_path(home, other))["found"] for other in STAGES}
     path = result_path(home, name)
     stage = Stage(device, home, data, earlier, until, save=lambda found: save_json(path, found))
-    stage.tell()
-    STAGES[name][1](stage)
-    stage.tell()
+    stage.run(STAGES[name][1](stage))
 
 
 def supervise(command: list[str], result: Path, *, limit_s: float) -> dict[str, Any]:
@@ -116,101 +118,71 @@ def supervise(command: list[str], result: Path, *, limit_s: float) -> dict[str, 
         error = f"killed by signal {-code}"
     elif code > 0:
         error = lines[-1][:300]
-    found = {"found": {}, "skipped": {}, "errors": {}} | read_result(result)
+    found = read_result(result)
     if error is None and found["errors"]:
-        part, error = next(iter(found["errors"].items()))
-        error = f"{part}: {error}"
+        error = f"failed: {', '.join(found['errors'])}"
     took = {"wall_s": round(time.monotonic() - started, 1), "limit_s": round(limit_s, 1)}
     return {"status": "ok" if error is None else "failed", "error": error, **took, **found}
 
 
-def stage_line(name: str, stage: dict[str, Any]) -> str:
+def stage_line(name: str, stage: Mapping[str, Any]) -> str:
     """A stage for people."""
     skipped = f", {len(stage['skipped'])} parts skipped" if stage["skipped"] else ""
     return f"{name}: {stage['error'] or 'ok'} ({stage['wall_s']:.0f} s of {stage['limit_s']:.0f}{skipped})"
 
 
-def options_found(found: dict[str, Any]) -> dict[str, Any]:
-    """The options for --fast: what stage E kept, else what C kept.
+def options_found(stages: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for --fast: those that C and E kept.
 
     Nothing where E's last rounds did not find them faster than the defaults: one trial in many is fast by chance.
     """
-    step, whole = (found["stages"].get(name, {}).get("found", {}) for name in "CE")
-    last = whole.get("default_and_best")
-    if last is not None and not last["is_kept"]:
+    (step, failed), (whole, _) = (
+        (stages[name]["found"], stages[name]["errors"]) if name in stages else ({}, {}) for name in "CE"
+    )
+    if LAST in whole and not whole[LAST]["kept"]:
         return {}
-    options = whole.get("options", step.get("options", {}))
-    if any("compile" in trial["change"] and not trial["is_kept"] for trial in step.get("trials", [])):
-        options = {"compile": False} | options  # it is on by default
+    tried = {"compile": False} if "compile True" in step | failed else {}  # it is on by default
+    options = tried | kept(step) | kept(whole)
     return {key: value for key, value in options.items() if key in FastOptions.__annotations__}
 
 
-def page(found: dict[str, Any]) -> list[str]:
-    """What is exact, what is fast, saturation, and the bottleneck: Markdown."""
-    stages = {name: stage["found"] for name, stage in found["stages"].items()}
-    card = ", ".join(f"{name} {value}" for name, value in found["card"].items())
-    lines = [f"# Check of {found['device']}", "", card, "", "## Stages", ""]
-    lines += [f"- {stage_line(name, stage)}" for name, stage in found["stages"].items()]
+def page(found: Mapping[str, Any]) -> list[str]:
+    """Every part of every stage, and the bottleneck: Markdown."""
+    lines = [f"# Check of {found['device']}", "", text_of(found["card"])]
     for name, stage in found["stages"].items():
-        lines += [f"- {name}, {part}: {error}" for part, error in stage["errors"].items()]
-        lines += [f"- {name}, {part}: skipped, {why}" for part, why in stage["skipped"].items()]
-    parts = [(part, one) for name in "BG" for part, one in stages.get(name, {}).items() if "exact" in one]
-    lines += ["", "## What is exact", "", *markdown(["", "exact", "mean", "max"], [exact_row(*row) for row in parts])]
-    trials = [(name, trial) for name in "CE" for trial in stages.get(name, {}).get("trials", [])]
-    header = ["", "speed", "exact", "kept"]
-    lines += ["", "## What is fast", "", *markdown(header, [trial_row(*row) for row in trials])]
-    alone = {part: one for part, one in stages.get("D", {}).items() if "clips_per_s" in one}
-    rows = [
-        [part, f"{one['clips_per_s']['median']:.0f}", f"{one['cores']:.2f}", engine_share(one)]
-        for part, one in alone.items()
-    ]
-    lines += ["", *markdown(["loader alone", "clips/s", "cores", "JPEG engines"], rows)]
-    lines += ["", "## Saturation", ""]
-    final = stages.get("E", {}).get("default_and_best")
-    for name, one in zip(("default", "best"), (final or {}).get("more", {}).get("saturation", []), strict=False):
-        lines.append(f"- {name}: {one['median']:.3f} [{one['min']:.3f}..{one['max']:.3f}]")
-    for lane, one in stages.get("F", {}).items():
-        idle = "unknown" if one.get("idle_share") is None else f"{one['idle_share']:.1%}"
-        top = ", ".join(f"{kernel[:40]} {ms:.1f} ms" for kernel, ms in list(one.get("kernels", {}).items())[:3])
-        lines.append(f"- {lane}: the step's stream is idle for {idle}; {top}")
-    return [*lines, "", f"**Bottleneck: {bottleneck(stages, on_gpu=found['device'] != 'cpu')}**"]
+        lines += ["", f"## {stage_line(name, stage)}", ""]
+        lines += [f"- {part}: {text_of(numbers)}" for part, numbers in stage["found"].items()]
+        lines += [f"- {part}: FAILED, {error}" for part, error in stage["errors"].items()]
+        lines += [f"- {part}: skipped, {why}" for part, why in stage["skipped"].items()]
+    return [*lines, "", f"**Bottleneck: {bottleneck(found['stages'])}**"]
 
 
-def exact_row(part: str, one: dict[str, Any]) -> list[str]:
-    """A row of what is exact."""
-    numbers = [f"{one[name]:.2f}" if name in one else "–" for name in ("mean", "max")]
-    return [part, "yes" if one["exact"] else "NO", *numbers]
+def text_of(value: Any) -> str:
+    """Numbers of a part for people; lists are for machines only.
+
+    >>> text_of({"exact": False, "mean": 3.512, "speed": {"median": 1.2, "min": 1.1, "max": 1.3}, "weights": [1, 0]})
+    'exact NO, mean 3.51, speed 1.200 [1.100..1.300]'
+    """
+    if isinstance(value, dict) and value.keys() == {"median", "min", "max"}:
+        digits = 0 if value["median"] >= 100 else 3
+        return f"{value['median']:.{digits}f} [{value['min']:.{digits}f}..{value['max']:.{digits}f}]"
+    if isinstance(value, dict):
+        shown = {name: one for name, one in value.items() if one not in (None, {}) and not isinstance(one, list)}
+        return ", ".join(f"{name} {text_of(one)}" for name, one in shown.items())
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def trial_row(stage: str, trial: dict[str, Any]) -> list[str]:
-    """A row of what is fast."""
-    name = ", ".join(f"{option} {value}" for option, value in trial["change"].items())
-    if trial["error"]:
-        return [f"{stage}: {name}", trial["error"], "–", "no"]
-    ratios = trial["ratios"]
-    speed = f"× {median(ratios):.3f} [{min(ratios):.3f}..{max(ratios):.3f}]"
-    return [f"{stage}: {name}", speed, {True: "yes", False: "NO", None: "–"}[trial["exact"]], str(trial["is_kept"])]
-
-
-def engine_share(one: dict[str, Any]) -> str:
-    """Use of the JPEG engines, where NVML says it."""
-    share = (one.get("gpu") or {}).get("jpeg")
-    return "–" if share is None else f"{share:.0f} %"
-
-
-def bottleneck(stages: dict[str, Any], *, on_gpu: bool) -> str:
+def bottleneck(stages: Mapping[str, Any]) -> str:
     """What limits: the loader alone where it is slower than the step, else the GPU's or the CPU's own work."""
-    alone = [one for one in stages.get("D", {}).values() if "clips_per_s" in one]
-    rates = (stages.get("E", {}).get("default_and_best") or {}).get("more", {}).get("rates")
-    if not alone or not rates:
+    parts = {name: stage["found"] for name, stage in stages.items()}
+    alone = [part for name, part in parts.get("D", {}).items() if name.startswith(ALONE)]
+    last = parts.get("E", {}).get(LAST)
+    if not alone or not last:
         return "unknown, for D or E did not end"
     best = max(alone, key=lambda one: one["clips_per_s"]["median"])
-    gpu, num_cpus = best.get("gpu") or {}, len(os.sched_getaffinity(0))
-    shares = {"JPEG engines": gpu.get("jpeg"), "video engines": gpu.get("dec"), "GPU kernels": gpu.get("sm")}
-    busy = {name: share / 100 for name, share in shares.items() if share is not None}
-    busy["host cores"] = min(best["cores"] / num_cpus, 1.0)
-    loader, ready = best["clips_per_s"]["median"], median(rates[1]["synthetic step"])
-    figures = Figures(on_gpu, num_cpus, loader, best["cores"], busy)
-    if loader < ready:
-        return f"the loader, at {loader / ready:.2f} times the step's speed; first limit: {first_limit(figures)}"
-    return f"training; the loader alone is {loader / ready:.1f} times as fast; its first limit: {first_limit(figures)}"
+    ratio, limit = best["clips_per_s"]["median"] / median(last["rates"][1][SYNTHETIC]), best["first_limit"]
+    if ratio < 1:
+        return f"the loader, at {ratio:.2f} times the step's speed; first limit: {limit}"
+    return f"training; the loader alone is {ratio:.1f} times as fast; its first limit: {limit}"

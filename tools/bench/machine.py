@@ -1,22 +1,27 @@
-"""What the machine tells a benchmark: hardware and versions, threads of this process, pages in its cache."""
+"""What the machine tells a benchmark: hardware, versions, threads of this process, bytes from disk, a GPU's engines."""
 
-import ctypes
-import mmap
+import importlib
 import os
 import platform
 import re
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from res3d_video.tools.bench.measure import load_psutil
 from res3d_video.train.terminal import text_table as table
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["table"]
+DALI_WORKERS, UNNAMED = "DALI threads", "other threads"
+SOFTWARE_DECODERS = "software decoders"  # PyAV's, on a CPU: a pool of Python's threads
+LOADER_THREAD = "clip-loader"  # the thread of a ClipLoader; Python's name for it
 
 
 def installed(*packages: str) -> str | None:
@@ -28,7 +33,7 @@ def installed(*packages: str) -> str | None:
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """Hardware, system and versions, as a benchmark's page needs them."""
+    """Hardware, system and versions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
@@ -68,49 +73,29 @@ def write(path: Path, text: str) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-TASKS = Path("/proc/self/task")
-DALI_WORKERS, DALI_OTHERS, UNNAMED = "DALI threads", "DALI's executors", "other threads"
-SOFTWARE_DECODERS = "software decoders"  # PyAV's, on a CPU: a pool of Python's threads
-LOADER_THREAD = "clip-loader"  # the thread of a ClipLoader; Python's name for it
-
-
 def thread_seconds() -> dict[int, tuple[str, float]]:
-    """CPU seconds of each thread since it began, by its id, with the group it belongs to; empty where unknown."""
-    try:
-        ids = [int(path.name) for path in TASKS.iterdir()]
-    except OSError:
-        return {}
-    python = {thread.native_id: thread.name for thread in threading.enumerate()}
-    ticks, found = os.sysconf("SC_CLK_TCK"), {}
-    for number in ids:
+    """CPU seconds of each thread since it began, by its id, with the group it belongs to."""
+    python, found = {thread.native_id: thread.name for thread in threading.enumerate()}, {}
+    for thread in load_psutil().Process().threads():
         try:
-            stat = (TASKS / str(number) / "stat").read_text()
+            name = python.get(thread.id) or Path(f"/proc/self/task/{thread.id}/comm").read_text().strip()
         except OSError:  # it has ended
             continue
-        name, fields = stat[stat.index("(") + 1 : stat.rindex(")")], stat[stat.rindex(")") + 2 :].split()
-        group = pool_of(python[number]) if number in python else thread_group(name)
-        found[number] = (group, (int(fields[11]) + int(fields[12])) / ticks)  # utime, stime: proc(5) fields 14, 15
+        found[thread.id] = (thread_group(name, is_python=thread.id in python), thread.user_time + thread.system_time)
     return found
 
 
-def pool_of(name: str) -> str:
-    """The group of a Python thread: its name, unless it is one of a pool of decoders.
+def thread_group(name: str, *, is_python: bool = False) -> str:
+    """The group of a thread, by Linux's name for it or Python's.
 
-    >>> pool_of("clip-loader"), pool_of("decoder_1")
+    >>> thread_group("[DALI][TP1]Exec"), thread_group("python")
+    ('DALI threads', 'other threads')
+    >>> thread_group("clip-loader", is_python=True), thread_group("decoder_1", is_python=True)
     ('clip-loader', 'software decoders')
     """
-    return SOFTWARE_DECODERS if re.fullmatch(r"decoder_\d+", name) else name
-
-
-def thread_group(name: str) -> str:
-    """The group of a native thread, by the name that Linux has for it.
-
-    >>> [thread_group(name) for name in ("[DALI][TP1]Exec", "[DALI] Executor", "python")]
-    ['DALI threads', "DALI's executors", 'other threads']
-    """
-    if re.match(r"\[DALI\]\[TP\d*\]", name):
-        return DALI_WORKERS
-    return DALI_OTHERS if name.startswith("[DALI]") else UNNAMED
+    if is_python:
+        return SOFTWARE_DECODERS if re.fullmatch(r"decoder_\d+", name) else name
+    return DALI_WORKERS if re.match(r"\[DALI\]\[TP\d*\]", name) else UNNAMED
 
 
 def seconds_by_group(before: dict[int, tuple[str, float]], after: dict[int, tuple[str, float]]) -> dict[str, float]:
@@ -125,43 +110,7 @@ def seconds_by_group(before: dict[int, tuple[str, float]], after: dict[int, tupl
     return found
 
 
-PROCESS_IO = Path("/proc/self/io")
-
-
-def resident_share(paths: Iterable[Path]) -> float | None:
-    """Share of some files' bytes that is in the page cache, by mincore(2); None where that cannot be known.
-
-    Linux tells only about files that one owns or may write to, and calls all others resident.
-    """
-    try:
-        mincore = ctypes.CDLL(None, use_errno=True).mincore
-    except (AttributeError, OSError):
-        return None
-    num_pages = num_resident = 0
-    for path in paths:
-        pages = _resident_pages(path, mincore)
-        if pages is None:
-            return None
-        num_pages, num_resident = num_pages + len(pages), num_resident + int(pages.sum())
-    return num_resident / num_pages if num_pages else None
-
-
-def _resident_pages(path: Path, mincore: Any) -> np.ndarray | None:
-    """Whether each page of a file is in memory: uint8 [pages], 0 or 1."""
-    try:
-        told = path.stat().st_uid == os.geteuid() or os.access(path, os.W_OK)
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
-            content = np.frombuffer(mapping, np.uint8)
-            pages = np.zeros(-(-len(content) // mmap.PAGESIZE), np.uint8)
-            address = ctypes.c_void_p(content.ctypes.data)
-            failed = mincore(address, ctypes.c_size_t(len(content)), ctypes.c_void_p(pages.ctypes.data))
-            del content  # or the mapping cannot be closed
-    except (OSError, ValueError):
-        return None
-    return pages & 1 if told and not failed else None
-
-
-def drop(paths: Iterable[Path]) -> None:
+def drop_from_cache(paths: Iterable[Path]) -> None:
     """Take files out of the page cache; what a process has mapped and touched stays."""
     for path in paths:
         with path.open("rb") as file:
@@ -171,8 +120,86 @@ def drop(paths: Iterable[Path]) -> None:
 
 def bytes_from_disk() -> int | None:
     """Bytes that this process has had fetched from storage since it began, read-ahead included; None where unknown."""
+    psutil = load_psutil()
     try:
-        lines = PROCESS_IO.read_text().splitlines()
-    except OSError:
+        return psutil.Process().io_counters().read_bytes
+    except (psutil.Error, OSError, NotImplementedError):  # some containers hide it
         return None
-    return next((int(line.partition(":")[2]) for line in lines if line.startswith("read_bytes:")), None)
+
+
+SAMPLE_EVERY_S = 0.2  # NVML's own numbers are means over a sixth of a second to a second
+
+# reading -> how NVML gives it; sm, jpeg and dec in percent of time
+READINGS: dict[str, Callable[[Any, Any], float]] = {
+    "sm": lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
+    "jpeg": lambda nvml, gpu: nvml.nvmlDeviceGetJpgUtilization(gpu)[0],
+    "dec": lambda nvml, gpu: nvml.nvmlDeviceGetDecoderUtilization(gpu)[0],
+    "memory_bytes": lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
+    "clock_mhz": lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+    "power_w": lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+}
+
+
+class GpuMeter:
+    """Reads one GPU by NVML.
+
+    Args:
+        uuid: "GPU-…", as NVML names the device.
+
+    Attributes:
+        missing: Reading -> why it cannot be had; a machine without NVML lacks them all.
+    """
+
+    def __init__(self, uuid: str) -> None:
+        self.missing: dict[str, str] = {}
+        try:
+            self._nvml: Any = importlib.import_module("pynvml")
+        except ImportError:
+            self.missing = dict.fromkeys(READINGS, 'nvidia-ml-py is not installed; pip install "res3d-video[bench]"')
+            return
+        try:
+            self._nvml.nvmlInit()
+            self._gpu = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
+        except self._nvml.NVMLError as error:
+            self.missing = dict.fromkeys(READINGS, str(error))
+        self.sample()  # finds out what is missing
+
+    def sample(self) -> dict[str, float]:
+        """The readings that can be had now; one that fails is not asked for again."""
+        found = {}
+        for name, read in READINGS.items():
+            if name in self.missing:
+                continue
+            try:
+                found[name] = read(self._nvml, self._gpu)
+            except (AttributeError, self._nvml.NVMLError) as error:
+                self.missing[name] = str(error)
+        return found
+
+    @contextmanager
+    def watch(self) -> Iterator[dict[str, float]]:
+        """Means of the block's time, of several readings a second; filled in when it ends."""
+        samples: list[dict[str, float]] = []
+        means: dict[str, float] = {}
+        over = threading.Event()
+
+        def keep_sampling() -> None:
+            while not over.wait(SAMPLE_EVERY_S):
+                samples.append(self.sample())
+
+        thread = threading.Thread(target=keep_sampling, name="gpu-meter", daemon=True)
+        thread.start()
+        try:
+            yield means
+        finally:
+            over.set()
+            thread.join()
+            samples.append(self.sample())
+            means |= {name: fmean(one[name] for one in samples if name in one) for name in samples[0]}
+
+
+def meter_of(device: "torch.device") -> GpuMeter | None:
+    """The meter of one of torch's devices; a CPU has none."""
+    import torch  # commands that only print their help read this file, too
+
+    return GpuMeter(f"GPU-{torch.cuda.get_device_properties(device).uuid}") if device.type == "cuda" else None

@@ -7,8 +7,9 @@ stored frames where they hold filmstrips. Clips are those of our plan: same fram
 import io
 import itertools
 import tarfile
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,17 +20,17 @@ import av
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
-from res3d_video.pipeline.clip import ClipSpec, frame_indices
+from res3d_video.pipeline.clip import frame_indices
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex, choices, open_index
-from res3d_video.pipeline.loader import MEAN, ClipLoader, LoaderSettings
+from res3d_video.pipeline.loader import MEAN, ClipLoader
 from res3d_video.pipeline.plan import TrainPlan
 from res3d_video.tools.bench.machine import installed
-from res3d_video.tools.bench.measure import BatchSource, BenchError
+from res3d_video.tools.bench.measure import BenchError
+from res3d_video.tools.bench.run import Settings
 
 BATCHES_AHEAD = 2  # of a pool of threads, and of each process of a DataLoader: torch's default
 GOP, CRF, FPS = 8, 20, 25  # of encoded copies; stored files keep theirs
@@ -40,39 +41,20 @@ class PeerConfig:
     """What is read, alike for every peer and for our loader.
 
     Attributes:
-        samples: int64 [n], rows of the index.
-        device: Where the clips are wanted: "cpu" or a CUDA device.
-        loader: Settings of our loader.
         files: Folder of the H.264 files that peers read.
         num_workers: Threads or processes of a peer.
-        start_multiple: Clips begin at multiples of this number of stored frames.
     """
 
-    data_dir: Path
-    samples: np.ndarray
-    spec: ClipSpec
-    batch_size: int
-    seed: int
-    device: str
-    loader: LoaderSettings
+    settings: Settings
     files: Path
     num_workers: int
-    start_multiple: int = 1
-
-    @property
-    def on_gpu(self) -> bool:
-        return torch.device(self.device).type == "cuda"
 
     def plan(self) -> TrainPlan:
         """Random starts, crops and flips, without end."""
-        return TrainPlan(
-            open_index(self.data_dir),
-            self.samples,
-            self.spec,
-            global_batch_size=self.batch_size,
-            seed=self.seed,
-            start_multiple=self.start_multiple,
-        )
+        return self.settings.plan(open_index(self.settings.data))
+
+
+BatchSource = Callable[[PeerConfig], Generator[Tensor]]  # endless batches [N, 3, T, H, W], the mean subtracted
 
 
 @dataclass(frozen=True)
@@ -98,9 +80,6 @@ class ClipRequest:
         """The crop of whole pictures uint8 [T, H, W, 3], flipped if planned: [T, side, side, 3]."""
         clip = pictures[:, self.y : self.y + self.side, self.x : self.x + self.side]
         return clip.flip(2) if self.flip else clip
-
-
-ClipReader = Callable[[ClipRequest], Tensor]  # gives whole pictures, uint8 [T, height, width, 3] RGB
 
 
 def requests(config: PeerConfig, plan: TrainPlan, step: int) -> list[ClipRequest]:
@@ -132,8 +111,8 @@ def delivered(batch: Tensor, config: PeerConfig) -> Tensor:
     Returns:
         [N, 3, T, H, W], channels_last_3d; float16 on a GPU, float32 on a CPU.
     """
-    if config.on_gpu:
-        values = batch.to(config.device, non_blocking=True).half().sub_(MEAN)
+    if config.settings.on_gpu:
+        values = batch.to(config.settings.device, non_blocking=True).half().sub_(MEAN)
     else:  # one pass and one thread: torch's own threads would take the cores of the decoders
         values = torch.from_numpy(np.subtract(batch.numpy(), np.float32(MEAN), dtype=np.float32))
     return values.permute(0, 4, 1, 2, 3)
@@ -141,8 +120,8 @@ def delivered(batch: Tensor, config: PeerConfig) -> Tensor:
 
 def our_loader(config: PeerConfig, *, engine: str) -> Generator[Tensor]:
     """Our loader, with one of its engines."""
-    plan, settings = config.plan(), replace(config.loader, engine=engine)
-    with ClipLoader(plan.index, plan, device=config.device, settings=settings, mean=MEAN) as loader:
+    plan, settings = config.plan(), replace(config.settings.loader, engine=engine)
+    with ClipLoader(plan.index, plan, device=config.settings.device, settings=settings, mean=MEAN) as loader:
         for batch in loader:
             yield batch.clips
 
@@ -150,36 +129,28 @@ def our_loader(config: PeerConfig, *, engine: str) -> Generator[Tensor]:
 # How one clip is read. Each opens the file for every clip, for a real dataset has more files than can be kept open.
 
 
-def read_pyav(request: ClipRequest, file: str | io.BytesIO | None = None) -> Tensor:
+def read_pyav(request: ClipRequest) -> Tensor:
     """PyAV: seek to the keyframe before the clip and decode to its last frame."""
-    return pyav_pictures(request, file)[0]
-
-
-def pyav_pictures(request: ClipRequest, file: str | io.BytesIO | None = None) -> tuple[Tensor, int]:
-    """Whole pictures of a clip, and the number of frames that were decoded for them."""
-    needed, shown, num_decoded = set(request.frames), dict[int, np.ndarray](), 0
+    needed, shown = set(request.frames), dict[int, np.ndarray]()
     # One thread for each conversion: by default every frame starts several, and a clip costs twice as much.
     convert: dict[str, Any] = {"format": "rgb24", "threads": 1}
     if request.size:
         convert |= {"height": request.size[0], "width": request.size[1]}
     container: Any
-    with av.open(file or str(request.path), format="mp4") as container:
+    with av.open(str(request.path), format="mp4") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        ticks = 1 / (
-            stream.average_rate * stream.time_base
-        )  # of the container's clock to a frame; the rate is constant
+        ticks = 1 / (stream.average_rate * stream.time_base)  # of the container's clock to a frame of constant rate
         container.seek(round(request.frames[0] * ticks), stream=stream)
         for frame in container.decode(stream):
-            num_decoded += 1
             number = round((frame.pts or 0) / ticks)
             if number in needed:
                 shown[number] = frame.to_ndarray(**convert)
             if number >= request.frames[-1]:
                 break
     if needed - shown.keys():
-        raise BenchError(f"{request.path}: frame {min(needed - shown.keys())} is not found by seeking; remove the file")
-    return torch.from_numpy(np.stack([shown[number] for number in request.frames])), num_decoded
+        raise BenchError(f"{request.path}: frame {min(needed - shown.keys())} is not found by seeking")
+    return torch.from_numpy(np.stack([shown[number] for number in request.frames]))
 
 
 def read_torchcodec(request: ClipRequest, device: str = "cpu") -> Tensor:
@@ -224,18 +195,21 @@ def read_spdl(request: ClipRequest) -> Tensor:
 # How all cores are kept busy.
 
 
-def in_threads(config: PeerConfig, *, read: ClipReader, decoded_on: str = "cpu") -> Generator[Tensor]:
+def in_threads(config: PeerConfig, *, read: Callable[..., Tensor], on_device: bool = False) -> Generator[Tensor]:
     """A clip a thread, two batches ahead. FFmpeg decodes and converts without the GIL.
 
     Args:
-        decoded_on: The device of the reader's pictures.
+        read: Of a request, whole pictures, uint8 [T, height, width, 3] RGB.
+        on_device: Pass it the device that the clips are wanted on, and take its pictures there.
     """
-    plan, size = config.plan(), config.spec.crop_size
-    shape, pinned = (config.batch_size, config.spec.num_frames, size, size, 3), config.on_gpu and decoded_on == "cpu"
+    plan, spec, settings = config.plan(), config.settings.clip, config.settings
+    shape = (settings.batch_size, spec.num_frames, spec.crop_size, spec.crop_size, 3)
+    device, pinned = settings.device if on_device else "cpu", settings.on_gpu and not on_device
+    read = partial(read, device=str(device)) if on_device else read
     pool = ThreadPoolExecutor(config.num_workers)
 
     def start(step: int) -> tuple[Tensor, list[Future[None]]]:
-        batch = torch.empty(shape, dtype=torch.uint8, device=decoded_on, pin_memory=pinned)
+        batch = torch.empty(shape, dtype=torch.uint8, device=device, pin_memory=pinned)
 
         def fill(n: int, request: ClipRequest) -> None:
             batch[n] = request.cut(read(request))
@@ -254,53 +228,37 @@ def in_threads(config: PeerConfig, *, read: ClipReader, decoded_on: str = "cpu")
         pool.shutdown(cancel_futures=True)
 
 
-def torchcodec_cuda(config: PeerConfig) -> Generator[Tensor]:
-    """torchcodec in threads, on the GPU from the first picture on."""
-    return in_threads(config, read=partial(read_torchcodec, device=config.device), decoded_on=config.device)
+class PyavBatches(Dataset[Tensor]):
+    """Step -> its batch, uint8 [N, T, H, W, 3]."""
+
+    def __init__(self, config: PeerConfig) -> None:
+        self._config, self._plan = config, config.plan()
+
+    def __getitem__(self, step: int) -> Tensor:
+        return torch.stack([request.cut(read_pyav(request)) for request in requests(self._config, self._plan, step)])
 
 
-def in_processes(config: PeerConfig, *, batches: Callable[[PeerConfig, int], Iterator[Tensor]]) -> Generator[Tensor]:
-    """torch's DataLoader, a batch a process; bytes cross over, for floats would take four times the memory.
-
-    Args:
-        batches: The endless batches of one worker, uint8 [N, T, H, W, 3], by its number.
-    """
-    dataset = WorkerBatches(partial(batches, config))
+def pyav_dataloader(config: PeerConfig) -> Generator[Tensor]:
+    """torch's DataLoader, a batch a process; bytes cross over, for floats would take four times the memory."""
+    stopped = threading.Event()
+    steps: Any = itertools.takewhile(lambda _: not stopped.is_set(), itertools.count())
     received = iter(
         DataLoader(
-            dataset,
+            PyavBatches(config),
             batch_size=None,
+            sampler=steps,
             num_workers=config.num_workers,
             prefetch_factor=BATCHES_AHEAD,
-            pin_memory=config.on_gpu,
+            pin_memory=config.settings.on_gpu,
         )
     )
     try:
         for batch in received:
             yield delivered(batch, config)
     finally:
-        dataset.stopped.set()
+        stopped.set()
         for _ in received:
             pass  # workers told to stop in the middle of a batch abort, so let them finish what they were given
-
-
-class WorkerBatches(IterableDataset[Tensor]):
-    """What one worker of a DataLoader gives, until `stopped` is set."""
-
-    def __init__(self, batches: Callable[[int], Iterator[Tensor]]) -> None:
-        self._batches, self.stopped = batches, torch.multiprocessing.Event()
-
-    def __iter__(self) -> Iterator[Tensor]:
-        worker = get_worker_info()
-        assert worker
-        return itertools.takewhile(lambda _: not self.stopped.is_set(), self._batches(worker.id))
-
-
-def pyav_batches(config: PeerConfig, worker: int) -> Iterator[Tensor]:
-    """Every so many steps of the plan; the DataLoader takes from its workers in turn, so all come in order."""
-    plan = config.plan()
-    for step in itertools.count(worker, config.num_workers):
-        yield torch.stack([request.cut(read_pyav(request)) for request in requests(config, plan, step)])
 
 
 def spdl_pipeline(config: PeerConfig) -> Generator[Tensor]:
@@ -311,13 +269,13 @@ def spdl_pipeline(config: PeerConfig) -> Generator[Tensor]:
     read_spdl(requests(config, plan, 0)[0])  # says what is wrong; the pipeline would say that a stage failed
 
     def joined(clips: list[Tensor]) -> Tensor:
-        return torch.stack(clips).pin_memory() if config.on_gpu else torch.stack(clips)
+        return torch.stack(clips).pin_memory() if config.settings.on_gpu else torch.stack(clips)
 
     pipeline: Any = (
         PipelineBuilder[ClipRequest, Tensor]()
         .add_source(request for step in itertools.count() for request in requests(config, plan, step))
         .pipe(lambda request: request.cut(read_spdl(request)), concurrency=config.num_workers, output_order="input")
-        .aggregate(config.batch_size)
+        .aggregate(config.settings.batch_size)
         .pipe(joined)
         .add_sink(BATCHES_AHEAD)
         .build(num_threads=config.num_workers, max_failures=0)
@@ -336,8 +294,8 @@ def dali_video(config: PeerConfig) -> Generator[Tensor]:
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
     from nvidia.dali.types import DALIDataType
 
-    plan = config.plan()
-    side, (height, width) = config.spec.crop_size, plan.index.tile_size
+    plan, settings = config.plan(), config.settings
+    side, (height, width) = settings.clip.crop_size, plan.index.tile_size
     scale = plan.spec.scale(plan.index.size)
     down, sideways = (max(round(length * scale) - side, 1) for length in (height, width))
 
@@ -351,12 +309,12 @@ def dali_video(config: PeerConfig) -> Generator[Tensor]:
             [np.int32(clip.flip) for clip in clips],
         )
 
-    device_id = (torch.device(config.device).index or 0) if config.on_gpu else None
-    pipe = Pipeline(batch_size=config.batch_size, num_threads=config.num_workers, device_id=device_id)
+    device_id = (settings.device.index or 0) if settings.on_gpu else None
+    pipe = Pipeline(batch_size=settings.batch_size, num_threads=config.num_workers, device_id=device_id)
     with pipe:
         types = [DALIDataType.UINT8, DALIDataType.INT32, DALIDataType.FLOAT, DALIDataType.FLOAT, DALIDataType.INT32]
         video, frames, y, x, flip = fn.external_source(source=inputs, num_outputs=5, dtype=types)
-        pictures: Any = fn.decoders.video(video, device="mixed" if config.on_gpu else "cpu", frames=frames)
+        pictures: Any = fn.decoders.video(video, device="mixed" if settings.on_gpu else "cpu", frames=frames)
         if scale != 1:
             pictures = fn.resize(pictures, size=[round(height * scale), round(width * scale)], antialias=True)
         clips = fn.crop_mirror_normalize(
@@ -368,7 +326,7 @@ def dali_video(config: PeerConfig) -> Generator[Tensor]:
             mirror=flip,
             mean=[MEAN] * 3,
             std=[1.0] * 3,
-            dtype=DALIDataType.FLOAT16 if config.on_gpu else DALIDataType.FLOAT,
+            dtype=DALIDataType.FLOAT16 if settings.on_gpu else DALIDataType.FLOAT,
             output_layout="FHWC",
         )
         pipe.set_outputs(clips)
@@ -391,28 +349,21 @@ class Peer:
     """A source of batches, for the table.
 
     Attributes:
-        source: Gives endless batches [N, 3, T, H, W], the mean subtracted, for a `PeerConfig`; importable by name.
+        source: Importable by name.
         decoder: A key of `DECODERS`.
         workers: What its workers are.
         needs_gpu: Whether it decodes H.264 on a GPU only.
-        num_decoded: Frames decoded for one clip; None where the library does not say.
     """
 
     source: BatchSource
     decoder: str
     workers: str = "threads"
     needs_gpu: bool = False
-    num_decoded: Callable[[ClipRequest], int] | None = None
 
     @property
     def version(self) -> str | None:
         """Of the decoder; None if it is not installed."""
         return installed(*DECODERS[self.decoder])
-
-
-def pyav_decoded(request: ClipRequest) -> int:
-    """Frames that PyAV decodes for a clip."""
-    return pyav_pictures(request)[1]
 
 
 OURS = {
@@ -422,9 +373,9 @@ OURS = {
 PEERS = {
     "SPDL": Peer(spdl_pipeline, "SPDL"),
     "torchcodec": Peer(partial(in_threads, read=read_torchcodec), "torchcodec"),
-    "PyAV threads": Peer(partial(in_threads, read=read_pyav), "PyAV", num_decoded=pyav_decoded),
-    "PyAV DataLoader": Peer(partial(in_processes, batches=pyav_batches), "PyAV", "processes", num_decoded=pyav_decoded),
-    "torchcodec CUDA": Peer(torchcodec_cuda, "torchcodec", needs_gpu=True),
+    "PyAV threads": Peer(partial(in_threads, read=read_pyav), "PyAV"),
+    "PyAV DataLoader": Peer(pyav_dataloader, "PyAV", "processes"),
+    "torchcodec CUDA": Peer(partial(in_threads, read=read_torchcodec, on_device=True), "torchcodec", needs_gpu=True),
     "DALI video": Peer(dali_video, "DALI", needs_gpu=True),
 }
 
@@ -441,78 +392,52 @@ def peers_named(names: str) -> dict[str, Peer]:
     if names == "all":
         return PEERS
     by_name = {name.lower(): name for name in PEERS}
-    wanted = [name.strip() for name in names.split(",")]
-    for name in wanted:
+    chosen = [name.strip() for name in names.split(",")]
+    for name in chosen:
         if name.lower() not in by_name:
             raise UserError(f"peer {name!r} does not exist; choose all, or with commas {choices(list(PEERS))}")
-    return {by_name[name.lower()]: PEERS[by_name[name.lower()]] for name in wanted}
-
-
-# The H.264 files.
-
-
-def files_folder(cache: Path, index: ShardIndex) -> Path:
-    """Where the files of these very shards lie in a cache of many."""
-    made = "as-stored" if index.codec == "h264" else f"gop{GOP}-crf{CRF}"
-    return cache / f"{index.name}-{index.fingerprint[:12]}-{made}"
+    return {by_name[name.lower()]: PEERS[by_name[name.lower()]] for name in chosen}
 
 
 def files_note(index: ShardIndex) -> str:
     """What peers read, for people."""
-    if index.codec != "h264":
-        return f"peers read H.264 copies (GOP {GOP}, CRF {CRF}, no B-frames); all files are in the page cache"
-    made = f"GOP {index.gop_size}, CRF {index.info['codec']['crf']}, no B-frames"
-    return f"peers read the mp4 files of the tars ({made}), as ours does; all files are in the page cache"
+    copies = f"H.264 copies (GOP {GOP}, CRF {CRF}, no B-frames)"
+    read = copies if index.codec != "h264" else f"the mp4 files of the tars (GOP {index.gop_size}), as ours does"
+    return f"peers read {read}; all files are in the page cache"
 
 
 def make_files(config: PeerConfig, *, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Make the H.264 files that are not there yet.
+    """Make the H.264 files.
 
     Raises:
         BenchError: A sample or a tar is damaged.
     """
-    index = open_index(config.data_dir)
-    config.files.mkdir(parents=True, exist_ok=True)
-    paths = {sample: config.files / f"{index.key(sample)}.mp4" for sample in config.samples.tolist()}
-    absent = [sample for sample, path in paths.items() if not path.is_file()]
+    index, samples = open_index(config.settings.data), config.settings.samples.tolist()
+    stored = mp4_of_tar if index.codec == "h264" else encoded
 
     def make(sample: int) -> None:
-        write_atomically(paths[sample], encoded(index, sample))
+        try:
+            (config.files / f"{index.key(sample)}.mp4").write_bytes(stored(index, sample))
+        except (OSError, KeyError, ValueError, tarfile.TarError) as error:
+            raise BenchError(f"{index.key(sample)}: {error}; run tools/check_shards.py {index.data_dir}") from None
 
-    if index.codec == "h264":
-        take_out(index, absent, config.files)
-        absent = []
     with ThreadPoolExecutor(config.num_workers) as pool:
         try:
-            for done, _ in enumerate(pool.map(make, absent), start=1):
-                report(done, len(absent))
+            for done, _ in enumerate(pool.map(make, samples), start=1):
+                report(done, len(samples))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def take_out(index: ShardIndex, samples: list[int], folder: Path) -> None:
-    """Write the mp4 files of some samples as they lie in the tars of h264 shards, byte for byte."""
-    rows = np.array(samples, np.int64)
-    tar_of = index.tar_of(rows)
-    for number in np.unique(tar_of):
-        path = index.data_dir / index.tars[number]
-        try:
-            with tarfile.open(path, "r:") as tar:
-                for sample in rows[tar_of == number].tolist():
-                    name = f"{index.key(sample)}.mp4"
-                    content = tar.extractfile(name).read()  # type: ignore[union-attr]  # plain files
-                    write_atomically(folder / name, content)
-        except (OSError, KeyError, tarfile.TarError) as error:
-            raise BenchError(f"{path}: {error}; run tools/check_shards.py {index.data_dir}") from None
+def mp4_of_tar(index: ShardIndex, sample: int) -> bytes:
+    """A segment's mp4 as it lies in the tar of h264 shards, byte for byte."""
+    with tarfile.open(index.data_dir / index.tars[int(index.tar[sample])], "r:") as tar:
+        return tar.extractfile(f"{index.key(sample)}.mp4").read()  # type: ignore[union-attr]  # plain files
 
 
 def encoded(index: ShardIndex, sample: int) -> bytes:
     """A segment's stored frames as an mp4: closed GOPs, no B-frames, pictures as large as stored."""
-    try:
-        frames = decode_frames(index, sample)  # [F, tile_height, tile_width, 3]
-    except ValueError as error:
-        raise BenchError(f"{error}; run tools/check_shards.py {index.data_dir}") from None
-    content = io.BytesIO()
+    frames, content = decode_frames(index, sample), io.BytesIO()  # [F, tile_height, tile_width, 3]
     with av.open(content, "w", format="mp4") as container:
         options = {"crf": str(CRF), "sc_threshold": "0", "flags": "+cgop", "keyint_min": str(GOP)}
         stream = container.add_stream("libx264", rate=FPS, options=options)

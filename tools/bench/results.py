@@ -1,82 +1,17 @@
-"""What the turns of a benchmark come to: medians, spreads, saturation, the bottleneck. Pure."""
+"""What the rounds of a benchmark come to: medians, spreads, saturation, the bottleneck; as a table and JSON. Pure."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import median
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import linear_regression, median
 from typing import Any
 
-from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.reader import ReadWork
-from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC
-from res3d_video.tools.bench.machine import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS
-from res3d_video.tools.bench.measure import Memory, Spread, Turn
-from res3d_video.tools.bench.soak import Window
+from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC, Round
+from res3d_video.tools.bench.machine import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS, table
+from res3d_video.tools.bench.measure import Spread
 
 FULL = 0.85  # of a resource's time; more is never seen where work arrives in batches
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What the bottleneck is made of; medians of the repeats.
-
-    Attributes:
-        on_gpu: Where training and decoding happen.
-        num_cpus: That this process may use.
-        loader: Clips/s of the loader alone.
-        loader_cores: Host cores that it kept busy.
-        busy: Resource -> share of it that the loader alone kept busy, 0 to 1.
-        disk_share: Of the bytes that the loader alone read; None where unknown.
-        synthetic, real: Clips/s of the training steps; None when they were not measured.
-        saturation: Median of real / synthetic, turn by turn.
-        data_wait: Share of the real steps' time that the host waited for clips.
-        extra_cores: Of the real steps, over the synthetic ones.
-    """
-
-    on_gpu: bool
-    num_cpus: int
-    loader: float
-    loader_cores: float
-    busy: Mapping[str, float]
-    disk_share: float | None = None
-    synthetic: float | None = None
-    real: float | None = None
-    saturation: float | None = None
-    data_wait: float = 0.0
-    extra_cores: float = 0.0
-
-
-def bottleneck(figures: Figures) -> str:
-    """What holds training up, in a sentence."""
-    limit = f"first limit: {first_limit(figures)}"
-    if figures.saturation is None or not figures.synthetic or not figures.real:
-        return f"the loader alone delivers {figures.loader:.0f} clips/s with {figures.loader_cores:.1f} cores; {limit}"
-    if figures.on_gpu:
-        waits = max(0.0, 1 - figures.saturation)
-        return (
-            f"the GPU waits {100 * waits:.1f} % of the time; "
-            f"the loader could feed {figures.loader / figures.synthetic:.1f} such GPUs; {limit}"
-        )
-    return (
-        f"training waits for clips {100 * figures.data_wait:.1f} % of the time; decoding and training share "
-        f"{figures.num_cpus} CPUs, so with real clips it runs at {figures.saturation:.2f} of its speed on ready ones; "
-        f"the loader alone delivers {figures.loader / figures.real:.1f} times what training takes; {limit}"
-    )
-
-
-def first_limit(figures: Figures) -> str:
-    """What keeps the loader alone from being faster: the fullest resource, or nothing that was measured.
-
-    NVML's JPEG and video engines and kernels, the host's cores, DALI's threads, PyAV's and the loader's own one are
-    such resources. That bytes come from the disk does not show that anything waits for them: it is only mentioned.
-    """
-    if not figures.busy:
-        return "unknown, nothing could be measured"
-    name = max(figures.busy, key=lambda resource: figures.busy[resource])
-    fullest = f"{name} at {100 * figures.busy[name]:.0f} %"
-    if figures.busy[name] >= FULL:
-        return fullest
-    disk = f"; {100 * figures.disk_share:.0f} % of what is read comes from the disk" if figures.disk_share else ""
-    return f"none is full; the nearest is {fullest}{disk}"
+MIN_ROUNDS = 6  # to say that the rate drifts: two a third
 
 
 @dataclass
@@ -84,89 +19,65 @@ class Result:
     """Everything that was measured.
 
     Attributes:
+        on_gpu: Where training and decoding happen.
+        num_cpus: That this process may use.
         num_threads: Of all DALI pipelines together.
-        producer_ms: CPU time of one thread for all but decoding of a batch.
-        resident: Share of the shards in the page cache before the first turn; None where unknown.
-        soak_lane, soak: What ran for --soak-minutes, and its windows.
         gpu_missing: Readings that NVML does not give here, and why.
-        gpu_driver: Its version.
     """
 
-    spec: ClipSpec
-    batch_size: int
     on_gpu: bool
     num_cpus: int
     num_threads: int
-    producer_ms: float | None = None
-    resident: float | None = None
-    turns: list[Turn] = field(default_factory=list)
-    soak_lane: str = ""
-    soak: list[Window] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
     gpu_missing: dict[str, str] = field(default_factory=dict)
-    gpu_driver: str = ""
 
-    def turns_of(self, lane: str) -> list[Turn]:
-        """In order of the repeats."""
-        return sorted((turn for turn in self.turns if turn.lane == lane), key=lambda turn: turn.repeat)
+    def of(self, lane: str) -> list[Round]:
+        """A lane's rounds, in order."""
+        return sorted((one for one in self.rounds if one.lane == lane), key=lambda one: one.repeat)
 
     @property
-    def lanes(self) -> list[str]:
-        """Those that had a turn."""
-        return [lane for lane in (LOADER, SYNTHETIC, REAL) if self.turns_of(lane)]
+    def lanes(self) -> dict[str, dict[str, Any]]:
+        """`lane_numbers` of those that were measured."""
+        return {lane: lane_numbers(own) for lane in (LOADER, SYNTHETIC, REAL) if (own := self.of(lane))}
 
     @property
     def saturation(self) -> Spread | None:
-        """Speed on the loader's clips as a share of that on ready ones, each repeat's turns against each other."""
-        pairs = zip(self.turns_of(REAL), self.turns_of(SYNTHETIC), strict=True)
+        """Speed on the loader's clips as a share of that on ready ones, round by round."""
+        pairs = zip(self.of(REAL), self.of(SYNTHETIC), strict=True)
         ratios = [real.clips_per_s / synthetic.clips_per_s for real, synthetic in pairs]
         return Spread.of(ratios) if ratios else None
 
-    @property
-    def memory(self) -> list[Memory]:
-        """Of the process, over all turns."""
-        return [sample for turn in self.turns for sample in turn.memory]
 
-
-def lane_numbers(turns: Sequence[Turn]) -> dict[str, Any]:
-    """Medians and spreads of one lane's turns; what was not measured or means nothing there is None."""
-    loads = turns[0].plan_steps is not None
-    clips_per_s = Spread.of([turn.clips_per_s for turn in turns])
-    work = sum((turn.work for turn in turns), ReadWork())
-    from_disk = [turn.disk_bytes / turn.wall_s for turn in turns if turn.disk_bytes is not None]
-    waits = loads and turns[0].lane == REAL  # alone, the loader is waited for all the time
+def lane_numbers(rounds: Sequence[Round]) -> dict[str, Any]:
+    """Medians and spreads of one lane; what was not measured or means nothing there is None."""
+    loads = rounds[0].plan_steps is not None
+    waits = loads and rounds[0].lane == REAL  # alone, the loader is waited for all the time
+    from_disk = [one.disk_bytes / one.wall_s for one in rounds if one.disk_bytes is not None]
+    readings = {name: [one.gpu[name] for one in rounds if name in one.gpu] for name in ("sm", "jpeg", "dec")}
+    memory = [one.gpu["memory_bytes"] for one in rounds if "memory_bytes" in one.gpu]
     return {
-        "clips_per_s": clips_per_s,
-        "ms_per_step": Spread.of([turn.ms_per_step for turn in turns]),
-        "cores": Spread.of([turn.cores for turn in turns]),
-        "data_wait": median(turn.data_wait for turn in turns) if waits else None,
-        "data_wait_ms": median(1000 * turn.data_wait_s / turn.num_steps for turn in turns) if waits else None,
-        "pictures_per_s": median(turn.work.num_pictures / turn.wall_s for turn in turns) if loads else None,
-        "decoded_to_used": work.decoded_to_used if loads else None,
-        "bytes_per_s": median(turn.work.num_bytes / turn.wall_s for turn in turns) if loads else None,
+        "clips_per_s": Spread.of([one.clips_per_s for one in rounds]),
+        "ms_per_step": Spread.of([1000 * one.wall_s / one.num_batches for one in rounds]),
+        "cores": Spread.of([one.cores for one in rounds]),
+        "data_wait": median(one.data_wait_s / one.wall_s for one in rounds) if waits else None,
+        "decoded_to_used": sum((one.work for one in rounds), ReadWork()).decoded_to_used if loads else None,
+        "bytes_per_s": median(one.work.num_bytes / one.wall_s for one in rounds) if loads else None,
         "disk_bytes_per_s": median(from_disk) if from_disk and loads else None,
-        **{name: gpu_median(turns, name) for name in ("sm", "jpeg", "dec")},
-        "gpu_memory": gpu_median(turns, "memory_used"),
+        **{name: median(values) if values else None for name, values in readings.items()},
+        "gpu_memory": median(memory) if memory else None,
     }
 
 
-def gpu_median(turns: Sequence[Turn], name: str) -> float | None:
-    """Median of one of NVML's readings; None where it was never had."""
-    values = [value for turn in turns if turn.gpu and (value := getattr(turn.gpu, name)) is not None]
-    return median(values) if values else None
-
-
-def thread_cores(turns: Sequence[Turn]) -> dict[str, float]:
+def thread_cores(rounds: Sequence[Round]) -> dict[str, float]:
     """Cores that each group of threads kept busy, the busiest first."""
-    groups = {group for turn in turns for group in turn.thread_s}
-    cores = {group: median(turn.thread_s.get(group, 0.0) / turn.wall_s for turn in turns) for group in groups}
+    groups = {group for one in rounds for group in one.thread_s}
+    cores = {group: median(one.thread_s.get(group, 0.0) / one.wall_s for one in rounds) for group in groups}
     return dict(sorted(cores.items(), key=lambda item: -item[1]))
 
 
-def figures(result: Result) -> Figures:
-    """What the bottleneck needs."""
-    numbers = {lane: lane_numbers(result.turns_of(lane)) for lane in result.lanes}
-    loader, threads = numbers[LOADER], thread_cores(result.turns_of(LOADER))
-    real, synthetic = numbers.get(REAL), numbers.get(SYNTHETIC)
+def busy_shares(result: Result) -> dict[str, float]:
+    """Resource -> share of it that the loader alone kept busy, 0 to 1; those that were measured."""
+    loader, threads = result.lanes[LOADER], thread_cores(result.of(LOADER))
     busy = {
         "JPEG engines": loader["jpeg"] and loader["jpeg"] / 100,
         "video engines": loader["dec"] and loader["dec"] / 100,
@@ -176,17 +87,116 @@ def figures(result: Result) -> Figures:
         "software decoders": threads[SOFTWARE_DECODERS] / result.num_threads if SOFTWARE_DECODERS in threads else None,
         "the loader's own thread": threads.get(LOADER_THREAD, 0.0),
     }
-    disk, read = loader["disk_bytes_per_s"], loader["bytes_per_s"]
-    return Figures(
-        on_gpu=result.on_gpu,
-        num_cpus=result.num_cpus,
-        loader=loader["clips_per_s"].median,
-        loader_cores=loader["cores"].median,
-        busy={name: min(share, 1.0) for name, share in busy.items() if share is not None},  # time comes in ticks
-        disk_share=disk / read if disk is not None and read else None,
-        synthetic=synthetic["clips_per_s"].median if synthetic else None,
-        real=real["clips_per_s"].median if real else None,
-        saturation=result.saturation.median if result.saturation else None,
-        data_wait=real["data_wait"] if real else 0.0,
-        extra_cores=real["cores"].median - synthetic["cores"].median if real and synthetic else 0.0,
+    return {name: min(share, 1.0) for name, share in busy.items() if share is not None}  # time comes in ticks
+
+
+def first_limit(result: Result) -> str:
+    """What keeps the loader alone from being faster: the fullest resource, or nothing that was measured.
+
+    That bytes come from the disk does not show that anything waits for them: it is only mentioned.
+    """
+    busy = busy_shares(result)
+    name = max(busy, key=lambda resource: busy[resource])
+    fullest = f"{name} at {100 * busy[name]:.0f} %"
+    if busy[name] >= FULL:
+        return fullest
+    disk, read = (result.lanes[LOADER][key] for key in ("disk_bytes_per_s", "bytes_per_s"))
+    share = f"; {100 * disk / read:.0f} % of what is read comes from the disk" if disk and read else ""
+    return f"none is full; the nearest is {fullest}{share}"
+
+
+def bottleneck(result: Result) -> str:
+    """What holds training up, in a sentence."""
+    lanes, saturation, limit = result.lanes, result.saturation, f"first limit: {first_limit(result)}"
+    loader, cores = lanes[LOADER]["clips_per_s"].median, lanes[LOADER]["cores"].median
+    if saturation is None:
+        return f"the loader alone delivers {loader:.0f} clips/s with {cores:.1f} cores; {limit}"
+    synthetic, real = (lanes[lane]["clips_per_s"].median for lane in (SYNTHETIC, REAL))
+    if result.on_gpu:
+        return (
+            f"the GPU waits {100 * max(0.0, 1 - saturation.median):.1f} % of the time; "
+            f"the loader could feed {loader / synthetic:.1f} such GPUs; {limit}"
+        )
+    return (
+        f"training waits for clips {100 * lanes[REAL]['data_wait']:.1f} % of the time; decoding and training share "
+        f"{result.num_cpus} CPUs, so with real clips it runs at {saturation.median:.2f} of its speed on ready ones; "
+        f"the loader alone delivers {loader / real:.1f} times what training takes; {limit}"
     )
+
+
+# number of a lane -> its column's name, and how a cell is written
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "clips_per_s": ("clips/s", str),
+    "ms_per_step": ("ms/step", lambda spread: f"{spread.median:.1f}"),
+    "cores": ("cores", lambda spread: f"{spread.median:.2f}"),
+    "data_wait": ("data wait", "{:.1%}".format),
+    "decoded_to_used": ("decoded/used", "{:.2f}".format),
+    "bytes_per_s": ("MB/s", lambda rate: f"{rate / 1e6:.1f}"),
+    "disk_bytes_per_s": ("disk, MB/s", lambda rate: f"{rate / 1e6:.1f}"),
+    "sm": ("SM", "{:.0f}%".format),
+    "jpeg": ("JPEG", "{:.0f}%".format),
+    "dec": ("DEC", "{:.0f}%".format),
+    "gpu_memory": ("GPU, GB", lambda used: f"{used / 1e9:.1f}"),
+}
+
+
+def report(result: Result) -> list[str]:
+    """A table without the columns that no lane has a number for, what belongs to it, and the bottleneck at the end."""
+    lanes = result.lanes
+    shown = {name: of for name, of in COLUMNS.items() if any(own[name] is not None for own in lanes.values())}
+    rows = [
+        [lane, *("–" if own[name] is None else text(own[name]) for name, (_, text) in shown.items())]
+        for lane, own in lanes.items()
+    ]
+    return ["", *table(["", *(name for name, _ in shown.values())], rows), "", *notes(result), bottleneck(result)]
+
+
+def notes(result: Result) -> list[str]:
+    """Lines below the table."""
+    lines, rounds = [], result.rounds
+    if s := result.saturation:
+        lines.append(f"saturation (real step / synthetic step) {s.median:.3f} [{s.min:.3f}..{s.max:.3f}]")
+    groups = [f"{group} {cores:.2f}" for group, cores in thread_cores(result.of(LOADER)).items() if cores >= 0.01]
+    if groups:
+        lines.append(f"cores of the loader alone: {', '.join(groups)}")
+    lines += [
+        f"{lane}: {drift(result.of(lane)):+.1%} from the first third of the rounds to the last"
+        for lane in result.lanes
+        if len(result.of(lane)) >= MIN_ROUNDS
+    ]
+    lines.append(
+        f"memory of this process over {rounds[-1].total_clips} clips of all lanes: own "
+        f"{rounds[0].own_bytes / 1e6:.0f} -> {rounds[-1].own_bytes / 1e6:.0f} MB, "
+        f"{growth(rounds) / 1e6:+.3f} MB/1000 clips in the second half"
+    )
+    return lines + [f"NVML: {name} is not available ({reason})" for name, reason in result.gpu_missing.items()]
+
+
+def drift(rounds: Sequence[Round]) -> float:
+    """Median rate of the last third of the rounds against that of the first, as a share of it."""
+    rates, third = [one.clips_per_s for one in rounds], len(rounds) // 3
+    return median(rates[-third:]) / median(rates[:third]) - 1
+
+
+def growth(rounds: Sequence[Round]) -> float:
+    """Bytes of memory for 1000 clips, by least squares over the second half: in the first, buffers find their size."""
+    half = rounds[len(rounds) // 2 :]
+    clips, own = [one.total_clips for one in half], [one.own_bytes for one in half]
+    return 1000 * linear_regression(clips, own).slope if len(half) > 1 else 0.0
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """For JSON: seconds, bytes, shares of 1; NVML's readings in percent."""
+    return {
+        "lanes": {
+            lane: {name: asdict(value) if isinstance(value, Spread) else value for name, value in own.items()}
+            | {"thread_cores": thread_cores(result.of(lane))}
+            for lane, own in result.lanes.items()
+        },
+        "saturation": result.saturation and asdict(result.saturation),
+        "own_bytes_per_1000_clips": growth(result.rounds),
+        "gpu_missing": result.gpu_missing,
+        "busy": busy_shares(result),
+        "bottleneck": bottleneck(result),
+        "rounds": [asdict(one) | {"clips_per_s": one.clips_per_s, "cores": one.cores} for one in result.rounds],
+    }

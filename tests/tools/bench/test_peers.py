@@ -1,10 +1,8 @@
 """tools/bench/peers.py: every peer gives the planned frames, crops and flips, from files of any rate and size."""
 
 import gc
-import itertools
 from contextlib import closing
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import av
@@ -17,7 +15,6 @@ from torch import Tensor
 from res3d_video.pipeline.clip import ClipSpec, frame_indices
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.loader import LoaderSettings
 from res3d_video.tools.bench.measure import BenchError
 from res3d_video.tools.bench.peers import (
     GOP,
@@ -25,16 +22,12 @@ from res3d_video.tools.bench.peers import (
     PEERS,
     Peer,
     PeerConfig,
-    files_note,
     make_files,
-    peers_named,
-    pyav_batches,
-    pyav_pictures,
-    read_pyav,
     requests,
 )
 from res3d_video.tools.numbered import read_numbers, write_numbered_video, write_video
 from tests.conftest import build_numbered
+from tests.tools.bench.made import peer_config
 
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
@@ -45,10 +38,10 @@ def _no_pipeline_left() -> None:
     gc.collect()
 
 
-def missing(peer: Peer) -> str | None:
-    """Why a peer cannot run here: its package, or the FFmpeg that this needs, is not installed."""
+def skip_unless_it_runs(peer: Peer) -> None:
+    """Its package, or the FFmpeg that this needs, may not be installed."""
     if peer.version is None:
-        return f"{peer.decoder} is not installed"
+        pytest.skip(f"{peer.decoder} is not installed")
     try:
         if peer.decoder == "torchcodec":
             import torchcodec.decoders  # noqa: F401
@@ -57,28 +50,12 @@ def missing(peer: Peer) -> str | None:
 
             spdl.io.demux_config()  # loads FFmpeg
     except RuntimeError as error:
-        return f"{peer.decoder} does not load: {str(error).splitlines()[0]}"
-    return None
+        pytest.skip(f"{peer.decoder} does not load: {str(error).splitlines()[0]}")
 
 
-def skip_unless_it_runs(peer: Peer) -> None:
-    if reason := missing(peer):
-        pytest.skip(reason)
-
-
-def config_of(index: ShardIndex, files: Path, **changes: object) -> PeerConfig:
-    config = PeerConfig(
-        data_dir=index.data_dir,
-        samples=np.arange(index.num_samples),
-        spec=ClipSpec(),
-        batch_size=8,
-        seed=0,
-        device="cpu",
-        loader=LoaderSettings(num_threads=1),
-        files=files,
-        num_workers=2,
-    )
-    return replace(config, **changes)  # type: ignore[arg-type]
+def changed(config: PeerConfig, **changes: object) -> PeerConfig:
+    """With other `Settings`."""
+    return replace(config, settings=replace(config.settings, **changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +65,14 @@ def files(
     """Codec -> what is read: copies encoded from filmstrips, and the files of h264 shards."""
     found = {}
     for index in (numbered, numbered_h264):
-        found[index.codec] = config_of(index, tmp_path_factory.mktemp(index.codec))
+        found[index.codec] = peer_config(index, tmp_path_factory.mktemp(index.codec))
         make_files(found[index.codec])
     return found
 
 
 def numbers_of(batch: Tensor, config: PeerConfig, step: int) -> list[list[int]]:
     """The frame numbers that the clips of a step show; they are read where the planned crops have them."""
-    planned, scale = config.plan().batch(step), (config.spec.resize or 128) / 128
+    planned, scale = config.plan().batch(step), (config.settings.clip.resize or 128) / 128
     clips = batch.float().cpu().numpy()
     return [
         read_numbers(clip, left=left / scale, scale=scale, flip=flip)
@@ -106,15 +83,16 @@ def numbers_of(batch: Tensor, config: PeerConfig, step: int) -> list[list[int]]:
 def planned_numbers(config: PeerConfig, step: int) -> list[list[int]]:
     plan = config.plan()
     clips = plan.batch(step)
-    return frame_indices(clips.start, config.spec, video_frames=plan.index.num_frames[clips.sample]).tolist()
+    return frame_indices(clips.start, config.settings.clip, video_frames=plan.index.num_frames[clips.sample]).tolist()
 
 
 def shows_the_plan(peer: Peer, config: PeerConfig, *, steps: int = 2) -> None:
+    settings = config.settings
     with closing(peer.source(config)) as batches:
         for step in range(steps):
-            batch, size = next(batches), config.spec.crop_size
-            assert batch.shape == (config.batch_size, 3, config.spec.num_frames, size, size)
-            assert batch.dtype == (torch.float16 if config.on_gpu else torch.float32)
+            batch, size = next(batches), settings.clip.crop_size
+            assert batch.shape == (settings.batch_size, 3, settings.clip.num_frames, size, size)
+            assert batch.dtype == (torch.float16 if settings.on_gpu else torch.float32)
             assert batch.is_contiguous(memory_format=torch.channels_last_3d)
             assert numbers_of(batch, config, step) == planned_numbers(config, step)
 
@@ -132,17 +110,17 @@ def test_batches_are_the_planned_frames_crops_and_flips(
     files: dict[str, PeerConfig], codec: str, spec: ClipSpec, name: str
 ) -> None:
     skip_unless_it_runs(ON_CPU[name])
-    shows_the_plan(ON_CPU[name], replace(files[codec], spec=spec))
+    shows_the_plan(ON_CPU[name], changed(files[codec], clip=spec))
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=GPU) for n, peer in PEERS.items() if peer.needs_gpu])
 def test_on_a_gpu_batches_are_the_planned_frames_crops_and_flips(files: dict[str, PeerConfig], name: str) -> None:
     skip_unless_it_runs(PEERS[name])
-    shows_the_plan(PEERS[name], replace(files["h264"], device="cuda"))
+    shows_the_plan(PEERS[name], changed(files["h264"], device=torch.device("cuda", 0)))
 
 
 def test_dalis_video_graph_shows_the_plan_of_files_that_a_cpu_decodes(numbered: ShardIndex, tmp_path: Path) -> None:
-    config = config_of(numbered, tmp_path)
+    config = peer_config(numbered, tmp_path)
     for request in {request.path: request for step in range(4) for request in requests(config, config.plan(), step)}:
         (sample,) = [n for n in range(numbered.num_samples) if numbered.key(n) == request.stem]
         write_video(request, decode_frames(numbered, sample), vcodec="mjpeg", pix_fmt="yuvj420p", **{"q:v": 2})
@@ -155,7 +133,7 @@ def of_a_rate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("rate")
     (folder / "raw" / "a").mkdir(parents=True)
     write_numbered_video(folder / "raw" / "a" / "g00_a.mp4", 300, fps=request.param)
-    config = config_of(build_numbered(folder / "raw", folder / "shards", codec="h264"), folder / "files")
+    config = peer_config(build_numbered(folder / "raw", folder / "shards", codec="h264"), folder)
     make_files(config)
     return config
 
@@ -166,33 +144,20 @@ def test_frames_are_found_in_stored_files_of_any_rate(of_a_rate: PeerConfig, nam
     shows_the_plan(PEERS[name], of_a_rate)
 
 
-def test_pyav_decodes_from_the_keyframe_to_the_last_frame(of_a_rate: PeerConfig) -> None:
-    for request in requests(of_a_rate, of_a_rate.plan(), 0):
-        assert pyav_pictures(request)[1] == request.frames[0] % 8 + 15
-
-
 @pytest.mark.parametrize("name", ON_CPU)
 def test_short_videos_repeat_their_last_frame(files: dict[str, PeerConfig], name: str) -> None:
     skip_unless_it_runs(ON_CPU[name])
-    config = replace(files["filmstrip"], spec=ClipSpec(8, 8), batch_size=2)
-    config = replace(config, samples=np.array([config.plan().index.num_frames.argmin()]))
+    config = changed(files["filmstrip"], clip=ClipSpec(8, 8), batch_size=2)
+    config = changed(config, samples=np.array([config.plan().index.num_frames.argmin()]))
     assert planned_numbers(config, 0)[0][-2] == planned_numbers(config, 0)[0][-1]
     shows_the_plan(ON_CPU[name], config, steps=1)
 
 
 def test_snapped_to_keyframes_clips_begin_there(files: dict[str, PeerConfig]) -> None:
-    config = replace(files["h264"], start_multiple=8)
+    config = changed(files["h264"], start_multiple=8)
     starts = [request.frames[0] for step in range(4) for request in requests(config, config.plan(), step)]
     assert {start % 8 for start in starts} == {0}
     shows_the_plan(PEERS["PyAV threads"], config)
-
-
-def test_a_file_that_lacks_a_frame_is_told(files: dict[str, PeerConfig], tmp_path: Path) -> None:
-    config = replace(files["filmstrip"], files=tmp_path)
-    request = requests(config, config.plan(), 0)[0]
-    write_numbered_video(request.path, 2, height=128, width=176)
-    with pytest.raises(BenchError, match=r"frame \d+ is not found by seeking; remove the file"):
-        read_pyav(replace(request, frames=[0, 40]))
 
 
 @pytest.mark.parametrize("name", ["PyAV threads", "PyAV DataLoader", "SPDL"])
@@ -225,44 +190,8 @@ def test_of_h264_shards_the_very_files_are_read(files: dict[str, PeerConfig], nu
     assert {path.stem: path.read_bytes() for path in config.files.glob("*.mp4")} == stored
 
 
-def test_files_that_exist_are_not_made_again(files: dict[str, PeerConfig]) -> None:
-    config = replace(files["filmstrip"], samples=np.array([1, 3]))
-    before = {path: path.stat().st_mtime_ns for path in config.files.glob("*.mp4")}
-    make_files(config)
-    assert {path: path.stat().st_mtime_ns for path in config.files.glob("*.mp4")} == before
-    assert not list(config.files.glob(".*")), "nothing unfinished is left"
-
-
 def test_a_damaged_tar_is_one_line(numbered_h264: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(numbered_h264), "tars", ["gone.tar"] * 99)
-    with pytest.raises(BenchError, match=r"gone\.tar: .*; run tools/check_shards\.py"):
-        make_files(config_of(numbered_h264, tmp_path))
+    with pytest.raises(BenchError, match=r"gone\.tar.*; run tools/check_shards\.py"):
+        make_files(peer_config(numbered_h264, tmp_path))
     assert not list(tmp_path.glob("*.mp4"))
-
-
-def test_what_peers_read_is_said(numbered: ShardIndex, numbered_h264: ShardIndex) -> None:
-    assert files_note(numbered).startswith("peers read H.264 copies (GOP 8, CRF 20, no B-frames)")
-    assert files_note(numbered_h264).startswith("peers read the mp4 files of the tars (GOP 8, CRF 20, no B-frames)")
-
-
-def test_names_choose_peers_and_a_wrong_one_is_told_the_others() -> None:
-    assert peers_named("all") == PEERS
-    assert list(peers_named("spdl, pyav THREADS")) == ["SPDL", "PyAV threads"]
-    with pytest.raises(ValueError, match=r"peer 'decord' does not exist; choose all, or with commas SPDL, "):
-        peers_named("decord")
-
-
-def test_a_version_is_that_of_the_package_which_is_installed() -> None:
-    assert PEERS["PyAV threads"].version == version("av")
-
-    def absent(package: str) -> str:
-        raise PackageNotFoundError(package)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("res3d_video.tools.bench.machine.version", absent)
-        assert PEERS["DALI video"].version is None
-
-
-def test_batches_of_a_process_are_endless(files: dict[str, PeerConfig]) -> None:
-    config = replace(files["filmstrip"], num_workers=1, batch_size=2)
-    assert len(list(itertools.islice(pyav_batches(config, 0), 30))) == 30
