@@ -121,7 +121,5 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running S3 server with an empty bucket named shards; s3:// in this process means it."""
     pytest.importorskip("s3fs")
     pytest.importorskip("moto")
-    root = tmp_path_factory.mktemp("s3")
-    (root / "bucket").mkdir()
-    with s3_server(root / "bucket", root / "log") as server:
+    with s3_server(tmp_path_factory.mktemp("bucket")) as server:
         yield server

@@ -3,8 +3,8 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -15,9 +15,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 import click
 import numpy as np
 
-from res3d_video.pipeline.shard_writer import write_atomically
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.files import write_atomically
+from res3d_video.tools.run_reader import config_of, read_about
 from res3d_video.train.data_options import DATA, REMOTE, Data, remote_options
-from res3d_video.train.options import train_options
 from res3d_video.train.presets import PRESETS
 from res3d_video.train.terminal import JSON_FILE, MOST, Command, Name, OutputFile, WrongUsage, extra_needed, save_json
 
@@ -31,33 +32,22 @@ Examples:
 KEY is a sample's key, the name of its video, or a part of either that no other sample has. A clip is shown in three
 pictures: the stored frame with the crop drawn in, the crop, and what the loader gives the network, its normalization
 undone. --clips 4 shows a training sample as in its first four epochs, a test sample as four evenly spaced clips.
-Needs Pillow and matplotlib: pip install -e ".[report]".
+Needs Pillow: pip install -e ".[report]".
 """
-# The trainer's options that decide which clips it takes.
-PLAN = ["split", "seed", "global_batch_size", "num_frames", "frame_stride", "crop_size", "resize", "flip",
-        "shuffle_window", "snap_to_keyframe"]  # fmt: skip
 ASSUMED_FPS = 25.0  # of a source that does not say
 MAX_FRAMES = {".gif": 300, ".mp4": 1000, ".png": 32}  # of a segment; of a longer one evenly spaced frames are shown
 
 
-def plan_options(command: click.Command) -> click.Command:
-    """Add the options of PLAN, as the trainer has them."""
-    trainer = {option.name: option for option in click.command()(train_options(lambda: None)).params}
-    command.params.extend(trainer[name] for name in PLAN)
-    return command
-
-
-@plan_options
 @click.command(
     cls=Command,
     context_settings={"max_content_width": 110},
     epilog=EPILOG,
     headings={
         "Which sample": ["is_random", "class_name", "side"],
-        "Which clips of it": ["num_clips", "step", "is_segment", "preset", "run"],
+        "Which clips of it": ["num_clips", "step", "is_segment", "preset", "run", "split"],
         "What is written": ["out", "json_path"],
     },
-    rare={"How clips are taken": PLAN, "Shards behind a URL": REMOTE},
+    rare={"Shards behind a URL": REMOTE},
 )
 @click.argument("data", metavar="DIR", type=DATA)
 @click.argument("key", required=False)
@@ -69,6 +59,7 @@ def plan_options(command: click.Command) -> click.Command:
 @click.option("--segment", "is_segment", is_flag=True, help="All that is stored, without clips.")
 @click.option("--preset", type=Name(list(PRESETS)), metavar="NAME", help="Recipe.  [default: ucf101-search]")
 @click.option("--run", type=click.Path(exists=True, path_type=Path), help="Folder of a run whose recipe is taken.")
+@click.option("--split", help="Split of the dataset.  [default: the recipe's]")
 @click.option("--out", required=True, type=OutputFile(*MAX_FRAMES), help=".gif, .mp4, or .png: a sheet of all frames.")
 @remote_options
 @JSON_FILE
@@ -85,8 +76,8 @@ def main(
     preset: str | None,
     run: Path | None,
     out: Path,
+    split: str | None,
     json_path: Path | None,
-    **options: Any,
 ) -> None:
     """Draw a sample of the shards in DIR, or clips of it as the network gets them."""
     if (key is None) != bool(is_random or class_name or side):
@@ -99,29 +90,35 @@ def main(
         if len(given) > 1:
             raise WrongUsage(f"{' and '.join(given)} do not go together; leave one of them out")
     with extra_needed("report"):
-        from res3d_video.tools.playing import selection  # these load torch and Pillow
-        from res3d_video.tools.playing.render import clip_groups, draw, encode, segment_group
+        from res3d_video.tools import playing  # loads torch and Pillow
     index = data.open()
-    config = selection.plan_config(index, preset=preset, run=run, **options)
+    config = PRESETS[preset or "ucf101-search"]
+    if run is not None:
+        config = config_of(run, read_about(run, way_out="give the --out of train/main.py"))
+    split = split or (config.split if config.split in index.split_names else index.split_names[0])
+    if split not in index.split_names:
+        raise UserError(f"{index.name}: split {split} does not exist; choose {' or '.join(index.split_names)}")
+    snaps = config.snap_to_keyframe and index.codec == "h264"  # filmstrips have none
+    config = replace(config, split=split, snap_to_keyframe=snaps)
     if key is None:
-        sample = selection.random_sample(index, config, side=side, class_name=class_name, step=step)
+        sample = playing.random_sample(index, config, side=side, class_name=class_name, step=step)
     else:
-        sample = selection.find_sample(index, key)
-    summary = selection.sample_metadata(index, sample)
+        sample = playing.find_sample(index, key)
+    summary = playing.sample_metadata(index, sample)
     kind, frame_s = out.suffix.lower(), 1 / (summary["fps"] or ASSUMED_FPS)
     if is_segment:
         num_stored = summary["num_frames"]
         frames = np.linspace(0, num_stored - 1, min(num_stored, MAX_FRAMES[kind])).astype(int)
         summary["frames"] = (frames * index.frame_step).tolist()
-        groups = [segment_group(index, sample, frames)]
+        groups = [playing.segment_group(index, sample, frames)]
         frame_s *= index.frame_step * num_stored / len(frames)
     else:
-        clips = selection.select_clips(index, config, sample, step=step, num_clips=num_clips or 1)
-        summary["clips"] = selection.describe_clips(index, config, clips)
-        groups = clip_groups(index, config, clips, summary["clips"])
+        clips = playing.select_clips(index, config, sample, step=step, num_clips=num_clips or 1)
+        summary["clips"] = playing.describe_clips(index, config, clips)
+        groups = playing.clip_groups(index, config, clips, summary["clips"])
         frame_s *= config.clip.frame_stride
     title = f"{', '.join(summary['classes'])}: {PurePosixPath(summary['source']).stem}"
-    content = encode(kind, draw(kind, title, groups), frame_s=frame_s)
+    content = playing.encode(kind, playing.draw(kind, title, groups), frame_s=frame_s)
     write_atomically(out, content)
     if json_path is not None:
         save_json(json_path, summary)

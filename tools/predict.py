@@ -114,7 +114,7 @@ def main(
 
     if annotated or plot:
         with extra_needed("report"):
-            from res3d_video.tools.playing.annotate import annotate, draw_timelines
+            from res3d_video.tools.annotate import annotate, draw_timelines
     model, found = load_model(checkpoint, device=from_torchrun(device).device), []
     loader = LoaderSettings(num_threads=num_threads)
     with progress(f"{checkpoint.name}", unit="videos", quiet=quiet) as tell:

@@ -6,10 +6,9 @@ Damage costs what it hit and no more: `Run.problems` has a line for each part th
 import fcntl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 from msgspec import Meta
@@ -117,12 +116,12 @@ class Run:
     evaluation: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    @cached_property
+    @property
     def train(self) -> list[dict[str, Any]]:
         """Lines of training."""
         return [line for line in self.lines if line["event"] == "train"]
 
-    @cached_property
+    @property
     def tests(self) -> list[dict[str, Any]]:
         """Lines of evaluations, including the one at the end."""
         return [line for line in self.lines if line["event"] in ("eval", "final")]
@@ -131,7 +130,7 @@ class Run:
         """A number of the training lines over steps."""
         return curve_of(self.train, name)
 
-    @cached_property
+    @property
     def accuracy(self) -> Curve:
         """clip@1 of the evaluations, 0 to 1."""
         return curve_of(self.tests, "clip_at_1")
@@ -147,23 +146,13 @@ class Run:
         return max((line["step"] for line in self.lines), default=0)
 
     @property
-    def steps(self) -> int | None:
-        """Updates of the whole run."""
-        return self.config.steps if self.config else None
-
-    @property
-    def state(self) -> Literal["finished", "running", "stopped"]:
-        """Finished when its last evaluation is in the log."""
-        if any(line["event"] == "final" and line["step"] == (self.steps or line["step"]) for line in self.lines):
-            return "finished"
-        return "running" if self.is_locked else "stopped"
-
-    @property
     def state_text(self) -> str:
-        """Such as "stopped at step 420 of 1,000"."""
-        if self.state == "finished":
+        """Such as "stopped at step 420 of 1,000"; finished when its last evaluation is in the log."""
+        steps = self.config.steps if self.config else None
+        if any(line["event"] == "final" and line["step"] == (steps or line["step"]) for line in self.lines):
             return f"finished, {self.step:,} steps"
-        return f"{self.state} at step {self.step:,}" + (f" of {self.steps:,}" if self.steps else "")
+        state = "running" if self.is_locked else "stopped"
+        return f"{state} at step {self.step:,}" + (f" of {steps:,}" if steps else "")
 
     @property
     def damaged(self) -> list[dict[str, Any]]:
@@ -171,11 +160,6 @@ class Run:
         met = [line for line in self.lines if line["event"] == "damaged"]
         met += [one | {"step": line["step"]} for line in self.tests[-1:] for one in line.get("unreadable", [])]
         return [{name: one.get(name, "") for name in ("key", "tar", "reason")} | {"step": one["step"]} for one in met]
-
-    @property
-    def num_replaced(self) -> int:
-        """Clips that took the place of damaged ones."""
-        return int(self.train[-1].get("num_replaced", 0)) if self.train else 0
 
     @property
     def last_test(self) -> dict[str, Any]:
@@ -193,25 +177,17 @@ class Run:
     @property
     def best(self) -> tuple[float, int] | None:
         """The highest clip@1 of all evaluations and its first step."""
-        if not len(self.accuracy.values):
-            return None
-        place = int(np.argmax(self.accuracy.values))
-        return float(self.accuracy.values[place]), int(self.accuracy.steps[place])
-
-    @cached_property
-    def seconds(self) -> list[float]:
-        """Time of training that each of its lines stands for, without evaluations; 0 where it does not say."""
-        steps = [0, *(line["step"] for line in self.train)]
-        batch = self.config.global_batch_size if self.config else 0
-        return [
-            line_seconds(line, num_clips=(line["step"] - before) * batch)
-            for line, before in zip(self.train, steps, strict=False)
-        ]
+        accuracy = self.accuracy
+        place = int(np.argmax(accuracy.values)) if len(accuracy.values) else None
+        return None if place is None else (float(accuracy.values[place]), int(accuracy.steps[place]))
 
     @property
     def hours(self) -> float:
         """Of training, without evaluations."""
-        return sum(self.seconds) / 3600
+        lines = [line for line in self.train if line.get("clips_per_s")]
+        steps = np.diff([0, *(line["step"] for line in lines)])
+        clips = steps * (self.config.global_batch_size if self.config else 0)
+        return float(sum(clips / [line["clips_per_s"] for line in lines])) / 3600
 
     @property
     def clips_per_s(self) -> float | None:
@@ -220,10 +196,8 @@ class Run:
 
     @property
     def data_wait(self) -> float | None:
-        """Share of the time that training waited for clips, without the first line; None where it is not known."""
-        lines = list(zip(self.train, self.seconds, strict=True))
-        known = [(line["data_wait_s"], s) for line, s in lines[1:] or lines if "data_wait_s" in line and s > 0]
-        return sum(wait for wait, _ in known) / sum(s for _, s in known) if known else None
+        """Share of the time that training waited for clips: median of the lines but the first."""
+        return self.curve("data_wait").median
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -243,21 +217,46 @@ def read_run(folder: Path, *, name: str = "") -> Run:
         name: "" takes the folder's.
 
     Raises:
-        UserError: There is no such folder, or neither config.json nor metrics.jsonl is in it, or both are empty.
+        UserError: There is no such folder, or neither config.json nor metrics.jsonl says anything.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such run; give the --out of train/main.py")
+    about: About = {}
+    config: TrainConfig | None = None
+    lines: list[dict[str, Any]] = []
     problems: list[str] = []
-    about, config = _read_config(folder / "config.json", problems)
-    lines = _read_lines(folder / "metrics.jsonl", problems)
+    try:
+        about = read_about(folder)
+        config = config_of(folder, about)
+    except UserError as error:
+        problems.append(str(error))
+    log = folder / "metrics.jsonl"
+    try:
+        lines, damaged = read_metrics(log)
+        if not lines:
+            problems.append(f"{log} has no line yet")
+        if damaged:
+            what = f"{len(damaged)} damaged line{'s' * (len(damaged) > 1)} left out"
+            problems.append(f"{log}: {what}, the first is line {damaged[0]}")
+    except UserError as error:
+        problems.append(str(error))
     if not about and not lines:
-        if not any((folder / file).exists() for file in ("config.json", "metrics.jsonl")):
-            raise UserError(
-                f"{folder}: neither config.json nor metrics.jsonl, so it is not a run's folder; "
-                "give the --out of train/main.py"
-            )
-        raise UserError(f"{folder}: nothing in it can be shown ({problems[0]}); wait for a first line, or give another")
+        raise UserError(f"{folder}: nothing in it can be shown ({problems[0]}); give the --out of train/main.py")
+    lines.sort(key=lambda line: line["step"])
     return Run(folder, name or folder.name, about, config, lines, is_locked=_is_locked(folder), problems=problems)
+
+
+def read_about(folder: Path, *, way_out: str = "settings are unknown") -> About:
+    """config.json of a run folder. Raises SchemaError if it is not the trainer's; `way_out` ends the message."""
+    return read_json(folder / "config.json", About, what="the trainer's", way_out=way_out)
+
+
+def config_of(folder: Path, about: About) -> TrainConfig:
+    """What a run was asked to do. Raises UserError if this version does not know it."""
+    try:
+        return from_dict(about.get("config", {"": ""}))
+    except UserError as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from None
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
@@ -305,20 +304,15 @@ def running_mean(curve: Curve, *, window: int) -> Curve:
     return Curve(curve.steps, (sums[ends] - sums[starts]) / (ends - starts))
 
 
-def line_seconds(line: dict[str, Any], *, num_clips: int) -> float:
-    """Time that a line of training stands for.
+def rate_drops(config: TrainConfig, *, last_step: int) -> list[int]:
+    """Steps up to `last_step` after which a step schedule lowers the learning rate; a cosine has none.
 
-    Args:
-        num_clips: Since the line before, for lines without any wait.
-
-    >>> line_seconds({"data_wait_s": 0.5, "data_wait": 0.25}, num_clips=9)
-    2.0
-    >>> line_seconds({"clips_per_s": 8}, num_clips=4)
-    0.5
+    >>> rate_drops(TrainConfig(), last_step=60_000)
+    [20000, 40000, 60000]
     """
-    if line.get("data_wait") and "data_wait_s" in line:
-        return line["data_wait_s"] / line["data_wait"]
-    return num_clips / line["clips_per_s"] if line.get("clips_per_s") else 0.0
+    if config.schedule.kind != "step":
+        return []
+    return list(range(config.schedule.decay_every, min(last_step, config.steps - 1) + 1, config.schedule.decay_every))
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
@@ -356,28 +350,3 @@ def _is_locked(folder: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def _read_config(path: Path, problems: list[str]) -> tuple[About, TrainConfig | None]:
-    about: About = {}
-    try:
-        about = read_json(path, About, what="the trainer's", way_out="settings are unknown")
-        return about, from_dict(about.get("config", {"": ""}))
-    except UserError as error:
-        problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
-        return about, None
-
-
-def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    try:
-        lines, damaged = read_metrics(path)
-    except UserError as error:
-        problems.append(str(error))
-        return []
-    if not lines:
-        problems.append(f"{path} has no line yet")
-    if damaged:
-        problems.append(
-            f"{path}: {len(damaged)} damaged line{'s' * (len(damaged) > 1)} left out, the first is line {damaged[0]}"
-        )
-    return sorted(lines, key=lambda line: line["step"])

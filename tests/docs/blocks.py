@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -128,58 +129,40 @@ def click_command(name: str) -> click.Command:
         raise LookupError(f"{name}: no such command") from None
 
 
-def mistakes(name: str, words: list[str]) -> list[str]:
-    """What is wrong with a command line, by the options of the command alone; nothing is opened or run."""
+class Lenient(click.ParamType):
+    """Choices and numbers as their own type has them; placeholders and what only a file system can judge pass."""
+
+    def __init__(self, own: click.ParamType) -> None:
+        self.name, self.own = own.name, own
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        is_judged = isinstance(self.own, click.Choice | type(click.INT) | type(click.FLOAT))
+        if not is_judged or (isinstance(value, str) and PLACEHOLDER.search(value)):
+            return value
+        return self.own.convert(value, param, ctx)
+
+
+def mistake(name: str, words: list[str]) -> str:
+    """What is wrong with a command line, by the options of the command alone; "" for nothing. Nothing is run."""
     try:
         command = click_command(name)
-    except LookupError as error:
-        return [str(error)]
-    if not words:  # it is named, not used
-        return []
-    context = click.Context(command, info_name=name)
-    try:
+        if not words or asks_for_help(words):  # it is named, not used
+            return ""
+        words = list(words)
         while isinstance(command, click.Group):
-            if words and PLACEHOLDER.search(words[0]):
-                return []
-            if not words or words[0].startswith("-"):
-                return [] if asks_for_help(words) else [f"{name}: no subcommand"]
-            group, command = command, command.get_command(context, words[0])
-            if command is None:
-                return [f"{name}: {words[0]} is none of {', '.join(group.commands)}"]
-            context, words = click.Context(command, parent=context, info_name=words[0]), words[1:]
-        if asks_for_help(words):
-            return []
-        values, rest, _ = command.make_parser(context).parse_args(list(words))
-    except click.UsageError as error:
-        return [f"{name}: {error.format_message()}"]
-    rest = plain_values(rest)
-    found = [f"{name}: {rest[0]} is one word too many"] if rest else []
-    for param in command.params:
-        value = values.get(param.name)
-        if param.required and isinstance(param, click.Option) and value is None:
-            found.append(f"{name}: {param.opts[0]} is missing")
-        elif value is not None:
-            found += [f"{name}: {m}" for v in plain_values(value) if (m := value_mistake(param, v, context))]
-    return found
+            if not words or PLACEHOLDER.search(words[0]):
+                return ""
+            command = command.commands[words.pop(0)]
+        command = copy(command)
+        command.params = [copy(param) for param in command.params]
+        for param in command.params:
+            param.type, param.callback = Lenient(param.type), None
+        command.make_context(name, words)
+    except (LookupError, click.UsageError) as error:
+        return f"{name}: {error.format_message() if isinstance(error, click.UsageError) else error}"
+    return ""
 
 
 def asks_for_help(words: list[str]) -> bool:
     """Whether a command would only show its options."""
     return "--help" in words or "--help-all" in words
-
-
-def plain_values(value: Any) -> list[str]:
-    """The words given for an option, but for placeholders and flags."""
-    several = value if isinstance(value, list | tuple) else [value]
-    return [v for v in several if isinstance(v, str) and not PLACEHOLDER.search(v)]
-
-
-def value_mistake(param: click.Parameter, value: str, context: click.Context) -> str:
-    """Why a value is not possible; nothing for values that only a file system can judge."""
-    if not isinstance(param.type, click.Choice | type(click.INT) | type(click.FLOAT)):
-        return ""
-    try:
-        param.type.convert(value, param, context)
-    except click.UsageError as error:
-        return error.format_message()
-    return ""

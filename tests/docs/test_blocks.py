@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from res3d_video.tools.numbered import number_of, read_bits
 from tests.docs.blocks import CHECKOUT, IN_TEXT, PAGES, Block, all_blocks, command_lines, name_of, our_commands
 from tests.docs.world import World
 
@@ -53,6 +55,13 @@ def test_commands_in_the_text_of_the_readme_run(at_home: World) -> None:
     assert texts
     for words in command_lines("\n".join(dict.fromkeys(texts))):
         run_command(words, at_home, where="README.md")
+
+
+def test_webdataset_and_pillow_turn_strips_back_into_frames(at_home: World) -> None:
+    block = next(b for b in all_blocks() if 'decode("pil")' in b.text and "strip.crop" in b.text)
+    names = at_home.execute(block.text, where=str(block))
+    shown = [number_of(read_bits(np.array(frame), grey=128)) for frame in names["frames"]]
+    assert shown == list(range(names["meta"]["num_frames"]))
 
 
 def run_block(block: Block, world: World) -> None:

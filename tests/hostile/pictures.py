@@ -36,6 +36,7 @@ from res3d_video.pipeline.plan import EvalPlan, TrainPlan
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
 from res3d_video.pipeline.shard_writer import EncodedSample, TarShard, write_index
 from res3d_video.pipeline.verify import verify
+from tests.hostile.tampering import peak_memory
 
 Picture = tuple[str, bytes]
 Edit = Callable[[np.ndarray, np.ndarray], object]  # of a sample's rows of the index [F, 3], and of its offset [1]
@@ -411,10 +412,6 @@ def write(folder: Path, codec: Codec, hostile: Iterable[Case]) -> ShardIndex:
     return open_index(folder)
 
 
-def peak_mb() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
 def loaded(index: ShardIndex, *, engine: str, whole_pictures: bool) -> dict[str, Any]:
     """What an engine makes of a dataset, by keys of samples.
 
@@ -456,14 +453,14 @@ def checked(index: ShardIndex, *, decode: bool) -> list[str]:
 def outcome(folder: Path, codec: Codec) -> dict[str, Any]:
     hostile = cases(codec)
     index = write(folder, codec, hostile)
-    before = peak_mb()
+    before = peak_memory()
     ways = [("dali", False), ("simple", False)] + [("dali", True)] * (codec is STRIPS)
     return {
         "cases": {index.key(2 * place): (case.kind, case.name) for place, case in enumerate(hostile)},
         "engines": [loaded(index, engine=engine, whole_pictures=whole) for engine, whole in ways],
         "checked": checked(index, decode=False),
         "decoded": checked(index, decode=True),
-        "memory_mb": peak_mb() - before,
+        "memory_mb": (peak_memory() - before) >> 20,
     }
 
 

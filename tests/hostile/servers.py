@@ -28,6 +28,7 @@ from typing import Any
 
 from res3d_video.pipeline.index import ShardError
 from res3d_video.pipeline.remote import RemoteSettings, open_remote
+from tests.hostile.tampering import peak_memory
 
 TIMEOUT_S, LONG_S = 2.5, 60.0  # the second for ways that end by themselves, whatever else this machine has to do
 BY_THEMSELVES = (", once", "status 40", "status 410", "JSON of", "huge length", "to itself", "to a file")
@@ -287,11 +288,6 @@ def outcome(url: str, cache: Path, folder: Path, *, timeout_s: float) -> dict[st
     return found | {"disk": sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())}
 
 
-def most_memory() -> int:
-    """Bytes of this process's memory, at most so far."""
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
-
-
 def main(folder: Path, scratch: Path, step: int) -> None:
     ways = all_ways()[::step]
     web, s3 = range(len(ways)), range(0, len(ways), 7)  # some of them again as S3
@@ -300,7 +296,7 @@ def main(folder: Path, scratch: Path, step: int) -> None:
         host = f"127.0.0.1:{server.server_address[1]}"
         os.environ |= {"AWS_ENDPOINT_URL": f"http://{host}", "AWS_DEFAULT_REGION": "us-east-1"}
         os.environ |= {"AWS_ACCESS_KEY_ID": USER, "AWS_SECRET_ACCESS_KEY": SECRET}
-        before, alone = most_memory(), threading.Lock()
+        before, alone = peak_memory(), threading.Lock()
 
         def run(number: int, kind: str) -> None:
             way = ways[number]
@@ -315,7 +311,7 @@ def main(folder: Path, scratch: Path, step: int) -> None:
         list(pool.map(run, web, itertools.repeat("web")))
         list(pool.map(run, s3, itertools.repeat("s3")))
         server.shutdown()
-    sys.stdout.write(json.dumps({"memory": most_memory() - before}) + "\n")
+    sys.stdout.write(json.dumps({"memory": peak_memory() - before}) + "\n")
     sys.stdout.flush()
 
 

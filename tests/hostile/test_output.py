@@ -60,7 +60,7 @@ OTHERS = {
         "tools.predict", "--checkpoint runs/ucf101/latest.pt data/ucf101 --clips 1 --json made/pr.json", "made/pr.json"
     ),
     "play": ("tools.play", "shards/ucf101 --random --out made/p.gif --json made/p.json", "made/p.json"),
-    "report": ("tools.report", "data shards/ucf101 --out made/d.html --json made/d.json", "made/d.json"),
+    "report": ("tools.report", "data shards/ucf101 --out made/d.html", "made/d.html"),
     "train": ("train.main", f"--data shards/ucf101 --preset tiny --out made/run {SMALL_STEP}", "made/run/latest.pt"),
 }  # fmt: skip
 IN_ONE_PROCESS = """

@@ -140,7 +140,7 @@ def test_a_wrong_tar_is_fetched_twice_a_missing_one_not_and_their_samples_are_re
 def test_a_server_that_comes_back_is_waited_for(numbered: ShardIndex, there: Path, tmp_path: Path) -> None:
     said: list[str] = []
     expected, _ = batches(numbered)
-    with s3_server(there.parent, tmp_path / "log") as server:
+    with s3_server(there.parent) as server:
         index = open_remote("s3://shards/set", settings(tmp_path / "cache", fetch_ahead=0), say=said.append)
         server.stop()
         found: list = []
@@ -157,7 +157,7 @@ def test_a_server_that_comes_back_is_waited_for(numbered: ShardIndex, there: Pat
 
 
 def test_a_server_that_stays_away_ends_the_loader_in_one_line(there: Path, tmp_path: Path) -> None:
-    with s3_server(there.parent, tmp_path / "log") as server:
+    with s3_server(there.parent) as server:
         index = open_remote("s3://shards/set", settings(tmp_path / "cache", timeout_s=0.5))
         server.stop()
         with pytest.raises(LoaderError, match=r"s3://shards/set/numbered-\d+\.tar: no answer for 0 s .*--remote-time"):
@@ -169,7 +169,7 @@ def test_a_server_that_stays_away_ends_the_loader_in_one_line(there: Path, tmp_p
 def test_a_loader_that_waits_for_a_server_can_be_closed(numbered: ShardIndex, there: Path, tmp_path: Path) -> None:
     said: list[str] = []
     patient = settings(tmp_path / "cache", timeout_s=600, fetch_ahead=0)
-    with s3_server(there.parent, tmp_path / "log") as server:
+    with s3_server(there.parent) as server:
         index = open_remote("s3://shards/set", patient, say=said.append)
         server.stop()
         loader = ClipLoader(index, train_plan(index, global_batch_size=6))

@@ -15,7 +15,7 @@ from scipy import ndimage
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.numbered import BAND_LEFT, BAND_RIGHT, number_of, read_bits
 from res3d_video.tools.play import MAX_FRAMES, main
-from res3d_video.train.config import TrainConfig, to_dict
+from res3d_video.train.config import TrainConfig, override, to_dict
 from tests.clips import damaged_copy, sample_of_length
 from tests.schemas import check_schema
 
@@ -46,6 +46,13 @@ def read_back(path: Path) -> list[np.ndarray]:
         return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
 
 
+def recipe(folder: Path, **options: Any) -> tuple[str, Path]:
+    """--run with a run of these options."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"config": to_dict(override(TrainConfig(), **options))}))
+    return "--run", folder
+
+
 def tiles(picture: np.ndarray) -> list[np.ndarray]:
     """The pictures on a page, row by row."""
     inked = ndimage.binary_closing((picture < PAPER).any(axis=2), np.ones((1, 5)))
@@ -72,7 +79,9 @@ def video(index: ShardIndex, num_frames: int) -> str:
 def test_each_frame_is_drawn_as_stored_and_cropped_and_as_the_network_gets_it(
     shards: ShardIndex, kind: str, tmp_path: Path
 ) -> None:
-    summary, pictures = played(shards, video(shards, 120), "--clips", 4, "--seed", 0, out=tmp_path / f"new/a{kind}")
+    summary, pictures = played(
+        shards, video(shards, 120), "--clips", 4, *recipe(tmp_path / "run"), out=tmp_path / f"new/a{kind}"
+    )
     shown = [tiles(picture) for picture in pictures]
     if kind == ".png":  # a row of eight frames, then one of their crops, then one of what the network gets
         shown = [shown[0][24 * clip + t : 24 * clip + 24 : 8] for clip in range(4) for t in range(8)]
@@ -132,13 +141,15 @@ def test_a_gif_loops_at_the_speed_of_the_source_and_holds_a_repeated_last_frame(
 
 
 def test_all_clips_of_a_step_are_shown_and_a_random_sample_is_of_the_step(numbered: ShardIndex, tmp_path: Path) -> None:
-    words = video(numbered, 40), "--batch-size", 20, "--step", 1
+    words = video(numbered, 40), *recipe(tmp_path, global_batch_size=20), "--step", 1
     summary, (picture,) = played(numbered, *words, out=tmp_path / "a.png")
     assert [(clip["step"], clip["epoch"]) for clip in summary["clips"]] == [(1, 2), (1, 3)]  # ten samples, twice a step
     found = tiles(picture)
     shown = [number_in(tile) for tile in found[:8] + found[24:32]]
     assert shown == [frame for clip in summary["clips"] for frame in clip["frames"]]
-    summary, _ = played(numbered, "--random", "--batch-size", 1, "--step", 7, out=tmp_path / "a.png")
+    summary, _ = played(
+        numbered, "--random", *recipe(tmp_path, global_batch_size=1), "--step", 7, out=tmp_path / "a.png"
+    )
     assert [clip["step"] for clip in summary["clips"]] == [7]
 
 
@@ -152,22 +163,14 @@ def test_a_sample_is_drawn_from_a_class_and_a_side(numbered: ShardIndex, tmp_pat
 
 
 def test_clips_are_taken_as_a_run_takes_them(numbered_h264: ShardIndex, tmp_path: Path) -> None:
-    config = TrainConfig(global_batch_size=3, seed=5, snap_to_keyframe=True, mean=(100.0, 110.0, 120.0), std=50.0)
-    (tmp_path / "config.json").write_text(json.dumps({"config": to_dict(config)}))
-    words = video(numbered_h264, 505), "--run", tmp_path, "--num-frames", 2
+    options = {"seed": 5, "snap_to_keyframe": True, "mean": (100.0, 110.0, 120.0), "std": 50.0, "num_frames": 2}
+    words = video(numbered_h264, 505), *recipe(tmp_path, **options)
     summary, (picture,) = played(numbered_h264, *words, out=tmp_path / "a.png")
     (clip,) = summary["clips"]
     assert (len(clip["frames"]), clip["frames"][0] % 8) == (2, 0)
     crop, given = tiles(picture)[2::2]
     crop = crop[:, ::-1] if clip["flip"] else crop
     assert np.abs(crop.astype(int) - given).mean() < 3  # its own normalization is undone
-
-
-def test_sample_and_clip_are_named_in_lines(numbered: ShardIndex, tmp_path: Path) -> None:
-    lines = play(numbered.data_dir, video(numbered, 1), "--out", tmp_path / "a.png").output.splitlines()
-    key = numbered.key(sample_of_length(numbered, 1))
-    assert lines[:2] == [f"key {key}, even: g00_1", "view 0: frames 0 to 0"]
-    assert lines[2].startswith(f"wrote {tmp_path}/a.png, 0.0")
 
 
 @pytest.mark.parametrize("words", [("--segment",), ()])
@@ -194,17 +197,13 @@ def test_a_damaged_sample_is_named_and_the_old_file_stays(numbered: ShardIndex, 
         (("g09_120", "--segment", "--step", 0), 2, "--segment and --step do not go together; leave one of them out"),
         (("g09_120", "--preset", "tiny", "--run", "."), 2, "--preset and --run do not go together"),
         (("g09_120", "--preset", "tinny"), 2, "--preset: tinny does not exist; did you mean tiny?"),
-        (("g09_121",), 1, "g09_121: no sample of numbered has it in its key or source; did you mean g09_120?"),
-        (("nothing",), 1, "nothing: no sample of numbered has it in its key or source; --random shows any"),
+        (("g09_121",), 1, "g09_121: no sample of numbered has it in its key or source; --random shows any"),
         (("even",), 1, "even: 6 samples have it in their key or source: 0000"),
         (("--class", "evem"), 1, "--class: evem does not exist; did you mean even?"),
         (("--class", "odd", "--side", "test"), 1, "numbered: split 1 has no such sample; leave out --side"),
-        (("g09_120", "--step", 0, "--batch-size", 1), 1, "--step: 0 does not train on <key>; leave out --step"),
         (("g00_1", "--step", 1), 1, "--step: 1 does not train on <key>; leave out --step, or take --random"),
         (("g09_120", "--split", "4"), 1, "numbered: split 4 does not exist; choose 1"),
         (("--random", "--segment", "--split", "2"), 1, "numbered: split 2 does not exist; choose 1"),
-        (("g09_120", "--crop-size", 200), 1, "crop_size: 200 does not fit a picture of 128 pixels"),
-        (("g09_120", "--snap-to-keyframe"), 1, "--snap-to-keyframe: <dir> holds filmstrips, which have none"),
         (("g09_120", "--run", "."), 1, "config.json: No such file or directory; give the --out of train/main.py"),
     ],
 )

@@ -1,7 +1,6 @@
 """The clips that are shown are those that training and an evaluation take, and what the network gets of them."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +9,15 @@ import pytest
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.convert.run import BuildSettings, build_shards
 from res3d_video.pipeline.datasets import list_folder
-from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.loader import ClipLoader
 from res3d_video.pipeline.plan import EvalPlan, PlannedClips
-from res3d_video.pipeline.remote import RemoteSettings, open_remote
 from res3d_video.tools.numbered import write_numbered_video
-from res3d_video.tools.playing.selection import (
+from res3d_video.tools.playing import (
     clip_frames,
     describe_clips,
     find_sample,
     network_input,
-    random_sample,
     sample_metadata,
     select_clips,
     stored_frames,
@@ -56,15 +52,6 @@ def test_a_whole_name_goes_before_names_that_begin_with_it(numbered: ShardIndex)
         assert find_sample(dataclasses.replace(numbered, sources=np.array([first, *names])), "walk") == 0
 
 
-def test_a_random_sample_is_of_the_side_asked_for(numbered: ShardIndex) -> None:
-    config, test = TrainConfig(), sample_of_length(numbered, 1)
-    found = {
-        side: {random_sample(numbered, config, side=side, class_name=None, step=None) for _ in range(200)}
-        for side in ("train", "test", None)
-    }
-    assert found == {"train": set(range(11)) - {test}, "test": {test}, None: set(range(11))}
-
-
 def test_every_clip_of_three_epochs_is_the_one_that_training_takes(numbered: ShardIndex) -> None:
     plan = train_plan(numbered, SMALL)
     seen = []
@@ -78,15 +65,6 @@ def test_every_clip_of_three_epochs_is_the_one_that_training_takes(numbered: Sha
     assert sorted(seen) == list(range(30))
 
 
-def test_all_clips_of_a_step_are_taken(numbered: ShardIndex) -> None:
-    for batch_size in (1, 7, 25):
-        config = dataclasses.replace(SMALL, global_batch_size=batch_size)
-        for step in range(4):
-            batch = train_plan(numbered, config).batch(step)
-            for sample in np.unique(batch.sample).tolist():
-                assert_same(select_clips(numbered, config, sample, step=step), batch[batch.sample == sample])
-
-
 @pytest.mark.parametrize("num_clips", [1, 3, 10])
 def test_views_are_those_of_an_evaluation(numbered: ShardIndex, num_clips: int) -> None:
     index = on_test_side(numbered, 120, 505, 7)
@@ -96,12 +74,6 @@ def test_views_are_those_of_an_evaluation(numbered: ShardIndex, num_clips: int) 
         clips, own = select_clips(index, SMALL, sample, num_clips=num_clips), scored[scored.sample == sample]
         assert_same(dataclasses.replace(clips, position=own.position), own)
         assert [clip["view"] for clip in describe_clips(index, SMALL, clips)] == list(range(num_clips))
-
-
-def test_segments_of_a_video_share_its_views(numbered: ShardIndex) -> None:
-    index = on_test_side(numbered, 120, 505, 64)
-    index = dataclasses.replace(index, sources=np.array([b"one/video.mp4"] * index.num_samples))
-    assert len(select_clips(index, SMALL, sample_of_length(index, 120), num_clips=10)) == 3  # 10 // 3
 
 
 def test_a_sample_that_the_split_does_not_use_has_no_clip(numbered: ShardIndex) -> None:
@@ -120,31 +92,6 @@ def test_what_the_network_gets_is_what_its_loader_gives(shards: ShardIndex, resi
         clips = select_clips(shards, config, sample, step=0)
         np.testing.assert_allclose(network_input(shards, config, clips)[0], np.clip(pixels[row], 0, 255), atol=0.501)
         assert clip_frames(shards, config, clips)[0, 0] == batch.starts[row]
-
-
-@pytest.mark.parametrize("frames", [[0], [5, 7, 9, 9, 9], [31, 32], list(range(33))])
-def test_stored_frames_are_those_of_the_whole_sample(shards: ShardIndex, frames: list[int]) -> None:
-    sample = sample_of_length(shards, 33)
-    left, top, width, height = shards.content[sample]
-    whole = decode_frames(shards, sample)[:, top : top + height, left : left + width]
-    inside = slice(1, -1)  # at the edges a decoder mixes colors with the frame beside it
-    np.testing.assert_array_equal(stored_frames(shards, sample, np.array(frames))[:, inside], whole[frames][:, inside])
-
-
-def test_where_key_json_cannot_be_read_the_speed_is_unknown(numbered: ShardIndex, tmp_path: Path) -> None:
-    assert [sample_metadata(numbered, row)["fps"] for row in range(numbered.num_samples)] == [25.0] * 11
-    index = dataclasses.replace(numbered, data_dir=tmp_path)
-    for content in (None, b"", b"no tar" * 1000):
-        if content is not None:
-            (tmp_path / index.tars[0]).write_bytes(content)
-        assert sample_metadata(index, 0)["fps"] == 0
-
-
-def test_shards_behind_a_url_are_read_the_same_way(numbered: ShardIndex, tmp_path: Path) -> None:
-    index = open_remote(f"file://{numbered.data_dir}", RemoteSettings(tmp_path / "cache"), say=lambda line: None)
-    sample, frames = sample_of_length(numbered, 40), np.array([3, 5])
-    assert json.dumps(sample_metadata(index, sample)) == json.dumps(sample_metadata(numbered, sample))
-    np.testing.assert_array_equal(stored_frames(index, sample, frames), stored_frames(numbered, sample, frames))
 
 
 def test_padding_is_cut_off_and_dropped_frames_are_counted(tmp_path: Path) -> None:

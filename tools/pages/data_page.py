@@ -1,196 +1,250 @@
-"""The page of a dataset's shards: what it looks like, how many of what, how long, leaks, what is absent, settings."""
+"""The page of a dataset's shards: samples that play, classes, lengths, leaks, videos that failed, settings."""
 
-import math
-from dataclasses import asdict
-from pathlib import PurePosixPath
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.reader import FrameFiles, open_tar
-from res3d_video.tools.key_json import read_meta
-from res3d_video.tools.pages import data_facts
-from res3d_video.tools.pages.clips import read_clip
-from res3d_video.tools.pages.data_facts import SIDE_VALUES, SIDES, LookedAt, counted
-from res3d_video.tools.pages.markup import Markup, histogram, render
+from res3d_video.pipeline.convert.run import reasons_of
+from res3d_video.pipeline.files import read_plain
+from res3d_video.pipeline.index import SUBSETS, ShardError, ShardIndex
+from res3d_video.pipeline.reader import FrameFiles
+from res3d_video.pipeline.schema import CRC32, SIZE
+from res3d_video.pipeline.typed_json import SchemaError, Text, decode
+from res3d_video.tools.pages.markup import Clip, flatten, histogram, plural, render, video_of
+from res3d_video.tools.samples import KeyJson, read_key_json
 from res3d_video.train.terminal import Report
 
-BASE64 = 4 / 3  # bytes of a page to one of a JPEG
-MAX_BYTES = 12_000_000  # of the gallery, about
-CLIP_BYTES = 8_000  # of a clip's frames at least
-MAX_CLIPS = 400
+SIDES = {"train": SUBSETS["train"], "test": SUBSETS["test"], "neither": 0}
+MAX_LOOKED_AT = 1000  # random samples whose key.json is read
+MAX_BYTES = 12_000_000  # of the videos of the gallery, about
 REMOTE_TARS = 4  # fetched of a dataset behind a URL, to look into
-NUMBERS = 8  # as much work as so many clips of the gallery, to a reader who waits
+MAX_QUARANTINE_BYTES = 2**28  # 1.1 million lines have less
 
 
 def data_page(
-    index: ShardIndex,
-    *,
-    split: str | None = None,
-    seed: int = 0,
-    num_classes: int = 12,
-    per_class: int = 2,
-    max_bytes: int = MAX_BYTES,
-    report: Report,
-) -> tuple[str, dict[str, Any]]:
-    """The page of a dataset, and its facts for JSON.
+    index: ShardIndex, *, num_classes: int = 12, per_class: int = 2, seed: int | None = None, report: Report
+) -> str:
+    """The page of a dataset.
 
     Args:
-        split: Whose sides are shown; None takes 1, else the first.
-        seed: Of what is drawn for the gallery.
         num_classes, per_class: In the gallery, at most.
+        seed: Of what is drawn; None draws other samples each time.
 
     Raises:
-        UserError: There is no such split.
         ShardError: The server of a remote dataset is gone.
     """
-    column = data_facts.split_column(index, split)
-    within = rows_within_reach(index, seed=seed)
-    report(0, NUMBERS, "numbers")
-    counts = data_facts.side_counts(index, column)
-    looked = data_facts.look_at(index, within, seed=seed)
-    found = gather(index, counts, looked, split=index.split_names[column])
-    charts, alike = histograms(index, looked)
-    drawn = draw(index, within, split=column, seed=seed, num_classes=num_classes, per_class=per_class)
-    gallery = read_gallery(index, drawn[:MAX_CLIPS], split=column, max_bytes=max_bytes, report=report)
-    largest_first = np.argsort(-counts.sum(axis=1), kind="stable").tolist()
-    html = render(
+    rng = np.random.default_rng(seed)
+    within = rows_within_reach(index, rng)
+    gallery = read_gallery(index, draw(index, within, rng, num_classes=num_classes, per_class=per_class), report=report)
+    looked_at = np.sort(rng.choice(within, size=min(MAX_LOOKED_AT, len(within)), replace=False)).tolist()
+    metas = {row: meta for row in looked_at if (meta := read_key_json(index, row))}
+    counts, seconds = side_counts(index), seconds_of(index, metas)
+    return render(
         "data_page",
         index=index,
-        found=found,
-        class_counts=[(index.classes[k], counts[k].tolist()) for k in largest_first if counts[k].any()],
+        gallery=gallery,
+        counts=[(name, row) for name, row in zip(index.classes, counts.tolist(), strict=True) if any(row)],
+        lacking=lacking(counts, index.classes),
         split_counts=[
-            (name, [int((index.subsets[:, i] == side).sum()) for side in SIDE_VALUES])
+            (name, [int((index.subsets[:, i] == side).sum()) for side in SIDES.values()])
             for i, name in enumerate(index.split_names)
         ],
-        charts=charts,
-        alike=alike,
-        gallery=gallery,
-        num_asked=len(drawn),
-        is_partial=len(within) < index.num_samples,
+        lengths=lengths(index, metas),
+        hours=float(seconds.mean()) * index.num_samples / 3600 if len(seconds) else None,
+        num_looked_at=len(looked_at),
+        num_unreadable=len(looked_at) - len(metas),
+        leaks=leaks(index),
+        failures=failures(index.data_dir / "quarantine.jsonl"),
+        settings=flatten({name: index.info.get(name) for name in ("settings", "codec", "tools")}),
     )
-    facts = found | {
-        "gallery": [
-            {name: one[name] for name in ("key", "class", "side")} | {"fault": one["clip"].fault or None}
-            for one in gallery
-        ],
-        "leaks": [asdict(leak) for leak in found["leaks"]],
-        "quarantine": found["quarantine"] and asdict(found["quarantine"]),
-    }
-    return html, facts
 
 
-def gather(index: ShardIndex, counts: np.ndarray, looked: LookedAt, *, split: str) -> dict[str, Any]:
-    """What is known of a dataset but for its gallery, by the names that it has in JSON."""
-    sources = data_facts.hashes(index.sources)
-    lengths = np.asarray(index.num_frames)
-    known = [duration for duration in looked.duration_s if not math.isnan(duration)]
-    rates, rate_counts = counted(looked.fps)
-    return {
-        "name": index.name,
-        "fingerprint": index.fingerprint,
-        "num_samples": index.num_samples,
-        "num_sources": len(np.unique(sources[sources != hash(b"")])),
-        "num_frames": int(lengths.sum(dtype=np.int64)),
-        "num_bytes": sum(shard["num_bytes"] for shard in index.info["shards"]),
-        "hours": sum(known) / len(known) * index.num_samples / 3600 if known else None,
-        "split": split,
-        "classes": {
-            name: dict(zip(SIDES, row, strict=True)) for name, row in zip(index.classes, counts.tolist(), strict=True)
-        },
-        "balance": data_facts.balance(counts.sum(axis=1)),
-        "lacking": data_facts.lacking(counts, index.classes),
-        "frames_of_a_sample": {
-            "shortest": int(lengths.min()),
-            "median": int(np.quantile(lengths, 0.5, method="inverted_cdf")),
-            "longest": int(lengths.max()),
-        },
-        "sizes": size_facts(data_facts.stored_sizes(index).most_common(50)),
-        "source_sizes": size_facts(looked.source_sizes.most_common()),
-        "fps": {f"{rate:g}": int(count) for rate, count in zip(rates, rate_counts, strict=True)},
-        "num_looked_at": len(looked.rows),
-        "num_unreadable": looked.num_unreadable,
-        "warnings": dict(looked.warnings.most_common()),
-        "quarantine": data_facts.read_quarantine(index.data_dir / "quarantine.jsonl"),
-        "manifest": data_facts.read_manifest(index.data_dir / "manifest.jsonl"),
-        "leaks": data_facts.leaks(index),
-    }
+# Gallery
 
 
-def size_facts(sizes: list[tuple[tuple[int, int], int]]) -> list[dict[str, int]]:
-    """Widths and heights with how many samples have them, for JSON."""
-    return [{"width": width, "height": height, "num_samples": count} for (width, height), count in sizes]
-
-
-def histograms(index: ShardIndex, looked: LookedAt) -> tuple[list[Markup], list[str]]:
-    """Charts of lengths and rates, and sentences for those in which all samples agree."""
-    heights = [height for (_, height), count in looked.source_sizes.items() for _ in range(count)]
-    charts, alike = [], []
-    for title, unit, own in (
-        ("Length of a sample", "stored frames", np.asarray(index.num_frames)),
-        ("Duration of a sample", "seconds", looked.duration_s),
-        ("Rate of the source", "frames/s", looked.fps),
-        ("Height of the source", "pixels", heights),
-    ):
-        values, counts = counted(own)
-        if len(values) == 1:
-            alike.append(f"{title}: {values[0]:.6g} {unit} in all.")
-        elif len(values):
-            charts.append(histogram(title, values, counts, unit=unit))
-    return charts, alike
-
-
-def rows_within_reach(index: ShardIndex, *, seed: int) -> np.ndarray:
+def rows_within_reach(index: ShardIndex, rng: np.random.Generator) -> np.ndarray:
     """Samples that may be looked into: all of a folder, those of a few random tars behind a URL."""
     if index.store is None or len(index.tars) <= REMOTE_TARS:
         return np.arange(index.num_samples)
-    tars = index.tar_of(np.arange(index.num_samples))
-    chosen = np.random.default_rng(seed).choice(np.unique(tars), size=REMOTE_TARS, replace=False)
-    return np.flatnonzero(np.isin(tars, chosen))
+    tars = np.asarray(index.tar)
+    return np.flatnonzero(np.isin(tars, rng.choice(np.unique(tars), size=REMOTE_TARS, replace=False)))
 
 
-def draw(index: ShardIndex, rows: np.ndarray, *, split: int, seed: int, num_classes: int, per_class: int) -> list[int]:
-    """Rows of some random classes, class by class; of each in turn one to train on and one to test on.
-
-    Args:
-        rows: Samples to draw from.
-        split: Column of `index.subsets`.
-    """
-    random = np.random.default_rng(seed)
-    labels, sides = index.labels[rows], index.subsets[rows, split]
-    present = np.unique(labels)
-    drawn: list[int] = []
-    for label in np.sort(random.choice(present, size=min(num_classes, len(present)), replace=False)).tolist():
-        train, test, others = (random.permutation(rows[(labels == label) & (sides == side)]) for side in SIDE_VALUES)
-        rounds = range(min(max(len(train), len(test)), per_class))
-        turns = [own[turn] for turn in rounds for own in (train, test) if turn < len(own)]
-        drawn += [int(row) for row in [*turns, *others][:per_class]]
+def draw(
+    index: ShardIndex, rows: np.ndarray, rng: np.random.Generator, *, num_classes: int, per_class: int
+) -> list[int]:
+    """Some of `rows`: of random classes some random samples each, of both sides of the first split in turn."""
+    labels, sides = index.labels[rows], index.subsets[rows, 0]
+    present, drawn = np.unique(labels), list[int]()
+    for label in np.sort(rng.choice(present, size=min(num_classes, len(present)), replace=False)):
+        own = [rng.permutation(rows[(labels == label) & (sides == side)]).tolist() for side in SIDES.values()]
+        turns = sorted((turn, side) for side, of_side in enumerate(own) for turn in range(len(of_side)))
+        drawn += [own[side][turn] for turn, side in turns[:per_class]]
     return drawn
 
 
-def read_gallery(
-    index: ShardIndex, drawn: list[int], *, split: int, max_bytes: int, report: Report
-) -> list[dict[str, Any]]:
-    """The key, class and side of each row, and its clip, whose frames fit on the page or whose `fault` says why not."""
-    files, left, gallery = FrameFiles(index), max_bytes / BASE64, []
+def read_gallery(index: ShardIndex, drawn: Sequence[int], *, report: Report) -> dict[str, list[Clip]]:
+    """Class -> its clips of `drawn`, as many as fit on the page."""
+    files, num_bytes, gallery = FrameFiles(index), 0, dict[str, list[Clip]]()
     for done, row in enumerate(drawn):
+        report(done, len(drawn), "gallery")
+        side = next(name for name, value in SIDES.items() if value == index.subsets[row, 0])
+        caption = f"{PurePosixPath(index.source(row)).name or index.key(row)}, {side}"
+        meta = read_key_json(index, row)
+        fps = (meta["fps"] if meta else 0) / index.frame_step or 25.0
         try:
-            file = open_tar(index, int(index.tar_of(np.array([row]))[0]))
-            meta = read_meta(index, row, file) if file is not None else None
-        except OSError:
-            meta = None
-        side = SIDES[SIDE_VALUES.index(int(index.subsets[row, split]))]
-        clip = read_clip(
-            index,
-            row,
-            files=files,
-            max_bytes=max(int(left / (len(drawn) - done)), CLIP_BYTES),
-            name=f"sample {index.key(row)}",
-            caption=f"{PurePosixPath(index.source(row)).name or index.key(row)}, {side}",
-            fps=meta["fps"] / index.frame_step if meta else 0.0,
-        )
-        gallery.append({"key": index.key(row), "class": index.classes[index.labels[row]], "side": side, "clip": clip})
-        left -= clip.num_bytes
-        report(NUMBERS + done + 1, NUMBERS + len(drawn), "gallery")
+            clip = video_of(index, row, np.arange(index.num_frames[row]), files=files, fps=fps, caption=caption)
+        except ShardError as error:
+            clip = Clip(caption, b"", fault=str(error))
+        gallery.setdefault(index.classes[index.labels[row]], []).append(clip)
+        num_bytes += len(clip.video)
+        if num_bytes > MAX_BYTES:
+            break
+    report(len(drawn), len(drawn))
     return gallery
+
+
+# Classes and lengths
+
+
+def side_counts(index: ShardIndex) -> np.ndarray:
+    """Samples of every class on the sides of the first split, by first labels: int64 [K, 3] as in SIDES."""
+    together = index.labels.astype(np.int64) * 3 + index.subsets[:, 0]
+    return np.bincount(together, minlength=3 * len(index.classes)).reshape(-1, 3)[:, list(SIDES.values())]
+
+
+def lacking(counts: np.ndarray, classes: list[str]) -> list[str]:
+    """Sentences on classes without samples, or on one side although they have some on another.
+
+    >>> lacking(np.array([[2, 1, 0], [0, 3, 0], [4, 0, 0], [0, 0, 0]]), ["a", "b", "c", "d"])
+    ['1 class without samples: d', '1 class without training samples: b', '1 class without test samples: c']
+    """
+    has = counts.any(axis=1)
+    found = {"": ~has, "training ": has & (counts[:, 0] == 0), "test ": has & (counts[:, 1] == 0)}
+    sentences = []
+    for kind, rows in found.items():
+        names = [classes[k] for k in np.flatnonzero(rows)]
+        if names:
+            shown = ", ".join([*names[:12], *["…"] * (len(names) > 12)])
+            sentences.append(f"{plural(len(names), 'class', 'classes')} without {kind}samples: {shown}")
+    return sentences
+
+
+def seconds_of(index: ShardIndex, metas: dict[int, KeyJson]) -> np.ndarray:
+    """How long the samples are that say their rate, seconds: float64 [n]."""
+    rows = [row for row, meta in metas.items() if meta["fps"]]
+    rates = np.array([metas[row]["fps"] for row in rows])
+    return np.asarray(index.num_frames)[rows] * index.frame_step / rates if rows else np.zeros(0)
+
+
+def lengths(index: ShardIndex, metas: dict[int, KeyJson]) -> list[str]:
+    """Histograms of lengths, rates and sizes; a sentence where all samples agree."""
+    return [
+        histogram(title, np.asarray(values), unit=unit)
+        for title, unit, values in (
+            ("Length of a sample", "stored frames", index.num_frames),
+            ("Duration of a sample", "seconds", seconds_of(index, metas)),
+            ("Rate of the source", "frames/s", [round(meta["fps"], 2) for meta in metas.values() if meta["fps"]]),
+            (
+                "Height of the source",
+                "pixels",
+                [meta["source_size"][1] for meta in metas.values() if "source_size" in meta],
+            ),
+        )
+        if len(values)
+    ]
+
+
+# Leaks
+
+
+class Leak(NamedTuple):
+    """What is on both sides of one split.
+
+    Attributes:
+        kind: "group", "source video" or "identical segment".
+        num_things: Different things of this kind in the dataset; 0 where the index names none.
+        num_both: Those on both sides.
+        num_test: Test samples concerned.
+        examples: For each of a few things, samples on both sides.
+    """
+
+    split: str
+    kind: str
+    num_things: int
+    num_both: int
+    num_test: int
+    examples: list[str]
+
+
+def leaks(index: ShardIndex) -> list[Leak]:
+    """Groups, source videos and identical segments on both sides of each split."""
+    found = []
+    for kind, numbers in (
+        ("group", hashes(index.groups)),
+        ("source video", hashes(index.sources)),
+        ("identical segment", content_hashes(index)),
+    ):
+        different, thing = np.unique(numbers, return_inverse=True)
+        is_named = numbers != 0
+        for split, side in zip(index.split_names, index.subsets.T, strict=True):
+            train, test = (is_named & (side == SUBSETS[name]) for name in ("train", "test"))
+            both = np.intersect1d(thing[train], thing[test])
+            examples = [
+                ", ".join(
+                    f"{index.key(row)} {index.source(row)} ({name})"
+                    for name, on_side in (("train", train), ("test", test))
+                    for row in np.flatnonzero((thing == one) & on_side)[:2].tolist()
+                )
+                for one in both[:5].tolist()
+            ]
+            num_test = int(np.isin(thing[test], both).sum())
+            found.append(Leak(split, kind, len(different) - (0 in different), len(both), num_test, examples))
+    return found
+
+
+def hashes(names: np.ndarray) -> np.ndarray:
+    """64-bit hashes of byte strings, equal where these are, 0 for an empty one: int64 [N].
+
+    Of five million different names two meet in one number once in a million times.
+    """
+    return np.fromiter(map(hash, np.asarray(names)), np.int64, len(names))
+
+
+def content_hashes(index: ShardIndex) -> np.ndarray:
+    """A number a sample, equal where sizes and checksums of all frames are: int64 [N]."""
+    parts = []
+    for start in range(0, index.num_samples, 2**14):  # of Sports-1M's frames there are more than fit in memory
+        first = index.first_frame[start : start + 2**14 + 1]
+        frames = index.frames[first[0] : first[-1]].astype(np.uint64)
+        mixed = (frames[:, SIZE] << np.uint64(32) | frames[:, CRC32]) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(32)
+        parts.append(np.add.reduceat(mixed * mixed, first[:-1] - first[0]).view(np.int64))
+    return np.concatenate(parts)
+
+
+# Videos that did not become samples
+
+
+class QuarantineLine(TypedDict):
+    """What is read of a line of quarantine.jsonl."""
+
+    source: Text
+    reason: Text
+
+
+def failures(path: Path) -> dict[str, int] | None:
+    """The reasons of a quarantine.jsonl -> videos, the most frequent first; None where it cannot be read."""
+    try:
+        texts = read_plain(path, max_bytes=MAX_QUARANTINE_BYTES).splitlines()
+    except OSError:
+        return None
+    lines: list[Any] = []
+    for text in texts:
+        try:
+            lines.append(decode(text, QuarantineLine))
+        except SchemaError:
+            lines.append({"source": "", "reason": "a damaged line of quarantine.jsonl"})
+    return reasons_of(lines)

@@ -1,0 +1,289 @@
+"""Which sample is shown, which clips training or an evaluation takes of it, and how they are drawn. Needs Pillow."""
+
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from res3d_video.pipeline.clip import frame_indices, per_channel
+from res3d_video.pipeline.errors import UserError, did_you_mean
+from res3d_video.pipeline.frames import damaged
+from res3d_video.pipeline.index import SUBSETS, ShardIndex
+from res3d_video.pipeline.loader import ClipLoader
+from res3d_video.pipeline.plan import EvalPlan, PlannedClips, drawn_labels, stored_clip
+from res3d_video.tools.samples import encode_mp4, read_key_json, stored_frames
+from res3d_video.train.config import TrainConfig, train_plan
+from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
+
+PANELS = "stored frame, the crop in yellow; crop; network input"
+PANELS_WIDTH, PANEL_HEIGHT = 580, 256  # of an animation: all pictures and one of them, at most, pixels
+CELL_HEIGHT, MAX_COLUMNS = 112, 8  # of a sheet: a picture, pixels, and frames in a row
+TEXT_WIDTH, MARGIN, GAP = 420, 10, 8  # pixels
+PAPER, INK, YELLOW = (255, 255, 255), (40, 40, 40), (255, 221, 0)
+
+
+# Samples
+
+
+def find_sample(index: ShardIndex, name: str) -> int:
+    """The only sample with a key, a video's name, or a part of either. Raises UserError if there is none, or more."""
+    part = name.encode()
+    found = np.flatnonzero(index.keys == part)
+    if not len(found):
+        found = np.flatnonzero(contains(index.keys, part) | contains(index.sources, part))
+        named = found[contains(np.char.add(b"/", index.sources[found]), b"/" + part + b".")]  # clip1, not clip10
+        found = named if len(named) == 1 else found
+    if len(found) == 1:
+        return int(found[0])
+    if not len(found):
+        raise UserError(f"{name}: no sample of {index.name} has it in its key or source; --random shows any")
+    first = ", ".join(f"{index.key(row)} ({index.source(row)})" for row in found[:3].tolist())
+    raise UserError(f"{name}: {len(found)} samples have it in their key or source: {first}, …; give one's key")
+
+
+def contains(names: np.ndarray, part: bytes) -> np.ndarray:
+    """Which of some byte strings have a part: bool [N]."""
+    return np.char.find(names, part) >= 0
+
+
+def random_sample(
+    index: ShardIndex, config: TrainConfig, *, side: str | None, class_name: str | None, step: int | None
+) -> int:
+    """Any sample of the split: on a side, of a class, in a step of training. Raises UserError if there is none."""
+    used = index.subsets[:, index.split_names.index(config.split)]
+    rows = np.flatnonzero(used == SUBSETS[side] if side else used)
+    if class_name is not None:
+        if class_name not in index.classes:
+            hint = did_you_mean(class_name, index.classes) or f"; {index.data_dir}/dataset.json names all"
+            raise UserError(f"--class: {class_name} does not exist{hint}")
+        rows = rows[(index.all_labels(rows) == index.classes.index(class_name)).any(axis=1)]
+    if step is not None:
+        rows = np.intersect1d(rows, train_plan(index, config).batch(step).sample)
+    if not len(rows):
+        raise UserError(f"{index.name}: split {config.split} has no such sample; leave out --side, --class or --step")
+    return int(np.random.default_rng().choice(rows))
+
+
+def sample_metadata(index: ShardIndex, sample: int) -> dict[str, Any]:
+    """A sample for JSON: stored frames, source frames a second (0: unknown), stored width and height in pixels."""
+    key_json = read_key_json(index, sample)
+    return {
+        "key": index.key(sample),
+        "source": index.source(sample),
+        "classes": [index.classes[label] for label in index.all_labels(np.array([sample]))[0] if label >= 0],
+        "num_frames": int(index.num_frames[sample]),
+        "fps": key_json["fps"] if key_json else 0.0,
+        "width": int(index.content[sample, 2]),
+        "height": int(index.content[sample, 3]),
+    }
+
+
+# Clips
+
+
+def select_clips(
+    index: ShardIndex, config: TrainConfig, sample: int, *, step: int | None = None, num_clips: int = 1
+) -> PlannedClips:
+    """The clips that training or an evaluation takes of a sample. Raises UserError if split or step does not use it.
+
+    Args:
+        step: All clips of this step of training; None for one of each epoch from the first on.
+        num_clips: Epochs of training, or clips of a video in an evaluation, which the samples of the video share.
+    """
+    if step is not None:
+        batch = train_plan(index, config).batch(step)
+        if sample not in batch.sample:
+            raise UserError(f"--step: {step} does not train on {index.key(sample)}; leave out --step, or take --random")
+        return batch[batch.sample == sample]
+    if not is_trained(index, config, sample):
+        videos = videos_of(index, index.samples_of(config.split, "test"))
+        views = views_per_sample(videos, num_clips=num_clips)
+        return EvalPlan(index, np.array([sample]), config.clip, global_batch_size=views, num_views=views).batch(0)
+    plan, parts = train_plan(index, config), []
+    for epoch in range(num_clips):
+        stream = np.arange(plan.samples_per_epoch) + epoch * plan.samples_per_epoch
+        position = int(stream[plan.samples_at(stream) == sample][0])
+        batch = plan.batch(position // plan.global_batch_size)
+        parts.append(vars(batch[batch.position == position]))
+    return PlannedClips(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def is_trained(index: ShardIndex, config: TrainConfig, sample: int) -> bool:
+    """Whether the split trains on a sample; otherwise it tests on it. Raises UserError if it does neither."""
+    subset, key = index.subsets[sample, index.split_names.index(config.split)], index.key(sample)
+    if not subset:
+        raise UserError(f"{key}: split {config.split} does not use it; choose another --split, or --segment")
+    return bool(subset == SUBSETS["train"])
+
+
+def describe_clips(index: ShardIndex, config: TrainConfig, clips: PlannedClips) -> list[dict[str, Any]]:
+    """Where each clip of a sample is taken, for JSON: frames of the source; crops in pixels after resizing."""
+    frames, labels = clip_frames(index, config, clips) * index.frame_step, drawn_labels(index, clips)
+    described: list[dict[str, Any]] = []
+    for n, position in enumerate(clips.position.tolist()):
+        if is_trained(index, config, clips.sample[n]):
+            epoch = position // len(index.samples_of(config.split, "train"))
+            described.append({"step": position // config.global_batch_size, "epoch": epoch})
+        else:
+            described.append({"view": int(clips.view[n])})
+        crop = {"left": int(clips.left[n]), "top": int(clips.top[n]), "size": config.clip.crop_size}
+        flip, name = bool(clips.flip[n]), index.classes[labels[n]]
+        described[n] |= {"frames": frames[n].tolist(), "crop": crop, "flip": flip, "class": name}
+    return described
+
+
+def clip_frames(index: ShardIndex, config: TrainConfig, clips: PlannedClips) -> np.ndarray:
+    """Numbers of the stored frames that clips take: int64 [N, T]."""
+    spec = stored_clip(config.clip, frame_step=index.frame_step)
+    return frame_indices(clips.start, spec, video_frames=index.num_frames[clips.sample])
+
+
+class FixedPlan(EvalPlan):
+    """A single step of given clips."""
+
+    def __init__(self, index: ShardIndex, config: TrainConfig, clips: PlannedClips) -> None:
+        super().__init__(index, clips.sample, config.clip, global_batch_size=len(clips))
+        self._clips = clips
+
+    def batch(self, step: int) -> PlannedClips:
+        """The clips."""
+        return self._clips
+
+
+def network_input(index: ShardIndex, config: TrainConfig, clips: PlannedClips) -> np.ndarray:
+    """What the loader gives the network of some clips, its normalization undone: uint8 RGB NTHWC.
+
+    Raises ShardError for a damaged clip, LoaderError if DALI fails.
+    """
+    with ClipLoader(index, FixedPlan(index, config, clips), mean=config.mean, std=config.std) as loader:
+        batch = next(iter(loader))
+        for sample, reason in batch.damaged.items():
+            raise damaged(index, sample, reason)
+        values = batch.clips.permute(0, 2, 3, 4, 1).numpy()  # [N, T, H, W, 3]
+        pixels = values * np.array(per_channel(config.std)) + np.array(per_channel(config.mean))
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+# Pictures
+
+
+class Frame(NamedTuple):
+    """One frame as it is shown: a line about it, and 1 or 3 pictures as in PANELS, uint8 RGB [h, w, 3].
+
+    `box` is the crop's left, top, right and bottom in the first picture, pixels.
+    """
+
+    caption: str
+    pictures: list[np.ndarray]
+    box: tuple[float, ...] = ()
+
+
+class FrameGroup(NamedTuple):
+    """A line about a clip or a segment, and its frames, at least one; all groups have pictures of the same sizes."""
+
+    title: str
+    frames: list[Frame]
+
+
+def segment_group(index: ShardIndex, sample: int, frames: np.ndarray) -> FrameGroup:
+    """Stored frames [F] of a sample, by number."""
+    shown = zip(frames * index.frame_step, stored_frames(index, sample, frames), strict=True)
+    title = f"{len(frames)} of {index.num_frames[sample]} stored frames"
+    return FrameGroup(title, [Frame(f"frame {number}", [picture]) for number, picture in shown])
+
+
+def clip_groups(
+    index: ShardIndex, config: TrainConfig, clips: PlannedClips, described: Sequence[dict[str, Any]]
+) -> list[FrameGroup]:
+    """Clips, `described` by `describe_clips`: as stored, cropped, as the network gets them. Raises ShardError."""
+    numbers, given = clip_frames(index, config, clips), network_input(index, config, clips)
+    scale, groups = config.clip.scale(index.size), []
+    for n, clip in enumerate(described):
+        stored = stored_frames(index, int(clips.sample[n]), numbers[n])
+        left, top, side = (clip["crop"][name] / scale for name in ("left", "top", "size"))
+        box = left, top, left + side, top + side
+        rows, columns = (slice(round(first), round(first + side)) for first in (top, left))
+        frames = [
+            Frame(f"frame {frame}", [stored[t], stored[t, rows, columns], given[n, t]], box)
+            for t, frame in enumerate(clip["frames"])
+        ]
+        title = ", ".join(f"{name} {clip[name]}" for name in ("step", "epoch", "view") if name in clip)
+        title += f": frames {clip['frames'][0]} to {clip['frames'][-1]}" + ", mirrored" * clip["flip"]
+        groups.append(FrameGroup(title, frames))
+    return groups
+
+
+def draw(kind: str, title: str, groups: Sequence[FrameGroup]) -> list[Image.Image]:
+    """A page for each frame, its pictures side by side; or for ".png" one page with all, pictures below one another."""
+    if kind == ".png":
+        blocks = []
+        for group in groups:
+            cells = [labeled([frame.caption], grid([[own] for own in pictures_of(frame, CELL_HEIGHT)]))
+                     for frame in group.frames]  # fmt: skip
+            columns = -(-len(cells) // -(-len(cells) // MAX_COLUMNS))  # so that all rows are about equally long
+            rows = [cells[first : first + columns] for first in range(0, len(cells), columns)]
+            blocks.append([labeled([group.title], grid(rows))])
+        return [labeled([title], grid(blocks), margin=MARGIN)]
+    shares = [picture.shape[1] / picture.shape[0] for picture in groups[0].frames[0].pictures]
+    height = min(PANEL_HEIGHT, round((PANELS_WIDTH - GAP * (len(shares) - 1)) / sum(shares)))
+    return [
+        labeled([title, f"{group.title}; {frame.caption}", *[PANELS] * (len(shares) > 1)],
+                grid([pictures_of(frame, height)]), margin=MARGIN)
+        for group in groups
+        for frame in group.frames
+    ]  # fmt: skip
+
+
+def pictures_of(frame: Frame, height: int) -> list[Image.Image]:
+    """The pictures of a frame at a height, pixels, with the crop drawn into the first."""
+    images = []
+    for picture in frame.pictures:
+        width = round(picture.shape[1] * height / picture.shape[0])
+        images.append(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+    if frame.box:
+        left, top, right, bottom = (round(side * height / len(frame.pictures[0])) for side in frame.box)
+        ImageDraw.Draw(images[0]).rectangle((left, top, right - 1, bottom - 1), outline=YELLOW, width=2)
+    return images
+
+
+def labeled(lines: Sequence[str], image: Image.Image, *, margin: int = 0) -> Image.Image:
+    """Lines of text above a picture, in even sizes, which H.264 takes."""
+    font, line_height = ImageFont.load_default(12), 17
+    width = max(image.width, TEXT_WIDTH if margin else 0) + 2 * margin
+    height = image.height + line_height * len(lines) + 2 * margin
+    paper = Image.new("RGB", (width + width % 2, height + height % 2), PAPER)
+    for n, line in enumerate(lines):
+        ImageDraw.Draw(paper).text((margin, margin + n * line_height), line, font=font, fill=INK)
+    paper.paste(image, (margin, margin + line_height * len(lines)))
+    return paper
+
+
+def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Rows of pictures, a gap between them."""
+    width = max(sum(image.width + GAP for image in row) for row in rows) - GAP
+    height = sum(max(image.height for image in row) + GAP for row in rows) - GAP
+    paper, top = Image.new("RGB", (width, height), PAPER), 0
+    for row in rows:
+        left = 0
+        for image in row:
+            paper.paste(image, (left, top))
+            left += image.width + GAP
+        top += max(image.height for image in row) + GAP
+    return paper
+
+
+def encode(kind: str, images: Sequence[Image.Image], *, frame_s: float) -> bytes:
+    """A .png of the first picture, or a .gif or .mp4 of all, `frame_s` seconds from one to the next."""
+    if kind == ".mp4":
+        return encode_mp4(np.stack([np.asarray(image) for image in images]), fps=1 / frame_s, crf=12)
+    buffer = io.BytesIO()
+    if kind == ".png":
+        images[0].save(buffer, "PNG", optimize=True)
+    else:  # all pictures with the same 256 colors, so that what stands still is stored once
+        palette = grid([images[:: -(-len(images) // 8)]]).quantize(256)
+        first, *others = [image.quantize(palette=palette) for image in images]
+        time_ms = 10 * max(2, round(100 * frame_s))  # GIFs count hundredths of a second; players show one as ten
+        first.save(buffer, "GIF", save_all=True, append_images=others, duration=time_ms, loop=0)
+    return buffer.getvalue()

@@ -1,1 +1,0 @@
-"""Samples and clips drawn: what tools/play.py writes."""

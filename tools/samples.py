@@ -1,0 +1,96 @@
+"""What a sample holds, for whoever looks at it: its key.json, its stored frames, and frames as a video."""
+
+import io
+import os
+from fractions import Fraction
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import av
+import numpy as np
+from msgspec import Meta
+
+from res3d_video.pipeline.frames import decode_frames
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.reader import FrameFiles, open_tar
+from res3d_video.pipeline.schema import OFFSET, SIZE
+from res3d_video.pipeline.typed_json import decode
+
+BLOCK = 512  # a tar's; a file's header is one block, its content begins the next
+MAX_JSON_BYTES = 2**20
+Side = Annotated[int, Meta(gt=0, lt=2**20)]
+
+
+class KeyJson(TypedDict):
+    """What is read of key.json: source frames a second, 0 where unknown; and the source's width and height, pixels."""
+
+    fps: Annotated[float, Meta(ge=0, le=1000)]
+    source_size: NotRequired[tuple[Side, Side]]  # older builds lack it
+
+
+def read_key_json(index: ShardIndex, row: int) -> KeyJson | None:
+    """A sample's key.json out of its tar; None where it is missing or damaged.
+
+    Raises:
+        ShardError: The server of a remote dataset is gone.
+    """
+    at = _header_at(index, row)
+    try:
+        tar = open_tar(index, int(index.tar[row]))
+        if tar is None:
+            return None
+        with tar:
+            header = os.pread(tar.fileno(), BLOCK, at)
+            size = int(header[124:136].strip(b"\0 "), 8)
+            if header[:100].rstrip(b"\0") != index.keys[row] + b".json" or not 0 < size <= MAX_JSON_BYTES:
+                return None
+            return decode(os.pread(tar.fileno(), size, at + BLOCK), KeyJson)
+    except (OSError, ValueError):  # no tar, no number, or no JSON of this kind
+        return None
+
+
+def _header_at(index: ShardIndex, row: int) -> int:
+    """Where the header of key.json should lie in its tar.
+
+    Files of a sample are in the order of their names, so it follows the strips and precedes key.mp4.
+    """
+    start = int(index.offset[row])
+    if index.codec == "h264":
+        previous = row - 1
+        if previous < 0 or index.tar[previous] != index.tar[row]:
+            return 0
+        start, row = int(index.offset[previous]), previous
+    frames = index.frames[index.first_frame[row] : index.first_frame[row + 1]].astype(np.int64)
+    end = start + int((frames[:, OFFSET] + frames[:, SIZE]).max()) + index.stored_as.gap
+    return -(-end // BLOCK) * BLOCK
+
+
+def stored_frames(index: ShardIndex, row: int, frames: np.ndarray, *, files: FrameFiles | None = None) -> np.ndarray:
+    """Stored frames of a sample without the padding of their tiles.
+
+    Args:
+        frames: int [F], never decreasing.
+
+    Returns:
+        uint8 RGB [F, height, width, 3].
+
+    Raises:
+        ShardError: One of them is damaged or does not decode.
+    """
+    left, top, width, height = index.content[row].tolist()
+    return decode_frames(index, row, frames, files=files)[:, top : top + height, left : left + width]
+
+
+def encode_mp4(frames: np.ndarray, *, fps: float, crf: int, max_height: int = 2**12) -> bytes:
+    """Frames, uint8 RGB [F, H, W, 3], as H.264, made smaller where they are higher than `max_height` pixels."""
+    height = min(frames.shape[1], max_height) // 2 * 2  # H.264 takes even sizes
+    width = round(frames.shape[2] * height / frames.shape[1] / 2) * 2
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = height, width
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf), "preset": "veryfast"}
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(frame.reformat(width, height)))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
