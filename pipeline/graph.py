@@ -177,7 +177,7 @@ class DaliEngine:
     def _normalize(self, frames: Any, **cut: Any) -> Any:
         """(value - mean) / std; `cut` crops and mirrors in the same pass."""
         dtype = DALIDataType.FLOAT if self._gpu is None else DALIDataType.FLOAT16
-        how = {"mean": self._mean, "std": self._std, "output_layout": "FHWC", "dtype": dtype}
+        how: dict[str, Any] = {"mean": self._mean, "std": self._std, "output_layout": "FHWC", "dtype": dtype}
         return fn.crop_mirror_normalize(frames, **how, **cut)
 
 

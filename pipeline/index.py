@@ -240,7 +240,7 @@ def open_index(data_dir: Path) -> ShardIndex:
         raise ShardError(f"{data_dir}: {fault}; build the shards again") from None
     lists = (arrays.pop("first_label"), arrays.pop("labels")) if "labels" in arrays else None
     rows = {name: Rows(folder / f"index/{name}.npy", arrays[name]) for name in READ_BY_ROW}
-    columns = {ATTRIBUTES.get(name, name): array for name, array in arrays.items()}
+    columns: dict[str, Any] = {ATTRIBUTES.get(name, name): array for name, array in arrays.items()}
     index = ShardIndex(folder, info, **columns, label_lists=lists, rows=rows)
     index.stored_as  # noqa: B018 - raises where the codec's own description is damaged
     return index

@@ -7,14 +7,13 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from res3d_video.pipeline.files import temporary_of
 from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import Guard, Limits
 from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry
 from res3d_video.tools.figures.plots import COLORS, GREY, picture
-from res3d_video.tools.playing import font
 from res3d_video.train.evaluation.prediction import UNKNOWN_FPS, TimelineRow, VideoPrediction, likeliest
 
 MAX_HEIGHT = 720  # of an annotated video, pixels
@@ -98,11 +97,13 @@ def annotate(video: VideoPrediction, out: Path, *, limits: Limits | None = None)
 def label(classes: Sequence[str], probabilities: np.ndarray, height: int) -> Image.Image:
     """The three likeliest classes on a dark ground, for a frame of a height in pixels: RGBA."""
     size = max(12, height // 18)
+    letters = ImageFont.load_default(size)
     lines = [f"{name}  {share:.0%}" for name, share in likeliest(classes, probabilities, 3).items()]
-    letters = [font(size, bold=place == 0) for place in range(len(lines))]
-    width = max(int(face.getlength(line)) for face, line in zip(letters, lines, strict=True)) + size
+    width = max(int(letters.getlength(line)) for line in lines) + size
     image = Image.new("RGBA", (width, (len(lines) * 4 + 2) * size // 3), (0, 0, 0, 160))
-    for place, (face, line) in enumerate(zip(letters, lines, strict=True)):
-        color = (255, 255, 255, 255 if place == 0 else 190)
-        ImageDraw.Draw(image).text((size // 2, (place * 4 + 4) * size // 3), line, font=face, fill=color, anchor="ls")
+    for place, line in enumerate(lines):
+        color = (255, 255, 255, 190 if place else 255)
+        ImageDraw.Draw(image).text(
+            (size // 2, (place * 4 + 4) * size // 3), line, font=letters, fill=color, anchor="ls"
+        )
     return image

@@ -211,8 +211,8 @@ class H264Codec:
         faults = faults or self.faults(packets, np.arange(len(frames)))
         for number, fault in list(faults.items())[:1]:
             yield f"packet {number} {fault}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
-        if decode and not faults and (fault := self._decode_fault(packets)):
-            yield fault
+        if decode and not faults and (broken := self._decode_fault(packets)):
+            yield broken
 
     def _decode_fault(self, packets: list[Any]) -> str | None:
         try:

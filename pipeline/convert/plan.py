@@ -130,7 +130,7 @@ class ShardTask:
                 state = [stat.st_size, stat.st_mtime_ns]
             except OSError:
                 state = []
-            more = [record.labels] if record.labels is not None else []
+            more: list[Any] = [record.labels] if record.labels is not None else []
             more += [asdict(record.span)] if record.span is not None else []
             files.append([record.source, record.label, record.group, record.subsets, state, *more])
         head = made_by(self.dataset, self.settings, self.canvas)
