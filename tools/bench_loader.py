@@ -66,6 +66,8 @@ OPTIONS = [
     click.option("--resize", type=SIDE, help="Height of a frame before the crop.  [default: as stored]"),
     *EXECUTION_OPTIONS,
     click.option("--repeats", default=5, type=COUNT, help="Rounds."),
+    click.option("--soak-minutes", default=0.0, type=Number(0, 1e5),
+                 help="As many rounds as fill so many minutes; drift and growth of memory are reported."),
     click.option("--seconds", type=Number(0, 1e6, min_open=True),
                  help="Of a lane in a round, after warming up.  [default: 10; on a CPU 5]"),
     click.option("--batches", type=COUNT, help="Of a lane in a round, instead of --seconds."),
@@ -90,7 +92,7 @@ COMMAND: dict[str, Any] = {
     "headings": {
         "What is measured": ["data", "model", "batch_size", "frames", "frame_stride", "crop_size", "device",
                              "loader_only", "vs"],
-        "How long": ["repeats", "seconds", "limit"],
+        "How long": ["repeats", "seconds", "soak_minutes", "limit"],
         "Results": ["json_path", "chart_path", "profile_dir", "autotune_first", "quiet"],
     },
     "rare": {

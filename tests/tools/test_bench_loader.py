@@ -159,6 +159,7 @@ def test_options_reach_the_loader_and_the_step(numbered: ShardIndex) -> None:
     assert settings.step is not None
     assert (settings.step.compile, settings.step.cuda_graph, settings.order) == (True, False, Order(None, 7.0))
     assert (settings.model.name, settings.model.width, settings.batch_size) == ("res3d10", 16, 16)
+    assert settings_from(numbered, "--soak-minutes", "2", "--seconds", "4").repeats == 10  # of three lanes
     some = settings_from(numbered, "--limit", "4").samples.tolist()  # of all, in order
     assert some == sorted(set(some)) != [0, 1, 2, 3]
     assert len(some) == 4

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -195,11 +196,12 @@ def settings_of(index: ShardIndex, *, say: Callable[[str], object], **options: A
         raise click.UsageError("--profile is of the training steps; leave --loader-only out")
     if options["seconds"] and options["batches"]:
         raise click.UsageError("--seconds and --batches are both given; choose one")
-    if options["snap_to_keyframe"] and index.codec != "h264":
-        raise click.UsageError(f"--snap-to-keyframe: {index.data_dir} holds filmstrips, which have none; leave it out")
+    if options["soak_minutes"] and options["batches"]:
+        raise click.UsageError("--soak-minutes and --batches are both given; choose one")
     device = pick_device(options["device"])
     chosen = DEFAULTS[device.type] | {name: options[name] for name in DEFAULTS["cpu"] if options[name] is not None}
     loader, step = execution(options, Ranks(device=device), say=say)
+    num_lanes = 1 if options["loader_only"] else 3
     with wrong_usage():
         return Settings(
             data=index.data_dir,
@@ -210,7 +212,7 @@ def settings_of(index: ShardIndex, *, say: Callable[[str], object], **options: A
             loader=loader,
             device=device,
             order=Order(options["batches"], None if options["batches"] else chosen["seconds"]),
-            repeats=options["repeats"],
+            repeats=max(options["repeats"], ceil(60 * options["soak_minutes"] / (chosen["seconds"] * num_lanes))),
             step=None if options["loader_only"] else step,
             cold=options["cold"],
             profile_dir=options["profile_dir"],
