@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,12 +12,13 @@ import platformdirs
 import torch
 from click.core import ParameterSource
 
+from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.settings import LoaderSettings
 from res3d_video.pipeline.typed_json import Text, read_json
 from res3d_video.train.checkpoint import load_checkpoint, load_latest
-from res3d_video.train.config import TrainConfig, from_dict, override, scaled_to_steps
+from res3d_video.train.config import PARTS, TrainConfig, from_dict, override, scaled_to_steps
 from res3d_video.train.data_options import start_multiple_of
 from res3d_video.train.presets import PRESETS
 from res3d_video.train.ranks import Ranks
@@ -187,9 +188,21 @@ def configure(
     return config
 
 
-def pixels_as_trained(config: TrainConfig, state: dict[str, Any] | None) -> TrainConfig:
-    """The configuration with pixels scaled as for the weights of the checkpoint that the run starts from."""
-    if state is None:
-        return config
+def as_trained(config: TrainConfig, state: dict[str, Any], *, is_new: bool, **options: Any) -> TrainConfig:
+    """The configuration with pixels scaled as for the checkpoint that the run starts or goes on from.
+
+    Args:
+        is_new: The run takes weights of another: also their network and clips, but for options that are given.
+        options: Of the command line; None for those that are not given.
+    """
     trained = from_dict(state["config"])
-    return replace(config, mean=trained.mean, std=trained.std)
+    config = replace(config, mean=trained.mean, std=trained.std)
+    if not is_new:
+        return config
+    given = {PARTS[name]: value for name, value in options.items() if name in PARTS and value is not None}
+    model = config.model if ("model", "name") in given else trained.model
+    clip = asdict(trained.clip) | {name: value for (part, name), value in given.items() if part == "clip"}
+    width = given.get(("model", "width"), model.width)
+    with wrong_usage():
+        model = replace(config.model, name=model.name, width=width)
+        return replace(config, model=model, clip=ClipSpec(**clip))

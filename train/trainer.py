@@ -23,7 +23,7 @@ from res3d_video.train.models import build_model
 from res3d_video.train.presets import NEEDS_WEIGHTS
 from res3d_video.train.progress import Shown
 from res3d_video.train.ranks import from_torchrun, process_group
-from res3d_video.train.resolve import configure, defaults, execution, find_state, pixels_as_trained
+from res3d_video.train.resolve import as_trained, configure, defaults, execution, find_state
 from res3d_video.train.run_folder import (
     CheckpointFiles,
     RunContext,
@@ -267,7 +267,9 @@ def train(
             state = find_state(resume, out, say=say, note=context.note)
             check_agreement(out, ranks, state)
             weights = (init_from, load_checkpoint(init_from)) if init_from is not None and state is None else None
-            config = pixels_as_trained(config, weights[1] if weights is not None else state)
+            start = weights[1] if weights is not None else state
+            if start is not None:
+                config = as_trained(config, start, is_new=init_from is not None, **options)
             if state is not None:
                 check_same_run(state, config, index=index, say=say)
             elif preset in NEEDS_WEIGHTS and init_from is None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import click
 import pytest
 import torch
+from click.testing import CliRunner
 
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.train.checkpoint import load_checkpoint
+from res3d_video.train.main import main
 from res3d_video.train.presets import PRESETS
 from res3d_video.train.resolve import configure
 from tests.chaos.ledger import wait_until
@@ -162,7 +164,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_samples_and_saves_nothing(
 
 
 def test_other_classes_get_a_new_fc_and_the_same_classes_keep_it(
-    run_main: Trainer, other_squares: ShardIndex, tmp_path: Path
+    run_main: Trainer, squares: ShardIndex, other_squares: ShardIndex, tmp_path: Path
 ) -> None:
     run_main(tmp_path / "base", "--steps", "1")
     base = str(tmp_path / "base" / "latest.pt")
@@ -171,6 +173,23 @@ def test_other_classes_get_a_new_fc_and_the_same_classes_keep_it(
     assert "new fc" in with_new.stdout
     assert weights_of(tmp_path / "new" / "latest.pt")["head.weight"].shape[0] == 3
     assert "fc included" in run_main(tmp_path / "kept", "--steps", "1", "--init-from", base).stdout
+    command = [
+        "--data",
+        squares.data_dir,
+        "--preset",
+        "ucf101-search",
+        "--init-from",
+        base,
+        "--out",
+        tmp_path / "its own",
+    ]
+    command += ["--batch-size", 4, "--eval-clips", 1, "--device", "cpu", "--frame-stride", 1, "--steps"]
+    for steps in (1, 2):  # the second goes on
+        done = CliRunner().invoke(main, [*map(str, command), str(steps)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    config = load_checkpoint(tmp_path / "its own" / "latest.pt")["config"]
+    assert (config["model"]["name"], config["model"]["width"]) == ("res3d10", 16)
+    assert config["clip"] == {"num_frames": 4, "frame_stride": 1, "crop_size": 32, "resize": 32}
     refused = run_main(tmp_path / "refused", "--steps", "1", "--init-from", base, "--model", "res3d18")
     assert refused.exit_code == 1
     assert "holds res3d10 of width 16" in refused.stderr
