@@ -100,8 +100,8 @@ OPTIONS = [
     click.option("--resume", default="auto",
                  help="auto (go on in OUT if a run is there), never, or a checkpoint."),
     click.option("--init-from", type=FILE,
-                 help="Start from this checkpoint's weights, with its network, clips and pixel scaling unless others are "
-                 "given; new fc unless the classes are the same."),
+                 help="Start from this checkpoint's weights, with its network, clips and pixel scaling unless others "
+                 "are given; new fc unless the classes are the same."),
     click.option("--split", help="Split of the dataset.  [default: 1, else its first]"),
     click.option("--batch-size", "global_batch_size", type=int,
                  help="GLOBAL: clips of an update, all processes together."),

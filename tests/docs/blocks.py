@@ -156,7 +156,7 @@ def mistake(name: str, words: list[str]) -> str:
         command = copy(command)
         command.params = [copy(param) for param in command.params]
         for param in command.params:
-            param.type, param.callback = Lenient(param.type), None
+            param.type, param.callback = param.type if getattr(param, "is_flag", False) else Lenient(param.type), None
         command.make_context(name, words)
     except (LookupError, click.UsageError) as error:
         return f"{name}: {error.format_message() if isinstance(error, click.UsageError) else error}"
