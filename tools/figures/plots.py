@@ -39,7 +39,7 @@ def draw(path: Path, title: str, ours: Mapping[str, Spread], peers: Mapping[str,
         axes.set_yticks(range(len(lanes)), list(lanes), fontsize=14)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.13 * widest)
-        axes.set_xlabel("clips/s: median of the turns, lowest and highest", fontsize=13)
+        axes.set_xlabel("clips/s: median of the rounds, lowest and highest", fontsize=13)
         axes.tick_params(axis="x", labelsize=12)
         axes.spines[["top", "right"]].set_visible(False)
 
