@@ -3,7 +3,10 @@
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -12,9 +15,20 @@ if not __package__:  # started by path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threads-that-wait-sleep.md
 
 import click
+import numpy as np
 
+from res3d_video.pipeline.errors import UserError
+from res3d_video.tools.plots import draw_curves, picture, read_curves
 from res3d_video.train.terminal import Group, OutputFile
 
+SLICE_PIXELS = 42  # about, across a slice of a filter
+SLICE_GAP, FILTER_GAP = 2, 12  # pixels between a filter's slices, and between filters
+WHITE = 255
+WIDTH, BLOCK_HEIGHT = 1200, 50  # pixels of the page, and of what stands around an image
+CAPTION = (
+    "A filter is divided by its largest absolute weight: mid grey is 0, brighter is positive, darker negative, in red, "
+    "green and blue."
+)
 EPILOG = """\b
 Examples:
   python tools/draw_figures.py filters --checkpoint runs/3d/latest.pt --checkpoint runs/2d/latest.pt --out filters.png
@@ -42,8 +56,6 @@ def main() -> None:
 @OUT
 def filters_command(*, checkpoints: tuple[Path, ...], out: Path) -> None:
     """Filters of conv1: of 3D networks every slice in time, of R(2+1)D those in space."""
-    from res3d_video.tools.figures.filters import draw_filters, read_filters  # loads torch: help does not wait for it
-
     draw_filters(out, [read_filters(path) for path in checkpoints])
     click.echo(f"picture {out}")
 
@@ -53,10 +65,122 @@ def filters_command(*, checkpoints: tuple[Path, ...], out: Path) -> None:
 @OUT
 def curves_command(*, runs: tuple[Path, ...], out: Path) -> None:
     """Training loss and clip@1 of run folders."""
-    from res3d_video.tools.figures.plots import draw_curves, read_curves
-
     draw_curves(out, [read_curves(folder) for folder in runs])
     click.echo(f"picture {out}")
+
+
+@dataclass(frozen=True, eq=False)
+class Filters:
+    """conv1 of a checkpoint.
+
+    Attributes:
+        weight: float32 [K, 3, T, H, W], colors in the order of the clips, red first; a 2D network has T = 1, and of a
+            factorised convolution it is the part in space.
+        step: Of the checkpoint.
+        text: Which network and filters they are.
+    """
+
+    weight: np.ndarray
+    step: int
+    text: str
+
+
+def read_filters(checkpoint: Path) -> Filters:
+    """The first convolution of any model of train.models.
+
+    Raises:
+        UserError: The file is missing, damaged or not a checkpoint; or its network does not begin with a convolution
+            on three colors.
+    """
+    from res3d_video.train.checkpoint import load_checkpoint  # loads torch: help does not wait for it
+
+    state = load_checkpoint(checkpoint)
+    weight = first_convolution(state["model"], where=str(checkpoint))
+    model, place = state["config"]["model"], "/".join(checkpoint.resolve().parts[-2:])
+    text = f"{model['name']}, width {model['width']}, step {state['step']:,}, {state['data']['name']} ({place}): "
+    count, _, *size = weight.shape
+    return Filters(weight, state["step"], f"{text}{count} filters {'×'.join(map(str, size))}")
+
+
+def first_convolution(weights: Mapping[str, Any], *, where: str) -> np.ndarray:
+    """Weight, float32 [K, 3, T, H, W], of the first convolution among a network's parameters.
+
+    Raises:
+        UserError: There is none, or it does not take three colors; `where` begins the message.
+    """
+    for name, weight in weights.items():
+        if weight.ndim in (4, 5):
+            if weight.shape[1] != 3:
+                raise UserError(f"{where}: {name} takes {weight.shape[1]} channels; only filters on RGB can be shown")
+            values = weight.float().numpy()
+            return values if values.ndim == 5 else values[:, :, None]
+    raise UserError(
+        f"{where}: the network has no convolution; choose a checkpoint of a model in python -m res3d_video.train.models"
+    )
+
+
+def as_colors(weight: np.ndarray) -> np.ndarray:
+    """Weights as colors: each filter over its largest absolute weight of all slices and colors; 0 is mid grey.
+
+    Args:
+        weight: [K, 3, T, H, W].
+
+    Returns:
+        uint8 [K, T, H, W, 3]; 255 is the largest absolute weight, 0 its negative; a filter of zeros is grey.
+
+    >>> as_colors(np.array([0.5, -1.0, 0.0]).reshape(1, 3, 1, 1, 1)).ravel()
+    array([191,   0, 128], dtype=uint8)
+    """
+    largest = np.abs(weight).max(axis=(1, 2, 3, 4), keepdims=True)
+    scaled = weight / np.where(largest > 0, largest, 1)
+    return np.moveaxis(np.rint(127.5 + 127.5 * scaled), 1, -1).astype(np.uint8)
+
+
+def tile(colors: np.ndarray, *, columns: int, scale: int) -> np.ndarray:
+    """One image of all filters, row by row; a filter's slices side by side; white between.
+
+    Args:
+        colors: uint8 [K, T, H, W, 3].
+        columns: Filters in a row.
+        scale: Pixels of the image across one of a filter's.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    count, columns = len(colors), min(columns, len(colors))
+    rows = -(-count // columns)
+    slices = colors.repeat(scale, axis=2).repeat(scale, axis=3)  # [K, T, h, w, 3]
+    slices = np.pad(slices, ((0, 0), (0, 0), (0, 0), (0, SLICE_GAP), (0, 0)), constant_values=WHITE)
+    filters = slices.swapaxes(1, 2).reshape(count, slices.shape[2], -1, 3)  # [K, h, T·(w + gap), 3]
+    around = (0, rows * columns - count), (0, FILTER_GAP), (0, FILTER_GAP - SLICE_GAP), (0, 0)
+    filters = np.pad(filters, around, constant_values=WHITE)
+    grid = filters.reshape(rows, columns, *filters.shape[1:]).swapaxes(1, 2)  # [rows, h, columns, w, 3]
+    return grid.reshape(rows * filters.shape[1], -1, 3)[:-FILTER_GAP, :-FILTER_GAP]
+
+
+def draw_filters(path: Path, networks: Sequence[Filters]) -> None:
+    """Write a PNG, an image a network below one another; a filter's slices in time stand side by side.
+
+    Raises:
+        BenchError: matplotlib is not installed.
+    """
+    images = []
+    for network in networks:
+        _, _, num_slices, height, width = network.weight.shape
+        scale = max(1, round(SLICE_PIXELS / height))
+        columns = max(1, (WIDTH - 40 + FILTER_GAP) // (num_slices * (width * scale + SLICE_GAP) + FILTER_GAP))
+        whole = max(n for n in range(1, columns + 1) if len(network.weight) % n == 0)
+        columns = whole if 4 * whole >= 3 * columns else columns  # full rows where they are nearly as long
+        images.append(tile(as_colors(network.weight), columns=columns, scale=scale))
+    heights = [len(image) + BLOCK_HEIGHT for image in images]
+    with picture(path, "Filters of conv1", size=(WIDTH, sum(heights) + 2 * BLOCK_HEIGHT)) as figure:
+        panels = figure.subplots(len(images), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, network, image in zip(panels, networks, images, strict=True):
+            axes.imshow(image, interpolation="nearest")
+            axes.set_anchor("W")
+            axes.set_axis_off()
+            axes.set_title(network.text, loc="left", fontsize=11.5)
+        figure.supxlabel(CAPTION, x=0.01, ha="left", fontsize=10.5, color="0.3")
 
 
 if __name__ == "__main__":

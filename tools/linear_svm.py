@@ -17,7 +17,7 @@ import numpy as np
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import choices
-from res3d_video.tools.figures.plots import load_matplotlib, picture
+from res3d_video.tools.plots import load_matplotlib, picture
 from res3d_video.train.evaluation import accuracies_by_name, class_table, percent
 from res3d_video.train.evaluation.features import Features, load_features
 from res3d_video.train.evaluation.linear_svm import SplitScores, score_split

@@ -25,7 +25,7 @@ from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.shard_writer import to_json, write_atomically
 from res3d_video.pipeline.typed_json import read_json
 from res3d_video.tools.bench.machine import machine, machine_lines, markdown
-from res3d_video.tools.figures.plots import draw_table, load_matplotlib
+from res3d_video.tools.plots import draw_table, load_matplotlib
 from res3d_video.train.data_options import LOCAL_DATA
 from res3d_video.train.evaluation import SCORES, percent
 from res3d_video.train.paper.study import (

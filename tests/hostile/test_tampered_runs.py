@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.tools.figures.plots import read_curves, what_differs
 from res3d_video.tools.pages.run_page import run_page
+from res3d_video.tools.plots import read_curves, what_differs
 from res3d_video.tools.run_reader import config_of, read_about, read_runs
 from res3d_video.train.config import to_dict
 from res3d_video.train.evaluation.features import load_features, save_features

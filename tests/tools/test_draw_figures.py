@@ -12,19 +12,46 @@ from PIL import Image
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.tools.bench.measure import Spread
-from res3d_video.tools.draw_figures import main
-from res3d_video.tools.figures.filters import (
+from res3d_video.tools.draw_figures import (
     FILTER_GAP,
     SLICE_GAP,
     as_colors,
     draw_filters,
     first_convolution,
+    main,
     read_filters,
     tile,
 )
-from res3d_video.tools.figures.plots import draw, draw_curves, draw_table, read_curves, what_differs
-from tests.tools.figures.made import write_checkpoint
+from res3d_video.tools.plots import draw, draw_curves, draw_table, read_curves, what_differs
+from res3d_video.train.checkpoint import save_checkpoint
+from res3d_video.train.config import TrainConfig, override, to_dict
+from res3d_video.train.models import build_model
 from tests.tools.pages.made_runs import scored_line, write_run
+
+
+def write_checkpoint(path: Path, *, model: str, width: int = 4, weight: torch.Tensor | None = None) -> Path:
+    """A checkpoint of a fresh narrow network; `weight` takes the place of conv1's."""
+    num_frames = {"num_frames": 1} if model.startswith("res2d") else {"num_frames": 16} if model == "c3d" else {}
+    config = override(TrainConfig(), model=model, width=width, **num_frames)
+    weights = build_model(config.model, num_classes=3).state_dict()
+    if weight is not None:
+        weights["stem.conv.weight"].copy_(weight)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(
+        path,
+        {
+            "step": 1_500,
+            "best_accuracy": 0.5,
+            "model": weights,
+            "optimizer": {},
+            "loader": {},
+            "rng": torch.get_rng_state(),
+            "config": to_dict(config),
+            "data": {"name": "demo", "fingerprint": "0"},
+            "classes": ["a", "b", "c"],
+        },
+    )
+    return path
 
 
 def pixels_of(path: Path) -> np.ndarray:

@@ -163,12 +163,8 @@ def test_parts_made_in_another_way_or_by_another_network_are_refused(
         extraction(other, squares, whole).missing()
 
 
-def test_a_finished_file_is_known_and_a_strange_one_is_left_alone(
-    state: dict, squares: ShardIndex, whole: Path, tmp_path: Path
-) -> None:
-    assert not extraction(state, squares, whole).missing()
+def test_a_strange_file_is_left_alone(state: dict, squares: ShardIndex, tmp_path: Path) -> None:
     out = tmp_path / "strange.parquet"
-    assert extraction(state, squares, out).missing() == [0, 1, 2]
     out.write_bytes(b"something else")
     with pytest.raises(FeatureError, match="strange.parquet: is a file, not a folder of features; choose another"):
         extraction(state, squares, out).missing()

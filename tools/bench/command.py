@@ -30,8 +30,8 @@ from res3d_video.tools.bench.measure import Order, load_psutil
 from res3d_video.tools.bench.peers import DECODERS, PeerConfig, peers_named
 from res3d_video.tools.bench.results import report, summary
 from res3d_video.tools.bench.run import Settings, first_steps, measure_lanes, open_lanes, run
-from res3d_video.tools.figures.plots import draw, load_matplotlib
 from res3d_video.tools.make_demo_videos import demo_shards
+from res3d_video.tools.plots import draw, load_matplotlib
 from res3d_video.train.data_options import Data, start_multiple_of
 from res3d_video.train.models import ModelConfig
 from res3d_video.train.ranks import Ranks

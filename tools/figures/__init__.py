@@ -1,1 +1,0 @@
-"""Pictures for readers of a study: accuracy against cost, learning curves, filters of the first convolution."""
