@@ -45,10 +45,8 @@ def test_however_a_stage_ends_it_is_a_line_and_what_it_found_counts(
 
 def test_what_a_stage_started_ends_with_it(tmp_path: Path) -> None:
     child = tmp_path / "child"
-    start = (
-        f"import subprocess; one = subprocess.Popen(['sleep', '600']); open({str(child)!r}, 'w').write(str(one.pid)); "
-    )
-    supervise([sys.executable, "-c", start + "import time; time.sleep(600)"], tmp_path / "none.json", limit_s=1)
+    start = f"import subprocess as s; one = s.Popen(['sleep', '600']); open({str(child)!r}, 'w').write(str(one.pid)); "
+    supervise([sys.executable, "-c", start + "one.wait()"], tmp_path / "none.json", limit_s=1)
     state = Path(f"/proc/{child.read_text()}/stat")
     until(lambda: not state.exists() or state.read_text().split()[2] == "Z")  # nobody may have collected it yet
 
@@ -56,14 +54,9 @@ def test_what_a_stage_started_ends_with_it(tmp_path: Path) -> None:
 @pytest.fixture
 def stage(tmp_path: Path) -> Stage:
     """On a CPU; what it saves is in its folder."""
-    return Stage(
-        torch.device("cpu"),
-        tmp_path,
-        tmp_path,
-        earlier={},
-        until=time.monotonic() + 60,
-        save=lambda found: (tmp_path / "saved.json").write_text(json.dumps(found)),
-    )
+    saved, until = tmp_path / "saved.json", time.monotonic() + 60
+    cpu = torch.device("cpu")
+    return Stage(cpu, tmp_path, tmp_path, {}, until, save=lambda found: saved.write_text(json.dumps(found)))
 
 
 def test_a_part_that_fails_does_not_stop_the_next_one(stage: Stage, tmp_path: Path) -> None:
@@ -90,12 +83,8 @@ def test_each_change_is_tried_on_top_of_those_kept_before(stage: Stage, monkeypa
     monkeypatch.setattr(stages, "compared", compared)
     monkeypatch.setattr(stages, "ON_A_CPU", set("abcd"))
     stage.run(climb(stage, {"x": 0}, [{"a": 1}, {"b": 2}, {"c": 3}, {"d": 4}, {"e": 5}], ("real step",)))
-    assert tried == [
-        ({"x": 0}, {"a": 1}),
-        ({"x": 0, "a": 1}, {"b": 2}),
-        ({"x": 0, "a": 1}, {"c": 3}),
-        ({"x": 0, "a": 1}, {"d": 4}),
-    ]
+    first, later = {"x": 0}, {"x": 0, "a": 1}
+    assert tried == [(first, {"a": 1}), (later, {"b": 2}), (later, {"c": 3}), (later, {"d": 4})]
     assert kept(stage.found) == {"a": 1, "d": 4}
     assert (list(stage.errors), list(stage.skipped)) == (["c 3"], ["e 5"])
 

@@ -40,7 +40,6 @@ MIN_PSNR_DB = 25.0  # two lossy codecs apart; another frame of a moving scene is
 CHECKED_CLIPS = 4  # of the first batch
 ANSWER_TIMEOUT_S = 300.0  # beyond the seconds of a round
 FIRST_CLIPS = "first clips"  # a request
-HEADER = ["", "decoder", "workers", "clips/s", "ours/it"]
 
 
 @dataclass
@@ -103,7 +102,7 @@ class Comparison:
                 f", {rate / fastest:.2f} times the {fastest:.0f} of {peers[0].name}, the fastest of {len(peers)} peers"
             )
         absent = [f"{name} did not run: {reason}" for name, reason in self.absent.items()]
-        return ["", *table(HEADER, rows), "", *absent, self.read, last]
+        return ["", *table(["", "decoder", "workers", "clips/s", "ours/it"], rows), "", *absent, self.read, last]
 
     def summary(self) -> dict[str, Any]:
         """For JSON, every round included."""
@@ -129,7 +128,11 @@ def compare(config: PeerConfig, *, names: str, quiet: bool) -> Comparison:
     """
     candidates, settings = OURS | peers_named(names), config.settings
     found = Comparison(read=files_note(open_index(settings.data)))
-    found.absent = {name: reason for name, peer in candidates.items() if (reason := why_absent(peer, config))}
+    for name, peer in candidates.items():
+        if peer.version is None:
+            found.absent[name] = 'not installed; pip install "res3d-video[peers]"'
+        elif peer.needs_gpu and not settings.on_gpu:
+            found.absent[name] = "needs a GPU to decode H.264"
     candidates = {name: peer for name, peer in candidates.items() if name not in found.absent}
     if candidates.keys() - OURS:
         with progress("H.264 files", unit="segments", quiet=quiet) as tell:
@@ -159,13 +162,6 @@ def compare(config: PeerConfig, *, names: str, quiet: bool) -> Comparison:
     ran = [row for name, row in rows.items() if name not in found.absent]
     found.ours, found.peers = [r for r in ran if r.name in OURS], [r for r in ran if r.name not in OURS]
     return found
-
-
-def why_absent(peer: Peer, config: PeerConfig) -> str | None:
-    """Why a peer cannot run here, one line; None where nothing is known against it."""
-    if peer.version is None:
-        return 'not installed; pip install "res3d-video[peers]"'
-    return "needs a GPU to decode H.264" if peer.needs_gpu and not config.settings.on_gpu else None
 
 
 @contextmanager

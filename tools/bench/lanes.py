@@ -135,7 +135,8 @@ class Lanes:
             self.finish()
             self._taken.clear()
             work, waited, disk, threads = self.loader.work, self.loader.data_wait_s, bytes_from_disk(), thread_seconds()
-            with self._watch_gpu() as gpu:
+            watch: AbstractContextManager[dict[str, float]] = self.meter.watch() if self.meter else nullcontext({})
+            with watch as gpu:
                 cost = measure(run, order, finish=self.finish)
             thread_s, disk_now = seconds_by_group(threads, thread_seconds()), bytes_from_disk()
         self._total_clips += cost.num_clips
@@ -159,9 +160,6 @@ class Lanes:
             batch = next(self._batches)
             self._inputs.append(replace(batch, clips=batch.clips.clone()))  # copy: the loader's memory is lent
         return self._inputs
-
-    def _watch_gpu(self) -> AbstractContextManager[dict[str, float]]:
-        return nullcontext({}) if self.meter is None else self.meter.watch()
 
     def _next_batch(self) -> Batch:
         batch = next(self._batches)
