@@ -94,7 +94,7 @@ def test_names_that_mean_harm_stay_text(chromium: Any, hostile: Path) -> None:
         headings = [heading.text_content() for heading in page.query_selector_all(".group h3")]
         assert sorted(headings) == sorted(HOSTILE)
         assert "<script>alert(1)</script>" in page.text_content("#leaks")
-        assert "alert(1)" in page.text_content("#absent")
+        assert "<script>alert(" in page.text_content("#absent")
         policy = page.get_attribute("meta[http-equiv='Content-Security-Policy']", "content")
         assert policy.startswith("default-src 'none'; media-src data:;")
 
