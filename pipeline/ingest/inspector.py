@@ -33,9 +33,7 @@ THIS_CODE = (
 )
 START = "from res3d_video.pipeline.ingest.inspector import serve; serve()"
 MAX_ANSWER_BYTES = 256 * 2**20  # the times of five million frames
-CHUNK_BYTES = 2**20
 END_S = 0.2  # a worker's pipe closes just before it is gone
-TRACEBACK = "Traceback (most recent call last)"
 
 
 class Inspector(contextlib.AbstractContextManager["Inspector"]):
@@ -78,7 +76,7 @@ class Inspector(contextlib.AbstractContextManager["Inspector"]):
             code = worker.end()
             if code == -signal.SIGXCPU:
                 raise guard.exceeded("max_cpu_s", path, "took too long to read") from None
-            if code > 0 and TRACEBACK in worker.said:
+            if code > 0 and "Traceback (most recent call last)" in worker.said:
                 raise RuntimeError(f"{path}: the process that read it failed\n{worker.said}") from None
             raise VideoFailure("probe", f"{path.name}: the process that read it {ended_by(code)}") from None
         except BaseException:
@@ -135,7 +133,7 @@ class Worker:
             while not answer.endswith(b"\n"):
                 if not selector.select(max(end - time.monotonic(), 0)):
                     raise TimeoutError
-                chunk = os.read(self._from.fileno(), CHUNK_BYTES)
+                chunk = os.read(self._from.fileno(), 2**20)
                 if not chunk or len(answer) > MAX_ANSWER_BYTES:
                     raise EOFError
                 answer += chunk

@@ -52,11 +52,7 @@ class Limits:
 
 
 class Guard:
-    """Stands between one raw video and the machine: opens it, and counts its time from now on.
-
-    Args:
-        home: The folder that must hold the video, links followed; None where that does not matter.
-    """
+    """Stands between one raw video and the machine: opens it, if it lies in `home`, and counts its time from now on."""
 
     def __init__(self, limits: Limits | None = None, *, home: Path | None = None) -> None:
         self.limits, self.home = limits or Limits(), home
@@ -111,8 +107,8 @@ def input_options(descriptor: int, limits: Limits) -> dict[str, str]:
 def confine(pid: int, limits: Limits) -> None:
     """Hold a process that was just started, of this user, to the limits; and keep it from writing large files."""
     with contextlib.suppress(ProcessLookupError):  # it has ended already
-        cpu_s, memory = int(-(-limits.max_cpu_s // 1)), limits.max_memory_mb * MB
-        resource.prlimit(pid, resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))  # SIGXCPU, then SIGKILL
+        memory = limits.max_memory_mb * MB
+        resource.prlimit(pid, resource.RLIMIT_CPU, (limits.max_cpu_s, limits.max_cpu_s + 5))  # SIGXCPU, then SIGKILL
         resource.prlimit(pid, resource.RLIMIT_AS, (memory, memory))
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (MESSAGE_BYTES, MESSAGE_BYTES))
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))

@@ -16,7 +16,6 @@ from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.convert.samples import FROM_START, random_segments, uniform_segments
 from res3d_video.pipeline.datasets import Listing, list_sports1m
-from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.loader import ClipLoader
 from res3d_video.pipeline.plan import TrainPlan
@@ -109,19 +108,6 @@ def test_training_videos_give_five_random_segments_test_videos_ten_even_ones(cut
     assert (test, train) == ({BOTH, FAST}, {LONG, TWO, PACKED, SHORT})
 
 
-def test_other_videos_change_nothing_about_one(cut: ShardIndex, raw: Path, tmp_path: Path) -> None:
-    def pictures(index: ShardIndex) -> dict[tuple, bytes]:
-        return {
-            (index.source(s), m["segment_start"]): decode_frames(index, s).tobytes() for s, m in enumerate(metas(index))
-        }
-
-    listing = list_sports1m(raw)
-    few = replace(listing, records=[r for r in listing.records if r.group in (LONG, FAST)])
-    some, all_of_them = pictures(build(few, tmp_path)), pictures(cut)
-    assert len(some) == 15
-    assert some.items() <= all_of_them.items()
-
-
 def test_the_manifest_says_what_became_of_every_listed_video(cut: ShardIndex) -> None:
     lines = [json.loads(line) for line in (cut.data_dir / "manifest.jsonl").read_text().splitlines()]
     found = {line["id"]: line for line in lines}
@@ -209,9 +195,9 @@ def test_segments_are_different_and_every_choice_of_places_comes_equally_often()
     drawn = Counter(tuple(random_segments(n, count=2, length=50, video_frames=53, seed=0).tolist()) for n in names)
     assert set(drawn) == set(itertools.combinations(range(4), 2))
     assert max(abs(count - 4000 / 6) for count in drawn.values()) < 100, "four standard deviations of 24"
-    for places in range(1, 9):
-        starts = random_segments("x", count=5, length=50, video_frames=49 + places, seed=0).tolist()
-        assert len(set(starts)) == len(starts) == min(5, places)
+    for video_frames in (1, 20, *range(50, 58)):
+        starts = random_segments("x", count=5, length=50, video_frames=video_frames, seed=0).tolist()
+        assert len(set(starts)) == len(starts) == min(5, max(video_frames - 49, 1))
 
 
 def test_a_draw_is_the_one_that_the_hash_says() -> None:
@@ -224,12 +210,6 @@ def test_a_draw_is_the_one_that_the_hash_says() -> None:
         expected.append(left.pop((int(word) >> 32) * len(left) >> 32))
     starts = random_segments("UDqivjS-lpI", count=5, length=50, video_frames=9000, seed=3)
     assert starts.tolist() == sorted(expected)
-
-
-def test_a_video_no_longer_than_a_segment_is_one_that_begins_at_its_start() -> None:
-    for video_frames in (1, 49, 50):
-        assert random_segments("x", count=5, length=50, video_frames=video_frames, seed=0).tolist() == [0]
-        assert uniform_segments(count=10, length=50, video_frames=video_frames).tolist() == [0]
 
 
 def test_uniform_segments_reach_from_the_first_frame_to_the_last() -> None:
