@@ -85,11 +85,11 @@ def import_weights(
 
 def sizes(weights: Mapping[str, Any], *, path: Path, source: str, model: str) -> tuple[int, int]:
     """Classes, and channels of the first convolution, by the shape of the fc."""
-    names = {"torchvision": r"fc\.weight", "caffe": r"fc8(-1)?\.0"}[source]
-    found = [name for name in weights if re.fullmatch(names, name)]
-    if not found or weights[found[0]].ndim < 2:
+    names = {"torchvision": ("fc.weight",), "caffe": ("fc8.0", "fc8-1.0")}[source]
+    fc = next((weights[name] for name in names if name in weights), None)
+    if fc is None or fc.ndim < 2:
         raise UserError(f"{path}: has no weights of the fc under {source}'s name; choose the source they are from")
-    num_classes, num_inputs = weights[found[0]].shape[-2:]
+    num_classes, num_inputs = fc.shape[-2:]
     width, rest = divmod(num_inputs, 64 if model == "c3d" else 8)
     if rest or not 1 <= width <= MAX_WIDTH:
         raise UserError(f"{path}: the fc has {num_inputs} inputs, which no {model} has; choose the model it is of")

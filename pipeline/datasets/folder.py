@@ -6,7 +6,7 @@ import csv
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 
 from res3d_video.pipeline.datasets.listing import (
@@ -24,6 +24,8 @@ from res3d_video.pipeline.files import read_text
 WANTED = "put <class>/<video>, one folder a class, there"
 SUBSET_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SUBSET_FOLDERS |= dict.fromkeys(("val", "valid", "validation"), "val")
+ONE_SPLIT: dict[str, tuple[str, ...]] = {"train": ("train",), "test": ("test",), "val": ("test",)}
+TWO_SPLITS: dict[str, tuple[str, ...]] = {"train": ("train", "train"), "test": ("test", ""), "val": ("", "test")}
 
 
 def list_folder(
@@ -90,7 +92,10 @@ def list_folder(
 
     groups = {source: group_of(source, pattern=group_pattern) for source in sources}
     if subset_of:
-        split_names, subsets = splits_of_folders(subset_of, sources)
+        tested = "test" if "test" in subset_of.values() else "val"  # without a test folder, val is tested
+        kinds = {source: subset_of[class_of(source)] for source in sources}
+        split_names = ["1"]
+        subsets = {source: ("test" if kind == tested else kind,) for source, kind in kinds.items()}
     elif split_file is not None:
         split_names, subsets, stated_groups = read_split_file(split_file, sources=sources)
         groups |= stated_groups
@@ -147,15 +152,6 @@ def subset_folders(root: Path, sources: Sequence[str], *, is_split: bool) -> dic
             "rename them if they are classes"
         )
     return named
-
-
-def splits_of_folders(
-    subset_of: Mapping[str, str], sources: Collection[str]
-) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-    """Split "1" and the subset of each source: what its top folder says, but without a test folder val is tested."""
-    has_test = "test" in subset_of.values()
-    kinds = {source: subset_of[class_of(source)] for source in sources}
-    return ["1"], {source: ("test" if kind == "val" and not has_test else kind,) for source, kind in kinds.items()}
 
 
 def group_of(source: str, *, pattern: str | None) -> str:
