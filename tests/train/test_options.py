@@ -9,10 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from res3d_video.pipeline.datasets import DATASETS
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.train.main import main
-from res3d_video.train.presets import NEEDS_WEIGHTS, PRESETS
 from res3d_video.train.resolve import defaults
 from tests.train.conftest import Trainer, command_line, read_metrics, run_program
 
@@ -23,29 +21,23 @@ NUMBERS = {
 }
 
 
-def index_of(name: str, *, size: int = 128) -> Any:
-    return SimpleNamespace(name=name, size=size)
-
-
-@pytest.mark.parametrize("name", [*DATASETS, "mine", "../../mine of theirs"])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_dataset_has_a_preset_that_needs_no_weights_and_a_folder_below_runs(name: str, device: str) -> None:
-    preset, out, line = defaults(None, None, index=index_of(name), device=torch.device(device))
-    expected = {"sports1m": "sports1m"}.get(name, "ucf101-search") if device == "cuda" else "tiny"
-    assert preset == expected
-    assert preset in set(PRESETS) - NEEDS_WEIGHTS
-    assert (out.parent, out.name.endswith(f"-{preset}")) == (Path("runs"), True)
-    why = f"the recipe for {name}" if device == "cuda" else "the recipe for CPUs"
+@pytest.mark.parametrize(
+    ("name", "device", "size", "preset", "why"),
+    [
+        ("sports1m", "cuda", 128, "sports1m", "the recipe for sports1m"),
+        ("../../mine of theirs", "cuda", 128, "ucf101-search", "the recipe for ../../mine of theirs"),
+        ("ucf101", "cuda", 64, "tiny", "the recipe for pictures of 64 pixels"),
+        ("ucf101", "cpu", 128, "tiny", "the recipe for CPUs"),
+    ],
+)
+def test_a_dataset_has_a_preset_and_a_folder_below_runs(
+    name: str, device: str, size: int, preset: str, why: str
+) -> None:
+    index: Any = SimpleNamespace(name=name, size=size)
+    chosen, out, line = defaults(None, None, index=index, device=torch.device(device))
+    assert (chosen, out.parent, out.name.endswith(f"-{preset}")) == (preset, Path("runs"), True)
     assert line == f"taking --preset {preset} ({why}) and --out {out}"
-
-
-def test_what_is_given_is_taken_and_small_pictures_get_the_preset_that_fits() -> None:
-    cuda = torch.device("cuda")
-    assert defaults("modern", Path("x"), index=index_of("ucf101"), device=cuda) == ("modern", Path("x"), "")
-    assert defaults(None, Path("x"), index=index_of("ucf101", size=64), device=cuda)[0] == "tiny"
-    assert defaults("modern", None, index=index_of("mine"), device=cuda)[1:] == (
-        Path("runs/mine-modern"), "taking --out runs/mine-modern"
-    )  # fmt: skip
+    assert defaults("modern", Path("x"), index=index, device=torch.device(device)) == ("modern", Path("x"), "")
 
 
 def test_data_alone_trains_and_the_same_command_goes_on(

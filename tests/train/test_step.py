@@ -116,15 +116,6 @@ def test_how_a_step_is_executed_changes_it_by_rounding_alone(monkeypatch: pytest
         assert_close(other, plain, run(other, 3), expected, rtol=1e-3)  # rounding grows from step to step
 
 
-def test_a_clip_of_weight_0_changes_no_gradient() -> None:
-    frozen = [new_step(StepOptions(), freeze_bn=True) for _ in range(2)]  # BN would mix the clips
-    ((clips, labels, weights),) = batches(1)
-    for step, last in zip(frozen, (clips[3:], -clips[3:]), strict=True):
-        step(torch.cat([clips[:3], last]), labels, weights, num_real_global=3, lr=LR)
-    first, second = (step.model.state_dict() for step in frozen)
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
-
-
 @pytest.mark.parametrize("option", ["cuda_graph", "high_priority"])
 def test_what_a_cpu_does_not_have_is_refused_with_the_way_out(option: str) -> None:
     flag = option.replace("_", "-")

@@ -1,24 +1,20 @@
 """Training under faults, from outside: full disks, hung disks, clocks, processes and machines that are killed."""
 
-import contextlib
-import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 import res3d_video.pipeline.reader
 import res3d_video.train.run_folder
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.train.checkpoint import load_checkpoint
-from tests.chaos.ledger import wait_until
+from tests.chaos.ledger import started, wait_until
 from tests.chaos.training import is_same, ranks_of, results_in
 from tests.train.conftest import CHECKOUT, SMALL, Trainer, command_line, read_metrics, room_for, run_program
 
@@ -81,35 +77,14 @@ def test_a_run_that_is_finished_again_has_one_final_line(run_main: Trainer, tmp_
     assert [line["step"] for line in read_metrics(tmp_path, "final")] == [2]
 
 
-@contextlib.contextmanager
-def started(*commands: list[str], log: Path) -> Iterator[list[psutil.Popen]]:
-    """Programs of the project, at once; killed at the end with all that they have started."""
-    processes = []
-    with log.open("ab") as file:
-        for command in commands:
-            environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-            process = psutil.Popen(command, cwd=CHECKOUT, env=environment, stdout=file, stderr=file)
-            processes.append(process)
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for each in [*process.children(recursive=True), process]:
-                    each.kill()
-            process.wait()
-
-
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_given_up_by_the_others(squares: ShardIndex, tmp_path: Path) -> None:
     options = [*NARROW, "--steps", "100000", "--save-every", "5", "--collective-timeout", "5"]
     log = tmp_path / "log.txt"
-    with started(command_line(squares, tmp_path / "run", *options, processes=2), log=log) as (torchrun,):
+    with started(command_line(squares, tmp_path / "run", *options, processes=2)[1:], log) as torchrun:
         wait_until((tmp_path / "run" / "latest.pt").is_file, "a checkpoint", patience_s=120)
         ranks_of(torchrun)["1"].send_signal(signal.SIGSTOP)
-        wait_until(
-            lambda: "error: another process has ended, or did not come within 5 s (" in log.read_text(), "an error"
-        )
+        wait_until(lambda: "another process has ended, or did not come within 5 s (" in log.read_text(), "an error")
 
 
 @pytest.fixture
@@ -124,29 +99,30 @@ def agent(data: Path, out: Path, *options: str, port: int) -> list[str]:
     rendezvous = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test"]
     rendezvous += ["--rdzv-endpoint", f"localhost:{port}", "--max-restarts", "3"]
     rendezvous += ["--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=3"]
-    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "train/main.py"]
+    command = ["-m", "torch.distributed.run", *rendezvous, "train/main.py"]
     return [*command, "--data", str(data), "--out", str(out), *SMALL, *options]
 
 
 @pytest.mark.long
 def test_two_machines_compute_what_one_does_also_when_one_is_lost_and_comes_back(
-    squares: ShardIndex, tmp_path: Path, unused_port: int
+    squares: ShardIndex, tmp_path: Path, unused_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = [*NARROW, "--steps", "120", "--save-every", "5", "--resume", "auto", "--collective-timeout", "60"]
     done = run_program(command_line(squares, tmp_path / "one", *options, processes=2))
     assert done.returncode == 0, done.stderr
     out, log = tmp_path / "two", tmp_path / "log.txt"
     command = agent(squares.data_dir, out, *options, port=unused_port)
-    with started(command, log=log) as (first,):
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    with started(command, log) as first:
         wait_until(
             lambda: bool(first.net_connections()) or first.poll() is not None, "the rendezvous"
         )  # it is the host
-        with started(command, log=log) as (second,):
+        with started(command, log) as second:
             wait_until((out / "latest.pt").is_file, "a checkpoint", patience_s=120)
             lost = [*second.children(recursive=True), second]  # the machine, not just torchrun
             for process in lost:
                 process.kill()
-        with started(command, log=log) as (third,):
+        with started(command, log) as third:
             assert [first.wait(240), third.wait(240)] == [0, 0], log.read_text()
     assert "going on from" in log.read_text()
     assert is_same(load_checkpoint(out / "latest.pt"), load_checkpoint(tmp_path / "one" / "latest.pt"))
