@@ -24,8 +24,6 @@ from res3d_video.pipeline.files import read_text
 WANTED = "put <class>/<video>, one folder a class, there"
 SUBSET_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SUBSET_FOLDERS |= dict.fromkeys(("val", "valid", "validation"), "val")
-ONE_SPLIT: dict[str, tuple[str, ...]] = {"train": ("train",), "test": ("test",), "val": ("test",)}
-TWO_SPLITS: dict[str, tuple[str, ...]] = {"train": ("train", "train"), "test": ("test", ""), "val": ("", "test")}
 
 
 def list_folder(
