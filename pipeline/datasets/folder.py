@@ -51,7 +51,7 @@ def list_folder(
     `test_fraction` of each class's groups are drawn with `seed`; see `draw_test_groups`.
 
     In root/train/<class>/**/<video> and root/test/<class>/**/<video> the folders say it: see `subset_folders`. Where
-    there are val, valid or validation too, split "1" tests on test, and "val" on val; without test, "1" tests on val.
+    there are val, valid or validation too, those are the validation side; without test, they are tested.
 
     Args:
         root: Linked folders in it are not followed; a warning names them. Linked videos are a matter of the build.
@@ -93,7 +93,7 @@ def list_folder(
         tested = "test" if "test" in subset_of.values() else "val"  # without a test folder, val is tested
         kinds = {source: subset_of[class_of(source)] for source in sources}
         split_names = ["1"]
-        subsets = {source: ("test" if kind == tested else kind,) for source, kind in kinds.items()}
+        subsets: dict[str, tuple[str, ...]] = {s: ("test" if kind == tested else kind,) for s, kind in kinds.items()}
     elif split_file is not None:
         split_names, subsets, stated_groups = read_split_file(split_file, sources=sources)
         groups |= stated_groups
