@@ -41,7 +41,7 @@ COMMAND: dict[str, Any] = {
     "context_settings": WIDE,
     "go_on": "run the same command again: finished shards are kept",
     "headings": {
-        "Videos": ["raw", "table", "name", "limit"],
+        "Videos": ["raw", "table", "name", "limit", "append"],
         "Sides": ["test_fraction", "val_fraction", "group_pattern", "test_groups", "split_file", "split_seed"],
         "Segments": SEGMENTS,
         "Shards": ["out", "codec", "size", "quality", "gop_size", "crf", "fps", "drop_odd", "keep_aspect"],
@@ -114,6 +114,8 @@ shard_options = with_options(
                  "or local for a new one."),
     click.option("--task", metavar="I/N", callback=task_number, help="Make only every N-th shard, from the I-th; the "
                  "last task writes the index."),
+    click.option("--append", is_flag=True, help="Add videos that a finished dataset lacks as new shards; its own stay as "
+                 "they are."),
     *setting_options(Limits, LIMITS),
     QUIET,
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
@@ -232,6 +234,7 @@ def run(
     keep_aspect: bool | None,
     ray: str | None,
     task: tuple[int, int] | None,
+    append: bool,
     listing_options: dict[str, Any] | None = None,
     **others: Any,
 ) -> None:
@@ -240,6 +243,8 @@ def run(
     url = out if out is not None and is_url(out) else None
     if task is not None and ray is not None:
         raise WrongUsage("--task: does not go with --ray; leave one out")
+    if append and (task is not None or limit is not None):
+        raise WrongUsage("--append: does not go with --task or --limit; leave them out")
     if task is not None and url is not None:
         raise WrongUsage(
             f"--out: {public_url(url)} is no folder that tasks can share; copy it with sync_shards.py at the end"
@@ -268,6 +273,7 @@ def run(
                 limits=limits,
                 report=tell,
                 task=task,
+                append=append,
                 make=partial(make_on_ray, address=ray) if ray is not None else None,
             )
     except OSError as error:

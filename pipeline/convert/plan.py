@@ -7,7 +7,7 @@ videos under the same names can make it, and makes the same bytes.
 import hashlib
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -163,27 +163,96 @@ def plan_build(
     records = shuffled(listing.records, seed=settings.seed)[:limit]
     canvas, broken = None, dict[str, tuple[str, str]]()
     if settings.keep_aspect:
-        canvas, broken = common_canvas(records, settings.size, pool, inspector, report=report)
+        sizes, broken = fitted_sizes(records, settings.size, pool, inspector, report=report)
+        found = [(settings.size, settings.size), *sizes.values()]
+        canvas = max(width for width, _ in found), max(height for _, height in found)
+    return head_of(listing, settings, canvas), tasks_of(listing.name, records, settings, canvas, broken, inspector)
+
+
+def plan_append(
+    listing: Listing,
+    settings: BuildSettings,
+    out_dir: Path,
+    pool: ThreadPoolExecutor,
+    *,
+    inspector: Inspector,
+    report: Callable[..., None],
+) -> tuple[dict[str, Any], list[ShardTask], list[str]]:
+    """Tars for the videos of a listing that a dataset does not have yet; the others stay as they are.
+
+    New classes come after the old ones. Tiles keep their size; a video that does not fit them is a broken one.
+
+    Returns:
+        What dataset.json says beyond counts, the new tars, and the names of the old ones.
+
+    Raises:
+        ShardError: There is no finished dataset, or it has other splits.
+    """
+    try:
+        made = json.loads((out_dir / "dataset.json").read_bytes())
+        classes, codec, split_names = list(made["classes"]), dict(made["codec"]), list(made["split_names"])
+    except (OSError, ValueError, LookupError, TypeError):
+        raise ShardError(f"{out_dir}: no finished dataset to append to; leave --append out to make one") from None
+    if split_names != listing.split_names:
+        raise ShardError(f"{out_dir}: its splits are {', '.join(split_names)}; append videos with the same ones")
+    classes += [name for name in listing.classes if name not in classes]
+    labels = [classes.index(name) for name in listing.classes]  # of the listing's
+    old = sorted(path.stem for path in (out_dir / "parts").glob("[!.]*.json"))
+    known, first = set[str](), 0
+    for name in old:
+        part = json.loads((out_dir / "parts" / f"{name}.json").read_bytes())
+        known |= {line["source"] for line in (*part["samples"], *part["quarantine"])}
+        first = max(first, *(1 + int(sample["key"].split("-")[0]) for sample in part["samples"]), 0)
+    new = [
+        replace(record, label=labels[record.label], labels=record.labels and tuple(labels[k] for k in record.labels))
+        for record in shuffled(listing.records, seed=settings.seed)
+        if record.source not in known
+    ]
+    canvas, broken = None, dict[str, tuple[str, str]]()
+    if settings.keep_aspect:
+        canvas = codec["tile_width"], codec["tile_height"]
+        sizes, broken = fitted_sizes(new, settings.size, pool, inspector, report=report)
+        for source, (width, height) in sizes.items():
+            if width > canvas[0] or height > canvas[1]:
+                reason = f"{width}×{height} pixels do not fit tiles of {canvas[0]}×{canvas[1]}; build the shards anew"
+                broken[source] = "probe", reason
+    number = 1 + int(old[-1].rpartition("-")[2]) if old else 0
+    tasks = tasks_of(listing.name, new, settings, canvas, broken, inspector, number=number, first=first)
+    return head_of(replace(listing, classes=classes), settings, canvas), tasks, old
+
+
+def tasks_of(
+    dataset: str,
+    records: list[VideoRecord],
+    settings: BuildSettings,
+    canvas: tuple[int, int] | None,
+    broken: Mapping[str, tuple[str, str]],
+    inspector: Inspector,
+    *,
+    number: int = 0,
+    first: int = 0,
+) -> list[ShardTask]:
+    """Records in tars of `samples_per_shard`, which are numbered from `number`, and their keys from `first`."""
     tasks = []
-    for number, first in enumerate(range(0, len(records), settings.samples_per_shard)):
-        part = tuple(records[first : first + settings.samples_per_shard])
-        name = f"{listing.name}-{number:06d}"
+    for place in range(0, len(records), settings.samples_per_shard):
+        part = tuple(records[place : place + settings.samples_per_shard])
         known = {r.source: broken[r.source] for r in part if r.source in broken}
-        task = ShardTask(name, listing.name, first, part, settings, canvas, known, inspector.limits)
+        name = f"{dataset}-{number + len(tasks):06d}"
+        task = ShardTask(name, dataset, first + place, part, settings, canvas, known, inspector.limits)
         tasks.append(replace(task, inputs=task.fingerprint()))
-    return head_of(listing, settings, canvas), tasks
+    return tasks
 
 
-def common_canvas(
+def fitted_sizes(
     records: list[VideoRecord],
     size: int,
     pool: ThreadPoolExecutor,
     inspector: Inspector,
     *,
     report: Callable[..., None],
-) -> tuple[tuple[int, int], dict[str, tuple[str, str]]]:
-    """Width and height that hold every video whose short side is `size`, and why some cannot be read at all."""
-    sizes, broken = [(size, size)], dict[str, tuple[str, str]]()
+) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[str, str]]]:
+    """Source -> width and height of each video whose short side becomes `size`; and why others cannot be read."""
+    sizes, broken = dict[str, tuple[int, int]](), dict[str, tuple[str, str]]()
 
     def fitted_size(record: VideoRecord) -> tuple[int, int] | VideoFailure:
         try:
@@ -196,9 +265,9 @@ def common_canvas(
         if isinstance(found, VideoFailure):
             broken[record.source] = found.stage, found.reason
         else:
-            sizes.append(found)
+            sizes[record.source] = found
         report(i, len(records), "reading sizes", failed=len(broken))
-    return (max(w for w, _ in sizes), max(h for _, h in sizes)), broken
+    return sizes, broken
 
 
 def guard_of(record: VideoRecord, limits: Limits) -> Guard:

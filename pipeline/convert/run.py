@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from res3d_video import pipeline
-from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, plan_build, refuse_other_settings
+from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, plan_append, plan_build, refuse_other_settings
 from res3d_video.pipeline.convert.samples import segment_length
 from res3d_video.pipeline.convert.shard import (
     MAX_ATTEMPTS,
@@ -89,6 +89,7 @@ def build_shards(
     limits: Limits | None = None,
     report: Callable[..., None] = lambda *done, **failed: None,
     task: tuple[int, int] | None = None,
+    append: bool = False,
     make: Make | None = None,
 ) -> BuildResult:
     """Transcode the videos of a listing into shards.
@@ -100,6 +101,7 @@ def build_shards(
         report: Told how many videos are done, of those that this run is to see to; a `train.terminal.Report`.
         task: (i, n): make only every n-th tar, from the i-th, 1-based, while other tasks make the others, perhaps on
             other machines; who finds all there writes the index.
+        append: Add what a finished dataset in `out_dir` does not have as new tars, and leave its own as they are.
         make: Who makes the tars; this process if None.
 
     Raises:
@@ -110,13 +112,20 @@ def build_shards(
     with only_builder(out_dir, shared=is_shared), Inspector(limits) as inspector, ThreadPoolExecutor(workers) as pool:
         if not is_shared:
             clean(out_dir)
-        head, tasks = plan_build(listing, settings, pool, limit=limit, inspector=inspector, report=report)
+        if append:
+            head, tasks, old = plan_append(listing, settings, out_dir, pool, inspector=inspector, report=report)
+        else:
+            (head, tasks), old = (
+                plan_build(listing, settings, pool, limit=limit, inspector=inspector, report=report),
+                [],
+            )
         refuse_other_settings(out_dir, head)
         number, num_tasks = task or (1, 1)
         mine = tasks[number - 1 :: num_tasks]
         todo = [one for one in mine if not is_finished(out_dir, one)]
         if todo:
-            (out_dir / "dataset.json").unlink(missing_ok=True)  # readers must not meet half of two builds
+            if not append:  # which adds tars that dataset.json does not name yet
+                (out_dir / "dataset.json").unlink(missing_ok=True)  # readers must not meet half of two builds
             make = make or partial(make_here, pool=pool, inspector=inspector, workers=workers)
             failed = make(todo, out_dir, progress_of(mine, todo, report))
             if failed:
@@ -125,8 +134,12 @@ def build_shards(
                     f"{out_dir}: {len(failed)} shards failed {MAX_ATTEMPTS} times, {len(todo) - len(failed)} others "
                     f"were made: {reasons}; the same command tries them again"
                 )
-        result = BuildResult(len(tasks), finished(out_dir, tasks), len(todo), len(mine) - len(todo))
-        return write_whole(result, listing, settings, head, tasks, out_dir, alone=not is_shared)
+        there, num_kept = len(old) + finished(out_dir, tasks), len(old) + len(mine) - len(todo)
+        result, names = (
+            BuildResult(len(old) + len(tasks), there, len(todo), num_kept),
+            old + [one.name for one in tasks],
+        )
+        return write_whole(result, listing, settings, head, names, out_dir, alone=not is_shared)
 
 
 def progress_of(mine: list[ShardTask], todo: list[ShardTask], report: Callable[..., None]) -> Tell:
@@ -149,12 +162,12 @@ def write_whole(
     listing: Listing,
     settings: BuildSettings,
     head: dict[str, Any],
-    tasks: list[ShardTask],
+    names: list[str],
     out_dir: Path,
     *,
     alone: bool,
 ) -> BuildResult:
-    """Write index, quarantine.jsonl, manifest.jsonl and dataset.json, if all tars are there.
+    """Write index, quarantine.jsonl, manifest.jsonl and dataset.json, if all tars of these names are there.
 
     Two processes may do this at once: they write the same bytes, each under names of its own, and rename.
 
@@ -163,7 +176,6 @@ def write_whole(
     """
     if not result.is_whole:
         return result
-    names = [task.name for task in tasks]
     found = {path.stem for path in (out_dir / "parts").glob("[!.]*.json")}
     for name in found - set(names):  # of an earlier build
         for stale in ("dataset.json", f"{name}.tar", f"{name}.idx", f"parts/{name}.json"):  # readers meet no half of it
