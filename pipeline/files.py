@@ -26,15 +26,9 @@ class NotPlainError(OSError):
 def open_plain(path: Path, *, home: Path | None = None) -> int:
     """Open a file to read it; the caller closes the descriptor.
 
-    Whatever has that name, this neither waits nor touches a device. Where the file lies is asked of the open file, so
-    a link that is changed meanwhile deceives nobody.
-
-    Args:
-        home: The folder that must hold the file once all links are followed; None follows them anywhere.
-
-    Raises:
-        NotPlainError: It is a pipe, a device, a folder or the like; or a link leads out of `home`.
-        OSError: It cannot be opened.
+    Whatever has that name, this neither waits nor touches a device; a pipe, folder or the like is a NotPlainError, and
+    so is a link that leads out of `home`. Where the file lies is asked of the open file, so a link that is changed
+    meanwhile deceives nobody.
     """
     _require_plain(path, os.stat(path).st_mode)  # first without opening, which some devices take for a command
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)

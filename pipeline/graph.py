@@ -32,14 +32,9 @@ class DaliEngine:
     """Turns what was read of a step into clips by DALI.
 
     Args:
-        batch_size: N clips.
         gpu: CUDA device, or None for the CPU.
         mean, std: Per channel, RGB; clips come as (value - mean) / std.
         whole_pictures: Decode whole JPEGs; else, where nothing is resized, just the columns of the crop.
-
-    Attributes:
-        num_pipelines: Graphs that take turns, step by step.
-        clips_per_stream: K, of H.264: opening a stream costs NVDEC time, so there are as few as threads to decode them.
     """
 
     def __init__(
@@ -55,8 +50,9 @@ class DaliEngine:
         whole_pictures: bool,
     ) -> None:
         self._index, self._codec, self._clip, self._gpu, self._settings = index, index.stored_as, clip, gpu, settings
-        self.num_pipelines = settings.pipelines(codec=index.codec, on_gpu=gpu is not None)
+        self.num_pipelines = settings.pipelines(codec=index.codec, on_gpu=gpu is not None)  # that take turns
         threads = settings.num_threads
+        # K, of H.264: opening a stream costs NVDEC time, so there are as few as threads to decode them.
         self.clips_per_stream = 1 if gpu is None else -(-batch_size // min(threads, batch_size))
         self._batch_size, self._mean, self._std = batch_size, list(mean), list(std)
         self._scale = clip.scale(index.size)

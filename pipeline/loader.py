@@ -27,30 +27,22 @@ __all__ = ["MEAN", "Batch", "ClipLoader", "LoaderError", "LoaderSettings"]
 class Batch:
     """One rank's share of a step.
 
-    Attributes:
-        clips: [N, 3, T, H, W] RGB, (value - mean) / std; float16 on a GPU, float32 on a CPU; channels_last_3d. On a GPU
-            it is a buffer of the loader's, good for work queued before the next batch is taken; clone to keep it.
-        labels, weights: int64 [N]; float32 [N], 1, or 0 for a clip that must not count.
-        samples, starts, views: int64 [N]; row of the index, first source frame, which of the sample's clips.
-        num_real_global: Clips of weight 1 that the plan has for this step, over all ranks.
-        num_replaced: Clips of this rank that are not the plan's, because a sample is damaged.
-        damaged: Row of each of those samples -> why.
-        work: What was read for it.
-        wait_s: How long the caller waited for it.
+    Clips are RGB, (value - mean) / std; float16 on a GPU, float32 on a CPU; channels_last_3d. On a GPU it is a buffer
+    of the loader's, good for work queued before the next batch is taken; clone to keep it.
     """
 
-    clips: Tensor
-    labels: Tensor
-    weights: Tensor
-    samples: np.ndarray
-    starts: np.ndarray
-    views: np.ndarray
+    clips: Tensor  # [N, 3, T, H, W]
+    labels: Tensor  # int64 [N]
+    weights: Tensor  # float32 [N]; 1, or 0 for a clip that must not count
+    samples: np.ndarray  # int64 [N], rows of the index
+    starts: np.ndarray  # int64 [N], first source frames
+    views: np.ndarray  # int64 [N], which of the sample's clips
     step: int
-    num_real_global: int
-    num_replaced: int = 0
-    damaged: dict[int, str] = field(default_factory=dict)
-    work: ReadWork = field(default_factory=ReadWork)
-    wait_s: float = 0.0
+    num_real_global: int  # clips of weight 1 that the plan has for this step, over all ranks
+    num_replaced: int = 0  # clips of this rank that are not the plan's, because a sample is damaged
+    damaged: dict[int, str] = field(default_factory=dict)  # row of each of those samples -> why
+    work: ReadWork = field(default_factory=ReadWork)  # what was read for it
+    wait_s: float = 0.0  # how long the caller waited for it
 
 
 class ClipLoader:
@@ -59,16 +51,15 @@ class ClipLoader:
     Iterating goes on after the last batch handed out and ends with the plan: never, for a `TrainPlan`. A clip whose
     bytes fail their checksum, have another form than the dataset's pictures or do not decode is replaced by one of the
     plan's next good sample in training and gets weight 0 in evaluation; `num_replaced` counts them and `bad_samples`
-    names their samples. `engine` names what decodes. `work` says what was read for the batches handed out so far,
-    `data_wait_s` how long the caller waited for them.
+    names their samples. `work` and `data_wait_s` are of the batches handed out so far.
 
     Args:
         rank, world_size: This process's place; it gets rows [rank × N, (rank + 1) × N) of each global batch.
         device: "cpu", or a CUDA device, where decoding then happens too.
         settings: How it works; none of it changes what it delivers.
         mean, std: One value, or three (RGB). The paper subtracts 128 and does not scale (section 3).
-        whole_pictures: Decode whole JPEGs and cut afterwards. The default does so on a GPU: nvJPEG wants whole
-            pictures, while a CPU decodes just the columns of the crop in less time.
+        whole_pictures: Decode whole JPEGs and cut afterwards; the default on a GPU, as nvJPEG wants. A CPU decodes
+            just the columns of the crop in less time.
 
     Example:
         index = open_index(Path("shards/ucf101"))

@@ -39,16 +39,13 @@ class LoaderError(UserError):
 
 @dataclass(frozen=True)
 class ReadWork:
-    """What some clips cost to read.
-
-    Frames are those delivered; pictures, JPEGs or packets, are given to the decoder; bytes are compressed.
-    """
+    """What some clips cost to read."""
 
     num_clips: int = 0
-    num_frames: int = 0
-    num_pictures: int = 0
+    num_frames: int = 0  # delivered
+    num_pictures: int = 0  # given to the decoder: JPEGs, or packets of a video
     num_frames_decoded: int = 0
-    num_bytes: int = 0
+    num_bytes: int = 0  # compressed
 
     @property
     def decoded_to_used(self) -> float:
@@ -68,16 +65,12 @@ class ReadWork:
 
 @dataclass(frozen=True)
 class ReadStep:
-    """One rank's clips of a step after replacement, ready to be decoded; `loader.Batch` has the other attributes.
-
-    Attributes:
-        data: Of each clip, what a decoder takes: one JPEG, or packets; uint8 [bytes] each.
-    """
+    """One rank's clips of a step after replacement, ready to be decoded; `loader.Batch` has the other attributes."""
 
     step: int
     clips: PlannedClips
     located: ClipFrames
-    data: list[list[np.ndarray]]
+    data: list[list[np.ndarray]]  # of each clip, what a decoder takes: one JPEG, or packets; uint8 [bytes] each
     num_replaced: int
     damaged: dict[int, str]
     num_real_global: int
@@ -86,12 +79,11 @@ class ReadStep:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the stored frames of some clips lie, M in all, int64 [M] each: the clip that each belongs to, rising, and
-    what the index says of it; the offset is in the tar."""
+    """Where the stored frames of some clips lie, M in all, int64 [M] each."""
 
-    owner: np.ndarray
+    owner: np.ndarray  # the clip that each belongs to, rising
     tar: np.ndarray
-    offset: np.ndarray
+    offset: np.ndarray  # in the tar
     size: np.ndarray
     crc32: np.ndarray
 
@@ -99,10 +91,8 @@ class Places:
 class FrameFiles:
     """Reads stored frames of an index, those of many clips at a time.
 
-    Attributes:
-        stop: Set by another thread to end a wait for a remote tar, with `Interrupted`.
-        is_fetching: Whether it waits for a remote tar.
-        at: Tar, and sample, that `read` or `fetch` is at, for another thread that wonders; None outside.
+    Other threads set `stop` to end a wait for a remote tar, and look at `is_fetching` and `at`, the tar and sample that
+    `read` or `fetch` is at.
     """
 
     def __init__(self, index: ShardIndex) -> None:

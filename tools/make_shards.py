@@ -114,8 +114,8 @@ shard_options = with_options(
                  "or local for a new one."),
     click.option("--task", metavar="I/N", callback=task_number, help="Make only every N-th shard, from the I-th; the "
                  "last task writes the index."),
-    click.option("--append", is_flag=True, help="Add videos that a finished dataset lacks as new shards; its own stay as "
-                 "they are."),
+    click.option("--append", is_flag=True, help="Add videos that a finished dataset lacks as new shards; its own stay "
+                 "as they are."),
     *setting_options(Limits, LIMITS),
     QUIET,
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),

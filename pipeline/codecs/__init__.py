@@ -10,8 +10,7 @@ import numpy as np
 class UndecodableError(ValueError):
     """Bytes that pass their checksum and are not frames of the dataset's kind.
 
-    Attributes:
-        clips: Which of the clips, or streams, that were decoded together.
+    `clips` says which of the clips, or streams, that were decoded together.
     """
 
     def __init__(self, message: str, *, clips: Sequence[int] = ()) -> None:
@@ -41,17 +40,11 @@ class EncodedSegment:
 
 @dataclass(frozen=True)
 class ClipFrames:
-    """The stored frames that N clips need, M in all.
+    """The stored frames that N clips need, M in all."""
 
-    Attributes:
-        rows: int64 [M], frames of the segments, clip after clip.
-        count: int64 [N], how many each clip needs; 0 for a blank one.
-        order: int64 [N, T], place of each frame of a clip among those decoded for it.
-    """
-
-    rows: np.ndarray
-    count: np.ndarray
-    order: np.ndarray
+    rows: np.ndarray  # int64 [M], frames of the segments, clip after clip
+    count: np.ndarray  # int64 [N], how many each clip needs; 0 for a blank one
+    order: np.ndarray  # int64 [N, T], place of each frame of a clip among those decoded for it
 
 
 @dataclass(frozen=True)

@@ -36,24 +36,15 @@ SCAN = bytes.fromhex("03010002110311003f00")
 
 @dataclass(frozen=True)
 class FilmstripCodec:
-    """How a dataset's frames lie in JPEGs, and what joins them anew.
+    """How a dataset's frames lie in JPEGs, and what joins them anew."""
 
-    Attributes:
-        tile_height, tile_width: One frame's place, multiples of 16 pixels; the content lies inside it.
-        strip_frames: Tiles in a strip; the last ones of a segment may have fewer.
-        phase_stride: Strips of a block hold every `phase_stride`-th frame.
-        quality: JPEG quality, 1…100.
-        header: What a JPEG of one tile begins with, up to its compressed bytes.
-        blank: The compressed bytes of a grey tile, decoded where a clip needs no frame.
-    """
-
-    tile_height: int
+    tile_height: int  # with the width one frame's place, multiples of 16 pixels; the content lies inside it
     tile_width: int
-    strip_frames: int
-    phase_stride: int
-    quality: int
-    header: bytes
-    blank: bytes
+    strip_frames: int  # tiles in a strip; the last ones of a segment may have fewer
+    phase_stride: int  # strips of a block hold every `phase_stride`-th frame
+    quality: int  # JPEG quality, 1…100
+    header: bytes  # what a JPEG of one tile begins with, up to its compressed bytes
+    blank: bytes  # the compressed bytes of a grey tile, decoded where a clip needs no frame
 
     name = "filmstrip"
     full_range = True  # JPEG's YCbCr, where video's has less

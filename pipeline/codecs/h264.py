@@ -49,21 +49,14 @@ class H264Codec:
     """How a dataset's frames lie in MP4s, a packet a frame, and what decodes them.
 
     yuv420p, limited range, BT.601, no B-frames, closed GOPs of one length.
-
-    Attributes:
-        tile_height, tile_width: Of a frame, pixels, multiples of 16 so that nothing is cropped.
-        gop_size: Frames from one keyframe to the next.
-        crf: x264's quality, 1 the best and 51 the worst; docs/benchmarks/shards.md has bytes and PSNR of some.
-        avcc: The AVCDecoderConfigurationRecord that all segments share: profile, level, SPS and PPS.
-        blank: A grey keyframe's packet, decoded where a clip needs no frame.
     """
 
-    tile_height: int
+    tile_height: int  # with the width multiples of 16 pixels, so that nothing is cropped
     tile_width: int
-    gop_size: int
-    crf: int
-    avcc: bytes
-    blank: bytes
+    gop_size: int  # frames from one keyframe to the next
+    crf: int  # x264's quality, 1 the best and 51 the worst; docs/benchmarks/shards.md has bytes and PSNR of some
+    avcc: bytes  # the AVCDecoderConfigurationRecord that all segments share: profile, level, SPS and PPS
+    blank: bytes  # a grey keyframe's packet, decoded where a clip needs no frame
 
     name = "h264"
     full_range = False  # video's YCbCr

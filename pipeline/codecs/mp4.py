@@ -21,19 +21,12 @@ MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)  # o
 
 @dataclass(frozen=True)
 class Stream:
-    """Some clips joined to one stream of packets, as a decoder takes it.
+    """Some clips joined to one stream of packets, as a decoder takes it."""
 
-    Attributes:
-        clips: The rows that are joined.
-        frames: int32 [U], frames of the stream that the clips take, each once, rising.
-        owner: int64 [U], which of the joined clips takes each, 0-based.
-        order: int32 [K × T], place of each clip's frames among those U; zeros for clips past the last.
-    """
-
-    clips: slice
-    frames: np.ndarray
-    owner: np.ndarray
-    order: np.ndarray
+    clips: slice  # the rows that are joined
+    frames: np.ndarray  # int32 [U], frames of the stream that the clips take, each once, rising
+    owner: np.ndarray  # int64 [U], which of the joined clips takes each, 0-based
+    order: np.ndarray  # int32 [K × T], place of each clip's frames among those U; zeros for clips past the last
 
 
 def join(located: ClipFrames, *, clips_per_stream: int) -> list[Stream]:
@@ -80,14 +73,14 @@ class Splicer:
         if not keyframes[0]:
             raise ValueError("packets: the first is not a keyframe; begin at one")
         sizes = np.fromiter((len(packet) for packet in packets), ">u4", len(packets))
-        moov_size = len(self._moov(sizes, keyframes, first_byte=0))
-        first_byte = len(self._ftyp) + moov_size + 8
-        head = self._ftyp + self._moov(sizes, keyframes, first_byte=first_byte)
-        head += struct.pack(">I4s", int(sizes.sum()) + 8, b"mdat")
+        moov = self._moov(sizes, keyframes)
+        first_byte = len(self._ftyp) + len(moov) + 8  # of the packets, which is what moov ends with
+        mdat = struct.pack(">II4s", first_byte, int(sizes.sum()) + 8, b"mdat")
+        head = self._ftyp + moov[:-4] + mdat
         return np.concatenate([np.frombuffer(head, np.uint8), *packets])
 
-    def _moov(self, sizes: np.ndarray, keyframes: np.ndarray, *, first_byte: int) -> bytes:
-        """All that is to be known about the packets, whose first byte lies at `first_byte` of the file."""
+    def _moov(self, sizes: np.ndarray, keyframes: np.ndarray) -> bytes:
+        """All that is to be known about the packets, but where they begin: 0 stands in the last four bytes."""
         count, (width, height) = len(sizes), self._size
         sync = (np.flatnonzero(keyframes) + 1).astype(">u4")  # frames are counted from 1
         table = box(
@@ -97,7 +90,7 @@ class Splicer:
             full_box(b"stss", struct.pack(">I", len(sync)), sync.tobytes()),
             full_box(b"stsc", struct.pack(">4I", 1, 1, count, 1)),  # all packets in one chunk …
             full_box(b"stsz", struct.pack(">2I", 0, count), sizes.tobytes()),
-            full_box(b"stco", struct.pack(">2I", 1, first_byte)),  # … which begins here
+            full_box(b"stco", struct.pack(">2I", 1, 0)),  # … which begins here
         )
         here = full_box(b"dref", struct.pack(">I", 1), full_box(b"url ", flags=1))  # the bytes are in this file
         media = box(

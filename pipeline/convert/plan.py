@@ -233,7 +233,7 @@ def tasks_of(
     first: int = 0,
 ) -> list[ShardTask]:
     """Records in tars of `samples_per_shard`, which are numbered from `number`, and their keys from `first`."""
-    tasks = []
+    tasks: list[ShardTask] = []
     for place in range(0, len(records), settings.samples_per_shard):
         part = tuple(records[place : place + settings.samples_per_shard])
         known = {r.source: broken[r.source] for r in part if r.source in broken}

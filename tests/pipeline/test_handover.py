@@ -2,19 +2,19 @@
 
 import queue
 from collections import deque
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import MagicMock, call
 
 import pytest
 import torch
+from nvidia.dali import Pipeline
 from torch import Tensor
 
-import res3d_video.pipeline.prefetch
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.prefetch import Ring, Slot
-from tests.clips import train_plan
+from tests.clips import take, train_plan
 
 
 @dataclass
@@ -109,95 +109,31 @@ def test_without_the_wait_a_gpu_that_is_behind_would_read_a_later_batch() -> Non
     assert any(batch != content for batch, content in run_steps(2, behind=3, waits=False))
 
 
-class FakeCuda:
-    """As much of `torch.cuda` as the loader uses, on the CPU; it writes down who did what."""
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-        cuda = self
-
-        class Stream(FakeStream):
-            device = torch.device("cpu")
-
-            def __init__(self, gpu: int) -> None:
-                super().__init__()
-                self.name = f"stream of {gpu}"
-
-            def synchronize(self) -> None:
-                pass
-
-            def wait_event(self, event: FakeEvent) -> None:
-                pass  # what it is for is tested above
-
-            def record_event(self) -> FakeEvent:
-                cuda.log.append(f"{self.name}: record")
-                return super().record_event()
-
-        class Event(FakeEvent):
-            def __init__(self, *, blocking: bool) -> None:
-                assert blocking, "a host that waits for it would spin"
-
-            def record(self, stream: FakeStream) -> None:
-                cuda.log.append(f"{stream.name}: batch written")  # type: ignore[attr-defined]
-                self.stream, self.position = stream, stream.queued
-
-        self.Stream, self.Event = Stream, Event
-        self.current = Stream(0)
-        self.current.name = "caller"
-
-    def set_device(self, gpu: int) -> None:
-        self.log.append(f"device {gpu}")
-
-    def stream(self, stream: FakeStream) -> Any:
-        return nullcontext()
-
-    def current_stream(self, device: torch.device) -> FakeStream:
-        return self.current
-
-
 @pytest.mark.parametrize("engine", ["dali", "simple"])
 def test_a_gpus_batches_are_copies_that_the_next_but_one_does_not_touch(
     numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
+    """Decoded on the CPU, and handed over as on a GPU whose streams and events do nothing."""
     plan, settings = train_plan(numbered), LoaderSettings(engine=engine, prefetch=2)
     with ClipLoader(numbered, plan, settings=settings, whole_pictures=True) as loader:
-        expected = [batch.clips.half() for _, batch in zip(range(15), loader, strict=False)]
-
-    cuda = FakeCuda()
-    monkeypatch.setattr(res3d_video.pipeline.prefetch.torch, "cuda", cuda)
+        expected = [batch.clips.half() for batch in take(loader, 15)]
+    cuda = MagicMock()
+    cuda.Stream.return_value.device = torch.device("cpu")
+    monkeypatch.setattr(torch, "cuda", cuda)
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
     loader = ClipLoader(numbered, plan, settings=settings, whole_pictures=True)
-    loader.device, loader._gpu = torch.device("cpu"), 3  # decodes on the CPU, and hands over as on a GPU
+    loader.device, loader._gpu = torch.device("cpu"), 3
     if engine == "dali":
         feed = "nvidia.dali.plugin.pytorch.feed_ndarray"
         monkeypatch.setattr(feed, lambda out, buffer, cuda_stream: buffer.copy_(torch.from_dlpack(out)))
-        build = loader.decoder.build
-        loader.decoder.build = lambda queue_depth: OnStream(build(queue_depth=queue_depth), cuda)
+        outputs = Pipeline.outputs
+        monkeypatch.setattr(Pipeline, "outputs", lambda self, stream: outputs(self))
     places = set()
     with loader:
-        for _, batch, clips in zip(range(15), loader, expected, strict=False):
+        for batch, clips in zip(loader, expected, strict=False):
             assert torch.equal(batch.clips, clips)
             places.add(batch.clips.data_ptr())
-    assert cuda.log[0] == "device 3", "the thread chooses its GPU before anything else"
+    assert cuda.method_calls[0] == call.set_device(3), "the thread chooses its GPU before anything else"
+    assert cuda.Event.call_args == call(blocking=True), "a host that waits for it would spin"
     assert 2 <= len(places) <= settings.prefetch + 2
-
-
-class OnStream:
-    """A pipeline on the CPU whose outputs are asked for on a stream."""
-
-    def __init__(self, pipe: Any, cuda: FakeCuda) -> None:
-        self._pipe, self._cuda, self._scheduled, self._taken = pipe, cuda, 0, 0
-
-    def feed_input(self, name: str, samples: Any) -> None:
-        self._pipe.feed_input(name, samples)
-
-    def schedule_run(self) -> None:
-        self._pipe.schedule_run()
-        self._cuda.log.append("schedule")
-
-    def outputs(self, stream: FakeStream) -> Any:
-        assert stream.name == "stream of 3"  # type: ignore[attr-defined]
-        assert self._cuda.log[-1] != "outputs", "DALI is given new work before its next output is waited for"
-        self._cuda.log.append("outputs")
-        return self._pipe.outputs()

@@ -141,17 +141,6 @@ def test_reading_goes_on_where_the_system_gave_less_than_asked_for(
     assert FrameFiles(numbered).read(*clip)[0][0][0].tobytes() == expected[0][0][0].tobytes()
 
 
-def test_fetching_changes_nothing_that_is_read_and_forgives_missing_tars(copy: ShardIndex) -> None:
-    clips = np.arange(copy.num_samples), located(copy, *[[0, 0]] * copy.num_samples)
-    files = FrameFiles(copy)
-    files.fetch(*clips)
-    expected = FrameFiles(copy).read(*clips)[0]
-    for (got,), (wanted,) in zip(files.read(*clips)[0], expected, strict=True):
-        assert got.tobytes() == wanted.tobytes()
-    (copy.data_dir / copy.tars[0]).unlink()
-    FrameFiles(copy).fetch(*clips)
-
-
 def test_too_many_open_files_damage_no_sample(numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> int:
         raise OSError(errno.EMFILE, "Too many open files")

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import tarfile
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -69,21 +68,6 @@ def test_the_idx_is_the_one_that_dali_s_tool_makes(numbered: ShardIndex, tmp_pat
         assert path.with_suffix(".idx").read_bytes() == (tmp_path / "made.idx").read_bytes()
 
 
-def test_tars_are_ustar_with_short_names_and_no_time(numbered: ShardIndex) -> None:
-    for tar in numbered.tars:
-        with tarfile.open(numbered.data_dir / tar) as opened:
-            for member in opened:
-                assert (member.mtime, member.mode, member.uid, member.pax_headers) == (0, 0o444, 0, {})
-                assert member.name.partition(".")[0].isdigit()
-        header = (numbered.data_dir / tar).read_bytes()[257:265]
-        assert header == b"ustar\x0000"
-
-
-def copy_of(index: ShardIndex, tmp_path: Path) -> ShardIndex:
-    shutil.copytree(index.data_dir, tmp_path / "data")
-    return open_index(tmp_path / "data")
-
-
 @pytest.mark.parametrize("large_bytes", [0, 2**23])
 def test_rows_of_small_and_of_large_arrays_are_those_asked_for(
     numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch, large_bytes: int
@@ -112,15 +96,9 @@ def test_a_split_or_subset_that_does_not_exist_is_named(numbered: ShardIndex) ->
     [
         (lambda d: shutil.rmtree(d), "no dataset.json, so no finished shards; make it with"),
         (lambda d: (d / "dataset.json").unlink(), "run the same tools/make_shards.py command again"),
-        (lambda d: (d / "dataset.json").write_text("{"), "not JSON"),
         (lambda d: edit(d, format_version=1), "format version 1, this program reads 2; build the shards again"),
-        (lambda d: edit(d, format_version=99), "format version 99, this program reads 2; build the shards again"),
-        (lambda d: (d / "index/label.npy").unlink(), "label.npy: cannot be read"),
         (lambda d: (d / "index/label.npy").write_bytes(b"\x93NUMPY"), "label.npy: cannot be read"),
-        (
-            lambda d: np.save(d / "index/label.npy", np.zeros(3, np.int32)),
-            r"int32 \[3\] where dataset.json asks for int32 \[11\]",
-        ),
+        (lambda d: np.save(d / "index/label.npy", np.zeros(3, np.int32)), r"\[3\] where dataset.json asks for int32"),
         (lambda d: np.save(d / "index/label.npy", np.array([{}], object)), "cannot be read"),
         (lambda d: save_version_2(d / "index/label.npy"), "no .npy file of version 1.0"),
         (lambda d: np.save(d / "index/key.npy", np.array([b"x" * 5000] * 11)), "cannot be read"),
@@ -132,7 +110,7 @@ def test_a_split_or_subset_that_does_not_exist_is_named(numbered: ShardIndex) ->
 def test_a_folder_that_is_not_a_whole_dataset_is_refused_in_one_line(
     numbered: ShardIndex, tmp_path: Path, damage: object, said: str
 ) -> None:
-    copy_of(numbered, tmp_path)
+    shutil.copytree(numbered.data_dir, tmp_path / "data")
     damage(tmp_path / "data")
     with pytest.raises(ShardError, match=said) as error:
         open_index(tmp_path / "data")
@@ -151,16 +129,10 @@ def edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def segment_of(*strips: bytes) -> EncodedSegment:
-    """A frame a strip."""
-    files = {f"{i:04d}.jpg": strip for i, strip in enumerate(strips)}
-    return EncodedSegment(files, [FrameRecord(name, 0, len(strip), i) for i, (name, strip) in enumerate(files.items())])
-
-
 def test_a_tar_appears_only_when_it_is_complete(tmp_path: Path) -> None:
-    path = tmp_path / "a.tar"
-    with pytest.raises(KeyError), TarShard(path) as tar:
-        tar.add(EncodedSample("00000000", segment_of(b"x"), {"label": 0}))
+    segment = EncodedSegment({"000.jpg": b"x"}, [FrameRecord("000.jpg", 0, 1, 0)])
+    with pytest.raises(KeyError), TarShard(tmp_path / "a.tar") as tar:
+        tar.add(EncodedSample("00000000", segment, {"label": 0}))
         raise KeyError("the disk is full")
     assert not list(tmp_path.iterdir())
 

@@ -115,11 +115,6 @@ def test_the_blank_tile_is_grey_and_a_codec_is_what_its_description_says() -> No
     assert FilmstripCodec.of(codec.describe()) == codec
 
 
-def test_tiles_must_lie_on_jpeg_block_borders() -> None:
-    with pytest.raises(UserError, match="171×128 must be a multiple of 16"):
-        codec_of(128, 171)
-
-
 def test_a_segment_that_gives_more_than_allowed_stops_soon() -> None:
     codec = codec_of()
     size = sum(map(len, encoded(codec, 32).files.values()))

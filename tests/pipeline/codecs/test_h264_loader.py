@@ -1,29 +1,19 @@
 """The loader on H.264 shards: exact frames from every start, in streams of one clip or many, and no packet too many."""
 
-import io
 import itertools
-import shutil
-import zlib
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
 from res3d_video.pipeline.codecs import UndecodableError
 from res3d_video.pipeline.codecs.avc import SoftwareDecoder, parameter_sets
-from res3d_video.pipeline.codecs.mp4 import Splicer, join
-from res3d_video.pipeline.frames import decode_frames
-from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
+from res3d_video.pipeline.index import ShardError, ShardIndex
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan, TrainPlan
-from res3d_video.pipeline.reader import StepReader
-from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
-from res3d_video.tools.numbered import number_of, read_bits
-from tests.clips import DEVICES, GridPlan, sample_of_length, shown, take, train_plan
+from tests.clips import DEVICES, GridPlan, sample_of_length, shown, train_plan
 from tests.conftest import build_numbered
 from tests.hostile.pictures import peak_mb, sps_of
 from tests.oracle import oracle_clips
@@ -67,32 +57,6 @@ def test_every_start_gives_exactly_the_frames_asked_for(
             difference = np.abs(batch.clips.float().cpu().numpy() - oracle_clips(any_gop, planned, spec)).mean()
             assert difference <= GREY_LEVELS[device]
         assert step == plan.num_steps - 1
-
-
-@pytest.mark.parametrize("frame_stride", [1, 2, 4, 8])
-@pytest.mark.parametrize("clips_per_stream", [1, 2, 5, 16])
-def test_a_spliced_stream_holds_the_frames_of_all_its_clips(
-    any_gop: ShardIndex, frame_stride: int, clips_per_stream: int
-) -> None:
-    """What NVDEC is given, decoded from end to end by another decoder: the very frames that the graph will pick."""
-    spec = ClipSpec(4, frame_stride)
-    plan = GridPlan(any_gop, spec, grid_of(any_gop, spec), batch_size=16)
-    reader = StepReader(any_gop, plan, rows=slice(0, 16))
-    height, width = any_gop.tile_size
-    splicer = Splicer(bytes.fromhex(any_gop.info["codec"]["avcc"]), height=height, width=width)
-    for step in range(plan.num_steps):
-        read = reader.read(step)
-        planned = plan.batch(step)
-        frames = frame_indices(planned.start, spec, video_frames=any_gop.num_frames[planned.sample])
-        for stream in join(read.located, clips_per_stream=clips_per_stream):
-            joined = [packet for own in read.data[stream.clips] for packet in own]
-            video = splicer.splice(joined)
-            with av.open(io.BytesIO(video.tobytes()), "r", format="mp4") as container:
-                decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-            assert len(decoded) == len(joined)
-            numbers = [number_of(read_bits(decoded[frame].astype(float) - 128)) for frame in stream.frames]
-            wanted = frames[stream.clips]
-            assert [numbers[place] for place in stream.order[: wanted.size]] == wanted.ravel().tolist()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -143,35 +107,3 @@ def test_a_parameter_set_of_another_size_takes_no_memory(numbered_h264: ShardInd
     with pytest.raises(UndecodableError):
         decoder.decode([np.frombuffer(bytes.fromhex(codec["blank"]), np.uint8)])
     assert peak_mb() - before < 300
-
-
-def with_packets_of_other_settings(index: ShardIndex, folder: Path, sample: int) -> ShardIndex:
-    """A copy in which a sample's packets are whole, pass their checksums and were made for other parameter sets."""
-    shutil.copytree(index.data_dir, folder)
-    encoder = av.CodecContext.create("libx264", "w")
-    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 176, 128, "yuv420p", Fraction(1, 25)
-    encoder.options = {"profile": "baseline", "preset": "ultrafast", "crf": "45", "x264-params": "annexb=0:keyint=8"}
-    encoder.thread_count = 1
-    images = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in decode_frames(index, sample)]
-    made = [packet for image in images for packet in encoder.encode(image)] + encoder.encode()
-    frames, tar = np.array(index.frames), folder / index.tars[index.tar[sample]]
-    content = bytearray(tar.read_bytes())
-    for row, packet in enumerate(map(bytes, made), start=int(index.first_frame[sample])):
-        packet = packet[: frames[row, SIZE]]  # it must fit; a cut one is as wrong
-        at = int(index.offset[sample]) + int(frames[row, OFFSET])
-        content[at : at + len(packet)] = packet
-        frames[row, SIZE], frames[row, CRC32] = len(packet), zlib.crc32(packet)
-    tar.write_bytes(content)
-    np.save(folder / "index/frames.npy", frames)
-    return open_index(folder)
-
-
-def test_packets_of_other_parameter_sets_are_survived_and_counted(numbered_h264: ShardIndex, tmp_path: Path) -> None:
-    bad = sample_of_length(numbered_h264, 64)
-    index = with_packets_of_other_settings(numbered_h264, tmp_path / "data", bad)
-    plan = train_plan(index)
-    with ClipLoader(index, plan) as loader:
-        batches = take(loader, 4)
-        assert loader.bad_samples == [index.key(bad)]
-        assert loader.num_replaced == sum(int((plan.batch(s).sample == bad).sum()) for s in range(4)) > 0
-    assert all(bad not in batch.samples for batch in batches)
