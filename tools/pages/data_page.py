@@ -16,7 +16,7 @@ from res3d_video.tools.pages.markup import Clip, flatten, histogram, plural, ren
 from res3d_video.tools.samples import KeyJson, read_key_json
 from res3d_video.train.terminal import Report
 
-SIDES = {"train": SUBSETS["train"], "test": SUBSETS["test"], "neither": 0}
+SIDES = {"train": SUBSETS["train"], "val": SUBSETS["val"], "test": SUBSETS["test"], "none": 0}
 MAX_LOOKED_AT = 1000  # random samples whose key.json is read
 MAX_BYTES = 12_000_000  # of the videos of the gallery, about
 REMOTE_TARS = 4  # fetched of a dataset behind a URL, to look into
@@ -110,19 +110,20 @@ def read_gallery(index: ShardIndex, drawn: Sequence[int], *, report: Report) -> 
 
 
 def side_counts(index: ShardIndex) -> np.ndarray:
-    """Samples of every class on the sides of the first split, by first labels: int64 [K, 3] as in SIDES."""
-    together = index.labels.astype(np.int64) * 3 + index.subsets[:, 0]
-    return np.bincount(together, minlength=3 * len(index.classes)).reshape(-1, 3)[:, list(SIDES.values())]
+    """Samples of every class on the sides of the first split, by first labels: int64 [K, 4] as in SIDES."""
+    together = index.labels.astype(np.int64) * len(SIDES) + index.subsets[:, 0]
+    counts = np.bincount(together, minlength=len(SIDES) * len(index.classes))
+    return counts.reshape(-1, len(SIDES))[:, list(SIDES.values())]
 
 
 def lacking(counts: np.ndarray, classes: list[str]) -> list[str]:
     """Sentences on classes without samples, or on one side although they have some on another.
 
-    >>> lacking(np.array([[2, 1, 0], [0, 3, 0], [4, 0, 0], [0, 0, 0]]), ["a", "b", "c", "d"])
+    >>> lacking(np.array([[2, 0, 1, 0], [0, 0, 3, 0], [4, 0, 0, 0], [0, 0, 0, 0]]), ["a", "b", "c", "d"])
     ['1 class without samples: d', '1 class without training samples: b', '1 class without test samples: c']
     """
     has = counts.any(axis=1)
-    found = {"": ~has, "training ": has & (counts[:, 0] == 0), "test ": has & (counts[:, 1] == 0)}
+    found = {"": ~has, "training ": has & (counts[:, 0] == 0), "test ": has & (counts[:, 2] == 0)}
     sentences = []
     for kind, rows in found.items():
         names = [classes[k] for k in np.flatnonzero(rows)]
@@ -167,7 +168,7 @@ class Leak(NamedTuple):
         kind: "group", "source video" or "identical segment".
         num_things: Different things of this kind in the dataset; 0 where the index names none.
         num_both: Those on both sides.
-        num_test: Test samples concerned.
+        num_test: Test and validation samples concerned.
         examples: For each of a few things, samples on both sides.
     """
 
@@ -190,12 +191,12 @@ def leaks(index: ShardIndex) -> list[Leak]:
         different, thing = np.unique(numbers, return_inverse=True)
         is_named = numbers != 0
         for split, side in zip(index.split_names, index.subsets.T, strict=True):
-            train, test = (is_named & (side == SUBSETS[name]) for name in ("train", "test"))
+            train, test = is_named & (side == SUBSETS["train"]), is_named & (side > SUBSETS["train"])  # or validation
             both = np.intersect1d(thing[train], thing[test])
             examples = [
                 ", ".join(
                     f"{index.key(row)} {index.source(row)} ({name})"
-                    for name, on_side in (("train", train), ("test", test))
+                    for name, on_side in (("train", train), ("held out", test))
                     for row in np.flatnonzero((thing == one) & on_side)[:2].tolist()
                 )
                 for one in both[:5].tolist()

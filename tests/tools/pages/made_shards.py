@@ -13,7 +13,7 @@ from res3d_video.pipeline.schema import FORMAT_VERSION
 
 @dataclass(frozen=True)
 class Row:
-    """One sample; `subsets` has a letter a split: t for train, e for test, - for neither."""
+    """One sample; `subsets` has a letter a split: t for train, e for test, v for validation, - for none."""
 
     label: int
     subsets: str
@@ -45,7 +45,7 @@ def make_shards(folder: Path, rows: list[Row], *, classes: list[str], name: str 
         "label": np.array([row.label for row in rows], np.int32),
         "num_frames": np.array([row.num_frames for row in rows], np.int32),
         "content": np.array([(0, 0, 171, 128)] * len(rows), np.int16),
-        "split": np.array([["-te".index(letter) for letter in row.subsets] for row in rows], np.int8),
+        "split": np.array([["-tev".index(letter) for letter in row.subsets] for row in rows], np.int8),
         "tar": np.zeros(len(rows), np.int32),
         "offset": np.arange(len(rows), dtype=np.int64) * 2**20,
         "first_frame": first,

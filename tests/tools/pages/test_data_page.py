@@ -171,7 +171,13 @@ def test_of_a_dataset_behind_a_url_only_a_few_tars_are_fetched(
 
 def test_counts_of_every_class_on_every_side_are_those_counted_by_hand(tmp_path: Path) -> None:
     index = make_shards(tmp_path / "made", ROWS, classes=["a", "b", "c", "none"])
-    assert pages.side_counts(index).tolist() == [[2, 1, 0], [0, 2, 0], [2, 1, 0], [0, 0, 0]]
+    assert pages.side_counts(index).tolist() == [[2, 0, 1, 0], [0, 0, 2, 0], [2, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_a_validation_side_is_counted_and_no_leak_into_it_is_missed(tmp_path: Path) -> None:
+    index = make_shards(tmp_path / "made", [Row(0, "t", "g"), Row(0, "v", "g"), Row(0, "e", "h")], classes=["a"])
+    assert pages.side_counts(index).tolist() == [[1, 1, 1, 0]]
+    assert [leak.num_test for leak in pages.leaks(index) if leak.kind == "group"] == [1]
 
 
 def test_groups_sources_and_equal_pictures_on_both_sides_are_found_and_named(tmp_path: Path) -> None:
@@ -185,8 +191,8 @@ def test_groups_sources_and_equal_pictures_on_both_sides_are_found_and_named(tmp
         ("1", "identical segment"): (1, 1),
         ("2", "identical segment"): (0, 0),
     }
-    assert found["1", "group"].examples == ["00000005 c1.avi (train), 00000006 c1.avi (test)"]
-    assert found["1", "identical segment"].examples == ["00000000 a1.avi (train), 00000003 b1.avi (test)"]
+    assert found["1", "group"].examples == ["00000005 c1.avi (train), 00000006 c1.avi (held out)"]
+    assert found["1", "identical segment"].examples == ["00000000 a1.avi (train), 00000003 b1.avi (held out)"]
     assert found["1", "group"].num_things == 6
 
 
