@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,16 +211,14 @@ def unlisted_warning(sources: Collection[str]) -> list[str]:
 
 def group_warnings(records: Sequence[VideoRecord], split_names: Sequence[str]) -> list[str]:
     """One line for each split that has groups on both sides: accuracy measured on it would be too high."""
-    lines = []
+    lines, num_groups = [], len({record.group for record in records})
     for position, split in enumerate(split_names):
-        sides: dict[str, set[str]] = defaultdict(set)
-        for record in records:
-            sides[record.group].add(record.subsets[position])
+        on_side = {side: {record.group for record in records if record.subsets[position] == side} for side in SUBSETS}
         for other in ("val", "test"):
-            shared = sorted(group for group, words in sides.items() if {"train", other} <= words)
+            shared = sorted(on_side["train"] & on_side[other])
             if shared:
                 lines.append(
-                    f"split {split}: {len(shared)} of {len(sides)} groups have videos in train and in {other}, "
+                    f"split {split}: {len(shared)} of {num_groups} groups have videos in train and in {other}, "
                     f"first {shared[0]!r}; accuracy on it is measured partly on scenes seen in training"
                 )
     return lines

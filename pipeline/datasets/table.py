@@ -89,7 +89,7 @@ def list_table(
 def read_table(table: Path) -> tuple[list[str], list[Row]]:
     """Split names, none where the table has no subsets, and the rows."""
     try:
-        lines = csv.reader(io.StringIO(read_text(table, max_bytes=MAX_LIST_BYTES)), strict=True)
+        lines = csv.reader(lines_of(table), strict=True)
         header = [cell.strip().lower() for cell in next(lines, [])]
         splits = {match[1]: cell for cell in header if (match := SPLIT.fullmatch(cell))}
         if "subset" in header:
@@ -114,6 +114,12 @@ def read_table(table: Path) -> tuple[list[str], list[Row]]:
             raise
         raise DatasetError(f"{table}: cannot be read ({error}); name a CSV file in UTF-8") from None
     return list(splits), rows
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a list, one in memory at a time beside its bytes; raises as `read_text`."""
+    read_text(path, max_bytes=MAX_LIST_BYTES)  # refuses what is no UTF-8
+    return io.TextIOWrapper(io.BytesIO(path.read_bytes()), "utf-8-sig", newline="")
 
 
 def row_of(cells: dict[str, str], splits: Iterable[str], where: str) -> Row:
@@ -211,7 +217,7 @@ def list_kinetics(raw: Path, *, name: str | None = None) -> Listing:
         if len(lists) > 1:
             raise DatasetError(f"{raw}: {lists[0].name} and {lists[1].name} both may be the list of {subset}; keep one")
         if lists:
-            subsets[subset] = list(csv.DictReader(io.StringIO(read_text(lists[0], max_bytes=MAX_LIST_BYTES))))
+            subsets[subset] = list(csv.DictReader(lines_of(lists[0])))
     if "train" not in subsets:
         raise DatasetError(f"{raw}: no *train*.csv; put the lists of Kinetics there, next to the videos")
 
