@@ -4,12 +4,14 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from res3d_video.pipeline.convert.plan import BuildSettings
@@ -17,22 +19,13 @@ from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.tools.numbered import write_video
+from res3d_video.train.checkpoint import load_checkpoint
 from res3d_video.train.main import main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-OPTIONS = {
-    "--preset": "tiny",
-    "--model": "res3d10",
-    "--num-frames": "4",
-    "--crop-size": "32",
-    "--resize": "32",
-    "--batch-size": "4",
-    "--eval-every": "0",
-    "--eval-clips": "3",
-    "--num-threads": "1",
-    "--device": "cpu",
-}
-SMALL = [word for option in OPTIONS.items() for word in option]
+CLIPS = "--num-frames 4 --crop-size 32 --resize 32 --batch-size 4"
+SMALL = f"--preset tiny --model res3d10 {CLIPS} --eval-every 0 --eval-clips 3 --num-threads 1 --device cpu".split()
+NARROW = ["--width", "4", "--batch-size", "2", "--eval-clips", "1"]
 
 
 def moving_square(*, step: int, top: int, num_frames: int = 20) -> np.ndarray:
@@ -51,10 +44,14 @@ def build_squares(root: Path, *, classes: dict[str, int], num_groups: int = 6, c
         for group in range(num_groups):
             frames = moving_square(step=step, top=5 * group)
             write_video(root / "raw" / name / f"g{group}_{name}.mp4", frames, vcodec="libx264", pix_fmt="yuv420p")
-    first_test = num_groups - max(num_groups // 3, 1)
-    test_groups = tuple(f"g{group}" for group in range(first_test, num_groups))
-    listing = list_folder(root / "raw", name="squares", group_pattern=r"^(g\d)", test_groups=test_groups)
-    build_shards(listing, root / "shards", BuildSettings(size=32, codec=codec), workers=1)
+    return shards_of(root, "squares", test_groups=range(num_groups - max(num_groups // 3, 1), num_groups), codec=codec)
+
+
+def shards_of(root: Path, name: str, *, test_groups: Iterable[int], **settings: Any) -> ShardIndex:
+    """Shards in root/shards of the videos raw/<class>/g<group>…, in pictures of 32 pixels."""
+    tested = tuple(f"g{group}" for group in test_groups)
+    listing = list_folder(root / "raw", name=name, group_pattern=r"^(g\d)", test_groups=tested)
+    build_shards(listing, root / "shards", BuildSettings(size=32, **settings), workers=1)
     return open_index(root / "shards")
 
 
@@ -82,11 +79,13 @@ Trainer = Callable[..., Result]
 
 @pytest.fixture
 def run_main(squares: ShardIndex) -> Trainer:
-    """Runs the trainer's command in this process on the squares; later options win."""
+    """Runs the trainer's command in this process on the squares; later options win. None for any exit code."""
 
-    def run(out: Path, *options: str, data: Path | str | None = None) -> Result:
+    def run(out: Path, *options: str, data: Path | str | None = None, exit_code: int | None = 0) -> Result:
         command = ["--data", str(data or squares.data_dir), "--out", str(out), *SMALL, *options]
-        return CliRunner().invoke(main, command, catch_exceptions=False)
+        result = CliRunner().invoke(main, command, catch_exceptions=False)
+        assert exit_code in (None, result.exit_code), result.output
+        return result
 
     return run
 
@@ -104,6 +103,14 @@ def run_program(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=False)
 
 
+def write(path: Path, content: Any) -> None:
+    """Bytes, what `torch.save` makes of anything else, or no file."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+
+
 @contextmanager
 def room_for(num_bytes: int) -> Iterator[None]:
     """No file of this process can be longer."""
@@ -119,3 +126,12 @@ def read_metrics(out: Path, event: str) -> list[dict]:
     """The lines of metrics.jsonl of one kind."""
     lines = (json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if line["event"] == event]
+
+
+def values_in(out: Path, name: str, *, event: str = "train") -> list:
+    """What these lines have under a name."""
+    return [line[name] for line in read_metrics(out, event)]
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path)["model"]

@@ -11,51 +11,30 @@ import pytest
 
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.train.config import (
-    OptimConfig,
-    ScheduleConfig,
-    TrainConfig,
-    differences,
-    from_dict,
-    lr_at,
-    override,
-    scaled_to_steps,
-    to_dict,
-)
+from res3d_video.train.config import TrainConfig, differences, from_dict, lr_at, override, scaled_to_steps, to_dict
 from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.presets import NEEDS_WEIGHTS, PRESETS
 from res3d_video.train.resolve import configure
 from res3d_video.train.step import build_optimizer, set_lr
-from tests.train.conftest import Trainer, read_metrics
+from tests.train.conftest import Trainer, values_in
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_preset_survives_json(name: str) -> None:
-    assert from_dict(json.loads(json.dumps(to_dict(PRESETS[name])))) == PRESETS[name]
+def test_every_configuration_survives_json_and_a_field_of_another_version_is_named() -> None:
+    colours = TrainConfig(mean=(110.5, 100.0, 96.0), std=(58.0, 56.0, 55.0))
+    for config in (*PRESETS.values(), colours):
+        assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    with pytest.raises(ValueError, match=r"config: 'dropout' is unknown; .*another version"):
+        from_dict(to_dict(colours) | {"dropout": 0.5})
+    assert differences(colours, TrainConfig(mean=(110.5, 100.0, 96.0))) == {"std": ([58.0, 56.0, 55.0], 1.0)}
 
 
-def test_a_mean_and_std_of_each_colour_survive_json_as_tuples() -> None:
-    config = TrainConfig(mean=(110.5, 100.0, 96.0), std=(58.0, 56.0, 55.0))
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
-    assert from_dict(to_dict(config)).mean == (110.5, 100.0, 96.0)
-    assert differences(config, TrainConfig(mean=(110.5, 100.0, 96.0))) == {"std": ([58.0, 56.0, 55.0], 1.0)}
-
-
-def test_options_reach_the_parts_they_belong_to() -> None:
+def test_options_reach_the_parts_they_belong_to_and_differences_name_them() -> None:
     config = override(PRESETS["tiny"], model="res3d34", num_frames=4, lr=0.5, steps=7, flip=False, seed=None)
     assert (config.model.name, config.model.width) == ("res3d34", PRESETS["tiny"].model.width)
     assert config.clip == ClipSpec(4, 2, 56, 64)
     assert (config.optim.lr, config.steps, config.flip, config.seed) == (0.5, 7, False, 0)
-
-
-def test_differences_name_nested_fields() -> None:
     base = TrainConfig()
     assert differences(override(base, lr=0.5, seed=3), base) == {"optim.lr": (0.5, 0.01), "seed": (3, 0)}
-
-
-def test_a_field_of_another_version_is_named() -> None:
-    with pytest.raises(ValueError, match=r"config: 'dropout' is unknown; .*another version"):
-        from_dict(to_dict(TrainConfig()) | {"dropout": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -87,7 +66,7 @@ def test_presets_that_reproduce_the_paper_share_its_input_and_optimiser() -> Non
 
 
 def test_a_cosine_rises_evenly_to_the_rate_and_falls_to_zero() -> None:
-    cosine = ScheduleConfig("cosine", warmup_steps=10)
+    cosine = dataclasses.replace(TrainConfig().schedule, kind="cosine", warmup_steps=10)
     rates = {0: 0.1, 1: 0.2, 8: 0.9, 9: 1, 10: 1, 60: 0.5, 85: 0.5 * (1 + math.cos(math.pi * 0.75)), 110: 0}
     found = [lr_at(step, cosine, lr=1.0, num_steps=110) for step in range(120)]
     assert {step: found[step] for step in rates} == pytest.approx(rates, abs=1e-12)
@@ -96,7 +75,7 @@ def test_a_cosine_rises_evenly_to_the_rate_and_falls_to_zero() -> None:
 
 def test_only_weights_decay_and_the_fc_bias_learns_twice_as_fast() -> None:
     model = build_model(ModelConfig("res3d10", width=4), num_classes=3)
-    optimizer = build_optimizer(model, OptimConfig(lr=0.01, weight_decay=5e-5), fused=False)
+    optimizer = build_optimizer(model, PRESETS["ucf101-search"].optim, fused=False)
     set_lr(optimizer, 0.5)
     rule = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     assert len(rule) == len(list(model.parameters()))
@@ -110,10 +89,10 @@ CURVES = {
     "ucf101-search": {0: 1e-2, 19_999: 1e-2, 20_000: 1e-3, 40_000: 1e-4, 60_000: 1e-5, 80_000: 1e-6, 89_999: 1e-6},
     "sports1m": {0: 1e-2, 249_999: 1e-2, 250_000: 5e-3, 500_000: 2.5e-3, 2_999_999: 1e-2 / 2**11},
     "finetune-ucf101": {0: 1e-3, 4_999: 1e-3, 5_000: 1e-4, 10_000: 1e-5, 15_000: 1e-6, 19_999: 1e-6},
+    "sports1m-c3d": {0: 3e-3, 149_999: 3e-3, 150_000: 1.5e-3, 300_000: 7.5e-4, 1_899_999: 3e-3 / 2**12},
 }
-CURVES |= {"ucf101-search-2d": CURVES["ucf101-search"], "sports1m-2d": CURVES["sports1m"]}
-CURVES |= {"sports1m-c3d": {0: 3e-3, 149_999: 3e-3, 150_000: 1.5e-3, 300_000: 7.5e-4, 1_899_999: 3e-3 / 2**12}}
-CURVES |= {"finetune-hmdb51": CURVES["finetune-ucf101"]}
+SAME = {"ucf101-search-2d": "ucf101-search", "sports1m-2d": "sports1m", "finetune-hmdb51": "finetune-ucf101"}
+CURVES |= {name: CURVES[other] for name, other in SAME.items()}
 
 
 def rate(config: TrainConfig, step: int) -> float:
@@ -141,7 +120,9 @@ def test_a_scaled_schedule_has_the_same_rate_at_the_same_part_of_the_run(name: s
     assert scaled_to_steps(scaled, config.steps).steps == config.steps
 
 
-def test_what_is_decided_twice_is_refused(squares: ShardIndex) -> None:
+def test_what_is_decided_twice_or_cannot_be_shared_is_refused(squares: ShardIndex) -> None:
+    with pytest.raises(click.UsageError, match="4 clips cannot be shared by 3 processes; choose a multiple of 3"):
+        configure("tiny", squares, world_size=3, split=None, global_batch_size=4)
     with pytest.raises(click.UsageError, match="--scale-to-steps both decide the same; leave one of them out"):
         configure("ucf101-search", squares, world_size=1, split=None, steps=5, scale_to_steps=5)
 
@@ -150,20 +131,16 @@ def test_what_is_decided_twice_is_refused(squares: ShardIndex) -> None:
 def test_each_protocol_runs_twenty_steps_with_its_own_schedule(
     run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """On squares of 32 pixels, with narrow nets and small batches; clips, schedule and optimiser are the preset's."""
     config = PRESETS[name]
     small = "res2d18" if config.clip.num_frames == 1 else "res3d10"
     for preset in (name, "tiny"):
         narrow = dataclasses.replace(PRESETS[preset].model, width=8)  # torch 2.13 corrupts memory with fewer, in 2D
         monkeypatch.setitem(PRESETS, preset, dataclasses.replace(PRESETS[preset], model=narrow))
-    weights = []
+    options = ["--preset", name, "--model", small, "--scale-to-steps", "20", "--batch-size", "2", "--log-every", "1"]
+    options += ["--num-frames", str(config.clip.num_frames), "--frame-stride", str(config.clip.frame_stride)]
     if name in NEEDS_WEIGHTS:
         run_main(tmp_path / "first", "--steps", "1")
-        weights = ["--init-from", str(tmp_path / "first" / "latest.pt")]
-    frames = ["--num-frames", str(config.clip.num_frames), "--frame-stride", str(config.clip.frame_stride)]
-    options = ["--preset", name, "--model", small, *frames, "--scale-to-steps", "20", "--batch-size", "2"]
-    result = run_main(tmp_path / "run", *options, "--log-every", "1", *weights)
-    assert result.exit_code == 0, result.output
-    lines = read_metrics(tmp_path / "run", "train")
-    scaled = scaled_to_steps(config, 20)
-    assert [line["lr"] for line in lines] == pytest.approx([rate(scaled, step) for step in range(20)])
+        options += ["--init-from", str(tmp_path / "first" / "latest.pt")]
+    run_main(tmp_path / "run", *options)
+    expected = [rate(scaled_to_steps(config, 20), step) for step in range(20)]
+    assert values_in(tmp_path / "run", "lr") == pytest.approx(expected)

@@ -17,10 +17,9 @@ from res3d_video.train.ranks import Ranks
 from tests.chaos.training import is_same, results_in
 from tests.clips import damaged_copy
 from tests.schemas import check_schema
-from tests.train.conftest import Trainer, command_line, read_metrics
+from tests.train.conftest import NARROW, Trainer, command_line, read_metrics, values_in
 from tests.warm import run_warm
 
-NARROW = ["--width", "4", "--batch-size", "2", "--eval-clips", "1"]
 STEPS = 6
 
 
@@ -42,22 +41,19 @@ def test_the_log_of_a_run_killed_after_any_step_is_that_of_one_that_was_not(
 ) -> None:
     options = [*NARROW, "--steps", str(STEPS), "--eval-every", "3", "--log-every", str(log_every), "--keep-every", "1"]
     calm = tmp_path / "calm"
-    result = run_main(calm, *options, data=damaged.data_dir)
-    assert result.exit_code == 0, result.output
+    run_main(calm, *options, data=damaged.data_dir)
     assert read_metrics(calm, "damaged")
     for step in range(1, STEPS):
         killed = tmp_path / f"killed{step}"
         killed.mkdir()
         shutil.copy(calm / "metrics.jsonl", killed)  # with lines of steps that come again
         shutil.copy(calm / f"step-{step}.pt", killed / "latest.pt")
-        assert run_main(killed, *options, data=damaged.data_dir).exit_code == 0
+        run_main(killed, *options, data=damaged.data_dir)
         assert results_in(killed) == results_in(calm), f"killed after step {step}"
         assert is_same(*(load_checkpoint(folder / "latest.pt") for folder in (killed, calm)))
 
 
-def test_damaged_samples_are_named_in_the_log_and_at_the_end(
-    run_main: Trainer, damaged: ShardIndex, tmp_path: Path
-) -> None:
+def test_damage_is_named_in_the_log_and_at_the_end(run_main: Trainer, damaged: ShardIndex, tmp_path: Path) -> None:
     keys = [damaged.key(int(damaged.samples_of("1", subset)[0])) for subset in ("train", "test")]
     about = {"tar": damaged.tars[0], "reason": "a frame is missing or fails its crc32"}
     result = run_main(tmp_path, *NARROW, "--steps", "8", "--json", data=damaged.data_dir)
@@ -69,8 +65,7 @@ def test_damaged_samples_are_named_in_the_log_and_at_the_end(
     (line,) = read_metrics(tmp_path, "damaged")
     check_schema("metrics.jsonl damaged", line)
     assert line == {"event": "damaged", "step": line["step"], "key": keys[0], **about}
-    (final,) = read_metrics(tmp_path, "final")
-    assert final["unreadable"] == printed["unreadable"]
+    assert values_in(tmp_path, "unreadable", event="final") == [printed["unreadable"]]
     said = result.stderr.splitlines()
     where = f"{about['tar']} ({about['reason']}); tools/check_shards.py finds all damage"
     assert f"unreadable  1 samples, left out: {keys[1]} of {where}" in said
@@ -78,18 +73,14 @@ def test_damaged_samples_are_named_in_the_log_and_at_the_end(
 
 
 @pytest.mark.slow
-def test_two_processes_count_what_one_does_and_warn_of_nothing(
-    run_main: Trainer, damaged: ShardIndex, tmp_path: Path
-) -> None:
+def test_two_ranks_count_what_one_does(run_main: Trainer, damaged: ShardIndex, tmp_path: Path) -> None:
     options = [*NARROW, "--steps", "8", "--log-every", "4"]
     run_main(tmp_path / "one", *options, data=damaged.data_dir)
     done = run_warm(command_line(damaged, tmp_path / "two", *options), world_size=2)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    one, two = (read_metrics(tmp_path / name, "train") for name in ("one", "two"))
+    assert (done.returncode, done.stderr) == (0, "")
     for name in ("step", "num_replaced", "decode_waste"):
-        assert [line[name] for line in two] == [line[name] for line in one]
-    assert {line["data_wait_rank"] for line in two} <= {0, 1}
+        assert values_in(tmp_path / "two", name) == values_in(tmp_path / "one", name)
+    assert set(values_in(tmp_path / "two", "data_wait_rank")) <= {0, 1}
     assert read_metrics(tmp_path / "two", "damaged") == read_metrics(tmp_path / "one", "damaged")
 
 

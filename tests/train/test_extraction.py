@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch, ClipLoader
-from res3d_video.pipeline.plan import EvalPlan, PlannedClips
+from res3d_video.pipeline.plan import EvalPlan
 from res3d_video.train.checkpoint import data_identity
 from res3d_video.train.config import TrainConfig, to_dict
 from res3d_video.train.evaluation import extraction as extraction_module
 from res3d_video.train.evaluation.extraction import Extraction, PartFeatures, PartsPlan, cut_into_parts
 from res3d_video.train.evaluation.features import FeatureError, Features, load_features
-from res3d_video.train.models import ModelConfig, build_model
-from res3d_video.train.models.layers import take_layers
+from res3d_video.train.models import ModelConfig, build_model, take_layers
 from res3d_video.train.paper import thumos14_features
 from res3d_video.train.paper.thumos14 import VideoLength, WindowList, list_windows
 from res3d_video.train.paper.thumos14_features import WindowExtraction, WindowPlan, samples_of_windows
@@ -29,17 +30,17 @@ from res3d_video.train.ranks import Ranks
 from tests.clips import damaged_copy, shown
 from tests.oracle import oracle_clips
 
-CONFIG = TrainConfig(
-    model=ModelConfig("res3d10", width=4), clip=ClipSpec(num_frames=4, frame_stride=2, crop_size=32, resize=32)
-)
+SMALL = ClipSpec(num_frames=4, frame_stride=2, crop_size=32, resize=32)
+CONFIG = TrainConfig(model=ModelConfig("res3d10", width=4), clip=SMALL)
 LAYERS = ("res5", "pool5")
-OPTIONS: dict[str, Any] = {"layers": LAYERS, "num_clips": 3}
+extraction = partial(Extraction, device=torch.device("cpu"), layers=LAYERS, num_clips=3)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def five_videos_a_part() -> Iterator[None]:
+def small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extraction_module, "VIDEOS_PER_PART", 5)
+        patch.setattr(thumos14_features, "WINDOWS_PER_PART", 4)
         yield
 
 
@@ -53,14 +54,16 @@ def state(squares: ShardIndex) -> dict[str, Any]:
     return {"config": to_dict(CONFIG), "model": model.state_dict(), "classes": ["a", "b", "c"], "step": 7, "data": data}
 
 
-def extraction(state: dict, index: ShardIndex, out: Path, **options: Any) -> Extraction:
-    return Extraction(state, index, out=out, device=torch.device("cpu"), **OPTIONS | options)
+def network(state: dict) -> nn.Module:
+    model = build_model(CONFIG.model, num_classes=3)
+    model.load_state_dict(state["model"])
+    return model.eval()
 
 
 def extract(state: dict, index: ShardIndex, out: Path, *, world_size: int = 1, **options: Any) -> dict[str, bytes]:
     """All ranks one after another, in reverse; what the parts hold."""
     for rank in reversed(range(world_size)):
-        extraction(state, index, out, **options).extract(Ranks(rank, rank, world_size), batch_size=4)
+        extraction(state, index, out=out, **options).extract(Ranks(rank, rank, world_size), batch_size=4)
     return contents(out)
 
 
@@ -77,12 +80,9 @@ def whole(state: dict, squares: ShardIndex, tmp_path_factory: pytest.TempPathFac
 
 
 def test_features_are_the_mean_over_a_videos_clips(state: dict, squares: ShardIndex, whole: Path) -> None:
-    features = load_features(whole, LAYERS)
-    model = build_model(CONFIG.model, num_classes=3)
-    model.load_state_dict(state["model"])
-    model.eval()
-    assert sorted(features.sources) == sorted(squares.source(row) for row in range(squares.num_samples))
+    features, model = load_features(whole, LAYERS), network(state)
     rows = {squares.source(row): row for row in range(squares.num_samples)}
+    assert sorted(features.sources) == sorted(rows)
     for place in (0, 6, 11):
         row = rows[features.sources[place]]
         plan = EvalPlan(squares, np.array([row]), CONFIG.clip, global_batch_size=3, num_views=3)
@@ -92,11 +92,9 @@ def test_features_are_the_mean_over_a_videos_clips(state: dict, squares: ShardIn
         by_hand = maps.flatten(1).mean(dim=0), maps.mean(dim=(0, 2, 3, 4))
         for layer, expected in zip(LAYERS, by_hand, strict=True):
             np.testing.assert_allclose(features.layers[layer][place], expected, rtol=1e-4, atol=1e-5)
-        assert features.keys[place] == squares.key(row)
-        assert features.labels[place] == squares.labels[row]
-        assert features.groups[place] == squares.groups[row].decode()
+        found = (features.keys[place], features.labels[place], features.groups[place], features.num_clips[place])
+        assert found == (squares.key(row), squares.labels[row], squares.groups[row].decode(), 3)
         assert features.subsets[place].tolist() == squares.subsets[row].tolist()
-        assert features.num_clips[place] == 3
     assert (features.layers["res5"].shape, features.layers["pool5"].shape) == ((12, 128), (12, 32))
     about = features.about["checkpoint"]
     assert (about["step"], about["model"]["name"], about["data"]["name"]) == (7, "res3d10", "other")
@@ -113,16 +111,12 @@ def test_clips_are_rows_of_their_own_and_average_to_the_videos(
     np.testing.assert_allclose(clips.of_videos().layers["res5"], videos.layers["res5"], rtol=1e-5, atol=1e-6)
 
 
-def test_two_ranks_or_more_than_parts_make_the_bytes_of_one(
-    state: dict, squares: ShardIndex, whole: Path, tmp_path: Path
-) -> None:
+def test_ranks_make_the_bytes_of_one(state: dict, squares: ShardIndex, whole: Path, tmp_path: Path) -> None:
     for world_size in (2, 4):  # three parts, so the fourth rank has nothing to do
         assert extract(state, squares, tmp_path / f"{world_size}.parquet", world_size=world_size) == contents(whole)
 
 
-def test_what_was_done_before_a_kill_is_kept_and_the_end_is_the_same(
-    state: dict, squares: ShardIndex, whole: Path, tmp_path: Path
-) -> None:
+def test_what_a_kill_and_damage_leave_is_kept(state: dict, squares: ShardIndex, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "features.parquet"
 
     def kill(done: int, total: int) -> None:
@@ -130,8 +124,8 @@ def test_what_was_done_before_a_kill_is_kept_and_the_end_is_the_same(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extraction(state, squares, out).extract(Ranks(), batch_size=4, on_batch=kill)
-    run = extraction(state, squares, out)
+        extraction(state, squares, out=out).extract(Ranks(), batch_size=4, on_batch=kill)
+    run = extraction(state, squares, out=out)
     assert [run.path_of(part).exists() for part in range(3)] == [True, False, False]
     (run.out / f".{run.path_of(1).name}.tmp").write_bytes(b"half a pa")
     before = run.path_of(0).stat().st_mtime_ns
@@ -139,46 +133,33 @@ def test_what_was_done_before_a_kill_is_kept_and_the_end_is_the_same(
     assert run.path_of(0).stat().st_mtime_ns == before
     (run.out / f".{run.path_of(1).name}.tmp").unlink(missing_ok=True)
     assert contents(out) == contents(whole)
-
-
-def test_a_damaged_part_is_made_again(state: dict, squares: ShardIndex, whole: Path, tmp_path: Path) -> None:
-    run = extraction(state, squares, tmp_path / "features.parquet")
-    run.extract(Ranks(), batch_size=4)
-    path = run.path_of(1)
-    path.write_bytes(path.read_bytes()[:-100])
+    run.path_of(1).write_bytes(run.path_of(1).read_bytes()[:-100])
     assert run.extract(Ranks(), batch_size=4) == 1
-    assert contents(run.out) == contents(whole)
+    assert contents(out) == contents(whole)
 
 
-@pytest.mark.parametrize("options", [{"layers": ("pool5",)}, {"num_clips": 2}, {"dtype": "float16"}])
-def test_parts_made_in_another_way_or_by_another_network_are_refused(
-    state: dict, squares: ShardIndex, whole: Path, options: dict
-) -> None:
-    (name,) = options
-    with pytest.raises(FeatureError, match=f"^{whole}: was made with another {name}; choose another --out or remove"):
-        extraction(state, squares, whole, **options).extract(Ranks(), batch_size=4)
-    other = copy.deepcopy(state)
+def test_what_was_made_otherwise_is_refused(state: dict, squares: ShardIndex, whole: Path, tmp_path: Path) -> None:
+    other, strange = copy.deepcopy(state), tmp_path / "strange.parquet"
     other["model"]["head.bias"][0] += 1
-    with pytest.raises(FeatureError, match="was made with another checkpoint"):
-        extraction(other, squares, whole).missing()
-
-
-def test_a_strange_file_is_left_alone(state: dict, squares: ShardIndex, tmp_path: Path) -> None:
-    out = tmp_path / "strange.parquet"
-    out.write_bytes(b"something else")
-    with pytest.raises(FeatureError, match="strange.parquet: is a file, not a folder of features; choose another"):
-        extraction(state, squares, out).missing()
+    strange.write_bytes(b"something else")
+    for weights, out, options, message in (
+        (state, whole, {"layers": ("pool5",)}, f"^{whole}: was made with another layers; choose another --out or"),
+        (state, whole, {"num_clips": 2}, "was made with another num_clips; choose another --out or remove"),
+        (state, whole, {"dtype": "float16"}, "was made with another dtype; choose another --out or remove"),
+        (other, whole, {}, "was made with another checkpoint"),
+        (state, strange, {}, "strange.parquet: is a file, not a folder of features; choose another"),
+    ):
+        with pytest.raises(FeatureError, match=message):
+            extraction(weights, squares, out=out, **options).extract(Ranks(), batch_size=4)
 
 
 def test_a_batch_never_spans_two_parts_and_every_clip_comes_once(squares: ShardIndex) -> None:
     parts = cut_into_parts(squares.sources, videos_per_part=5)
     assert [len(part) for part in parts] == [5, 5, 2]
-    plans = [EvalPlan(squares, part, CONFIG.clip, global_batch_size=4, num_views=3) for part in parts]
-    plan = PartsPlan(plans)
+    plan = PartsPlan([EvalPlan(squares, part, CONFIG.clip, global_batch_size=4, num_views=3) for part in parts])
     seen = []
     for step in range(plan.num_steps):
-        number, is_last = plan.plan_of(step)
-        batch = plan.batch(step)
+        (number, is_last), batch = plan.plan_of(step), plan.batch(step)
         real = batch.weight > 0
         assert set(batch.sample[real]) <= set(parts[number])
         assert is_last == (step in (3, 7, 9))  # 15, 15 and 6 clips in batches of 4
@@ -197,10 +178,8 @@ LONG_VIDEOS: Any = SimpleNamespace(
 
 
 def batch_of(samples: list[int], *, weights: list[float]) -> Batch:
-    n = len(samples)
-    return Batch(
-        torch.zeros(n), torch.zeros(n), torch.tensor(weights), np.array(samples), np.arange(n), np.zeros(n), 0, n
-    )
+    n, empty = len(samples), torch.zeros(len(samples))
+    return Batch(empty, empty, torch.tensor(weights), np.array(samples), np.arange(n), np.zeros(n), 0, n)
 
 
 @pytest.mark.parametrize("per_clip", [False, True])
@@ -211,11 +190,9 @@ def test_clips_that_cannot_be_decoded_do_not_count_and_videos_without_any_are_na
     made = rows.finish({"per_clip": per_clip, "dtype": "float32", "layers": ["fc"]})
     assert made.unreadable.tolist() == ["b"]
     videos = made.of_videos()
-    assert videos.sources.tolist() == ["a", "c"]
-    assert videos.keys.tolist() == ["k1", "k4"]
-    assert videos.num_clips.tolist() == [2, 1]
-    assert videos.labels.tolist() == [0, 2]
-    assert videos.layers["fc"].tolist() == [[2.5], [7.0]]
+    assert [*zip(videos.sources, videos.keys, videos.num_clips, videos.labels, videos.layers["fc"], strict=True)] == [
+        ("a", "k1", 2, 0, [2.5]), ("c", "k4", 1, 2, [7.0])
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(1e5, "float16"), (float("nan"), "float32"), (float("inf"), "float32")])
@@ -236,26 +213,13 @@ def windows(squares: ShardIndex) -> WindowList:
     return list_windows([VideoLength(name, 20, 25) for name in names[1:3]])
 
 
-@pytest.fixture
-def four_windows_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thumos14_features, "WINDOWS_PER_PART", 4)
-
-
-def window_extraction(state: dict, index: ShardIndex, windows: WindowList, out: Path) -> WindowExtraction:
-    return WindowExtraction(state, index, windows, ["pool5"], out=out, device=torch.device("cpu"))
+window_extraction = partial(WindowExtraction, layers=["pool5"], device=torch.device("cpu"))
 
 
 def extract_windows(state: dict, index: ShardIndex, windows: WindowList, out: Path) -> Features:
     """By one rank; the rows as they are in the file."""
-    window_extraction(state, index, windows, out).extract(Ranks(), batch_size=3)
+    window_extraction(state, index, windows, out=out).extract(Ranks(), batch_size=3)
     return load_features(out, ["pool5"])
-
-
-def of_lengths(name: str, num_frames: int, *lengths: int) -> WindowList:
-    """Every other window of some lengths of a video."""
-    listed = list_windows([VideoLength(name, num_frames, 25)])
-    listed = listed.take(np.isin(listed.lengths, lengths))
-    return listed.take(listed.frames[:, 0] % (listed.lengths // 2) == 0)
 
 
 def test_a_window_of_every_length_shows_its_sixteen_frames(numbered: ShardIndex) -> None:
@@ -271,7 +235,7 @@ def test_a_window_of_every_length_shows_its_sixteen_frames(numbered: ShardIndex)
         assert shown(batch, plan, 0)[:2] == [list(range(*listed.frames[row], length // 16)) for row in rows]
 
 
-def test_features_are_those_of_the_network_on_the_windows_clips(
+def test_features_are_those_of_the_windows_clips_and_others_are_not_mixed_in(
     state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
 ) -> None:
     found = extract_windows(state, squares, windows, tmp_path / "f.parquet")
@@ -279,24 +243,25 @@ def test_features_are_those_of_the_network_on_the_windows_clips(
     spec = replace(CONFIG.clip, num_frames=16, frame_stride=1)
     samples = samples_of_windows(squares, windows)
     plan = WindowPlan(squares, samples, windows.frames[:, 0], spec, global_batch_size=len(windows))
-    planned: PlannedClips = plan.batch(0)
-    model = build_model(CONFIG.model, num_classes=3)
-    model.load_state_dict(state["model"])
     with torch.no_grad():
-        clips = torch.from_numpy(oracle_clips(squares, planned, spec))
-        expected = take_layers(model.eval(), clips, ["pool5"])["pool5"].numpy()
+        clips = torch.from_numpy(oracle_clips(squares, plan.batch(0), spec))
+        expected = take_layers(network(state), clips, ["pool5"])["pool5"].numpy()
     assert found.layers["pool5"] == pytest.approx(expected, rel=0.05, abs=0.05)
     assert np.abs(expected[0] - expected[2]).max() > 0.2  # or nothing would be seen of a mix-up
     assert found.keys.tolist() == windows.keys
     assert found.starts.tolist() == windows.frames[:, 0].tolist()
     assert found.sources.tolist() == [squares.source(row) for row in samples]
     assert found.labels.tolist() == squares.labels[samples].tolist()
+    others = window_extraction(state, squares, windows.take(np.array([1, 0, 2, 3])), out=tmp_path / "f.parquet")
+    with pytest.raises(FeatureError, match=r"f.parquet: was made with another windows; choose another --out"):
+        others.extract(Ranks(), batch_size=3)
 
 
-def test_rows_come_by_length_and_then_as_listed_each_with_its_own_features(
-    state: dict, numbered: ShardIndex, tmp_path: Path, four_windows_a_part: None
+def test_rows_come_by_length_and_then_as_listed_and_ranks_make_the_bytes_of_one(
+    state: dict, numbered: ShardIndex, tmp_path: Path
 ) -> None:
-    listed = of_lengths("g08_64", 64, 16, 32)  # 7 and 3 windows
+    listed = list_windows([VideoLength("g08_64", 64, 25)])
+    listed = listed.take((listed.lengths < 64) & (listed.frames[:, 0] % (listed.lengths // 2) == 0))  # 7 of 16, 3 of 32
     shuffled = listed.take(np.random.default_rng(0).permutation(len(listed)))
     found = extract_windows(state, numbered, shuffled, tmp_path / "f.parquet")
     by_length = np.concatenate([np.flatnonzero(shuffled.lengths == length) for length in (16, 32)])
@@ -306,31 +271,16 @@ def test_rows_come_by_length_and_then_as_listed_each_with_its_own_features(
     expected = whole.layers["pool5"][[row_of[key] for key in found.keys]]
     assert found.layers["pool5"] == pytest.approx(expected, abs=2e-3, rel=2e-3)
     assert len(np.unique(found.layers["pool5"], axis=0)) == len(listed)
+    for world_size in (2, 4):
+        out = tmp_path / f"{world_size}.parquet"
+        for rank in reversed(range(world_size)):  # parts of 4, 3 and 3 windows
+            run = window_extraction(state, numbered, listed, out=out)
+            made = run.extract(Ranks(rank, rank, world_size), batch_size=3)
+            assert made == len(range(rank, 3, world_size))
+        assert contents(out) == contents(tmp_path / "whole.parquet")
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_make_the_bytes_of_one(
-    state: dict, numbered: ShardIndex, tmp_path: Path, world_size: int, four_windows_a_part: None
-) -> None:
-    listed = of_lengths("g08_64", 64, 16, 32)  # parts of 4, 3 and 3 windows
-    extract_windows(state, numbered, listed, tmp_path / "one.parquet")
-    for rank in reversed(range(world_size)):
-        run = window_extraction(state, numbered, listed, tmp_path / "many.parquet")
-        made = run.extract(Ranks(rank, rank, world_size), batch_size=3)
-        assert made == len(range(rank, 3, world_size))
-    assert contents(tmp_path / "many.parquet") == contents(tmp_path / "one.parquet")
-
-
-def test_other_windows_are_not_mixed_into_a_folder(
-    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
-) -> None:
-    out = tmp_path / "f.parquet"
-    extract_windows(state, squares, windows, out)
-    with pytest.raises(FeatureError, match=r"f.parquet: was made with another windows; choose another --out"):
-        window_extraction(state, squares, windows.take(np.array([1, 0, 2, 3])), out).extract(Ranks(), batch_size=3)
-
-
-def test_windows_of_a_damaged_video_are_named_and_left_out(
+def test_windows_of_a_damaged_video_are_left_out_and_those_of_others_or_later_frames_refused(
     state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
 ) -> None:
     sample = int(samples_of_windows(squares, windows)[0])
@@ -339,16 +289,11 @@ def test_windows_of_a_damaged_video_are_named_and_left_out(
     assert found.unreadable[0] == windows.keys[0]
     assert found.keys.tolist() == [key for key in windows.keys if key not in found.unreadable]
     assert len(found.layers["pool5"]) == len(found.keys) > 0
-
-
-def test_windows_of_other_videos_or_later_frames_are_refused(
-    state: dict, squares: ShardIndex, windows: WindowList, tmp_path: Path
-) -> None:
-    out = tmp_path / "f.parquet"
-    with pytest.raises(ValueError, match="squares: video elsewhere is there 0 times; windows need it once"):
-        window_extraction(state, squares, list_windows([VideoLength("elsewhere", 20, 25)]), out)
     name = windows.videos[0]
-    with pytest.raises(ValueError, match=rf"window {name}/000008-000024 ends after the video's 20 frames"):
-        window_extraction(state, squares, list_windows([VideoLength(name, 24, 25)]), out)
-    with pytest.raises(ValueError, match="windows: there are none"):
-        window_extraction(state, squares, list_windows([]), out)
+    for videos, message in (
+        ([VideoLength("elsewhere", 20, 25)], "squares: video elsewhere is there 0 times; windows need it once"),
+        ([VideoLength(name, 24, 25)], f"window {name}/000008-000024 ends after the video's 20 frames"),
+        ([], "windows: there are none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            window_extraction(state, squares, list_windows(videos), out=tmp_path / "f.parquet")

@@ -36,17 +36,13 @@ def test_settings_of_another_card_or_none_are_refused(tmp_path: Path, file: dict
         fast_options(CARD, path)
 
 
-def test_without_a_gpu_the_way_out_is_named(tmp_path: Path) -> None:
+def test_the_driver_is_what_its_own_file_says_and_without_a_gpu_the_way_out_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="this run has none; leave --fast out"):
         fast_options(card_of(torch.device("cpu")), tmp_path / "none.json")
-
-
-def test_the_driver_is_what_its_own_file_says(tmp_path: Path) -> None:
     file = tmp_path / "version"
     assert driver_version(file) == "unknown"
-    file.write_text(
-        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\nGCC version: 13.2\n"
-    )
+    module = "NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build"
+    file.write_text(f"NVRM version: {module}\nGCC version: 13.2\n")
     assert driver_version(file) == "580.95.05"
 
 

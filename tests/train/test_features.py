@@ -19,10 +19,10 @@ def features_of(*videos: str, first: float = 0.0, **changes: object) -> Features
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_what_is_written_is_read(tmp_path: Path, dtype: type) -> None:
-    written = features_of("a", "bé", "c", "d", unreadable=np.array(["ü", "x y"]))
     subsets = np.array([[1, 2], [2, 0], [0, 0], [0, 1]], np.int8)
+    written = features_of("a", "bé", "c", "d", unreadable=np.array(["ü", "x y"]), subsets=subsets)
     layers = {layer: (values / 3).astype(dtype) for layer, values in written.layers.items()}
-    written = dataclasses.replace(written, layers=layers, subsets=subsets)
+    written = dataclasses.replace(written, layers=layers)
     path = tmp_path / "f.parquet"
     save_features(path, written)
     found = load_features(path, ["res5b", "pool5"])
@@ -36,7 +36,7 @@ def test_what_is_written_is_read(tmp_path: Path, dtype: type) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_pyarrow_alone_reads_a_parquet_file(tmp_path: Path) -> None:
+def test_pyarrow_alone_reads_a_file_or_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_features(tmp_path / "f.parquet", features_of("a", "b"))
     table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "f.parquet")
     assert table.to_pylist()[1] == {
@@ -45,10 +45,6 @@ def test_pyarrow_alone_reads_a_parquet_file(tmp_path: Path) -> None:
     }  # fmt: skip
     assert json.loads(table.schema.metadata[b"about"]) == ABOUT | {"layers": ["res5b", "pool5"]}
 
-
-def test_where_pyarrow_is_not_installed_the_error_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(FeatureError, match=r"f.parquet: pyarrow is not installed; pip install -e '.\[features\]'"):
         save_features(tmp_path / "f.parquet", features_of("a"))
@@ -79,8 +75,7 @@ def test_clips_are_averaged_over_their_video_in_the_order_of_first_clips(tmp_pat
     save_features(tmp_path / "f.parquet", features_of("z", "z", "a", "z", about={"per_clip": True}))
     clips = load_features(tmp_path / "f.parquet", ["res5b"])
     videos = clips.of_videos()
-    assert videos.sources.tolist() == ["z", "a"]
-    assert videos.num_clips.tolist() == [3, 1]
+    assert (videos.sources.tolist(), videos.num_clips.tolist()) == (["z", "a"], [3, 1])
     assert videos.labels.tolist() == clips.labels[[0, 2]].tolist()
     assert videos.layers["res5b"].tolist() == [[4, 5, 6], [6, 7, 8]]  # rows of z: (0, 1, 2), (3, 4, 5), (9, 10, 11)
 

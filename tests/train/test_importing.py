@@ -1,5 +1,6 @@
 """Weights of others as checkpoints: the logits of their own pixels, and the errors of files that are not theirs."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,7 @@ import torch
 from torch import Tensor
 
 from res3d_video.pipeline.clip import ClipSpec
-from res3d_video.pipeline.convert.plan import BuildSettings
-from res3d_video.pipeline.convert.run import build_shards
-from res3d_video.pipeline.datasets import list_folder
-from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import ClipLoader
 from res3d_video.pipeline.plan import EvalPlan
 from res3d_video.tools.numbered import write_video
@@ -22,7 +20,7 @@ from res3d_video.train.importing import from_caffe, from_torchvision, import_wei
 from res3d_video.train.models import ModelConfig, build_model
 from tests.foreign_weights import CLASSES, WIDTH, CaffeForward, TorchvisionForward, c3d_blobs, written
 from tests.oracle import oracle_clips
-from tests.train.conftest import Trainer
+from tests.train.conftest import Trainer, shards_of, write
 
 SMALL = ClipSpec(num_frames=4, frame_stride=2, crop_size=32, resize=32)
 VIDEO_NETWORKS = pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
@@ -56,9 +54,7 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
         frames[..., 1] = 60 + 40 * number
         frames[..., 2] = np.arange(48)[:, None] + 5 * np.arange(12)[:, None, None]  # blue grows downwards and in time
         write_video(root / "raw" / name / f"g{number}_{name}.mp4", frames, vcodec="libx264", pix_fmt="yuv420p")
-    listing = list_folder(root / "raw", name="coloured", group_pattern=r"^(g\d)", test_groups=("g1",))
-    build_shards(listing, root / "shards", BuildSettings(size=32), workers=1)
-    return open_index(root / "shards")
+    return shards_of(root, "coloured", test_groups=[1])
 
 
 def first_plan(index: ShardIndex) -> EvalPlan:
@@ -72,9 +68,7 @@ def r3d(tmp_path: Path) -> Path:
 
 
 @VIDEO_NETWORKS
-def test_clips_of_the_loader_give_torchvisions_logits_of_its_own_normalised_pixels(
-    coloured: ShardIndex, name: str, tmp_path: Path
-) -> None:
+def test_clips_give_torchvisions_logits_of_its_pixels(coloured: ShardIndex, name: str, tmp_path: Path) -> None:
     theirs, plan = TorchvisionForward(name), first_plan(coloured)
     state = import_weights(written(tmp_path, theirs), source="torchvision", model=name)
     assert state["model"]["stem.bn.num_batches_tracked"] == 7
@@ -86,9 +80,7 @@ def test_clips_of_the_loader_give_torchvisions_logits_of_its_own_normalised_pixe
     assert_logits(our_logits(state, coloured, plan), expected)
 
 
-def test_clips_of_the_loader_give_the_authors_logits_of_blue_green_red_minus_128(
-    coloured: ShardIndex, tmp_path: Path
-) -> None:
+def test_clips_give_the_authors_logits_of_blue_green_red_minus_128(coloured: ShardIndex, tmp_path: Path) -> None:
     theirs, plan = CaffeForward(), first_plan(coloured)
     state = import_weights(written(tmp_path, theirs), source="caffe", model="res3d18")
     pixels = torch.from_numpy(oracle_clips(coloured, plan.batch(0), SMALL, mean=0.0))
@@ -111,37 +103,38 @@ def test_weights_of_torchvision_as_installed_give_its_logits(name: str) -> None:
         assert_logits(model(clips), theirs(clips))
 
 
-def test_a_batch_norm_that_saw_nothing_has_a_factor_of_zero_and_statistics_of_zero() -> None:
+def test_blobs_of_the_authors_find_their_places_and_a_batch_norm_that_saw_nothing_is_zero() -> None:
     theirs = CaffeForward()
     theirs(torch.zeros(1, 3, 8, 16, 16))
     theirs.blobs["bn_conv1.2"][:] = 0
     assert not from_caffe(theirs.blobs, model=ours("res3d18"))["stem.bn.running_var"].any()
-
-
-def test_blobs_of_the_authors_c3d_find_their_places() -> None:
     model, blobs = ours("c3d"), c3d_blobs()
     model.load_state_dict(from_caffe(blobs, model=model))
     weights = model.state_dict()
-    assert torch.equal(weights["convs.conv1a.conv.weight"][:, 0], torch.tensor(blobs["conv1a.0"][:, 2]).float())
-    assert torch.equal(weights["convs.conv4b.conv.bias"], torch.tensor(blobs["conv4b.1"][0, 0, 0]).float())
-    assert torch.equal(weights["fc7.fc.weight"], torch.tensor(blobs["fc7-1.0"][0, 0]).float())
-    assert torch.equal(weights["head.bias"], torch.tensor(blobs["fc8-1.1"][0, 0, 0]).float())
+    for found, blob in (
+        (weights["convs.conv1a.conv.weight"][:, 0], blobs["conv1a.0"][:, 2]),  # blue comes first there
+        (weights["convs.conv4b.conv.bias"], blobs["conv4b.1"][0, 0, 0]),
+        (weights["fc7.fc.weight"], blobs["fc7-1.0"][0, 0]),
+        (weights["head.bias"], blobs["fc8-1.1"][0, 0, 0]),
+    ):
+        assert torch.equal(found, torch.tensor(blob).float())
 
 
 def test_a_weight_that_is_missing_left_over_or_of_another_shape_is_named() -> None:
     theirs, model = TorchvisionForward("r3d_18"), ours("r3d_18")
     theirs(torch.zeros(1, 3, 8, 16, 16))
-    state = theirs.state
-    with pytest.raises(ValueError, match=r"layer2\.0\.downsample\.0\.weight is missing"):
-        from_torchvision({k: v for k, v in state.items() if k != "layer2.0.downsample.0.weight"}, model=model)
-    with pytest.raises(ValueError, match=r"layer9\.weight has no place in this ResNet3d"):
-        from_torchvision(state | {"layer9.weight": torch.zeros(1)}, model=model)
-    with pytest.raises(ValueError, match=r"fc\.bias is \[5\], the model has \[3\] there; choose the model, width and"):
-        from_torchvision(state | {"fc.bias": torch.zeros(5)}, model=model)
-    with pytest.raises(ValueError, match=r"layer1\.0\.downsample\.0\.weight is missing"):  # Res3D projects there
-        from_torchvision(state, model=ours("res3d18"))
-    with pytest.raises(ValueError, match=r"conv1\.0 is missing"):
-        from_caffe({}, model=ours("res3d18"))
+    state, other = theirs.state, ours("res3d18")
+    fewer = {name: value for name, value in state.items() if name != "layer2.0.downsample.0.weight"}
+    more, wider = state | {"layer9.weight": torch.zeros(1)}, state | {"fc.bias": torch.zeros(5)}
+    for read, weights, network, message in (
+        (from_torchvision, fewer, model, "layer2.0.downsample.0.weight is missing"),
+        (from_torchvision, more, model, "layer9.weight has no place in this ResNet3d"),
+        (from_torchvision, wider, model, "fc.bias is [5], the model has [3] there; choose the model, width and"),
+        (from_torchvision, state, other, "layer1.0.downsample.0.weight is missing"),  # Res3D projects there
+        (from_caffe, {}, other, "conv1.0 is missing"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read(weights, model=network)
 
 
 def test_a_checkpoint_says_what_its_weights_were_trained_on(r3d: Path, tmp_path: Path) -> None:
@@ -160,24 +153,17 @@ def test_a_checkpoint_says_what_its_weights_were_trained_on(r3d: Path, tmp_path:
     assert [state["classes"] for state in states] == [["class_000", "class_001", "class_002"]] * 3
 
 
-def test_a_run_starts_from_imported_weights_with_their_pixels_and_cannot_go_on_with_them(
-    run_main: Trainer, r3d: Path, tmp_path: Path
-) -> None:
-    state = import_weights(r3d, source="torchvision", model="r3d_18")
-    start = tmp_path / "start.pt"
+def test_a_run_starts_from_imported_weights_with_their_pixels(run_main: Trainer, r3d: Path, tmp_path: Path) -> None:
+    state, start = import_weights(r3d, source="torchvision", model="r3d_18"), tmp_path / "start.pt"
     save_checkpoint(start, state)
     options = ["--model", "r3d_18", "--width", str(WIDTH), "--steps", "1", "--eval-clips", "1"]
     trained = run_main(tmp_path / "run", *options, "--init-from", str(start), "--lr", "1e-9")
-    assert trained.exit_code == 0, trained.output
     assert f"weights from {start}, new fc" in trained.stdout
     latest = load_checkpoint(tmp_path / "run" / "latest.pt")
-    assert latest["config"]["mean"] == state["config"]["mean"]
-    assert latest["config"]["std"] == state["config"]["std"]
+    assert [latest["config"][name] for name in ("mean", "std")] == [state["config"][name] for name in ("mean", "std")]
     torch.testing.assert_close(latest["model"]["stem.conv.weight"], state["model"]["stem.conv.weight"])
-    on = run_main(tmp_path / "run", *options[:-4], "--steps", "2", "--eval-clips", "1", "--resume", "auto")
-    assert on.exit_code == 0, on.output  # and the mean need not be said again
-    refused = run_main(tmp_path / "other", *options, "--resume", str(start))
-    assert refused.exit_code == 1
+    run_main(tmp_path / "run", *options, "--steps", "2", "--resume", "auto")  # and the mean need not be said again
+    refused = run_main(tmp_path / "other", *options, "--resume", str(start), exit_code=1)
     assert "the checkpoint holds imported weights (torchvision's r3d_18), no run to go on with" in refused.stderr
     assert "start from it with --init-from" in refused.stderr
 
@@ -195,6 +181,9 @@ def test_the_fc_is_kept_for_the_same_classes_alone_and_another_network_refused(r
         load_weights(ours("res3d18"), path, load_checkpoint(path), classes=[])
 
 
+FC = {"fc.weight": torch.zeros(3, 32)}
+
+
 @pytest.mark.parametrize(
     ("content", "options", "says"),
     [
@@ -202,25 +191,17 @@ def test_the_fc_is_kept_for_the_same_classes_alone_and_another_network_refused(r
         (b"PK\x03\x04 cut off", {}, "x: cannot be read .*; save model.state_dict"),
         (b"PK\x03\x04 cut off", {"source": "caffe", "model": "res3d18"}, "x: is no .npz of blobs"),
         ({"fc.weight": Path("x")}, {}, "x: cannot be read"),  # would run code
-        ({"model": {"fc.weight": torch.zeros(3, 32)}}, {}, r"x: cannot be read \(not a dict of weights by name\)"),
+        ({"model": FC}, {}, r"x: cannot be read \(not a dict of weights by name\)"),
         ({"blocks.0.weight": torch.zeros(3, 3)}, {}, "x: has no weights of the fc under torchvision's name"),
         ({"fc.weight": torch.zeros(3, 33)}, {}, "x: the fc has 33 inputs, which no r3d_18 has"),
-        ({"fc.weight": torch.zeros(3, 32)}, {}, "stem.0.weight is missing"),
-        (
-            {"fc.weight": torch.zeros(3, 32)},
-            {"classes": ["a", "b"]},
-            "^classes: 2 names for the 3 outputs of .*; give",
-        ),
-        ({"fc.weight": torch.zeros(3, 32)}, {"classes": ["a", "b", "a"]}, "^classes: 2 names for the 3 outputs of"),
+        (FC, {}, "stem.0.weight is missing"),
+        (FC, {"classes": ["a", "b"]}, "^classes: 2 names for the 3 outputs of .*; give"),
+        (FC, {"classes": ["a", "b", "a"]}, "^classes: 2 names for the 3 outputs of"),
         ({}, {"model": "c3d"}, "model: torchvision has no c3d; choose one of r3d_18, mc3_18, r2plus1d_18"),
     ],
 )
 def test_what_cannot_be_imported_is_said_in_one_line(tmp_path: Path, content: Any, options: dict, says: str) -> None:
-    path = tmp_path / "x"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        torch.save(content, path)
+    write(tmp_path / "x", content)
     with pytest.raises(ValueError, match=says) as caught:
-        import_weights(path, **{"source": "torchvision", "model": "r3d_18"} | options)
+        import_weights(tmp_path / "x", **{"source": "torchvision", "model": "r3d_18"} | options)
     assert "\n" not in str(caught.value)

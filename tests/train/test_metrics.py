@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,13 +15,7 @@ import torch
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.loader import Batch
-from res3d_video.train.metrics import (
-    MetricsLog,
-    StepOutcome,
-    Throughput,
-    WaitTimer,
-    check_finite,
-)
+from res3d_video.train.metrics import MetricsLog, StepOutcome, Throughput, WaitTimer, check_finite
 from res3d_video.train.ranks import Ranks
 from tests.train.conftest import room_for
 
@@ -29,29 +24,14 @@ def steps_in(path: Path) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
 
 
-def full_disk(*_: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_resumed_log_forgets_what_comes_again_and_a_line_cut_off(tmp_path: Path) -> None:
+def test_a_resumed_log_forgets_what_comes_again_and_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"event": "train", "step": s}) + "\n" for s in (1, 2, 3, 4)) + '{"event": "tr')
     log = MetricsLog(tmp_path, start=2)
-    log.write("train", step=3, loss=0.5)
+    log.write("train", step=3, loss=math.nan, lr=0.1)
     log.close()
     assert steps_in(path) == [1, 2, 3]
-
-
-def test_numbers_that_json_does_not_have_become_null(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, start=0)
-    log.write("train", step=1, loss=math.nan, lr=0.1)
-    log.close()
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
-        "event": "train",
-        "step": 1,
-        "loss": None,
-        "lr": 0.1,
-    }
+    assert json.loads(path.read_text().splitlines()[-1]) == {"event": "train", "step": 3, "loss": None, "lr": 0.1}
 
 
 def test_lines_without_room_wait_and_are_there_once_when_there_is_room(tmp_path: Path) -> None:
@@ -79,6 +59,7 @@ def test_a_tensorboard_that_cannot_write_is_given_up(tmp_path: Path) -> None:
     said: list[str] = []
     log = MetricsLog(tmp_path, start=0, say=said.append)
     assert log.board is not None
+    full_disk = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     log.board.add_scalar = full_disk  # type: ignore[method-assign]  # as its thread does
     for step in (1, 2):
         log.write("train", step=step, loss=0.5)
@@ -90,12 +71,9 @@ def test_a_tensorboard_that_cannot_write_is_given_up(tmp_path: Path) -> None:
 def test_the_message_about_a_bad_loss_stays_one_line() -> None:
     losses = torch.full((31,), math.nan).index_fill_(0, torch.tensor([3]), 1.0)
     outcome = StepOutcome(8, math.nan, False, 0, 0, 8, 8, [0.0], np.arange(31), losses, {})
-    with pytest.raises(UserError) as caught:
+    first = "step 8: the loss is nan for samples 00000000, 00000001, 00000002, 00000004, "
+    with pytest.raises(UserError, match=f"^{first}.* 00000020 and 10 more;"):
         check_finite(outcome, SimpleNamespace(key=lambda row: f"{row:08d}"), Ranks())
-    said = str(caught.value)
-    assert said.startswith("step 8: the loss is nan for samples 00000000, 00000001, 00000002, 00000004")
-    assert "00000020 and 10 more;" in said
-    assert "00000021" not in said
 
 
 def test_throughput_leaves_pauses_out(monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -114,47 +92,37 @@ def test_throughput_leaves_pauses_out(monkeypatch) -> None:  # type: ignore[no-u
     assert meter.read() == {"clips_per_s": 5.0, "data_wait_s": 0.5, "data_wait": 0.25, "data_wait_rank": 0}
 
 
-class FakeGpu:
-    """A clock of the GPU, and events that are recorded when the GPU comes to them."""
-
-    def __init__(self) -> None:
-        self.now_s, self.reached = 0.0, 0
-        self.events: list[FakeEvent] = []
-
-
 class FakeEvent:
-    gpu: FakeGpu
+    """Of a GPU that has come to so many of its events; `now_s` is its clock."""
+
+    now_s, recorded, reached = 0.0, 0, 0
 
     def __init__(self, *, enable_timing: bool) -> None:
         assert enable_timing
 
     def record(self) -> None:
-        self.time_s, self.number = self.gpu.now_s, len(self.gpu.events)
-        self.gpu.events.append(self)
+        self.time_s, self.number = FakeEvent.now_s, FakeEvent.recorded
+        FakeEvent.recorded += 1
 
     def query(self) -> bool:
-        return self.number < self.gpu.reached
+        return self.number < FakeEvent.reached
 
     def elapsed_time(self, other: "FakeEvent") -> float:
         assert other.query(), "not known yet"
         return 1000 * (other.time_s - self.time_s)
 
 
-def test_on_a_gpu_the_wait_for_data_is_the_streams_and_nothing_waits_to_learn_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    gpu = FakeEvent.gpu = FakeGpu()
+def test_on_a_gpu_the_wait_for_data_is_the_streams_and_known_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
 
     def batches() -> Iterator[Batch]:
         for wait_s in (0.5, 0.0, 0.25, 0.0):
-            gpu.now_s += wait_s
+            FakeEvent.now_s += wait_s
             yield SimpleNamespace(wait_s=9.0)  # of the host
 
-    timer = WaitTimer(batches(), torch.device("cuda"))
-    waits = []
+    timer, waits = WaitTimer(batches(), torch.device("cuda")), []
     for behind in (2, 2, 0, 0):  # steps that the GPU is behind the host
-        gpu.reached = max(0, len(gpu.events) + 2 - 2 * behind)
+        FakeEvent.reached = max(0, FakeEvent.recorded + 2 - 2 * behind)
         waits.append(timer.take().wait_s)
     assert waits == [0.0, 0.0, 0.75, 0.0]
     with pytest.raises(StopIteration):

@@ -22,17 +22,13 @@ for name, model in MODELS.items():
 """
 
 
-def run(*args: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *args], cwd=CHECKOUT, env=os.environ | environment, capture_output=True, text=True, timeout=120
-    )
+def test_no_model_of_any_width_gives_a_1x1_kernel_a_stride_or_corrupts_a_heap_that_is_checked() -> None:
+    variables = os.environ | {"ONEDNN_VERBOSE": "1", "MALLOC_CHECK_": "3", "LD_PRELOAD": "libc_malloc_debug.so.0"}
+    command = [sys.executable, "-c", UPDATES]
+    done = subprocess.run(command, cwd=CHECKOUT, env=variables, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, (done.returncode, done.stdout[-1000:], done.stderr[-1000:])
-    return done.stdout
-
-
-def test_no_model_of_any_width_gives_a_1x1_kernel_a_stride() -> None:
     model, seen, wrong = "", 0, set()
-    for line in run("-c", UPDATES, ONEDNN_VERBOSE="1").splitlines():
+    for line in done.stdout.splitlines():
         if not line.startswith("onednn_verbose"):
             model = line
         elif ",exec," in line and ",convolution," in line:
@@ -41,7 +37,3 @@ def test_no_model_of_any_width_gives_a_1x1_kernel_a_stride() -> None:
                 wrong.add(model)
     assert seen > 1000
     assert not wrong
-
-
-def test_narrow_2d_nets_train_on_a_heap_that_is_checked() -> None:
-    run("-c", UPDATES, MALLOC_CHECK_="3", LD_PRELOAD="libc_malloc_debug.so.0")

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.train.main import main
 from res3d_video.train.resolve import defaults
-from tests.train.conftest import Trainer, command_line, read_metrics, run_program
+from tests.train.conftest import Trainer, command_line, run_program, values_in
 
 NUMBERS = {
     param.opts[0]: param
@@ -30,9 +30,7 @@ NUMBERS = {
         ("ucf101", "cpu", 128, "tiny", "the recipe for CPUs"),
     ],
 )
-def test_a_dataset_has_a_preset_and_a_folder_below_runs(
-    name: str, device: str, size: int, preset: str, why: str
-) -> None:
+def test_a_dataset_has_a_preset_and_a_folder(name: str, device: str, size: int, preset: str, why: str) -> None:
     index: Any = SimpleNamespace(name=name, size=size)
     chosen, out, line = defaults(None, None, index=index, device=torch.device(device))
     assert (chosen, out.parent, out.name.endswith(f"-{preset}")) == (preset, Path("runs"), True)
@@ -40,29 +38,23 @@ def test_a_dataset_has_a_preset_and_a_folder_below_runs(
     assert defaults("modern", Path("x"), index=index, device=torch.device(device)) == ("modern", Path("x"), "")
 
 
-def test_data_alone_trains_and_the_same_command_goes_on(
-    run_main: Trainer, squares: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_alone_trains_and_goes_on(squares: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["--data", str(squares.data_dir), "--eval-every", "0", "--eval-clips", "1", "--num-threads", "1"]
     words += ["--device", "cpu", "--batch-size", "2", "--width", "4"]
-    first = CliRunner().invoke(main, [*words, "--steps", "1"], catch_exceptions=False)
-    assert first.exit_code == 0, first.output
-    assert "taking --preset tiny (the recipe for CPUs) and --out runs/squares-tiny" in first.stdout.splitlines()
-    again = CliRunner().invoke(main, [*words, "--steps", "2"], catch_exceptions=False)
-    assert again.exit_code == 0, again.output
-    assert f"going on from {Path('runs/squares-tiny/latest.pt')} at step 1" in again.stdout.splitlines()
-    assert [line["step"] for line in read_metrics(Path("runs/squares-tiny"), "train")] == [1, 2]
+    taken = "taking --preset tiny (the recipe for CPUs) and --out runs/squares-tiny"
+    for steps, line in (("1", taken), ("2", "going on from runs/squares-tiny/latest.pt at step 1")):
+        done = CliRunner().invoke(main, [*words, "--steps", steps], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert line in done.stdout.splitlines()
+    assert values_in(Path("runs/squares-tiny"), "step") == [1, 2]
 
 
 @pytest.mark.parametrize("option", NUMBERS)
 @pytest.mark.parametrize("value", ["inf", "nan", str(10**30), str(-(10**30))])
 def test_no_option_takes_a_number_beyond_reason(run_main: Trainer, tmp_path: Path, option: str, value: str) -> None:
-    result = run_main(tmp_path / "run", option, value)
-    assert result.exit_code == 2, result.output
-    said = result.stderr.splitlines()[-1]
-    name = str(NUMBERS[option].name)
-    assert option in said or name in said, said
+    said = run_main(tmp_path / "run", option, value, exit_code=2).stderr.splitlines()[-1]
+    assert option in said or str(NUMBERS[option].name) in said, said
     assert not (tmp_path / "run").exists()
 
 

@@ -40,16 +40,13 @@ def test_a_line_comes_every_ten_seconds_and_at_the_end_and_speed_is_that_of_the_
     assert len(lines) == 10
 
 
-def test_another_round_of_work_begins_a_new_speed() -> None:
+def test_another_round_begins_a_new_speed_and_quiet_leaves_out_all_but_what_is_always_wanted() -> None:
     clock = Clock()
     progress, lines = shown(clock)
     for done in (0, 50, 100, 0, 5, 10):
         progress.update(done, 200)
         clock.now_s += 10
     assert lines[-1] == "reading: 10/200 files, 30.0 files/min, 0:06:20 left"
-
-
-def test_quiet_leaves_lines_out_but_those_that_are_always_wanted() -> None:
     progress, lines = shown(Clock(), quiet=True)
     progress.update(1, 1)
     progress.message("a note")

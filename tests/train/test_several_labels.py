@@ -72,23 +72,17 @@ def labeled(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
     return open_index(root / "shards")
 
 
-def test_a_run_with_several_labels_reports_map_and_chooses_on_the_validation_side(
-    labeled: ShardIndex, tmp_path: Path
-) -> None:
+def test_a_run_with_several_labels_reports_map_and_chooses_by_validation(labeled: ShardIndex, tmp_path: Path) -> None:
     options = ["--data", labeled.data_dir, "--out", tmp_path, *SMALL, "--loss", "bce", "--steps", 6, "--eval-every", 2]
     result = CliRunner().invoke(main, [str(option) for option in options], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "best.pt is chosen on the validation side" in result.output
     assert "mAP" in result.output
     evals, (final,) = read_metrics(tmp_path, "eval"), read_metrics(tmp_path, "final")
-    assert [(event["step"], event["subset"], event["num_videos"]) for event in evals] == [
-        (step, "val", 4) for step in (2, 4, 6)
-    ]
-    assert (final["subset"], final["num_videos"]) == ("test", 4)
-    best = load_checkpoint(tmp_path / "best.pt")
-    assert best["best_accuracy"] == max(event["mean_ap"] for event in evals)
-    model = load_model(tmp_path / "latest.pt")
-    (found,) = predict(model, [labeled.data_dir.parent / "-6_5.mp4"], num_clips=1, workers=1)
-    assert found.probabilities is not None
+    scored = [(event["step"], event["subset"], event["num_videos"]) for event in (*evals, final)]
+    assert scored == [(2, "val", 4), (4, "val", 4), (6, "val", 4), (6, "test", 4)]
+    assert load_checkpoint(tmp_path / "best.pt")["best_accuracy"] == max(event["mean_ap"] for event in evals)
+    model, video = load_model(tmp_path / "latest.pt"), labeled.data_dir.parent / "-6_5.mp4"
+    (found,) = predict(model, [video], num_clips=1, workers=1)
     assert ((found.probabilities > 0) & (found.probabilities < 1)).all()
     assert found.probabilities.sum() != pytest.approx(1.0, abs=1e-4)

@@ -7,28 +7,19 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partialmethod
+from unittest.mock import Mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import res3d_video.train.step
 from res3d_video.pipeline.errors import UserError
+from res3d_video.train import step as train_step
 from res3d_video.train.config import OptimConfig
 from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.ranks import Ranks
-from res3d_video.train.step import (
-    WARMUP_STEPS,
-    StepLoss,
-    StepOptions,
-    TrainStep,
-    build_optimizer,
-    channels_last,
-    default_options,
-    freeze_batch_norm,
-    set_lr,
-)
+from res3d_video.train.step import WARMUP_STEPS, StepLoss, StepOptions, TrainStep
 
 CPU = torch.device("cpu")
 NUM_CLASSES = 5
@@ -59,7 +50,7 @@ def batches(count: int, *, size: int = 4, device: torch.device = CPU) -> Iterato
 def new_step(options: StepOptions | None = None, *, device: torch.device = CPU, **settings: object) -> TrainStep:
     torch.manual_seed(0)
     model = build_model(ModelConfig("res3d10", width=8), num_classes=NUM_CLASSES).to(device)
-    optimizer = build_optimizer(model, OptimConfig(), fused=device.type == "cuda")
+    optimizer = train_step.build_optimizer(model, OptimConfig(), fused=device.type == "cuda")
     return TrainStep(model, optimizer, ranks=Ranks(device=device), options=options, **settings)
 
 
@@ -70,11 +61,9 @@ def run(step: TrainStep, count: int) -> list[StepLoss]:
         return [step(*batch, num_real_global=3, lr=LR) for batch in batches(count, device=device)]
 
 
-def assert_close(
-    step: TrainStep, other: TrainStep, found: list[StepLoss], expected: list[StepLoss], rtol: float
-) -> None:
-    """The same losses and weights, within a share of the largest."""
-    for a, b in zip(found, expected, strict=True):
+def assert_close(step: TrainStep, other: TrainStep, *, count: int, rtol: float) -> None:
+    """So many steps give the same losses and weights, within a share of the largest."""
+    for a, b in zip(run(step, count), run(other, count), strict=True):
         assert torch.allclose(a.losses, b.losses, rtol=rtol, atol=rtol)
         assert torch.allclose(a.loss, b.loss, rtol=rtol, atol=rtol)
     theirs = other.model.state_dict()
@@ -85,14 +74,14 @@ def assert_close(
 @pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1}, {"freeze_bn": True}], ids=str)
 def test_a_step_is_the_textbooks_to_the_last_bit(settings: dict) -> None:
     step = new_step(StepOptions(), **settings)
-    model = channels_last(copy.deepcopy(step.model))
-    optimizer = build_optimizer(model, OptimConfig(), fused=False)
+    model = train_step.channels_last(copy.deepcopy(step.model))
+    optimizer = train_step.build_optimizer(model, OptimConfig(), fused=False)
     found = run(step, 3)
     for (clips, labels, weights), (loss, losses) in zip(batches(3), found, strict=True):
         model.train()
         if settings.get("freeze_bn"):
-            freeze_batch_norm(model)
-        set_lr(optimizer, LR)
+            train_step.freeze_batch_norm(model)
+        train_step.set_lr(optimizer, LR)
         smoothing = settings.get("label_smoothing", 0.0)
         expected = F.cross_entropy(model(clips), labels, reduction="none", label_smoothing=smoothing)
         mean = (expected * weights).sum() / 3
@@ -108,39 +97,30 @@ def test_a_step_is_the_textbooks_to_the_last_bit(settings: dict) -> None:
 def test_how_a_step_is_executed_changes_it_by_rounding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     traced = partialmethod(nn.Module.compile, backend="aot_eager")  # all but the code generator, which takes a minute
     monkeypatch.setattr(nn.Module, "compile", traced)
-    monkeypatch.setattr(res3d_video.train.step, "why_not_compiled", lambda device: None)
-    plain = new_step(StepOptions())
-    expected = run(plain, 3)
+    monkeypatch.setattr(train_step, "why_not_compiled", lambda device: None)
     for options in (StepOptions(space_to_depth=True), StepOptions(compile=True, space_to_depth=True)):
-        other = new_step(options)
-        assert_close(other, plain, run(other, 3), expected, rtol=1e-3)  # rounding grows from step to step
+        assert_close(new_step(options), new_step(StepOptions()), count=3, rtol=1e-3)  # rounding grows from step to step
 
 
-@pytest.mark.parametrize("option", ["cuda_graph", "high_priority"])
-def test_what_a_cpu_does_not_have_is_refused_with_the_way_out(option: str) -> None:
-    flag = option.replace("_", "-")
-    with pytest.raises(ValueError, match=f"^{flag}: cpu has none; choose a GPU or --no-{flag}$"):
-        new_step(StepOptions(**{option: True}))
-
-
-def test_a_cuda_graph_is_for_one_process() -> None:
+def test_what_a_cpu_or_two_processes_cannot_have_is_refused_with_the_way_out() -> None:
     ranks = Ranks(world_size=2, device=torch.device("cuda"))
-    with pytest.raises(UserError, match="^cuda-graph: is for one process, not 2; use --no-cuda-graph$"):
-        StepOptions(cuda_graph=True).check(ranks)
-    default_options(ranks).check(ranks)
+    for options, place, message in (
+        (StepOptions(cuda_graph=True), Ranks(), "cuda-graph: cpu has none; choose a GPU or --no-cuda-graph"),
+        (StepOptions(high_priority=True), Ranks(), "high-priority: cpu has none; choose a GPU or --no-high-priority"),
+        (StepOptions(cuda_graph=True), ranks, "cuda-graph: is for one process, not 2; use --no-cuda-graph"),
+    ):
+        with pytest.raises(UserError, match=f"^{message}$"):
+            options.check(place)
+    train_step.default_options(ranks).check(ranks)
 
 
-def test_without_a_compiler_training_goes_on_and_an_explicit_compile_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def broken(*_: object) -> Callable:
-        raise RuntimeError("Failed to find C compiler.\n\na trace")
-
+def test_training_goes_on_without_a_compiler_but_for_an_explicit_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Mock(side_effect=RuntimeError("Failed to find C compiler.\n\na trace"))
     monkeypatch.setattr(torch, "compile", lambda function: broken)
     lines: list[str] = []
     step, plain = new_step(StepOptions(compile=True, may_fall_back=True), note=lines.append), new_step(StepOptions())
     assert lines == ["compile: Failed to find C compiler.; training without it"]
-    assert_close(step, plain, run(step, 1), run(plain, 1), rtol=0)
+    assert_close(step, plain, count=1, rtol=0)
     with pytest.raises(UserError, match=r"^compile: Failed to find C compiler\.; use --no-compile$"):
         new_step(StepOptions(compile=True))
 
@@ -155,14 +135,12 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> TrainStep:
         assert all(parameter.grad is None for parameter in step.model.parameters())
         return lambda: (step.optimizer.zero_grad(), work())[0]
 
-    monkeypatch.setattr(res3d_video.train.step, "record_graph", record)
+    monkeypatch.setattr(train_step, "record_graph", record)
     return step
 
 
 def test_a_recorded_step_goes_on_from_the_eager_ones_and_gives_their_numbers(recorded: TrainStep) -> None:
-    plain = new_step(StepOptions())
-    found, expected = run(recorded, WARMUP_STEPS + 4), run(plain, WARMUP_STEPS + 4)
-    assert_close(recorded, plain, found, expected, rtol=1e-6)
+    assert_close(recorded, new_step(StepOptions()), count=WARMUP_STEPS + 4, rtol=1e-6)
     (other,) = batches(1, size=2)
     with pytest.raises(UserError, match=r"clips: \[2, 3, 4, 32, 32\] torch.float32, but .*\[4, 3, 4, 32, 32\]"):
         recorded(*other, num_real_global=2, lr=LR)

@@ -23,19 +23,15 @@ OPTIONS = ["--width", "4", "--batch-size", "2", "--eval-clips", "10000", "--step
 Moment = Callable[[int, Path], bool]
 
 
-@pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_signal_is_remembered_until_closed_and_handlers_come_back(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    request = StopRequest()
-    request.begin(launcher=os.getppid())
-    assert not request.asked()
-    os.kill(os.getpid(), number)
-    assert request.asked()
-    request.close()
-    assert signal.getsignal(number) is before
-
-
-def test_a_process_whose_launcher_has_ended_does_not_go_on() -> None:
+def test_a_signal_is_remembered_and_a_process_whose_launcher_has_ended_does_not_go_on() -> None:
+    for number in STOP_SIGNALS:
+        before, request = signal.getsignal(number), StopRequest()
+        request.begin(launcher=os.getppid())
+        assert not request.asked()
+        os.kill(os.getpid(), number)
+        assert request.asked()
+        request.close()
+        assert signal.getsignal(number) is before
     request = StopRequest()
     request.begin(launcher=os.getpid())  # which is not its parent, nor anybody's whose launcher is gone
     with pytest.raises(UserError, match=r"^torchrun has ended, so this process does; run the same command again$"):
@@ -68,10 +64,9 @@ MOMENTS: dict[str, Moment] = {
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_at_any_moment_ends_the_run_as_documented(squares: ShardIndex, tmp_path: Path, moment: str) -> None:
     started: dict[signal.Signals, subprocess.Popen[str]] = {}
-    steps = 1 if moment == "last evaluation" else 100000
+    steps, pipe = 1 if moment == "last evaluation" else 100000, subprocess.PIPE
     for number in (signal.SIGTERM, INTERRUPT):
         command = command_line(squares, tmp_path / number.name, *OPTIONS, str(steps))
-        pipe = subprocess.PIPE
         started[number] = subprocess.Popen(command, cwd=CHECKOUT, stdout=pipe, stderr=pipe, text=True)
     try:
         for number, process in started.items():

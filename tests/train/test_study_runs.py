@@ -12,17 +12,8 @@ from res3d_video.train.config import PARTS, TrainConfig
 from res3d_video.train.evaluation import SCORES
 from res3d_video.train.main import main
 from res3d_video.train.models import MODELS
-from res3d_video.train.paper.study import (
-    TABLES,
-    Row,
-    StudyRun,
-    StudySettings,
-    Table,
-    is_clearly_above,
-    judge,
-    plan_run,
-    read_scores,
-)
+from res3d_video.train.paper import study
+from res3d_video.train.paper.study import TABLES, Row, StudyRun, StudySettings, Table
 from res3d_video.train.resolve import configure
 
 FULL = StudySettings()
@@ -31,12 +22,11 @@ ROWS = [(number, row) for number, table in TABLES.items() for row in table.rows]
 
 
 def plan(row: Row, *indexes: ShardIndex, settings: StudySettings = FULL, seed: int = 0) -> StudyRun:
-    return plan_run(row, seed=seed, settings=settings, indexes=indexes)
+    return study.plan_run(row, seed=seed, settings=settings, indexes=indexes)
 
 
-@pytest.mark.parametrize("number", sorted(TABLES))
-def test_rows_have_names_of_their_own_and_claims_name_rows(number: int) -> None:
-    table = TABLES[number]
+@pytest.mark.parametrize("table", TABLES.values(), ids=map(str, TABLES))
+def test_rows_have_names_of_their_own_and_claims_name_rows(table: Table) -> None:
     names = [row.name for row in table.rows]
     assert len(set(names)) == len(names)
     assert all(row.model in MODELS for row in table.rows)
@@ -44,19 +34,15 @@ def test_rows_have_names_of_their_own_and_claims_name_rows(number: int) -> None:
 
 
 @pytest.mark.parametrize("settings", [FULL, SMALL], ids=["full", "small"])
-def test_two_rows_share_a_folder_exactly_when_their_trainings_are_the_same(
-    squares: ShardIndex, settings: StudySettings
-) -> None:
+def test_rows_share_a_folder_when_their_trainings_are_the_same(squares: ShardIndex, settings: StudySettings) -> None:
     runs = [plan(row, squares, settings=settings, seed=seed) for _, row in ROWS for seed in (0, 1)]
     for a, b in itertools.combinations(runs, 2):
         assert (a.folder == b.folder) == (a.config == b.config), (a.folder, b.folder)
     assert len({run.folder for run in runs}) == 2 * 26
 
 
-@pytest.mark.parametrize(("number", "row"), ROWS, ids=[f"{number}-{row.name}" for number, row in ROWS])
-def test_the_command_line_of_a_run_is_its_configuration(
-    squares: ShardIndex, tmp_path: Path, number: int, row: Row
-) -> None:
+@pytest.mark.parametrize("row", [row for _, row in ROWS], ids=[f"{number}-{row.name}" for number, row in ROWS])
+def test_the_command_line_of_a_run_is_its_configuration(squares: ShardIndex, tmp_path: Path, row: Row) -> None:
     run = plan(row, squares, settings=SMALL, seed=3)
     found = main.make_context("train", [*run.arguments, "--out", str(tmp_path)]).params
     assert (found["data"], found["resume"]) == (squares.data_dir, "auto")
@@ -67,11 +53,10 @@ def test_the_command_line_of_a_run_is_its_configuration(
 
 def test_by_default_a_run_is_the_paper_s_protocol_and_its_costs_are_those_of_its_clip(squares: ShardIndex) -> None:
     run = plan(TABLES[3].rows[2], squares)
-    config = run.config
-    assert (config.model.name, config.model.width) == ("res3d18", 64)
-    assert (config.steps, config.global_batch_size, config.optim.lr) == (90_000, 20, 0.01)
-    assert (config.schedule.decay_every, config.schedule.decay_factor) == (20_000, 0.1)
-    assert (config.clip.num_frames, config.clip.frame_stride) == (8, 2)
+    model, clip, schedule = run.config.model, run.config.clip, run.config.schedule
+    assert (model.name, model.width, clip.num_frames, clip.frame_stride) == ("res3d18", 64, 8, 2)
+    assert (run.config.steps, run.config.global_batch_size, run.config.optim.lr) == (90_000, 20, 0.01)
+    assert (schedule.decay_every, schedule.decay_factor) == (20_000, 0.1)
     sizes = [plan(row, squares).config.clip for row in TABLES[5].rows]
     assert [(clip.crop_size, clip.resize) for clip in sizes] == [(56, 64), (112, 128), (224, 256)]
     assert run.parameters == 33_222_309 - 99 * 513  # this set has 2 classes, the paper's 101
@@ -96,12 +81,13 @@ def test_frames_come_from_the_smallest_shards_that_need_no_enlarging(numbered: S
 
 def test_three_seeds_are_clearly_above_three_others_in_one_order_of_twenty_and_single_seeds_never() -> None:
     orders = list(itertools.combinations(range(6), 3))
-    clear = [ours for ours in orders if is_clearly_above(ours, sorted({*range(6)} - {*ours}))]
+    clear = [ours for ours in orders if study.is_clearly_above(ours, sorted({*range(6)} - {*ours}))]
     assert (clear, len(orders)) == ([(3, 4, 5)], 20)
-    assert not is_clearly_above([0.9], [0.1, 0.2])
-    assert not is_clearly_above([0.8, 0.9], [0.1])
+    assert not study.is_clearly_above([0.9], [0.1, 0.2])
+    assert not study.is_clearly_above([0.8, 0.9], [0.1])
 
 
+UNSURE = "but not in every seed"
 HIGH, MIDDLE, LOW, VAGUE = [0.9, 0.8], [0.6, 0.7], [0.2, 0.3], [0.1, 0.95]
 
 
@@ -112,18 +98,14 @@ HIGH, MIDDLE, LOW, VAGUE = [0.9, 0.8], [0.6, 0.7], [0.2, 0.3], [0.1, 0.95]
         ({"a": HIGH, "b": LOW, "c": MIDDLE, "d": VAGUE}, "seen", []),  # d need not be worse
         ({"a": MIDDLE, "b": HIGH, "c": LOW, "d": LOW}, "not seen", ["a against b: -20.0 points"]),
         ({"a": MIDDLE, "b": LOW, "c": LOW, "d": HIGH}, "not seen", ["a against d: -20.0 points"]),
-        (
-            {"a": HIGH, "b": LOW, "c": VAGUE, "d": LOW},
-            "undecided",
-            ["a against c: +32.5 points, but not in every seed"],
-        ),
+        ({"a": HIGH, "b": LOW, "c": VAGUE, "d": LOW}, "undecided", [f"a against c: +32.5 points, {UNSURE}"]),
         ({"a": HIGH, "b": LOW}, "undecided", ["c not run", "d not run"]),
         ({"a": [0.9], "b": [0.1], "c": LOW, "d": LOW}, "undecided", ["a against b: +80.0 points, one seed"]),
     ],
 )
 def test_a_claim_is_judged_by_all_its_comparisons(rows: dict, word: str, reasons: list[str]) -> None:
     table = Table("", (), "a is best", above=(("a", "b"), ("a", "c")), not_below=(("a", "d"),))
-    found = judge(table, rows)
+    found = study.judge(table, rows)
     assert (found[0], found[1][: len(reasons)]) == (word, reasons)
 
 
@@ -131,10 +113,10 @@ def test_scores_are_only_those_of_a_run_of_all_its_steps(squares: ShardIndex, tm
     run = plan(TABLES[4].rows[0], squares, settings=StudySettings(steps=5, size=32))
     path = tmp_path / run.folder / SCORES
     path.parent.mkdir(parents=True)
-    assert read_scores(tmp_path, run) is None
+    assert study.read_scores(tmp_path, run) is None
     scores = {"step": 5, "all_clips_at_1": 0.75, "video_at_1": 0.5, "chance": 0.5, "other": [1]}
     for text in (json.dumps(scores | {"step": 4}), json.dumps(scores)[:-9], json.dumps(scores | {"chance": 2})):
         path.write_text(text)
-        assert read_scores(tmp_path, run) is None
+        assert study.read_scores(tmp_path, run) is None
     path.write_text(json.dumps(scores))
-    assert (read_scores(tmp_path, run) or {})["all_clips_at_1"] == 0.75
+    assert (study.read_scores(tmp_path, run) or {})["all_clips_at_1"] == 0.75

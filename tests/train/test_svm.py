@@ -1,6 +1,6 @@
 """The linear SVM on features: known answers, and who may touch the choice of C."""
 
-from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,38 +11,22 @@ from res3d_video.train.evaluation.features import l2_normalised
 from res3d_video.train.evaluation.linear_svm import SplitScores, cut_into_folds, in_span, score_split
 
 
-@dataclass(frozen=True)
-class Clusters:
-    """What `score_split` is asked."""
+def clusters(*, num_classes: int = 4, num_groups: int = 6, num_dims: int = 20, noise: float = 0.05) -> SimpleNamespace:
+    """What `score_split` is asked of a video a class, group and take (two).
 
-    features: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-    train: np.ndarray
-    test: np.ndarray
-    num_classes: int
-
-
-def clusters(
-    *, num_classes: int = 4, num_groups: int = 6, num_dims: int = 20, noise: float = 0.05, seed: int = 0
-) -> Clusters:
-    """A video a class, group and take (two); class k lies around unit vector k. The last two groups are tested."""
-    random = np.random.default_rng(seed)
+    Class k lies around unit vector k. The last two groups are tested.
+    """
+    random = np.random.default_rng(0)
     group, label, _ = np.indices((num_groups, num_classes, 2)).reshape(3, -1)
     features = np.eye(num_dims)[label] + noise * random.standard_normal((len(label), num_dims))
     lengths = random.uniform(0.1, 100, len(label))[:, None]  # which normalisation must take away
-    return Clusters(
-        features=(features * lengths).astype(np.float32),
-        labels=label,
-        groups=np.array([f"g{g}" for g in group]),
-        train=np.flatnonzero(group < num_groups - 2),
-        test=np.flatnonzero(group >= num_groups - 2),
-        num_classes=num_classes,
-    )
+    train, test = np.flatnonzero(group < num_groups - 2), np.flatnonzero(group >= num_groups - 2)
+    known = {"features": (features * lengths).astype(np.float32), "groups": np.array([f"g{g}" for g in group])}
+    return SimpleNamespace(**known, labels=label, train=train, test=test, num_classes=num_classes)
 
 
-def score(data: Clusters, **options: Any) -> SplitScores:
-    return score_split(**vars(data), **options)
+def score(data: SimpleNamespace, **changes: Any) -> SplitScores:
+    return score_split(**vars(data) | changes)
 
 
 def test_separable_clusters_are_all_right_and_of_equally_good_cs_the_smallest_is_taken() -> None:
@@ -57,19 +41,18 @@ def test_separable_clusters_are_all_right_and_of_equally_good_cs_the_smallest_is
 def test_the_lengths_of_features_do_not_matter(c: float | None) -> None:
     data = clusters(noise=0.4)
     rare = np.flatnonzero(data.labels[data.train] == 0)[2:]  # classes of other sizes, so that the intercept matters
-    data = replace(data, train=np.delete(data.train, rare))
+    data.train = np.delete(data.train, rare)
     other_lengths = data.features * 10 ** np.random.default_rng(2).uniform(-5, 3, (len(data.labels), 1))
-    a, b = score(data, c=c), score(replace(data, features=other_lengths), c=c)
+    a, b = score(data, c=c), score(data, features=other_lengths, c=c)
     assert a.predicted.tolist() == b.predicted.tolist()
     assert a.c_accuracy == b.c_accuracy
 
 
 def test_the_choice_does_not_change_with_the_test_side() -> None:
     data = clusters(noise=0.5)
-    spoiled = replace(data, features=data.features.copy(), labels=data.labels.copy())
-    spoiled.features[data.test] = 1e6
-    spoiled.labels[data.test] = 0
-    a, b = score(data), score(spoiled, num_threads=4)
+    a = score(data)
+    data.features[data.test], data.labels[data.test] = 1e6, 0
+    b = score(data, num_threads=4)
     assert (a.c, a.c_accuracy) == (b.c, b.c_accuracy)
     assert a.accuracy != b.accuracy
 
@@ -79,8 +62,7 @@ def test_groups_that_give_the_class_away_do_not_help_in_cross_validation() -> No
     data = clusters(num_classes=2, num_groups=12)
     group = np.unique(data.groups, return_inverse=True)[1]
     labels = np.random.default_rng(3).integers(0, 2, 12)[group]  # a class for each group
-    scores = score(replace(data, features=np.eye(12)[group], labels=labels))
-    assert max(scores.c_accuracy.values()) <= 0.6
+    assert max(score(data, features=np.eye(12)[group], labels=labels).c_accuracy.values()) <= 0.6
 
 
 def test_folds_hold_every_row_out_once_and_keep_groups_whole() -> None:
@@ -92,27 +74,21 @@ def test_folds_hold_every_row_out_once_and_keep_groups_whole() -> None:
         assert not set(data.groups[fitted]) & set(data.groups[held_out])
 
 
-@pytest.mark.parametrize("groups", [[0, 0, 0, 0], [0, 0, 1, 1]], ids=["one group", "a class for each group"])
-def test_groups_may_leave_no_choice(groups: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"among 4 training videos of \d groups; give one value with --c"):
-        cut_into_folds(np.array([0, 0, 1, 1]), np.array(groups))
-
-
-def test_a_given_c_needs_no_groups() -> None:
-    scores = score(replace(clusters(), groups=np.zeros(48)), c=3.0)
+def test_groups_may_leave_no_choice_and_a_given_c_needs_none() -> None:
+    for groups in ([0, 0, 0, 0], [0, 0, 1, 1]):  # one group, or a class for each group
+        with pytest.raises(ValueError, match=r"among 4 training videos of \d groups; give one value with --c"):
+            cut_into_folds(np.array([0, 0, 1, 1]), np.array(groups))
+    scores = score(clusters(), groups=np.zeros(48), c=3.0)
     assert (scores.c, scores.c_accuracy, scores.accuracy) == (3.0, {}, 1.0)
 
 
-def test_one_class_cannot_be_learnt() -> None:
+def test_a_class_may_be_absent_from_either_side_and_one_alone_cannot_be_learnt() -> None:
     with pytest.raises(ValueError, match="all 8 videos to train on are of one class"):
         score(clusters(num_classes=1))
-
-
-def test_a_class_may_be_absent_from_either_side() -> None:
     data = clusters(num_classes=4)
     train = data.train[data.labels[data.train] != 3]  # class 3 is tested only
     test = data.test[data.labels[data.test] != 0]  # class 0 is trained on only
-    scores = score(replace(data, train=train, test=test))
+    scores = score(data, train=train, test=test)
     assert scores.confusion.sum(axis=1).tolist() == [0, 4, 4, 4]
     assert scores.confusion[3, 3] == 0
     assert scores.accuracy == pytest.approx(8 / 12)

@@ -6,23 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from res3d_video.train.evaluation import class_accuracy
 from res3d_video.train.evaluation.video_level import ClipTally, VideoScores, combine, videos_of, views_per_sample
-from res3d_video.train.ranks import Ranks
 from res3d_video.train.run_folder import accuracy_lines
-
-
-class OtherRank(Ranks):
-    """A rank whose sums also hold what another rank has, in the order of the calls."""
-
-    def __init__(self, other: ClipTally) -> None:
-        object.__setattr__(self, "tensors", [other.sums, other.votes, other.num_seen, other.predicted])
-
-    def sum(self, values: Tensor) -> Tensor:
-        return values + self.tensors.pop(0)  # type: ignore[attr-defined]
-
 
 Clips = list[tuple[int, list[float], int]]  # sample, probabilities, weight
 
@@ -31,15 +18,10 @@ def index_of(sources: list[str], labels: list[list[int]], num_classes: int) -> A
     names, most = np.array([source.encode() for source in sources]), max(map(len, labels))
     table = np.array([[*row, *[-1] * (most - len(row))] for row in labels])
     return SimpleNamespace(
-        name="toy",
-        classes=[f"class{k}" for k in range(num_classes)],
-        sources=names,
-        tars=["a.tar"],
-        tar=np.zeros(len(names), int),
+        name="toy", classes=[f"class{k}" for k in range(num_classes)], tars=["a.tar"], tar=np.zeros(len(names), int),
+        sources=names, source=lambda row: names[row].decode(), key=lambda row: f"{row:08d}",
         all_labels=lambda rows: table[rows],
-        key=lambda row: f"{row:08d}",
-        source=lambda row: names[row].decode(),
-    )
+    )  # fmt: skip
 
 
 def tally_of(index: Any, clips: Clips) -> ClipTally:
@@ -69,8 +51,10 @@ def test_two_ranks_add_up_to_one() -> None:
     index = index_of(["a", "b"], [[0], [1]], 2)
     rows: Clips = [(0, [0.5, 0.5], 1), (0, [0.1, 0.9], 1), (1, [0.8, 0.2], 1), (1, [0.6, 0.4], 1)]
     whole, first, second = tally_of(index, rows), tally_of(index, rows[:1]), tally_of(index, rows[1:])
-    first.reduce(OtherRank(second))
-    for name in ("sums", "votes", "num_seen", "predicted"):
+    names = ("sums", "votes", "num_seen", "predicted")
+    others = iter([getattr(second, name) for name in names])
+    first.reduce(SimpleNamespace(sum=lambda values: values + next(others)))  # type: ignore[arg-type]
+    for name in names:
         assert torch.allclose(getattr(first, name), getattr(whole, name)), name
 
 
@@ -108,8 +92,7 @@ def test_every_clip_counts_in_the_accuracy_of_all_clips() -> None:
 
 def test_ten_clips_of_a_video_in_ten_segments_are_one_of_each() -> None:
     ten_segments, whole = np.zeros(10, np.int64), np.arange(2)
-    assert views_per_sample(ten_segments, num_clips=10) == 1
-    assert views_per_sample(ten_segments, num_clips=30) == 3
+    assert [views_per_sample(ten_segments, num_clips=num) for num in (10, 30)] == [1, 3]
     assert views_per_sample(whole, num_clips=10) == 10
 
 
@@ -121,17 +104,10 @@ def test_accuracy_at_1_and_5_and_of_classes_and_predictions_from_the_likeliest_d
     assert scores.confusion[:, 0].tolist() == [1, 0, 0, 0, 2, 1]
     assert class_accuracy(scores.confusion) == pytest.approx([1, np.nan, np.nan, np.nan, 0, 0], nan_ok=True)
     assert scores.predictions()[1] == {
-        "key": "00000001",
-        "source": "b",
-        "label": "class4",
-        "predicted": "class0",
-        "top5": {"class0": 0.3, "class1": 0.2, "class2": 0.16, "class3": 0.14, "class4": 0.12},
-        "num_clips": 1,
-        "num_clips_right": 0,
-    }
-
-
-def test_of_so_few_classes_that_the_right_one_is_always_among_five_nothing_is_said() -> None:
+        "key": "00000001", "source": "b", "num_clips": 1, "num_clips_right": 0, "label": "class4",
+        "predicted": "class0", "top5": {"class0": 0.3, "class1": 0.2, "class2": 0.16, "class3": 0.14, "class4": 0.12},
+    }  # fmt: skip
+    # of so few classes that the right one is always among five
     scores = scores_of(index_of(["a"], [[1]], 2), [(0, [0.9, 0.1], 1)])
     assert scores.video_at_5 is None
     assert not any("video@5" in line for line in accuracy_lines(scores))
