@@ -63,7 +63,7 @@ is scored about every so many seconds. A video that cannot be read is a line, an
     context_settings={"max_content_width": 110, "show_default": True},
     epilog=EPILOG,
     headings={
-        "What is predicted": ["checkpoint", "clips", "every"],
+        "What is predicted": ["checkpoint", "clips", "every_s"],
         "What is written": ["json_path", "csv_path", "plot", "annotated"],
         "Run": ["device", "workers", "num_threads", "quiet"],
     },

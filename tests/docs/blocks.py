@@ -28,18 +28,13 @@ PLACEHOLDER = re.compile(r"\$|…|\.\.\.|^[A-Z]+$|^<.*>$|^\[")
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block.
-
-    Attributes:
-        line: Of the opening fence, 1-based.
-        reason: Why it is not run, from the comment before it; None where it is run.
-    """
+    """One fenced block."""
 
     page: Path
-    line: int
+    line: int  # of the opening fence, 1-based
     language: str
     text: str
-    reason: str | None
+    reason: str | None  # why it is not run, from the comment before it
 
     def __str__(self) -> str:
         return f"{name_of(self.page)}:{self.line}"
@@ -113,11 +108,7 @@ def is_start(before: list[str]) -> bool:
 
 @cache
 def click_command(name: str) -> click.Command:
-    """The command of a path, a module or a console entry.
-
-    Raises:
-        LookupError: There is none.
-    """
+    """The command of a path, a module or a console entry; a LookupError if there is none."""
     entries = dict(re.findall(r"^    (res3d-[\w-]+) = ([\w.]+):main$", (CHECKOUT / "setup.cfg").read_text(), re.M))
     module = entries.get(name, name.removesuffix(".py").replace("/", "."))
     module = module if module.startswith("res3d_video.") else f"res3d_video.{module}"

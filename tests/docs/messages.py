@@ -14,17 +14,12 @@ SOURCES = sorted(path for package in ("pipeline", "train", "tools") for path in 
 
 @dataclass(frozen=True)
 class Raised:
-    """A message of a raise statement.
-
-    Attributes:
-        kind: The exception's name, or the function's that makes it.
-        text: With GAP for what is filled in.
-    """
+    """A message of a raise statement."""
 
     path: str
     line: int
-    kind: str
-    text: str
+    kind: str  # the exception's name, or the function's that makes it
+    text: str  # with GAP for what is filled in
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.kind}: {self.text.replace(GAP, '…')}"

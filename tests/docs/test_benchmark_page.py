@@ -13,9 +13,8 @@ BENCHMARK = (CHECKOUT / "docs/benchmark.md").read_text()
 TUNING = (CHECKOUT / "docs/tuning.md").read_text()
 
 
-@pytest.mark.parametrize("header", [header for header, _ in COLUMNS.values()])
-def test_every_column_is_explained(header: str) -> None:
-    assert f"`{header}`" in BENCHMARK
+def test_every_column_is_explained() -> None:
+    assert not [header for header, _ in COLUMNS.values() if f"`{header}`" not in BENCHMARK]
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(LoaderSettings)])

@@ -35,11 +35,7 @@ PLACE = re.compile(r"\b(?:shards|runs)/[\w-]+")
 
 
 class World:
-    """The folder in which pages are read.
-
-    Args:
-        ucf_raw: A small UCF101.
-    """
+    """The folder in which pages are read; `ucf_raw` is a small UCF101."""
 
     def __init__(self, home: Path, *, ucf_raw: Path) -> None:
         self.home = home
@@ -50,18 +46,13 @@ class World:
         small_sports1m(home / "data/sports1m", ucf_raw / "UCF-101")
 
     def run(self, name: str, words: list[str]) -> Result:
-        """A command of ours, in this process; what it takes as there is made before."""
-        words = self.adapted(name, words)
+        """A command of ours, made small, in this process; what it takes as there is made before."""
+        if not asks_for_help(words):
+            if name == "train/main.py":
+                shutil.rmtree(self.home / (value_of(words, "--out") or "nowhere"), ignore_errors=True)
+            words = words + ADDED.get(name, "").split()
         self.prepare(" ".join(words), made_here=value_of(words, "--out"))
         return CliRunner().invoke(click_command(name), words)
-
-    def adapted(self, name: str, words: list[str]) -> list[str]:
-        """The words of a command, made small."""
-        if asks_for_help(words):
-            return words
-        if name == "train/main.py":
-            shutil.rmtree(self.home / (value_of(words, "--out") or "nowhere"), ignore_errors=True)
-        return words + ADDED.get(name, "").split()
 
     def prepare(self, text: str, *, made_here: str | None = None) -> None:
         """Make the shards and runs that a text names, but for the one it makes itself."""

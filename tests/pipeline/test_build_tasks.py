@@ -166,7 +166,7 @@ def test_a_task_can_travel(listing: Listing, local: Path, tmp_path: Path) -> Non
 
 def test_a_machine_that_sees_other_videos_makes_nothing(listing: Listing, tmp_path: Path) -> None:
     task = tasks_of(listing)[0]
-    elsewhere = replace(task, records=tuple(replace(r, path=Path("/nowhere/at/all/x.mp4")) for r in task.records))
+    elsewhere = replace(task, records=tuple(replace(r, raw=Path("/nowhere/at/all")) for r in task.records))
     with pytest.raises(OtherInputsError, match="few-000000: .* sees other videos or has other versions"):
         make_shard(elsewhere, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -3,15 +3,12 @@
 import json
 import os
 import re
-import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import LoaderSettings
@@ -26,23 +23,11 @@ from res3d_video.tools.bench.peers import PeerConfig
 from res3d_video.tools.bench.run import Settings
 from res3d_video.tools.bench_loader import main
 from tests.schemas import check_schema
+from tests.tools.commands import run
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
 
 SMALL = ["--frames", "4", "--crop-size", "56", "--resize", "64", "--batch-size", "2", "--width", "2", "--batches", "2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Torch's threads, which spin in these processes, and other work on few cores would hold one another up."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def bench(data: Path, *options: str) -> Result:
-    return CliRunner().invoke(main, ["--data", str(data), *options], catch_exceptions=False)
 
 
 def settings_from(index: ShardIndex, *options: str) -> Settings:
@@ -54,8 +39,7 @@ def settings_from(index: ShardIndex, *options: str) -> Settings:
 def measured(data: Path, folder: Path, *options: str) -> tuple[list[str], dict]:
     """The lines that a benchmark prints, and its JSON."""
     path = folder / "bench.json"
-    result = bench(data, "--quiet", "--json", str(path), *options)
-    assert result.exit_code == 0, result.output
+    result = run(main, "--data", data, "--quiet", "--json", path, *options)
     assert result.stderr == ""
     found = json.loads(path.read_text())
     check_schema("bench_loader", found)
@@ -116,9 +100,7 @@ def test_autotune_comes_first_and_the_run_uses_what_it_picked(
     assert [point["settings"]["queue_depth"] for point in found["tuning"]["points"]] == [2, 1, 3, 4]
 
 
-def test_with_cold_shards_the_plan_goes_on_in_the_loaders_that_are_opened_anew(
-    numbered: ShardIndex, tmp_path: Path
-) -> None:
+def test_with_cold_shards_the_plan_goes_on_in_the_loaders_opened_anew(numbered: ShardIndex, tmp_path: Path) -> None:
     shutil.copytree(numbered.data_dir, tmp_path / "shards")
     options = [*SMALL, "--device", "cpu", "--repeats", "2", "--cold"]
     _, found = measured(tmp_path / "shards", tmp_path, *options)
@@ -151,10 +133,8 @@ def test_peers_are_printed_written_and_drawn_beside_the_loader_alone(
 
 
 def test_options_reach_the_loader_and_the_step(numbered: ShardIndex) -> None:
-    words = shlex.split(
-        "--num-threads 3 --prefetch 4 --queue-depth 5 --read-ahead 0 --seconds 7 --compile --device cpu"
-    )
-    settings = settings_from(numbered, *words)
+    words = "--num-threads 3 --prefetch 4 --queue-depth 5 --read-ahead 0 --seconds 7 --compile --device cpu"
+    settings = settings_from(numbered, *words.split())
     assert settings.loader == LoaderSettings(num_threads=3, prefetch=4, queue_depth=5, read_ahead=0)
     assert settings.step is not None
     assert (settings.step.compile, settings.step.cuda_graph, settings.order) == (True, False, Order(None, 7.0))
@@ -195,9 +175,7 @@ def test_h264_shards_are_measured_and_every_decoded_frame_is_counted(numbered_h2
 def test_errors_are_one_line_that_names_the_way_out(
     numbered: ShardIndex, options: list[str], code: int, message: str
 ) -> None:
-    result = bench(numbered.data_dir, *options)
-    assert result.exit_code == code, result.output
-    assert message in result.stderr.splitlines()[-1]
+    assert message in run(main, "--data", numbered.data_dir, *options, code=code).stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("package", "options"), [("psutil", []), ("matplotlib", ["--chart", "bench.png"])])
@@ -207,8 +185,7 @@ def test_without_a_package_the_error_says_what_to_install(
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    result = bench(numbered.data_dir, *options)
-    assert result.exit_code == 1
+    result = run(main, "--data", numbered.data_dir, *options, code=1)
     assert result.stderr == f'error: {package} is not installed; pip install "res3d-video[bench]"\n'
 
 

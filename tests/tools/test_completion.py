@@ -11,14 +11,7 @@ import pytest
 from tests.terminal import CHECKOUT, Terminal
 
 BIN = Path(sys.executable).parent
-LIGHT = [
-    "res3d_video.tools.make_shards",
-    "res3d_video.tools.check_shards",
-    "res3d_video.tools.sync_shards",
-    "res3d_video.tools.make_demo_videos",
-    "res3d_video.tools.linear_svm",
-    "res3d_video.tools.play",
-]
+LIGHT = ["make_shards", "check_shards", "sync_shards", "make_demo_videos", "linear_svm", "play"]
 
 
 @pytest.mark.skipif(not (BIN / "res3d-make-shards").exists(), reason="the commands are not installed")
@@ -33,23 +26,13 @@ def test_tab_completes_a_dataset_in_bash() -> None:
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_commands_that_need_no_torch_answer_without_it(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, res3d_video.tools.{module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True)
 
 
 def test_data_completes_to_folders() -> None:
-    variables = {
-        "_RES3D_CHECK_SHARDS_COMPLETE": "bash_complete",
-        "COMP_WORDS": "res3d-check-shards sh",
-        "COMP_CWORD": "1",
-    }
+    typed = {"COMP_WORDS": "res3d-check-shards sh", "COMP_CWORD": "1"}
+    variables = os.environ | {"_RES3D_CHECK_SHARDS_COMPLETE": "bash_complete"} | typed
     code = "from res3d_video.tools.check_shards import main; main(prog_name='res3d-check-shards')"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=CHECKOUT,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=variables, capture_output=True, text=True)
     assert done.stdout == "dir,sh\n", done.stderr

@@ -7,25 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.tools.bench.measure import Spread
-from res3d_video.tools.draw_figures import (
-    FILTER_GAP,
-    SLICE_GAP,
-    as_colors,
-    draw_filters,
-    first_convolution,
-    main,
-    read_filters,
-    tile,
-)
+from res3d_video.tools.draw_figures import as_colors, draw_filters, first_convolution, main, read_filters
 from res3d_video.tools.plots import draw, draw_curves, draw_table, read_curves, what_differs
 from res3d_video.train.checkpoint import save_checkpoint
 from res3d_video.train.config import TrainConfig, override, to_dict
 from res3d_video.train.models import build_model
+from tests.checkpoints import tiny_state
+from tests.tools.commands import run
 from tests.tools.pages.made_runs import scored_line, write_run
 
 
@@ -37,20 +29,7 @@ def write_checkpoint(path: Path, *, model: str, width: int = 4, weight: torch.Te
     if weight is not None:
         weights["stem.conv.weight"].copy_(weight)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(
-        path,
-        {
-            "step": 1_500,
-            "best_accuracy": 0.5,
-            "model": weights,
-            "optimizer": {},
-            "loader": {},
-            "rng": torch.get_rng_state(),
-            "config": to_dict(config),
-            "data": {"name": "demo", "fingerprint": "0"},
-            "classes": ["a", "b", "c"],
-        },
-    )
+    save_checkpoint(path, tiny_state(1_500, model=weights, optimizer={}, loader={}, config=to_dict(config)))
     return path
 
 
@@ -73,17 +52,12 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def run(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
-
-
 def test_filters_and_curves_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     three, two = (write_checkpoint(tmp_path / f"{model}.pt", model=model) for model in ("res3d10", "res2d18"))
     runs = [some_run(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
     for words, width in ((["filters", "--checkpoint", three, "--checkpoint", two], 1200), (["curves", *runs], 1400)):
-        result = run(*words, "--out", tmp_path / "f.png")
-        assert (result.exit_code, result.stdout) == (0, f"picture {tmp_path / 'f.png'}\n")
+        assert run(main, *words, "--out", tmp_path / "f.png").stdout == f"picture {tmp_path / 'f.png'}\n"
         assert pixels_of(tmp_path / "f.png").shape[1] == width
 
 
@@ -91,14 +65,13 @@ def test_filters_and_curves_are_drawn(tmp_path: Path) -> None:
     ("words", "code", "message"),
     [
         (["filters", "--checkpoint", "no.pt", "--out", "x.png"], 1, "does not exist; give a .pt file of a run folder"),
-        (["curves", "tests", "--out", "x.png"], 1, "so it is not a run's folder; give the --out"),
+        (["curves", "tests", "--out", "x.png"], 1, "tests: nothing in it can be shown ("),
         (["curves", "--out", "c.png"], 2, "RUN"),
         (["curves", "a", "--out", "c.pdf"], 2, "c.pdf must end in .png"),
     ],
 )
 def test_errors_are_one_line(words: list[str], code: int, message: str) -> None:
-    result = run(*words)
-    assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
+    assert message in run(main, *words, code=code).stderr
     assert not Path("x.png").exists()
 
 
@@ -107,48 +80,25 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path: Path, monkeypatc
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     checkpoint = write_checkpoint(tmp_path / "3d.pt", model="res3d10")
-    result = run("filters", "--checkpoint", checkpoint, "--out", tmp_path / "f.png")
-    assert result.exit_code == 1
+    result = run(main, "filters", "--checkpoint", checkpoint, "--out", tmp_path / "f.png", code=1)
     assert result.output.splitlines()[-1] == 'error: matplotlib is not installed; pip install "res3d-video[bench]"'
-
-
-# Filters
-
-GREY = [128, 128, 128]
 
 
 def test_a_filter_is_normalised_over_all_of_its_slices_together() -> None:
     weight = np.zeros((2, 3, 2, 1, 1), np.float32)
     weight[0, 0, 0], weight[0, 1, 1] = 4.0, -1.0  # red in the first slice; a quarter of it, less green, in the second
     weight[1, 2, 1] = -0.01  # the other filter has its own largest weight
-    assert as_colors(weight)[:, :, 0, 0].tolist() == [[[255, 128, 128], [128, 96, 128]], [GREY, [128, 128, 0]]]
+    assert as_colors(weight)[:, :, 0, 0].tolist() == [[[255, 128, 128], [128, 96, 128]], [[128] * 3, [128, 128, 0]]]
     assert (as_colors(0 * weight) == 128).all()
-
-
-def test_tiles_stand_row_by_row_with_slices_side_by_side_and_white_between() -> None:
-    colors = np.arange(3 * 2 * 3, dtype=np.uint8).reshape(3, 2, 1, 1, 3)  # 3 filters of 2 slices of 1 pixel
-    image = tile(colors, columns=2, scale=2)
-    pair = 2 * 2 + SLICE_GAP
-    assert image.shape == (2 * 2 + FILTER_GAP, 2 * pair + FILTER_GAP, 3)
-    expected = np.full_like(image, 255)
-    for k, (top, left) in enumerate([(0, 0), (0, pair + FILTER_GAP), (2 + FILTER_GAP, 0)]):
-        for t in (0, 1):
-            start = left + t * (2 + SLICE_GAP)
-            expected[top : top + 2, start : start + 2] = colors[k, t, 0, 0]
-    np.testing.assert_array_equal(image, expected)
 
 
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
-        ("res3d10", (4, 3, 3, 7, 7)),
-        ("res2d18", (4, 3, 1, 7, 7)),
-        ("rmc3", (4, 3, 1, 7, 7)),
-        ("r2plus1d18", (11, 3, 1, 7, 7)),
-        ("c3d", (4, 3, 3, 3, 3)),
-        ("sr18-56", (4, 3, 3, 5, 5)),
+        ("res3d10", (4, 3, 3, 7, 7)), ("res2d18", (4, 3, 1, 7, 7)), ("rmc3", (4, 3, 1, 7, 7)),
+        ("r2plus1d18", (11, 3, 1, 7, 7)), ("c3d", (4, 3, 3, 3, 3)), ("sr18-56", (4, 3, 3, 5, 5)),
     ],
-)
+)  # fmt: skip
 def test_the_first_convolution_of_every_family_is_found(tmp_path: Path, model: str, shape: tuple) -> None:
     width = 16 if model == "r2plus1d18" else 4
     filters = read_filters(write_checkpoint(tmp_path / "run" / "latest.pt", model=model, width=width))
@@ -179,8 +129,6 @@ def test_the_tile_of_a_known_filter_has_the_known_colors_on_the_page(tmp_path: P
         assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=3)
 
 
-# Plots
-
 OURS = {"loader alone": Spread(15_000, 14_200, 15_100), "real step": Spread(2_500, 2_480, 2_520)}
 PEERS = {"PyAV DataLoader": Spread(19.7, 19.0, 21.0)}
 
@@ -204,7 +152,6 @@ def test_raw_and_smoothed_losses_and_accuracies_in_per_cent_are_drawn(tmp_path: 
     draw_curves(tmp_path / "new" / "c.png", [read_curves(some_run(tmp_path / "a"))])
     left, right = figures[0].axes
     raw, mean, *_ = left.lines
-    assert raw.get_alpha() < 0.5
     assert raw.get_ydata()[:3] == pytest.approx([1.9, 1.8, 1.7])
     assert mean.get_ydata()[:3] == pytest.approx([1.9, 1.8, 1.7])  # a window of 2 steps holds one point
     assert right.lines[0].get_xdata().tolist() == [50, 100]
@@ -219,9 +166,7 @@ def test_ten_runs_look_different_and_their_legend_stays_on_the_page(tmp_path: Pa
     assert len({(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}) == 10
     assert legend.get_texts()[3].get_text() == "3/seed:  seed 3"
     box = legend.get_window_extent(figures[0].canvas.get_renderer())
-    assert box.y0 >= 0
-    assert box.x1 <= 1400
-    assert all(box.y1 <= axes.get_window_extent().y0 for axes in figures[0].axes)
+    assert (box.y0 >= 0, box.x1 <= 1400) == (True, True)
 
 
 def test_what_differs_names_every_field_in_which_not_all_agree_but_no_bookkeeping(tmp_path: Path) -> None:

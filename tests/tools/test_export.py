@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.tools.export import main
@@ -15,6 +14,7 @@ from res3d_video.train.export import METADATA, FrameClassifier, export_model, no
 from res3d_video.train.models import ModelConfig, build_model
 from tests.checkpoints import tiny_state
 from tests.schemas import check_schema
+from tests.tools.commands import run
 
 
 def model_of(name: str, *, num_frames: int, **settings: object) -> TrainedModel:
@@ -33,10 +33,10 @@ def test_a_file_gives_the_networks_probabilities(kind: str, name: str, num_frame
     model, path = model_of(name, num_frames=num_frames), tmp_path / f"m.{kind}"
     about = export_model(model, path, kind=kind, height=72, width=100)
     classifier = FrameClassifier(model, resized=(64, 85)).eval()
-    run = (read_torch if kind == "torch" else read_onnx)(path)
+    exported = (read_torch if kind == "torch" else read_onnx)(path)
     for batch in (1, 3, 8):
         frames = noise(batch, about)
-        assert np.allclose(run(frames), classifier(torch.from_numpy(frames)).detach().numpy(), atol=1e-4)
+        assert np.allclose(exported(frames), classifier(torch.from_numpy(frames)).detach().numpy(), atol=1e-4)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -56,8 +56,7 @@ def test_frames_are_prepared_as_for_training() -> None:
 def test_the_command_writes_a_file_that_says_what_it_takes(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "latest.pt", tiny_state())
     words = ["--checkpoint", tmp_path / "latest.pt", "--format", "torch", "--out", tmp_path / "m.pt2", "--json"]
-    done = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
-    check_schema("export", json.loads(done.stdout))
+    check_schema("export", json.loads(run(main, *words).stdout))
     extra = {METADATA: ""}
     torch.export.load(tmp_path / "m.pt2", extra_files=extra)
     about = json.loads(extra[METADATA])

@@ -10,32 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.extract_features import main
 from res3d_video.tools.linear_svm import main as svm_main
 from res3d_video.train.evaluation import extraction
 from res3d_video.train.evaluation.features import COLUMNS, load_features
-from res3d_video.train.main import main as train_main
-from tests.train.conftest import SMALL, build_squares
+from tests.tools.commands import run
 from tests.warm import Warm, run_warm
-
-
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
-    return build_squares(tmp_path_factory.mktemp("squares"), classes={"left": -3, "right": 3})
-
-
-@pytest.fixture(scope="module")
-def checkpoint(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a run of two steps."""
-    out = tmp_path_factory.mktemp("run")
-    command = ["--data", str(squares.data_dir), "--out", str(out), *SMALL, "--steps", "2", "--eval-clips", "1"]
-    result = CliRunner().invoke(train_main, command, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return out / "latest.pt"
-
 
 SMALL_PARTS = """
 from res3d_video.train.evaluation import extraction
@@ -45,66 +28,48 @@ main()
 """
 
 
-def arguments(checkpoint: Path, squares: ShardIndex, out: Path, *options: str) -> list[str]:
-    """Later options win."""
+def arguments(trained: Path, squares: ShardIndex, out: Path, *options: str) -> list[str]:
     common = ["--device", "cpu", "--num-threads", "1", "--batch-size", "4", "--layers", "res5,pool5", "--clips", "3"]
-    return ["--checkpoint", str(checkpoint), "--data", str(squares.data_dir), "--out", str(out), *common, *options]
+    files = ["--checkpoint", str(trained / "latest.pt"), "--data", str(squares.data_dir), "--out", str(out)]
+    return [*files, *common, *options]
 
 
-def extract(checkpoint: Path, squares: ShardIndex, out: Path, *options: str) -> Result:
-    return CliRunner().invoke(main, arguments(checkpoint, squares, out, *options), catch_exceptions=False)
+def extract(trained: Path, squares: ShardIndex, out: Path, *options: str, code: int = 0) -> Result:
+    return run(main, *arguments(trained, squares, out, *options), code=code)
 
 
-def test_from_a_checkpoint_to_the_accuracy_of_an_svm(squares: ShardIndex, checkpoint: Path, tmp_path: Path) -> None:
+def test_from_a_checkpoint_to_a_file_that_is_made_once_and_the_accuracy_of_an_svm(
+    squares: ShardIndex, trained: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "features.parquet"
-    result = extract(checkpoint, squares, out)
-    assert (result.exit_code, result.stdout) == (0, f"features {out}: 12 rows of squares, one a video\n"), result.output
-    assert {name: rows.shape for name, rows in load_features(out, ["res5", "pool5"]).layers.items()} == {
-        "res5": (12, 512), "pool5": (12, 128)
-    }  # fmt: skip
-    command = ["--features", str(out), "--layer", "res5", "--json", str(tmp_path / "svm.json")]
-    scored = CliRunner().invoke(svm_main, command, catch_exceptions=False)
-    assert scored.exit_code == 0, scored.output
+    assert extract(trained, squares, out).stdout == f"features {out}: 12 rows of squares, one a video\n"
+    shapes = {name: rows.shape for name, rows in load_features(out, ["res5", "pool5"]).layers.items()}
+    assert shapes == {"res5": (12, 128), "pool5": (12, 32)}
+    run(svm_main, "--features", out, "--layer", "res5", "--json", tmp_path / "svm.json")
     found = json.loads((tmp_path / "svm.json").read_text())
     assert (found["splits"]["1"]["num_train"], found["splits"]["1"]["num_test"]) == (8, 4)
     assert found["video_at_1"] >= 0.5
 
-
-def test_a_finished_file_is_not_made_again(squares: ShardIndex, checkpoint: Path, tmp_path: Path) -> None:
-    out = tmp_path / "features.parquet"
-    extract(checkpoint, squares, out, "--clips", "1")
     before = (out / "000000.parquet").stat().st_mtime_ns
-    again = extract(checkpoint, squares, out, "--clips", "1")
-    assert (again.exit_code, again.stdout) == (0, f"features {out} is there already, made in the same way\n")
+    assert extract(trained, squares, out).stdout == f"features {out} is there already, made in the same way\n"
     assert (out / "000000.parquet").stat().st_mtime_ns == before
-    refused = extract(checkpoint, squares, out, "--clips", "2")
-    assert refused.exit_code == 1
-    assert refused.stderr.startswith(f"error: {out}: was made with another num_clips; choose another --out")
-
-
-@pytest.mark.parametrize(
-    ("options", "code", "message"),
-    [
-        (["--layers", ""], 1, "layers: none is not possible"),
-        (["--layers", "fc9"], 1, "error: layers: fc9 does not exist; this model has"),
-        (["--checkpoint", "nowhere.pt"], 1, "nowhere.pt does not exist"),
-    ],
-)
-def test_errors_name_the_value(
-    squares: ShardIndex, checkpoint: Path, tmp_path: Path, options: list[str], code: int, message: str
-) -> None:
-    result = extract(checkpoint, squares, tmp_path / "f.parquet", *options)
-    assert (result.exit_code, message in result.stderr) == (code, True)
+    for options, message in (
+        (["--clips", "2"], f"error: {out}: was made with another num_clips; choose another --out"),
+        (["--out", f"{out}.parquet", "--layers", ""], "layers: none is not possible"),
+        (["--out", f"{out}.parquet", "--layers", "fc9"], "error: layers: fc9 does not exist; this model has"),
+        (["--checkpoint", "nowhere.pt"], "nowhere.pt does not exist"),
+    ):
+        assert message in extract(trained, squares, out, *options, code=1).stderr
 
 
 @pytest.mark.long
 def test_two_processes_go_on_after_a_kill_of_one_and_find_what_one_finds(
-    squares: ShardIndex, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    squares: ShardIndex, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = ("--batch-size", "1", "--clips", "20")
     out, one = tmp_path / "two.parquet", tmp_path / "one.parquet"
     (tmp_path / "small.py").write_text(SMALL_PARTS)
-    command = [str(tmp_path / "small.py"), *arguments(checkpoint, squares, out, *small)]
+    command = [str(tmp_path / "small.py"), *arguments(trained, squares, out, *small)]
     process = Warm([sys.executable, *command])
     while not (out / "000000.parquet").exists() and process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -117,7 +82,7 @@ def test_two_processes_go_on_after_a_kill_of_one_and_find_what_one_finds(
     (num_batches,) = re.findall(r"extracting: (\d+)/\1 batches", done.stderr)
     assert int(num_batches) < 6 * 20  # six parts are rank 0's, the first of which was there
     monkeypatch.setattr(extraction, "VIDEOS_PER_PART", 1)
-    assert extract(checkpoint, squares, one, *small).exit_code == 0
+    extract(trained, squares, one, *small)
     ours, theirs = load_features(one, ["res5", "pool5"]), load_features(out, ["res5", "pool5"])
     for name in COLUMNS:
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))

@@ -47,6 +47,13 @@ def build(raw: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int
     return int(ended.value.code or 0), capsys.readouterr().err.splitlines()
 
 
+def says(folder: Path, fault: str) -> str:
+    return (
+        f"error: {folder}: {fault}; make room, or make it writable, and run the same command again: finished shards "
+        "are kept"
+    )
+
+
 def content(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
 
@@ -68,12 +75,9 @@ def test_a_build_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
         code, said = build(raw, out, capsys)
         if code:
             was_full += 1
-            assert len(said) == 1
-            assert said[0].startswith(f"error: {out}")
-            assert said[0].endswith(
-                "No space left on device; make room, or make it writable, and run the same command again: finished "
-                "shards are kept"
-            )
+            (line,) = said
+            assert line.startswith(f"error: {out}")
+            assert line.endswith(says(out, "No space left on device").removeprefix(f"error: {out}"))
             assert not (out / "dataset.json").exists()
         disk(4 * needed + 2**20)
         assert build(raw, out, capsys)[0] == 0
@@ -87,12 +91,7 @@ def test_a_disk_that_may_only_be_read_is_said_in_one_line(
     disk(2**20)
     folder = tmp_path / "disk"
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-    code, said = build(raw, folder / "shards", capsys)
-    assert code == 1
-    assert said == [
-        f"error: {folder / 'shards'}: Read-only file system; make room, or make it writable, and run the same command "
-        "again: finished shards are kept"
-    ]
+    assert build(raw, folder / "shards", capsys) == (1, [says(folder / "shards", "Read-only file system")])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a while")
@@ -105,11 +104,6 @@ def test_a_folder_of_somebody_else_is_said_in_one_line(
         parent.chmod(parent.stat().st_mode | 0o055)
     os.seteuid(65534)  # nobody
     try:
-        code, said = build(raw, folder / "shards", capsys)
+        assert build(raw, folder / "shards", capsys) == (1, [says(folder / "shards", "Permission denied")])
     finally:
         os.seteuid(0)
-    assert code == 1
-    assert said == [
-        f"error: {folder / 'shards'}: Permission denied; make room, or make it writable, and run the same command "
-        "again: finished shards are kept"
-    ]

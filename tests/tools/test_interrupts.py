@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools import make_shards
 from res3d_video.train.checkpoint import load_checkpoint
 from res3d_video.train.main import main as train
 from tests.terminal import CHECKOUT, CTRL_C, Terminal
-from tests.tools.test_study import fakes, squares  # noqa: F401
+from tests.tools.commands import run
+from tests.tools.test_study import fakes  # noqa: F401
 from tests.train.conftest import SMALL, command_line, read_metrics
 from tests.until import until
 
@@ -53,33 +53,27 @@ def test_make_shards_keeps_finished_shards_and_goes_on(numbered_raw: Path, tmp_p
         last = interrupt(terminal)[-1]
     assert last == "interrupted; run the same command again: finished shards are kept"
     assert not (tmp_path / "dataset.json").exists(), "interrupted too late to be a test"
-    again = CliRunner().invoke(make_shards.main, [*options, "--json"])
-    result = json.loads(again.stdout)
+    result = json.loads(run(make_shards.main, *options, "--json").stdout)
     assert result["num_shards_kept"] >= 1
     assert result["num_shards_written"] >= 1
     assert (result["num_samples"], result["num_quarantined"]) == (11, 0), "what Ctrl-C cut off is no broken video"
 
 
 @pytest.mark.slow
-def test_the_trainer_finishes_its_step_saves_and_goes_on(squares: ShardIndex, tmp_path: Path) -> None:  # noqa: F811
+def test_the_trainer_finishes_its_step_saves_and_goes_on(squares: ShardIndex, tmp_path: Path) -> None:
     with Terminal(command_line(squares, tmp_path, "--steps", "100000"), warm=True) as terminal:
         terminal.wait_for(" steps, ")
         lines = interrupt(terminal)
     step = load_checkpoint(tmp_path / "latest.pt")["step"]
     assert f"stopped by a signal at step {step} of 100000 and saved; the same command goes on from there" in lines
     assert [line["step"] for line in read_metrics(tmp_path, "train")] == list(range(1, step + 1))
-    words = ["--data", str(squares.data_dir), "--out", str(tmp_path), *SMALL, "--steps", str(step + 1)]
-    result = CliRunner().invoke(train, [*words, "--resume", "auto", "--quiet"])
-    assert result.exit_code == 0, result.output
-    assert [line.split()[0] for line in result.stdout.splitlines()[-4:]] == [
-        "clip@1", "video@1", "checkpoint", "logs",
-    ]  # fmt: skip
+    words = ["--data", squares.data_dir, "--out", tmp_path, *SMALL, "--steps", step + 1]
+    lines = run(train, *words, "--resume", "auto", "--quiet").stdout.splitlines()
+    assert [line.split()[0] for line in lines[-4:]] == ["clip@1", "video@1", "checkpoint", "logs"]
 
 
-def test_evaluate_says_that_nothing_is_kept(squares: ShardIndex, tmp_path: Path) -> None:  # noqa: F811
-    words = ["--data", str(squares.data_dir), "--out", str(tmp_path / "run"), *SMALL, "--steps", "1"]
-    assert CliRunner().invoke(train, words).exit_code == 0
-    options = ["--checkpoint", str(tmp_path / "run/latest.pt"), "--data", str(squares.data_dir), "--clips", "10000"]
+def test_evaluate_says_that_nothing_is_kept(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:
+    options = ["--checkpoint", str(trained / "latest.pt"), "--data", str(squares.data_dir), "--clips", "10000"]
     command = [sys.executable, "tools/evaluate.py", *options, "--device", "cpu", "--json", str(tmp_path / "e.json")]
     with Terminal(command, warm=True) as terminal:
         terminal.wait_for(" clips, ")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 from res3d_video.tools.linear_svm import main
 from res3d_video.train.evaluation.features import Features, save_features
 from tests.features import ABOUT, made_features
 from tests.schemas import check_schema
+from tests.tools.commands import run
 
 
 def made(*, noise: float = 0.05, trained_on: str = "other") -> Features:
@@ -33,20 +34,13 @@ def made(*, noise: float = 0.05, trained_on: str = "other") -> Features:
     )
 
 
-def svm(path: Path, *options: str) -> Result:
-    return CliRunner().invoke(main, ["--features", str(path), "--layer", "pool5", *options], catch_exceptions=False)
+def svm(folder: Path, features: Features, *options: object, code: int = 0) -> Result:
+    save_features(folder / "f.parquet", features)
+    return run(main, "--features", folder / "f.parquet", "--layer", "pool5", *options, code=code)
 
 
-@pytest.fixture
-def gym(tmp_path: Path) -> Path:
-    save_features(tmp_path / "gym.parquet", made())
-    return tmp_path / "gym.parquet"
-
-
-def test_all_splits_are_scored_and_averaged(gym: Path) -> None:
-    result = svm(gym, "--c", "1")
-    assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines() == [
+def test_all_splits_are_scored_and_averaged(tmp_path: Path) -> None:
+    assert svm(tmp_path, made(), "--c", "1").stdout.splitlines() == [
         "pool5, 8 dimensions, 54 videos of gym, network of step 5",
         "split  train  test  C   video@1, %",
         "1         36    18  1        100.0",
@@ -59,13 +53,11 @@ def test_all_splits_are_scored_and_averaged(gym: Path) -> None:
         "run        18   100.0%",
         "walk       18   100.0%",
     ]
-    assert "±" not in svm(gym, "--splits", "2", "--c", "1").stdout
+    assert "±" not in svm(tmp_path, made(), "--splits", "2", "--c", "1").stdout
 
 
 def test_numbers_and_a_picture_are_written(tmp_path: Path) -> None:
-    save_features(tmp_path / "noisy.parquet", made(noise=0.6))
-    result = svm(tmp_path / "noisy.parquet", "--out", str(tmp_path / "c.png"), "--json", str(tmp_path / "svm.json"))
-    assert result.exit_code == 0, result.output
+    svm(tmp_path, made(noise=0.6), "--out", tmp_path / "c.png", "--json", tmp_path / "svm.json")
     found = json.loads((tmp_path / "svm.json").read_text())
     check_schema("linear_svm", found)
     accuracies = [split["video_at_1"] for split in found["splits"].values()]
@@ -79,32 +71,21 @@ def test_numbers_and_a_picture_are_written(tmp_path: Path) -> None:
 
 
 def test_a_network_that_was_trained_on_test_videos_is_told(tmp_path: Path) -> None:
-    save_features(tmp_path / "gym.parquet", made(trained_on="gym"))
-    notes = [line for line in svm(tmp_path / "gym.parquet", "--c", "1").stdout.splitlines() if ":" in line]
+    notes = [line for line in svm(tmp_path, made(trained_on="gym"), "--c", "1").stdout.splitlines() if ":" in line]
     assert notes == [f"note: split {s}: the network was trained on 18 of the 18 test videos" for s in "23"]
 
 
-def test_a_split_of_one_side_is_refused(tmp_path: Path) -> None:
+def test_errors_name_the_value(tmp_path: Path) -> None:
     features = made()
     features.subsets[:, 1] = 1
-    save_features(tmp_path / "f.parquet", features)
-    result = svm(tmp_path / "f.parquet", "--splits", "1,2")
-    message = "error: split 2: has no training or no test video; choose another with --splits\n"
-    assert (result.exit_code, result.stderr) == (1, message)
-
-
-@pytest.mark.parametrize(
-    ("options", "code", "message"),
-    [
+    for options, code, message in (
+        (["--splits", "1,2"], 1, "split 2: has no training or no test video; choose another with --splits\n"),
         (["--splits", "4"], 2, "--splits: split 4 does not exist; choose 1, 2, 3 or all"),
         (["--c", "0"], 2, "--c"),
         (["--layer", "fc6"], 1, "has no fc6; choose pool5"),
         (["--features", "nowhere.parquet"], 1, "nowhere.parquet does not exist; make it with tools/"),
-    ],
-)
-def test_errors_name_the_value(gym: Path, options: list[str], code: int, message: str) -> None:
-    result = svm(gym, *options)
-    assert (result.exit_code, message in result.stderr) == (code, True)
+    ):
+        assert message in svm(tmp_path, features, *options, code=code).stderr
 
 
 @pytest.mark.parametrize(
@@ -115,8 +96,7 @@ def test_errors_name_the_value(gym: Path, options: list[str], code: int, message
     ],
 )
 def test_a_missing_package_is_one_line(
-    gym: Path, monkeypatch: pytest.MonkeyPatch, module: str, options: list[str], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, options: list[str], message: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    result = svm(gym, *options)
-    assert (result.exit_code, result.stderr) == (1, f"error: {message}\n")
+    assert svm(tmp_path, made(), *options, code=1).stderr == f"error: {message}\n"

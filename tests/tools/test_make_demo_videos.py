@@ -7,20 +7,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.errors import UserError
-from res3d_video.tools.make_demo_videos import (
-    CLASSES,
-    DIRECTIONS,
-    Scene,
-    main,
-    make_video,
-    motion,
-    render_video,
-)
+from res3d_video.tools.make_demo_videos import CLASSES, DIRECTIONS, Scene, main, make_video, motion, render_video
 from tests.schemas import check_schema
+from tests.tools.commands import run
 
 OPPOSITES = {"left": "right", "up": "down", "grow": "shrink", "spin_cw": "spin_ccw"}
 
@@ -45,10 +37,7 @@ def test_the_frame_at_half_time_is_the_same_in_all_classes() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_scene_moves_by_the_same_way_on_the_torus(name: str) -> None:
-    """A state that is uniform at half time stays uniform, for a class adds but a constant, modulo 1.
-
-    So no single frame of any class is likelier than in another.
-    """
+    """So no single frame of any class is likelier than in another."""
     axis = int(np.flatnonzero(DIRECTIONS[name])[0])
     for seed in range(5):
         scene = Scene(seed)
@@ -87,29 +76,23 @@ def test_a_failure_of_ffmpeg_is_one_line_and_leaves_nothing(tmp_path: Path) -> N
 
 def test_the_command_makes_a_set_that_the_folder_adapter_splits_by_scene(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    arguments = ["--out", str(out), "--videos-per-class", "2", "--frames", "4", "--workers", "2", "--json"]
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code == 0, done.output
-    check_schema("make_demo_videos", json.loads(done.stdout))
-    assert json.loads(done.stdout)["num_made"] == 2 * len(CLASSES)
+    words = ["--out", out, "--videos-per-class", "2", "--frames", "4", "--workers", "2", "--json"]
+    made = json.loads(run(main, *words).stdout)
+    check_schema("make_demo_videos", made)
+    assert made["num_made"] == 2 * len(CLASSES)
     listing = list_folder(out, group_pattern="^(scene[0-9]+)_", test_fraction=0.5)
     assert (listing.classes, listing.warnings) == (CLASSES, [])
     assert Counter(record.subsets for record in listing.records) == {("train",): 8, ("test",): 8}
     assert {record.group for record in listing.records} == {"scene000", "scene001"}
 
     (out / "left/scene001_left.mp4").unlink()  # what an interrupted run leaves
-    again = CliRunner().invoke(main, arguments)
-    assert json.loads(again.stdout)["num_made"] == 1
+    assert json.loads(run(main, *words).stdout)["num_made"] == 1
 
 
-@pytest.mark.parametrize("seed", ["0", "1"])
-def test_the_command_touches_no_folder_that_holds_something_else(tmp_path: Path, seed: str) -> None:
-    if seed == "1":  # of this folder's set it is 0
-        settings = '{"videos_per_class": 40, "num_frames": 48, "seed": 0, "height": 96, "width": 128}\n'
-        (tmp_path / "demo.json").write_text(settings)
+def test_the_command_touches_no_folder_that_holds_something_else(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    before = sorted(tmp_path.iterdir())
-    done = CliRunner().invoke(main, ["--out", str(tmp_path), "--seed", seed])
-    assert done.exit_code == 2
-    assert "choose another --out" in done.output
-    assert sorted(tmp_path.iterdir()) == before
+    settings = '{"videos_per_class": 40, "num_frames": 48, "seed": 0, "height": 96, "width": 128}\n'
+    for seed, files in ((0, ["notes.txt"]), (1, ["demo.json", "notes.txt"])):
+        assert "choose another --out" in run(main, "--out", tmp_path, "--seed", seed, code=2).output
+        assert sorted(path.name for path in tmp_path.iterdir()) == files
+        (tmp_path / "demo.json").write_text(settings)  # this folder's set is of seed 0

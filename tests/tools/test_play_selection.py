@@ -12,16 +12,9 @@ from res3d_video.pipeline.datasets import list_folder
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.loader import ClipLoader
 from res3d_video.pipeline.plan import EvalPlan, PlannedClips
+from res3d_video.tools import playing
 from res3d_video.tools.numbered import write_numbered_video
-from res3d_video.tools.playing import (
-    clip_frames,
-    describe_clips,
-    find_sample,
-    network_input,
-    sample_metadata,
-    select_clips,
-    stored_frames,
-)
+from res3d_video.tools.playing import clip_frames, describe_clips, find_sample, network_input, select_clips
 from res3d_video.train.config import TrainConfig, train_plan
 from tests.clips import sample_of_length
 
@@ -44,10 +37,7 @@ def test_a_sample_is_found_by_its_key_its_video_and_a_part_that_no_other_has(num
         path = Path(numbered.source(row))
         for name in (numbered.key(row), path.stem, str(path), path.stem[:4]):
             assert find_sample(numbered, name) == row
-
-
-def test_a_whole_name_goes_before_names_that_begin_with_it(numbered: ShardIndex) -> None:
-    for first in (b"a/walk.avi", b"walk.avi"):
+    for first in (b"a/walk.avi", b"walk.avi"):  # a whole name goes before names that begin with it
         names = [b"a/walk2.avi", b"a/moonwalk.avi", *(b"b/x%d.avi" % n for n in range(8))]
         assert find_sample(dataclasses.replace(numbered, sources=np.array([first, *names])), "walk") == 0
 
@@ -63,6 +53,9 @@ def test_every_clip_of_three_epochs_is_the_one_that_training_takes(numbered: Sha
             assert (clips.sample[n], described["epoch"]) == (sample, n)
         seen += clips.position.tolist()
     assert sorted(seen) == list(range(30))
+    unused = dataclasses.replace(numbered, subsets=np.zeros_like(numbered.subsets))
+    with pytest.raises(ValueError, match="split 1 does not use it; choose another --split, or --segment$"):
+        select_clips(unused, SMALL, 0)
 
 
 @pytest.mark.parametrize("num_clips", [1, 3, 10])
@@ -74,12 +67,6 @@ def test_views_are_those_of_an_evaluation(numbered: ShardIndex, num_clips: int) 
         clips, own = select_clips(index, SMALL, sample, num_clips=num_clips), scored[scored.sample == sample]
         assert_same(dataclasses.replace(clips, position=own.position), own)
         assert [clip["view"] for clip in describe_clips(index, SMALL, clips)] == list(range(num_clips))
-
-
-def test_a_sample_that_the_split_does_not_use_has_no_clip(numbered: ShardIndex) -> None:
-    unused = dataclasses.replace(numbered, subsets=np.zeros_like(numbered.subsets))
-    with pytest.raises(ValueError, match="split 1 does not use it; choose another --split, or --segment$"):
-        select_clips(unused, SMALL, 0)
 
 
 @pytest.mark.parametrize("resize", [None, 64])
@@ -101,8 +88,8 @@ def test_padding_is_cut_off_and_dropped_frames_are_counted(tmp_path: Path) -> No
     listing = list_folder(tmp_path / "raw", name="tall")
     build_shards(listing, tmp_path / "shards", BuildSettings(keep_aspect=True, drop_odd=True), workers=1)
     index = open_index(tmp_path / "shards")
-    metadata = sample_metadata(index, 0)
-    assert stored_frames(index, 0, np.array([3])).shape == (1, metadata["height"], metadata["width"], 3)
+    metadata = playing.sample_metadata(index, 0)
+    assert playing.stored_frames(index, 0, np.array([3])).shape == (1, metadata["height"], metadata["width"], 3)
     config = TrainConfig(clip=ClipSpec(3, 4, crop_size=96))
     clips = select_clips(index, config, 0)
     (clip,) = describe_clips(index, config, clips)

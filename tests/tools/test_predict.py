@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from torch import Tensor, nn
 
 from res3d_video.pipeline.clip import ClipSpec
@@ -26,6 +26,7 @@ from tests.checkpoints import tiny_state
 from tests.hostile.test_hostile_videos import LIMITS
 from tests.hostile.videos import ALL, NONE, Hostile, add_cut, add_no_videos, add_playlists, add_whole, originals
 from tests.schemas import check_schema
+from tests.tools.commands import run
 
 
 class Clock(nn.Module):
@@ -40,8 +41,8 @@ class Clock(nn.Module):
         return 9 * nn.functional.one_hot(torch.tensor([number >= 250 for number in numbers]).long(), 2).float()
 
 
-def run_predict(*words: object) -> Result:
-    return CliRunner().invoke(main, [*map(str, words), "--device", "cpu", "--quiet"], catch_exceptions=False)
+def run_predict(checkpoint: Path | str, *words: object, code: int = 0) -> Result:
+    return run(main, "--checkpoint", checkpoint, *words, "--device", "cpu", "--quiet", code=code)
 
 
 def checkpoint_of(folder: Path, index: ShardIndex) -> Path:
@@ -89,10 +90,8 @@ def test_the_command_names_classes_and_writes_what_it_is_asked_for(
     checkpoint, video = checkpoint_of(tmp_path, numbered), numbered_raw / "even/g08_64.mp4"
     files = {name: tmp_path / f"out/found.{name}" for name in ("json", "csv", "png", "mp4")}
     (tmp_path / "out").mkdir()
-    done = run_predict(
-        "--checkpoint", checkpoint, video, "--every", 1, "--json", files["json"], "--csv", files["csv"],
-        "--plot", files["png"], "--annotate", files["mp4"],
-    )  # fmt: skip
+    options = {"every": 1, "json": files["json"], "csv": files["csv"], "plot": files["png"], "annotate": files["mp4"]}
+    done = run_predict(checkpoint, video, *(word for name, value in options.items() for word in (f"--{name}", value)))
     assert done.stdout.startswith(f"{video}: ")
     everything = json.loads(files["json"].read_text())
     check_schema("predict", everything)
@@ -114,32 +113,24 @@ def test_a_broken_video_is_a_line_and_the_others_go_on(
     broken.write_bytes(b"no video")
     (broken.parent / "good.mp4").symlink_to(numbered_raw / "even/g08_64.mp4")
     checkpoint = checkpoint_of(tmp_path, numbered)
-    done = run_predict("--checkpoint", checkpoint, broken.parent, "--follow-links")
-    assert (done.exit_code, done.stdout.count("\n")) == (0, 1)
-    assert done.stderr.startswith(f"failed: {broken}: ")
-    done = run_predict("--checkpoint", checkpoint, broken.parent)
+    done = run_predict(checkpoint, broken.parent, "--follow-links")
+    assert (done.stdout.count("\n"), done.stderr.startswith(f"failed: {broken}: ")) == (1, True)
+    done = run_predict(checkpoint, broken.parent, code=1)
     assert f"left out: {broken.parent}/good.mp4: a link leads out of" in done.stderr
-    assert done.exit_code == 1
-    alone = run_predict("--checkpoint", checkpoint, broken)
-    assert (alone.exit_code, alone.stderr.splitlines()[-1]) == (1, "error: none of 1 videos could be read")
+    alone = run_predict(checkpoint, broken, code=1)
+    assert alone.stderr.splitlines()[-1] == "error: none of 1 videos could be read"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["nowhere/*.mp4"], "VIDEO: nowhere/*.mp4: no video is there; name a file, a folder with videos or a pattern"),
-        (["a.mp4", "--csv", "t.csv"], "--csv: is of a timeline; add --every SECONDS"),
-        (["a.mp4", "b.mp4", "--annotate", "x.mp4"], "--annotate: is of one video, here are 2; name one"),
-    ],
-)
-def test_options_that_do_not_fit_are_one_line(
-    arguments: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_that_do_not_fit_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in "ab":
         Path(f"{name}.mp4").touch()
-    done = run_predict("--checkpoint", "x.pt", *arguments)
-    assert (done.exit_code, done.stderr) == (2, f"error: {reason}\n")
+    for arguments, reason in (
+        (["nowhere/*.mp4"], "VIDEO: nowhere/*.mp4: no video is there; name a file, a folder with videos or a pattern"),
+        (["a.mp4", "--csv", "t.csv"], "--csv: is of a timeline; add --every SECONDS"),
+        (["a.mp4", "b.mp4", "--annotate", "x.mp4"], "--annotate: is of one video, here are 2; name one"),
+    ):
+        assert run_predict("x.pt", *arguments, code=2).stderr == f"error: {reason}\n"
 
 
 @pytest.mark.slow

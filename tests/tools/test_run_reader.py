@@ -11,21 +11,14 @@ from tests.tools.pages.made_runs import scored_line, train_line, write_run
 TRAINED = [train_line(10, seconds=9, wait_s=6), train_line(20, wait_s=0.5), train_line(30, wait_s=0.1, seconds=4)]
 
 
-@pytest.mark.parametrize(
-    ("line", "steps", "state"),
-    [
-        (scored_line("final", 30, 0.5), 30, "finished, 30 steps"),
-        (scored_line("eval", 30, 0.5), 4_000, "stopped at step 30 of 4,000"),
-        (scored_line("final", 30, 0.5), 60, "stopped at step 30 of 60"),  # it was asked for fewer steps before
-    ],
-)
-def test_a_run_with_its_last_evaluation_is_finished_another_says_where_it_stopped(
-    tmp_path: Path, line: dict, steps: int, state: str
-) -> None:
-    assert read_run(write_run(tmp_path, [*TRAINED, line], steps=steps)).state_text == state
-
-
-def test_a_run_whose_folder_a_trainer_holds_is_running(tmp_path: Path) -> None:
+def test_a_run_is_finished_or_running_or_says_where_it_stopped(tmp_path: Path) -> None:
+    for event, steps, state in (
+        ("final", 30, "finished, 30 steps"),
+        ("eval", 4_000, "stopped at step 30 of 4,000"),
+        ("final", 60, "stopped at step 30 of 60"),  # it was asked for fewer steps before
+    ):
+        lines = [*TRAINED, scored_line(event, 30, 0.5)]
+        assert read_run(write_run(tmp_path, lines, steps=steps)).state_text == state
     write_run(tmp_path, TRAINED, steps=60)
     with (tmp_path / ".trainer").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -33,34 +26,26 @@ def test_a_run_whose_folder_a_trainer_holds_is_running(tmp_path: Path) -> None:
     assert read_run(tmp_path).state_text == "stopped at step 30 of 60"
 
 
-def test_hours_are_all_lines_and_speed_and_wait_leave_out_the_first(tmp_path: Path) -> None:
+def test_hours_are_all_lines_speed_and_wait_leave_out_the_first_and_the_first_best_step_counts(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, TRAINED, global_batch_size=2))
     assert run.hours * 3600 == pytest.approx(9 + 2 + 4)
     assert run.clips_per_s == pytest.approx((20 / 2 + 20 / 4) / 2)
     assert run.data_wait == pytest.approx((0.5 / 2 + 0.1 / 4) / 2)
-
-
-def test_the_best_step_is_the_first_of_the_highest(tmp_path: Path) -> None:
     lines = [scored_line("eval", step, value) for step, value in ((10, 0.2), (20, 0.6), (30, 0.6), (40, 0.5))]
     assert read_run(write_run(tmp_path, lines)).best == (0.6, 20)
 
 
-@pytest.mark.parametrize(
-    ("event", "evaluation", "video_at_1"),
-    [
+def test_an_evaluation_of_the_same_step_with_more_clips_stands_for_the_run(tmp_path: Path) -> None:
+    for event, evaluation, video_at_1 in (
         ("final", {}, 0.5),
         ("eval", {}, None),  # it is of one clip a video
         ("final", {"step": 30, "subset": "test", "video_at_1": 0.75}, 0.75),
         ("final", {"step": 20, "subset": "test", "video_at_1": 0.75}, 0.5),
         ("final", {"step": 30, "subset": "train", "video_at_1": 0.75}, 0.5),
-    ],
-)
-def test_an_evaluation_of_the_same_step_with_more_clips_stands_for_the_run(
-    tmp_path: Path, event: str, evaluation: dict, video_at_1: float | None
-) -> None:
-    run = read_run(write_run(tmp_path, [scored_line(event, 30, 0.5, video_at_1=0.5)], steps=30))
-    run.evaluation.update(evaluation)
-    assert run.last_test.get("video_at_1") == video_at_1
+    ):
+        run = read_run(write_run(tmp_path, [scored_line(event, 30, 0.5, video_at_1=0.5)], steps=30))
+        run.evaluation.update(evaluation)
+        assert run.last_test.get("video_at_1") == video_at_1
 
 
 def test_damaged_lines_are_left_out_and_counted_and_a_cut_last_one_is_not_damage(tmp_path: Path) -> None:
@@ -92,18 +77,14 @@ def test_a_damaged_config_leaves_the_curves(tmp_path: Path, text: str) -> None:
 
 def test_a_run_that_has_just_begun_has_settings_only(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, [], steps=60))
-    assert (run.state_text, run.best, run.clips_per_s, run.data_wait, run.hours) == (
-        "stopped at step 0 of 60", None, None, None, 0,
-    )  # fmt: skip
+    assert (run.state_text, run.hours) == ("stopped at step 0 of 60", 0)
+    assert (run.best, run.clips_per_s, run.data_wait) == (None, None, None)
     assert run.problems == [f"{tmp_path / 'metrics.jsonl'} has no line yet"]
 
 
-def test_runs_have_names_that_differ_and_each_folder_comes_once(tmp_path: Path) -> None:
+def test_runs_have_names_that_differ_and_folders_that_are_no_runs_are_refused_in_one_line(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name / "seed0", TRAINED) for name in ("a", "b")]
-    assert [run.name for run in read_runs([*folders, folders[0]])] == ["a/seed0", "b/seed0"]
-
-
-def test_folders_that_are_no_runs_are_refused_in_one_line(tmp_path: Path) -> None:
+    assert [run.name for run in read_runs([*folders, folders[0]])] == ["a/seed0", "b/seed0"]  # each comes once
     with pytest.raises(ValueError, match=r"nowhere: there is no such run; give the --out of train/main.py$"):
         read_run(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"nothing in it can be shown \(.*\); give the --out of train/main.py$"):

@@ -5,22 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.thumos14 import main
 from res3d_video.train.evaluation.features import load_features, save_features
-from res3d_video.train.main import main as train_main
 from res3d_video.train.paper.thumos14 import list_windows, read_lengths
 from tests.features import made_features
 from tests.schemas import check_schema
-from tests.train.conftest import SMALL, build_squares
-
-
-def run(*words: object) -> Result:
-    result = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
-    assert "Traceback" not in result.output
-    return result
+from tests.tools.commands import run
 
 
 @pytest.fixture
@@ -44,38 +37,34 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def words_of_detect(folder: Path, **changes: object) -> list[object]:
+def detect(folder: Path, *, code: int = 0, **changes: object) -> Result:
     options = {
         "videos": folder / "test.txt", "features": folder / "test.parquet", "train-videos": folder / "val.txt",
         "train-features": folder / "val.parquet", "annotations": folder / "val", "out": folder / "d.txt",
     }  # fmt: skip
-    return ["detect", *(word for name, value in (options | changes).items() for word in (f"--{name}", value))]
+    words = (word for name, value in (options | changes).items() for word in (f"--{name}", value))
+    return run(main, "detect", *words, code=code)
 
 
 def evaluate(files: Path, *options: object) -> Result:
-    return run("evaluate", "--detections", files / "d.txt", "--annotations", files / "test", *options)
+    return run(main, "evaluate", "--detections", files / "d.txt", "--annotations", files / "test", *options)
 
 
 def test_features_become_detections_become_a_score(files: Path) -> None:
-    result = run(*words_of_detect(files, c=100))
-    assert result.exit_code == 0, result.output
-    assert "detections of 1 classes in 280 windows" in result.stdout
+    assert "detections of 1 classes in 280 windows" in detect(files, c=100).stdout
     best = (files / "d.txt").read_text().splitlines()[:2]
     assert sorted(line.split()[:4] for line in best) == [
         ["video_test_0", "9.600", "12.800", "26"],
         ["video_test_1", "22.400", "25.600", "26"],
     ]
-    result = evaluate(files, "--json", files / "r.json")
-    assert result.exit_code == 0, result.output
+    evaluate(files, "--json", files / "r.json")
     found = json.loads((files / "r.json").read_text())
     check_schema("thumos14 evaluate", found)
     assert found["mean_average_precision"] == [1.0] * 7
     assert found["num_truths"] == {"Diving": 2}
-
-
-def test_s_cnn_s_protocol_keeps_all_windows_and_drops_them_anew_for_each_iou(files: Path) -> None:
-    assert "280 detections" in run(*words_of_detect(files, **{"c": 100, "nms-iou": 1})).stdout
-    assert evaluate(files, "--scnn-nms", "--json", files / "r.json").exit_code == 0
+    # S-CNN's protocol keeps all windows and drops them anew for each IoU.
+    assert "280 detections" in detect(files, **{"c": 100, "nms-iou": 1}).stdout
+    evaluate(files, "--scnn-nms", "--json", files / "r.json")
     found = json.loads((files / "r.json").read_text())
     assert (found["num_detections"], found["mean_average_precision"][4]) == (280, 1.0)
 
@@ -85,15 +74,12 @@ def test_windows_without_features_are_counted_and_named(files: Path) -> None:
     first = "video_test_0/000000-000016"
     kept = whole.keys != first
     save_features(files / "test.parquet", made_features(whole.keys[kept], {"pool5": whole.layers["pool5"][kept]}))
-    result = run(*words_of_detect(files))
-    assert f"note: nothing for 1 of 280 windows, such as {first}" in result.stdout
+    assert f"note: nothing for 1 of 280 windows, such as {first}" in detect(files).stdout
 
 
 def test_the_table_is_aligned_and_what_is_missing_is_said(files: Path) -> None:
     (files / "d.txt").write_text("video_test_0 9.6 12.8 26 0.9\nvideo_test_0 0 1 1 0.9\n")
-    result = evaluate(files)
-    assert result.exit_code == 0, result.output
-    header, diving, mean, *notes = result.stdout.splitlines()
+    header, diving, mean, *notes = evaluate(files).stdout.splitlines()
     assert header.split() == ["IoU", "segments", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7"]
     assert diving.split() == ["Diving", "2", *["50.0"] * 7]
     assert mean.split() == ["mAP", "2", *["50.0"] * 7]
@@ -104,61 +90,36 @@ def test_the_table_is_aligned_and_what_is_missing_is_said(files: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"videos": "{}/val/Diving_val.txt"}, "line 1: "),
-        (
-            {"videos": "{}/val.txt"},
-            "nothing for any of 280 windows, the first is video_val_0/000000-000016; give their",
-        ),
-        ({"annotations": "{}/test"}, "no annotated class"),
-        ({"layer": "fc6"}, "has no fc6; choose pool5"),
-    ],
-)
-def test_errors_are_one_line_that_names_the_value(files: Path, changes: dict, message: str) -> None:
-    result = run(*words_of_detect(files, **{name: value.format(files) for name, value in changes.items()}))
-    assert (result.exit_code, message in result.stderr) == (1, True), result.output
+def test_errors_are_one_line_that_names_the_value(files: Path) -> None:
+    none = "nothing for any of 280 windows, the first is video_val_0/000000-000016; give their"
+    for name, value, message in (
+        ("videos", files / "val/Diving_val.txt", "line 1: "),
+        ("videos", files / "val.txt", none),
+        ("annotations", files / "test", "no annotated class"),
+        ("layer", "fc6", "has no fc6; choose pool5"),
+    ):
+        assert message in detect(files, **{name: value}, code=1).stderr
 
 
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
-    return build_squares(tmp_path_factory.mktemp("squares"), classes={"left": -3, "right": 3}, num_groups=3)
-
-
-@pytest.fixture(scope="module")
-def folder(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of one step, and lists of all videos, which have 20 frames; the first 16 frames are a dive."""
-    folder = tmp_path_factory.mktemp("run")
-    command = ["--data", squares.data_dir, "--out", folder, *SMALL, "--steps", 1, "--eval-clips", 1]
-    result = CliRunner().invoke(train_main, [str(word) for word in command], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    names = sorted(Path(squares.source(row)).stem for row in range(squares.num_samples))
-    (folder / "videos.txt").write_text("".join(f"{name} 20 10\n" for name in names))
-    (folder / "lists").mkdir()
-    (folder / "lists" / "Diving_val.txt").write_text("".join(f"{name} 0 1.6\n" for name in names[:3]))
-    (folder / "lists" / "Diving_test.txt").write_text("".join(f"{name} 0 1.6\n" for name in names))
-    return folder
-
-
-def test_from_a_checkpoint_to_mean_average_precision(squares: ShardIndex, folder: Path, tmp_path: Path) -> None:
+def test_from_a_checkpoint_to_mean_average_precision(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is in the extra `features`")
-    out, videos = tmp_path / "f.parquet", folder / "videos.txt"
-    words = ["features", "--checkpoint", folder / "latest.pt", "--data", squares.data_dir, "--videos", videos]
+    out, videos, lists = tmp_path / "f.parquet", tmp_path / "videos.txt", tmp_path / "lists"
+    names = sorted(Path(squares.source(row)).stem for row in range(squares.num_samples))
+    videos.write_text("".join(f"{name} 20 10\n" for name in names))  # of 20 frames the first 16 are a dive
+    lists.mkdir()
+    (lists / "Diving_val.txt").write_text("".join(f"{name} 0 1.6\n" for name in names[:6]))
+    (lists / "Diving_test.txt").write_text("".join(f"{name} 0 1.6\n" for name in names))
+    words = ["features", "--checkpoint", trained / "latest.pt", "--data", squares.data_dir, "--videos", videos]
     words += ["--device", "cpu", "--num-threads", 1, "--batch-size", 5, "--out", out]
-    result = run(*words)
-    assert (result.exit_code, result.stdout) == (0, f"pool5 of 12 windows: {out}\n"), result.output
+    assert run(main, *words).stdout == f"pool5 of 24 windows: {out}\n"
     assert load_features(out, ["pool5"]).keys.tolist() == list_windows(read_lengths(videos)).keys
     before = (out / "000000.parquet").stat().st_mtime_ns
-    again = run(*words)
-    assert again.stdout == f"pool5 of 12 windows: {out}, there already, made in the same way\n"
+    assert run(main, *words).stdout == f"pool5 of 24 windows: {out}, there already, made in the same way\n"
     assert (out / "000000.parquet").stat().st_mtime_ns == before
-    # The two windows of a video, 0…16 and 4…20, have IoU 1 and 0.6 with its dive; three videos have none.
-    files = {"videos": videos, "features": out, "train-videos": videos, "train-features": out}
-    result = run(*words_of_detect(tmp_path, **files, annotations=folder / "lists"))
-    assert result.exit_code == 0, result.output
-    assert "detections of 1 classes in 12 windows" in result.stdout
-    words = ["--detections", tmp_path / "d.txt", "--annotations", folder / "lists", "--json", tmp_path / "r.json"]
-    assert run("evaluate", *words).exit_code == 0
+    # The two windows of a video, 0…16 and 4…20, have IoU 1 and 0.6 with its dive; six videos have none.
+    files = {"videos": videos, "features": out, "train-videos": videos, "train-features": out, "annotations": lists}
+    assert "detections of 1 classes in 24 windows" in detect(tmp_path, **files).stdout
+    words = ["--detections", tmp_path / "d.txt", "--annotations", lists, "--json", tmp_path / "r.json"]
+    run(main, "evaluate", *words)
     found = json.loads((tmp_path / "r.json").read_text())
     assert found["mean_average_precision"][:5] == [1.0] * 5  # both windows have IoU 0.6 and more with the dive

@@ -5,6 +5,7 @@ The paper does not print C. Here it is chosen for each split by cross-validation
 """
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +69,8 @@ def score_split(
     Raises:
         UserError: All training videos are of one class, or they cannot be cut in two by groups to choose C.
     """
-    from joblib import parallel_config
-    from sklearn.model_selection import GridSearchCV
+    from sklearn.base import clone
+    from sklearn.model_selection import cross_val_score
     from sklearn.svm import LinearSVC
 
     known = labels[train]
@@ -82,13 +83,14 @@ def score_split(
         warnings.simplefilter("ignore")  # `converged` says it; a class may have fewer videos than there are folds
         if c is None:
             folds = cut_into_folds(known, groups[train])
-            search = GridSearchCV(svm, {"C": GRID}, cv=folds, n_jobs=num_threads, error_score="raise")
-            with parallel_config("threading"):  # liblinear lets other threads run
-                search.fit(to_fit, known)
-            svm, means = search.best_estimator_, search.cv_results_["mean_test_score"]
-            c_accuracy = dict(zip(GRID, means.tolist(), strict=True))
-        else:
-            svm.fit(to_fit, known)
+
+            def accuracy(c: float) -> float:
+                return float(cross_val_score(clone(svm).set_params(C=c), to_fit, known, cv=folds).mean())
+
+            with ThreadPoolExecutor(num_threads) as pool:  # liblinear lets other threads run
+                c_accuracy = dict(zip(GRID, pool.map(accuracy, GRID), strict=True))
+            svm.set_params(C=max(GRID, key=lambda c: c_accuracy[c]))
+        svm.fit(to_fit, known)
     predicted = svm.predict(to_predict).astype(np.int64)
     return SplitScores(
         c=svm.C,

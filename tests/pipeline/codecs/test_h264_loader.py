@@ -15,7 +15,8 @@ from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan, TrainPlan
 from tests.clips import DEVICES, GridPlan, sample_of_length, shown, train_plan
 from tests.conftest import build_numbered
-from tests.hostile.pictures import peak_mb, sps_of
+from tests.hostile.pictures import sps_of
+from tests.hostile.tampering import bounded_memory
 from tests.oracle import oracle_clips
 
 GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # DALI upsamples chroma linearly, swscale takes the nearest
@@ -103,7 +104,5 @@ def test_a_parameter_set_of_another_size_takes_no_memory(numbered_h264: ShardInd
     with pytest.raises(ShardError, match="codec.blank: packet 0 does not decode"):
         ClipLoader(index, train_plan(index))
     decoder = SoftwareDecoder(bytes.fromhex(codec["avcc"]), height=128, width=176)
-    before = peak_mb()
-    with pytest.raises(UndecodableError):
+    with bounded_memory(limit=300 * 2**20), pytest.raises(UndecodableError):
         decoder.decode([np.frombuffer(bytes.fromhex(codec["blank"]), np.uint8)])
-    assert peak_mb() - before < 300

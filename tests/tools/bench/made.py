@@ -20,16 +20,10 @@ from res3d_video.train.models import ModelConfig
 def peer_config(index: ShardIndex, files: Path, *, num_workers: int = 2, **changes: object) -> PeerConfig:
     """Batches of eight clips on a CPU, in two rounds of two; `changes` are those of `Settings`."""
     settings = Settings(
-        data=index.data_dir,
-        samples=np.arange(index.num_samples),
-        clip=ClipSpec(),
-        batch_size=8,
-        model=ModelConfig("res3d10", 2),
-        loader=LoaderSettings(num_threads=1),
-        device=torch.device("cpu"),
-        order=Order(2, None),
-        repeats=2,
-    )
+        data=index.data_dir, samples=np.arange(index.num_samples), clip=ClipSpec(), batch_size=8,
+        model=ModelConfig("res3d10", 2), loader=LoaderSettings(num_threads=1), device=torch.device("cpu"),
+        order=Order(2, None), repeats=2,
+    )  # fmt: skip
     return PeerConfig(replace(settings, **changes), files, num_workers)  # type: ignore[arg-type]
 
 

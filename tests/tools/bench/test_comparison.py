@@ -14,7 +14,6 @@ from torch import Tensor
 
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.bench import comparison as module
-from res3d_video.tools.bench import measure as measure_module
 from res3d_video.tools.bench.comparison import Comparison, Row, check_same, compare, warmed
 from res3d_video.tools.bench.measure import BenchError, Measurement
 from res3d_video.tools.bench.peers import OURS, PEERS, Peer, PeerConfig, our_loader
@@ -31,12 +30,9 @@ def row(name: str, *rates: int) -> Row:
 
 def test_the_report_has_ours_and_then_the_peers_from_the_fastest_on() -> None:
     """Ours at 300 clips/s, another engine at 150, one peer at 100 and one at 200, one that is missing."""
-    comparison = Comparison(
-        [row("ours", 290, 300, 500), row("simple", 150, 150, 150)],
-        [row("slow", 90, 100, 110), row("fast", 10, 200, 210)],
-        absent={"a": "needs a GPU"},
-        read="peers read copies",
-    )
+    ours = [row("ours", 290, 300, 500), row("simple", 150, 150, 150)]
+    theirs = [row("slow", 90, 100, 110), row("fast", 10, 200, 210)]
+    comparison = Comparison(ours, theirs, absent={"a": "needs a GPU"}, read="peers read copies")
     lines = comparison.report()
     cells = [[cell.strip() for cell in line.split("  ") if cell] for line in lines[2:6]]
     assert [[row[0], *row[3:]] for row in cells] == [
@@ -94,13 +90,10 @@ def test_peers_that_cannot_be_opened_or_break_are_lines_and_the_others_go_on(
 ) -> None:
     monkeypatch.setitem(module.peers_named.__globals__["DECODERS"], "gone", ("no-such-package",))
     peers = {
-        "other": Peer(gives_other_clips, "PyAV"),
-        "late": Peer(ends_in_its_round, "PyAV"),
-        "gone": Peer(cannot_open, "gone"),
-        "DALI video": PEERS["DALI video"],
-        "PyAV threads": PEERS["PyAV threads"],
-    }
-    monkeypatch.setattr(measure_module, "IDLE_TIMEOUT_S", 1.0)
+        "other": Peer(gives_other_clips, "PyAV"), "late": Peer(ends_in_its_round, "PyAV"),
+        "gone": Peer(cannot_open, "gone"), **{name: PEERS[name] for name in ("DALI video", "PyAV threads")},
+    }  # fmt: skip
+    monkeypatch.setattr("res3d_video.tools.bench.measure.IDLE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(module, "peers_named", lambda names: peers)
     found = compare(peer_config(numbered, tmp_path, num_workers=1), names="all", quiet=True)
     assert found.absent.pop("other").startswith("its clips are not ours (PSNR ")

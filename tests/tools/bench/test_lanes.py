@@ -23,17 +23,16 @@ from tests.tools.bench.made import Clock
 
 
 class FakeLoader:
-    """Gives batches of two clips, each after `seconds` of the clock."""
+    """Gives batches of two clips, each after three seconds of the clock."""
 
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self.clock, self.seconds = clock, seconds
-        self.settings, self.work, self.data_wait_s = LoaderSettings(), ReadWork(), 0.0
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.settings, self.work, self.data_wait_s = clock, LoaderSettings(), ReadWork(), 0.0
 
     def __iter__(self) -> Iterator[Batch]:
         two = np.zeros(2, np.int64)
         for step in itertools.count():
-            self.clock.now_s += self.seconds
-            self.data_wait_s += self.seconds
+            self.clock.now_s += 3.0
+            self.data_wait_s += 3.0
             self.work += ReadWork(2, 16, 4, 16, 1000)
             yield Batch(torch.zeros(2, 3, 4, 8, 8), torch.zeros(2), torch.ones(2), two, two, two, step, 2)
 
@@ -59,7 +58,7 @@ def test_time_and_clips_of_each_lane_are_counted_without_warming_up_and_the_othe
     """A loader three times slower than the step; lanes that read warm up for six batches, the synthetic one for two."""
     clock = Clock()
     monkeypatch.setattr(measure, "time", clock)
-    lanes = Lanes(lambda: FakeLoader(clock, 3.0), FakeStep(clock), ranks=Ranks())  # type: ignore[arg-type, return-value]
+    lanes = Lanes(lambda: FakeLoader(clock), FakeStep(clock), ranks=Ranks())  # type: ignore[arg-type, return-value]
     order = (REAL, SYNTHETIC, LOADER)
     real, synthetic, alone = rounds = [lanes.measure(lane, Order(num_batches=4, seconds=None)) for lane in order]
     assert [one.wall_s for one in rounds] == pytest.approx([16.0, 4.0, 12.0])

@@ -10,14 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from res3d_video.tools.bench.machine import (
-    READINGS,
-    GpuMeter,
-    bytes_from_disk,
-    drop_from_cache,
-    seconds_by_group,
-    thread_seconds,
-)
+from res3d_video.tools.bench import machine
+from res3d_video.tools.bench.machine import READINGS, GpuMeter, seconds_by_group, thread_seconds
+from tests.until import until
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
 
@@ -33,17 +28,13 @@ def refuse(*_: object) -> None:
 def meter_with(monkeypatch: pytest.MonkeyPatch, **changes: object) -> GpuMeter:
     """A meter of a made-up GPU without video decoders; a function that is None does not exist."""
     functions = {
-        "NVMLError": NVMLError,
-        "nvmlInit": lambda: None,
-        "nvmlDeviceGetHandleByUUID": lambda uuid: f"handle of {uuid}",
+        "NVMLError": NVMLError, "nvmlInit": lambda: None, "nvmlDeviceGetHandleByUUID": lambda uuid: f"handle of {uuid}",
         "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(gpu=97, memory=40),
-        "nvmlDeviceGetJpgUtilization": lambda gpu: [93, 20000],
-        "nvmlDeviceGetDecoderUtilization": refuse,
-        "NVML_CLOCK_SM": 1,
-        "nvmlDeviceGetClockInfo": lambda gpu, kind: 1980 * kind,
+        "nvmlDeviceGetJpgUtilization": lambda gpu: [93, 20000], "nvmlDeviceGetDecoderUtilization": refuse,
+        "NVML_CLOCK_SM": 1, "nvmlDeviceGetClockInfo": lambda gpu, kind: 1980 * kind,
         "nvmlDeviceGetPowerUsage": lambda gpu: 650_500,
         "nvmlDeviceGetMemoryInfo": lambda gpu: SimpleNamespace(used=3 << 30, total=80 << 30),
-    }
+    }  # fmt: skip
     found = {name: value for name, value in (functions | changes).items() if value is not None}
     monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(**found))  # type: ignore[arg-type]
     return GpuMeter("GPU-1")
@@ -65,16 +56,14 @@ def test_without_a_driver_or_the_package_nothing_is_available(monkeypatch: pytes
 
 
 def test_watching_reads_on_until_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, enough = [], threading.Event()
+    asked = []
 
     def rates(gpu: object) -> SimpleNamespace:
         asked.append(gpu)
-        if len(asked) >= 4:
-            enough.set()
         return SimpleNamespace(gpu=len(asked))
 
     with meter_with(monkeypatch, nvmlDeviceGetUtilizationRates=rates).watch() as means:
-        assert enough.wait(timeout=30)
+        until(lambda: len(asked) >= 4)
     assert means["sm"] == (2 + len(asked)) / 2  # of 2, 3, …; the first found out what is there
     assert "dec" not in means
     assert "gpu-meter" not in {thread.name for thread in threading.enumerate()}
@@ -84,8 +73,8 @@ def test_a_busy_thread_is_found_by_its_python_name() -> None:
     go_on, done = threading.Event(), threading.Event()
 
     def work() -> None:
-        until = time.thread_time() + 0.1
-        while time.thread_time() < until:
+        end_s = time.thread_time() + 0.1
+        while time.thread_time() < end_s:
             pass
         done.set()
         go_on.wait()
@@ -102,11 +91,11 @@ def test_a_busy_thread_is_found_by_its_python_name() -> None:
 
 
 def test_a_file_that_was_dropped_is_read_from_disk(tmp_path: Path) -> None:
-    path, before = tmp_path / "shard.tar", bytes_from_disk()
+    path, before = tmp_path / "shard.tar", machine.bytes_from_disk()
     path.write_bytes(os.urandom(100 * mmap.PAGESIZE))
-    drop_from_cache([path])
+    machine.drop_from_cache([path])
     path.read_bytes()
-    after = bytes_from_disk()
+    after = machine.bytes_from_disk()
     if before is None or after is None or before == after:
         pytest.skip(f"{tmp_path}: its file system keeps files in memory, or the system does not count")
     assert after - before >= 100 * mmap.PAGESIZE

@@ -3,7 +3,6 @@
 import itertools
 import os
 import time
-from collections.abc import Iterable
 from multiprocessing.connection import Connection
 
 import pytest
@@ -13,17 +12,13 @@ from res3d_video.tools.bench.measure import BenchError, Child, reason, settle
 from tests.tools.bench.made import Clock
 
 
-@pytest.mark.parametrize(
-    ("cores", "waits_s"),
-    [([2.0, 0.5, 0.05, 1.0], 3 * module.IDLE_WINDOW_S), (itertools.repeat(1.0), module.IDLE_TIMEOUT_S)],
-)
-def test_settling_waits_until_little_is_done_but_not_for_ever(
-    monkeypatch: pytest.MonkeyPatch, cores: Iterable[float], waits_s: float
-) -> None:
-    clock = Clock(cores)
-    monkeypatch.setattr(module, "time", clock)
-    settle(lambda: clock.cpu_s)
-    assert clock.now_s == pytest.approx(waits_s, abs=1.5 * module.IDLE_WINDOW_S)
+def test_settling_waits_until_little_is_done_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet, busy = ([2.0, 0.5, 0.05, 1.0], 3 * module.IDLE_WINDOW_S), (itertools.repeat(1.0), module.IDLE_TIMEOUT_S)
+    for cores, waits_s in (quiet, busy):
+        clock = Clock(cores)
+        monkeypatch.setattr(module, "time", clock)
+        settle(lambda clock=clock: clock.cpu_s)
+        assert clock.now_s == pytest.approx(waits_s, abs=1.5 * module.IDLE_WINDOW_S)
 
 
 def says_nothing(connection: Connection) -> None:
@@ -42,8 +37,6 @@ def test_a_process_that_says_nothing_or_dies_is_an_error(monkeypatch: pytest.Mon
         child.receive(timeout_s=60)
 
 
-@pytest.mark.parametrize(
-    "text", ["Could not load libtorchcodec. Likely causes:\n1. FFmpeg …", "Failed to import libspdl."]
-)
+@pytest.mark.parametrize("text", ["Could not load libtorchcodec. Likely causes:\n1. …", "Failed to import libspdl."])
 def test_a_missing_ffmpeg_becomes_the_way_out(text: str) -> None:
     assert reason(RuntimeError(text)).startswith("it finds no FFmpeg that it can load; apt-get install ffmpeg")

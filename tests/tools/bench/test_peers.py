@@ -4,28 +4,21 @@ import gc
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
 import webdataset
-from torch import Tensor
 
 from res3d_video.pipeline.clip import ClipSpec, frame_indices
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.bench.measure import BenchError
-from res3d_video.tools.bench.peers import (
-    GOP,
-    OURS,
-    PEERS,
-    Peer,
-    PeerConfig,
-    make_files,
-    requests,
-)
+from res3d_video.tools.bench.peers import GOP, OURS, PEERS, Peer, PeerConfig, make_files, requests
 from res3d_video.tools.numbered import read_numbers, write_numbered_video, write_video
+from tests.clips import shown
 from tests.conftest import build_numbered
 from tests.tools.bench.made import peer_config
 
@@ -70,16 +63,6 @@ def files(
     return found
 
 
-def numbers_of(batch: Tensor, config: PeerConfig, step: int) -> list[list[int]]:
-    """The frame numbers that the clips of a step show; they are read where the planned crops have them."""
-    planned, scale = config.plan().batch(step), (config.settings.clip.resize or 128) / 128
-    clips = batch.float().cpu().numpy()
-    return [
-        read_numbers(clip, left=left / scale, scale=scale, flip=flip)
-        for clip, left, flip in zip(clips, planned.left, planned.flip, strict=True)
-    ]
-
-
 def planned_numbers(config: PeerConfig, step: int) -> list[list[int]]:
     plan = config.plan()
     clips = plan.batch(step)
@@ -94,7 +77,7 @@ def shows_the_plan(peer: Peer, config: PeerConfig, *, steps: int = 2) -> None:
             assert batch.shape == (settings.batch_size, 3, settings.clip.num_frames, size, size)
             assert batch.dtype == (torch.float16 if settings.on_gpu else torch.float32)
             assert batch.is_contiguous(memory_format=torch.channels_last_3d)
-            assert numbers_of(batch, config, step) == planned_numbers(config, step)
+            assert shown(SimpleNamespace(clips=batch), config.plan(), step) == planned_numbers(config, step)
 
 
 ON_CPU = {name: peer for name, peer in (OURS | PEERS).items() if not peer.needs_gpu}

@@ -17,21 +17,13 @@ def made(lane: str, repeat: int, wall_s: float, **changes: object) -> Round:
     """Ten steps of 32 clips, each of two pictures and 16 decoded frames."""
     loads = lane != SYNTHETIC
     one = Round(
-        num_batches=10,
-        num_clips=320,
-        wall_s=wall_s,
-        cpu_s=2 * wall_s,
-        lane=lane,
-        repeat=repeat,
+        num_batches=10, num_clips=320, wall_s=wall_s, cpu_s=2 * wall_s, lane=lane, repeat=repeat,
         data_wait_s=0.25 * wall_s if loads else 0.0,
         plan_steps=(100 * repeat, 100 * repeat + 10) if loads else None,
         work=ReadWork(320, 320 * 8, 640, 320 * 16, 3_200_000) if loads else ReadWork(),
-        disk_bytes=0,
         thread_s={DALI_WORKERS: 1.2 * wall_s, LOADER_THREAD: 0.4 * wall_s} if loads else {},
-        gpu={},
-        total_clips=320 * (repeat + 1),
-        own_bytes=500_000_000,
-    )
+        disk_bytes=0, gpu={}, total_clips=320 * (repeat + 1), own_bytes=500_000_000,
+    )  # fmt: skip
     return replace(one, **changes)  # type: ignore[arg-type]
 
 
@@ -52,15 +44,10 @@ def result() -> Result:
 def test_a_lanes_numbers_are_medians_and_what_means_nothing_there_is_none(result: Result) -> None:
     assert result.saturation == Spread(median=10 / 12, min=10 / 12, max=1.0)  # round by round
     assert result.lanes[REAL] == {
-        "clips_per_s": Spread(320 / 12, 16.0, 32.0),
-        "ms_per_step": Spread(1200.0, 1000.0, 2000.0),
-        "cores": Spread(2.0, 2.0, 2.0),
-        "data_wait": 0.25,
-        "decoded_to_used": 2.0,
-        "bytes_per_s": 3_200_000 / 12,
-        "disk_bytes_per_s": 0.0,
-        **dict.fromkeys(("sm", "jpeg", "dec", "gpu_memory")),
-    }
+        "clips_per_s": Spread(320 / 12, 16.0, 32.0), "ms_per_step": Spread(1200.0, 1000.0, 2000.0),
+        "cores": Spread(2.0, 2.0, 2.0), "data_wait": 0.25, "decoded_to_used": 2.0,
+        "bytes_per_s": 3_200_000 / 12, "disk_bytes_per_s": 0.0, **dict.fromkeys(("sm", "jpeg", "dec", "gpu_memory")),
+    }  # fmt: skip
     assert result.lanes[LOADER]["data_wait"] is None
     reading = ("data_wait", "decoded_to_used", "bytes_per_s")
     assert {result.lanes[SYNTHETIC][name] for name in reading} == {None}
@@ -108,15 +95,12 @@ STEPS = [made(LOADER, 0, 0.2), made(SYNTHETIC, 0, 1.0), made(REAL, 0, 1.25)]  # 
     [
         (STEPS, True, "the GPU waits 20.0 % of the time; the loader could feed 5.0 such GPUs; first limit: "),
         ([*STEPS[:2], made(REAL, 0, 0.9)], True, "the GPU waits 0.0 % of the time; "),
-        (
-            STEPS,
-            False,
+        (STEPS, False, (
             "training waits for clips 25.0 % of the time; decoding and training share 2 CPUs, so with real clips it "
-            "runs at 0.80 of its speed on ready ones; the loader alone delivers 6.2 times what training takes; first",
-        ),
+            "runs at 0.80 of its speed on ready ones; the loader alone delivers 6.2 times what training takes; first")),
         (STEPS[:1], False, "the loader alone delivers 1600 clips/s with 2.0 cores; first limit: host cores at 100 %"),
     ],
-)
+)  # fmt: skip
 def test_the_sentence_speaks_of_what_was_measured(rounds: list[Round], on_gpu: bool, said: str) -> None:
     assert bottleneck(result_of(*rounds, on_gpu=on_gpu)).startswith(said)
 
@@ -129,12 +113,10 @@ def test_the_sentence_speaks_of_what_was_measured(rounds: list[Round], on_gpu: b
         ({"thread_s": {DALI_WORKERS: 1.7}, "disk_bytes": 3_200_000}, "DALI threads at 85 %"),
         ({"gpu": {"dec": 97.0, "jpeg": 0.0}}, "video engines at 97 %"),
         ({"gpu": {"sm": 70.0}}, "none is full; the nearest is GPU kernels at 70 %"),
-        (
-            {"thread_s": {DALI_WORKERS: 0.8}, "disk_bytes": 1_600_000},
-            "none is full; the nearest is DALI threads at 40 %; 50 % of what is read comes from the disk",
-        ),
+        ({"thread_s": {DALI_WORKERS: 0.8}, "disk_bytes": 1_600_000},
+         "none is full; the nearest is DALI threads at 40 %; 50 % of what is read comes from the disk"),
     ],
-)
+)  # fmt: skip
 def test_the_first_limit_is_the_fullest_resource_and_never_the_disk_without_evidence(
     changes: dict[str, object], said: str
 ) -> None:
@@ -144,13 +126,8 @@ def test_the_first_limit_is_the_fullest_resource_and_never_the_disk_without_evid
 
 
 def test_the_page_of_a_profile_compares_kernels_the_slowest_first() -> None:
-    page = profile_page(
-        Profile(500.0, {"conv": 100.0, "bn": 50.0}, None),
-        Profile(600.0, {"conv": 100.0, "bn": 75.0, "jpeg": 80.0}, 0.1),
-    )
-    assert page[2:] == [
-        "| | synthetic step | real step |",
-        "|---|---:|---:|",
+    real = Profile(600.0, {"conv": 100.0, "bn": 75.0, "jpeg": 80.0}, 0.1)
+    assert profile_page(Profile(500.0, {"conv": 100.0, "bn": 50.0}, None), real)[4:] == [
         "| all of a step, ms | 500.00 | 600.00 |",
         "| sum of kernels, ms | 150.00 | 255.00 |",
         "| trainer's stream idle | – | 10.0% |",

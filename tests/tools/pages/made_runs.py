@@ -38,11 +38,7 @@ def write_run(
 def write_scores(
     folder: Path, classes: Sequence[str], videos: Sequence[tuple[str, str, str, float]], **about: Any
 ) -> Path:
-    """scores.json as tools/evaluate.py writes it.
-
-    Args:
-        videos: Key, class, predicted class and its probability; the class has what is left where it is another.
-    """
+    """scores.json of videos: key, class, predicted class and its probability; what is left is the class's."""
     place = {name: k for k, name in enumerate(classes)}
     labels, predicted = [place[video[1]] for video in videos], [place[video[2]] for video in videos]
     confusion = confusion_matrix(np.array(labels), np.array(predicted), num_classes=len(classes))

@@ -27,7 +27,6 @@ def make_shards(folder: Path, rows: list[Row], *, classes: list[str], name: str 
     """Write and open a dataset of these samples, keyed 00000000, 00000001, …"""
     index = folder / "index"
     index.mkdir(parents=True)
-    splits = len(rows[0].subsets)
     counts = [row.num_frames for row in rows]
     contents = [1000 * (row.content or 10_000 + i) for i, row in enumerate(rows)]
     first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -35,15 +34,12 @@ def make_shards(folder: Path, rows: list[Row], *, classes: list[str], name: str 
     within = np.arange(first[-1]) - np.repeat(first[:-1], counts)  # each frame's number in its sample
     crc32 = within + np.repeat(contents, counts)
 
-    def texts(values: list[str]) -> np.ndarray:
-        return np.array([value.encode() for value in values], "S") if any(values) else np.zeros(len(values), "S1")
-
     arrays = {
-        "key": texts([f"{i:08d}" for i in range(len(rows))]),
-        "source": texts([row.source for row in rows]),
-        "group": texts([row.group for row in rows]),
+        "key": np.array([b"%08d" % i for i in range(len(rows))]),
+        "source": np.array([row.source.encode() for row in rows]),
+        "group": np.array([row.group.encode() for row in rows]),
         "label": np.array([row.label for row in rows], np.int32),
-        "num_frames": np.array([row.num_frames for row in rows], np.int32),
+        "num_frames": np.array(counts, np.int32),
         "content": np.array([(0, 0, 171, 128)] * len(rows), np.int16),
         "split": np.array([["-tev".index(letter) for letter in row.subsets] for row in rows], np.int8),
         "tar": np.zeros(len(rows), np.int32),
@@ -54,18 +50,13 @@ def make_shards(folder: Path, rows: list[Row], *, classes: list[str], name: str 
     for file, array in arrays.items():
         np.save(index / f"{file}.npy", array)
     codec = {"name": "filmstrip", "size": 128, "frame_step": 1}
+    splits = [str(i + 1) for i in range(len(rows[0].subsets))]
     info = {
-        "format_version": FORMAT_VERSION,
-        "name": name,
-        "classes": classes,
-        "split_names": [str(i + 1) for i in range(splits)],
+        "format_version": FORMAT_VERSION, "name": name, "fingerprint": "0" * 16, "classes": classes,
         "codec": codec | FilmstripCodec.new(height=128, width=176, quality=85).describe(),
-        "num_samples": len(rows),
-        "num_frames": sum(row.num_frames for row in rows),
-        "class_counts": dict.fromkeys(classes, 0),
-        "splits": {str(i + 1): {"train": 0, "test": 0} for i in range(splits)},
-        "fingerprint": "0" * 16,
+        "num_samples": len(rows), "num_frames": sum(counts), "class_counts": dict.fromkeys(classes, 0),
+        "split_names": splits, "splits": {name: {"train": 0, "test": 0} for name in splits},
         "shards": [{"tar": "made-000000.tar", "num_bytes": 1500, "sha256": "0" * 64, "num_samples": len(rows)}],
-    }
+    }  # fmt: skip
     (folder / "dataset.json").write_text(json.dumps(info))
     return open_index(folder)

@@ -10,7 +10,6 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.reader import FrameFiles
@@ -25,26 +24,18 @@ from res3d_video.train.data_options import Data
 from tests.browser import DESK, PHONE, Scheme, complaints, leaves, opened, scrolls_sideways, walk
 from tests.clips import damaged_copy, sample_of_length
 from tests.pipeline.large_index import make as make_large
+from tests.tools.commands import run
 from tests.tools.pages.made_shards import Row, make_shards
 
 HOSTILE = [
-    "<script>alert(1)</script>",
-    "\"'><img src=x onerror=alert(1)>",
-    "$\\frac{1}{0$ & {{ 7 * 7 }}",
-    "Bogenschießen 射箭 🏹",
-    "very long " * 60,
-    "line\nbreak \x1b[31m",
-]
+    "<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "$\\frac{1}{0$ & {{ 7 * 7 }}",
+    "Bogenschießen 射箭 🏹", "very long " * 60, "line\nbreak \x1b[31m",
+]  # fmt: skip
 ROWS = [
-    Row(0, "tt", "a/1", "a1.avi", 20, content=7),
-    Row(0, "te", "a/1", "a2.avi", 33),
-    Row(0, "e-", "a/2", "a3.avi", 20),
-    Row(1, "et", "b/1", "b1.avi", 20, content=7),
-    Row(1, "ee", "b/2", "b2.avi", 40),
-    Row(2, "tt", "c/1", "c1.avi", 33),
-    Row(2, "e-", "c/1", "c1.avi", 20, content=9),
-    Row(2, "t-", "c/2", "c2.avi", 200),
-]
+    Row(0, "tt", "a/1", "a1.avi", 20, content=7), Row(0, "te", "a/1", "a2.avi", 33), Row(0, "e-", "a/2", "a3.avi", 20),
+    Row(1, "et", "b/1", "b1.avi", 20, content=7), Row(1, "ee", "b/2", "b2.avi", 40), Row(2, "tt", "c/1", "c1.avi", 33),
+    Row(2, "e-", "c/1", "c1.avi", 20, content=9), Row(2, "t-", "c/2", "c2.avi", 200),
+]  # fmt: skip
 
 
 def page_of(index: ShardIndex, path: Path, **options: Any) -> str:
@@ -83,9 +74,7 @@ def test_a_page_shows_without_errors_requests_or_barriers_at_every_size_and_in_e
     with opened(chromium, path, scheme=scheme, window=window) as (page, seen):
         page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
         assert not scrolls_sideways(page)
-        assert complaints(page) == []
-        assert seen.errors == []
-        assert leaves(seen, path) == []
+        assert [*complaints(page), *seen.errors, *leaves(seen, path)] == []
         assert page.query_selector_all("main script, main img, main b, main i") == []
 
 
@@ -100,9 +89,7 @@ def test_names_that_mean_harm_stay_text(chromium: Any, hostile: Path) -> None:
 
 
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])
-def test_a_video_plays_under_the_pointer_unless_the_reader_wants_no_motion(
-    chromium: Any, stored: Path, motion: str
-) -> None:
+def test_a_video_plays_under_the_pointer_unless_no_motion_is_wanted(chromium: Any, stored: Path, motion: str) -> None:
     with opened(chromium, stored, motion=motion) as (page, _):
         video = page.locator("video").first
         video.hover()
@@ -169,36 +156,26 @@ def test_of_a_dataset_behind_a_url_only_a_few_tars_are_fetched(
     assert "Cannot be read" not in html
 
 
-def test_counts_of_every_class_on_every_side_are_those_counted_by_hand(tmp_path: Path) -> None:
-    index = make_shards(tmp_path / "made", ROWS, classes=["a", "b", "c", "none"])
-    assert pages.side_counts(index).tolist() == [[2, 0, 1, 0], [0, 0, 2, 0], [2, 0, 1, 0], [0, 0, 0, 0]]
-
-
 def test_a_validation_side_is_counted_and_no_leak_into_it_is_missed(tmp_path: Path) -> None:
     index = make_shards(tmp_path / "made", [Row(0, "t", "g"), Row(0, "v", "g"), Row(0, "e", "h")], classes=["a"])
     assert pages.side_counts(index).tolist() == [[1, 1, 1, 0]]
     assert [leak.num_test for leak in pages.leaks(index) if leak.kind == "group"] == [1]
 
 
-def test_groups_sources_and_equal_pictures_on_both_sides_are_found_and_named(tmp_path: Path) -> None:
+def test_counts_of_classes_and_what_is_on_both_sides_are_those_counted_by_hand(tmp_path: Path) -> None:
     index = make_shards(tmp_path / "made", ROWS, classes=["a", "b", "c", "none"])
+    assert pages.side_counts(index).tolist() == [[2, 0, 1, 0], [0, 0, 2, 0], [2, 0, 1, 0], [0, 0, 0, 0]]
     found = {(leak.split, leak.kind): leak for leak in pages.leaks(index)}
     assert {key: (leak.num_both, leak.num_test) for key, leak in found.items()} == {
-        ("1", "group"): (1, 1),
-        ("2", "group"): (1, 1),
-        ("1", "source video"): (1, 1),
-        ("2", "source video"): (0, 0),
-        ("1", "identical segment"): (1, 1),
-        ("2", "identical segment"): (0, 0),
-    }
+        ("1", "group"): (1, 1), ("1", "source video"): (1, 1), ("1", "identical segment"): (1, 1),
+        ("2", "group"): (1, 1), ("2", "source video"): (0, 0), ("2", "identical segment"): (0, 0),
+    }  # fmt: skip
     assert found["1", "group"].examples == ["00000005 c1.avi (train), 00000006 c1.avi (held out)"]
     assert found["1", "identical segment"].examples == ["00000000 a1.avi (train), 00000003 b1.avi (held out)"]
     assert found["1", "group"].num_things == 6
 
 
-def test_samples_without_a_name_are_of_no_group_and_those_that_differ_in_a_frame_are_not_the_same(
-    tmp_path: Path,
-) -> None:
+def test_samples_without_a_name_are_of_no_group_and_one_frame_makes_a_difference(tmp_path: Path) -> None:
     index = make_shards(tmp_path / "made", [Row(0, "t", content=5), Row(0, "e", content=5)], classes=["a"])
     assert [(leak.num_things, leak.num_both) for leak in pages.leaks(index)] == [(0, 0), (0, 0), (1, 1)]
     frames = np.load(index.data_dir / "index/frames.npy")
@@ -213,15 +190,12 @@ def test_a_sample_lasts_as_long_as_its_frames_at_its_own_rate(shards: ShardIndex
     assert pages.seconds_of(shards, metas).sum() == pytest.approx(820 / 25)
 
 
-@pytest.mark.parametrize(("said", "lie"), [(b'"fps": 25.0', b'"fps": 1e99'), (b"[320, 240]", b"[-20, 240]")])
-def test_a_key_json_that_says_impossible_things_is_unreadable(
-    numbered: ShardIndex, tmp_path: Path, said: bytes, lie: bytes
-) -> None:
-    shutil.copytree(numbered.data_dir, tmp_path / "copy")
-    tar = tmp_path / "copy" / numbered.tars[0]
-    tar.write_bytes(tar.read_bytes().replace(said, lie))
-    index = open_index(tmp_path / "copy")
-    assert [read_key_json(index, row) is None for row in range(5)] == [True] * 4 + [False]
+def test_a_key_json_that_says_impossible_things_is_unreadable(numbered: ShardIndex, tmp_path: Path) -> None:
+    for said, lie in ((b'"fps": 25.0', b'"fps": 1e99'), (b"[320, 240]", b"[-20, 240]")):
+        copy = shutil.copytree(numbered.data_dir, tmp_path / lie.decode())
+        tar = copy / numbered.tars[0]
+        tar.write_bytes(tar.read_bytes().replace(said, lie))
+        assert [read_key_json(open_index(copy), row) is None for row in range(5)] == [True] * 4 + [False]
 
 
 def test_failures_are_counted_by_reason_and_a_damaged_line_is_one(tmp_path: Path) -> None:
@@ -245,9 +219,7 @@ def test_the_command_writes_a_page_or_says_in_one_line_what_is_wrong(
     numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], code: int, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["data", str(numbered.data_dir), "--quiet", "--out", "page.html", *options]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == code
+    result = run(main, "data", numbered.data_dir, "--quiet", "--out", "page.html", *options, code=code)
     assert words in result.output.splitlines()[-1]
     assert Path("page.html").exists() == (code == 0)
 

@@ -9,13 +9,9 @@ from res3d_video.tools.pages.markup import Line, histogram, line_chart, render, 
 from res3d_video.tools.run_reader import Curve
 
 
-def curve(num_points: int) -> Curve:
-    return Curve(np.arange(num_points) * 3, np.random.default_rng(num_points).normal(size=num_points))
-
-
 @pytest.mark.parametrize("num_points", [1, 599, 600, 601, 12_345])
 def test_long_curves_keep_ends_and_extremes_in_order_with_few_points(num_points: int) -> None:
-    whole = curve(num_points)
+    whole = Curve(np.arange(num_points) * 3, np.random.default_rng(num_points).normal(size=num_points))
     thinned = thin(whole)
     assert len(thinned.steps) <= 602
     assert (np.diff(thinned.steps) > 0).all()
@@ -35,21 +31,16 @@ def test_a_point_is_drawn_where_the_ticks_say() -> None:
 
 
 def test_the_pointer_reads_every_run_at_its_step_and_a_dash_where_a_run_has_ended() -> None:
-    lines = [
-        Line("a", Curve(np.array([10, 20]), np.array([1.0, 2.0]))),
-        Line("<b>", Curve(np.array([10]), np.array([5.0]))),
-    ]
-    html = line_chart("Loss", lines, write="{:.1f}".format)
+    long, short = Curve(np.array([10, 20]), np.array([1.0, 2.0])), Curve(np.array([10]), np.array([5.0]))
+    html = line_chart("Loss", [Line("a", long), Line("<b>", short)], write="{:.1f}".format)
     titles = [title.split("\n") for title in re.findall(r"<title>(.*?)\n</title>", html, re.DOTALL)]
     assert titles == [["step 10", "a: 1.0", "&lt;b&gt;: 5.0"], ["step 20", "a: 2.0", "&lt;b&gt;: –"]]
 
 
-@pytest.mark.parametrize("values", [[0.0], [1e-9, 1e9], [0.0, 0.0], [5.0, 5.0], [-1e30, 1e30]])
-def test_any_values_become_a_chart(values: list[float]) -> None:
-    html = line_chart("Rate", [Line("a", Curve(np.arange(len(values)), np.array(values)))], write=str)
-    assert "nan" not in html
-    assert "inf" not in html
-    assert line_chart("Rate", [Line("a", Curve(np.array([], np.int64), np.array([])))], write=str) == ""
+def test_any_values_become_a_chart() -> None:
+    for values in ([0.0], [1e-9, 1e9], [0.0, 0.0], [5.0, 5.0], [-1e30, 1e30], []):
+        html = line_chart("Rate", [Line("a", Curve(np.arange(len(values)), np.array(values)))], write=str)
+        assert ("nan" in html, "inf" in html, bool(html)) == (False, False, bool(values))
 
 
 @pytest.mark.parametrize("values", [[1, 2, 3], list(range(100)), [*range(29, 383, 4)], [0.1 * i for i in range(30)]])
@@ -63,7 +54,6 @@ def test_every_sample_is_in_one_bar_of_a_histogram(values: list[float]) -> None:
 
 def test_a_table_escapes_its_cells_and_shows_shares_as_bars() -> None:
     html = render("table", columns=["name", "share"], rows=[["<b>", 0.5], ["a", None]], caption="<i>", is_sortable=True)
-    assert "<b>" not in html
-    assert "<i>" not in html
+    assert ("<b>" in html, "<i>" in html) == (False, False)
     assert '<span class="bar" style="--share: 50.0%">50.0 %</span>' in html
     assert "<td>–</td>" in html

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardIndex, open_index
@@ -15,10 +15,10 @@ from res3d_video.tools.pages import run_page as pages
 from res3d_video.tools.report import main
 from res3d_video.tools.run_reader import Run, read_run
 from res3d_video.train.config import TrainConfig
-from res3d_video.train.main import main as train_main
 from tests.browser import DESK, PHONE, Scheme, complaints, leaves, opened, scrolls_sideways, walk
+from tests.tools.commands import run
 from tests.tools.pages.made_runs import scored_line, train_line, write_run, write_scores
-from tests.train.conftest import SMALL, build_squares
+from tests.train.conftest import build_squares
 
 CLASSES = ["dive", "jump", "swing", "walk"]
 VIDEOS = [
@@ -29,23 +29,7 @@ VIDEOS = [
 
 
 def report(*options: object) -> Result:
-    return CliRunner().invoke(main, ["run", *map(str, options)], catch_exceptions=False)
-
-
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
-    return build_squares(tmp_path_factory.mktemp("squares"), classes={"left": -3, "right": 3}, num_groups=3)
-
-
-@pytest.fixture(scope="module")
-def trained(squares: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of four steps, evaluated at two."""
-    out = tmp_path_factory.mktemp("runs") / "trained"
-    options = ["--steps", "4", "--eval-every", "2", "--save-every", "2", "--width", "4"]
-    command = ["--data", str(squares.data_dir), "--out", str(out), *SMALL, *options]
-    result = CliRunner().invoke(train_main, command, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return out
+    return run(main, "run", *options)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +48,7 @@ def made(squares: ShardIndex, trained: Path, tmp_path_factory: pytest.TempPathFa
     begun = write_run(root / "begun", [], steps=90, data="ucf101")
     page = root / "new" / "runs.html"
     result = report(trained, stopped, begun, "--out", page, "--quiet")
-    assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"page {page}")
-    assert result.stderr == ""
+    assert (result.stdout.startswith(f"page {page}"), result.stderr) == (True, "")
     return page
 
 
@@ -77,23 +59,19 @@ def test_the_page_is_whole_and_alone_and_fits(
     with opened(chromium, made, scheme=scheme, window=window) as (page, seen):
         page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
         assert not scrolls_sideways(page)
-        assert complaints(page) == []
-        assert seen.errors == []
-        assert leaves(seen, made) == []
+        assert [*complaints(page), *seen.errors, *leaves(seen, made)] == []
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
         assert walk(page, steps=3) == ["Skip to the content", "Summary", "Curves"]
 
 
-def test_the_most_confident_mistake_comes_first_and_is_a_video(made: Path, chromium: Any) -> None:
+def test_the_most_confident_mistake_comes_first_as_a_video_and_a_table_is_sorted_by_the_heading_that_is_clicked(
+    made: Path, chromium: Any
+) -> None:
     with opened(chromium, made) as (page, _):
         captions = page.locator("#mistakes .player figcaption").all_inner_texts()
         assert captions == ["right, predicted left, 90 %", "left, predicted right, 60 %"]
         page.wait_for_function("[...document.querySelectorAll('#mistakes video')].every(one => one.videoHeight > 0)")
-
-
-def test_a_table_is_sorted_by_the_heading_that_is_clicked(made: Path, chromium: Any) -> None:
-    with opened(chromium, made) as (page, _):
         heading = page.locator("#summary th button", has_text="clip@1").first
         first = page.locator("#summary tbody th").first
         heading.click()
@@ -106,10 +84,8 @@ def test_a_table_is_sorted_by_the_heading_that_is_clicked(made: Path, chromium: 
 def test_what_cannot_be_read_is_said_and_the_rest_is_shown(made: Path, chromium: Any) -> None:
     with opened(chromium, made) as (page, _):
         summary = page.locator("#summary").text_content()
-        assert "1 damaged line left out, the first is line 1" in summary
-        assert "<b>a</b>.tar" in summary
-        assert "stopped at step 30 of 90" in summary
-        assert "begun" in summary
+        damage = "1 damaged line left out, the first is line 1"
+        assert all(said in summary for said in (damage, "<b>a</b>.tar", "stopped at step 30 of 90", "begun"))
         assert "The shards of this run are not found; give them with --data" in page.text_content("#mistakes")
         assert "<b>c</b>" in page.text_content("#classes")
 
@@ -118,35 +94,34 @@ def test_a_run_is_scored_where_that_is_new_and_finds_its_shards_by_itself(traine
     out = tmp_path / "one.html"
     (trained / "scores.json").unlink(missing_ok=True)
     for options, is_scored in ((["--no-evaluate"], False), ([], True), ([], False)):
-        result = report(trained, *options, "--out", out)
-        assert result.exit_code == 0, result.output
-        assert ("evaluating" in result.stderr) == is_scored
+        assert ("evaluating" in report(trained, *options, "--out", out).stderr) == is_scored
     scores = json.loads((trained / "scores.json").read_text())
-    assert (scores["step"], scores["subset"], scores["num_videos"]) == (4, "test", 2)
+    assert (scores["step"], scores["subset"], scores["num_videos"]) == (4, "test", 4)
     wrong = sum(one["label"] != one["predicted"] for one in scores["predictions"])
     assert out.read_text().count("<video") == wrong
 
 
 def test_many_runs_have_tables_of_all_and_charts_of_some(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / f"r{i:02d}", [train_line(1), train_line(2)], seed=i, steps=9) for i in range(15)]
-    result = report(*runs, "--out", tmp_path / "many.html")
-    assert result.exit_code == 0, result.output
+    report(*runs, "--out", tmp_path / "many.html")
     html = (tmp_path / "many.html").read_text()
     assert "15 runs" in html
     assert "3 more runs are only in the tables" in html
-    assert pages.differing([pages.settings_of(read_run(run)) for run in runs]) == ["seed"]
+    assert pages.differing([pages.settings_of(read_run(folder)) for folder in runs]) == ["seed"]
     assert all(f"r{i:02d} goes from" in html for i in range(12))
     assert "r12 goes from" not in html
 
 
 def scored(folder: Path, videos: list[tuple[str, str, str, float]]) -> tuple[Run, pages.Scores]:
-    run = read_run(write_run(folder, [train_line(1)]))
-    return run, pages.read_scores(write_scores(folder, CLASSES, videos))
+    read = read_run(write_run(folder, [train_line(1)]))
+    return read, pages.read_scores(write_scores(folder, CLASSES, videos))
 
 
-def test_an_evaluation_is_told_by_class_and_the_surest_mistakes_come_first(tmp_path: Path) -> None:
-    run, scores = scored(tmp_path, VIDEOS)
-    result = pages.result_of(run, scores, [], num_clips=0)
+def test_an_evaluation_is_told_by_class_and_the_surest_mistakes_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, scores = scored(tmp_path, VIDEOS)
+    result = pages.result_of(read, scores, [], num_clips=0)
     assert (result.num_videos, result.num_wrong) == (7, 4)
     assert result.classes == [
         ("dive", 2, 0.5, "swing (1)"), ("jump", 3, pytest.approx(1 / 3), "dive (2)"), ("swing", 2, 0.5, "dive (1)"),
@@ -156,45 +131,37 @@ def test_an_evaluation_is_told_by_class_and_the_surest_mistakes_come_first(tmp_p
     assert [video["key"] for video in pages.mistakes_of(scores)] == ["v3", "v0", "v2", "v5"]
     scores["predictions"][1]["labels"] = ["dive", "swing"]  # of several labels any is right
     assert [video["key"] for video in pages.mistakes_of(scores)] == ["v3", "v0", "v5"]
-
-
-def test_of_many_classes_the_matrix_has_those_with_the_most_mistakes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pages, "MAX_IN_MATRIX", 2)
-    run, scores = scored(tmp_path, VIDEOS[2:4] + VIDEOS[5:])
-    assert pages.result_of(run, scores, [], num_clips=0).matrix == (["dive", "jump"], [[0, 0], [2, 1]])
+    monkeypatch.setattr(pages, "MAX_IN_MATRIX", 2)  # of more classes it has those with the most mistakes
+    read, scores = scored(tmp_path, VIDEOS[2:4] + VIDEOS[5:])
+    assert pages.result_of(read, scores, [], num_clips=0).matrix == (["dive", "jump"], [[0, 0], [2, 1]])
 
 
 def test_shards_are_those_given_else_those_that_the_run_names(squares: ShardIndex, tmp_path: Path) -> None:
     same = {"name": "squares", "fingerprint": squares.fingerprint}
     rebuilt = {"name": "squares", "fingerprint": "other"}
-    found = []
-    for data, given in (
-        (same, [squares]),
-        (same | {"folder": str(squares.data_dir)}, []),
-        (rebuilt, [squares]),
-        (same | {"folder": str(tmp_path / "gone")}, []),
-        (same, []),
+    for data, given, is_found, said in (
+        (same, [squares], True, ""),
+        (same | {"folder": str(squares.data_dir)}, [], True, ""),
+        (rebuilt, [squares], True, "The shards have been built anew;"),
+        (same | {"folder": str(tmp_path / "gone")}, [], False, "The shards of this run are not f"),
+        (same, [], False, "The shards of this run are not f"),
     ):
-        run = read_run(write_run(tmp_path / "run", [train_line(1)], about={"data": data}))
-        index, remark = pages.shards_of(run, given)
-        found.append((index is not None and index.fingerprint == squares.fingerprint, remark[:32]))
-    missing = (False, "The shards of this run are not f")
-    assert found == [(True, ""), (True, ""), (True, "The shards have been built anew;"), missing, missing]
+        read = read_run(write_run(tmp_path / "run", [train_line(1)], about={"data": data}))
+        index, remark = pages.shards_of(read, given)
+        assert (index is not None and index.fingerprint == squares.fingerprint, remark[:32]) == (is_found, said)
 
 
 def test_a_run_is_to_be_scored_when_its_checkpoint_is_newer_than_its_scores(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "run", [train_line(1)]))
-    assert not pages.is_to_score(run)
-    (run.folder / "latest.pt").touch()
-    assert pages.is_to_score(run)
-    assert not pages.is_to_score(replace(run, is_locked=True))
-    scores = write_scores(run.folder, CLASSES, VIDEOS)
-    os.utime(run.folder / "latest.pt", (100, 100))
-    assert not pages.is_to_score(run)
+    read = read_run(write_run(tmp_path, [train_line(1)]))
+    assert not pages.is_to_score(read)
+    (tmp_path / "latest.pt").touch()
+    assert pages.is_to_score(read)
+    assert not pages.is_to_score(replace(read, is_locked=True))
+    scores = write_scores(tmp_path, CLASSES, VIDEOS)
+    os.utime(tmp_path / "latest.pt", (100, 100))
+    assert not pages.is_to_score(read)
     os.utime(scores, (99, 99))
-    assert pages.is_to_score(run)
+    assert pages.is_to_score(read)
 
 
 def test_mistakes_that_cannot_be_read_are_named_and_other_keys_are_left_out(tmp_path: Path) -> None:
