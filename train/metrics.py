@@ -1,6 +1,8 @@
 """The record of a run: metrics.jsonl, TensorBoard, and the loss of each step as all ranks agree on it."""
 
 import contextlib
+import hashlib
+import importlib
 import json
 import math
 import os
@@ -44,14 +46,26 @@ class MetricsLog:
     Args:
         total: Steps of the run.
         say: Told in a line when lines begin to wait, when they are there, and when TensorBoard is given up.
+        tracker: "wandb" or "trackio", which gets the numbers and `config` too.
+
+    Raises:
+        UserError: It is not installed.
     """
 
     def __init__(
-        self, folder: Path, *, start: int, total: int | None = None, say: Callable[[str], None] = lambda line: None
+        self,
+        folder: Path,
+        *,
+        start: int,
+        total: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        tracker: str | None = None,
+        config: dict[str, Any] | None = None,
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter  # half a second, which commands that only read logs save
 
         self.path, self.say = folder / "metrics.jsonl", say
+        self.tracker = open_tracker(tracker, folder, config or {}) if tracker else None
         if self.path.is_file():
             keep_lines_until(self.path, step=start, total=total)
         self.file = self.path.open("ab", buffering=0)  # a line is on disk when its step is done
@@ -64,10 +78,13 @@ class MetricsLog:
         """One line, and one TensorBoard curve a number. JSON has no NaN: it becomes null."""
         finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         self._write_line((json.dumps({"event": event, "step": step, **finite}) + "\n").encode())
+        numbers = {f"{event}/{name}": value for name, value in finite.items() if isinstance(value, int | float)}
         with self._without_board():
-            for name, value in finite.items():
-                if self.board is not None and isinstance(value, int | float):
-                    self.board.add_scalar(f"{event}/{name}", value, step)
+            for name, value in numbers.items():
+                if self.board is not None:
+                    self.board.add_scalar(name, value, step)
+        if self.tracker is not None and numbers:
+            self.tracker.log(numbers, step=step)
 
     def close(self) -> None:
         """Close the files; lines that still wait are lost, and that is said."""
@@ -79,6 +96,8 @@ class MetricsLog:
         with self._without_board():
             if self.board is not None:
                 self.board.close()
+        if self.tracker is not None:
+            self.tracker.finish()
 
     def _write_line(self, line: bytes) -> None:
         """Append a line and those that wait, all of them or, where there is no room, none."""
@@ -105,6 +124,26 @@ class MetricsLog:
         except OSError as error:
             self.board = None
             self.say(f"{self.path.parent / 'tensorboard'}: cannot be written ({error.strerror}); given up")
+
+
+def open_tracker(name: str, folder: Path, config: dict[str, Any]) -> Any:
+    """A run of Weights & Biases ("wandb") or of Trackio, which have the same calls; a resumed run continues it.
+
+    Both read their own environment variables: with WANDB_MODE=offline everything stays in the run's folder.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UserError(f"--log: {name} is not installed; pip install {name}") from None
+    own = {}
+    if name == "wandb":
+        own = {"dir": str(folder), "id": hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]}
+    return module.init(project="res3d-video", name=folder.name, config=config, resume="allow", **own)
 
 
 def keep_lines_until(path: Path, *, step: int, total: int | None = None) -> None:

@@ -132,6 +132,8 @@ OPTIONS = [
     *EXECUTION_OPTIONS,
     click.option("--collective-timeout", "collective_timeout_s", default=COLLECTIVE_TIMEOUT_S,
                  type=Number(1, WEEK_S), help="Seconds that a process waits for the others before it gives up."),
+    click.option("--log", "tracker", type=click.Choice(["wandb", "trackio"]),
+                 help="Also log there, where it is installed; metrics.jsonl and TensorBoard are always written."),
     click.option("--quiet", is_flag=True, show_default=False, help="No progress: results and errors only."),
     click.option("--json", "as_json", is_flag=True, show_default=False,
                  help="The result as JSON; other lines go to stderr."),
@@ -150,7 +152,7 @@ COMMAND: dict[str, Any] = {
     "headings": {
         "Data": ["data", "split"],
         "Recipe": ["preset", "steps", "global_batch_size", "lr", "model", "init_from", "seed"],
-        "Run": ["out", "resume", "device", "quiet", "as_json"],
+        "Run": ["out", "resume", "device", "tracker", "quiet", "as_json"],
     },
     "rare": {
         "More of the recipe": ["scale_to_steps", "width", "freeze_bn", "loss"],

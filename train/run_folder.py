@@ -37,6 +37,7 @@ class RunContext:
     Attributes:
         say: Prints a line, on rank 0 only; `note` one that --quiet leaves out.
         to_stderr: Progress is shown on standard error, for standard output is taken.
+        tracker: "wandb" or "trackio" gets the numbers too.
     """
 
     ranks: Ranks
@@ -46,6 +47,7 @@ class RunContext:
     say: Say
     quiet: bool = False
     to_stderr: bool = False
+    tracker: str | None = None
 
     def note(self, line: str) -> None:
         if not self.quiet:

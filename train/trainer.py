@@ -104,7 +104,8 @@ class Run:
         self.files: CheckpointFiles | None = None
         if self.ranks.is_main:
             warn = partial(self.progress.message, always=True)
-            self.log = MetricsLog(context.out, start=self.step, total=config.steps, say=warn)
+            about = {"tracker": context.tracker, "config": to_dict(config)}
+            self.log = MetricsLog(context.out, start=self.step, total=config.steps, say=warn, **about)
             self.files = CheckpointFiles(context.out, log=self.log, say=warn)
 
     def train(self) -> bool:
@@ -244,6 +245,7 @@ def train(
     init_from: Path | None,
     device: str,
     collective_timeout_s: float,
+    tracker: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -260,7 +262,7 @@ def train(
             os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")  # else gradients wait behind the step's kernels
         preset, out, line = defaults(preset, out, index=index, device=ranks.device)
         config = configure(preset, index, world_size=ranks.world_size, **options)
-        context = RunContext(ranks, out, loader, step, say, quiet=quiet, to_stderr=as_json)
+        context = RunContext(ranks, out, loader, step, say, quiet=quiet, to_stderr=as_json, tracker=tracker)
         if line:
             context.note(line)
         with process_group(ranks, timeout_s=collective_timeout_s, stop=stop), only_trainer(out, ranks, say=say):

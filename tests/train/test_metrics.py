@@ -4,10 +4,11 @@ import errno
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.loader import Batch
 from res3d_video.train.metrics import MetricsLog, StepOutcome, Throughput, WaitTimer, check_finite
 from res3d_video.train.ranks import Ranks
-from tests.train.conftest import room_for
+from tests.train.conftest import Trainer, room_for
 
 
 def steps_in(path: Path) -> list[int]:
@@ -127,3 +128,26 @@ def test_on_a_gpu_the_wait_for_data_is_the_streams_and_known_later(monkeypatch: 
     assert waits == [0.0, 0.0, 0.75, 0.0]
     with pytest.raises(StopIteration):
         timer.take()
+
+
+def test_wandb_and_trackio_get_the_numbers_of_each_event(
+    run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = MagicMock()
+    calls.init.return_value = calls
+    monkeypatch.setitem(sys.modules, "wandb", calls)
+    monkeypatch.setitem(sys.modules, "trackio", calls)
+    for name in ("wandb", "trackio"):
+        run_main(tmp_path / name, "--steps", "2", "--log", name)
+        begun = calls.init.call_args.kwargs
+        assert (begun["project"], begun["name"], begun["resume"]) == ("res3d-video", name, "allow")
+        assert begun["config"]["model"]["name"] == "res3d10"
+        logged = [(call.kwargs["step"], set(call.args[0])) for call in calls.log.call_args_list[-3:]]
+        assert [step for step, _ in logged] == [1, 2, 2]
+        assert "train/loss" in logged[0][1]
+        assert "final/video_at_1" in logged[2][1]
+        calls.finish.assert_called()
+        calls.finish.reset_mock()
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    missing = run_main(tmp_path / "missing", "--steps", "1", "--log", "wandb", exit_code=1)
+    assert missing.stderr.endswith("error: --log: wandb is not installed; pip install wandb\n")
