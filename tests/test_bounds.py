@@ -13,12 +13,7 @@ from tests.test_structure import COMMANDS, dotted
 IMPOSSIBLE = ("inf", "-inf", "nan", "-1e400", "1e400", str(10**30), str(-(10**30)), "9" * 5000)
 NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
 # Options that set a field of a dataclass have their bounds there: what they set in the trainer and in a build.
-OF_DATACLASSES = {
-    "res3d_video.tools.predict",
-    "res3d_video.train.main",
-    "res3d_video.tools.make_shards",
-    "res3d_video.tools.bench_loader",
-}
+OF_DATACLASSES = {"train.main", "tools.predict", "tools.make_shards", "tools.bench_loader"}
 ELSEWHERE = {"scale_to_steps", "collective_timeout_s"}  # tests/train/test_options.py
 
 
@@ -43,7 +38,9 @@ NUMERIC = [
 def test_a_numeric_option_refuses_what_is_no_number_of_this_world_and_has_a_possible_default(
     name: str, option: click.Option
 ) -> None:
-    if name.split()[0] in OF_DATACLASSES and not isinstance(option.type, click.IntRange | click.FloatRange):
+    if name.split()[0].removeprefix("res3d_video.") in OF_DATACLASSES and not isinstance(
+        option.type, click.IntRange | click.FloatRange
+    ):
         return
     context = click.Context(click.Command(name))
     for text in IMPOSSIBLE:
@@ -51,8 +48,7 @@ def test_a_numeric_option_refuses_what_is_no_number_of_this_world_and_has_a_poss
         given = (words,) if option.multiple else words
         with pytest.raises(click.UsageError) as caught:
             option.type_cast_value(context, given)
-        assert caught.value.format_message().count("\n") == 0
-        assert caught.value.exit_code == 2
+        assert ("\n" in caught.value.format_message(), caught.value.exit_code) == (False, 2)
     value, source = option.consume_value(context, {})
     if source is ParameterSource.DEFAULT and value is not None and not isinstance(value, click.core.UNSET.__class__):
         cast = option.type_cast_value(context, value)

@@ -15,31 +15,21 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGES = {"pipeline": {"pipeline"}, "train": {"train", "pipeline"}, "tools": {"tools", "train", "pipeline"}}
 MODULES = sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
-COMMANDS = sorted(
-    p
-    for p in [*(CHECKOUT / "tools").glob("*.py"), CHECKOUT / "train/main.py", CHECKOUT / "train/models/__main__.py"]
-    if "def main(" in p.read_text()
-)
+SCRIPTS = [*(CHECKOUT / "tools").glob("*.py"), CHECKOUT / "train/main.py", CHECKOUT / "train/models/__main__.py"]
+COMMANDS = sorted(path for path in SCRIPTS if "def main(" in path.read_text())
 
-BODIES = {
-    "res3d_video.train.trainer",
-    "res3d_video.tools.bench.command",
-    "res3d_video.tools.bench.check",
-}  # of commands, loaded when their options are right
+# Of commands, loaded when their options are right.
+BODIES = {"res3d_video.train.trainer", "res3d_video.tools.bench.command", "res3d_video.tools.bench.check"}
 
 
 def dotted(path: Path) -> str:
     return ".".join(("res3d_video", *path.relative_to(CHECKOUT).with_suffix("").parts)).removesuffix(".__init__")
 
 
-def imports_of(path: Path) -> set[str]:
-    return imports_in(path.read_text())
-
-
-def imports_in(text: str) -> set[str]:
+def imports_of(path: Path, *, skip: str = "$^") -> set[str]:
     """Modules that a program imports, also within functions; of `from a import b` both a and a.b."""
     found = set()
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(ast.parse(re.sub(skip, "", path.read_text(), flags=re.MULTILINE))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -114,13 +104,11 @@ def test_what_is_installed_is_every_package_of_the_checkout() -> None:
 
 
 def test_the_trainer_imports_no_more_than_45_of_our_modules() -> None:
-    found, todo = set(), ["res3d_video.train.main"]
+    found, todo = set(), {"res3d_video.train.main"}
     paths = {dotted(path): path for path in MODULES}
     while todo:
-        name = todo.pop()
-        if name in paths and name not in found:
-            found.add(name)
-            todo += imports_of(paths[name])
+        found |= todo
+        todo = {name for one in todo for name in imports_of(paths[one])} & paths.keys() - found
     assert len(found) <= 45
 
 
@@ -144,8 +132,6 @@ def test_no_command_loads_a_heavy_package_before_its_options_are_right() -> None
 
 def test_no_import_leads_back_to_where_it_began() -> None:
     paths = {dotted(path): path for path in MODULES}
-    graph = {}
-    for name, path in paths.items():
-        text = re.sub(r"^if TYPE_CHECKING:\n(?:    .*\n)+", "", path.read_text(), flags=re.MULTILINE)
-        graph[name] = {found for found in imports_in(text) if found in paths} - {name}
+    types = r"^if TYPE_CHECKING:\n(?:    .*\n)+"
+    graph = {name: imports_of(path, skip=types) & paths.keys() - {name} for name, path in paths.items()}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import shutil
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -23,9 +24,8 @@ from res3d_video.tools.numbered import write_numbered_video
 from tests.clips import stored_numbers, take
 
 SETTINGS = BuildSettings(size=64, samples_per_shard=3, segment_s=2.0)
-LONG, TWO, PACKED, SHORT, BOTH, FAST, BROKEN, GONE = (
-    f"{name:_<11}" for name in ("long", "two", "packed", "short", "both", "fast", "broken", "gone")
-)
+NAMES = ("long", "two", "packed", "short", "both", "fast", "broken", "gone")
+LONG, TWO, PACKED, SHORT, BOTH, FAST, BROKEN, GONE = (f"{name:_<11}" for name in NAMES)
 FRAMES = {LONG: 300, TWO: 200, PACKED: 160, SHORT: 20, BOTH: 400, FAST: 220}
 SMALL = {"height": 64, "width": 96}
 
@@ -43,13 +43,10 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (raw / "original/test_partition.txt").write_text(f"{FAST} 0\n{BOTH} 2,1\n")
     x264 = {"preset": "fast", "g": 100, "bf": 2, **SMALL}
     for name, suffix, options in (
-        (LONG, "mp4", x264),
-        (TWO, "mkv", x264),
-        (PACKED, "avi", {"vcodec": "mpeg4", "bf": 2, **SMALL}),  # no times in it, so it is decoded from the start
-        (SHORT, "mp4", SMALL),
-        (BOTH, "mp4", x264),
+        (LONG, "mp4", x264), (TWO, "mkv", x264), (SHORT, "mp4", SMALL), (BOTH, "mp4", x264),
         (FAST, "mp4", {"fps": 50, **SMALL}),
-    ):
+        (PACKED, "avi", {"vcodec": "mpeg4", "bf": 2, **SMALL}),  # no times in it, so it is decoded from the start
+    ):  # fmt: skip
         write_numbered_video(raw / f"videos/{name}.{suffix}", FRAMES[name], **options)
     (raw / f"videos/{BROKEN}.mp4").write_text("not a video")
     return raw
@@ -94,41 +91,27 @@ def test_training_videos_give_five_random_segments_test_videos_ten_even_ones(cut
     for sample, meta in enumerate(metas(cut)):
         starts.setdefault(name_of(cut, sample), []).append(meta["segment_start"])
         assert cut.key(sample) == f"{cut.key(sample)[:8]}-{len(starts[name_of(cut, sample)]) - 1:02d}"
-    random = {
-        name: random_segments(name, count=5, length=50, video_frames=FRAMES[name], seed=0).tolist()
-        for name in (LONG, TWO, PACKED)
-    }
-    assert starts == random | {
-        SHORT: [0],
-        BOTH: uniform_segments(count=10, length=50, video_frames=400).tolist(),
-        FAST: uniform_segments(count=10, length=100, video_frames=220).tolist(),
-    }
-    test = {name_of(cut, sample) for sample in cut.samples_of("1", "test")}
-    train = {name_of(cut, sample) for sample in cut.samples_of("1", "train")}
-    assert (test, train) == ({BOTH, FAST}, {LONG, TWO, PACKED, SHORT})
+    expected = {SHORT: [0]}
+    for name in (LONG, TWO, PACKED):
+        expected[name] = random_segments(name, count=5, length=50, video_frames=FRAMES[name], seed=0).tolist()
+    for name, length in ((BOTH, 50), (FAST, 100)):
+        expected[name] = uniform_segments(count=10, length=length, video_frames=FRAMES[name]).tolist()
+    assert starts == expected
+    for subset, names in {"test": {BOTH, FAST}, "train": {LONG, TWO, PACKED, SHORT}}.items():
+        assert {name_of(cut, sample) for sample in cut.samples_of("1", subset)} == names
 
 
 def test_the_manifest_says_what_became_of_every_listed_video(cut: ShardIndex) -> None:
     lines = [json.loads(line) for line in (cut.data_dir / "manifest.jsonl").read_text().splitlines()]
     found = {line["id"]: line for line in lines}
     assert len(found) == len(lines) == 8
-    assert {name: line["state"] for name, line in found.items()} == {
-        **dict.fromkeys((LONG, TWO, PACKED, BOTH, FAST), "present"),
-        SHORT: "too short",
-        BROKEN: "broken",
-        GONE: "missing",
-    }
+    states = dict.fromkeys((LONG, TWO, PACKED, BOTH, FAST), "present")
+    states |= {SHORT: "too short", BROKEN: "broken", GONE: "missing"}
+    assert {name: line["state"] for name, line in found.items()} == states
     assert [name for name, line in found.items() if line.get("in_both_lists")] == [BOTH]
     assert {name for name, line in found.items() if line["subset"] == "test"} == {BOTH, FAST}
-    assert found[FAST] == {
-        "id": FAST,
-        "state": "present",
-        "subset": "test",
-        "source": f"videos/{FAST}.mp4",
-        "num_segments": 10,
-        "num_frames": 220,
-        "fps": 50.0,
-    }
+    counted = {"num_segments": 10, "num_frames": 220, "fps": 50.0}
+    assert found[FAST] == {"id": FAST, "state": "present", "subset": "test", "source": f"videos/{FAST}.mp4"} | counted
     assert found[GONE] == {"id": GONE, "state": "missing", "subset": "train"}
     assert BROKEN in found[BROKEN]["reason"]
 
@@ -165,19 +148,15 @@ def test_h264_and_every_second_frame_go_with_segments(raw: Path, tmp_path: Path,
     listing = list_sports1m(raw)
     one = replace(listing, records=[r for r in listing.records if r.group == LONG])
     index = build(one, tmp_path, BuildSettings(size=64, segment_s=1.0, codec="h264", drop_odd=drop_odd))
-    assert index.num_samples == 5
-    for sample, meta in enumerate(metas(index)):
-        start = meta["segment_start"]
+    starts = [meta["segment_start"] for meta in metas(index)]
+    assert len(starts) == 5
+    for sample, start in enumerate(starts):
         assert stored_numbers(index, sample) == list(range(start, start + 25, 2 if drop_odd else 1))
 
 
 def test_a_file_that_ends_too_early_gives_segments_of_what_is_there(raw: Path, tmp_path: Path) -> None:
     """Its header still promises all frames; whichever way it is read, frames are those that their numbers say."""
-    root = tmp_path / "raw"
-    for folder in ("videos", "original"):
-        (root / folder).mkdir(parents=True)
-    for name in ("labels.txt", "original/train_partition.txt", "original/test_partition.txt"):
-        (root / name).write_bytes((raw / name).read_bytes())
+    root = shutil.copytree(raw, tmp_path / "raw", ignore=shutil.ignore_patterns("*.mp4", "*.mkv", "*.avi"))
     path = root / f"videos/{LONG}.mp4"
     write_numbered_video(path, 300, movflags="faststart", preset="fast", g=50, bf=2, **SMALL)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])

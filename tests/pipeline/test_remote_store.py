@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,14 +16,7 @@ import res3d_video.pipeline.remote_store
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.remote import RemoteSettings, folder_name, open_remote, parse_size
-from res3d_video.pipeline.remote_store import (
-    ContentError,
-    Interrupted,
-    RemoteError,
-    RemoteStore,
-    public_url,
-    reason,
-)
+from res3d_video.pipeline.remote_store import ContentError, Interrupted, RemoteError, RemoteStore, public_url, reason
 from res3d_video.train.data_options import Data
 
 CONTENT = bytes(range(256)) * 40
@@ -32,11 +26,8 @@ class BadLine(RemoteStore):
     """A store whose files break off after so many bytes, each time they are asked for."""
 
     def __init__(self, *breaks: int) -> None:
-        super().__init__("memory://bad", timeout_s=0.3, say=self.say)
         self.breaks, self.num_asked, self.said = list(breaks), 0, []
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
+        super().__init__("memory://bad", timeout_s=0.3, say=self.said.append)
 
     def _pieces(self, name: str, *, at_most: int) -> Iterator[bytes]:
         self.num_asked += 1
@@ -47,13 +38,10 @@ class BadLine(RemoteStore):
             raise ConnectionResetError("cut off")
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses that take no time."""
+def test_a_download_that_breaks_is_begun_again_and_nothing_is_left_of_a_longer_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(res3d_video.pipeline.remote_store, "FIRST_PAUSE_S", 0.0)
-
-
-def test_a_download_that_breaks_is_begun_again_and_nothing_is_left_of_a_longer_attempt(impatient: None) -> None:
     store, into = BadLine(3000, 7000), io.BytesIO(bytes(20_000))
     sha256 = hashlib.sha256(CONTENT).hexdigest()
     assert store.download("x", into, at_most=20_000, sha256=sha256) == sha256
@@ -99,11 +87,8 @@ def test_a_file_that_is_too_long_or_another_is_refused() -> None:
     ],
 )
 def test_only_what_may_pass_is_tried_again(error: Exception, raised: type, words: str) -> None:
-    def request() -> None:
-        raise error
-
     with pytest.raises(raised, match=words):
-        RemoteStore("memory://b", timeout_s=0)._ask(request, "a")
+        RemoteStore("memory://b", timeout_s=0)._ask(Mock(side_effect=error), "a")
 
 
 def test_who_is_told_to_stop_neither_waits_nor_finishes_a_download() -> None:
@@ -124,12 +109,10 @@ def test_a_package_that_is_missing_is_named_with_the_way_to_install_it(monkeypat
         RemoteStore("gs://b")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "GB", "1XB", "-1GB", "0", "0.1", "1.2.3", "1iB", "nan", "9" * 400 + "GB", "2000000TiB"]
-)
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="is no size; choose one like"):
-        parse_size(text)
+def test_what_is_no_size_is_refused() -> None:
+    for text in ["", "GB", "1XB", "-1GB", "0", "0.1", "1.2.3", "1iB", "nan", "9" * 400 + "GB", "2000000TiB"]:
+        with pytest.raises(UserError, match="is no size; choose one like"):
+            parse_size(text)
 
 
 def test_any_web_server_will_do(numbered: ShardIndex, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import json
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import fsspec
 import pytest
@@ -30,10 +32,8 @@ def readable(folder: Path) -> dict[str, bytes]:
 
 def test_there_and_back_again_is_the_same_dataset(numbered: ShardIndex, s3: S3Server, tmp_path: Path) -> None:
     url = "s3://shards/there"
-    up = sync_dataset(numbered.data_dir, url)
-    assert (up.num_copied, up.num_kept) == (len(readable(numbered.data_dir)), 0)
-    back = sync_dataset(url, tmp_path / "back")
-    assert back.num_copied == up.num_copied
+    assert sync_dataset(numbered.data_dir, url).num_copied == len(readable(numbered.data_dir))
+    assert sync_dataset(url, tmp_path / "back").num_copied == len(readable(numbered.data_dir))
     assert readable(tmp_path / "back") == readable(numbered.data_dir)
     assert verify(tmp_path / "back", decode=True)[1] == []
     assert not list((tmp_path / "back").glob(".sync-*"))
@@ -122,8 +122,6 @@ def test_arrays_that_were_changed_on_the_server_are_not_opened(numbered: ShardIn
 
 
 def test_what_cannot_be_copied_gets_one_line(numbered: ShardIndex, tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match="web servers take no files; choose s3://, gs:// or a folder"):
-        sync_dataset(numbered.data_dir, "https://host/shards")
     with pytest.raises(ShardError, match="no finished shards to copy"):
         sync_dataset(tmp_path, tmp_path / "to")
     with pytest.raises(ShardError, match="is the source itself"):
@@ -136,26 +134,20 @@ def test_the_server_that_fails_is_the_one_that_is_named(
 ) -> None:
     urls = {name: f"memory://{side}/{name}" for name in ("source", "destination")}
     sync_dataset(numbered.data_dir, urls["source"])
-    ask, num_asked = RemoteStore._ask, 0
+    ask, gone, num_asked = RemoteStore._ask, Mock(side_effect=ConnectionResetError("gone")), Counter()
 
     def failing(self: RemoteStore, request: Callable, *about: object, **more: object) -> object:
-        def gone() -> None:
-            raise ConnectionResetError("gone")
-
-        nonlocal num_asked
-        num_asked += self.url == urls[side]
-        return ask(self, gone if self.url == urls[side] and num_asked > 5 else request, *about, **more)
+        num_asked[self.url] += 1
+        return ask(self, gone if self.url == urls[side] and num_asked[self.url] > 5 else request, *about, **more)
 
     monkeypatch.setattr(RemoteStore, "_ask", failing)
     with pytest.raises(RemoteError, match=rf"^{urls[side]}/\S+: no answer for 0 s \(ConnectionResetError: gone\)"):
         sync_dataset(urls["source"], urls["destination"], timeout_s=0.01)
 
 
-@pytest.mark.parametrize(
-    "text", [b"[]", b'{"files": 5}', b'{"files": {"dataset.json": null}}', b"[" * 10**5, b'{"files": {"a": 5}}']
-)
-def test_a_list_at_the_destination_that_is_none_is_written_anew(
-    numbered: ShardIndex, tmp_path: Path, text: bytes
-) -> None:
-    (tmp_path / "checksums.json").write_bytes(text)
-    assert sync_dataset(numbered.data_dir, tmp_path).num_kept == 0
+def test_a_list_at_the_destination_that_is_none_is_written_anew(numbered: ShardIndex, tmp_path: Path) -> None:
+    texts = ("[]", '{"files": 5}', '{"files": {"dataset.json": null}}', "[" * 10**5, '{"files": {"a": 5}}')
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}/checksums.json").write_text(text)
+        assert sync_dataset(numbered.data_dir, tmp_path / f"{number}").num_kept == 0

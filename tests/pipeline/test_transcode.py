@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import subprocess
 from fractions import Fraction
@@ -12,15 +13,7 @@ import pytest
 
 from res3d_video.pipeline.codecs.filmstrip import Planes
 from res3d_video.pipeline.errors import VideoFailure
-from res3d_video.pipeline.ingest.probe import (
-    Piece,
-    Seek,
-    begins_anew,
-    probe,
-    read_timeline,
-    seek_options,
-    timeline_of,
-)
+from res3d_video.pipeline.ingest.probe import Piece, Seek, probe, read_timeline, timeline_of
 from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry, centred, ffmpeg_exe, fitted, stretched
 from res3d_video.tools.numbered import number_of, numbered_frame, read_bits, write_numbered_video, write_video
 
@@ -40,10 +33,8 @@ def numbers(planes: Planes) -> list[int]:
 def test_frames_come_in_order_and_none_is_lost(tmp_path: Path, num_frames: int) -> None:
     write_numbered_video(tmp_path / "a.mp4", num_frames)
     reader, planes = read(tmp_path / "a.mp4")
-    assert numbers(planes) == list(range(num_frames))
-    assert reader.num_frames == num_frames
-    assert planes.y.shape == (num_frames, 128, 171)
-    assert planes.u.shape == planes.v.shape == (num_frames, 64, 86)
+    assert numbers(planes) == list(range(num_frames)) == list(range(reader.num_frames))
+    assert (planes.y.shape[1:], planes.u.shape, planes.v.shape) == ((128, 171), *[(num_frames, 64, 86)] * 2)
 
 
 X264 = {"vcodec": "libx264", "crf": 12, "preset": "ultrafast", "pix_fmt": "yuv420p"}
@@ -54,12 +45,16 @@ SOURCES: dict[str, dict[str, object]] = {
     "mpeg4_b_frames.avi": {"vcodec": "mpeg4", "qscale": 2, "bf": 2},
     "mpeg2.mpg": {"vcodec": "mpeg2video", "qscale": 2},
     "mjpeg.avi": {"vcodec": "mjpeg", "qscale": 2, "pix_fmt": "yuvj420p"},
+    "alpha.mov": {"vcodec": "qtrle", "pix_fmt": "argb"},
 }
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_codec_gives_the_same_frames_and_none_is_dropped_or_doubled(tmp_path: Path, name: str) -> None:
-    write_video(tmp_path / name, np.stack([numbered_frame(i) for i in range(40)]), **SOURCES[name])
+    frames = np.stack([numbered_frame(i) for i in range(40)])
+    if name == "alpha.mov":  # it is dropped
+        frames = np.concatenate([frames, np.full_like(frames[..., :1], 90)], axis=3)
+    write_video(tmp_path / name, frames, **SOURCES[name])
     reader, planes = read(tmp_path / name)
     assert numbers(planes) == list(range(40))
     assert not reader.warnings
@@ -74,20 +69,12 @@ def test_odd_and_extreme_sizes_become_the_stored_size(tmp_path: Path, width: int
         assert numbers(planes) == list(range(5))
 
 
-def test_alpha_is_dropped(tmp_path: Path) -> None:
-    frames = np.stack([np.dstack([numbered_frame(i), np.full((240, 320), 90, np.uint8)]) for i in range(6)])
-    write_video(tmp_path / "a.mov", frames, vcodec="qtrle", pix_fmt="argb")
-    assert numbers(read(tmp_path / "a.mov")[1]) == list(range(6))
-
-
 def test_a_rotated_video_stands_upright(tmp_path: Path) -> None:
     upright = np.stack([numbered_frame(i) for i in range(6)])
     lying = np.ascontiguousarray(np.rot90(upright, axes=(1, 2)))  # stored turned, with a note to turn it back
     write_video(tmp_path / "plain.mp4", lying, vcodec="libx264", crf=10, pix_fmt="yuv420p")
     turn_on_display(tmp_path / "plain.mp4", tmp_path / "rotated.mp4")
     assert numbers(read(tmp_path / "rotated.mp4")[1]) == list(range(6))
-    facts = probe(tmp_path / "rotated.mp4")
-    assert (facts.display_width, facts.display_height) == (320, 240)
 
 
 @pytest.mark.parametrize("angle", [-180, -90, -45, 0, 1, 30, 90, 270])
@@ -97,8 +84,10 @@ def test_a_video_turned_by_any_angle_has_the_shape_that_ffmpeg_gives_it(tmp_path
     command = [ffmpeg_exe(), "-i", tmp_path / "turned.mp4", "-f", "null", "-"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     facts = probe(tmp_path / "turned.mp4")
-    shown = re.findall(r"Video: wrapped_avframe, .*? (\d+)x(\d+)", said)[-1]
-    assert shown == (str(facts.display_width), str(facts.display_height))
+    assert (
+        re.findall(r"Video: wrapped_avframe, .*? (\d+x\d+)", said)[-1]
+        == f"{facts.display_width}x{facts.display_height}"
+    )
 
 
 def turn_on_display(source: Path, target: Path, *, degrees: float = -90) -> None:
@@ -133,13 +122,11 @@ def test_a_cut_off_file_gives_the_frames_before_the_damage_and_a_warning(
     tmp_path: Path, name: str, options: dict
 ) -> None:
     write_numbered_video(tmp_path / name, 60, **options)
-    whole = (tmp_path / name).read_bytes()
-    (tmp_path / f"cut_{name}").write_bytes(whole[: len(whole) // 2])
-    reader, planes = read(tmp_path / f"cut_{name}")
+    os.truncate(tmp_path / name, (tmp_path / name).stat().st_size // 2)
+    reader, planes = read(tmp_path / name)
     assert reader.warnings
-    assert 10 < len(planes) < 60
+    assert 10 < len(planes) == reader.num_frames < 60
     assert numbers(planes)[:-1] == list(range(len(planes) - 1)), "only the last, half-read frame may be wrong"
-    assert reader.num_frames == len(planes)
 
 
 def test_with_kept_aspect_the_short_side_is_the_size_and_the_picture_is_centred() -> None:
@@ -148,11 +135,9 @@ def test_with_kept_aspect_the_short_side_is_the_size_and_the_picture_is_centred(
         assert min(fit) == 128
         assert abs(fit[0] / fit[1] - width / height) < 0.02 * width / height
         geometry = centred(fit, (max(fit[0], 400), max(fit[1], 300)))
-        right = geometry.tile_width - geometry.left - geometry.content_width
-        below = geometry.tile_height - geometry.top - geometry.content_height
         assert geometry.left % 2 == geometry.top % 2 == geometry.tile_width % 16 == geometry.tile_height % 16 == 0
-        assert 0 <= right - geometry.left <= 3
-        assert 0 <= below - geometry.top <= 3
+        assert 0 <= geometry.tile_width - geometry.content_width - 2 * geometry.left <= 3
+        assert 0 <= geometry.tile_height - geometry.content_height - 2 * geometry.top <= 3
 
 
 def test_a_title_that_is_not_utf8_does_not_matter(tmp_path: Path) -> None:
@@ -200,14 +185,11 @@ def test_pieces_are_the_very_frames_of_the_whole_video(tmp_path: Path, name: str
     write_numbered_video(path, NUM_FRAMES, height=64, width=96, **options)
     whole, timeline = lumas(path), read_timeline(path)
     assert [number_of(read_bits(y, scale=86 / 171, grey=128)) for y in whole] == list(range(NUM_FRAMES))
-    if keyframes is None:
-        assert timeline is None
-        pieces = [Piece(0, 9), Piece(47, 9), Piece(NUM_FRAMES - 9, 9)]
-    else:
-        assert timeline is not None
+    pieces = [Piece(0, 9), Piece(47, 9), Piece(NUM_FRAMES - 9, 9)]
+    assert (timeline is None) == (keyframes is None)
+    if timeline is not None:
         assert (timeline.num_frames, timeline.keyframes.tolist()) == (NUM_FRAMES, keyframes)
-        pieces = [timeline.piece(start, num_frames=9) for start in (0, 1, 45, 50, 99, 119, NUM_FRAMES - 9)]
-        pieces.append(Piece(45, 9))
+        pieces += [timeline.piece(start, num_frames=9) for start in (0, 1, 45, 50, 99, 119, NUM_FRAMES - 9)]
         assert timeline.piece(NUM_FRAMES - 2, num_frames=9).num_frames == 2, "those that are left"
     for piece in pieces:
         found = lumas(path, piece)
@@ -225,46 +207,22 @@ def test_a_seek_that_went_too_far_gives_no_frame_rather_than_a_wrong_one(tmp_pat
         lumas(tmp_path / "a.mp4", Piece(45, 5, before))
 
 
-def test_ffmpeg_seeks_to_the_keyframe_never_after_it() -> None:
-    """A time rounded down to a microsecond could lie before the keyframe, and cost a group of pictures."""
-    for ticks, denominator in itertools.product(range(1, 3000, 7), (24, 1000, 12800, 30000, 90000)):
-        seek = Seek(ticks, ticks, ticks, Fraction(1, denominator))
-        sought = Fraction(str(seek_options(Piece(0, 1, seek))[0]["ss"]))
-        assert 0 <= sought - Fraction(ticks, denominator) < Fraction(1, 1_000_000)
-    assert seek_options(Piece(0, 1, Seek(-5, 0, 0, TICK)))[0] == {}, "from the start"
-
-
 @pytest.mark.parametrize(
     ("times", "keyframes", "begin"),
     [
-        ([0, 1, 2, 3], [0], [0]),
-        ([0, 1, 2, 3], [0, 2], [0, 2]),
+        ([0, 1, 2, 3], [0], [0]), ([0, 1, 2, 3], [0, 2], [0, 2]), ([0, 3, 1, 2, 4, 6, 5], [0, 4], [0, 4]),
         ([0, 3, 1, 2, 7, 5, 6], [0, 4], [0]),  # 5 and 6 come after the keyframe and are shown before it
-        ([0, 3, 1, 2, 4, 6, 5], [0, 4], [0, 4]),
         ([0, 5, 3, 1, 4], [0, 2], [0]),  # 1 comes after it, 5 before: as many are shown before as come before
         ([2, 0, 1, 3], [0, 3], None),  # frames are shown before the first that decodes
         ([0, 1, 1, 2], [0], None),  # a time comes twice
-        ([0, 1, 2], [], None),
-        ([0, 1, 2], [1], None),
-        ([], [], None),
+        ([0, 1, 2], [], None), ([0, 1, 2], [1], None), ([], [], None),
     ],
-)
+)  # fmt: skip
 def test_a_keyframe_parts_what_is_shown_before_from_what_is_shown_after(
     times: list[int], keyframes: list[int], begin: list[int] | None
 ) -> None:
     timeline = timeline_of(times, keyframes, time_base=TICK)
     assert (None if timeline is None else timeline.keyframes.tolist()) == begin
-
-
-def test_only_pictures_that_reset_the_decoder_begin_anew() -> None:
-    avcc, hvcc = bytes([1, 100, 0, 31, 0xFF]), bytes([1] + [0] * 20 + [0xFF])
-    for kind in range(32):
-        packet = bytes([0, 0, 0, 1, 6]) + bytes([0, 0, 0, 2, 0x60 | kind, 9])
-        assert begins_anew(packet, "h264", avcc) == (kind == 5)
-    for kind in range(64):
-        assert begins_anew(bytes([0, 0, 0, 3, kind << 1, 1, 9]), "hevc", hvcc) == (kind in (19, 20))
-    assert not begins_anew(bytes([0, 0, 0, 1, 0x65]), "h264", b""), "start codes: no lengths to go by"
-    assert begins_anew(b"", "vp9", b"")
 
 
 @pytest.mark.long

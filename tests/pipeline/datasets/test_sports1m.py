@@ -8,6 +8,7 @@ import pytest
 
 from res3d_video.pipeline.datasets import DATASETS, DatasetError, list_sports1m
 from res3d_video.pipeline.datasets.sports1m import read_list
+from tests.pipeline.datasets.test_folder import write_videos
 
 URL = "https://www.youtube.com/watch?v="
 A, B, C, D, E = "aaaaaaaaaaa", "-bbbbbbbbb_", "ccccccccccc", "ddddddddddd", "eeeeeeeeeee"
@@ -23,12 +24,10 @@ def write_lists(raw: Path, *, train: str, test: str, classes: str = "boomerang\n
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """Four of five listed videos, one of them in both lists, and one that no list names."""
-    write_lists(
-        tmp_path, train=f"{URL}{A} 2\n{URL}{B} 1,0\n{URL}{C} 1\n", test=f"{URL}{D} 0\n{URL}{C} 1,2\n{URL}{E} 0\n"
-    )
-    (tmp_path / "videos/more").mkdir(parents=True)
-    for name in (f"{A}.mp4", f"{B}.webm", f"more/{C}.MKV", f"{D}.3gp", f"{D}.flv", "other.mp4", f"{E}.mp4.part"):
-        (tmp_path / "videos" / name).touch()
+    train, test = f"{URL}{A} 2\n{URL}{B} 1,0\n{URL}{C} 1\n", f"{URL}{D} 0\n{URL}{C} 1,2\n{URL}{E} 0\n"
+    write_lists(tmp_path, train=train, test=test)
+    names = (f"{A}.mp4", f"{B}.webm", f"more/{C}.MKV", f"{D}.3gp", f"{D}.flv", "other.mp4", f"{E}.mp4.part")
+    write_videos(tmp_path / "videos", *names)
     return tmp_path
 
 
@@ -50,25 +49,16 @@ def test_missing_unlisted_and_twice_listed_videos_are_named(raw: Path) -> None:
     listing = list_sports1m(raw)
     assert (listing.missing, listing.subset_of_missing) == ([E], {E: "test"})
     assert listing.in_both == {C}
-    assert listing.warnings == [
-        f"2 videos are in no list and left out, first videos/{D}.flv",
-    ]
+    assert listing.warnings == [f"2 videos are in no list and left out, first videos/{D}.flv"]
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        f"{URL}{B} 1,0",
-        f"http://youtube.com/watch?feature=x&v={B}&t=3 1,0",
-        f"https://youtu.be/{B} 1, 0",
-        f"{B} 1,0",
-        f"  {URL}{B}\t1,0,1 \r",
-        f"{B} 1\n{B} 0,1",  # labels of several lines are joined
-    ],
-)
-def test_lines_are_read_in_every_usual_form(tmp_path: Path, line: str) -> None:
-    (tmp_path / "list.txt").write_text(f"\n{line}\n\n")
-    assert read_list(tmp_path / "list.txt", num_classes=2) == {B: (1, 0)}
+def test_lines_are_read_in_every_usual_form(tmp_path: Path) -> None:
+    for line in (
+        f"{URL}{B} 1,0", f"http://youtube.com/watch?feature=x&v={B}&t=3 1,0", f"https://youtu.be/{B} 1, 0", f"{B} 1,0",
+        f"  {URL}{B}\t1,0,1 \r", f"{B} 1\n{B} 0,1",  # labels of several lines are joined
+    ):  # fmt: skip
+        (tmp_path / "list.txt").write_text(f"\n{line}\n\n")
+        assert read_list(tmp_path / "list.txt", num_classes=2) == {B: (1, 0)}
 
 
 @pytest.mark.parametrize(
@@ -108,15 +98,9 @@ def test_the_real_lists_parse_to_the_stated_counts(shared_data: Path, tmp_path: 
     assert len({label for labels in official.values() for label in labels}) == 470
     assert official["Mwto7xMLTiM"] == (295, 309)
 
-    write_lists(
-        tmp_path,
-        train=f"{URL}{A} 0\n",
-        test=(folder / "original_format_sample.txt").read_text(),
-        classes=(folder / "labels.txt").read_text(),
-    )
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos/-lsNw_WvGgE.mp4").touch()
-    listing = DATASETS["sports1m"](tmp_path)
+    test, classes = ((folder / name).read_text() for name in ("original_format_sample.txt", "labels.txt"))
+    write_lists(tmp_path, train=f"{URL}{A} 0\n", test=test, classes=classes)
+    listing = DATASETS["sports1m"](write_videos(tmp_path, "videos/-lsNw_WvGgE.mp4"))
     assert (len(listing.classes), listing.classes[0], listing.classes[486]) == (487, "boomerang", "model aircraft")
     assert [(r.label, r.class_name) for r in listing.records] == [(380, listing.classes[380])]
     assert Counter(listing.subset_of_missing.values()) == {"test": 1999, "train": 1}
