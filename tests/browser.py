@@ -67,23 +67,15 @@ def complaints(page: Any) -> list[str]:
     """What axe-core calls serious or critical: one line each, with the first element it is about."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}"
-        for one in found
-        if one["impact"] in ("serious", "critical")
-    ]
+    found = [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    return [f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}" for one in found]
 
 
 def walk(page: Any, *, steps: int) -> list[str]:
     """What Tab reaches, in order: the label or the text of each element."""
+    shown = "e => e.getAttribute('aria-label') || e.textContent.trim().slice(0, 60) || e.tagName"
     reached = []
     for _ in range(steps):
         page.keyboard.press("Tab")
-        reached.append(
-            page.evaluate(
-                "(e => e.getAttribute('aria-label') || e.textContent.trim().slice(0, 60) || e.tagName)"
-                "(document.activeElement)"
-            )
-        )
+        reached.append(page.evaluate(f"({shown})(document.activeElement)"))
     return reached

@@ -17,12 +17,8 @@ from res3d_video.pipeline.plan import PlannedClips, TrainPlan, stored_clip
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
 from res3d_video.tools.numbered import number_of, read_bits, read_numbers
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
-    ),
-]
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])]
 
 
 class GridPlan:
@@ -39,10 +35,8 @@ class GridPlan:
     def batch(self, step: int) -> PlannedClips:
         rows = self._clips[step * self.global_batch_size : (step + 1) * self.global_batch_size]
         sample, start, top, left, flip = (np.array(column) for column in zip(*rows, strict=True))
-        count = np.arange(len(rows))
-        return PlannedClips(
-            count, sample, start, 0 * count, top, left, flip.astype(bool), np.ones(len(rows), np.float32)
-        )
+        count, weight = np.arange(len(rows)), np.ones(len(rows), np.float32)
+        return PlannedClips(count, sample, start, 0 * count, top, left, flip.astype(bool), weight)
 
     def replacement(self, clip: PlannedClips, attempt: int) -> None:
         return None

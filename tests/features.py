@@ -16,17 +16,13 @@ ABOUT: dict[str, Any] = {
 
 
 def made_features(names: Sequence[str], layers: Mapping[str, np.ndarray], **changes: Any) -> Features:
-    """A row a name: key, source, and vectors float [R, D] of each layer.
+    """A row a name: key, source, and vectors float [R, D] of each layer; of `changes`, `about` is added to ABOUT.
 
     Split 1 trains on the even rows and tests on the odd ones, split 2 the other way around.
-
-    Args:
-        changes: Other fields; what is in a dict `about` is added to ABOUT.
     """
     rows = np.arange(len(names))
     fields = {
-        "keys": np.array(names, np.str_),
-        "sources": np.array(names, np.str_),
+        **dict.fromkeys(("keys", "sources"), np.array(names, np.str_)),
         "groups": np.array(["g1"] * len(names), np.str_),
         "labels": rows % 2,
         "subsets": np.stack([1 + rows % 2, 2 - rows % 2], axis=1).astype(np.int8),

@@ -31,10 +31,8 @@ class TorchvisionForward:
 
     def bn(self, name: str, x: Tensor) -> Tensor:
         channels = x.shape[1]
-        mean, variance = (
-            self.weight(f"{name}.running_mean", channels),
-            self.weight(f"{name}.running_var", channels, low=1),
-        )
+        mean = self.weight(f"{name}.running_mean", channels)
+        variance = self.weight(f"{name}.running_var", channels, low=1)
         self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
         scale, shift = self.weight(f"{name}.weight", channels, low=0.5, high=2), self.weight(f"{name}.bias", channels)
         return F.batch_norm(x, mean, variance, scale, shift, eps=1e-5)
@@ -44,9 +42,8 @@ class TorchvisionForward:
             x = self.conv(f"{name}.0", x, middle, (1, 3, 3), (1, stride, stride), SPACE)
             x = F.relu(self.bn(f"{name}.1", x))
             return self.conv(f"{name}.3", x, channels, (3, 1, 1), (stride, 1, 1), TIME)
-        if flat:
-            return self.conv(name, x, channels, (1, 3, 3), (1, stride, stride), SPACE)
-        return self.conv(name, x, channels, (3, 3, 3), (stride,) * 3, (1, 1, 1))
+        depth, temporal, pad = (1, 1, SPACE) if flat else (3, stride, (1, 1, 1))
+        return self.conv(name, x, channels, (depth, 3, 3), (temporal, stride, stride), pad)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.name == "r2plus1d_18":
@@ -69,9 +66,8 @@ class TorchvisionForward:
                     x = self.conv(f"{name}.downsample.0", x, after, (1, 1, 1), down, (0, 0, 0))
                     x = self.bn(f"{name}.downsample.1", x)
                 x = F.relu(y + x)
-        return F.linear(
-            x.mean((2, 3, 4)), self.weight("fc.weight", CLASSES, 8 * WIDTH), self.weight("fc.bias", CLASSES)
-        )
+        weight, bias = self.weight("fc.weight", CLASSES, 8 * WIDTH), self.weight("fc.bias", CLASSES)
+        return F.linear(x.mean((2, 3, 4)), weight, bias)
 
 
 class CaffeForward:
@@ -121,10 +117,10 @@ def c3d_blobs(*, width: int = WIDTH) -> dict[str, np.ndarray]:
         blobs[f"conv{name}.0"] = random.normal(size=(factor * width, before, 3, 3, 3))
         blobs[f"conv{name}.1"] = random.normal(size=(1, 1, 1, factor * width))
         before = factor * width
-    for name, shape in {"fc6-1": (64, 8 * 16), "fc7-1": (64, 64), "fc8-1": (None, 64)}.items():
-        outputs = CLASSES if shape[0] is None else shape[0] * width
-        blobs[f"{name}.0"] = random.normal(size=(1, 1, outputs, shape[1] * width))
-        blobs[f"{name}.1"] = random.normal(size=(1, 1, 1, outputs))
+    linear = {"fc6-1": (64 * width, 128 * width), "fc7-1": (64 * width, 64 * width), "fc8-1": (CLASSES, 64 * width)}
+    for name, shape in linear.items():
+        blobs[f"{name}.0"] = random.normal(size=(1, 1, *shape))
+        blobs[f"{name}.1"] = random.normal(size=(1, 1, 1, shape[0]))
     return blobs
 
 
@@ -133,8 +129,7 @@ def written(folder: Path, theirs: Callable[[Tensor], Tensor]) -> Path:
     with torch.no_grad():
         theirs(torch.zeros(1, 3, 8, 32, 32))
     if isinstance(theirs, TorchvisionForward):
-        torch.save(theirs.state, folder / "theirs.pth")
-        return folder / "theirs.pth"
-    assert isinstance(theirs, CaffeForward)
-    np.savez(folder / "theirs.npz", **theirs.blobs)  # type: ignore[arg-type]
-    return folder / "theirs.npz"
+        torch.save(theirs.state, path := folder / "theirs.pth")
+    else:
+        np.savez(path := folder / "theirs.npz", **theirs.blobs)
+    return path

@@ -1,6 +1,7 @@
 """What a loader should give, clip by clip, in plain steps: the oracle of the tests."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from res3d_video.pipeline.clip import ClipSpec, frame_indices
 from res3d_video.pipeline.frames import cut_clip, decode_frames
@@ -9,12 +10,7 @@ from res3d_video.pipeline.plan import PlannedClips, stored_clip
 
 
 def oracle_clips(
-    index: ShardIndex,
-    clips: PlannedClips,
-    spec: ClipSpec,
-    *,
-    mean: float | tuple[float, ...] = 128.0,
-    std: float | tuple[float, ...] = 1.0,
+    index: ShardIndex, clips: PlannedClips, spec: ClipSpec, *, mean: ArrayLike = 128.0, std: ArrayLike = 1.0
 ) -> np.ndarray:
     """Some planned clips: float32 NCTHW [N, 3, T, crop, crop], RGB, (value - mean) / std."""
     stored, out = stored_clip(spec, frame_step=index.frame_step), []

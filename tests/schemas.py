@@ -7,14 +7,9 @@ from typing import Any
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "json.md"
 KINDS: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-    "null": (type(None),),
-}
+    "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,), "array": (list,),
+    "object": (dict,), "null": (type(None),),
+}  # fmt: skip
 MAYBE = "maybe "  # before the type of a key that is not always there
 
 
@@ -46,15 +41,13 @@ def check_keys(value: dict[str, Any], schema: dict[str, str], *, path: str, wher
     for key, found in value.items():
         named = "*" if "*" in wanted else key
         kinds = wanted[named].removeprefix(MAYBE).split(" or ")
-        assert any(is_kind(found, kind) for kind in kinds), (
-            f"{where}: {path}{key} is {found!r:.80}, not {wanted[named]}"
-        )
+        is_right = any(is_kind(found, kind) for kind in kinds)
+        assert is_right, f"{where}: {path}{key} is {found!r:.80}, not {wanted[named]}"
         inside, each = f"{path}{named}.", f"{path}{named}[]."
-        if isinstance(found, dict) and any(other.startswith(inside) for other in schema):
-            check_keys(found, schema, path=inside, where=where)
-        if isinstance(found, list) and any(other.startswith(each) for other in schema):
-            for one in found:
-                check_keys(one, schema, path=each, where=where)
+        within, objects = (inside, [found]) if isinstance(found, dict) else (each, found)
+        if isinstance(found, dict | list) and any(other.startswith(within) for other in schema):
+            for one in objects:
+                check_keys(one, schema, path=within, where=where)
 
 
 def is_child(key: str, path: str) -> bool:

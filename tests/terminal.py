@@ -24,14 +24,8 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """A program in a terminal of its own.
-
-    Args:
-        words: Its command line.
-        variables: Of its environment, beside those of this process.
-        columns: Width of the terminal.
-        warm: Its packages are loaded already (tests/warm.py).
-    """
+    """A program in a terminal of its own, with `variables` beside those of this process; a warm one (tests/warm.py) has
+    its packages loaded already."""
 
     def __init__(
         self,

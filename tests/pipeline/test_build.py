@@ -130,27 +130,20 @@ def test_what_cannot_be_read_is_a_line_of_quarantine_and_the_rest_is_stored(tmp_
 
 
 @pytest.mark.parametrize("codec", ["filmstrip", "h264"])
-def test_with_odd_frames_dropped_half_the_frames_are_stored_and_last_as_long(
-    numbered_raw: Path, tmp_path: Path, codec: str
+@pytest.mark.parametrize("changes", [{"drop_odd": True}, {"size": 64}, {"size": 256}], ids=str)
+def test_other_sizes_and_every_second_frame_are_stored_and_last_as_long(
+    numbered_raw: Path, tmp_path: Path, changes: dict, codec: str
 ) -> None:
-    index = build_numbered(numbered_raw, tmp_path, drop_odd=True, codec=codec)
-    assert index.frame_step == 2
+    index = build_numbered(numbered_raw, tmp_path, codec=codec, **changes)
+    assert index.frame_step == (2 if "drop_odd" in changes else 1)
+    assert (index.content[:, 3] == changes.get("size", 128)).all()
     with tarfile.open(tmp_path / index.tars[0]) as tar:
         for sample in range(index.num_samples):
             num_source = int(index.source(sample).rsplit("_", 1)[1].split(".")[0])
-            assert stored_numbers(index, sample) == list(range(0, num_source, 2))
+            assert stored_numbers(index, sample) == list(range(0, num_source, index.frame_step))
             if codec == "h264":
                 with av.open(tar.extractfile(f"{index.key(sample)}.mp4")) as video:
-                    assert video.streams.video[0].average_rate == Fraction(25, 2)
-
-
-@pytest.mark.parametrize("codec", ["filmstrip", "h264"])
-@pytest.mark.parametrize("size", [64, 256])
-def test_other_sizes_of_the_paper_are_stored(numbered_raw: Path, tmp_path: Path, size: int, codec: str) -> None:
-    index = build_numbered(numbered_raw, tmp_path, size=size, codec=codec)
-    sample = int(np.argmax(index.num_frames == 40))
-    assert stored_numbers(index, sample) == list(range(40))
-    assert index.content[sample, 3] == size
+                    assert video.streams.video[0].average_rate == Fraction(25, index.frame_step)
 
 
 @pytest.mark.parametrize("codec", ["filmstrip", "h264"])
@@ -230,7 +223,6 @@ def test_hmdb51_packed_b_frames_decode_to_one_frame_fewer_than_the_header_says(
     for sample in range(9):
         fact = facts[f"hmdb51/{index.source(sample)}"]
         assert index.num_frames[sample] == fact["decoded_frames"] == fact["header_frames"] - 1
-        assert len(decode_frames(index, sample)) == fact["decoded_frames"]
 
 
 @pytest.mark.slow

@@ -129,16 +129,15 @@ def test_all_labels_are_in_the_index(cut: ShardIndex, numbered: ShardIndex) -> N
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_batches_have_the_labels_that_the_plan_draws(cut: ShardIndex, world_size: int) -> None:
-    samples = cut.samples_of("1", "train")
-    plan = TrainPlan(cut, samples, ClipSpec(4, 2, crop_size=32), global_batch_size=12, seed=0)
-    drawn = []
+    plan = TrainPlan(cut, cut.samples_of("1", "train"), ClipSpec(4, 2, crop_size=32), global_batch_size=12, seed=0)
+    ranks = []
     for rank in range(world_size):
         with ClipLoader(cut, plan, rank=rank, world_size=world_size) as loader:
-            drawn.append([batch.labels.tolist() for batch in take(loader, 3)])
+            ranks.append(take(loader, 3))
     with ClipLoader(cut, plan) as loader:
         whole = take(loader, 3)
-    for step, batch in enumerate(whole):
-        assert [label for rank in drawn for label in rank[step]] == batch.labels.tolist()
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        assert [label for part in parts for label in part.labels.tolist()] == batch.labels.tolist()
         for sample, label in zip(batch.samples.tolist(), batch.labels.tolist(), strict=True):
             assert label in cut.all_labels(np.array([sample]))[0]
 
@@ -181,11 +180,9 @@ def test_segments_are_different_and_every_choice_of_places_comes_equally_often()
 
 def test_a_draw_is_the_one_that_the_hash_says() -> None:
     """By hand: a 128-bit Philox key from SHA-256; upper 32 bits of each word times the places that are left."""
-    digest = hashlib.sha256(b"3:UDqivjS-lpI").digest()
-    key = [int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")]
-    words = np.random.Philox(key=np.array(key, np.uint64)).random_raw(5)
+    key = np.frombuffer(hashlib.sha256(b"3:UDqivjS-lpI").digest()[:16], "<u8")
     left, expected = list(range(8951)), []
-    for word in words:
+    for word in np.random.Philox(key=key).random_raw(5):
         expected.append(left.pop((int(word) >> 32) * len(left) >> 32))
     starts = random_segments("UDqivjS-lpI", count=5, length=50, video_frames=9000, seed=3)
     assert starts.tolist() == sorted(expected)

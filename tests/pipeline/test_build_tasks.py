@@ -25,15 +25,7 @@ from res3d_video.pipeline.convert import run, shard
 from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, plan_build
 from res3d_video.pipeline.convert.run import build_shards, make_on_ray
 from res3d_video.pipeline.convert.samples import Converted, convert
-from res3d_video.pipeline.convert.shard import (
-    Counts,
-    OtherInputsError,
-    clean,
-    counts_of_finished,
-    make_shard,
-    only_builder,
-    write_shard,
-)
+from res3d_video.pipeline.convert.shard import Counts, OtherInputsError, clean, make_shard, only_builder, write_shard
 from res3d_video.pipeline.datasets import Listing, list_folder
 from res3d_video.pipeline.index import ShardError, open_index
 from res3d_video.pipeline.ingest import inspector as inspecting
@@ -80,36 +72,25 @@ def tasks_of(listing: Listing) -> list[ShardTask]:
 
 
 def started(raw: Path, out: Path, task: str | None = None) -> subprocess.Popen[str]:
-    options = f"folder --raw {raw} --out {out} --name few --test-fraction 0.25 --size 32 --samples-per-shard 2 --json"
-    command = [
-        sys.executable,
-        "tools/make_shards.py",
-        *options.split(),
-        "--workers",
-        "1",
-        "--quiet",
-        "--no-keep-aspect",
-    ]
-    return subprocess.Popen(
-        command + (["--task", task] if task else []),
-        cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    options = (
+        f"--raw {raw} --out {out} --name few --test-fraction 0.25 --size 32 --samples-per-shard 2 --no-keep-aspect "
+    )
+    words = f"tools/make_shards.py folder {options} --workers 1 --json --quiet" + (f" --task {task}" if task else "")
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([sys.executable, *words.split()], cwd=CHECKOUT, text=True, start_new_session=True, **pipes)
 
 
-@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
 def test_tasks_in_any_order_give_the_bytes_of_one_run_and_do_nothing_twice(
-    listing: Listing, local: Path, tmp_path: Path, order: tuple[int, ...]
+    listing: Listing, local: Path, tmp_path: Path
 ) -> None:
-    results = []
-    for number in order:
-        assert not (tmp_path / "dataset.json").exists()
-        results.append(build_shards(listing, tmp_path, SETTINGS, workers=2, task=(number, 3)))
+    build = partial(build_shards, listing, tmp_path, SETTINGS, workers=2)
+    results = [build(task=(number, 3)) for number in (3, 1, 2)]
     assert [result.is_whole for result in results] == [False, False, True]
     assert sum(result.num_shards_written for result in results) == NUM_SHARDS
     assert contents(tmp_path) == contents(local)
     before = stamps(tmp_path)
-    for number in order:
-        result = build_shards(listing, tmp_path, SETTINGS, workers=2, task=(number, 3))
+    for number in (3, 1, 2):
+        result = build(task=(number, 3))
         assert (result.num_shards_written, result.num_shards_there, result.num_samples) == (0, NUM_SHARDS, 8)
     assert stamps(tmp_path) == before
 
@@ -119,12 +100,9 @@ def test_processes_that_make_some_shards_twice_and_write_the_index_at_once_give_
 ) -> None:
     for tasks in (("1/2", "2/2", "1/1"), ("1/1", "1/1", "1/1")):  # the second time, only the index is to be written
         processes = [started(raw, tmp_path, task) for task in tasks]
-        results = []
-        for process in processes:
-            out, err = process.communicate(timeout=100)
-            assert (process.returncode, err) == (0, "")
-            results.append(json.loads(out))
-        assert any(result["num_samples"] == 8 for result in results)
+        printed = [(*process.communicate(timeout=100), process.returncode) for process in processes]
+        assert [(err, code) for _, err, code in printed] == [("", 0)] * 3
+        assert any(json.loads(out)["num_samples"] == 8 for out, _, _ in printed)
         assert contents(tmp_path) == contents(local)
         shutil.rmtree(tmp_path / "index")
         (tmp_path / "dataset.json").unlink()
@@ -194,7 +172,7 @@ def test_who_comes_later_leaves_a_finished_shard_as_it_is(
             clean(tmp_path, alone=False)
 
     counts = write_shard(task, converted(task, finish_elsewhere), tmp_path)
-    assert counts == counts_of_finished(task, tmp_path)
+    assert counts == shard.counts_of_finished(task, tmp_path)
     assert contents(tmp_path) == contents(local)
 
 
@@ -288,10 +266,6 @@ def test_the_process_that_reads_videos_runs_the_code_of_this_checkout(tmp_path: 
     assert Path(done.stdout.strip()) == CHECKOUT / "pipeline/__init__.py"
 
 
-def no_tell(name: str, counts: Counts) -> None:
-    """Nobody listens."""
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two machines of one core, as far as Ray knows; `.nodes` has their handles. The last test takes the second one."""
@@ -324,20 +298,18 @@ def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
 
     monkeypatch.setattr(run, "make_shard", fail)
     error.write_text(str(errno.EIO))
-    failed = make(tasks[:2], tmp_path / "out", no_tell)
-    assert failed == {"few-000000": "no such luck", "few-000001": "no such luck"}
+    failed = make(tasks[:2], tmp_path / "out", Mock())
+    assert failed == dict.fromkeys(("few-000000", "few-000001"), "no such luck")
     assert sorted(tried.read_text().split()) == ["few-000000"] * 3 + ["few-000001"] * 3
-    error.write_text(str(errno.ENOSPC))
-    with pytest.raises(OSError, match="no such luck"):
-        make(tasks[2:3], tmp_path / "out", no_tell)
-    error.write_text("no number")
-    with pytest.raises(ValueError, match="(?s)Traceback|ray::.*invalid literal"):
-        make(tasks[3:4], tmp_path / "out", no_tell)
+    for text, task, said in ((errno.ENOSPC, 2, "no such luck"), ("x", 3, "(?s)Traceback|ray::.*invalid literal")):
+        error.write_text(f"{text}")
+        with pytest.raises((OSError, ValueError), match=said):
+            make([tasks[task]], tmp_path / "out", Mock())
     assert sorted(tried.read_text().split())[6:] == ["few-000002", "few-000003"], "once each"
 
     monkeypatch.undo()
     with pytest.raises(OtherInputsError, match="few-000000: .* sees other videos"):
-        make([replace(tasks[0], inputs="of another machine"), *tasks[1:]], tmp_path / "out", no_tell)
+        make([replace(tasks[0], inputs="of another machine"), *tasks[1:]], tmp_path / "out", Mock())
 
 
 @pytest.mark.slow
@@ -347,8 +319,7 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
     settings = replace(SETTINGS, samples_per_shard=1)
     build_shards(listing, tmp_path / "local", settings, workers=2)
     doomed, in_work = cluster.nodes[1].node_id, tmp_path / "in work"
-    told: list[tuple] = []
-    reasons: list[str] = []
+    told, reasons = [], []
     real, real_make = run.failure, run.make_shard
 
     def make_shard(*args: Any, **options: Any) -> Counts:
@@ -383,4 +354,4 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
 def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # importing it fails
     with pytest.raises(ShardError, match=re.escape('ray is not installed; pip install "res3d-video[ray]" on all')):
-        make_on_ray([], tmp_path, no_tell, address="auto")
+        make_on_ray([], tmp_path, Mock(), address="auto")

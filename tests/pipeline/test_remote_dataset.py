@@ -1,12 +1,10 @@
 """Datasets on a real S3 server: the same batches as from their folder, each tar fetched once, outages waited out."""
 
-import functools
 import json
 import shutil
 import stat
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,17 +22,11 @@ def settings(cache: Path, **changes: object) -> RemoteSettings:
     return RemoteSettings(cache=cache, **{"timeout_s": 30.0, "fetch_ahead": 2} | changes)
 
 
-@functools.cache
-def s3_client(endpoint: str) -> Any:
-    return pytest.importorskip("boto3").client("s3", endpoint_url=endpoint)
-
-
 def upload(index: ShardIndex, name: str, server: S3Server) -> str:
     """Put a dataset into the server's bucket by hand, without our own way of doing it; its URL."""
-    client = s3_client(server.endpoint)
-    for path in index.data_dir.rglob("*"):
-        if path.is_file() and path.suffix != ".lock":
-            client.upload_file(str(path), "shards", f"{name}/{path.relative_to(index.data_dir).as_posix()}")
+    client = pytest.importorskip("boto3").client("s3", endpoint_url=server.endpoint)
+    for path in filter(Path.is_file, index.data_dir.rglob("*")):
+        client.upload_file(str(path), "shards", f"{name}/{path.relative_to(index.data_dir).as_posix()}")
     return f"s3://shards/{name}"
 
 
@@ -66,8 +58,7 @@ def test_batches_are_those_of_the_folder_and_a_warm_cache_reads_nothing(
     index = open_remote(url, settings(tmp_path / "cache"))
     assert index.fingerprint == numbered.fingerprint
     assert all_same(batches(index)[0], expected)
-    for tar in numbered.tars:
-        assert len(s3.requests("GET", tar)) == 1, "one request a tar: they are smaller than a piece"
+    assert [len(s3.requests("GET", tar)) for tar in numbered.tars] == [1] * len(numbered.tars), "each at once"
     assert len(s3.requests("GET", "dataset.json")) == 2, "before the arrays and after them"
 
     s3.forget_requests()
@@ -87,13 +78,10 @@ def test_a_cache_smaller_than_the_data_says_so_once_and_changes_nothing(
 ) -> None:
     largest = max(shard["num_bytes"] for shard in numbered.info["shards"])
     said: list[str] = []
-    expected, _ = batches(numbered, 6)
     s3.forget_requests()
     index = open_remote(url, settings(tmp_path, limit_bytes=largest), say=said.append)
-    assert all_same(batches(index, 6)[0], expected)
-    lines = [line for line in said if "tars are fetched again" in line]
-    assert len(lines) == len(said) == 1, said
-    assert "--cache-limit" in lines[0]
+    assert all_same(batches(index, 6)[0], batches(numbered, 6)[0])
+    assert ["tars are fetched again" in line and "--cache-limit" in line for line in said] == [True]
     assert len(s3.requests("GET", ".tar")) > len(numbered.tars)
     left = sum(path.stat().st_size for path in index.data_dir.glob("*.tar"))
     assert left <= 2 * largest, "what was in use at one moment may go beyond the limit"
@@ -137,43 +125,38 @@ def test_a_wrong_tar_is_fetched_twice_a_missing_one_not_and_their_samples_are_re
     assert not list(index.data_dir.glob(numbered.tars[1]))
 
 
-def test_a_server_that_comes_back_is_waited_for(numbered: ShardIndex, there: Path, tmp_path: Path) -> None:
+def test_a_server_that_comes_back_is_waited_for_but_not_for_ever(
+    numbered: ShardIndex, there: Path, tmp_path: Path
+) -> None:
     said: list[str] = []
+    found: list = []
     expected, _ = batches(numbered)
     with s3_server(there.parent) as server:
         index = open_remote("s3://shards/set", settings(tmp_path / "cache", fetch_ahead=0), say=said.append)
+        hasty = open_remote("s3://shards/set", settings(tmp_path / "hasty", timeout_s=0.5))
         server.stop()
-        found: list = []
+        with pytest.raises(LoaderError, match=r"s3://shards/set/numbered-\d+\.tar: no answer for 0 s .*--remote-time"):
+            batches(hasty)
+        with pytest.raises(RemoteError, match="dataset.json: no answer"):
+            open_remote("s3://shards/set", settings(tmp_path / "hasty", timeout_s=0.2))
         thread = threading.Thread(target=lambda: found.extend(batches(index)[0]))
         thread.start()
         until(lambda: said)
-        assert "no answer" in said[0]
-        assert "trying again for up to 30 s" in said[0]
         assert found == []
         server.start()
         thread.join(30)
     assert all_same(found, expected)
-    assert len(said) == 1
-
-
-def test_a_server_that_stays_away_ends_the_loader_in_one_line(there: Path, tmp_path: Path) -> None:
-    with s3_server(there.parent) as server:
-        index = open_remote("s3://shards/set", settings(tmp_path / "cache", timeout_s=0.5))
-        server.stop()
-        with pytest.raises(LoaderError, match=r"s3://shards/set/numbered-\d+\.tar: no answer for 0 s .*--remote-time"):
-            batches(index)
-        with pytest.raises(RemoteError, match="dataset.json: no answer"):
-            open_remote("s3://shards/set", settings(tmp_path / "cache", timeout_s=0.2))
+    assert ["no answer" in line and "trying again for up to 30 s" in line for line in said] == [True]
 
 
 def test_a_loader_that_waits_for_a_server_can_be_closed(numbered: ShardIndex, there: Path, tmp_path: Path) -> None:
     said: list[str] = []
+    ended: list[str] = []
     patient = settings(tmp_path / "cache", timeout_s=600, fetch_ahead=0)
     with s3_server(there.parent) as server:
         index = open_remote("s3://shards/set", patient, say=said.append)
         server.stop()
         loader = ClipLoader(index, train_plan(index, global_batch_size=6))
-        ended: list[str] = []
 
         def wait_for_a_batch() -> None:
             with pytest.raises(LoaderError) as error:
@@ -183,10 +166,7 @@ def test_a_loader_that_waits_for_a_server_can_be_closed(numbered: ShardIndex, th
         taker = threading.Thread(target=wait_for_a_batch, daemon=True)
         taker.start()
         until(lambda: said)
-        closer = threading.Thread(target=loader.close, daemon=True)
-        closer.start()
-        closer.join(10)
-        assert not closer.is_alive()
+        loader.close()
         taker.join(10)
         assert ended == ["the loader was closed while a batch was waited for"]
         server.start()
@@ -194,17 +174,10 @@ def test_a_loader_that_waits_for_a_server_can_be_closed(numbered: ShardIndex, th
         loader.close()
 
 
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [
-        ("s3://shards/nothing", "s3://shards/nothing: no dataset.json, so no finished shards"),
-        ("s3://nobucket/x", "s3://nobucket/x: no dataset.json"),
-        ("floppy://a", "floppy://a: cannot be opened .*choose s3://, gs://, https://"),
-    ],
-)
-def test_what_is_not_there_gets_one_line(url: str, says: str, s3: S3Server, tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=says):
-        open_remote(url, settings(tmp_path))
+def test_what_is_not_there_gets_one_line(s3: S3Server, tmp_path: Path) -> None:
+    for url in ("s3://shards/nothing", "s3://nobucket/x"):
+        with pytest.raises(ShardError, match=f"^{url}: no dataset.json, so no finished shards.*$"):
+            open_remote(url, settings(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["../evil.tar", "/etc/evil.tar", ".hidden.tar", "a/b.tar", "x.tar.gz", "", 5])
@@ -238,23 +211,14 @@ def test_a_loader_that_waits_for_its_server_is_not_taken_for_a_stalled_one(
     assert reader.whereabouts() == "decoding, after reading step 0"
 
 
-def test_arrays_are_bounded_by_what_dataset_json_says(there: Path, tmp_path: Path) -> None:
-    with open(there / "index/label.npy", "ab") as file:
-        file.truncate(10**9)  # zeros, which take no room there
-    with pytest.raises(RemoteError, match=r"label.npy: has more than the 65590 bytes that are possible"):
-        open_remote(f"file://{there}", settings(tmp_path / "cache"))
-    assert not list((tmp_path / "cache").rglob("*.npy")), "nothing of it is kept"
-
-
 def test_an_index_that_was_damaged_and_is_mended_is_fetched_anew(
     numbered: ShardIndex, there: Path, tmp_path: Path
 ) -> None:
     path = there / "index/label.npy"
     content = path.read_bytes()
     path.write_bytes(content[:-4] + b"\xff\xff\xff\x7f")
-    for _ in range(2):
-        with pytest.raises(RemoteError, match=rf"^file://{there}: .*label.npy: has .* 2147483647"):
-            open_remote(f"file://{there}", settings(tmp_path / "cache"))
+    with pytest.raises(RemoteError, match=rf"^file://{there}: .*label.npy: has .* 2147483647"):
+        open_remote(f"file://{there}", settings(tmp_path / "cache"))
     path.write_bytes(content)
     assert open_remote(f"file://{there}", settings(tmp_path / "cache")).num_samples == numbered.num_samples
 

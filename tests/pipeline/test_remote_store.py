@@ -51,23 +51,17 @@ def test_a_download_that_breaks_is_begun_again_and_nothing_is_left_of_a_longer_a
 
 
 def test_only_who_comes_further_than_before_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    now_s = 0.0
-
-    class Stop(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            nonlocal now_s
-            now_s += timeout or 0
-            return False
-
-    monkeypatch.setattr(res3d_video.pipeline.remote_store.time, "monotonic", lambda: now_s)
+    waits: list[float] = []
+    stop = Mock(**{"is_set.return_value": False}, wait=waits.append)
+    monkeypatch.setattr(res3d_video.pipeline.remote_store.time, "monotonic", lambda: sum(waits))
     store = BadLine(*range(1000, 9000, 100))
-    store.download("x", io.BytesIO(), stop=Stop(), at_most=len(CONTENT))
+    store.download("x", io.BytesIO(), stop=stop, at_most=len(CONTENT))
     assert store.num_asked == 81
-    assert now_s > 10 * 0.3
-    store, now_s = BadLine(*[3000] * 1000), 0.0
+    assert sum(waits) > 10 * 0.3
+    waits.clear()
     with pytest.raises(RemoteError, match=r"no answer for 0 s \(ConnectionResetError: cut off\)"):
-        store.download("x", io.BytesIO(), stop=Stop(), at_most=len(CONTENT))
-    assert now_s == pytest.approx(0.3)
+        BadLine(*[3000] * 1000).download("x", io.BytesIO(), stop=stop, at_most=len(CONTENT))
+    assert sum(waits) == pytest.approx(0.3)
 
 
 def test_a_file_that_is_too_long_or_another_is_refused() -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,10 +54,9 @@ def present(index: ShardIndex) -> list[int]:
 
 
 def opened(
-    url: str, cache: Path, say: Callable[[str], None] = print, **settings: object
+    url: str, cache: Path, *, said: list[str] | None = None, **settings: object
 ) -> tuple[ShardIndex, RemoteTars]:
-    index = open_remote(url, RemoteSettings(cache=cache, **settings), say=say)
-    assert isinstance(index.store, RemoteTars)
+    index = open_remote(url, RemoteSettings(cache=cache, **settings), say=([] if said is None else said).append)
     return index, index.store
 
 
@@ -104,7 +102,7 @@ def test_the_least_recently_used_tar_gives_way_and_one_in_use_never(there: str, 
     (tmp_path / "a").mkdir()
     (tmp_path / "a/other.tar").write_bytes(b"other")
     said: list[str] = []
-    _, tars = opened(there, tmp_path, said.append, limit_bytes=sum(sizes) - 1)
+    _, tars = opened(there, tmp_path, said=said, limit_bytes=sum(sizes) - 1)
     for number in (0, 1, 0, 2):
         tars.open(number).close()
     assert present(index) == [0, 2], "1 was the one not used for longest"

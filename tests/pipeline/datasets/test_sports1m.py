@@ -31,7 +31,7 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_videos_are_found_by_id_and_have_all_their_labels(raw: Path) -> None:
+def test_videos_are_found_by_id_with_all_their_labels_and_what_is_missing_or_listed_twice_is_named(raw: Path) -> None:
     listing = list_sports1m(raw)
     assert (listing.name, listing.split_names) == ("sports1m", ["1"])
     assert listing.classes == ["boomerang", "boxing", "bowling"]
@@ -43,12 +43,7 @@ def test_videos_are_found_by_id_and_have_all_their_labels(raw: Path) -> None:
     }
     assert [r.source for r in listing.records] == sorted(r.source for r in listing.records)
     assert all(record.path.is_file() for record in listing.records)
-
-
-def test_missing_unlisted_and_twice_listed_videos_are_named(raw: Path) -> None:
-    listing = list_sports1m(raw)
-    assert (listing.missing, listing.subset_of_missing) == ([E], {E: "test"})
-    assert listing.in_both == {C}
+    assert (listing.missing, listing.subset_of_missing, listing.in_both) == ([E], {E: "test"}, {C})
     assert listing.warnings == [f"2 videos are in no list and left out, first videos/{D}.flv"]
 
 
