@@ -38,9 +38,8 @@ NUMERIC = [
 def test_a_numeric_option_refuses_what_is_no_number_of_this_world_and_has_a_possible_default(
     name: str, option: click.Option
 ) -> None:
-    if name.split()[0].removeprefix("res3d_video.") in OF_DATACLASSES and not isinstance(
-        option.type, click.IntRange | click.FloatRange
-    ):
+    is_range = isinstance(option.type, click.IntRange | click.FloatRange)
+    if name.split()[0].removeprefix("res3d_video.") in OF_DATACLASSES and not is_range:
         return
     context = click.Context(click.Command(name))
     for text in IMPOSSIBLE:

@@ -34,9 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_every_frame_of_every_video_is_stored_in_its_place(shards: ShardIndex) -> None:
     assert sorted(shards.num_frames) == sorted(NUMBERED_LENGTHS)
-    assert (
-        shards.info["codec"].items() >= {"name": shards.codec, "size": 128, "tile_width": 176, "frame_step": 1}.items()
-    )
+    assert {"name": shards.codec, "size": 128, "frame_step": 1}.items() <= shards.info["codec"].items()
     for sample in range(shards.num_samples):
         assert stored_numbers(shards, sample) == list(range(shards.num_frames[sample]))
         class_name, name = shards.source(sample).split("/")
@@ -62,9 +60,8 @@ def test_stored_pixels_are_close_to_the_source(tmp_path: Path, codec: str) -> No
 
 def built(tmp_path: Path, **settings: object) -> ShardIndex:
     """The shards of tmp_path/raw."""
-    build_shards(
-        list_folder(tmp_path / "raw", test_fraction=0.0), tmp_path / "out", BuildSettings(**settings), workers=1
-    )
+    listing = list_folder(tmp_path / "raw", test_fraction=0.0)
+    build_shards(listing, tmp_path / "out", BuildSettings(**settings), workers=1)
     return open_index(tmp_path / "out")
 
 

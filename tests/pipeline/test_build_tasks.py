@@ -72,10 +72,9 @@ def tasks_of(listing: Listing) -> list[ShardTask]:
 
 
 def started(raw: Path, out: Path, task: str | None = None) -> subprocess.Popen[str]:
-    options = (
-        f"--raw {raw} --out {out} --name few --test-fraction 0.25 --size 32 --samples-per-shard 2 --no-keep-aspect "
-    )
-    words = f"tools/make_shards.py folder {options} --workers 1 --json --quiet" + (f" --task {task}" if task else "")
+    settings = "--test-fraction 0.25 --size 32 --samples-per-shard 2 --no-keep-aspect --workers 1 --json --quiet"
+    words = f"tools/make_shards.py folder --raw {raw} --out {out} --name few {settings}"
+    words += f" --task {task}" if task else ""
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen([sys.executable, *words.split()], cwd=CHECKOUT, text=True, start_new_session=True, **pipes)
 

@@ -166,7 +166,10 @@ def test_a_loader_that_waits_for_a_server_can_be_closed(numbered: ShardIndex, th
         taker = threading.Thread(target=wait_for_a_batch, daemon=True)
         taker.start()
         until(lambda: said)
-        loader.close()
+        closer = threading.Thread(target=loader.close, daemon=True)
+        closer.start()
+        closer.join(10)
+        assert not closer.is_alive()
         taker.join(10)
         assert ended == ["the loader was closed while a batch was waited for"]
         server.start()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,10 +54,8 @@ def present(index: ShardIndex) -> list[int]:
     return [number for number, tar in enumerate(index.tars) if (index.data_dir / tar).exists()]
 
 
-def opened(
-    url: str, cache: Path, *, said: list[str] | None = None, **settings: object
-) -> tuple[ShardIndex, RemoteTars]:
-    index = open_remote(url, RemoteSettings(cache=cache, **settings), say=([] if said is None else said).append)
+def opened(url: str, cache: Path, *, say: Any = print, **settings: object) -> tuple[ShardIndex, RemoteTars]:
+    index = open_remote(url, RemoteSettings(cache=cache, **settings), say=say)
     return index, index.store
 
 
@@ -102,7 +101,7 @@ def test_the_least_recently_used_tar_gives_way_and_one_in_use_never(there: str, 
     (tmp_path / "a").mkdir()
     (tmp_path / "a/other.tar").write_bytes(b"other")
     said: list[str] = []
-    _, tars = opened(there, tmp_path, said=said, limit_bytes=sum(sizes) - 1)
+    _, tars = opened(there, tmp_path, say=said.append, limit_bytes=sum(sizes) - 1)
     for number in (0, 1, 0, 2):
         tars.open(number).close()
     assert present(index) == [0, 2], "1 was the one not used for longest"

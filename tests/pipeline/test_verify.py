@@ -56,7 +56,7 @@ DAMAGE = {
     ),
     "a wrong marker": (
         lambda d, i: overwrite(d / TAR, sum(place(i)), b"\xff\xd5"),
-        "000.jpg is not the tiles that the ",
+        "000.jpg is not the tiles that the index names",
     ),
     "a missing tar": (lambda d, i: (d / TAR).unlink(), f"{TAR}: missing"),
     "a wrong idx": (lambda d, i: (d / "numbered-000001.idx").write_text("v1.2 0\n"), "idx: does not describe"),
