@@ -99,7 +99,6 @@ def test_no_media_is_committed() -> None:
 
 def test_what_is_installed_is_every_package_of_the_checkout() -> None:
     named = re.search(r"^packages =\n((?:    .+\n)+)", (CHECKOUT / "setup.cfg").read_text(), re.MULTILINE)
-    assert named is not None
     assert set(named[1].split()) == {dotted(path) for path in MODULES if path.name == "__init__.py"}
 
 

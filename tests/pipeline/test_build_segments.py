@@ -22,6 +22,7 @@ from res3d_video.pipeline.loader import ClipLoader
 from res3d_video.pipeline.plan import TrainPlan
 from res3d_video.tools.numbered import write_numbered_video
 from tests.clips import stored_numbers, take
+from tests.pipeline.datasets.test_sports1m import write_lists
 
 SETTINGS = BuildSettings(size=64, samples_per_shard=3, segment_s=2.0)
 NAMES = ("long", "two", "packed", "short", "both", "fast", "broken", "gone")
@@ -35,12 +36,9 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Sports-1M of six numbered videos of 25 frames/s, one of 50; one broken and one missing."""
     raw = tmp_path_factory.mktemp("sports1m")
     (raw / "videos").mkdir()
-    (raw / "original").mkdir()
-    (raw / "labels.txt").write_text("boomerang\nboxing\nbowling\n")
     lines = {LONG: "2", TWO: "1,0", PACKED: "0", SHORT: "1", BOTH: "2,1", BROKEN: "0", GONE: "1"}
     train = [f"https://www.youtube.com/watch?v={name} {labels}\n" for name, labels in lines.items()]
-    (raw / "original/train_partition.txt").write_text("".join(train))
-    (raw / "original/test_partition.txt").write_text(f"{FAST} 0\n{BOTH} 2,1\n")
+    write_lists(raw, train="".join(train), test=f"{FAST} 0\n{BOTH} 2,1\n")
     x264 = {"preset": "fast", "g": 100, "bf": 2, **SMALL}
     for name, suffix, options in (
         (LONG, "mp4", x264), (TWO, "mkv", x264), (SHORT, "mp4", SMALL), (BOTH, "mp4", x264),

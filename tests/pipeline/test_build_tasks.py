@@ -27,7 +27,7 @@ from res3d_video.pipeline.convert.run import build_shards, make_on_ray
 from res3d_video.pipeline.convert.samples import Converted, convert
 from res3d_video.pipeline.convert.shard import Counts, OtherInputsError, clean, make_shard, only_builder, write_shard
 from res3d_video.pipeline.datasets import Listing, list_folder
-from res3d_video.pipeline.index import ShardError, open_index
+from res3d_video.pipeline.index import ShardError
 from res3d_video.pipeline.ingest import inspector as inspecting
 from res3d_video.pipeline.ingest.inspector import THIS_CODE, Inspector
 from res3d_video.tools.numbered import write_numbered_video
@@ -62,7 +62,6 @@ def local(listing: Listing, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one local run makes."""
     out = tmp_path_factory.mktemp("local")
     build_shards(listing, out, SETTINGS, workers=2)
-    assert len(open_index(out).tars) == NUM_SHARDS
     return out
 
 

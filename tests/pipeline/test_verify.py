@@ -41,10 +41,20 @@ def edit_json(folder: Path, change: Callable[[dict], None]) -> None:
     (folder / "dataset.json").write_text(json.dumps(info))
 
 
-def edit_array(folder: Path, name: str, place: object, value: object) -> None:
+def edit_array(folder: Path, name: str, change: Callable[[np.ndarray], None]) -> None:
     array = np.load(folder / "index" / f"{name}.npy")
-    array[place] = value
+    change(array)
     np.save(folder / "index" / f"{name}.npy", array)
+
+
+def fix_sha256(folder: Path, tar: str) -> None:
+    """Make dataset.json agree with a tar that was changed."""
+    digest = sha256_of(folder / tar)
+    edit_json(folder, lambda info: next(s for s in info["shards"] if s["tar"] == tar).update(sha256=digest))
+
+
+def put(key: object, value: object) -> Callable:
+    return lambda container: container.__setitem__(key, value)
 
 
 TAR = "numbered-000001.tar"
@@ -61,8 +71,8 @@ DAMAGE = {
     "a missing tar": (lambda d, i: (d / TAR).unlink(), f"{TAR}: missing"),
     "a wrong idx": (lambda d, i: (d / "numbered-000001.idx").write_text("v1.2 0\n"), "idx: does not describe"),
     "a stray tar": (lambda d, i: shutil.copy(d / TAR, d / "other.tar"), "other.tar: not named"),
-    "a wrong label": (lambda d, i: edit_array(d, "label", 0, 1 - i.labels[0]), "json and the index tell different"),
-    "a key twice": (lambda d, i: edit_array(d, "key", 1, i.keys[0]), "keys are not unique"),
+    "a wrong label": (lambda d, i: edit_array(d, "label", put(0, 1 - i.labels[0])), "json and the index tell"),
+    "a key twice": (lambda d, i: edit_array(d, "key", put(1, i.keys[0])), "keys are not unique"),
     "a wrong split": (
         lambda d, i: edit_json(d, lambda info: info["splits"]["1"].update(train=3)),
         "split 1, train, is said to have 3 samples, the index has 10",
@@ -92,11 +102,11 @@ def test_damage_is_found_and_named(numbered: ShardIndex, copy: Path, name: str) 
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "value", "said"),
-    [("label", 0, 7, "has 0 … 7, possible is 0 … 1"), ("num_frames", 3, 9999, "a sample of 9999 frames has")],
+    ("name", "change", "said"),
+    [("label", put(0, 7), "has 0 … 7, possible is 0 … 1"), ("num_frames", put(3, 9999), "a sample of 9999 frames has")],
 )
-def test_what_no_sample_can_have_is_refused(copy: Path, name: str, place: int, value: int, said: str) -> None:
-    edit_array(copy, name, place, value)
+def test_what_no_sample_can_have_is_refused(copy: Path, name: str, change: Callable, said: str) -> None:
+    edit_array(copy, name, change)
     with pytest.raises(ShardError, match=said):
         verify(copy)
 
@@ -111,8 +121,8 @@ def test_a_tile_that_does_not_decode_is_found_though_its_checksum_is_right(
     offset, size = place(numbered)
     spoilt = content + bytes(size - len(content))
     overwrite(copy / TAR, offset, spoilt)
-    edit_array(copy, "frames", (numbered.first_frame[first(numbered)], CRC32), zlib.crc32(spoilt))
-    edit_json(copy, lambda info: info["shards"][1].update(sha256=sha256_of(copy / TAR)))
+    edit_array(copy, "frames", put((numbered.first_frame[first(numbered)], CRC32), zlib.crc32(spoilt)))
+    fix_sha256(copy, TAR)
     if decode:
         assert verify(copy)[1] == []
     (fault,) = verify(copy, decode=decode)[1]

@@ -33,8 +33,8 @@ def raw(tmp_path: Path) -> Path:
 
 def test_videos_are_found_by_id_with_all_their_labels_and_what_is_missing_or_listed_twice_is_named(raw: Path) -> None:
     listing = list_sports1m(raw)
-    assert (listing.name, listing.split_names) == ("sports1m", ["1"])
-    assert listing.classes == ["boomerang", "boxing", "bowling"]
+    found = (listing.name, listing.split_names, listing.classes)
+    assert found == ("sports1m", ["1"], ["boomerang", "boxing", "bowling"])
     assert {r.source: (r.class_name, r.label, r.labels, r.subsets, r.group) for r in listing.records} == {
         f"videos/{A}.mp4": ("bowling", 2, (2,), ("train",), A),
         f"videos/{B}.webm": ("boxing", 1, (1, 0), ("train",), B),
