@@ -104,8 +104,8 @@ class Run:
         self.files: CheckpointFiles | None = None
         if self.ranks.is_main:
             warn = partial(self.progress.message, always=True)
-            about = {"tracker": context.tracker, "config": to_dict(config)}
-            self.log = MetricsLog(context.out, start=self.step, total=config.steps, say=warn, **about)
+            options: dict[str, Any] = {"total": config.steps, "tracker": context.tracker, "config": to_dict(config)}
+            self.log = MetricsLog(context.out, start=self.step, say=warn, **options)
             self.files = CheckpointFiles(context.out, log=self.log, say=warn)
 
     def train(self) -> bool:
