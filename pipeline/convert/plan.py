@@ -131,7 +131,7 @@ class ShardTask:
             except OSError:
                 state = []
             more: list[Any] = [record.labels] if record.labels is not None else []
-            more += [asdict(record.span)] if record.span is not None else []
+            more += [record.span.start, record.span.end, record.span.in_frames] if record.span is not None else []
             files.append([record.source, record.label, record.group, record.subsets, state, *more])
         head = made_by(self.dataset, self.settings, self.canvas)
         encoders = ("av", "libavcodec") if self.settings.codec == "h264" else ("simplejpeg",)

@@ -180,7 +180,9 @@ def listing_of_rows(
     if not raw.is_dir():
         raise DatasetError(f"{raw}: no such folder; put the videos there, or name theirs with --raw")
     tree = find_videos(raw)
-    there, named = set(tree.videos), {row.path for row in rows}
+    there = set(tree.videos)
+    missing = sorted({row.path for row in rows} - there)
+    unlisted = sorted(there.difference(row.path for row in rows))
     classes = list(classes) or sorted({name for row in rows for name in row.names})
     labels = {name: label for label, name in enumerate(classes)}
     is_multi = any(len(row.names) > 1 for row in rows)
@@ -193,14 +195,15 @@ def listing_of_rows(
             own = tuple(labels[name] for name in row.names) if is_multi else None
             label = labels[row.names[0]]
             records.append(VideoRecord(raw, source, classes[label], label, row.group, row.subsets, own, row.span))
-    missing = sorted(named - there)
+    there.clear()
+    tree.videos.clear()
     if not records:
-        raise DatasetError(f"{raw}: none of {len(named)} listed videos is there, such as {min(named, default='')!r}")
+        raise DatasetError(f"{raw}: none of {len(missing)} listed videos is there, such as {[*missing, ''][0]!r}")
     records.sort(key=lambda record: record.source)
     for one, other in pairwise(records):
         if one.source == other.source:
             raise DatasetError(f"{name}: {one.source} is there twice; give each piece of a video a key of its own")
-    found = [*warnings, *tree.warnings, *unlisted_warning(sorted(there - named)), *group_warnings(records, split_names)]
+    found = [*warnings, *tree.warnings, *unlisted_warning(unlisted), *group_warnings(records, split_names)]
     return Listing(name, classes, split_names, records, missing, found)
 
 
