@@ -57,3 +57,17 @@ def test_a_tar_is_never_unpacked() -> None:
     for path in MODULES:
         for name, _ in calls(path):
             assert not name.endswith((".extractall", "tar.extract")), dotted(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "bad"),
+    [("subprocess.run(x, shell=True)", True), ("os.system(x)", True), ("subprocess.run(x)", False)],
+)
+def test_this_test_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, bad: bool) -> None:
+    path = CHECKOUT / "pipeline/made_up.py"
+    monkeypatch.setattr(Path, "read_text", lambda self: line)
+    if bad:
+        with pytest.raises(AssertionError):
+            test_no_shell_no_pickle_no_code_from_a_file(path)
+    else:
+        test_no_shell_no_pickle_no_code_from_a_file(path)
