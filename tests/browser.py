@@ -21,9 +21,10 @@ class Seen:
     requests: list[str] = field(default_factory=list)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Debian's Chromium, driven by playwright; one for all tests of a process."""
+    """Debian's Chromium, driven by playwright, whose event loop runs in this thread until it ends: one a file, so that
+    other files may have loops of their own."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         pytest.skip("chromium is not installed: sudo apt-get install chromium")
