@@ -3,7 +3,6 @@
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from res3d_video.train.terminal import (
     Command,
     Number,
     OutputFile,
+    with_options,
 )
 
 EPILOG = """\b
@@ -104,16 +104,9 @@ COMMAND: dict[str, Any] = {
 # fmt: on
 
 
-def all_options(command: Callable) -> Callable:
-    """In the order of the help."""
-    command = remote_options(command)
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
-
-
 @click.command(**COMMAND)
-@all_options
+@with_options(*OPTIONS)
+@remote_options
 def main(**options: Any) -> None:
     """Measure the loader alone, the training step on ready clips and on real ones, and name the bottleneck."""
     from res3d_video.tools.bench.command import bench  # loads torch: help and wrong options do not wait for it

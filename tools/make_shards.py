@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
-from functools import partial, reduce
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.remote_store import is_url, public_url
 from res3d_video.pipeline.sync import staging_folder
 from res3d_video.tools.sync_shards import copy
-from res3d_video.train.terminal import QUIET, Failed, Group, WrongUsage, print_json, progress
+from res3d_video.train.terminal import QUIET, Failed, Group, WrongUsage, print_json, progress, with_options
 
 MAX_REASONS = 5  # of failures that are told apart
 LARGE = 3  # times the median picture: a tile that is mostly empty; wide and high videos together have less than 2
@@ -95,11 +95,6 @@ def setting_options(kind: type, names: Iterable[str], **defaults: Any) -> list[C
         )
         for name in names
     ]
-
-
-def with_options(*options: Callable) -> Callable:
-    """A decorator that adds options, in this order."""
-    return lambda command: reduce(lambda so_far, option: option(so_far), reversed(options), command)
 
 
 # fmt: off

@@ -23,7 +23,7 @@ from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.settings import LoaderSettings
-from res3d_video.tools.make_shards import LIMITS, setting_options, with_options
+from res3d_video.tools.make_shards import LIMITS, setting_options
 from res3d_video.train.terminal import (
     CLIPS,
     JSON_FILE,
@@ -38,6 +38,7 @@ from res3d_video.train.terminal import (
     progress,
     save_json,
     show_line,
+    with_options,
     wrong_usage,
 )
 

@@ -13,7 +13,7 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.remote import RemoteSettings, open_remote, parse_size
 from res3d_video.pipeline.remote_store import is_url, public_url
-from res3d_video.train.terminal import Number, OneLine
+from res3d_video.train.terminal import Number, OneLine, with_options
 
 DEFAULT = RemoteSettings()
 to_stderr = functools.partial(click.echo, err=True)
@@ -107,7 +107,4 @@ def remote_options(command: Callable) -> Callable:
         remote = RemoteSettings(*(options.pop(name) for name in REMOTE))
         return command(data=Data(data, remote), **options)
 
-    with_options: Callable = with_data
-    for option in reversed(REMOTE_OPTIONS):
-        with_options = option(with_options)
-    return with_options
+    return with_options(*REMOTE_OPTIONS)(with_data)

@@ -12,7 +12,7 @@ from res3d_video.train.data_options import DATA, REMOTE, remote_options
 from res3d_video.train.models import MODELS
 from res3d_video.train.presets import PRESETS
 from res3d_video.train.stopping import StopRequest, speaks_for_machine
-from res3d_video.train.terminal import Command, Name, Number
+from res3d_video.train.terminal import Command, Name, Number, with_options
 
 EPILOG = """\b
 Examples:
@@ -167,7 +167,4 @@ COMMAND: dict[str, Any] = {
 
 def train_options(command: Callable) -> Callable:
     """All options of the trainer, in the order of its help."""
-    command = remote_options(command)
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+    return with_options(*OPTIONS)(remote_options(command))

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NoReturn
@@ -269,6 +269,11 @@ COUNT = click.IntRange(1, MOST)
 WIDTH = click.IntRange(1, 1024)  # channels
 STRIDE = click.IntRange(1, MAX_FRAME_STRIDE)
 SIDE = click.IntRange(1, 4096)  # pixels
+
+
+def with_options(*options: Callable) -> Callable:
+    """A decorator that adds options, in this order."""
+    return lambda command: reduce(lambda so_far, option: option(so_far), reversed(options), command)
 
 
 class Number(click.FloatRange):
