@@ -9,12 +9,13 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from res3d_video.pipeline.convert.samples import UNKNOWN_FPS
 from res3d_video.pipeline.files import temporary_of
 from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import Guard, Limits
 from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry
 from res3d_video.tools.plots import COLORS, GREY, picture
-from res3d_video.train.evaluation.prediction import UNKNOWN_FPS, TimelineRow, VideoPrediction, likeliest
+from res3d_video.train.evaluation.prediction import TimelineRow, VideoPrediction, likeliest
 
 MAX_HEIGHT = 720  # of an annotated video, pixels
 BLOCK_FRAMES = 16

@@ -116,14 +116,15 @@ def main(
     if annotated or plot:
         with extra_needed("report"):
             from res3d_video.tools.annotate import annotate, draw_timelines
-    model, found = load_model(checkpoint, device=from_torchrun(device).device), []
+    model, found, num_failed = load_model(checkpoint, device=from_torchrun(device).device), [], 0
     loader = LoaderSettings(num_threads=num_threads)
     with progress(f"{checkpoint.name}", unit="videos", quiet=quiet) as tell:
         for one in predict(
             model, paths, num_clips=clips, every_s=every_s, limits=limits, workers=workers, loader=loader
         ):
             found.append(one)
-            tell(len(found), len(paths), failed=sum(bool(video.error) for video in found))
+            num_failed += bool(one.error)
+            tell(len(found), len(paths), failed=num_failed)
     for video in found:
         if video.error:
             show_line(f"failed: {video.path}: {video.error}")

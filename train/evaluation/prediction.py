@@ -2,10 +2,9 @@
 
 import json
 import os
-import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +14,13 @@ import torch
 from res3d_video.pipeline.clip import num_starts
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
+from res3d_video.pipeline.convert.samples import UNKNOWN_FPS
 from res3d_video.pipeline.datasets.listing import Listing, VideoRecord
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan
+from res3d_video.pipeline.shard_writer import Parts
 from res3d_video.pipeline.typed_json import convert
 from res3d_video.train.checkpoint import TrainedModel
 from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
@@ -27,7 +28,6 @@ from res3d_video.train.step import autocast, probabilities_of
 
 VIDEOS_AT_ONCE = 64  # stored at a time, which bounds the temporary folder
 BATCH = 16  # clips, as evaluate.py takes them
-UNKNOWN_FPS = 25.0  # where a container states no rate
 
 
 class TimelineRow(NamedTuple):
@@ -151,7 +151,7 @@ def settings_of(model: TrainedModel) -> BuildSettings:
     if not own:
         clip = model.clip
         own = {"size": clip.resize or max(128, -(-clip.crop_size * 8 // 7))}
-    return convert(asdict(BuildSettings()) | own | {"samples_per_shard": VIDEOS_AT_ONCE}, BuildSettings)
+    return convert(own | {"samples_per_shard": VIDEOS_AT_ONCE}, BuildSettings)
 
 
 def listing_of(paths: Sequence[Path], classes: list[str]) -> Listing:
@@ -183,9 +183,9 @@ def score_videos(
     """Source -> prediction of the videos of temporary shards; those without a clip that decodes are left out."""
     samples = np.arange(index.num_samples)
     video_of = videos_of(index, samples)
-    rates = np.array([fps_of(index, int(sample)) for sample in samples])  # [S], of the source
-    num_views = np.full(len(samples), views_per_sample(video_of, num_clips=num_clips))
+    num_views, rates = np.full(len(samples), views_per_sample(video_of, num_clips=num_clips)), np.ones(len(samples))
     if every_s is not None:
+        rates = source_rates(index)
         stored_spec = EvalPlan(index, samples, model.clip, global_batch_size=1).stored_spec
         last = (num_starts(stored_spec, video_frames=index.num_frames) - 1) * index.frame_step  # first frame of a clip
         num_views = np.round(last / rates / every_s).astype(int) + 1
@@ -236,12 +236,10 @@ def clip_probabilities(
     return all_parts.reshape(*shape, len(model.classes)), all_starts.reshape(shape)
 
 
-def fps_of(index: ShardIndex, sample: int) -> float:
-    """Frames per second of a sample's source, out of its key.json."""
-    with tarfile.open(index.data_dir / index.tars[int(index.tar[sample])]) as tar:
-        file = tar.extractfile(f"{index.key(sample)}.json")
-        assert file is not None
-        return json.load(file)["fps"] or UNKNOWN_FPS
+def source_rates(index: ShardIndex) -> np.ndarray:
+    """Frames per second of the source of each sample: float64 [S]."""
+    parts = Parts(index.data_dir, [Path(tar).stem for tar in index.tars])
+    return np.array([sample["fps"] or UNKNOWN_FPS for part in parts for sample in part["samples"]])
 
 
 def timeline_of(centers_s: np.ndarray, probabilities: np.ndarray, *, duration_s: float) -> tuple[TimelineRow, ...]:
