@@ -1,7 +1,6 @@
 """Videos and pieces of videos named by a table; and the official lists of three datasets as such tables."""
 
 import csv
-import io
 import json
 import re
 from collections import Counter
@@ -20,6 +19,7 @@ from res3d_video.pipeline.datasets.listing import (
     Listing,
     Span,
     VideoRecord,
+    VideoTree,
     find_videos,
     group_warnings,
     unlisted_warning,
@@ -29,6 +29,7 @@ from res3d_video.pipeline.files import read_text
 
 COLUMNS = ("path", "label", "labels", "start_s", "end_s", "start_frame", "end_frame", "subset", "group", "key")
 SPLIT = re.compile(r"split_?(\w+)")
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,9 @@ def list_table(
         split_names, rows = ["1"], [replace(row, subsets=(side_of[row.group],)) for row in rows]
     elif test_fraction is not None or val_fraction:
         raise DatasetError(f"{table}: already says who is tested; leave out --test-fraction and --val-fraction")
-    return listing_of_rows(raw, rows, name=name or table.stem, split_names=split_names)
+    if not raw.is_dir():
+        raise DatasetError(f"{raw}: no such folder; put the videos there, or name theirs with --raw")
+    return listing_of_rows(raw, find_videos(raw), rows, name=name or table.stem, split_names=split_names)
 
 
 def read_table(table: Path) -> tuple[list[str], list[Row]]:
@@ -117,9 +120,8 @@ def read_table(table: Path) -> tuple[list[str], list[Row]]:
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """The lines of a list, one in memory at a time beside its bytes; raises as `read_text`."""
-    read_text(path, max_bytes=MAX_LIST_BYTES)  # refuses what is no UTF-8
-    return io.TextIOWrapper(io.BytesIO(path.read_bytes()), "utf-8-sig", newline="")
+    """The lines of a list with their ends, one in memory at a time beside its text; raises as `read_text`."""
+    return (line[0] for line in LINE.finditer(read_text(path, max_bytes=MAX_LIST_BYTES)))
 
 
 def row_of(cells: dict[str, str], splits: Iterable[str], where: str) -> Row:
@@ -129,11 +131,9 @@ def row_of(cells: dict[str, str], splits: Iterable[str], where: str) -> Row:
         DatasetError: It cannot be used.
     """
     path = PurePosixPath(cells["path"]).as_posix()
-    names = tuple(filter(None, (name.strip() for name in cells.get("labels", cells.get("label", "")).split(";"))))
-    if "label" in cells:
-        names = (cells["label"],) if cells["label"] else ()
-    subsets = tuple(cells[split].lower() for split in splits)
-    names, subsets = shared(names), shared(subsets)
+    labels = cells["labels"].split(";") if "labels" in cells else [cells["label"]]
+    names = shared(tuple(filter(None, map(str.strip, labels))))
+    subsets = shared(tuple(cells[split].lower() for split in splits))
     if not cells["path"] or path.startswith(("/", "..")) or not names:
         raise DatasetError(f"{where}: give a path below the raw folder and a label")
     if not set(subsets) <= set(SUBSETS):
@@ -161,25 +161,23 @@ def shared(words: tuple[str, ...]) -> tuple[str, ...]:
 
 def listing_of_rows(
     raw: Path,
+    tree: VideoTree,
     rows: list[Row],
     *,
     name: str,
     split_names: list[str],
     classes: Sequence[str] = (),
-    warnings: Sequence[str] = (),
 ) -> Listing:
     """Records of the rows whose videos are there.
 
     Args:
+        tree: What lies below the raw folder; its videos are taken away.
         rows: Taken away one by one.
         classes: In the order of their labels; sorted names of the rows by default.
 
     Raises:
         DatasetError: Two rows are the same sample, or no video is there.
     """
-    if not raw.is_dir():
-        raise DatasetError(f"{raw}: no such folder; put the videos there, or name theirs with --raw")
-    tree = find_videos(raw)
     there = set(tree.videos)
     missing = sorted({row.path for row in rows} - there)
     unlisted = sorted(there.difference(row.path for row in rows))
@@ -203,7 +201,7 @@ def listing_of_rows(
     for one, other in pairwise(records):
         if one.source == other.source:
             raise DatasetError(f"{name}: {one.source} is there twice; give each piece of a video a key of its own")
-    found = [*warnings, *tree.warnings, *unlisted_warning(unlisted), *group_warnings(records, split_names)]
+    found = [*tree.warnings, *unlisted_warning(unlisted), *group_warnings(records, split_names)]
     return Listing(name, classes, split_names, records, missing, found)
 
 
@@ -292,8 +290,8 @@ def official(
     Raises:
         DatasetError: A list has another form, or no video is there.
     """
-    by_stem: dict[str, str] = {}
-    for video in find_videos(raw).videos if raw.is_dir() else ():
+    tree, by_stem = find_videos(raw), dict[str, str]()
+    for video in tree.videos:
         by_stem.setdefault(PurePosixPath(video).stem, video)
     try:
         rows = list(rows_of(by_stem.get))
@@ -301,7 +299,7 @@ def official(
         sides = Counter(row.subsets[0] for row in rows if row.path in there)
         if not sides["test"]:
             rows = [replace(row, subsets=("test",)) if row.subsets == ("val",) else row for row in rows]
-        return listing_of_rows(raw, rows, name=name, split_names=["1"], classes=classes)
+        return listing_of_rows(raw, tree, rows, name=name, split_names=["1"], classes=classes)
     except (KeyError, TypeError, IndexError, ValueError) as error:
         if isinstance(error, UserError):
             raise
