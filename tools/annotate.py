@@ -1,9 +1,8 @@
 """Predictions drawn: classes over time as a picture, and a video with its classes on the frames."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -15,6 +14,7 @@ from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import Guard, Limits
 from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry
 from res3d_video.tools.plots import COLORS, GREY, picture
+from res3d_video.tools.samples import write_mp4
 from res3d_video.train.evaluation.prediction import TimelineRow, VideoPrediction, likeliest
 
 MAX_HEIGHT = 720  # of an annotated video, pixels
@@ -72,27 +72,31 @@ def annotate(video: VideoPrediction, out: Path, *, limits: Limits | None = None)
         full_range=False,
         guard=guard,
     )
-    fps, number, place = facts.fps or UNKNOWN_FPS, 0, 0
-    labels = [label(video.classes, row.probabilities, height) for row in rows]
+    fps = facts.fps or UNKNOWN_FPS
     temporary = temporary_of(out)
     try:
-        with av.open(str(temporary), "w", format="mp4") as container:
-            stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {"crf": "20", "preset": "veryfast"}
-            for block in reader:
-                for planes in zip(block.y, block.u, block.v, strict=True):
-                    while place + 1 < len(rows) and number / fps >= rows[place].end_s:
-                        place += 1
-                    yuv = np.concatenate([plane.reshape(-1, width) for plane in planes])  # [height * 3 / 2, width]
-                    image = av.VideoFrame.from_ndarray(np.ascontiguousarray(yuv), format="yuv420p").to_image()
-                    image.paste(labels[place], (0, 0), labels[place])
-                    container.mux(stream.encode(av.VideoFrame.from_image(image)))
-                    number += 1
-            container.mux(stream.encode(None))
+        frames = labeled(video, rows, reader, fps=fps)
+        write_mp4(temporary, frames, size=(width, height), rate=Fraction(fps).limit_denominator(1001), crf=20)
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def labeled(
+    video: VideoPrediction, rows: Sequence[TimelineRow], reader: FrameReader, *, fps: float
+) -> Iterator[np.ndarray]:
+    """The frames of a video with the label of their moment: uint8 RGB [height, width, 3] each."""
+    width, height = reader.geometry.content_width, reader.geometry.content_height
+    labels, number, place = [label(video.classes, row.probabilities, height) for row in rows], 0, 0
+    for block in reader:
+        for planes in zip(block.y, block.u, block.v, strict=True):
+            while place + 1 < len(rows) and number / fps >= rows[place].end_s:
+                place += 1
+            yuv = np.concatenate([plane.reshape(-1, width) for plane in planes])  # [height * 3 / 2, width]
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(yuv), format="yuv420p").to_image()
+            image.paste(labels[place], (0, 0), labels[place])
+            yield np.asarray(image)
+            number += 1
 
 
 def label(classes: Sequence[str], probabilities: np.ndarray, height: int) -> Image.Image:

@@ -2,7 +2,9 @@
 
 import io
 import os
+from collections.abc import Iterable
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 import av
@@ -85,12 +87,19 @@ def encode_mp4(frames: np.ndarray, *, fps: float, crf: int, max_height: int = 2*
     height = min(frames.shape[1], max_height) // 2 * 2  # H.264 takes even sizes
     width = round(frames.shape[2] * height / frames.shape[1] / 2) * 2
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = height, width
+    write_mp4(buffer, frames, size=(width, height), rate=Fraction(fps).limit_denominator(1000), crf=crf)
+    return buffer.getvalue()
+
+
+def write_mp4(
+    file: Path | io.BytesIO, frames: Iterable[np.ndarray], *, size: tuple[int, int], rate: Fraction, crf: int
+) -> None:
+    """Frames, uint8 RGB [H, W, 3] each, as H.264 of a width and height, both even, and a rate in frames per second."""
+    with av.open(file if isinstance(file, io.BytesIO) else str(file), "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height = size
         stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf), "preset": "veryfast"}
         for pixels in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            container.mux(stream.encode(frame.reformat(width, height)))
+            container.mux(stream.encode(frame.reformat(*size)))
         container.mux(stream.encode(None))
-    return buffer.getvalue()
