@@ -52,10 +52,6 @@ class ReadWork:
         """Frames decoded for each one delivered."""
         return self.num_frames_decoded / self.num_frames
 
-    @property
-    def bytes_per_clip(self) -> float:
-        return self.num_bytes / self.num_clips
-
     def __add__(self, other: "ReadWork") -> "ReadWork":
         return ReadWork(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 

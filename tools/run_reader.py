@@ -304,17 +304,6 @@ def running_mean(curve: Curve, *, window: int) -> Curve:
     return Curve(curve.steps, (sums[ends] - sums[starts]) / (ends - starts))
 
 
-def rate_drops(config: TrainConfig, *, last_step: int) -> list[int]:
-    """Steps up to `last_step` after which a step schedule lowers the learning rate; a cosine has none.
-
-    >>> rate_drops(TrainConfig(), last_step=60_000)
-    [20000, 40000, 60000]
-    """
-    if config.schedule.kind != "step":
-        return []
-    return list(range(config.schedule.decay_every, min(last_step, config.steps - 1) + 1, config.schedule.decay_every))
-
-
 def distinct_names(folders: Sequence[Path]) -> list[str]:
     """The last part of each path, and as many before it as keep the names apart.
 

@@ -29,7 +29,7 @@ Runner = Callable[[np.ndarray], np.ndarray]  # frames [N, T, H, W, 3] to probabi
 
 
 class FrameClassifier(nn.Module):
-    """Resize, center crop, normalization, network and softmax: uint8 RGB frames [N, T, H, W, 3] to [N, K].
+    """Resize, center crop, normalization, network, probabilities: uint8 RGB frames [N, T, H, W, 3] to [N, K].
 
     Args:
         resized: Height and width of the frames before the crop.

@@ -26,7 +26,7 @@ from res3d_video.pipeline.index import CODECS, Codec, ShardError, choices
 from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import Guard, Limits, check_bounds, described
 from res3d_video.pipeline.ingest.transcode import Geometry, centred, ffmpeg_version, fitted, stretched
-from res3d_video.pipeline.shard_writer import to_json
+from res3d_video.pipeline.shard_writer import Parts, to_json
 
 PART_VERSION = 3  # of what parts/*.json holds; tars whose part is of another one are made anew
 OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
@@ -199,8 +199,7 @@ def plan_append(
     labels = [classes.index(name) for name in listing.classes]  # of the listing's
     old = sorted(path.stem for path in (out_dir / "parts").glob("[!.]*.json"))
     known, first = set[str](), 0
-    for name in old:
-        part = json.loads((out_dir / "parts" / f"{name}.json").read_bytes())
+    for part in Parts(out_dir, old):
         known |= {line["source"] for line in (*part["samples"], *part["quarantine"])}
         first = max(first, *(1 + int(sample["key"].split("-")[0]) for sample in part["samples"]), 0)
     new = [
