@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from res3d_video.pipeline.augment import NONE, Augmentation, recolor
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.codecs import UndecodableError
 from res3d_video.pipeline.index import ShardError, ShardIndex
@@ -89,8 +90,10 @@ class SimpleEngine:
         num_threads: int,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        augmentation: Augmentation = NONE,
+        num_crops: int = 1,
     ) -> None:
-        self._index, self._spec = index, spec
+        self._index, self._spec, self._augmentation, self._num_crops = index, spec, augmentation, num_crops
         self._mean, self._scale = np.array(mean, np.float32), 1 / np.array(std, np.float32)
         self._pool = Pool(num_threads)
 
@@ -101,34 +104,55 @@ class SimpleEngine:
 
         def make(n: int) -> None:
             frames = codec.decode(read.data[n])[read.located.order[n]]
-            pixels = cut_clip(frames, read.clips[n : n + 1], spec, self._index)
-            np.subtract(pixels, self._mean, out=out[n])
-            if (self._scale != 1).any():
-                out[n] *= self._scale
+            for row in range(n * self._num_crops, (n + 1) * self._num_crops):
+                clip = read.clips[row : row + 1]
+                pixels = cut_clip(frames, clip, spec, self._index, augmentation=self._augmentation, fill=self._mean)
+                np.subtract(pixels, self._mean, out=out[row])
+                if (self._scale != 1).any():
+                    out[row] *= self._scale
 
-        self._pool.map(make, range(len(read.clips)))
+        self._pool.map(make, range(len(read.data)))
         return torch.from_numpy(out)
 
 
-def cut_clip(frames: np.ndarray, clip: PlannedClips, spec: ClipSpec, index: ShardIndex) -> np.ndarray:
-    """What one planned clip shows of its decoded frames: resized, cropped, mirrored.
+def cut_clip(
+    frames: np.ndarray,
+    clip: PlannedClips,
+    spec: ClipSpec,
+    index: ShardIndex,
+    *,
+    augmentation: Augmentation = NONE,
+    fill: np.ndarray | float = 0.0,
+) -> np.ndarray:
+    """What one planned clip shows of its decoded frames: resized, cropped, recolored, mirrored, a box erased.
 
     Args:
         frames: uint8 [T, tile_height, tile_width, 3].
+        augmentation: Of the plan.
+        fill: What erased boxes are filled with, one value or three.
 
     Returns:
-        [T, crop, crop, 3]; uint8, or float32 where it is resized.
+        [T, crop, crop, 3]; uint8, or float32 where it is resized or has other colors.
     """
     left, top = index.content[clip.sample[0], :2].tolist()
     y, x, scale, crop = int(clip.top[0]), int(clip.left[0]), spec.scale(index.size), spec.crop_size
-    if scale == 1:
+    drawn = clip.augmented[0]
+    height, width = (int(drawn["height"]), int(drawn["width"])) if augmentation.resizes else (crop, crop)
+    if scale == 1 and (height, width) == (crop, crop):
         pixels = frames[:, top + y : top + y + crop, left + x : left + x + crop]
     else:
-        down = resize_weights(top + y / scale, scale, inputs=frames.shape[1], outputs=crop)
-        across = resize_weights(left + x / scale, scale, inputs=frames.shape[2], outputs=crop)
+        down = resize_weights(top + y / scale, scale * crop / height, inputs=frames.shape[1], outputs=crop)
+        across = resize_weights(left + x / scale, scale * crop / width, inputs=frames.shape[2], outputs=crop)
         narrow = np.matmul(across, frames.astype(np.float32))  # [T, tile_height, crop, 3]
         pixels = np.einsum("yh,thxc->tyxc", down, narrow, optimize=True)
-    return pixels[:, :, ::-1] if clip.flip[0] else pixels
+    if augmentation.colors:
+        pixels = recolor(pixels.astype(np.float32), drawn["color"])
+    pixels = pixels[:, :, ::-1] if clip.flip[0] else pixels
+    y, x, height, width = drawn["erased"].tolist()
+    if augmentation.erasing and height:
+        pixels = pixels.copy()
+        pixels[:, y : y + height, x : x + width] = np.rint(fill)
+    return pixels
 
 
 def resize_weights(first: float, scale: float, *, inputs: int, outputs: int) -> np.ndarray:

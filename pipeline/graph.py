@@ -11,6 +11,7 @@ import numpy as np
 from nvidia.dali import Pipeline, fn
 from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
+from res3d_video.pipeline.augment import NONE, Augmentation
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.codecs.mp4 import Splicer, Stream, join
@@ -21,6 +22,7 @@ from res3d_video.pipeline.reader import ReadStep
 from res3d_video.pipeline.settings import LoaderSettings
 
 Inputs = dict[str, list[Any] | np.ndarray]  # a batch as the graph takes it: name -> N samples
+COLOR = ("brightness", "contrast", "saturation", "hue")  # as a plan draws them and DALI calls them
 
 
 def fed(name: str) -> Any:
@@ -35,6 +37,8 @@ class DaliEngine:
         gpu: CUDA device, or None for the CPU.
         mean, std: Per channel, RGB; clips come as (value - mean) / std.
         whole_pictures: Decode whole JPEGs; else, where nothing is resized, just the columns of the crop.
+        augmentation: What the plan draws besides crop and flip.
+        num_crops: C, clips that the plan takes of the same frames.
     """
 
     def __init__(
@@ -48,15 +52,22 @@ class DaliEngine:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         whole_pictures: bool,
+        augmentation: Augmentation = NONE,
+        num_crops: int = 1,
     ) -> None:
         self._index, self._codec, self._clip, self._gpu, self._settings = index, index.stored_as, clip, gpu, settings
         self.num_pipelines = settings.pipelines(codec=index.codec, on_gpu=gpu is not None)  # that take turns
         threads = settings.num_threads
         # K, of H.264: opening a stream costs NVDEC time, so there are as few as threads to decode them.
-        self.clips_per_stream = 1 if gpu is None else -(-batch_size // min(threads, batch_size))
-        self._batch_size, self._mean, self._std = batch_size, list(mean), list(std)
+        self._num_reads = batch_size // num_crops
+        self.clips_per_stream = 1 if gpu is None else -(-self._num_reads // min(threads, self._num_reads))
+        self._mean, self._std, self._augmentation, self._num_crops = list(mean), list(std), augmentation, num_crops
         self._scale = clip.scale(index.size)
-        self._cuts_columns = not whole_pictures and self._scale == 1  # a resize needs their neighbors too
+        self._resizes = self._scale != 1 or augmentation.resizes
+        # Of what is cut from frames of H.264. Pieces of different sizes are cut as large as stored and then resized:
+        # DALI resizes all frames of a stream alike, and what cuts each at its own place (warp_affine) does not smooth.
+        self._side = math.ceil(clip.crop_size * (max(1, 1 / self._scale) if augmentation.resizes else 1))
+        self._cuts_columns = not (whole_pictures or self._resizes or num_crops > 1)  # a resize needs neighbors too
         self._pool = Pool(threads)
         if isinstance(self._codec, H264Codec):
             size = {"height": self._codec.tile_height, "width": self._codec.tile_width}
@@ -72,7 +83,7 @@ class DaliEngine:
             queue_depth: Batches worked on at a time; the first `schedule_run` starts so many.
         """
         is_video = isinstance(self._codec, H264Codec)
-        num_samples = -(-self._batch_size // self.clips_per_stream) if is_video else self._batch_size
+        num_samples = -(-self._num_reads // self.clips_per_stream) if is_video else self._num_reads
         pipe = Pipeline(num_samples, self._settings.num_threads, self._gpu, prefetch_queue_depth=queue_depth)
         with pipe:
             pipe.set_outputs(self._video_graph() if is_video else self._jpeg_graph())
@@ -96,7 +107,7 @@ class DaliEngine:
         return self.video_inputs(read.clips, streams, contents)
 
     def _jpeg_graph(self) -> Any:
-        """JPEGs of T tiles to clips [T, crop, crop, 3]."""
+        """JPEGs of T tiles to clips [C × T, crop, crop, 3]."""
         height, width, size = self._codec.tile_height, self._codec.tile_width, [self._clip.crop_size] * 2
         how: dict[str, Any] = {"device": "cpu", "output_type": DALIImageType.RGB, "adjust_orientation": False}
         if self._gpu is not None:
@@ -109,29 +120,50 @@ class DaliEngine:
         else:
             picture = fn.decoders.image(fed("jpeg"), **how)  # HWC [T × tile_height, W, 3]
         frames = fn.reshape(picture, shape=[self._clip.num_frames, height, width, 3], layout="FHWC")
-        corner: dict[str, Any] = {}
-        if self._scale != 1:
-            frames = fn.resize(frames, size=size, roi_start=fed("roi_start"), roi_end=fed("roi_end"), antialias=True)
-        else:
-            corner = {"crop_pos_y": fed("crop_y"), "crop_pos_x": 0.0 if self._cuts_columns else fed("crop_x")}
-        return self._normalize(frames, crop=size, mirror=fed("flip"), **corner)
+        crops, corner = [], {}
+        for c in range(self._num_crops):
+            if self._resizes:
+                region = {"roi_start": fed(f"roi_start{c}"), "roi_end": fed(f"roi_end{c}")}
+                crops.append(fn.resize(frames, size=size, antialias=True, **region))
+                continue
+            corner = {"crop_pos_y": fed(f"crop_y{c}"), "crop_pos_x": 0.0 if self._cuts_columns else fed(f"crop_x{c}")}
+            if self._num_crops > 1 or self._augmentation.is_on:
+                crops.append(fn.crop(frames, crop=size, **corner))
+        if not crops:  # the last operator crops too
+            return self._normalize(frames, crop=size, mirror=fed("flip"), **corner)
+        return self._normalize(self._change(joined(crops)), mirror=fed("flip"))
 
     def _jpeg_inputs(self, clips: PlannedClips, jpegs: list[np.ndarray]) -> Inputs:
         crop, content, scale = self._clip.crop_size, self._index.content[clips.sample], self._scale
-        y, x = content[:, 1] + clips.top / scale, content[:, 0] + clips.left / scale  # the crop's corner, stored pixels
-        inputs: Inputs = {"jpeg": jpegs, "flip": clips.flip.astype(np.int32)}
-        if scale != 1:
-            far = points(y + crop / scale, x + crop / scale, np.float32)
-            return inputs | {"roi_start": points(y, x, np.float32), "roi_end": far}
-        # crop_mirror_normalize wants the corner as a part of the room there is
-        inputs["crop_y"] = (y / max(self._codec.tile_height - crop, 1)).astype(np.float32)
-        if not self._cuts_columns:
-            return inputs | {"crop_x": (x / max(self._codec.tile_width - crop, 1)).astype(np.float32)}
-        bottom = np.full(len(y), self._clip.num_frames * self._codec.tile_height)
-        return inputs | {"cut_start": points(0 * y, x, np.int32), "cut_end": points(bottom, x + crop, np.int32)}
+        num_crops, room = self._num_crops, (self._codec.tile_height - crop, self._codec.tile_width - crop)
+        corner = content[:, [1, 0]] + np.stack([clips.top, clips.left], axis=1) / scale  # [N, 2], stored pixels
+        inputs: Inputs = {"jpeg": jpegs, "flip": clips.flip[::num_crops].astype(np.int32)}
+        inputs |= self._changes(clips, np.arange(len(clips))[:, None], is_mirrored_later=True)
+        if self._cuts_columns:
+            x, bottom = corner[:, 1], np.full(len(clips), self._clip.num_frames * self._codec.tile_height)
+            inputs["cut_start"] = np.stack([0 * x, x], axis=1).astype(np.int32)
+            inputs["cut_end"] = np.stack([bottom, x + crop], axis=1).astype(np.int32)
+        far = corner + self._region(clips) / scale
+        for c in range(num_crops):
+            if self._resizes:
+                inputs[f"roi_start{c}"] = np.ascontiguousarray(corner[c::num_crops], np.float32)
+                inputs[f"roi_end{c}"] = np.ascontiguousarray(far[c::num_crops], np.float32)
+                continue
+            y, x = corner[c::num_crops].T
+            # crop operators want the corner as a part of the room there is
+            inputs[f"crop_y{c}"] = (y / max(room[0], 1)).astype(np.float32)
+            if not self._cuts_columns:
+                inputs[f"crop_x{c}"] = (x / max(room[1], 1)).astype(np.float32)
+        return inputs
+
+    def _region(self, clips: PlannedClips) -> np.ndarray:
+        """Height and width of the piece of the picture that becomes the crop, pixels after resizing: int64 [N, 2]."""
+        if not self._augmentation.resizes:
+            return np.full((len(clips), 2), self._clip.crop_size)
+        return np.stack([clips.augmented["height"], clips.augmented["width"]], axis=1)
 
     def _video_graph(self) -> Any:
-        """Streams of K clips, or on a CPU their frames, to clips [K × T, crop, crop, 3]."""
+        """Streams of K clips, or on a CPU their frames, to clips [K × C × T, crop, crop, 3]."""
         if self._gpu is None:
             return self.clips_of(fn.reshape(fed("frames"), layout="FHWC"))
         return self.clips_of(fn.decoders.video(fed("stream"), device="mixed", frames=fed("wanted")))
@@ -139,19 +171,21 @@ class DaliEngine:
     def clips_of(self, frames: Any) -> Any:
         """Wanted frames [U, tile_height, tile_width, 3] resized, cropped, flipped, put in order and normalized."""
         codec, scale = self._codec, self._scale
-        if scale != 1:
+        if scale != 1 and not self._augmentation.resizes:
             height, width = (math.ceil(side * scale) for side in (codec.tile_height, codec.tile_width))
             corner = [height / scale, width / scale]  # of the frame, or a fraction of a pixel past it
             frames = fn.resize(frames, size=[height, width], roi_start=[0.0, 0.0], roi_end=corner, antialias=True)
-        frames = fn.warp_affine(  # [U, crop, crop, 3]; a stream's frames are of many clips, so each has its own place
-            frames,
-            matrix=fn.per_frame(fed("matrices")),
-            size=[self._clip.crop_size] * 2,
-            interp_type=DALIInterpType.INTERP_NN,  # whole pixels are moved, none is mixed
-            fill_value=0,
-        )
-        frames = fn.sequence_rearrange(frames, new_order=fed("order"))  # [K × T, …]; a short clip repeats its last
-        return self._normalize(frames)
+        nearest, linear = DALIInterpType.INTERP_NN, DALIInterpType.INTERP_LINEAR  # the first moves whole pixels
+        how: dict[str, Any] = {"interp_type": linear if self._augmentation.resizes else nearest}
+        crops = [  # [U, side, side, 3] each; a stream's frames are of many clips, so each has its own place
+            fn.warp_affine(frames, matrix=fn.per_frame(fed(f"matrices{c}")), size=[self._side] * 2, **how)
+            for c in range(self._num_crops)
+        ]
+        # [K × C × T, side, side, 3]; a short clip repeats its last frame
+        frames = fn.sequence_rearrange(joined(crops), new_order=fed("order"))
+        if self._side != self._clip.crop_size:
+            frames = fn.resize(frames, size=[self._clip.crop_size] * 2, antialias=True)
+        return self._normalize(self._change(frames))
 
     def video_inputs(self, clips: PlannedClips, streams: list[Stream], contents: list[np.ndarray]) -> Inputs:
         """What the graph reads of H.264, a stream a sample.
@@ -159,16 +193,56 @@ class DaliEngine:
         Args:
             contents: Of each stream, on a GPU its bytes, uint8 [bytes]; on a CPU its wanted frames, uint8 [U, H, W, 3].
         """
-        corner = np.rint(self._index.content[clips.sample, :2] * self._scale)
-        x, y = corner[:, 0] + clips.left, corner[:, 1] + clips.top
-        matrices = crop_matrices(x=x, y=y, flip=clips.flip, crop=self._clip.crop_size)
-        inputs: Inputs = {
-            "order": [stream.order for stream in streams],
-            "matrices": [matrices[stream.clips][stream.owner] for stream in streams],  # [U, 2, 3] each
-        }
+        num_crops = self._num_crops
+        scale = 1.0 if self._augmentation.resizes else self._scale  # of the frames that are cut
+        corner = np.rint(self._index.content[clips.sample, :2] * scale)
+        x, y = (corner + np.stack([clips.left, clips.top], axis=1) * (scale / self._scale)).T
+        size = self._region(clips) * (scale / self._scale)
+        matrices = crop_matrices(x=x, y=y, size=size, flip=clips.flip, crop=self._side)
+        inputs: Inputs = {"order": [self._order(stream) for stream in streams]}
+        for c in range(num_crops):  # [U, 2, 3] each
+            own = matrices[c::num_crops]
+            inputs[f"matrices{c}"] = [own[stream.clips][stream.owner] for stream in streams]
+        rows = np.arange(len(streams) * self.clips_per_stream).reshape(len(streams), -1)
+        inputs |= self._changes(clips, np.minimum(rows, len(clips) - 1), is_mirrored_later=False)
         if self._gpu is None:
             return inputs | {"frames": contents}
         return inputs | {"stream": contents, "wanted": [stream.frames for stream in streams]}
+
+    def _order(self, stream: Stream) -> np.ndarray:
+        """Place of each frame of the crops of a stream's clips among all cropped frames: int32 [K × C × T]."""
+        order = stream.order.reshape(self.clips_per_stream, 1, -1)
+        return (order + len(stream.frames) * np.arange(self._num_crops, dtype=np.int32)[:, None]).ravel()
+
+    def _change(self, frames: Any) -> Any:
+        """Crops uint8 [F, crop, crop, 3] with other colors, and with boxes erased."""
+        if self._augmentation.colors:
+            frames = fn.color_twist(frames, **{name: fn.per_frame(fed(name)) for name in COLOR})
+        if self._augmentation.erasing:
+            box = {"anchor": fed("erased_at"), "shape": fed("erased_size"), "axis_names": "FHW"}
+            frames = fn.erase(frames, fill_value=np.rint(self._mean).tolist(), **box)
+        return frames
+
+    def _changes(self, clips: PlannedClips, rows: np.ndarray, *, is_mirrored_later: bool) -> Inputs:
+        """What `_change` reads.
+
+        Args:
+            rows: int64 [S, K], the clips of each of S samples.
+        """
+        num_frames, drawn, inputs = self._clip.num_frames, clips.augmented, Inputs()
+        if self._augmentation.colors:
+            color = np.repeat(drawn["color"][rows], num_frames, axis=1)  # [S, K × T, 4]
+            inputs |= {name: np.ascontiguousarray(color[..., i]) for i, name in enumerate(COLOR)}
+        if self._augmentation.erasing:
+            corner, size = np.split(drawn["erased"][rows], 2, axis=2)  # [S, K, 2] each
+            if is_mirrored_later:
+                x = self._clip.crop_size - corner[..., 1] - size[..., 1]
+                corner[..., 1] = np.where(clips.flip[rows], x, corner[..., 1])
+            length = np.full((*rows.shape, 1), num_frames)  # a box of all frames of a clip, one clip after another
+            first = length * np.arange(rows.shape[1])[:, None]
+            for name, box in (("erased_at", (first, corner)), ("erased_size", (length, size))):
+                inputs[name] = np.concatenate(box, axis=2).reshape(len(rows), -1).astype(np.float32)
+        return inputs
 
     def _normalize(self, frames: Any, **cut: Any) -> Any:
         """(value - mean) / std; `cut` crops and mirrors in the same pass."""
@@ -177,24 +251,26 @@ class DaliEngine:
         return fn.crop_mirror_normalize(frames, **how, **cut)
 
 
-def points(y: np.ndarray, x: np.ndarray, dtype: type) -> np.ndarray:
-    """Two columns [N] as N points [N, 2], in one piece of memory."""
-    return np.ascontiguousarray(np.stack([y, x], axis=1), dtype)
+def joined(clips: list[Any]) -> Any:
+    """Clips one after another."""
+    return fn.cat(*clips, axis=0) if len(clips) > 1 else clips[0]
 
 
-def crop_matrices(*, x: np.ndarray, y: np.ndarray, flip: np.ndarray, crop: int) -> np.ndarray:
+def crop_matrices(*, x: np.ndarray, y: np.ndarray, size: np.ndarray, flip: np.ndarray, crop: int) -> np.ndarray:
     """From a place in the crop to the place in the frame that it shows: float32 [N, 2, 3].
 
     Args:
-        x, y: [N], left and top edge of the crop, pixels.
+        x, y: [N], left and top edge of the piece of the frame that becomes the crop, pixels.
+        size: [N, 2], its height and width.
         flip: bool [N], mirrored left to right.
 
-    >>> crop_matrices(x=np.array([3, 3]), y=np.array([5, 5]), flip=np.array([False, True]), crop=8).tolist()
-    [[[1.0, 0.0, 3.0], [0.0, 1.0, 5.0]], [[-1.0, 0.0, 11.0], [0.0, 1.0, 5.0]]]
+    >>> x, y, size = np.array([3, 3]), np.array([5, 5]), np.array([[8, 8], [4, 16]])
+    >>> crop_matrices(x=x, y=y, size=size, flip=np.array([False, True]), crop=8).tolist()
+    [[[1.0, 0.0, 3.0], [0.0, 1.0, 5.0]], [[-2.0, 0.0, 19.0], [0.0, 0.5, 5.0]]]
     """
     matrices = np.zeros((len(x), 2, 3), np.float32)
-    matrices[:, 0, 0] = np.where(flip, -1, 1)
-    matrices[:, 1, 1] = 1
-    matrices[:, 0, 2] = np.where(flip, x + crop, x)
+    matrices[:, 0, 0] = np.where(flip, -1, 1) * size[:, 1] / crop
+    matrices[:, 1, 1] = size[:, 0] / crop
+    matrices[:, 0, 2] = np.where(flip, x + size[:, 1], x)
     matrices[:, 1, 2] = y
     return matrices

@@ -91,6 +91,7 @@ class ClipLoader:
         self._gpu = (self.device.index or 0) if self.device.type == "cuda" else None
         self.engine = self.settings.chosen_engine()
         pixels: dict[str, Any] = {"mean": per_channel(mean), "std": per_channel(std)}
+        pixels |= {"augmentation": plan.augmentation, "num_crops": plan.num_crops}
         self.decoder: Any
         if self.engine == "simple":
             self.decoder = SimpleEngine(index, plan.spec, num_threads=self.settings.num_threads, **pixels)

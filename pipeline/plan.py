@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from res3d_video.pipeline.augment import DRAWN, NONE, WORDS, Augmentation, draw
 from res3d_video.pipeline.clip import ClipSpec, num_starts, require_positive, uniform_starts
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
@@ -53,7 +54,7 @@ def compact(rows: np.ndarray) -> np.ndarray:
     return rows.astype(np.int32) if rows.max(initial=0) < 2**31 else rows
 
 
-ORDER_STREAM, DRAW_STREAM = 0, 1  # two independent Philox streams under one (seed, epoch)
+ORDER_STREAM, DRAW_STREAM, AUGMENT_STREAM = 0, 1, 2  # independent Philox streams under one (seed, epoch)
 WORDS_PER_POSITION = 4  # 64-bit words that one Philox step gives: start, top, left; flip and label share the last
 KEPT_ORDERS = 2  # a batch may run on into the next epoch
 
@@ -65,17 +66,19 @@ class PlannedClips:
     position: np.ndarray  # int64, place in the plan's stream; -1 for padding
     sample: np.ndarray  # int64, row of the index
     start: np.ndarray  # int64, first frame of the clip, in stored frames
-    view: np.ndarray  # int64, which of the sample's clips; 0 in training
+    view: np.ndarray  # int64, which of the sample's clips and crops; 0 in training
     top: np.ndarray  # int64, with `left` the corner of the crop in the content, pixels after resizing
     left: np.ndarray
     flip: np.ndarray  # bool, mirrored left to right
     weight: np.ndarray  # float32, 1; 0 for padding
     # uint64, whose upper 32 bits choose among a sample's labels; 0, the first, if not given
     label_draw: np.ndarray = None  # type: ignore[assignment]  # never after __post_init__
+    augmented: np.ndarray = None  # type: ignore[assignment]  # augment.DRAWN; zeros, unused, where a plan draws none
 
     def __post_init__(self) -> None:
-        if self.label_draw is None:
-            object.__setattr__(self, "label_draw", np.zeros(len(self.sample), np.uint64))
+        for name, dtype in (("label_draw", np.dtype(np.uint64)), ("augmented", DRAWN)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.zeros(len(self.sample), dtype))
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -91,6 +94,8 @@ class Plan(Protocol):
     spec: ClipSpec
     stored_spec: ClipSpec
     global_batch_size: int
+    augmentation: Augmentation
+    num_crops: int  # C: so many consecutive rows of a batch are crops of the same frames
 
     @property
     def num_steps(self) -> int | None:
@@ -133,8 +138,8 @@ def stored_clip(spec: ClipSpec, *, frame_step: int) -> ClipSpec:
     return replace(spec, frame_stride=spec.frame_stride // frame_step)
 
 
-def crop_room(content: np.ndarray, spec: ClipSpec, *, stored_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """How many places a crop has, downwards and sideways: int64 [N] each, at least 1.
+def picture_sizes(content: np.ndarray, spec: ClipSpec, *, stored_size: int) -> np.ndarray:
+    """Height and width of pictures after resizing, pixels: int64 [N, 2].
 
     Args:
         content: int [N, 4], left, top, width, height of each picture in its tile, stored pixels.
@@ -143,39 +148,39 @@ def crop_room(content: np.ndarray, spec: ClipSpec, *, stored_size: int) -> tuple
     Raises:
         UserError: A picture is smaller than the crop.
 
-    >>> crop_room(np.array([[0, 0, 171, 128]]), ClipSpec(crop_size=112), stored_size=128)
-    (array([17]), array([60]))
+    >>> picture_sizes(np.array([[0, 0, 171, 128]]), ClipSpec(crop_size=56, resize=64), stored_size=128)
+    array([[64, 85]])
     """
-    height, width = content[:, 3].astype(np.int64), content[:, 2].astype(np.int64)
+    sizes = content[:, [3, 2]].astype(np.int64)
     if spec.resize is not None:
-        height, width = height * spec.resize // stored_size, width * spec.resize // stored_size
-    room = height - spec.crop_size + 1, width - spec.crop_size + 1
-    for side, places in zip((height, width), room, strict=True):
-        if np.any(places < 1):
-            raise UserError(
-                f"crop_size: {spec.crop_size} does not fit a picture of {side.min()} pixels; choose at most that, "
-                "a larger --resize, or make the shards with a larger --size"
-            )
-    return room
+        sizes = sizes * spec.resize // stored_size
+    if (smallest := sizes.min(initial=spec.crop_size)) < spec.crop_size:
+        raise UserError(
+            f"crop_size: {spec.crop_size} does not fit a picture of {smallest} pixels; choose at most that, "
+            "a larger --resize, or make the shards with a larger --size"
+        )
+    return sizes
 
 
 class _SomeSamples:
     """What both plans have: rows of an index, clips of one form, and a global batch."""
+
+    augmentation, num_crops = NONE, 1
 
     def __init__(self, index: ShardIndex, samples: np.ndarray, spec: ClipSpec, global_batch_size: int) -> None:
         require_positive(global_batch_size=global_batch_size)
         self.index, self.spec, self.global_batch_size = index, spec, global_batch_size
         self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
         self._samples = compact(np.asarray(samples, np.int64))
-        self._room(self._samples)  # fails here, not in mid-epoch
+        self._sizes(self._samples)  # fails here, not in mid-epoch
 
     def _positions(self, step: int) -> np.ndarray:
         """Places in the plan's stream of a step's global batch: int64 [B]."""
         first = step * self.global_batch_size
         return np.arange(first, first + self.global_batch_size, dtype=np.int64)
 
-    def _room(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return crop_room(self.index.content[samples], self.spec, stored_size=self.index.size)
+    def _sizes(self, samples: np.ndarray) -> np.ndarray:
+        return picture_sizes(self.index.content[samples], self.spec, stored_size=self.index.size)
 
 
 class TrainPlan(_SomeSamples):
@@ -188,6 +193,7 @@ class TrainPlan(_SomeSamples):
         shuffle_window: None shuffles all samples; W shuffles the tars and then the samples within each W of them, for
             disks that read better in sequence.
         start_multiple: Clips begin at multiples of so many stored frames; the GOP's size begins all at keyframes.
+        augmentation: What else changes at random.
     """
 
     num_steps = None
@@ -203,6 +209,7 @@ class TrainPlan(_SomeSamples):
         flip: bool = True,
         shuffle_window: int | None = None,
         start_multiple: int = 1,
+        augmentation: Augmentation = NONE,
     ) -> None:
         if not len(samples):
             raise UserError(f"{index.name}: no sample to train on; choose another split")
@@ -211,7 +218,9 @@ class TrainPlan(_SomeSamples):
             raise UserError(f"seed: {seed} is not possible; choose 0 to 2**63 - 1")
         super().__init__(index, samples, spec, global_batch_size)
         self._seed, self._flip, self._shuffle_window = seed, flip, shuffle_window
-        self.start_multiple = start_multiple
+        self.start_multiple, self.augmentation = start_multiple, augmentation
+        if 0 < (least := augmentation.scale_jitter[0]) < spec.crop_size:
+            raise UserError(f"scale_jitter: {least} is not possible; choose at least the crop_size, {spec.crop_size}")
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
 
     @property
@@ -225,6 +234,7 @@ class TrainPlan(_SomeSamples):
             f"train {self.index.fingerprint} samples={len(self._samples)} {self.spec} seed={self._seed} "
             f"flip={self._flip} window={self._shuffle_window}"
             + (f" start_multiple={self.start_multiple}" if self.start_multiple > 1 else "")
+            + (f" {self.augmentation}" if self.augmentation.is_on else "")
         )
 
     def batch(self, step: int) -> PlannedClips:
@@ -234,9 +244,15 @@ class TrainPlan(_SomeSamples):
 
     def _clips(self, position: np.ndarray, sample: np.ndarray) -> PlannedClips:
         """What consecutive positions draw of some samples."""
-        words = self._words(position)  # [B, 4]
+        words = self._words(position, WORDS_PER_POSITION, stream=DRAW_STREAM)  # [B, 4]
         starts = num_starts(self.stored_spec, video_frames=self.index.num_frames[sample])
-        down, sideways = self._room(sample)
+        sizes, crop = self._sizes(sample), self.spec.crop_size
+        augmented = None
+        down, sideways = (sizes - crop + 1).T
+        if self.augmentation.is_on:
+            more = self._words(position, WORDS, stream=AUGMENT_STREAM)
+            augmented = draw(more, self.augmentation, sizes=sizes, crop_size=crop)
+            down, sideways = sizes[:, 0] - augmented["height"] + 1, sizes[:, 1] - augmented["width"] + 1
         return PlannedClips(
             position=position,
             sample=sample,
@@ -247,6 +263,7 @@ class TrainPlan(_SomeSamples):
             flip=(words[:, 3] >> np.uint64(63)).astype(bool) & self._flip,
             weight=np.ones(len(position), np.float32),
             label_draw=words[:, 3] << np.uint64(32),
+            augmented=augmented,  # type: ignore[arg-type]  # never None after __post_init__
         )
 
     def samples_at(self, position: np.ndarray) -> np.ndarray:
@@ -276,14 +293,15 @@ class TrainPlan(_SomeSamples):
                 self._orders.popitem(last=False)
         return self._orders[epoch]
 
-    def _words(self, position: np.ndarray) -> np.ndarray:
-        """The random words of consecutive positions: uint64 [B, 4]; Philox counts positions, so each has its own."""
+    def _words(self, position: np.ndarray, num_words: int, *, stream: int) -> np.ndarray:
+        """Random words of consecutive positions: uint64 [B, num_words]; Philox counts, so each position has its own."""
         epoch, place = np.divmod(position, self.samples_per_epoch)
-        words = np.empty((len(position), WORDS_PER_POSITION), np.uint64)
+        words = np.empty((len(position), num_words), np.uint64)
         for e in np.unique(epoch):
             here = np.flatnonzero(epoch == e)
-            stream = np.random.Philox(key=[self._seed, int(e)], counter=[int(place[here[0]]), 0, 0, DRAW_STREAM])
-            words[here] = stream.random_raw(len(here) * WORDS_PER_POSITION).reshape(-1, WORDS_PER_POSITION)
+            first = int(place[here[0]]) * num_words // WORDS_PER_POSITION
+            philox = np.random.Philox(key=[self._seed, int(e)], counter=[first, 0, 0, stream])
+            words[here] = philox.random_raw(len(here) * num_words).reshape(-1, num_words)
         return words
 
 
@@ -296,21 +314,34 @@ def drawn_labels(index: ShardIndex, clips: PlannedClips) -> np.ndarray:
 
 
 class EvalPlan(_SomeSamples):
-    """Every sample once, as `num_views` evenly spaced, centre-cropped clips; the last batch is padded with weight 0."""
+    """Every sample once, as evenly spaced clips; the last batch is padded with weight 0.
+
+    Args:
+        num_views: Clips of a sample.
+        num_crops: Crops of each clip, evenly spaced along the longer side of the picture; 1 is the one in the middle.
+            They are of the same frames, decoded once. A rank's share of `global_batch_size` must be a multiple of it.
+    """
 
     def __init__(
-        self, index: ShardIndex, samples: np.ndarray, spec: ClipSpec, *, global_batch_size: int, num_views: int = 1
+        self,
+        index: ShardIndex,
+        samples: np.ndarray,
+        spec: ClipSpec,
+        *,
+        global_batch_size: int,
+        num_views: int = 1,
+        num_crops: int = 1,
     ) -> None:
         if not len(samples):
             raise UserError(f"{index.name}: no sample to evaluate; choose another split")
-        require_positive(num_views=num_views)
+        require_positive(num_views=num_views, num_crops=num_crops)
         super().__init__(index, samples, spec, global_batch_size)
-        self.num_views = num_views
+        self.num_views, self.num_crops = num_views, num_crops
 
     @property
     def num_clips(self) -> int:
-        """Samples times views."""
-        return len(self._samples) * self.num_views
+        """Samples times views times crops."""
+        return len(self._samples) * self.num_views * self.num_crops
 
     @property
     def num_steps(self) -> int:
@@ -318,23 +349,30 @@ class EvalPlan(_SomeSamples):
 
     @property
     def identity(self) -> str:
-        return f"eval {self.index.fingerprint} samples={len(self._samples)} {self.spec} views={self.num_views}"
+        crops = f" crops={self.num_crops}" if self.num_crops > 1 else ""
+        return f"eval {self.index.fingerprint} samples={len(self._samples)} {self.spec} views={self.num_views}{crops}"
 
     def batch(self, step: int) -> PlannedClips:
-        """The global batch of a step; a sample's views follow one another."""
+        """The global batch of a step; a sample's views follow one another, and a view's crops."""
         position = self._positions(step)
         real = position < self.num_clips
-        place, view = np.divmod(np.minimum(position, self.num_clips - 1), self.num_views)
+        last = self.num_clips - self.num_crops + position % self.num_crops  # padding repeats the last view
+        place, view = np.divmod(np.where(real, position, last), self.num_views * self.num_crops)
+        clip, crop = np.divmod(view, self.num_crops)
         sample = self._samples[place].astype(np.int64)
         starts = uniform_starts(self.num_views, self.stored_spec, video_frames=self.index.num_frames[sample])
-        down, sideways = self._room(sample)
+        room = self._sizes(sample) - self.spec.crop_size  # [B, 2]
+        corner = room // 2
+        if self.num_crops > 1:
+            along, row = room.argmax(axis=1), np.arange(len(room))
+            corner[row, along] = room[row, along] * crop // (self.num_crops - 1)
         return PlannedClips(
             position=np.where(real, position, -1),
             sample=sample,
-            start=np.take_along_axis(starts, view[:, None], axis=1)[:, 0],
+            start=np.take_along_axis(starts, clip[:, None], axis=1)[:, 0],
             view=view,
-            top=(down - 1) // 2,
-            left=(sideways - 1) // 2,
+            top=corner[:, 0],
+            left=corner[:, 1],
             flip=np.zeros(len(position), bool),
             weight=real.astype(np.float32),
         )

@@ -61,12 +61,15 @@ class ReadWork:
 
 @dataclass(frozen=True)
 class ReadStep:
-    """One rank's clips of a step after replacement, ready to be decoded; `loader.Batch` has the other attributes."""
+    """One rank's clips of a step after replacement, ready to be decoded; `loader.Batch` has the other attributes.
+
+    Where a plan takes C crops of the same frames, `located` and `data` have one entry for each C of `clips`.
+    """
 
     step: int
     clips: PlannedClips
     located: ClipFrames
-    data: list[list[np.ndarray]]  # of each clip, what a decoder takes: one JPEG, or packets; uint8 [bytes] each
+    data: list[list[np.ndarray]]  # what a decoder takes of each: one JPEG, or packets; uint8 [bytes] each
     num_replaced: int
     damaged: dict[int, str]
     num_real_global: int
@@ -286,6 +289,8 @@ class StepReader:
 
     def __init__(self, index: ShardIndex, plan: Plan, *, rows: slice, read_ahead: int = 0) -> None:
         self._index, self._plan, self._rows, self._codec = index, plan, rows, index.stored_as
+        if (rows.stop - rows.start) % plan.num_crops:
+            raise ValueError(f"{rows} must be whole groups of {plan.num_crops} crops")
         self._read_ahead, self._furthest = read_ahead, 0  # the last step that the disk was asked for
         if plan.spec.num_frames > self._codec.max_frames:
             most = f"<= {self._codec.max_frames} with frames of {self._codec.tile_height} pixels, a clip being one JPEG"
@@ -319,7 +324,8 @@ class StepReader:
             return
         self._step = step
         clips, located, _, num_real_global = self._planned(step)
-        self._fetched[step] = clips, located, self._files.fetch(clips.sample, located), num_real_global
+        places = self._files.fetch(clips.sample[:: self._plan.num_crops], located)
+        self._fetched[step] = clips, located, places, num_real_global
 
     def read(self, step: int) -> ReadStep:
         """Read a step; a clip with a damaged frame is replaced, and its sample remembered as bad.
@@ -334,7 +340,9 @@ class StepReader:
             self._furthest = later
         self._step = step
         planned = self._fetched.pop(step) if step in self._fetched else self._planned(step)
-        clips, located, places, num_real_global = planned
+        every_crop, located, places, num_real_global = planned
+        num_crops = self._plan.num_crops
+        clips = every_crop[::num_crops]  # views, so what is changed in them is changed there
         attempts, blank = np.zeros(len(clips), int), np.zeros(len(clips), bool)
         damaged: dict[int, str] = {}
         while True:
@@ -353,6 +361,7 @@ class StepReader:
                 damaged[int(clips.sample[n])] = why
                 attempts[n] += 1
                 blank[n] = not self._replace(clips, n, attempt=int(attempts[n]))
+                every_crop.weight[n * num_crops : (n + 1) * num_crops] = clips.weight[n]
             located, places = self._locate(clips, blank), None
         self.bad.update(damaged)
         work = ReadWork(
@@ -363,7 +372,7 @@ class StepReader:
             num_bytes=num_bytes,
         )
         num_replaced = int((attempts > 0).sum())
-        return ReadStep(step, clips, located, data, num_replaced, damaged, num_real_global, work)
+        return ReadStep(step, every_crop, located, data, num_replaced, damaged, num_real_global, work)
 
     def whereabouts(self) -> str | None:
         """What the reader is at, without a look at a disk that may hang; None for a remote tar, which has a limit."""
@@ -389,14 +398,15 @@ class StepReader:
 
     def add_undecodable(self, read: ReadStep, clips: Iterable[int]) -> None:
         """Remember that some clips of a step do not decode; read again, it has others in their place."""
-        keys = self._keys(read.clips, read.located)
+        keys = self._keys(read.clips[:: self._plan.num_crops], read.located)
         self._undecodable.update(keys[n] for n in clips)
 
     def _planned(self, step: int) -> tuple[PlannedClips, ClipFrames, None, int]:
         """This rank's clips of a step, in arrays of their own, their frames, no places, and `num_real_global`."""
         planned = self._plan.batch(step)
         clips = PlannedClips(**{name: value.copy() for name, value in vars(planned[self._rows]).items()})
-        return clips, self._locate(clips, np.zeros(len(clips), bool)), None, int(planned.weight.sum())
+        located = self._locate(clips[:: self._plan.num_crops], np.zeros(len(clips) // self._plan.num_crops, bool))
+        return clips, located, None, int(planned.weight.sum())
 
     def _locate(self, clips: PlannedClips, blank: np.ndarray) -> ClipFrames:
         """Where the frames of some clips are; `blank` ones need none."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from res3d_video.pipeline.augment import NONE
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex, open_index
@@ -23,6 +24,8 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])]
 
 class GridPlan:
     """A plan of clips that a test names: (sample, start, top, left, flip)."""
+
+    augmentation, num_crops = NONE, 1
 
     def __init__(self, index: ShardIndex, spec: ClipSpec, clips: list[tuple], *, batch_size: int) -> None:
         self.index, self.spec = index, spec

@@ -69,7 +69,9 @@ def test_clips_joined_in_streams_come_out_whole_cropped_and_flipped(num_threads:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_crop_matrix_moves_whole_pixels(flip: bool) -> None:
-    (matrix,) = crop_matrices(x=np.array([37.0]), y=np.array([9.0]), flip=np.array([flip]), crop=112)
+    (matrix,) = crop_matrices(
+        x=np.array([37.0]), y=np.array([9.0]), size=np.array([[112, 112]]), flip=np.array([flip]), crop=112
+    )
     for x, y in ((0, 0), (111, 111), (50, 3)):
         place = matrix @ [x + 0.5, y + 0.5, 1]  # of the pixel's centre
         assert place.tolist() == [37 + (111 - x if flip else x) + 0.5, 9 + y + 0.5]

@@ -351,18 +351,20 @@ def test_what_takes_the_place_of_a_damaged_clip_depends_on_nothing_read_before(
     assert [(a + b, x | y) for (a, x), (b, y) in zip(*halves, strict=True)] == in_order
 
 
+@pytest.mark.parametrize("num_crops", [1, 3])
 @pytest.mark.parametrize("found_by", ["checksum", "form", "decoder"])
 def test_a_bad_test_video_gets_no_weight_and_no_stand_in(
-    shards: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found_by: str
+    shards: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found_by: str, num_crops: int
 ) -> None:
     bad = sample_of_length(shards, 40)
     index = damaged_so_that(found_by, shards, tmp_path / "data", bad, monkeypatch)
-    plan = EvalPlan(index, np.arange(index.num_samples), ClipSpec(4, 2), global_batch_size=4)
+    samples, size = np.arange(index.num_samples), 4 * num_crops
+    plan = EvalPlan(index, samples, ClipSpec(4, 2), global_batch_size=size, num_crops=num_crops)
     with ClipLoader(index, plan) as loader:
         batches = list(loader)
         assert loader.num_replaced == 1
     scored = [s for b in batches for s, w in zip(b.samples.tolist(), b.weights.tolist(), strict=True) if w]
-    assert scored == [s for s in range(index.num_samples) if s != bad]
+    assert scored == [s for s in range(index.num_samples) if s != bad for _ in range(num_crops)]
 
 
 def test_data_that_is_damaged_throughout_ends_with_a_way_out(shards: ShardIndex, tmp_path: Path) -> None:

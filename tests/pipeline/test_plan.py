@@ -16,8 +16,8 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.plan import (
     EvalPlan,
     TrainPlan,
-    crop_room,
     drawn_labels,
+    picture_sizes,
     rank_rows,
     window_order,
 )
@@ -165,10 +165,9 @@ def train_plan_of(spec: ClipSpec, **index: int) -> TrainPlan:
     return TrainPlan(fake_index(**index), np.arange(50), spec, global_batch_size=8, seed=0)
 
 
-def test_crop_room_follows_each_picture_s_own_size() -> None:
+def test_sizes_are_each_picture_s_own() -> None:
     content = np.array([[0, 0, 128, 228], [50, 0, 128, 128]])
-    down, sideways = crop_room(content, ClipSpec(crop_size=112), stored_size=128)
-    assert (down.tolist(), sideways.tolist()) == ([117, 17], [17, 17])
+    assert picture_sizes(content, ClipSpec(crop_size=112), stored_size=128).tolist() == [[228, 128], [128, 128]]
 
 
 @pytest.mark.parametrize(

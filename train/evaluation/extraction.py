@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from res3d_video.pipeline.augment import NONE
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch, ClipLoader, LoaderSettings
@@ -229,7 +230,7 @@ class PartsPlan:
         plans: Of one index, clip and batch size; all of them end.
     """
 
-    start_multiple = 1
+    augmentation, num_crops, start_multiple = NONE, 1, 1
 
     def __init__(self, plans: Sequence[Plan]) -> None:
         self.index, self.spec, self.stored_spec = plans[0].index, plans[0].spec, plans[0].stored_spec
