@@ -14,6 +14,7 @@ WORDS = 2 * NUM_TRIES + 12  # random words of a position; a multiple of 4
 ERASED_AREA, ERASED_RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)  # arXiv:1708.04896, section 4.1
 # What the clips of a plan are changed by; see `draw`.
 DRAWN = np.dtype([("height", "i8"), ("width", "i8"), ("color", "f4", 4), ("erased", "i8", 4)])
+COLOR = ("brightness", "contrast", "saturation", "hue")  # as DALI calls them
 
 RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
 HALF_RANGE = 128.0  # contrast moves pixels away from it

@@ -11,7 +11,7 @@ import numpy as np
 from nvidia.dali import Pipeline, fn
 from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
-from res3d_video.pipeline.augment import NONE, Augmentation
+from res3d_video.pipeline.augment import COLOR, NONE, Augmentation
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.codecs.mp4 import Splicer, Stream, join
@@ -22,7 +22,6 @@ from res3d_video.pipeline.reader import ReadStep
 from res3d_video.pipeline.settings import LoaderSettings
 
 Inputs = dict[str, list[Any] | np.ndarray]  # a batch as the graph takes it: name -> N samples
-COLOR = ("brightness", "contrast", "saturation", "hue")  # as a plan draws them and DALI calls them
 
 
 def fed(name: str) -> Any:

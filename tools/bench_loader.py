@@ -19,7 +19,7 @@ import click
 
 from res3d_video.train.data_options import DATA, REMOTE, remote_options
 from res3d_video.train.models import MODELS
-from res3d_video.train.options import EXECUTION, EXECUTION_OPTIONS
+from res3d_video.train.options import AUGMENT_OPTIONS, AUGMENTATIONS, EXECUTION, EXECUTION_OPTIONS
 from res3d_video.train.terminal import (
     BATCH,
     COUNT,
@@ -64,6 +64,7 @@ OPTIONS = [
     click.option("--frame-stride", default=2, type=STRIDE, help="Source frames from one frame to the next."),
     click.option("--crop-size", default=112, type=SIDE, help="Height and width of a clip, pixels."),
     click.option("--resize", type=SIDE, help="Height of a frame before the crop.  [default: as stored]"),
+    *AUGMENT_OPTIONS,
     *EXECUTION_OPTIONS,
     click.option("--repeats", default=5, type=COUNT, help="Rounds."),
     click.option("--soak-minutes", default=0.0, type=Number(0, 1e5),
@@ -97,6 +98,7 @@ COMMAND: dict[str, Any] = {
     },
     "rare": {
         "More of what is measured": ["width", "resize", "snap_to_keyframe", "batches", "cold"],
+        "Augmentation of the clips": AUGMENTATIONS,
         **EXECUTION,
         "Shards behind a URL": REMOTE,
     },

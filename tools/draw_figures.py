@@ -92,10 +92,10 @@ def read_filters(checkpoint: Path) -> Filters:
         UserError: The file is missing, damaged or not a checkpoint; or its network does not begin with a convolution
             on three colors.
     """
-    from res3d_video.train.checkpoint import load_checkpoint  # loads torch: help does not wait for it
+    from res3d_video.train.checkpoint import load_checkpoint, weights_of  # loads torch: help does not wait for it
 
     state = load_checkpoint(checkpoint)
-    weight = first_convolution(state["model"], where=str(checkpoint))
+    weight = first_convolution(weights_of(state), where=str(checkpoint))
     model, place = state["config"]["model"], "/".join(checkpoint.resolve().parts[-2:])
     text = f"{model['name']}, width {model['width']}, step {state['step']:,}, {state['data']['name']} ({place}): "
     count, _, *size = weight.shape

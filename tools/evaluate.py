@@ -34,7 +34,8 @@ Examples:
   torchrun --nproc-per-node 8 tools/evaluate.py --checkpoint runs/s1m/latest.pt --data shards/sports1m
 \b
 The network, the clips and the split are those of the checkpoint. clip@1 is of one centre clip; video@1 and
-video@5 of the softmax averaged over --clips evenly spaced ones. Accuracies in the JSON file are 0 to 1.
+video@5 of the softmax averaged over --clips evenly spaced ones; --clips 10 --crops 3 scores 30 views a video, three
+crops of each clip that is read. Accuracies in the JSON file are 0 to 1.
 """
 
 
@@ -44,6 +45,7 @@ video@5 of the softmax averaged over --clips evenly spaced ones. Accuracies in t
 @click.option("--split", help="Split of the dataset.  [default: the one trained on]")
 @click.option("--subset", default="test", type=click.Choice(["test", "val", "train"]), help="Side of the split.")
 @click.option("--clips", default=10, type=CLIPS, help="Clips a video.")
+@click.option("--crops", type=click.IntRange(1, 100), default=1, help="Crops of each clip, along the longer side.")
 @click.option("--batch-size", type=BATCH, help="GLOBAL: clips at a time.  [default: 16 a process]")
 @click.option("--num-threads", default=2, type=THREADS, help="Decoding threads a process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
@@ -57,6 +59,7 @@ def main(
     split: str | None,
     subset: str,
     clips: int,
+    crops: int,
     batch_size: int | None,
     num_threads: int,
     device: str,
@@ -70,8 +73,8 @@ def main(
 
     ranks, index = from_torchrun(device), data.open()
     scores, found = score_checkpoint(
-        checkpoint, index, ranks=ranks, split=split, subset=subset, num_clips=clips, num_threads=num_threads,
-        batch_size=batch_size, quiet=quiet,
+        checkpoint, index, ranks=ranks, split=split, subset=subset, num_clips=clips, num_crops=crops,
+        num_threads=num_threads, batch_size=batch_size, quiet=quiet,
     )  # fmt: skip
     if not ranks.is_main:
         return

@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -18,15 +19,29 @@ import numpy as np
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.tools.run_reader import config_of, read_about
+from res3d_video.train.config import override
 from res3d_video.train.data_options import DATA, REMOTE, Data, remote_options
+from res3d_video.train.options import AUGMENT_OPTIONS, AUGMENTATIONS
 from res3d_video.train.presets import PRESETS
-from res3d_video.train.terminal import JSON_FILE, MOST, Command, Name, OutputFile, WrongUsage, extra_needed, save_json
+from res3d_video.train.terminal import (
+    JSON_FILE,
+    MOST,
+    Command,
+    Name,
+    OutputFile,
+    WrongUsage,
+    extra_needed,
+    save_json,
+    with_options,
+    wrong_usage,
+)
 
 EPILOG = """\b
 Examples:
   python tools/play.py shards/ucf101 --random --out clip.gif
   python tools/play.py shards/ucf101 --class Archery --side test --clips 10 --out views.png
   python tools/play.py shards/ucf101 --random --run runs/ucf101 --step 500 --out seen.gif
+  python tools/play.py shards/ucf101 --random --clips 8 --color-jitter 0.4 0.4 0.4 0.1 --out colors.png
   python tools/play.py s3://bucket/shards/ucf101 v_Archery_g01_c01 --segment --out video.mp4
 \b
 KEY is a sample's key, the name of its video, or a part of either that no other sample has. A clip is shown in three
@@ -47,7 +62,7 @@ MAX_FRAMES = {".gif": 300, ".mp4": 1000, ".png": 32}  # of a segment; of a longe
         "Which clips of it": ["num_clips", "step", "is_segment", "preset", "run", "split"],
         "What is written": ["out", "json_path"],
     },
-    rare={"Shards behind a URL": REMOTE},
+    rare={"Augmentation of the clips": AUGMENTATIONS, "Shards behind a URL": REMOTE},
 )
 @click.argument("data", metavar="DIR", type=DATA)
 @click.argument("key", required=False)
@@ -59,6 +74,7 @@ MAX_FRAMES = {".gif": 300, ".mp4": 1000, ".png": 32}  # of a segment; of a longe
 @click.option("--segment", "is_segment", is_flag=True, help="All that is stored, without clips.")
 @click.option("--preset", type=Name(list(PRESETS)), metavar="NAME", help="Recipe.  [default: ucf101-search]")
 @click.option("--run", type=click.Path(exists=True, path_type=Path), help="Folder of a run whose recipe is taken.")
+@with_options(*AUGMENT_OPTIONS)
 @click.option("--split", help="Split of the dataset.  [default: the recipe's]")
 @click.option("--out", required=True, type=OutputFile(*MAX_FRAMES), help=".gif, .mp4, or .png: a sheet of all frames.")
 @remote_options
@@ -78,6 +94,7 @@ def main(
     out: Path,
     split: str | None,
     json_path: Path | None,
+    **augmentation: Any,
 ) -> None:
     """Draw a sample of the shards in DIR, or clips of it as the network gets them."""
     if (key is None) != bool(is_random or class_name or side):
@@ -95,6 +112,8 @@ def main(
     config = PRESETS[preset or "ucf101-search"]
     if run is not None:
         config = config_of(run, read_about(run, way_out="give the --out of train/main.py"))
+    with wrong_usage():
+        config = override(config, **augmentation)
     split = split or (config.split if config.split in index.split_names else index.split_names[0])
     if split not in index.split_names:
         raise UserError(f"{index.name}: split {split} does not exist; choose {' or '.join(index.split_names)}")

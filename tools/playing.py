@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from res3d_video.pipeline.augment import COLOR
 from res3d_video.pipeline.clip import frame_indices, per_channel
 from res3d_video.pipeline.errors import UserError, did_you_mean
 from res3d_video.pipeline.frames import damaged
@@ -128,9 +129,15 @@ def describe_clips(index: ShardIndex, config: TrainConfig, clips: PlannedClips) 
             described.append({"step": position // config.global_batch_size, "epoch": epoch})
         else:
             described.append({"view": int(clips.view[n])})
-        crop = {"left": int(clips.left[n]), "top": int(clips.top[n]), "size": config.clip.crop_size}
+        drawn, side = clips.augmented[n], config.clip.crop_size
+        height, width = (drawn["height"], drawn["width"]) if drawn["height"] else (side, side)
+        crop = {"left": clips.left[n], "top": clips.top[n], "height": height, "width": width}
         flip, name = bool(clips.flip[n]), index.classes[labels[n]]
-        described[n] |= {"frames": frames[n].tolist(), "crop": crop, "flip": flip, "class": name}
+        described[n] |= {"frames": frames[n].tolist(), "crop": {name: int(value) for name, value in crop.items()}}
+        described[n] |= {"flip": flip, "class": name}
+        if drawn["height"]:  # else the plan augments nothing
+            color = dict(zip(COLOR, drawn["color"].round(4).tolist(), strict=True))
+            described[n] |= {"color": color, "erased": drawn["erased"].tolist()}
     return described
 
 
@@ -146,6 +153,8 @@ class FixedPlan(EvalPlan):
     def __init__(self, index: ShardIndex, config: TrainConfig, clips: PlannedClips) -> None:
         super().__init__(index, clips.sample, config.clip, global_batch_size=len(clips))
         self._clips = clips
+        if clips.augmented["height"].any():
+            self.augmentation = config.augment
 
     def batch(self, step: int) -> PlannedClips:
         """The clips."""
@@ -202,17 +211,25 @@ def clip_groups(
     scale, groups = config.clip.scale(index.size), []
     for n, clip in enumerate(described):
         stored = stored_frames(index, int(clips.sample[n]), numbers[n])
-        left, top, side = (clip["crop"][name] / scale for name in ("left", "top", "size"))
-        box = left, top, left + side, top + side
-        rows, columns = (slice(round(first), round(first + side)) for first in (top, left))
+        left, top, height, width = (clip["crop"][name] / scale for name in ("left", "top", "height", "width"))
+        box = left, top, left + width, top + height
+        rows, columns = slice(round(top), round(top + height)), slice(round(left), round(left + width))
+        side = round(config.clip.crop_size / scale)
         frames = [
-            Frame(f"frame {frame}", [stored[t], stored[t, rows, columns], given[n, t]], box)
+            Frame(f"frame {frame}", [stored[t], square(stored[t, rows, columns], side), given[n, t]], box)
             for t, frame in enumerate(clip["frames"])
         ]
         title = ", ".join(f"{name} {clip[name]}" for name in ("step", "epoch", "view") if name in clip)
         title += f": frames {clip['frames'][0]} to {clip['frames'][-1]}" + ", mirrored" * clip["flip"]
+        if config.augment.colors:
+            title += "".join(f", {name} {value:.3g}" for name, value in clip.get("color", {}).items())
         groups.append(FrameGroup(title, frames))
     return groups
+
+
+def square(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture as large as all others, uint8 RGB [side, side, 3]."""
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def draw(kind: str, title: str, groups: Sequence[FrameGroup]) -> list[Image.Image]:

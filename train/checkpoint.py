@@ -64,6 +64,7 @@ class CheckpointState(TypedDict):
     best_accuracy: Annotated[float, Meta(ge=-1, le=1)]
     tally: NotRequired[Tally]  # not in checkpoints of old, nor in imported weights
     model: dict[str, Tensor]
+    ema: NotRequired[dict[str, Tensor]]  # their moving average, where the run keeps one
     optimizer: OptimizerState
     loader: LoaderState
     rng: Tensor
@@ -159,11 +160,15 @@ def check_state(found: Any) -> dict[str, Any]:
     config = from_dict(state["config"])
     network, optimizer = outline(config.model, config.optim, num_classes=len(state["classes"]))
     weights = network.state_dict()
-    if set(weights) != set(state["model"]):
-        name = min(set(weights) ^ set(state["model"]))
-        raise SchemaError(f"model: {name!r:.80} is {'missing' if name in weights else 'not of this network'}")
-    for name, value in state["model"].items():
-        check_tensor(f"model: {name}", value, like=weights[name])
+    if not config.ema:
+        state.pop("ema", None)
+    for part in ("model", "ema") if config.ema else ("model",):
+        found_weights = state.get(part, {})
+        if set(weights) != set(found_weights):
+            name = min(set(weights) ^ set(found_weights))
+            raise SchemaError(f"{part}: {name!r:.80} is {'missing' if name in weights else 'not of this network'}")
+        for name, value in found_weights.items():
+            check_tensor(f"{part}: {name}", value, like=weights[name])
     check_tensor("rng", state["rng"], like=torch.get_rng_state())
     if state["rng"].device.type == "cpu":
         try:
@@ -261,6 +266,11 @@ def load_latest(folder: Path, *, say: Callable[[str], None]) -> tuple[Path, dict
     return newest
 
 
+def weights_of(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint that are used: their moving average where the run kept one."""
+    return state.get("ema", state["model"])
+
+
 def step_of(path: Path) -> int | None:
     """12000 for step-12000.pt, None for any other name."""
     match = re.fullmatch(r"step-(\d+)\.pt", path.name)
@@ -279,7 +289,7 @@ def load_weights(model: nn.Module, path: Path, state: dict[str, Any], *, classes
     Raises:
         CheckpointError: The networks differ in more than the fc.
     """
-    keep_head, ours, theirs = state["classes"] == classes, model.state_dict(), dict(state["model"])
+    keep_head, ours, theirs = state["classes"] == classes, model.state_dict(), dict(weights_of(state))
     if not keep_head:
         theirs |= {name: value for name, value in ours.items() if name.startswith("head.")}
     for name in [*ours, *theirs]:
@@ -335,7 +345,7 @@ def trained_model(state: dict[str, Any], *, device: str | torch.device) -> Train
     """The network of a checkpoint's state."""
     config, classes = from_dict(state["config"]), state["classes"]
     network = build_model(config.model, num_classes=len(classes))
-    network.load_state_dict(state["model"])
+    network.load_state_dict(weights_of(state))
     network = channels_last(network).to(device).eval()
     return TrainedModel(
         network, classes, config.clip, config.mean, config.std, state.get("shards", {}), state["step"], config.loss

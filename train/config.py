@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from res3d_video.pipeline.augment import Augmentation
 from res3d_video.pipeline.clip import ClipSpec, per_channel
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
@@ -59,7 +60,11 @@ class TrainConfig:
             them; there are fewer different clips.
         mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB. The paper: 128, not scaled.
         loss: "ce", cross-entropy of one label a clip; or "bce", binary cross-entropy of each class.
+        augment: Random changes of training clips beside crop and flip.
+        mixup, cutmix: Parameter of the Beta distribution that shares of mixed clips are drawn from; 0 is off. With
+            both, a pair of clips is blended or cut with equal probability.
         label_smoothing: Probability spread over all classes.
+        ema: Decay of the moving average of the weights that is evaluated and saved beside them; 0 keeps none.
         freeze_bn: BN uses its running statistics and leaves them alone; its scale and shift still train.
         seed: Of the initial weights and of the plan.
         eval_every: Steps between evaluations on one centre clip a video; 0 evaluates at the end only.
@@ -82,7 +87,11 @@ class TrainConfig:
     mean: float | tuple[float, ...] = 128.0
     std: float | tuple[float, ...] = 1.0
     loss: Literal["ce", "bce"] = "ce"
+    augment: Augmentation = field(default_factory=Augmentation)
+    mixup: float = 0.0
+    cutmix: float = 0.0
     label_smoothing: float = 0.0
+    ema: float = 0.0
     freeze_bn: bool = False
     seed: int = 0
     eval_every: int = 5_000
@@ -106,7 +115,8 @@ class TrainConfig:
 MOST = 10**9
 BOUNDS: dict[str, tuple[float, float]] = {
     "steps": (1, MOST), "global_batch_size": (1, 10**6), "seed": (0, 2**63 - 1), "shuffle_window": (1, MOST),
-    "label_smoothing": (0, 1), "eval_every": (0, MOST), "eval_clips": (1, 10_000), "save_every": (1, MOST),
+    "mixup": (0, 100), "cutmix": (0, 100), "label_smoothing": (0, 1), "ema": (0, 0.999999),
+    "eval_every": (0, MOST), "eval_clips": (1, 10_000), "save_every": (1, MOST),
     "keep_every": (0, MOST), "log_every": (1, MOST), "clip.num_frames": (1, 1024), "clip.crop_size": (1, 1024),
     "clip.resize": (1, 1024), "model.width": (1, 1024), "optim.lr": (1e-12, 1000), "optim.momentum": (0, 1),
     "optim.weight_decay": (0, 1), "optim.head_bias_lr_scale": (0, 1000), "schedule.decay_every": (1, MOST),
@@ -122,11 +132,12 @@ PARTS = {
     "crop_size": ("clip", "crop_size"),
     "resize": ("clip", "resize"),
     "lr": ("optim", "lr"),
+    **{field.name: ("augment", field.name) for field in dataclasses.fields(Augmentation)},
 }
 
 # A resumed run must agree on these, or it would silently be another experiment.
 FIXED = {"model", "clip", "global_batch_size", "split", "flip", "shuffle_window", "snap_to_keyframe", "mean", "std",
-         "loss", "seed"}  # fmt: skip
+         "augment", "mixup", "cutmix", "loss", "ema", "seed"}  # fmt: skip
 
 
 def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
@@ -140,6 +151,7 @@ def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
         flip=config.flip,
         shuffle_window=config.shuffle_window,
         start_multiple=index.gop_size if config.snap_to_keyframe else 1,
+        augmentation=config.augment,
     )
 
 
@@ -177,8 +189,12 @@ def scaled_to_steps(config: TrainConfig, num_steps: int) -> TrainConfig:
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """Plain dicts, lists, numbers and strings, for JSON and checkpoints."""
-    values = dataclasses.asdict(config)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return dataclasses.asdict(config, dict_factory=with_lists)
+
+
+def with_lists(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dict whose tuples are lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
 
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:

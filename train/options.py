@@ -1,11 +1,13 @@
 """The trainer's command line. Loads no torch, so that help and wrong options are answered at once."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from res3d_video.pipeline.augment import Augmentation
 from res3d_video.pipeline.settings import ENGINES, WEEK_S, LoaderSettings
 from res3d_video.train.config import MOST
 from res3d_video.train.data_options import DATA, REMOTE, remote_options
@@ -88,6 +90,19 @@ EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
     click.option("--high-priority/--no-high-priority", default=None, show_default=False,
                  help="The model's kernels go before the loader's.  [default: off]"),
 ]
+PAIR: dict[str, Any] = {"type": float, "nargs": 2, "metavar": "LEAST MOST"}
+AUGMENT_OPTIONS = [  # as Augmentation has them; zeros switch one off
+    click.option("--random-resized-crop", **PAIR,
+                 help="Crop random pieces of the picture with this share of its area, like 0.08 1."),
+    click.option("--crop-ratio", **PAIR, help="Width of such a piece for a height of 1.  [default: 0.75 1.333]"),
+    click.option("--scale-jitter", **PAIR | {"type": int},
+                 help="Scale the short side to a random length before the crop, pixels, like 128 160."),
+    click.option("--color-jitter", type=float, nargs=4, metavar="BRIGHTNESS CONTRAST SATURATION HUE",
+                 help="Change colors by up to so much, like 0.4 0.4 0.4 0.1."),
+    click.option("--grayscale", type=float, metavar="P", help="Probability that a clip loses its colors."),
+    click.option("--erasing", type=float, metavar="P", help="Probability that a box of a clip is erased."),
+]
+AUGMENTATIONS = [field.name for field in fields(Augmentation)]
 OPTIONS = [
     click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards."),
     click.option("--preset", type=Name(list(PRESETS)), metavar="NAME",
@@ -115,6 +130,12 @@ OPTIONS = [
     click.option("--crop-size", type=int, help="Height and width of a clip, pixels."),
     click.option("--resize", type=int, help="Height of a frame before the crop, pixels."),
     click.option("--flip/--no-flip", default=None, show_default=False, help="Mirror half of the clips."),
+    *AUGMENT_OPTIONS,
+    click.option("--mixup", type=float, metavar="ALPHA", help="Blend pairs of clips by shares of Beta(ALPHA, ALPHA)."),
+    click.option("--cutmix", type=float, metavar="ALPHA", help="Paste a box of one clip of a pair into the other."),
+    click.option("--label-smoothing", type=float, metavar="SHARE", help="Probability spread over all classes."),
+    click.option("--ema", type=float, metavar="DECAY",
+                 help="Keep a moving average of the weights, like 0.999; evaluations are of it."),
     click.option("--freeze-bn", is_flag=True, default=None, show_default=False,
                  help="BN uses its running statistics and leaves them alone."),
     click.option("--loss", type=click.Choice(["ce", "bce"]),
@@ -157,6 +178,7 @@ COMMAND: dict[str, Any] = {
     "rare": {
         "More of the recipe": ["scale_to_steps", "width", "freeze_bn", "loss"],
         "Clips": ["num_frames", "frame_stride", "crop_size", "resize", "flip", "snap_to_keyframe", "shuffle_window"],
+        "Augmentation": [*AUGMENTATIONS, "mixup", "cutmix", "label_smoothing", "ema"],
         "Evaluations and files": ["eval_every", "eval_clips", "save_every", "keep_every", "log_every"],
         **EXECUTION,
         "Processes": ["collective_timeout_s"],

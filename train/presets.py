@@ -9,6 +9,7 @@ frames of 128 lines, one random 112x112 crop and a mirror (prototxt).
 from dataclasses import dataclass, replace
 from typing import Any
 
+from res3d_video.pipeline.augment import Augmentation
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.train.config import OptimConfig, ScheduleConfig, TrainConfig
 from res3d_video.train.models import BLOCKS, ModelConfig
@@ -87,7 +88,16 @@ PRESETS: dict[str, TrainConfig] = {
         schedule=ScheduleConfig("cosine", warmup_steps=1_400),  # SlowFast; a tenth of the run
         steps=14_000,  # ours: as many clips as ucf101-search
         global_batch_size=128,  # ours
+        augment=Augmentation(
+            random_resized_crop=(0.2, 1.0),  # ours; MViTv2 begins at 0.08, with 224 pixels
+            color_jitter=(0.4, 0.4, 0.4, 0.1),  # MoCo v2
+            grayscale=0.2,  # MoCo v2
+            erasing=0.25,  # MViTv2
+        ),
+        mixup=0.8,  # MViTv2
+        cutmix=1.0,  # MViTv2
         label_smoothing=0.1,  # MViTv2
+        ema=0.999,  # ours
         eval_every=1_000,  # ours
     ),
 }

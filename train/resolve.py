@@ -185,6 +185,11 @@ def configure(
             f"--batch-size: {config.global_batch_size} clips cannot be shared by {world_size} processes; "
             f"choose a multiple of {world_size}"
         )
+    if (config.mixup or config.cutmix) and config.global_batch_size % (2 * world_size):
+        raise WrongUsage(
+            f"--batch-size: mixup and cutmix mix pairs of clips, and {config.global_batch_size} are no pairs for "
+            f"{world_size} processes; choose a multiple of {2 * world_size}, or --mixup 0 --cutmix 0"
+        )
     return config
 
 

@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.train.config import OptimConfig
+from res3d_video.train.mixing import Mixing, mix_clips, partners
 from res3d_video.train.models.stem import use_space_to_depth
 from res3d_video.train.ranks import Ranks
 
@@ -129,6 +131,7 @@ class TrainStep:
             its weights stay.
         optimizer: Over the parameters of `model`; its gradients belong to this object from now on.
         options: None takes `default_options`.
+        ema: Decay of the exponential moving average of weights and BN statistics that `scored` has; 0 keeps none.
         note: Called with a line where an option is given up.
 
     Raises:
@@ -150,6 +153,7 @@ class TrainStep:
         options: StepOptions | None = None,
         label_smoothing: float = 0.0,
         freeze_bn: bool = False,
+        ema: float = 0.0,
         note: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.model, self.optimizer, self.ranks = model, optimizer, ranks
@@ -169,6 +173,7 @@ class TrainStep:
                 note(f"compile: {reason}; training without it")
             else:
                 raise UserError(f"compile: {reason}; use --no-compile")
+        self.averaged = weight_average(model, decay=ema) if ema else None
         self.stream: torch.cuda.Stream | None = None
         if options.cuda_graph or options.high_priority:  # a graph cannot be recorded on the default stream
             self.stream = torch.cuda.Stream(ranks.device, priority=-1 if options.high_priority else 0)
@@ -183,9 +188,14 @@ class TrainStep:
                     parameter.register_hook(partial(same_strides, parameter))
         # Of a CUDA graph: steps before it is recorded, the memory that it reads its batch from, and what it finds.
         self._num_warm = 0
-        self._inputs: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._inputs: tuple[Tensor, ...] | None = None
         self._replay: Callable[[], None] | None = None
         self._found: StepLoss | None = None
+
+    @property
+    def scored(self) -> nn.Module:
+        """What an evaluation is of: the averaged weights where there are any."""
+        return self.model if self.averaged is None else self.averaged.module
 
     @contextmanager
     def on_stream(self) -> Iterator[None]:
@@ -202,7 +212,16 @@ class TrainStep:
             yield
         outside.wait_stream(self.stream)
 
-    def __call__(self, clips: Tensor, labels: Tensor, weights: Tensor, *, num_real_global: int, lr: float) -> StepLoss:
+    def __call__(
+        self,
+        clips: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        *,
+        num_real_global: int,
+        lr: float,
+        mixing: Mixing | None = None,
+    ) -> StepLoss:
         """One update.
 
         Args:
@@ -211,30 +230,35 @@ class TrainStep:
             weights: float32 [N]; 0 for a clip that must not count.
             num_real_global: Clips that count, over all ranks.
             lr: Base learning rate.
+            mixing: How clips and labels are mixed; give it to every step of a CUDA graph or to none.
         """
         set_lr(self.optimizer, lr)
+        share: tuple[Tensor, ...] = ()
+        if mixing is not None:
+            share = (torch.from_numpy(mixing.share).to(clips.device, non_blocking=True),)  # copy, as is the next line
+            clips = mix_clips(clips, share[0], torch.from_numpy(mixing.box).to(clips.device, non_blocking=True))
         # Ranks average their gradients; scaled so, that is the gradient of the global mean.
         scale = self.ranks.world_size / num_real_global
         if self.options.cuda_graph:
-            found = self._graphed(clips, labels, weights, scale)
+            found = self._graphed(clips, labels, weights, torch.full((), scale, device=clips.device), *share)
         else:
-            found = self._eager(clips, labels, weights, scale)
+            found = self._eager(clips, labels, weights, scale, *share)
         self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
         return found
 
-    def _graphed(self, clips: Tensor, labels: Tensor, weights: Tensor, scale: float) -> StepLoss:
+    def _graphed(self, clips: Tensor, *others: Tensor) -> StepLoss:
         if self._inputs is None:
-            scale_input = torch.zeros((), device=clips.device)
-            self._inputs = (torch.empty_like(clips), torch.empty_like(labels), torch.empty_like(weights), scale_input)
+            self._inputs = tuple(torch.empty_like(value) for value in (clips, *others))
         inputs = self._inputs
         if (clips.shape, clips.dtype) != (inputs[0].shape, inputs[0].dtype):
             raise UserError(
                 f"clips: {list(clips.shape)} {clips.dtype}, but the CUDA graph is of {list(inputs[0].shape)} "
                 f"{inputs[0].dtype}; keep one batch size, or use --no-cuda-graph"
             )
-        for memory, value in zip(inputs, (clips, labels, weights), strict=False):
+        for memory, value in zip(inputs, (clips, *others), strict=True):
             memory.copy_(value, non_blocking=True)  # copy
-        inputs[3].fill_(scale)
         if self._replay is None and self._num_warm < WARMUP_STEPS:
             self._num_warm += 1
             return self._eager(*inputs)
@@ -249,9 +273,9 @@ class TrainStep:
         assert self._found is not None  # recorded
         return StepLoss(self._found.loss.clone(), self._found.losses.clone())
 
-    def _eager(self, clips: Tensor, labels: Tensor, weights: Tensor, scale: float | Tensor) -> StepLoss:
+    def _eager(self, *inputs: Any) -> StepLoss:
         self._prepare()
-        return self._pass(clips, labels, weights, scale)
+        return self._pass(*inputs)
 
     def _prepare(self) -> None:
         """Modes of the layers, and no gradients."""
@@ -260,11 +284,21 @@ class TrainStep:
             freeze_batch_norm(self.model)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _pass(self, clips: Tensor, labels: Tensor, weights: Tensor, scale: float | Tensor) -> StepLoss:
-        """Forward pass, loss and backward pass: all that a CUDA graph holds."""
+    def _pass(
+        self, clips: Tensor, labels: Tensor, weights: Tensor, scale: float | Tensor, share: Tensor | None = None
+    ) -> StepLoss:
+        """Forward pass, loss and backward pass: all that a CUDA graph holds.
+
+        Args:
+            scale: Of the loss.
+            share: float32 [N], of a clip's own labels; the rest is its partner's. None where nothing is mixed.
+        """
         with autocast(self.ranks.device):
             logits = self._net(clips)  # [N, K]
         losses = losses_of(logits.float(), labels, label_smoothing=self.label_smoothing)  # [N]
+        if share is not None:  # both losses are linear in the labels
+            others = losses_of(logits.float(), partners(labels), label_smoothing=self.label_smoothing)
+            losses = share * losses + (1 - share) * others
         loss = (losses * weights).sum() * scale
         loss.backward()  # collective under DDP, which averages gradients meanwhile
         return StepLoss(loss.detach(), losses.detach())
@@ -276,6 +310,19 @@ def losses_of(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tens
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
     labels = labels * (1 - label_smoothing) + label_smoothing / 2
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+
+
+def weight_average(model: nn.Module, *, decay: float) -> AveragedModel:
+    """A copy of a model that follows its weights and BN statistics.
+
+    After n updates the decay is at most (1 + n) / (10 + n), so that the first weights are soon forgotten.
+    """
+
+    def update(averaged: Any, current: Any, num_averaged: Tensor | int) -> None:
+        n = int(num_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, num_averaged)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
 
 
 def probabilities_of(logits: Tensor, *, loss: str) -> Tensor:

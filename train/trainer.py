@@ -19,6 +19,7 @@ from res3d_video.train.config import TrainConfig, is_due, lr_at, to_dict, train_
 from res3d_video.train.data_options import Data
 from res3d_video.train.evaluation.video_level import VideoScores, evaluate
 from res3d_video.train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Tally, Throughput, WaitTimer, check_finite
+from res3d_video.train.mixing import draw_mixing
 from res3d_video.train.models import build_model
 from res3d_video.train.presets import NEEDS_WEIGHTS
 from res3d_video.train.progress import Shown
@@ -93,8 +94,12 @@ class Run:
             options=context.step,
             label_smoothing=config.label_smoothing,
             freeze_bn=config.freeze_bn,
+            ema=config.ema,
             note=context.say,
         )
+        if state is not None and (averaged := self.train_step.averaged) is not None:
+            averaged.module.load_state_dict(state["ema"])
+            averaged.n_averaged.fill_(self.step)
         self.outcomes = OutcomeQueue(self.ranks)
         self.meter = Throughput(config.global_batch_size, world_size=self.ranks.world_size)
         self.progress = Shown(
@@ -144,6 +149,15 @@ class Run:
             batch.weights,
             num_real_global=batch.num_real_global,
             lr=self.lr_of(self.step),
+            mixing=draw_mixing(
+                self.step,
+                seed=self.config.seed,
+                global_batch_size=self.config.global_batch_size,
+                rows=self.loader.rows,
+                crop_size=self.config.clip.crop_size,
+                mixup=self.config.mixup,
+                cutmix=self.config.cutmix,
+            ),
         )
         self.step += 1
         stop, damaged = self.stop_request.asked(), self.tally.unnamed(self.index, batch.damaged)
@@ -172,9 +186,10 @@ class Run:
 
     def score(self, side: str, *, num_clips: int, event: str) -> VideoScores | None:
         """Accuracy of rank 0's model on a side; the best one on `chosen_on` is best.pt. None when asked to stop."""
-        self.ranks.broadcast(self.model.buffers())  # collective; each rank has its own BN statistics
+        model = self.train_step.scored
+        self.ranks.broadcast(model.buffers())  # collective; each rank has its own BN statistics
         scores = evaluate(
-            self.model,
+            model,
             self.index,
             self.index.samples_of(self.config.split, side),
             self.config.clip,
@@ -213,6 +228,8 @@ class Run:
                 "classes": list(self.index.classes),
                 "shards": self.index.info.get("settings", {}),
             }
+            if self.train_step.averaged is not None:
+                state["ema"] = self.train_step.averaged.module.state_dict()
             self.files.save(name, state)
 
     def lr_of(self, step: int) -> float:

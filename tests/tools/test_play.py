@@ -99,9 +99,9 @@ def test_the_crop_is_drawn_in_where_it_is_and_a_resized_one_covers_more(numbered
     stored, crop, given = tiles(picture)[::8]
     rows, columns = np.nonzero((stored == YELLOW).all(axis=2))
     scale = 2 * len(stored) / 128
-    left, top, side = (clip["crop"][name] * scale for name in ("left", "top", "size"))
+    left, top, height, width = (clip["crop"][name] * scale for name in ("left", "top", "height", "width"))
     drawn = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-    assert drawn == tuple(round(edge) for edge in (left, top, left + side, top + side))
+    assert drawn == tuple(round(edge) for edge in (left, top, left + width, top + height))
     where = {"left": 2 * clip["crop"]["left"], "height": 112}
     assert number_in(stored) == number_in(crop, **where) == number_in(given, **where, flip=clip["flip"])
 

@@ -19,6 +19,13 @@ from tests.schemas import check_schema
 from tests.train.conftest import Trainer, command_line, read_metrics, values_in, weights_of
 from tests.warm import Warm, places, run_warm
 
+# fmt: off
+EVERYTHING = [
+    "--random-resized-crop", "0.3", "1", "--color-jitter", "0.4", "0.4", "0.4", "0.1", "--grayscale", "0.2",
+    "--erasing", "0.5", "--mixup", "0.8", "--cutmix", "1", "--label-smoothing", "0.1", "--ema", "0.9",
+]
+# fmt: on
+
 
 def test_a_run_leaves_its_checkpoint_metrics_and_configuration(run_main: Trainer, tmp_path: Path) -> None:
     result = run_main(tmp_path / "run", "--steps", "4", "--eval-every", "2", "--json")
@@ -36,11 +43,15 @@ def test_a_run_leaves_its_checkpoint_metrics_and_configuration(run_main: Trainer
     assert load_checkpoint(tmp_path / "run" / "latest.pt")["step"] == 4
 
 
-def test_stopping_half_way_and_going_on_equals_not_stopping(run_main: Trainer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], EVERYTHING], ids=["plain", "augmented, mixed and averaged"])
+def test_stopping_half_way_and_going_on_equals_not_stopping(
+    run_main: Trainer, tmp_path: Path, options: list[str]
+) -> None:
     whole, rest = tmp_path / "whole", tmp_path / "rest"
-    run_main(whole, "--steps", "20", "--keep-every", "10")
-    run_main(rest, "--steps", "20", "--resume", str(whole / "step-10.pt"))
+    run_main(whole, "--steps", "20", "--keep-every", "10", *options)
+    run_main(rest, "--steps", "20", "--resume", str(whole / "step-10.pt"), *options)
     assert is_same(weights_of(rest / "latest.pt"), weights_of(whole / "latest.pt"))
+    assert read_metrics(rest, "final") == read_metrics(whole, "final")
     losses = values_in(whole, "loss")
     assert values_in(rest, "loss") == losses[10:]
     assert len(set(losses)) == 20
@@ -90,6 +101,8 @@ def test_a_run_goes_on_only_as_it_began(run_main: Trainer, other_squares: ShardI
         (["--seed", "5"], 1, "resume: seed is 5 but was 0; use 0 again or another --out"),
         (["--model", "res3d18"], 1, "resume: model.name is res3d18 but was res3d10"),
         (["--frame-stride", "1"], 1, "resume: clip.frame_stride is 1 but was 2"),
+        (["--erasing", "0.25"], 1, "resume: augment.erasing is 0.25 but was 0.0; use 0.0 again or another --out"),
+        (["--ema", "0.9"], 1, "resume: ema is 0.9 but was 0.0; use 0.0 again or another --out"),
         (["--steps", "1"], 1, "resume: the checkpoint is at step 2; choose --steps of at least that"),
         (["--data", str(other_squares.data_dir)], 1, "use the same shards or another --out"),
         (["--lr", "0.5"], 0, f"resume: optim.lr is now 0.5, was {rate}"),
@@ -110,6 +123,8 @@ def test_a_run_goes_on_only_as_it_began(run_main: Trainer, other_squares: ShardI
         (["--snap-to-keyframe"], "holds filmstrips, which have none; leave it out"),
         (["--prefetch", "0"], "prefetch: 0 is not possible; choose 1 to 1000"),
         (["--hw-decoder-load", "1.5"], "hw_decoder_load: 1.5 is not possible; choose 0 to 1"),
+        (["--mixup", "1", "--batch-size", "3"], "3 are no pairs for 1 processes; choose a multiple of 2"),
+        (["--grayscale", "2"], "grayscale: 2 is not possible; choose a probability, 0 to 1"),
         (["--cuda-graph"], "cuda-graph: cpu has none; choose a GPU or --no-cuda-graph"),
     ],
 )
@@ -172,10 +187,13 @@ def test_a_signal_to_one_of_two_ranks_stops_both_and_one_goes_on(
 
 
 @pytest.mark.slow
-def test_two_ranks_have_the_losses_and_scores_of_one(squares: ShardIndex, tmp_path: Path, run_main: Trainer) -> None:
+@pytest.mark.parametrize("more", [[], EVERYTHING], ids=["plain", "augmented, mixed and averaged"])
+def test_two_ranks_have_the_losses_and_scores_of_one(
+    squares: ShardIndex, tmp_path: Path, run_main: Trainer, more: list[str]
+) -> None:
     run_main(tmp_path / "base", "--steps", "3")
     base = str(tmp_path / "base" / "latest.pt")
-    options = ["--steps", "5", "--freeze-bn", "--init-from", base, "--lr", "0.005"]
+    options = ["--steps", "5", "--freeze-bn", "--init-from", base, "--lr", "0.005", *more]
     run_main(tmp_path / "one", *options)
     done = run_warm(command_line(squares, tmp_path / "two", *options), world_size=2)
     assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ import click
 import numpy as np
 import torch
 
+from res3d_video.pipeline.augment import Augmentation
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardIndex, choices
 from res3d_video.pipeline.loader import LoaderSettings
@@ -34,6 +35,7 @@ from res3d_video.tools.make_demo_videos import demo_shards
 from res3d_video.tools.plots import draw, load_matplotlib
 from res3d_video.train.data_options import Data, start_multiple_of
 from res3d_video.train.models import ModelConfig
+from res3d_video.train.options import AUGMENTATIONS
 from res3d_video.train.ranks import Ranks
 from res3d_video.train.resolve import driver_version, execution
 from res3d_video.train.terminal import Failed, WrongUsage, progress, save_json, wrong_usage
@@ -70,6 +72,8 @@ def bench(
     if vs != "none":
         peers_named(vs)  # a name that does not exist fails here
         options["limit"] = options["limit"] or PEER_SEGMENTS
+        if any(options[name] is not None for name in AUGMENTATIONS):
+            raise click.UsageError("--vs: the peers do not augment; leave it or the augmentation out")
     index = data.open()
     settings = settings_of(index, say=partial(click.echo, err=True), **options)
     settings.plan(index)  # a crop that does not fit fails here
@@ -163,6 +167,7 @@ def describe(settings: Settings, index: ShardIndex) -> str:
     step = "loader only" if settings.step is None else f"{model.name} of width {model.width}"
     stored = "filmstrips" if index.codec == "filmstrip" else f"{index.codec} of GOP {index.gop_size}"
     snapped = ", begun at keyframes" if settings.start_multiple > 1 else ""
+    snapped += ", augmented" if settings.augmentation.is_on else ""
     return (
         f"{clip.num_frames}×{clip.crop_size}×{clip.crop_size} clips at stride {clip.frame_stride}{snapped}, out of "
         f"{stored}, batches of {settings.batch_size}, {len(settings.samples)} segments, {step}, on {settings.device}"
@@ -217,6 +222,7 @@ def settings_of(index: ShardIndex, *, say: Callable[[str], object], **options: A
             cold=options["cold"],
             profile_dir=options["profile_dir"],
             start_multiple=start_multiple_of(index, snap_to_keyframe=options["snap_to_keyframe"]),
+            augmentation=Augmentation(**{name: options[name] for name in AUGMENTATIONS if options[name] is not None}),
         )
 
 

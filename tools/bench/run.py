@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from res3d_video.pipeline.augment import NONE, Augmentation
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import MEAN, ClipLoader, LoaderSettings
@@ -58,6 +59,7 @@ class Settings:
     cold: bool = False
     profile_dir: Path | None = None
     start_multiple: int = 1
+    augmentation: Augmentation = NONE
 
     @property
     def on_gpu(self) -> bool:
@@ -65,8 +67,15 @@ class Settings:
 
     def plan(self, index: ShardIndex) -> TrainPlan:
         """Random starts, crops and flips, without end."""
-        size, multiple = self.batch_size, self.start_multiple
-        return TrainPlan(index, self.samples, self.clip, global_batch_size=size, seed=SEED, start_multiple=multiple)
+        return TrainPlan(
+            index,
+            self.samples,
+            self.clip,
+            global_batch_size=self.batch_size,
+            seed=SEED,
+            start_multiple=self.start_multiple,
+            augmentation=self.augmentation,
+        )
 
 
 def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:

@@ -21,7 +21,7 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch, ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan, Plan, PlannedClips
-from res3d_video.train.checkpoint import data_identity
+from res3d_video.train.checkpoint import data_identity, weights_of
 from res3d_video.train.config import from_dict, to_dict
 from res3d_video.train.evaluation.features import FORMAT, FeatureError, Features, parquet, read_about, save_features
 from res3d_video.train.evaluation.video_level import videos_of, views_per_sample
@@ -65,7 +65,7 @@ class PartedExtraction:
         self.about = about | {
             "format": FORMAT,
             "checkpoint": {
-                "fingerprint": weights_fingerprint(state["model"]),
+                "fingerprint": weights_fingerprint(weights_of(state)),
                 "step": state["step"],
                 "model": asdict(config.model),
                 "data": state["data"],
@@ -132,7 +132,7 @@ class PartedExtraction:
         if not todo:
             return 0
         model = build_model(self.config.model, num_classes=len(self.state["classes"]))
-        model.load_state_dict(self.state["model"])
+        model.load_state_dict(weights_of(self.state))
         channels_last(model).to(self.device).eval()
         plans = {part: self.plan_of(part, batch_size=batch_size) for part in todo}
         total, done = sum(plan.num_steps or 0 for plan in plans.values()), 0

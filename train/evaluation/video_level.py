@@ -77,7 +77,7 @@ class VideoScores:
         probabilities: float32 [V, K], averaged over all clips of the video.
         votes: int64 [V, K], clips of the video by their likeliest class.
         clip_labels, clip_predicted: int64 [S, L] and [S], of each sample's center clip alone.
-        clips_per_video: Clips averaged for a video, at most.
+        clips_per_video: Clips and crops averaged for a video, at most.
         unreadable: Samples left out because no clip of theirs could be decoded.
     """
 
@@ -223,7 +223,7 @@ def combine(
 
     Args:
         scores, center: Of all views, and of the center view alone.
-        num_views: Clips of each sample in `scores`.
+        num_views: Clips and crops of each sample in `scores`.
         damaged: Row of the index -> why it could not be decoded.
 
     Raises:
@@ -273,6 +273,7 @@ def evaluate(
     clip: ClipSpec,
     *,
     num_clips: int,
+    num_crops: int = 1,
     global_batch_size: int,
     ranks: Ranks,
     mean: float | tuple[float, ...] = 128.0,
@@ -284,12 +285,13 @@ def evaluate(
 ) -> VideoScores | None:
     """Score `samples` on all ranks together; every rank gets the same result. A collective.
 
-    clip@1 is always of one center clip, so `num_clips` above 1 makes a second pass over the videos. The model
-    is left in eval mode.
+    clip@1 is always of one center crop of one center clip, so more of either make a second pass over the videos. The
+    model is left in eval mode.
 
     Args:
         samples: Rows of the index, int64 [S].
         num_clips: Uniformly spaced clips of a video whose probabilities are averaged.
+        num_crops: Crops of each of them, along the longer side of the picture.
         loss: That the model was trained with, "ce" or "bce".
         settings: Of the loaders.
         interrupted: Asked once a batch on every rank, and must give all ranks the same answer.
@@ -301,8 +303,11 @@ def evaluate(
     samples = np.sort(samples)
     video_of = videos_of(index, samples)
     num_views = views_per_sample(video_of, num_clips=num_clips)
-    passes = (1, num_views) if num_views > 1 else (1,)
-    plans = [EvalPlan(index, samples, clip, global_batch_size=global_batch_size, num_views=views) for views in passes]
+    plans = [EvalPlan(index, samples, clip, global_batch_size=global_batch_size)]
+    if num_views * num_crops > 1:
+        reads = max(global_batch_size // (num_crops * ranks.world_size), 1) * ranks.world_size
+        more = {"global_batch_size": reads * num_crops, "num_views": num_views, "num_crops": num_crops}
+        plans.append(EvalPlan(index, samples, clip, **more))
     total, done = sum(plan.num_clips for plan in plans), 0
     model.eval()
     tallies: list[ClipTally] = []
@@ -327,7 +332,7 @@ def evaluate(
         tallies.append(tally)
     for part in ranks.gather(damaged):  # collective, once
         damaged |= part
-    return combine(index, tallies[-1], center=tallies[0], num_views=num_views, damaged=damaged)
+    return combine(index, tallies[-1], center=tallies[0], num_views=num_views * num_crops, damaged=damaged)
 
 
 def score_checkpoint(
@@ -338,6 +343,7 @@ def score_checkpoint(
     split: str | None = None,
     subset: str = "test",
     num_clips: int = 10,
+    num_crops: int = 1,
     num_threads: int = 2,
     batch_size: int | None = None,
     quiet: bool = False,
@@ -371,6 +377,7 @@ def score_checkpoint(
             samples,
             model.clip,
             num_clips=num_clips,
+            num_crops=num_crops,
             global_batch_size=batch_size or 16 * ranks.world_size,
             ranks=ranks,
             mean=model.mean,
