@@ -13,7 +13,7 @@ from tests.test_structure import COMMANDS, dotted
 IMPOSSIBLE = ("inf", "-inf", "nan", "-1e400", "1e400", str(10**30), str(-(10**30)), "9" * 5000)
 NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
 # Options that set a field of a dataclass have their bounds there: what they set in the trainer and in a build.
-OF_DATACLASSES = {"train.main", "tools.predict", "tools.make_shards", "tools.bench_loader"}
+OF_DATACLASSES = {"train.main", "tools.predict", "tools.make_shards", "tools.bench_loader", "tools.play"}
 ELSEWHERE = {"scale_to_steps", "collective_timeout_s"}  # tests/train/test_options.py
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from res3d_video.train.config import TrainConfig
+
 MIXING_STREAM = 3  # of Philox under (seed, step); those of the plan, under (seed, epoch), are 0 to 2
 
 
@@ -22,21 +24,17 @@ class Mixing(NamedTuple):
     )  # int64 [N, 4], top, left, bottom, right of what it gets of its partner; zeros: all of it is blended
 
 
-def draw_mixing(
-    step: int, *, seed: int, global_batch_size: int, rows: slice, crop_size: int, mixup: float, cutmix: float
-) -> Mixing | None:
-    """What the pairs of a step draw; None where nothing is mixed.
+def draw_mixing(step: int, config: TrainConfig, *, rows: slice) -> Mixing | None:
+    """What the pairs of a step draw; None where nothing is mixed. With both on, half of the pairs are cut.
 
     Args:
-        global_batch_size: B, even.
-        rows: A rank's rows of it, whole pairs.
-        mixup, cutmix: Both parameters of the Beta distribution that shares are drawn from; 0 is off. With both on, a
-            pair is blended or cut, with equal probability.
+        rows: A rank's rows of the global batch, whole pairs.
     """
+    mixup, cutmix, crop_size = config.mixup, config.cutmix, config.clip.crop_size
     if not (mixup or cutmix):
         return None
-    rng = np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 0, 0, MIXING_STREAM]))
-    num_pairs = global_batch_size // 2
+    rng = np.random.Generator(np.random.Philox(key=[config.seed, step], counter=[0, 0, 0, MIXING_STREAM]))
+    num_pairs = config.global_batch_size // 2
     blended = rng.beta(mixup, mixup, num_pairs) if mixup else np.ones(num_pairs)
     kept = rng.beta(cutmix, cutmix, num_pairs) if cutmix else np.ones(num_pairs)
     is_cut = rng.random(num_pairs) < (0.5 if mixup else 1.0) if cutmix else np.zeros(num_pairs, bool)

@@ -197,6 +197,12 @@ class TrainStep:
         """What an evaluation is of: the averaged weights where there are any."""
         return self.model if self.averaged is None else self.averaged.module
 
+    def load_average(self, weights: dict[str, Tensor], *, num_updates: int) -> None:
+        """Go on from averaged weights of as many updates."""
+        assert self.averaged is not None  # there is a decay
+        self.averaged.module.load_state_dict(weights)
+        self.averaged.n_averaged.fill_(num_updates)
+
     @contextmanager
     def on_stream(self) -> Iterator[None]:
         """Make the step's stream the current one; it begins after what was enqueued before, and what follows after it.

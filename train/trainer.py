@@ -97,9 +97,8 @@ class Run:
             ema=config.ema,
             note=context.say,
         )
-        if state is not None and (averaged := self.train_step.averaged) is not None:
-            averaged.module.load_state_dict(state["ema"])
-            averaged.n_averaged.fill_(self.step)
+        if config.ema and state is not None:
+            self.train_step.load_average(state["ema"], num_updates=self.step)
         self.outcomes = OutcomeQueue(self.ranks)
         self.meter = Throughput(config.global_batch_size, world_size=self.ranks.world_size)
         self.progress = Shown(
@@ -149,15 +148,7 @@ class Run:
             batch.weights,
             num_real_global=batch.num_real_global,
             lr=self.lr_of(self.step),
-            mixing=draw_mixing(
-                self.step,
-                seed=self.config.seed,
-                global_batch_size=self.config.global_batch_size,
-                rows=self.loader.rows,
-                crop_size=self.config.clip.crop_size,
-                mixup=self.config.mixup,
-                cutmix=self.config.cutmix,
-            ),
+            mixing=draw_mixing(self.step, self.config, rows=self.loader.rows),
         )
         self.step += 1
         stop, damaged = self.stop_request.asked(), self.tally.unnamed(self.index, batch.damaged)
@@ -186,10 +177,9 @@ class Run:
 
     def score(self, side: str, *, num_clips: int, event: str) -> VideoScores | None:
         """Accuracy of rank 0's model on a side; the best one on `chosen_on` is best.pt. None when asked to stop."""
-        model = self.train_step.scored
-        self.ranks.broadcast(model.buffers())  # collective; each rank has its own BN statistics
+        self.ranks.broadcast(self.train_step.scored.buffers())  # collective; each rank has its own BN statistics
         scores = evaluate(
-            model,
+            self.train_step.scored,
             self.index,
             self.index.samples_of(self.config.split, side),
             self.config.clip,
@@ -228,8 +218,8 @@ class Run:
                 "classes": list(self.index.classes),
                 "shards": self.index.info.get("settings", {}),
             }
-            if self.train_step.averaged is not None:
-                state["ema"] = self.train_step.averaged.module.state_dict()
+            if self.config.ema:
+                state["ema"] = self.train_step.scored.state_dict()
             self.files.save(name, state)
 
     def lr_of(self, step: int) -> float:

@@ -7,7 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.plan import rank_rows
+from res3d_video.train.config import TrainConfig
 from res3d_video.train.mixing import Mixing, draw_mixing, mix_clips
 from res3d_video.train.step import StepOptions, losses_of
 from tests.train.test_step import NUM_CLASSES, batches, new_step
@@ -16,15 +18,15 @@ SIDE = 32
 
 
 def drawn(step: int = 0, *, mixup: float, cutmix: float, size: int = 24, rows: slice | None = None) -> Mixing:
-    rows = rows or slice(0, size)
-    found = draw_mixing(step, seed=7, global_batch_size=size, rows=rows, crop_size=SIDE, mixup=mixup, cutmix=cutmix)
+    clip = ClipSpec(4, 1, SIDE)
+    config = TrainConfig(clip=clip, seed=7, global_batch_size=size, mixup=mixup, cutmix=cutmix)
+    found = draw_mixing(step, config, rows=rows or slice(0, size))
     assert found is not None
     return found
 
 
 def test_nothing_is_drawn_where_nothing_is_mixed() -> None:
-    given = {"seed": 0, "global_batch_size": 4, "rows": slice(0, 4), "crop_size": SIDE}
-    assert draw_mixing(0, mixup=0, cutmix=0, **given) is None
+    assert draw_mixing(0, TrainConfig(), rows=slice(0, 4)) is None
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
