@@ -4,11 +4,16 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from click.testing import Result
 
+from res3d_video.pipeline.clip import uniform_starts
+from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.tools.evaluate import main
+from res3d_video.train.checkpoint import load_model
 from tests.schemas import check_schema
 from tests.tools.commands import run
 from tests.train.conftest import build_squares, read_metrics
@@ -53,9 +58,33 @@ def test_errors_name_the_value(squares: ShardIndex, trained: Path, tmp_path: Pat
         assert message in evaluate(trained, squares.data_dir, *options, code=1).stderr
 
 
+def test_nine_views_are_three_clips_in_three_crops_each(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:
+    evaluate(trained, squares.data_dir, "--clips", "3", "--crops", "3", "--json", tmp_path / "e.json")
+    found, model = json.loads((tmp_path / "e.json").read_text()), load_model(trained / "latest.pt")
+    assert {one["num_clips"] for one in found["predictions"]} == {9}
+    rows = squares.samples_of("1", "test").tolist()
+    assert [one["source"] for one in found["predictions"]] == sorted(squares.source(row) for row in rows)
+    clip, by_source = model.clip, {squares.source(row): row for row in rows}
+    for one in found["predictions"]:
+        row = by_source[one["source"]]
+        left, top, width, _ = squares.content[row].tolist()
+        starts = uniform_starts(3, clip, video_frames=int(squares.num_frames[row])).tolist()
+        lefts = [left, left + (width - clip.crop_size) // 2, left + width - clip.crop_size]
+        frames = decode_frames(squares, row)[:, top : top + clip.crop_size]
+        views = [
+            frames[start : start + clip.span : clip.frame_stride, :, x : x + clip.crop_size]
+            for start in starts
+            for x in lefts
+        ]
+        clips = torch.from_numpy(np.stack(views).transpose(0, 4, 1, 2, 3) - np.float32(model.mean))
+        with torch.no_grad():
+            expected = model.network(clips).softmax(dim=1).mean(dim=0)
+        assert [one["top5"][name] for name in model.classes] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:
-    options = ["--subset", "train", "--clips", "3", "--batch-size", "10"]
+    options = ["--subset", "train", "--clips", "3", "--crops", "3", "--batch-size", "10"]
     evaluate(trained, squares.data_dir, *options, "--json", tmp_path / "one.json")
     words = ["--checkpoint", str(trained / "latest.pt"), "--data", str(squares.data_dir)]
     to_file = ["--device", "cpu", "--json", str(tmp_path / "two.json")]

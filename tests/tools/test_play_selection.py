@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from res3d_video.pipeline.augment import NONE, Augmentation
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.convert.run import BuildSettings, build_shards
 from res3d_video.pipeline.datasets import list_folder
@@ -69,9 +70,13 @@ def test_views_are_those_of_an_evaluation(numbered: ShardIndex, num_clips: int) 
         assert [clip["view"] for clip in describe_clips(index, SMALL, clips)] == list(range(num_clips))
 
 
+@pytest.mark.parametrize("augment", [NONE, Augmentation((0.2, 1), color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=0.5)])
 @pytest.mark.parametrize("resize", [None, 64])
-def test_what_the_network_gets_is_what_its_loader_gives(shards: ShardIndex, resize: int | None) -> None:
-    config = dataclasses.replace(SMALL, clip=ClipSpec(8, 2, crop_size=56 if resize else 112, resize=resize))
+def test_what_the_network_gets_is_what_its_loader_gives(
+    shards: ShardIndex, resize: int | None, augment: Augmentation
+) -> None:
+    clip = ClipSpec(8, 2, crop_size=56 if resize else 112, resize=resize)
+    config = dataclasses.replace(SMALL, clip=clip, augment=augment)
     with ClipLoader(shards, train_plan(shards, config), mean=config.mean, std=config.std) as loader:
         batch = next(iter(loader))
         pixels = batch.clips.permute(0, 2, 3, 4, 1).numpy() * 50 + np.array(config.mean)  # NTHWC
@@ -79,6 +84,7 @@ def test_what_the_network_gets_is_what_its_loader_gives(shards: ShardIndex, resi
         clips = select_clips(shards, config, sample, step=0)
         np.testing.assert_allclose(network_input(shards, config, clips)[0], np.clip(pixels[row], 0, 255), atol=0.501)
         assert clip_frames(shards, config, clips)[0, 0] == batch.starts[row]
+        assert ("color" in describe_clips(shards, config, clips)[0]) == augment.is_on
 
 
 def test_padding_is_cut_off_and_dropped_frames_are_counted(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partialmethod
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from res3d_video.pipeline.errors import UserError
 from res3d_video.train import step as train_step
 from res3d_video.train.config import OptimConfig
+from res3d_video.train.mixing import Mixing
 from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.ranks import Ranks
 from res3d_video.train.step import WARMUP_STEPS, StepLoss, StepOptions, TrainStep
@@ -54,16 +56,16 @@ def new_step(options: StepOptions | None = None, *, device: torch.device = CPU, 
     return TrainStep(model, optimizer, ranks=Ranks(device=device), options=options, **settings)
 
 
-def run(step: TrainStep, count: int) -> list[StepLoss]:
+def run(step: TrainStep, count: int, mixing: Mixing | None = None) -> list[StepLoss]:
     """So many steps; what each returned, looked at after the last."""
     device = step.ranks.device
     with step.on_stream():
-        return [step(*batch, num_real_global=3, lr=LR) for batch in batches(count, device=device)]
+        return [step(*batch, num_real_global=3, lr=LR, mixing=mixing) for batch in batches(count, device=device)]
 
 
-def assert_close(step: TrainStep, other: TrainStep, *, count: int, rtol: float) -> None:
+def assert_close(step: TrainStep, other: TrainStep, *, count: int, rtol: float, mixing: Mixing | None = None) -> None:
     """So many steps give the same losses and weights, within a share of the largest."""
-    for a, b in zip(run(step, count), run(other, count), strict=True):
+    for a, b in zip(run(step, count, mixing), run(other, count, mixing), strict=True):
         assert torch.allclose(a.losses, b.losses, rtol=rtol, atol=rtol)
         assert torch.allclose(a.loss, b.loss, rtol=rtol, atol=rtol)
     theirs = other.model.state_dict()
@@ -139,8 +141,14 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> TrainStep:
     return step
 
 
-def test_a_recorded_step_goes_on_from_the_eager_ones_and_gives_their_numbers(recorded: TrainStep) -> None:
-    assert_close(recorded, new_step(StepOptions()), count=WARMUP_STEPS + 4, rtol=1e-6)
+MIXED = Mixing(np.float32([0.2, 0.2, 0.75, 0.75]), np.array([[0, 0, 0, 0]] * 2 + [[0, 0, 16, 16]] * 2))
+
+
+@pytest.mark.parametrize("mixing", [None, MIXED], ids=["plain", "mixed"])
+def test_a_recorded_step_goes_on_from_the_eager_ones_and_gives_their_numbers(
+    recorded: TrainStep, mixing: Mixing | None
+) -> None:
+    assert_close(recorded, new_step(StepOptions()), count=WARMUP_STEPS + 4, rtol=1e-6, mixing=mixing)
     (other,) = batches(1, size=2)
     with pytest.raises(UserError, match=r"clips: \[2, 3, 4, 32, 32\] torch.float32, but .*\[4, 3, 4, 32, 32\]"):
         recorded(*other, num_real_global=2, lr=LR)
