@@ -56,9 +56,8 @@ class DaliEngine:
     ) -> None:
         self._index, self._codec, self._clip, self._gpu, self._settings = index, index.stored_as, clip, gpu, settings
         self.num_pipelines = settings.pipelines(codec=index.codec, on_gpu=gpu is not None)  # that take turns
-        threads = settings.num_threads
+        threads, self._num_reads = settings.num_threads, batch_size // num_crops
         # K, of H.264: opening a stream costs NVDEC time, so there are as few as threads to decode them.
-        self._num_reads = batch_size // num_crops
         self.clips_per_stream = 1 if gpu is None else -(-self._num_reads // min(threads, self._num_reads))
         self._mean, self._std, self._augmentation, self._num_crops = list(mean), list(std), augmentation, num_crops
         self._scale = clip.scale(index.size)
@@ -119,17 +118,20 @@ class DaliEngine:
         else:
             picture = fn.decoders.image(fed("jpeg"), **how)  # HWC [T × tile_height, W, 3]
         frames = fn.reshape(picture, shape=[self._clip.num_frames, height, width, 3], layout="FHWC")
-        crops, corner = [], {}
-        for c in range(self._num_crops):
-            if self._resizes:
-                region = {"roi_start": fed(f"roi_start{c}"), "roi_end": fed(f"roi_end{c}")}
-                crops.append(fn.resize(frames, size=size, antialias=True, **region))
-                continue
-            corner = {"crop_pos_y": fed(f"crop_y{c}"), "crop_pos_x": 0.0 if self._cuts_columns else fed(f"crop_x{c}")}
-            if self._num_crops > 1 or self._augmentation.is_on:
-                crops.append(fn.crop(frames, crop=size, **corner))
-        if not crops:  # the last operator crops too
-            return self._normalize(frames, crop=size, mirror=fed("flip"), **corner)
+
+        def crop_at(c: int) -> dict[str, Any]:
+            x = 0.0 if self._cuts_columns else fed(f"crop_x{c}")
+            return {"crop": size, "crop_pos_y": fed(f"crop_y{c}"), "crop_pos_x": x}
+
+        if self._resizes:
+            crops = [
+                fn.resize(frames, size=size, antialias=True, roi_start=fed(f"roi_start{c}"), roi_end=fed(f"roi_end{c}"))
+                for c in range(self._num_crops)
+            ]
+        elif self._num_crops > 1 or self._augmentation.is_on:
+            crops = [fn.crop(frames, **crop_at(c)) for c in range(self._num_crops)]
+        else:  # the last operator crops too
+            return self._normalize(frames, mirror=fed("flip"), **crop_at(0))
         return self._normalize(self._change(joined(crops)), mirror=fed("flip"))
 
     def _jpeg_inputs(self, clips: PlannedClips, jpegs: list[np.ndarray]) -> Inputs:
