@@ -190,18 +190,23 @@ def plan_append(
         What dataset.json says beyond counts, the new tars, and the names of the old ones.
 
     Raises:
-        ShardError: There is no finished dataset, or it has other splits.
+        ShardError: There is no finished dataset, or it is a copy without parts/ or has other splits.
     """
     try:
         made = json.loads((out_dir / "dataset.json").read_bytes())
         classes, codec, split_names = list(made["classes"]), dict(made["codec"]), list(made["split_names"])
-    except (OSError, ValueError, LookupError, TypeError):
+        tars = [shard["tar"].removesuffix(".tar") for shard in made["shards"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise ShardError(f"{shown}: no finished dataset to append to; leave --append out to make one") from None
     if split_names != listing.split_names:
         raise ShardError(f"{shown}: its splits are {', '.join(split_names)}; append videos with the same ones")
     classes += [name for name in listing.classes if name not in classes]
     labels = [classes.index(name) for name in listing.classes]  # of the listing's
     old = sorted(path.stem for path in (out_dir / "parts").glob("[!.]*.json"))
+    if lacking := sorted(set(tars) - set(old)):
+        raise ShardError(
+            f"{shown}: parts/{lacking[0]}.json is missing, as in a copy; append where the shards were made"
+        )
     known, first = set[str](), 0
     for part in Parts(out_dir, old):
         known |= {line["source"] for line in (*part["samples"], *part["quarantine"])}

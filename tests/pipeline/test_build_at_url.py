@@ -17,6 +17,7 @@ from res3d_video.pipeline.datasets import Listing, list_folder
 from res3d_video.pipeline.index import ShardError
 from res3d_video.pipeline.remote import CHECKSUMS, RemoteSettings, open_remote
 from res3d_video.pipeline.remote_store import RemoteError, RemoteStore
+from res3d_video.pipeline.sync import sync_dataset
 from res3d_video.pipeline.verify import verify
 from res3d_video.tools.numbered import write_numbered_video
 from tests.pipeline.test_build import contents
@@ -150,6 +151,28 @@ def test_videos_are_appended_at_a_url_as_in_a_folder(
         build(url, of=listing, append=name > "a")
         build_shards(listing, tmp_path / "local", SETTINGS, workers=1, append=name > "a")
         assert stored(url) == contents(tmp_path / "local")
+
+
+def test_nothing_is_appended_to_a_copy_which_has_no_parts(
+    build: Callable[..., BuildResult], local: Path, s3: S3Server
+) -> None:
+    url = "s3://shards/built/copied"
+    sync_dataset(local, url)
+    before = stored(url)
+    with pytest.raises(ShardError, match=f"^{url}: parts/few-000000.json is missing, as in a copy; append where"):
+        build(url, append=True)
+    assert stored(url) == before
+
+
+def test_names_of_parts_lead_out_of_no_folder(
+    build: Callable[..., BuildResult], local: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    files = s3fs.S3FileSystem()
+    for name in ("parts/../../outside.json", "parts/a/b.json", "parts/.hidden.json"):
+        files.pipe_file(f"shards/built/names/{name}", b"{}")
+    assert build("s3://shards/built/names").num_shards_written == NUM_SHARDS
+    scratch = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert not [name for name in scratch if name.endswith(("outside.json", "b.json", ".hidden.json"))]
 
 
 def test_a_build_that_was_killed_goes_on_from_what_is_there(
