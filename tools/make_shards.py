@@ -255,14 +255,13 @@ def run(
     if not quiet:
         for warning in listing.warnings:
             click.echo(f"warning: {warning}", err=True)
-    scratch = tempfile.TemporaryDirectory(prefix="res3d-build-") if store is not None else nullcontext(shown)
-    with scratch as name:
-        folder = Path(name)
-        try:
+    try:
+        scratch = nullcontext(shown) if store is None else tempfile.TemporaryDirectory(prefix="res3d-build-")
+        with scratch as folder:
             with progress(f"{listing.name} -> {shown}", unit="videos", quiet=quiet) as tell:
                 result = build_shards(
                     listing,
-                    folder,
+                    Path(folder),
                     settings,
                     workers=workers,
                     limit=limit,
@@ -273,13 +272,13 @@ def run(
                     make=partial(make_on_ray, address=ray) if ray is not None else None,
                     store=store,
                 )
-        except OSError as error:
-            where = error.filename or folder
-            raise Failed(
-                f"{where}: {error.strerror or error}; make room, or make it writable, and run the same command again: "
-                "finished shards are kept"
-            ) from None
-        index = open_index(folder) if result.is_whole else None
+            index = open_index(Path(folder)) if result.is_whole else None
+    except OSError as error:
+        where = error.filename or (shown if store is None else tempfile.gettempdir())
+        raise Failed(
+            f"{where}: {error.strerror or error}; make room, or make it writable, and run the same command again: "
+            "finished shards are kept"
+        ) from None
     if as_json:
         print_json(asdict(result) | {"out": shown})
     else:
