@@ -138,6 +138,11 @@ class RemoteStore:
         """The URL of a file, for people."""
         return address(self.shown, name)
 
+    def require_writable(self) -> None:
+        """Raise RemoteError for a web server."""
+        if self.kind in WEB:
+            raise RemoteError(f"{self.shown}: web servers take no files; choose s3://, gs:// or a folder")
+
     def download(
         self, name: str, into: BinaryIO, *, at_most: int, sha256: str | None = None, stop: threading.Event = NEVER
     ) -> str:
@@ -199,7 +204,10 @@ class RemoteStore:
     def upload(self, source: Path, name: str, *, stop: threading.Event = NEVER) -> None:
         """Copy a file there; it appears when it is whole. A folder of this machine takes the file itself."""
         if self.folder is None:
-            self._ask(lambda: self._files.put_file(str(source), self._path(name)), name, stop)
+            try:
+                self._ask(lambda: self._files.put_file(str(source), self._path(name)), name, stop)
+            except FileNotFoundError as missing:
+                raise RemoteError(f"{missing}: there is no such bucket; create it, or look at the URL") from None
         else:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,7 @@ from res3d_video.pipeline.remote import (
     CHECKSUMS,
     MAX_INDEX_BYTES,
     ListedFile,
-    default_cache,
-    folder_name,
     index_files,
-    private_folder,
     read_checksums,
 )
 from res3d_video.pipeline.remote_store import WEB, ContentError, RemoteError, RemoteStore, is_url
@@ -34,11 +31,6 @@ class SyncResult:
     num_copied: int
     num_kept: int
     num_bytes_copied: int
-
-
-def staging_folder(url: str) -> Path:
-    """Where a dataset for a URL is built before it is copied there; it stays, so that the build can go on."""
-    return private_folder(default_cache().parent / "staging" / folder_name(url))
 
 
 def sync_dataset(
@@ -65,8 +57,7 @@ def sync_dataset(
     """
     urls = [str(end) if is_url(str(end)) else f"file://{Path(end).absolute()}" for end in (source, destination)]
     store, to = (RemoteStore(url, timeout_s=timeout_s, say=say) for url in urls)
-    if to.kind in WEB:
-        raise RemoteError(f"{to.shown}: web servers take no files; choose s3://, gs:// or a folder")
+    to.require_writable()
     if store.url == to.url:
         raise RemoteError(f"{to.shown}: is the source itself; choose another place")
     try:

@@ -4,7 +4,9 @@
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from functools import partial
 from itertools import islice
@@ -25,9 +27,8 @@ from res3d_video.pipeline.datasets import DATASETS
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
 from res3d_video.pipeline.index import CODECS, ShardIndex, open_index
 from res3d_video.pipeline.ingest.limits import Limits
-from res3d_video.pipeline.remote_store import is_url, public_url
-from res3d_video.pipeline.sync import staging_folder
-from res3d_video.tools.sync_shards import copy
+from res3d_video.pipeline.remote_store import RemoteStore, is_url
+from res3d_video.train.data_options import to_stderr
 from res3d_video.train.terminal import QUIET, Failed, Group, WrongUsage, print_json, progress, with_options
 
 MAX_REASONS = 5  # of failures that are told apart
@@ -128,7 +129,7 @@ Examples:
   python tools/make_shards.py sports1m --task 3/16            # the third of 16 tasks that share a folder
   python tools/make_shards.py sports1m --ray auto             # on the machines of a Ray cluster
 \b
-With --out s3://bucket/prefix or gs://… the dataset is built in the user's cache folder and then copied.
+With --out s3://bucket/prefix or gs://… each shard is uploaded when it is made; so are those of --task and --ray.
 A build that was interrupted goes on when the same command is run again; a finished one is left as it is.
 Videos that cannot be read do not stop it: they are listed in quarantine.jsonl with a reason. manifest.jsonl of
 sports1m says of every listed video whether it is there, and what became of it.
@@ -235,15 +236,10 @@ def run(
 ) -> None:
     """List, build, say what came of it."""
     refuse_options_of_other_codecs(others["codec"])
-    url = out if out is not None and is_url(out) else None
     if task is not None and ray is not None:
         raise WrongUsage("--task: does not go with --ray; leave one out")
     if append and (task is not None or limit is not None):
         raise WrongUsage("--append: does not go with --task or --limit; leave them out")
-    if task is not None and url is not None:
-        raise WrongUsage(
-            f"--out: {public_url(url)} is no folder that tasks can share; copy it with sync_shards.py at the end"
-        )
     source = raw or Path("data") / dataset
     try:
         with os_errors_of_the_user(source, way_out="make it readable, or move it elsewhere"):
@@ -253,43 +249,46 @@ def run(
     except UserError as error:
         elsewhere = "" if raw or os.path.isdir(source) else ", or name your folder with --raw"
         raise WrongUsage(f"{error}{elsewhere}") from None
-    folder = Path(out or Path("shards") / listing.name) if url is None else staging_folder(url)
+    out = out or f"shards/{listing.name}"
+    store = RemoteStore(out, say=to_stderr) if is_url(out) and not out.startswith("file://") else None
+    shown = store.shown if store is not None else str(Path(out.removeprefix("file://")))
     if not quiet:
         for warning in listing.warnings:
             click.echo(f"warning: {warning}", err=True)
     try:
-        with progress(f"{listing.name} -> {folder}", unit="videos", quiet=quiet) as tell:
-            result = build_shards(
-                listing,
-                folder,
-                settings,
-                workers=workers,
-                limit=limit,
-                limits=limits,
-                report=tell,
-                task=task,
-                append=append,
-                make=partial(make_on_ray, address=ray) if ray is not None else None,
-            )
+        scratch = nullcontext(shown) if store is None else tempfile.TemporaryDirectory(prefix="res3d-build-")
+        with scratch as folder:
+            with progress(f"{listing.name} -> {shown}", unit="videos", quiet=quiet) as tell:
+                result = build_shards(
+                    listing,
+                    Path(folder),
+                    settings,
+                    workers=workers,
+                    limit=limit,
+                    limits=limits,
+                    report=tell,
+                    task=task,
+                    append=append,
+                    make=partial(make_on_ray, address=ray) if ray is not None else None,
+                    store=store,
+                )
+            index = open_index(Path(folder)) if result.is_whole else None
     except OSError as error:
-        where = error.filename or folder
+        where = error.filename or (shown if store is None else tempfile.gettempdir())
         raise Failed(
             f"{where}: {error.strerror or error}; make room, or make it writable, and run the same command again: "
             "finished shards are kept"
         ) from None
-    if url is not None and result.num_samples:
-        copy(folder, url, quiet=quiet)
-    where = public_url(url or str(folder))
     if as_json:
-        print_json(asdict(result) | {"out": where})
+        print_json(asdict(result) | {"out": shown})
     else:
-        for line in report_lines(result, folder, out=where):
+        for line in report_lines(result, index, out=shown):
             click.echo(line)
-    if result.num_samples and not quiet:
-        for warning in shape_warnings(open_index(folder)):
+    if index is not None and result.num_samples and not quiet:
+        for warning in shape_warnings(index):
             click.echo(f"warning: {warning}", err=True)
     if result.is_whole and not result.num_samples:
-        raise Failed(f"{folder}: not one video could be read; see {folder / 'quarantine.jsonl'}")
+        raise Failed(f"{shown}: not one video could be read; see {shown}/quarantine.jsonl")
 
 
 def refuse_options_of_other_codecs(codec: str) -> None:
@@ -302,18 +301,17 @@ def refuse_options_of_other_codecs(codec: str) -> None:
             raise click.UsageError(f"{option.opts[0]} is of --codec {owner}, not of {codec}; leave it out")
 
 
-def report_lines(result: BuildResult, folder: Path, *, out: str) -> Iterator[str]:
-    """What a run did and, if all is there, what there is.
+def report_lines(result: BuildResult, index: ShardIndex | None, *, out: str) -> Iterator[str]:
+    """What a run did and, if all is there, what there is, as its index says.
 
     Args:
-        out: Where it lies in the end.
+        out: Where it lies.
     """
     done = f"{result.num_shards_written} shards written, {result.num_shards_kept} kept as they were"
-    if not result.is_whole:
-        yield f"{done}; {result.num_shards_there} of {result.num_shards} are there: {folder}"
+    if index is None:
+        yield f"{done}; {result.num_shards_there} of {result.num_shards} are there: {out}"
         return
     yield done
-    index = open_index(folder)
     info = index.info
     num_bytes = sum(shard["num_bytes"] for shard in info["shards"])
     yield (
@@ -324,10 +322,10 @@ def report_lines(result: BuildResult, folder: Path, *, out: str) -> Iterator[str
         yield f"split {split}: {index.sides_line(split)}"
     if result.videos:
         states = ", ".join(f"{count} {state}" for state, count in result.videos.items())
-        yield f"listed videos: {states}; see {folder / 'manifest.jsonl'}"
+        yield f"listed videos: {states}; see {out}/manifest.jsonl"
     elif result.num_quarantined or result.num_missing:
         absent = f", {result.num_missing} are named in the lists but absent" if result.num_missing else ""
-        yield f"{result.num_quarantined} videos failed{absent}: see {folder / 'quarantine.jsonl'}"
+        yield f"{result.num_quarantined} videos failed{absent}: see {out}/quarantine.jsonl"
     for reason, count in islice(result.failures.items(), MAX_REASONS):
         yield f"  {count} failed: {reason}"
 

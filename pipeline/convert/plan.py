@@ -177,27 +177,36 @@ def plan_append(
     *,
     inspector: Inspector,
     report: Callable[..., None],
+    shown: str,
 ) -> tuple[dict[str, Any], list[ShardTask], list[str]]:
     """Tars for the videos of a listing that a dataset does not have yet; the others stay as they are.
 
     New classes come after the old ones. Tiles keep their size; a video that does not fit them is a broken one.
 
+    Args:
+        shown: Where the dataset is, for people; `out_dir` has its dataset.json and parts.
+
     Returns:
         What dataset.json says beyond counts, the new tars, and the names of the old ones.
 
     Raises:
-        ShardError: There is no finished dataset, or it has other splits.
+        ShardError: There is no finished dataset, or it is a copy without parts/ or has other splits.
     """
     try:
         made = json.loads((out_dir / "dataset.json").read_bytes())
         classes, codec, split_names = list(made["classes"]), dict(made["codec"]), list(made["split_names"])
-    except (OSError, ValueError, LookupError, TypeError):
-        raise ShardError(f"{out_dir}: no finished dataset to append to; leave --append out to make one") from None
+        tars = [shard["tar"].removesuffix(".tar") for shard in made["shards"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise ShardError(f"{shown}: no finished dataset to append to; leave --append out to make one") from None
     if split_names != listing.split_names:
-        raise ShardError(f"{out_dir}: its splits are {', '.join(split_names)}; append videos with the same ones")
+        raise ShardError(f"{shown}: its splits are {', '.join(split_names)}; append videos with the same ones")
     classes += [name for name in listing.classes if name not in classes]
     labels = [classes.index(name) for name in listing.classes]  # of the listing's
     old = sorted(path.stem for path in (out_dir / "parts").glob("[!.]*.json"))
+    if lacking := sorted(set(tars) - set(old)):
+        raise ShardError(
+            f"{shown}: parts/{lacking[0]}.json is missing, as in a copy; append where the shards were made"
+        )
     known, first = set[str](), 0
     for part in Parts(out_dir, old):
         known |= {line["source"] for line in (*part["samples"], *part["quarantine"])}
@@ -315,11 +324,11 @@ def head_of(listing: Listing, settings: BuildSettings, canvas: tuple[int, int] |
     }
 
 
-def refuse_other_settings(out_dir: Path, head: dict[str, Any]) -> None:
+def refuse_other_settings(out_dir: Path, head: dict[str, Any], *, shown: str) -> None:
     """Shards of other settings are somebody's work; they are not overwritten in passing.
 
     Raises:
-        ShardError: `out_dir` holds a dataset of another name or made with other settings.
+        ShardError: `out_dir`, to people `shown`, holds a dataset of another name or made with other settings.
     """
     try:
         found = json.loads((out_dir / "dataset.json").read_bytes())
@@ -334,5 +343,5 @@ def refuse_other_settings(out_dir: Path, head: dict[str, Any]) -> None:
         differing = ["codec"]
     if differing:
         raise ShardError(
-            f"{out_dir}: holds shards made with another {', '.join(differing)}; choose another --out or remove it"
+            f"{shown}: holds shards made with another {', '.join(differing)}; choose another --out or remove it"
         )

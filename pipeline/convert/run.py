@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from res3d_video import pipeline
+from res3d_video.pipeline.convert.destination import Destination
 from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, plan_append, plan_build, refuse_other_settings
 from res3d_video.pipeline.convert.samples import segment_length
 from res3d_video.pipeline.convert.shard import (
@@ -29,12 +30,9 @@ from res3d_video.pipeline.convert.shard import (
     PASSING,
     Counts,
     Make,
-    OtherInputsError,
     Tell,
     clean,
-    finished,
-    is_finished,
-    is_full,
+    ends_all,
     make_here,
     make_shard,
     only_builder,
@@ -44,6 +42,7 @@ from res3d_video.pipeline.errors import one_line
 from res3d_video.pipeline.index import ShardError
 from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.ingest.limits import Limits
+from res3d_video.pipeline.remote_store import RemoteStore
 from res3d_video.pipeline.shard_writer import Parts, write_index, write_lines
 
 STATES = ("present", "too short", "broken", "missing")  # of the videos that the lists name
@@ -91,6 +90,7 @@ def build_shards(
     task: tuple[int, int] | None = None,
     append: bool = False,
     make: Make | None = None,
+    store: RemoteStore | None = None,
 ) -> BuildResult:
     """Transcode the videos of a listing into shards.
 
@@ -103,43 +103,51 @@ def build_shards(
             other machines; who finds all there writes the index.
         append: Add what a finished dataset in `out_dir` does not have as new tars, and leave its own as they are.
         make: Who makes the tars; this process if None.
+        store: Of a URL for the shards. `out_dir` then is an empty scratch folder, in the end with all but the tars.
 
     Raises:
-        ShardError: Another build writes to `out_dir`, it holds shards of other settings, or some could not be made.
+        ShardError: Another build writes to `out_dir`, it holds shards of other settings, or some could not be made; as
+            `RemoteError`, the server is gone or refuses.
     """
+    if store is not None:
+        store.require_writable()
     out_dir.mkdir(parents=True, exist_ok=True)
-    is_shared = task is not None
+    out, is_shared = Destination(out_dir, store), task is not None
     with only_builder(out_dir, shared=is_shared), Inspector(limits) as inspector, ThreadPoolExecutor(workers) as pool:
         if not is_shared:
             clean(out_dir)
+        out.look(pool)
         if append:
-            head, tasks, old = plan_append(listing, settings, out_dir, pool, inspector=inspector, report=report)
+            head, tasks, old = plan_append(
+                listing, settings, out_dir, pool, inspector=inspector, report=report, shown=str(out)
+            )
         else:
             (head, tasks), old = (
                 plan_build(listing, settings, pool, limit=limit, inspector=inspector, report=report),
                 [],
             )
-        refuse_other_settings(out_dir, head)
+        refuse_other_settings(out_dir, head, shown=str(out))
         number, num_tasks = task or (1, 1)
         mine = tasks[number - 1 :: num_tasks]
-        todo = [one for one in mine if not is_finished(out_dir, one)]
+        todo = [one for one in mine if not out.is_finished(one)]
         if todo:
             if not append:  # which adds tars that dataset.json does not name yet
-                (out_dir / "dataset.json").unlink(missing_ok=True)  # readers must not meet half of two builds
+                out.remove("dataset.json")  # readers must not meet half of two builds
             make = make or partial(make_here, pool=pool, inspector=inspector, workers=workers)
-            failed = make(todo, out_dir, progress_of(mine, todo, report))
+            failed = make(todo, store or out_dir, progress_of(mine, todo, report))
             if failed:
                 reasons = ", ".join(f"{name} ({reason})" for name, reason in list(failed.items())[:NAMED])
                 raise ShardError(
-                    f"{out_dir}: {len(failed)} shards failed {MAX_ATTEMPTS} times, {len(todo) - len(failed)} others "
+                    f"{out}: {len(failed)} shards failed {MAX_ATTEMPTS} times, {len(todo) - len(failed)} others "
                     f"were made: {reasons}; the same command tries them again"
                 )
-        there, num_kept = len(old) + finished(out_dir, tasks), len(old) + len(mine) - len(todo)
+            out.look(pool, tasks)
+        there, num_kept = len(old) + out.num_finished(tasks), len(old) + len(mine) - len(todo)
         result, names = (
             BuildResult(len(old) + len(tasks), there, len(todo), num_kept),
             old + [one.name for one in tasks],
         )
-        return write_whole(result, listing, settings, head, names, out_dir, alone=not is_shared)
+        return write_whole(result, listing, settings, head, names, out, alone=not is_shared)
 
 
 def progress_of(mine: list[ShardTask], todo: list[ShardTask], report: Callable[..., None]) -> Tell:
@@ -163,7 +171,7 @@ def write_whole(
     settings: BuildSettings,
     head: dict[str, Any],
     names: list[str],
-    out_dir: Path,
+    out: Destination,
     *,
     alone: bool,
 ) -> BuildResult:
@@ -176,10 +184,10 @@ def write_whole(
     """
     if not result.is_whole:
         return result
+    out_dir = out.folder
     found = {path.stem for path in (out_dir / "parts").glob("[!.]*.json")}
     for name in found - set(names):  # of an earlier build
-        for stale in ("dataset.json", f"{name}.tar", f"{name}.idx", f"parts/{name}.json"):  # readers meet no half of it
-            (out_dir / stale).unlink(missing_ok=True)
+        out.remove("dataset.json", f"{name}.tar", f"{name}.idx", f"parts/{name}.json")  # readers meet no half of it
     parts = Parts(out_dir, names)
     missing = [{"source": s, "stage": "missing", "reason": "named in the lists, not found"} for s in listing.missing]
     videos = {}
@@ -187,6 +195,7 @@ def write_whole(
         videos = dict.fromkeys(STATES, 0)
         write_lines(out_dir / "manifest.jsonl", manifest_lines(parts, listing, settings.segment_s, counts=videos))
     info, quarantine, _ = write_index(out_dir, parts, head=head, missing=missing)
+    out.publish()
     clean(out_dir, alone=alone)
     return replace(
         result,
@@ -241,7 +250,7 @@ def reasons_of(quarantine: Iterable[dict[str, str]]) -> dict[str, int]:
     return dict(Counter(re.sub(r"\b\d[\d.]*\b", "…", reason) for reason in reasons).most_common())
 
 
-def make_on_ray(tasks: list[ShardTask], out_dir: Path, tell: Tell, *, address: str) -> dict[str, str]:
+def make_on_ray(tasks: list[ShardTask], out: Path | RemoteStore, tell: Tell, *, address: str) -> dict[str, str]:
     """A `Make` on a Ray cluster; a tar takes one core.
 
     Args:
@@ -249,8 +258,10 @@ def make_on_ray(tasks: list[ShardTask], out_dir: Path, tell: Tell, *, address: s
 
     Raises:
         ShardError: There is no Ray, or no such cluster; or a machine sees other videos.
+        RemoteError: The server of the URL is gone or refuses.
         OSError: The disk is full.
     """
+    place = out.absolute() if isinstance(out, Path) else out.url
     waiting, given, failed = deque(tasks), dict[Any, ShardTask](), dict[str, str]()
     attempts: Counter[str] = Counter()
     with connected(address) as ray:
@@ -260,7 +271,7 @@ def make_on_ray(tasks: list[ShardTask], out_dir: Path, tell: Tell, *, address: s
             while waiting and len(given) < IN_HAND:
                 task = waiting.popleft()
                 records = tuple(replace(r, raw=r.raw.absolute()) for r in task.records)  # workers are elsewhere
-                given[remote.remote(replace(task, records=records), out_dir.absolute())] = task
+                given[remote.remote(replace(task, records=records), place)] = task
             (done,), _ = ray.wait(list(given), num_returns=1)
             task = given.pop(done)
             attempts[task.name] += 1
@@ -309,14 +320,14 @@ def failure(error: Any) -> str:
     """Why a worker failed, in one line.
 
     Raises:
-        OSError: The disk is full, so that no other worker can do better.
-        OtherInputsError: A machine is not like the others, and would soon have tried and failed everything.
+        OSError, ShardError: No other worker can do better (`ends_all`); a machine that is not like the others would
+            soon have tried and failed everything.
         RayError: A bug ended the work; with the worker's traceback.
     """
     cause = getattr(error, "cause", None)
     if cause is None:
         return f"its worker died ({type(error).__name__})"
-    if is_full(cause) or isinstance(cause, OtherInputsError):
+    if ends_all(cause):
         raise cause
     if not isinstance(cause, PASSING):
         raise error

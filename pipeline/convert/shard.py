@@ -9,12 +9,14 @@ import fcntl
 import json
 import os
 import platform
+import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +27,7 @@ from res3d_video.pipeline.errors import one_line
 from res3d_video.pipeline.files import new_file_opener, write_atomically
 from res3d_video.pipeline.index import ShardError
 from res3d_video.pipeline.ingest.inspector import Inspector
+from res3d_video.pipeline.remote_store import RemoteError, RemoteStore
 from res3d_video.pipeline.shard_writer import TarShard, sha256_of, to_json
 
 MAX_ATTEMPTS = 3  # to make a tar, before it is reported and the others go on
@@ -39,8 +42,8 @@ Result = TypeVar("Result")
 Counts = Counter[str]  # of "videos", and those that "failed"
 # Called by those who make tars, with the name of one and what is done of it; one that is tried again begins anew.
 Tell = Callable[[str, Counts], None]
-# Makes tars in a folder; returns the names of those that failed for good, with the reason.
-Make = Callable[[list[ShardTask], Path, Tell], dict[str, str]]
+# Makes tars in a folder or at a URL; returns the names of those that failed for good, with the reason.
+Make = Callable[[list[ShardTask], Path | RemoteStore, Tell], dict[str, str]]
 
 
 class OtherInputsError(ShardError):
@@ -49,7 +52,7 @@ class OtherInputsError(ShardError):
 
 def make_here(
     tasks: list[ShardTask],
-    out_dir: Path,
+    out: Path | RemoteStore,
     tell: Tell,
     *,
     pool: ThreadPoolExecutor,
@@ -65,9 +68,9 @@ def make_here(
             for task in left:
                 mine = islice(converted, len(task.records))
                 try:
-                    tell(task.name, write_shard(task, (one.result() for one in mine), out_dir, tell=tell))
+                    tell(task.name, store_shard(task, (one.result() for one in mine), out, tell=tell))
                 except PASSING as error:
-                    if is_full(error):
+                    if ends_all(error):
                         raise
                     failed[task.name] = one_line(error)
                 deque(mine, maxlen=0)  # converted in vain
@@ -75,12 +78,15 @@ def make_here(
     return failed
 
 
-def make_shard(task: ShardTask, out_dir: Path) -> Counts:
+def make_shard(task: ShardTask, out: Path | str) -> Counts:
     """Make one tar, wherever this process runs, one video at a time; a tar that is there already is kept.
+
+    Args:
+        out: A folder or, as a string, a URL, where the tar is made again.
 
     Raises:
         OtherInputsError: This machine sees other videos than the one that planned, or has other programs.
-        ShardError: As `write_shard`.
+        ShardError: As `store_shard`.
         OSError: It cannot be written.
     """
     if task.fingerprint() != task.inputs:
@@ -88,10 +94,41 @@ def make_shard(task: ShardTask, out_dir: Path) -> Counts:
             f"{task.name}: {platform.node()} sees other videos or has other versions of ffmpeg and encoders than the "
             "machine that began; mount the same folder and install the same environment on all"
         )
-    if is_finished(out_dir, task):
-        return counts_of_finished(task, out_dir)
+    if isinstance(out, Path) and is_finished(out, task):
+        return counts_of_finished(task, out)
     with Inspector(task.limits) as inspector:
-        return write_shard(task, (convert(task, place, inspector) for place in range(len(task.records))), out_dir)
+        converted = (convert(task, place, inspector) for place in range(len(task.records)))
+        return store_shard(task, converted, out if isinstance(out, Path) else store_of(out))
+
+
+@cache
+def store_of(url: str) -> RemoteStore:
+    """Behind a URL; one for each in a process, for it keeps connections."""
+    return RemoteStore(url)
+
+
+def store_shard(
+    task: ShardTask,
+    converted: Iterable[Converted],
+    out: Path | RemoteStore,
+    *,
+    tell: Tell = lambda name, counts: None,
+) -> Counts:
+    """`write_shard` to a folder; or to one for the time being, from which it is uploaded, the part last.
+
+    Raises:
+        RemoteError: The server is gone or refuses.
+    """
+    if isinstance(out, Path):
+        return write_shard(task, converted, out, tell=tell)
+    with tempfile.TemporaryDirectory(prefix="res3d-shard-") as folder:
+        counts = write_shard(task, converted, Path(folder), tell=tell)
+        for name in (f"{task.name}.tar", f"{task.name}.idx", f"parts/{task.name}.json"):
+            if (Path(folder) / name).is_file():
+                out.upload(Path(folder) / name, name)
+            else:  # all videos failed, perhaps not the last time
+                out.remove(name)
+    return counts
 
 
 def counts_of_finished(task: ShardTask, out_dir: Path) -> Counts:
@@ -163,16 +200,18 @@ def in_order(
             future.cancel()
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that no file at all can be written."""
-    return isinstance(error, OSError) and error.errno in FULL
+def ends_all(error: BaseException) -> bool:
+    """Whether an error says that no other tar would fare better: a full disk, a server that is gone, other inputs."""
+    is_full = isinstance(error, OSError) and error.errno in FULL
+    return is_full or isinstance(error, RemoteError | OtherInputsError)
 
 
-def is_finished(out_dir: Path, task: ShardTask, *, read: bool = True) -> bool:
+def is_finished(out_dir: Path, task: ShardTask, *, read: bool = True, sizes: Mapping[str, int] | None = None) -> bool:
     """Whether a tar is there, whole and made from the task's inputs; under its limits, if they mattered.
 
     Args:
         read: Read the tar and compare its checksum; else its size.
+        sizes: Where tars are at a URL, bytes of each file there; `out_dir` has the parts alone, and no tar is read.
     """
     tar = out_dir / f"{task.name}.tar"
     try:
@@ -182,20 +221,27 @@ def is_finished(out_dir: Path, task: ShardTask, *, read: bool = True) -> bool:
             return False
         if not part["samples"]:
             return True
+        if sizes is not None:
+            return sizes.get(tar.name) == part["num_bytes"] and tar.with_suffix(".idx").name in sizes
         is_same = sha256_of(tar) == part["sha256"] if read else tar.stat().st_size == part["num_bytes"]
         return is_same and tar.with_suffix(".idx").is_file()
     except (OSError, ValueError, LookupError, TypeError, RecursionError):  # not there, or not what we write
         return False
 
 
-def finished(out_dir: Path, tasks: list[ShardTask]) -> int:
-    """How many tars of a build are there, whoever made them; only if all may be, each is looked at."""
+def finished(out_dir: Path, tasks: list[ShardTask], *, sizes: Mapping[str, int] | None = None) -> int:
+    """How many tars of a build are there, whoever made them; only if all may be, each is looked at.
+
+    `sizes` as for `is_finished`.
+    """
     try:  # NFS asks the server again for a folder's list, but may answer from memory whether one file is there
         listed = set(os.listdir(out_dir / "parts"))
     except FileNotFoundError:
         return 0
     count = sum(f"{task.name}.json" in listed for task in tasks)
-    return sum(is_finished(out_dir, task, read=False) for task in tasks) if count == len(tasks) else count
+    if count < len(tasks):
+        return count
+    return sum(is_finished(out_dir, task, read=False, sizes=sizes) for task in tasks)
 
 
 def clean(out_dir: Path, *, alone: bool = True) -> None:

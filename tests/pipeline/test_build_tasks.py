@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import psutil
 import pytest
 
 from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
@@ -30,8 +31,11 @@ from res3d_video.pipeline.datasets import Listing, list_folder
 from res3d_video.pipeline.index import ShardError
 from res3d_video.pipeline.ingest import inspector as inspecting
 from res3d_video.pipeline.ingest.inspector import THIS_CODE, Inspector
+from res3d_video.pipeline.remote_store import RemoteError, RemoteStore
 from res3d_video.tools.numbered import write_numbered_video
 from tests.pipeline.test_build import contents, stamps
+from tests.pipeline.test_build_at_url import stored
+from tests.s3_server import S3Server
 from tests.until import until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -265,21 +269,41 @@ def test_the_process_that_reads_videos_runs_the_code_of_this_checkout(tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two machines of one core, as far as Ray knows; `.nodes` has their handles. The last test takes the second one."""
+def cluster(s3: S3Server) -> Iterator[Any]:
+    """Two machines of one core, as far as Ray knows. What they started is gone in the end."""
     pytest.importorskip("ray", reason='ray is not installed: pip install -c constraints.txt -e ".[ray]"')
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        cluster.nodes = [cluster.head_node, cluster.add_node(num_cpus=1)]
+        cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         yield cluster
     finally:
+        processes = psutil.Process().children(recursive=True)
         cluster.shutdown()
+        left = psutil.wait_procs(processes, timeout=30)[1]
+    assert not left
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(100)
+def test_workers_upload_their_shards_themselves(
+    cluster: Any, listing: Listing, local: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    url = "s3://shards/built/ray"
+    store, make = RemoteStore(url), partial(make_on_ray, address=cluster.address)
+    build_shards(listing, tmp_path / "scratch", SETTINGS, workers=1, make=make, store=store)
+    assert stored(url) == contents(local)
+    assert not list((tmp_path / "scratch").glob("*.tar"))
+    s3.forget_requests()
+    with pytest.raises(RemoteError, match="^s3://nobucket/few-000000.tar: there is no such bucket"):
+        make(tasks_of(listing)[:1], RemoteStore("s3://nobucket"), Mock())
+    assert len(s3.requests("PUT", ".tar")) == 1, "nothing is tried again"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(100)
 def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
     cluster: Any, listing: Listing, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,12 +335,15 @@ def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("url", [None, "s3://shards/built/lost"])
 def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
-    cluster: Any, listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str | None
 ) -> None:
     settings = replace(SETTINGS, samples_per_shard=1)
     build_shards(listing, tmp_path / "local", settings, workers=2)
-    doomed, in_work = cluster.nodes[1].node_id, tmp_path / "in work"
+    (node,) = cluster.worker_nodes or {cluster.add_node(num_cpus=1)}
+    doomed, in_work = node.node_id, tmp_path / "in work"
     told, reasons = [], []
     real, real_make = run.failure, run.make_shard
 
@@ -336,17 +363,18 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
     def report(*done: int, failed: int) -> None:
         if not told:  # one shard is finished here
             until(in_work.exists, seconds=60)
-            cluster.remove_node(cluster.nodes[1], allow_graceful=False)
+            cluster.remove_node(node, allow_graceful=False)
         told.append((*done, failed))
 
     monkeypatch.setattr(run, "failure", failure)
     monkeypatch.setattr(run, "make_shard", make_shard)
     make = partial(make_on_ray, address=cluster.address)
-    result = build_shards(listing, tmp_path / "out", settings, workers=1, report=report, make=make)
+    store = RemoteStore(url) if url else None
+    result = build_shards(listing, tmp_path / "out", settings, workers=1, report=report, make=make, store=store)
     assert any("its worker died" in reason for reason in reasons)
     assert (result.num_shards_written, result.num_samples, result.num_quarantined) == (9, 8, 1)
     assert told[-1] == (9, 9, 1)
-    assert contents(tmp_path / "out") == contents(tmp_path / "local")
+    assert (stored(url) if url else contents(tmp_path / "out")) == contents(tmp_path / "local")
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

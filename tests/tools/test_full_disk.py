@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from res3d_video.pipeline.shard_writer import sha256_of
 from res3d_video.tools import make_shards
 from res3d_video.tools.numbered import write_numbered_video
+from tests.pipeline.test_build import contents
+from tests.pipeline.test_build_at_url import stored
+from tests.s3_server import S3Server
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], None]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def build(raw: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+def build(raw: Path, out: Path | str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
     """Exit code, and the lines of standard error that are no progress."""
     words = ["folder", "--raw", str(raw), "--out", str(out), "--samples-per-shard", "2", "--workers", "1", "--quiet"]
     with pytest.raises(SystemExit) as ended:
@@ -83,6 +87,28 @@ def test_a_build_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
         assert build(raw, out, capsys)[0] == 0
         assert content(out) == expected
     assert was_full > 3
+
+
+def test_a_build_at_a_url_needs_room_for_one_tar_at_a_time_and_says_when_there_is_none(
+    raw: Path,
+    tmp_path: Path,
+    disk: Callable[[int], None],
+    s3: S3Server,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert build(raw, tmp_path / "calm", capsys)[0] == 0
+    first, second = (path.stat().st_size for path in (tmp_path / "calm").glob("*.tar"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "disk"))
+    for num_bytes in (4096, min(first, second) // 2):
+        disk(num_bytes)
+        code, (line,) = build(raw, "s3://shards/full", capsys)
+        assert (code, "No space left on device; make room" in line) == (1, True)
+        assert f"{tmp_path}/disk" in line
+        assert not list((tmp_path / "disk").iterdir())
+    disk((first + second) * 3 // 4 + 2**17)  # and the index
+    assert build(raw, "s3://shards/full", capsys)[0] == 0
+    assert stored("s3://shards/full") == contents(tmp_path / "calm")
 
 
 def test_a_disk_that_may_only_be_read_is_said_in_one_line(

@@ -86,7 +86,6 @@ def test_every_setting_reaches_dataset_json_and_the_shards_are_whole(
         ("ucf101 --task 0/2", "--task: 0/2 does not exist; choose 1/2 to 2/2"),
         ("ucf101 --task 3/2", "--task: 3/2 does not exist; choose 1/2 to 2/2"),
         ("ucf101 --task 1/2 --ray auto", "--task: does not go with --ray; leave one out"),
-        ("ucf101 --task 1/2 --out s3://bucket/x", "--out: s3://bucket/x is no folder that tasks can share"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(ucf_raw: Path, tmp_path: Path, words: str, said: str) -> None:

@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex, open_index
-from res3d_video.pipeline.sync import staging_folder
 from res3d_video.tools import bench_loader, check_shards, make_shards, sync_shards
 from tests.hostile.servers import Server, Way, right
 from tests.s3_server import S3Server
@@ -33,21 +32,17 @@ def test_a_dataset_is_copied_checked_and_copied_no_second_time(
     assert "11 samples of 2 classes in 3 shards: whole" in whole.output
 
 
-def test_shards_are_built_and_copied_by_one_command_again_and_again(
-    ucf_raw: Path, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_shards_that_were_built_at_a_url_are_copied_to_a_folder(ucf_raw: Path, s3: S3Server, tmp_path: Path) -> None:
     url = "s3://shards/made"
-    words = ["ucf101", "--raw", ucf_raw, "--out", url]
-    made = run(make_shards.main, *words)
-    staging = staging_folder(url)
-    assert f"6 samples in 1 shards, {open_index(staging).info['shards'][0]['num_bytes'] / 1e6:.1f} MB" in made.output
-    assert "files" in made.stderr
-    s3.forget_requests()
-    assert json.loads(run(make_shards.main, *words, "--json").stdout)["out"] == url
-    assert s3.requests("PUT") == []
+    words = ["ucf101", "--raw", ucf_raw, "--samples-per-shard", 3]
+    first = run(make_shards.main, *words, "--out", url, "--task", "1/2")
+    assert f"1 shards written, 0 kept as they were; 1 of 2 are there: {url}" in first.stdout
+    made = run(make_shards.main, *words, "--out", url)
+    local = run(make_shards.main, *words, "--out", f"file://{tmp_path}/local")
+    assert made.stdout.splitlines()[1:] == local.stdout.replace(f"{tmp_path}/local", url).splitlines()[1:]
+    assert json.loads(run(make_shards.main, *words, "--out", url, "--json").stdout)["out"] == url
     run(sync_shards.main, url, tmp_path / "back", "--quiet")
-    assert open_index(tmp_path / "back").fingerprint == open_index(staging).fingerprint
+    assert open_index(tmp_path / "back").fingerprint == open_index(tmp_path / "local").fingerprint
 
 
 @pytest.mark.parametrize(
