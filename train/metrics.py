@@ -244,8 +244,8 @@ class Tally:
 class OutcomeQueue:
     """Sums what a step found over ranks in one small all_reduce; a GPU's queue never drains.
 
-    When a line of the log is due, the same all_reduce gathers a `Reading` of each rank: no collective is added, no
-    sync, and the numbers arrive with their step.
+    When a line of the log is due, an all_gather takes its place, which also brings a `Reading` of each rank: no
+    collective is added, no sync, and the numbers arrive with their step.
 
     On a CPU `push` returns the step's own outcome. On a GPU the numbers are copied asynchronously and come
     out at the next `push`, when the GPU has the next step to work on; `drain` waits for them.
@@ -272,19 +272,19 @@ class OutcomeQueue:
             reading: Of this rank; given by all ranks at the same steps.
         """
         damaged, work = damaged or {}, batch.work
-        own: list[float] = [stop, batch.num_replaced, len(damaged), work.num_frames, work.num_frames_decoded]
-        if reading is not None:
-            rows = np.zeros((self.ranks.world_size, len(reading)))
-            rows[self.ranks.rank] = reading
-            own += rows.flatten().tolist()
-        sent = torch.tensor(own, dtype=torch.float32)
+        own = torch.tensor(
+            [stop, batch.num_replaced, len(damaged), work.num_frames, work.num_frames_decoded, *(reading or ())],
+            dtype=torch.float32,
+        )
         share = loss.detach().float().reshape(1) / self.ranks.world_size
         if share.device.type == "cuda":
-            sent = sent.pin_memory().to(share.device, non_blocking=True)  # copy
-        numbers = self.ranks.sum(torch.cat([share, sent]))  # collective, 24 bytes; 28 more a rank for a line of the log
+            own = own.pin_memory().to(share.device, non_blocking=True)  # copy
+        found = torch.cat([share, own])
+        # collective, 24 bytes, or 52 of each rank: [6], or [R, 13]
+        numbers = self.ranks.sum(found) if reading is None else self.ranks.rows(found)
         arrived = None
         if numbers.device.type == "cuda":
-            pinned = torch.empty(len(numbers), pin_memory=True)
+            pinned = torch.empty(numbers.shape, pin_memory=True)
             pinned.copy_(numbers, non_blocking=True)  # copy to the host, read one step later
             numbers, arrived = pinned, torch.cuda.Event(blocking=True)  # a host that waits sleeps
             arrived.record()
@@ -301,9 +301,11 @@ class OutcomeQueue:
             step, numbers, arrived, samples, losses, damaged = self.waiting.popleft()
             if arrived is not None:
                 arrived.synchronize()  # sync with a forward pass that is one step behind
-            loss, stop, *sums = numbers.tolist()
-            num_replaced, num_damaged, num_frames, num_decoded = map(round, sums[:4])
+            readings, rows = None, numbers.double().numpy()
+            if rows.ndim == 2:
+                rows, readings = rows[:, : -len(Reading._fields)].sum(axis=0), rows[:, -len(Reading._fields) :]
+            loss, stop, *sums = rows.tolist()
+            num_replaced, num_damaged, num_frames, num_decoded = map(round, sums)
             counts = (num_replaced, num_damaged, num_frames, num_decoded)
-            readings = np.array(sums[4:]).reshape(self.ranks.world_size, -1) if sums[4:] else None
             outcomes.append(StepOutcome(step, loss, stop > 0, *counts, readings, samples, losses, damaged))
         return outcomes

@@ -92,9 +92,13 @@ FIRST, SECOND = Reading(10, 4.0, 1.0, 0.5, 3, 0, 0), Reading(10, 4.0, 0.0, 0.25,
 class TwoRanks(Ranks):
     """The second of two; the first one found a loss of 0.5 and decoded sixteen frames for eight."""
 
+    first = (0.5, 0, 3, 1, 8, 16)
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        rows = [*FIRST, *[0] * len(FIRST)] if len(values) > 6 else []
-        return values + torch.tensor([0.5, 0, 3, 1, 8, 16, *rows])
+        return values + torch.tensor(self.first)
+
+    def rows(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.tensor([*self.first, *FIRST]), values])
 
 
 def test_a_step_sums_over_ranks_and_keeps_their_readings_apart() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 import res3d_video.train.rank_times as module
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.reader import ReadWork
+from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.rank_times import RankClock, Reading, StragglerWatch, compare_ranks, line_of
 from res3d_video.train.ranks import Ranks
 from tests.clips import damaged_copy
@@ -76,6 +77,18 @@ def test_a_rank_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     host.now_s += 1.0
     optimizer.step()
     assert clock.read() == NOTHING._replace(wall_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("res3d10", (8, 32, 32)), ("r2plus1d18", (8, 32, 32)), ("c3d", (16, 112, 112))]
+)
+def test_the_gradients_of_the_first_layer_are_the_last(name: str, shape: tuple[int, int, int]) -> None:
+    model, order = build_model(ModelConfig(name=name, width=4), num_classes=2), []
+    for key, parameter in model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, key=key: order.append(key))
+    model(torch.randn(2, 3, *shape)).sum().backward()
+    first = next(iter(model.named_parameters()))[0]
+    assert {key.rpartition(".")[0] for key in order[order.index(first) :]} == {first.rpartition(".")[0]}
 
 
 class FakeEvent:
