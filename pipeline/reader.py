@@ -161,8 +161,12 @@ class FrameFiles:
         rows, missing, runs = samples[clips].tolist(), [], list(range(len(first)))
         if self._index.store is not None:
             runs.sort(key=tars.__getitem__)  # only one tar is open at a time
-            self.num_tars += len(set(tars))
+        before = -1
         for run in runs:
+            if self._index.store is not None and tars[run] != before:
+                before = tars[run]
+                self.num_tars += 1
+                self.num_tars_missing += before not in self._tars and not self._index.store.is_here(before)
             self.at = tars[run], rows[run]
             opened = self._tar(tars[run])
             into = pieces[piece_of_run[run] : piece_of_run[run + 1]]
@@ -224,8 +228,6 @@ class FrameFiles:
                 self._tars.popitem()[1][0].close()  # a tar that is open cannot leave the cache
         self.is_fetching = wait and self._index.store is not None
         try:
-            if wait and self._index.store is not None:
-                self.num_tars_missing += not self._index.store.is_here(number)
             file = open_tar(self._index, number, stop=self.stop, wait=wait)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):

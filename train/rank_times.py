@@ -19,7 +19,7 @@ RECOVERED = 0.10  # below this a straggler is none any more, and is said again w
 
 
 class Reading(NamedTuple):
-    """One rank's numbers since its last reading; floats, for they travel in a step's all_reduce."""
+    """One rank's numbers since its last reading; floats, for they travel with the step's loss."""
 
     num_steps: float
     wall_s: float  # evaluations and writing checkpoints are left out
@@ -62,6 +62,7 @@ class RankClock:
 
         The loader hands a batch over before it has arrived on a GPU, so only events around that know the wait there.
         """
+        self._collect()
         begun = self._now()
         batch = next(batches)
         self._add("data_wait_s", begun)
@@ -73,9 +74,7 @@ class RankClock:
 
     def read(self) -> Reading:
         """Numbers since the last reading; the next one begins."""
-        while self._underway and self._underway[0][2].query():
-            name, begun, ended = self._underway.popleft()
-            self._sums[name] += begun.elapsed_time(ended) / 1000
+        self._collect()
         now_s = time.perf_counter()
         found = Reading(**self._sums | {"wall_s": max(now_s - self._begun_s, 1e-9)})
         self._begun_s, self._sums = now_s, dict.fromkeys(Reading._fields, 0.0)
@@ -87,6 +86,12 @@ class RankClock:
         begun_s = time.perf_counter()
         yield
         self._begun_s += time.perf_counter() - begun_s
+
+    def _collect(self) -> None:
+        """Count what has passed on a GPU."""
+        while self._underway and self._underway[0][2].query():
+            name, begun, ended = self._underway.popleft()
+            self._sums[name] += begun.elapsed_time(ended) / 1000
 
     def _gradients_are_ready(self, _: object) -> None:
         self._ready = self._now()
@@ -134,11 +139,13 @@ def line_of(readings: np.ndarray, hosts: Sequence[str], *, global_batch_size: in
         "data_wait_s": float(waits_s[longest]),
         "data_wait": float(waits_s[longest] / wall_s[longest]),
     }
-    counts = ["num_replaced", "num_cache_hits", "num_cache_misses"]
-    ranks = {name: column(readings, name).astype(int).tolist() for name in counts}
-    if not any(ranks["num_cache_hits"] + ranks["num_cache_misses"]):  # shards of a local folder
+    counts = ("num_replaced", "num_cache_hits", "num_cache_misses")
+    ranks: dict[str, list] = {name: column(readings, name).astype(int).tolist() for name in counts}
+    of_cache = {name: sum(ranks[name]) for name in counts[1:]}
+    if any(of_cache.values()):
+        line |= of_cache
+    else:  # shards of a local folder
         del ranks["num_cache_hits"], ranks["num_cache_misses"]
-    line |= {name: sum(values) for name, values in ranks.items() if name != "num_replaced"}
     if len(hosts) > 1:
         own_step_s = own_times(readings) / num_steps
         ranks = {"own_step_s": rounded(own_step_s), "data_wait": rounded(waits_s / wall_s)} | ranks
@@ -162,7 +169,7 @@ class Straggler(NamedTuple):
 
     Attributes:
         own_step_s: Seconds of a step without waiting for others, mean over the window.
-        over: Share of that by which it is over the median of the other ranks.
+        over: How far that is over the median of the other ranks; 0.5 for half as much again.
         waits_for: "data" where most of what it is over is waiting for clips, else "compute".
     """
 
@@ -194,8 +201,8 @@ def compare_ranks(own_s: np.ndarray, data_wait_s: np.ndarray) -> tuple[np.ndarra
         float64 [R], 0.25 for a quarter longer than the others, 0 where they took no time; bool [R], whether more
         than half of a rank's excess is waiting for clips.
 
-    >>> compare_ranks(np.array([[1.0, 1], [1, 1], [1, 2]]), np.array([[0.0, 0], [0, 0], [0, 1]]))
-    (array([-0.2,  0. ,  0.5]), array([ True, False,  True]))
+    >>> compare_ranks(np.array([[1.0, 1], [1, 1], [1, 1], [1, 2]]), np.array([[0.0, 0], [0, 0], [0, 0], [0, 1]]))
+    (array([0. , 0. , 0. , 0.5]), array([False, False, False,  True]))
     """
     own_s, data_wait_s = own_s.sum(axis=1), data_wait_s.sum(axis=1)
     others_s, others_wait_s = median_of_others(own_s), median_of_others(data_wait_s)

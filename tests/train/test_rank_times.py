@@ -255,15 +255,14 @@ def test_of_four_ranks_two_that_are_slow_and_one_with_a_damaged_shard_are_named(
     done = run_warm([python, str(script), str(damaged.data_dir), *words], world_size=4)
     assert (done.returncode, done.stderr) == (0, "")
     host = socket.gethostname()
-    for event in ("train", "straggler"):
-        check_schema(f"metrics.jsonl {event}", read_metrics(out, event))
-    events = read_metrics(out, "straggler")
+    lines, events = read_metrics(out, "train"), read_metrics(out, "straggler")
+    check_schema("metrics.jsonl train", lines)
+    check_schema("metrics.jsonl straggler", events)
     assert sorted((one["rank"], one["host"], one["waits_for"]) for one in events) == [
         (1, host, "data"), (3, host, "compute"),
     ]  # fmt: skip
     for rank, what in ((1, "data"), (3, "compute")):
         assert done.stdout.count(f"warning: rank {rank} on {host} makes the others wait for its {what}: ") == 1
-    lines = read_metrics(out, "train")
     assert {one["slowest"]["rank"] for one in lines[1:]} <= {1, 3}
     assert {one["slowest"]["host"] for one in lines} == {host}
     replaced = np.array([one["ranks"]["num_replaced"] for one in lines])
