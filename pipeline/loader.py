@@ -42,7 +42,6 @@ class Batch:
     num_replaced: int = 0  # clips of this rank that are not the plan's, because a sample is damaged
     damaged: dict[int, str] = field(default_factory=dict)  # row of each of those samples -> why
     work: ReadWork = field(default_factory=ReadWork)  # what was read for it
-    wait_s: float = 0.0  # how long the caller waited for it
 
 
 class ClipLoader:
@@ -124,12 +123,11 @@ class ClipLoader:
             except BaseException:
                 self.close()
                 raise
-            wait_s = time.perf_counter() - started
-            self.data_wait_s += wait_s
+            self.data_wait_s += time.perf_counter() - started
             self._step += 1
             self.num_replaced += made.read.num_replaced
             self.work += made.read.work
-            yield self._hand_over(made, wait_s=wait_s)
+            yield self._hand_over(made)
         self.close()
         self._step = 0  # a finite plan can be iterated again
 
@@ -170,7 +168,7 @@ class ClipLoader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _hand_over(self, made: DecodedBatch, *, wait_s: float) -> Batch:
+    def _hand_over(self, made: DecodedBatch) -> Batch:
         """The batch for the caller's current stream, which waits for it; the host does not."""
         clips = made.clips
         if made.slot is not None and self._prefetcher is not None:
@@ -194,5 +192,4 @@ class ClipLoader:
             num_replaced=read.num_replaced,
             damaged=read.damaged,
             work=read.work,
-            wait_s=wait_s,
         )

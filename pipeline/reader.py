@@ -46,6 +46,8 @@ class ReadWork:
     num_pictures: int = 0  # given to the decoder: JPEGs, or packets of a video
     num_frames_decoded: int = 0
     num_bytes: int = 0  # compressed
+    num_cache_hits: int = 0  # these two of shards behind a URL: tars that were in the cache when they were needed,
+    num_cache_misses: int = 0  # and tars that were waited for
 
     @property
     def decoded_to_used(self) -> float:
@@ -91,7 +93,8 @@ class FrameFiles:
     """Reads stored frames of an index, those of many clips at a time.
 
     Other threads set `stop` to end a wait for a remote tar, and look at `is_fetching` and `at`, the tar and sample that
-    `read` or `fetch` is at.
+    `read` or `fetch` is at. `num_tars` counts the remote tars that each `read` needed, `num_tars_missing` those that it
+    waited for.
     """
 
     def __init__(self, index: ShardIndex) -> None:
@@ -100,6 +103,7 @@ class FrameFiles:
         self.stop = threading.Event()
         self.at: tuple[int, int] | None = None
         self.is_fetching = False
+        self.num_tars = self.num_tars_missing = 0
 
     def read(
         self, samples: np.ndarray, located: ClipFrames, places: Places | None = None
@@ -160,7 +164,12 @@ class FrameFiles:
         rows, missing, runs = samples[clips].tolist(), [], list(range(len(first)))
         if self._index.store is not None:
             runs.sort(key=tars.__getitem__)  # only one tar is open at a time
+        before = -1
         for run in runs:
+            if self._index.store is not None and tars[run] != before:
+                before = tars[run]
+                self.num_tars += 1
+                self.num_tars_missing += before not in self._tars and not self._index.store.is_here(before)
             self.at = tars[run], rows[run]
             opened = self._tar(tars[run])
             into = pieces[piece_of_run[run] : piece_of_run[run + 1]]
@@ -345,6 +354,7 @@ class StepReader:
         clips = every_crop[::num_crops]  # views, so what is changed in them is changed there
         attempts, blank = np.zeros(len(clips), int), np.zeros(len(clips), bool)
         damaged: dict[int, str] = {}
+        num_tars, num_missing = self._files.num_tars, self._files.num_tars_missing
         while True:
             keys = self._keys(clips, located) if self._undecodable else []
             faults = {n: UNDECODABLE for n, key in enumerate(keys) if key in self._undecodable}
@@ -370,6 +380,8 @@ class StepReader:
             num_pictures=sum(len(own) for own, count in zip(data, located.count, strict=True) if count),
             num_frames_decoded=len(located.rows),
             num_bytes=num_bytes,
+            num_cache_hits=self._files.num_tars - num_tars - self._files.num_tars_missing + num_missing,
+            num_cache_misses=self._files.num_tars_missing - num_missing,
         )
         num_replaced = int((attempts > 0).sum())
         return ReadStep(step, every_crop, located, data, num_replaced, damaged, num_real_global, work)

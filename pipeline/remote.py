@@ -203,6 +203,11 @@ class RemoteTars:
                         self._fetch(number, stop)
         return number not in self.unreadable
 
+    def is_here(self, number: int) -> bool:
+        """Whether a tar is in the cache now. Raises RemoteError where the cache cannot be used."""
+        with cache_errors(self.folder):
+            return 0 <= number < len(self.shards) and self._is_there(number)
+
     def open(self, number: int, *, stop: threading.Event = NEVER, wait: bool = True) -> FileIO | None:
         """A tar, which is not evicted while it is open; None for one that is not there, which `wait` fetches first.
 

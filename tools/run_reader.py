@@ -42,12 +42,22 @@ class DamagedSample(TypedDict, total=False):
     reason: Text
 
 
+class RankNumbers(TypedDict, total=False):
+    """A number of every rank since the last line, in their order."""
+
+    own_step_s: list[Real]
+    data_wait: list[Real]
+
+
 class MetricsLine(DamagedSample):
     """What a line of metrics.jsonl has beside its numbers."""
 
     event: Text
     step: Count
     unreadable: NotRequired[list[DamagedSample]]
+    ranks: NotRequired[RankNumbers]
+    host: NotRequired[Text]
+    waits_for: NotRequired[Text]
 
 
 class RunData(TypedDict, total=False):
@@ -130,6 +140,13 @@ class Run:
         """A number of the training lines over steps."""
         return curve_of(self.train, name)
 
+    def rank_curves(self, name: str) -> list[Curve]:
+        """A number of each rank over steps, as long as there were as many ranks as at the end; [] for one process."""
+        lines = [(line["step"], line["ranks"][name]) for line in self.train if name in line.get("ranks", {})]
+        alike = [(step, values) for step, values in lines if len(values) == len(lines[-1][1])]
+        steps, values = np.array([step for step, _ in alike], np.int64), np.array([row for _, row in alike], np.float64)
+        return [Curve(steps, own) for own in values.T] if alike else []
+
     @property
     def accuracy(self) -> Curve:
         """clip@1 of the evaluations, 0 to 1."""
@@ -160,6 +177,12 @@ class Run:
         met = [line for line in self.lines if line["event"] == "damaged"]
         met += [one | {"step": line["step"]} for line in self.tests[-1:] for one in line.get("unreadable", [])]
         return [{name: one.get(name, "") for name in ("key", "tar", "reason")} | {"step": one["step"]} for one in met]
+
+    @property
+    def stragglers(self) -> list[dict[str, Any]]:
+        """Lines of ranks that made the others wait, those that are whole."""
+        names = {"rank", "host", "own_step_s", "over", "waits_for"}
+        return [line for line in self.lines if line["event"] == "straggler" and names <= line.keys()]
 
     @property
     def last_test(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import importlib
 import json
 import math
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch
 from res3d_video.pipeline.typed_json import Count, Real, Text
+from res3d_video.train.rank_times import Reading
 from res3d_video.train.ranks import Ranks
 
 MAX_NAMED_SAMPLES = 20  # of a batch with a bad loss, so that the error stays one line
@@ -174,7 +174,7 @@ class StepOutcome:
     num_damaged: int  # names in `damaged` of all ranks
     num_frames: int  # in the clips
     num_frames_decoded: int  # to get them
-    waits_s: list[float]  # how long each rank waited for its clips
+    readings: np.ndarray | None  # float64 [R, 7], a `Reading` of each rank; None between lines of the log
     samples: np.ndarray  # int64 [N], rows of the index
     losses: Tensor  # float32 [N], of each clip
     damaged: Damaged  # that had no name before
@@ -244,6 +244,9 @@ class Tally:
 class OutcomeQueue:
     """Sums what a step found over ranks in one small all_reduce; a GPU's queue never drains.
 
+    When a line of the log is due, an all_gather takes its place, which also brings a `Reading` of each rank: no
+    collective is added, no sync, and the numbers arrive with their step.
+
     On a CPU `push` returns the step's own outcome. On a GPU the numbers are copied asynchronously and come
     out at the next `push`, when the GPU has the next step to work on; `drain` waits for them.
     """
@@ -253,22 +256,35 @@ class OutcomeQueue:
         self.waiting: deque[tuple[int, Tensor, torch.cuda.Event | None, np.ndarray, Tensor, Damaged]] = deque()
 
     def push(
-        self, step: int, batch: Batch, *, loss: Tensor, losses: Tensor, stop: bool, damaged: Damaged | None = None
+        self,
+        step: int,
+        batch: Batch,
+        *,
+        loss: Tensor,
+        losses: Tensor,
+        stop: bool,
+        damaged: Damaged | None = None,
+        reading: Reading | None = None,
     ) -> list[StepOutcome]:
-        """Outcomes that became known; all ranks get the same at the same call. `loss` is as in `StepLoss`."""
-        damaged, work, waits_s = damaged or {}, batch.work, [0.0] * self.ranks.world_size
-        waits_s[self.ranks.rank] = batch.wait_s
+        """Outcomes that became known; all ranks get the same at the same call. `loss` is as in `StepLoss`.
+
+        Args:
+            reading: Of this rank; given by all ranks at the same steps.
+        """
+        damaged, work = damaged or {}, batch.work
         own = torch.tensor(
-            [stop, batch.num_replaced, len(damaged), work.num_frames, work.num_frames_decoded, *waits_s],
+            [stop, batch.num_replaced, len(damaged), work.num_frames, work.num_frames_decoded, *(reading or ())],
             dtype=torch.float32,
         )
         share = loss.detach().float().reshape(1) / self.ranks.world_size
         if share.device.type == "cuda":
             own = own.pin_memory().to(share.device, non_blocking=True)  # copy
-        numbers = self.ranks.sum(torch.cat([share, own]))  # collective, 24 bytes and 4 a rank
+        found = torch.cat([share, own])
+        # collective, 24 bytes, or 52 of each rank: [6], or [R, 13]
+        numbers = self.ranks.sum(found) if reading is None else self.ranks.rows(found)
         arrived = None
         if numbers.device.type == "cuda":
-            pinned = torch.empty(len(numbers), pin_memory=True)
+            pinned = torch.empty(numbers.shape, pin_memory=True)
             pinned.copy_(numbers, non_blocking=True)  # copy to the host, read one step later
             numbers, arrived = pinned, torch.cuda.Event(blocking=True)  # a host that waits sleeps
             arrived.record()
@@ -285,73 +301,11 @@ class OutcomeQueue:
             step, numbers, arrived, samples, losses, damaged = self.waiting.popleft()
             if arrived is not None:
                 arrived.synchronize()  # sync with a forward pass that is one step behind
-            loss, stop, *sums = numbers.tolist()
-            num_replaced, num_damaged, num_frames, num_decoded = map(round, sums[:4])
+            readings, rows = None, numbers.double().numpy()
+            if rows.ndim == 2:
+                rows, readings = rows[:, : -len(Reading._fields)].sum(axis=0), rows[:, -len(Reading._fields) :]
+            loss, stop, *sums = rows.tolist()
+            num_replaced, num_damaged, num_frames, num_decoded = map(round, sums)
             counts = (num_replaced, num_damaged, num_frames, num_decoded)
-            outcomes.append(StepOutcome(step, loss, stop > 0, *counts, sums[4:], samples, losses, damaged))
+            outcomes.append(StepOutcome(step, loss, stop > 0, *counts, readings, samples, losses, damaged))
         return outcomes
-
-
-class WaitTimer:
-    """Takes batches, and on a GPU puts into `Batch.wait_s` how long its stream was kept waiting, not the host.
-
-    The loader hands a batch over before it has arrived, so only events around the hand-over know that wait. They are
-    read when they have passed, so that nothing waits for them: `wait_s` is of earlier steps.
-    """
-
-    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
-        self._batches, self._on_gpu = batches, device.type == "cuda"
-        self._pairs: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
-
-    def take(self) -> Batch:
-        """The next batch; StopIteration at the end."""
-        if not self._on_gpu:
-            return next(self._batches)
-        pair = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        pair[0].record()
-        batch = next(self._batches)
-        pair[1].record()
-        self._pairs.append(pair)
-        batch.wait_s = 0.0
-        while self._pairs and self._pairs[0][1].query():
-            begun, ended = self._pairs.popleft()
-            batch.wait_s += begun.elapsed_time(ended) / 1000
-        return batch
-
-
-class Throughput:
-    """Clips a second and the time that ranks spend waiting for them, between one reading and the next.
-
-    Args:
-        batch_size: Clips of a step, over all ranks.
-    """
-
-    def __init__(self, batch_size: int, *, world_size: int) -> None:
-        self.batch_size, self.waited_s, self.num_steps = batch_size, np.zeros(world_size), 0
-        self.begun_s = time.monotonic()  # moved on by pauses
-
-    def add(self, waits_s: list[float]) -> None:
-        """A step is done; how long each rank waited for its clips."""
-        self.num_steps += 1
-        self.waited_s += waits_s
-
-    def read(self) -> dict[str, float]:
-        """Numbers since the last reading, the wait of the rank that waited longest; then begins anew."""
-        seconds = max(time.monotonic() - self.begun_s, 1e-9)
-        slowest = int(self.waited_s.argmax())
-        waited_s, num_clips = float(self.waited_s[slowest]), self.num_steps * self.batch_size
-        self.num_steps, self.begun_s = 0, time.monotonic()
-        self.waited_s[:] = 0
-        return {
-            "clips_per_s": num_clips / seconds,
-            "data_wait_s": waited_s,
-            "data_wait": waited_s / seconds,
-            "data_wait_rank": slowest,
-        }
-
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Leave out the time of the block, which is not training."""
-        begun_s = time.monotonic()
-        yield
-        self.begun_s += time.monotonic() - begun_s

@@ -56,6 +56,15 @@ class Ranks:
             dist.all_reduce(values)  # collective
         return values
 
+    def rows(self, values: Tensor) -> Tensor:
+        """The values [n] of every rank: [R, n], on this rank's device; a collective."""
+        values = values.to(self.device)
+        if self.world_size == 1:
+            return values[None]
+        rows = values.new_empty(self.world_size, len(values))
+        dist.all_gather(list(rows), values)  # collective
+        return rows
+
     def any(self, flag: bool) -> bool:
         """Whether any rank says so; a collective, and on a GPU a sync."""
         return bool(self.sum(torch.tensor(int(flag))).item()) if self.world_size > 1 else flag

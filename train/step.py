@@ -16,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.loader import Batch
 from res3d_video.train.config import OptimConfig
 from res3d_video.train.mixing import Mixing, mix_clips, partners
 from res3d_video.train.models.stem import use_space_to_depth
@@ -308,6 +310,13 @@ class TrainStep:
         loss = (losses * weights).sum() * scale
         loss.backward()  # collective under DDP, which averages gradients meanwhile
         return StepLoss(loss.detach(), losses.detach())
+
+
+def multi_hot(index: ShardIndex, batch: Batch) -> Tensor:
+    """All labels of a batch's samples: float32 [N, K], 1 for each class that is right."""
+    labels = torch.from_numpy(index.all_labels(batch.samples))  # [N, L], -1 where a sample has fewer
+    hot = torch.zeros(len(labels), len(index.classes) + 1).scatter_(1, labels % (len(index.classes) + 1), 1.0)
+    return hot[:, :-1].to(batch.clips.device, non_blocking=True)  # copy
 
 
 def losses_of(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import socket
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -18,11 +19,12 @@ from res3d_video.train.checkpoint import check_same_run, data_identity, load_che
 from res3d_video.train.config import TrainConfig, is_due, lr_at, to_dict, train_plan
 from res3d_video.train.data_options import Data
 from res3d_video.train.evaluation.video_level import VideoScores, evaluate
-from res3d_video.train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Tally, Throughput, WaitTimer, check_finite
+from res3d_video.train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Tally, check_finite
 from res3d_video.train.mixing import draw_mixing
 from res3d_video.train.models import build_model
 from res3d_video.train.presets import NEEDS_WEIGHTS
 from res3d_video.train.progress import Shown
+from res3d_video.train.rank_times import RankClock, StragglerWatch, line_of
 from res3d_video.train.ranks import from_torchrun, process_group
 from res3d_video.train.resolve import as_trained, configure, defaults, execution, find_state
 from res3d_video.train.run_folder import (
@@ -34,7 +36,7 @@ from res3d_video.train.run_folder import (
     result,
     write_config,
 )
-from res3d_video.train.step import TrainStep, build_optimizer
+from res3d_video.train.step import TrainStep, build_optimizer, multi_hot
 from res3d_video.train.stopping import StopRequest
 from res3d_video.train.terminal import Failed, WrongUsage, print_json
 
@@ -100,7 +102,8 @@ class Run:
         if config.ema and state is not None:
             self.train_step.load_average(state["ema"], num_updates=self.step)
         self.outcomes = OutcomeQueue(self.ranks)
-        self.meter = Throughput(config.global_batch_size, world_size=self.ranks.world_size)
+        self.clock = RankClock(self.model, self.optimizer, ranks=self.ranks)
+        self.stragglers = StragglerWatch(self.ranks.gather(socket.gethostname()))  # collective, once
         self.progress = Shown(
             "training", unit="steps", console=context.console(), say=context.say, quiet=context.quiet, transient=True
         )
@@ -115,11 +118,11 @@ class Run:
     def train(self) -> bool:
         """Train to the last step; False when a signal stopped it earlier. Both ways latest.pt is written."""
         config, stop = self.config, self.ranks.any(self.stop_request.asked())  # collective
-        batches, first = WaitTimer(iter(self.loader), self.ranks.device), self.step + 1
+        batches, first = iter(self.loader), self.step + 1
         if stop:
             self.save("latest.pt")
         while self.step < config.steps and not stop:
-            outcomes = self.update(batches.take())
+            outcomes = self.update(self.clock.take(batches))
             if self.step == first:
                 gc.collect()
                 gc.freeze()  # what stays for the whole run is not searched for garbage again; it would stop the steps
@@ -131,7 +134,7 @@ class Run:
                 outcomes += self.outcomes.drain()  # sync: the loss must be finite before anything is saved
             for outcome in outcomes:
                 self.record(outcome)
-            with self.meter.pause():
+            with self.clock.pause():
                 if eval_due and not stop:
                     stop = self.score(self.chosen_on, num_clips=1, event="eval") is None
                 if at_end or save_due or stop:
@@ -152,28 +155,32 @@ class Run:
         )
         self.step += 1
         stop, damaged = self.stop_request.asked(), self.tally.unnamed(self.index, batch.damaged)
-        return self.outcomes.push(self.step, batch, loss=loss, losses=losses, stop=stop, damaged=damaged)  # collective
+        reading = self.clock.read() if is_due(self.step, self.config.log_every) else None
+        own: dict[str, Any] = {"stop": stop, "damaged": damaged, "reading": reading}
+        return self.outcomes.push(self.step, batch, loss=loss, losses=losses, **own)  # collective
 
     def record(self, outcome: StepOutcome) -> None:
         """Check a step whose loss has become known, and write it down when a line is due."""
         check_finite(outcome, self.index, self.ranks)
         self.tally.add(outcome)
-        self.meter.add(outcome.waits_s)
         if outcome.num_damaged:
             for key, about in self.tally.name(self.ranks.gather(outcome.damaged)).items():  # collective, once a sample
                 if self.log is not None:
                     self.log.write("damaged", step=outcome.step, key=key, **about)
-        if not is_due(outcome.step, self.config.log_every):
+        if outcome.readings is None:
             return
-        numbers = self.tally.take() | self.meter.read()
+        numbers, batch_size = self.tally.take(), self.config.global_batch_size
         if self.log is not None:
-            clips = (outcome.step - 1) * self.config.global_batch_size
-            epoch, lr = clips // self.plan.samples_per_epoch, self.lr_of(outcome.step - 1)
+            numbers |= line_of(outcome.readings, self.stragglers.hosts, global_batch_size=batch_size)
+            epoch, lr = (outcome.step - 1) * batch_size // self.plan.samples_per_epoch, self.lr_of(outcome.step - 1)
             self.log.write("train", step=outcome.step, epoch=epoch, lr=lr, **numbers)
             note = "loss {loss:.3f}, {clips_per_s:,.0f} clips/s, data wait {data_wait:.0%}".format_map(numbers)
             if self.tally.num_replaced:
                 note += f", {self.tally.num_replaced:,} samples replaced"
             self.progress.update(outcome.step, self.config.steps, note)
+            for one in self.stragglers.add(outcome.readings):
+                self.log.write("straggler", step=outcome.step, **one._asdict())
+                self.progress.message(one.warning(), always=True)
 
     def score(self, side: str, *, num_clips: int, event: str) -> VideoScores | None:
         """Accuracy of rank 0's model on a side; the best one on `chosen_on` is best.pt. None when asked to stop."""
@@ -233,13 +240,6 @@ class Run:
         self.progress.close()
         if self.log is not None:
             self.log.close()
-
-
-def multi_hot(index: ShardIndex, batch: Batch) -> torch.Tensor:
-    """All labels of a batch's samples: float32 [N, K], 1 for each class that is right."""
-    labels = torch.from_numpy(index.all_labels(batch.samples))  # [N, L], -1 where a sample has fewer
-    hot = torch.zeros(len(labels), len(index.classes) + 1).scatter_(1, labels % (len(index.classes) + 1), 1.0)
-    return hot[:, :-1].to(batch.clips.device, non_blocking=True)  # copy
 
 
 def train(

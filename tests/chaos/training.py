@@ -135,5 +135,6 @@ def is_same(a: object, b: object) -> bool:
 def results_in(run: Path) -> list[dict]:
     """The lines of metrics.jsonl, without what a clock measured."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    times = {"clips_per_s", "data_wait_s", "data_wait", "data_wait_rank"}
+    times = {"clips_per_s", "data_wait_s", "data_wait", "num_cache_hits", "num_cache_misses", "slowest", "ranks"}
+    lines = [line for line in lines if line["event"] != "straggler"]
     return [{name: value for name, value in line.items() if name not in times} for line in lines]

@@ -12,7 +12,8 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch
 from res3d_video.pipeline.reader import ReadWork
 from res3d_video.train.checkpoint import load_checkpoint
-from res3d_video.train.metrics import OutcomeQueue, Tally, Throughput
+from res3d_video.train.metrics import OutcomeQueue, Tally
+from res3d_video.train.rank_times import Reading
 from res3d_video.train.ranks import Ranks
 from tests.chaos.training import is_same, results_in
 from tests.clips import damaged_copy
@@ -80,28 +81,39 @@ def test_two_ranks_count_what_one_does(run_main: Trainer, damaged: ShardIndex, t
     assert (done.returncode, done.stderr) == (0, "")
     for name in ("step", "num_replaced", "decode_waste"):
         assert values_in(tmp_path / "two", name) == values_in(tmp_path / "one", name)
-    assert set(values_in(tmp_path / "two", "data_wait_rank")) <= {0, 1}
+    replaced = [one["num_replaced"] for one in values_in(tmp_path / "two", "ranks")]
+    assert np.cumsum(np.sum(replaced, axis=1)).tolist() == values_in(tmp_path / "two", "num_replaced")
     assert read_metrics(tmp_path / "two", "damaged") == read_metrics(tmp_path / "one", "damaged")
 
 
+FIRST, SECOND = Reading(10, 4.0, 1.0, 0.5, 3, 0, 0), Reading(10, 4.0, 0.0, 0.25, 1, 2, 3)
+
+
 class TwoRanks(Ranks):
-    """The second of two, whose first one waited 0.5 s for eight frames, of which it decoded sixteen."""
+    """The second of two; the first one found a loss of 0.5 and decoded sixteen frames for eight."""
+
+    first = (0.5, 0, 3, 1, 8, 16)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        return values + torch.tensor([0.5, 0, 3, 1, 8, 16, 0.5, 0])
+        return values + torch.tensor(self.first)
+
+    def rows(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.tensor([*self.first, *FIRST]), values])
 
 
-def test_a_step_sums_over_ranks_and_keeps_their_waits_apart() -> None:
+def test_a_step_sums_over_ranks_and_keeps_their_readings_apart() -> None:
     rows, empty = np.array([4, 5]), torch.zeros(0)
     work = ReadWork(num_clips=2, num_frames=8, num_frames_decoded=8)
-    batch = Batch(empty, empty, empty, rows, rows, rows, 0, 4, num_replaced=1, work=work, wait_s=0.25)
+    batch = Batch(empty, empty, empty, rows, rows, rows, 0, 4, num_replaced=1, work=work)
     queue = OutcomeQueue(TwoRanks(rank=1, world_size=2))
-    (found,) = queue.push(1, batch, loss=torch.tensor(3.0), losses=torch.zeros(2), stop=False)
-    assert (found.loss, found.stop, found.num_replaced, found.num_damaged) == (2.0, False, 4, 1)
-    assert (found.num_frames, found.num_frames_decoded, found.waits_s) == (16, 24, [0.5, 0.25])
-    meter, tally = Throughput(4, world_size=2), Tally()
-    meter.add(found.waits_s)
+    for reading in (None, SECOND):
+        (found,) = queue.push(1, batch, loss=torch.tensor(3.0), losses=torch.zeros(2), stop=False, reading=reading)
+        assert (found.loss, found.stop, found.num_replaced, found.num_damaged) == (2.0, False, 4, 1)
+        assert (found.num_frames, found.num_frames_decoded) == (16, 24)
+        if reading is None:
+            assert found.readings is None
+        else:
+            assert np.array_equal(found.readings, [FIRST, SECOND])
+    tally = Tally()
     tally.add(found)
     assert tally.take() == {"loss": 2.0, "num_replaced": 4, "decode_waste": 1.5}
-    speed = meter.read()
-    assert (speed["data_wait_s"], speed["data_wait_rank"]) == (0.5, 0)

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock, Mock
@@ -15,8 +14,7 @@ import pytest
 import torch
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.loader import Batch
-from res3d_video.train.metrics import MetricsLog, StepOutcome, Throughput, WaitTimer, check_finite
+from res3d_video.train.metrics import MetricsLog, StepOutcome, check_finite
 from res3d_video.train.ranks import Ranks
 from tests.train.conftest import Trainer, room_for
 
@@ -71,63 +69,10 @@ def test_a_tensorboard_that_cannot_write_is_given_up(tmp_path: Path) -> None:
 
 def test_the_message_about_a_bad_loss_stays_one_line() -> None:
     losses = torch.full((31,), math.nan).index_fill_(0, torch.tensor([3]), 1.0)
-    outcome = StepOutcome(8, math.nan, False, 0, 0, 8, 8, [0.0], np.arange(31), losses, {})
+    outcome = StepOutcome(8, math.nan, False, 0, 0, 8, 8, None, np.arange(31), losses, {})
     first = "step 8: the loss is nan for samples 00000000, 00000001, 00000002, 00000004, "
     with pytest.raises(UserError, match=f"^{first}.* 00000020 and 10 more;"):
         check_finite(outcome, SimpleNamespace(key=lambda row: f"{row:08d}"), Ranks())
-
-
-def test_throughput_leaves_pauses_out(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    now_s = 100.0
-    monkeypatch.setattr("res3d_video.train.metrics.time.monotonic", lambda: now_s)
-    meter = Throughput(10, world_size=2)
-    now_s = 104.0
-    with meter.pause():
-        now_s = 154.0
-    for _ in range(5):
-        meter.add([0.125, 0.25])
-    now_s = 155.0
-    assert meter.read() == {"clips_per_s": 10.0, "data_wait_s": 1.25, "data_wait": 0.25, "data_wait_rank": 1}
-    now_s = 157.0
-    meter.add([0.5, 0.25])
-    assert meter.read() == {"clips_per_s": 5.0, "data_wait_s": 0.5, "data_wait": 0.25, "data_wait_rank": 0}
-
-
-class FakeEvent:
-    """Of a GPU that has come to so many of its events; `now_s` is its clock."""
-
-    now_s, recorded, reached = 0.0, 0, 0
-
-    def __init__(self, *, enable_timing: bool) -> None:
-        assert enable_timing
-
-    def record(self) -> None:
-        self.time_s, self.number = FakeEvent.now_s, FakeEvent.recorded
-        FakeEvent.recorded += 1
-
-    def query(self) -> bool:
-        return self.number < FakeEvent.reached
-
-    def elapsed_time(self, other: "FakeEvent") -> float:
-        assert other.query(), "not known yet"
-        return 1000 * (other.time_s - self.time_s)
-
-
-def test_on_a_gpu_the_wait_for_data_is_the_streams_and_known_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
-
-    def batches() -> Iterator[Batch]:
-        for wait_s in (0.5, 0.0, 0.25, 0.0):
-            FakeEvent.now_s += wait_s
-            yield SimpleNamespace(wait_s=9.0)  # of the host
-
-    timer, waits = WaitTimer(batches(), torch.device("cuda")), []
-    for behind in (2, 2, 0, 0):  # steps that the GPU is behind the host
-        FakeEvent.reached = max(0, FakeEvent.recorded + 2 - 2 * behind)
-        waits.append(timer.take().wait_s)
-    assert waits == [0.0, 0.0, 0.75, 0.0]
-    with pytest.raises(StopIteration):
-        timer.take()
 
 
 def test_wandb_and_trackio_get_the_numbers_of_each_event(

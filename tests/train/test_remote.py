@@ -13,13 +13,26 @@ from res3d_video.tools import evaluate, extract_features
 from res3d_video.train.evaluation.features import load_features
 from tests.chaos.training import is_same
 from tests.s3_server import S3Server
-from tests.train.conftest import Trainer, values_in, weights_of
+from tests.schemas import check_schema
+from tests.train.conftest import Trainer, read_metrics, values_in, weights_of
 
 
 @pytest.fixture(scope="module")
 def url(squares: ShardIndex, s3: S3Server) -> str:
     sync_dataset(squares.data_dir, "s3://shards/squares")
     return "s3://shards/squares"
+
+
+def test_the_log_counts_tars_that_were_in_the_cache_and_those_that_were_not(
+    run_main: Trainer, url: str, tmp_path: Path
+) -> None:
+    options = ["--steps", "3", "--cache", str(tmp_path / "cache"), "--fetch-ahead", "0"]
+    for name, misses in (("cold", 1), ("warm", 0)):
+        run_main(tmp_path / name, *options, data=url)
+        lines = read_metrics(tmp_path / name, "train")
+        check_schema("metrics.jsonl train", lines)
+        assert [line["num_cache_misses"] for line in lines] == [misses, 0, 0]  # the dataset is one tar
+        assert [line["num_cache_hits"] for line in lines] == [1 - misses, 1, 1]
 
 
 def test_s3_gives_what_the_folder_does(run_main: Trainer, url: str, squares: ShardIndex, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from res3d_video.train.config import TrainConfig, to_dict
 from res3d_video.train.evaluation import SCORES, class_accuracy
 from res3d_video.train.terminal import Report
 
-MAX_DRAWN = 12  # runs in a chart; the tables have all
+MAX_DRAWN = 12  # runs, or ranks of a run, in a chart; the tables have all runs
 MAX_CLIPS = 96  # of mistakes, of all runs together
 MAX_MISTAKES = 40  # of a run, in its table
 MAX_IN_MATRIX = 24  # classes
@@ -88,6 +88,7 @@ def run_page(runs: list[Run], *, data: Sequence[ShardIndex] = (), num_mistakes: 
         "run_page",
         runs=runs,
         charts=charts(runs[:MAX_DRAWN]),
+        ranks=[ranks for run in runs[:MAX_DRAWN] if (ranks := ranks_of(run)) is not None],
         max_drawn=MAX_DRAWN,
         results=results,
         settings=settings,
@@ -114,6 +115,35 @@ def charts(runs: Sequence[Run]) -> list[str]:
         line_chart("Waiting for data, % of the time", smoothed(runs, "data_wait", factor=100), write="{:.2f} %".format),
     ]  # fmt: skip
     return [chart for chart in found if chart]
+
+
+class RankCharts(NamedTuple):
+    """What the page says of a run's processes: the ranks that are drawn, and how many there are."""
+
+    run: Run
+    drawn: list[int]
+    num_ranks: int
+    charts: list[str]
+
+
+def ranks_of(run: Run) -> RankCharts | None:
+    """Own time and wait for clips over steps, a line a rank; of many ranks the slowest. None for one process."""
+    own_s, waits = run.rank_curves("own_step_s"), run.rank_curves("data_wait")
+    if not own_s or len(own_s) != len(waits):
+        return None
+    means_s = [
+        curve.values[len(curve.values) > 1 :].mean() for curve in own_s
+    ]  # the first holds the start of everything
+    drawn = sorted(np.argsort(means_s)[-MAX_DRAWN:].tolist())
+    steps, shares = (
+        [Line(f"rank {rank}", scaled(curves[rank], factor), place) for place, rank in enumerate(drawn)]
+        for curves, factor in ((own_s, 1), (waits, 100))
+    )
+    return RankCharts(run, drawn, len(own_s), [
+        line_chart("Own time for a step by rank, s", steps, write="{:.3g} s".format,
+                   caption="without waiting for other ranks"),
+        line_chart("Waiting for data by rank, % of the time", shares, write="{:.2f} %".format),
+    ])  # fmt: skip
 
 
 def smoothed(runs: Sequence[Run], name: str, *, factor: float = 1) -> list[Line]:

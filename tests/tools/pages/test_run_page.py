@@ -112,6 +112,40 @@ def test_many_runs_have_tables_of_all_and_charts_of_some(tmp_path: Path) -> None
     assert "r12 goes from" not in html
 
 
+def of_ranks(step: int, own_s: list[float]) -> dict:
+    """A line of training of several ranks, each of which waits for clips an eighth of its own time."""
+    numbers = {"own_step_s": own_s, "data_wait": [value / 8 for value in own_s], "num_replaced": [0] * len(own_s)}
+    return train_line(step, ranks=numbers)
+
+
+def test_ranks_are_drawn_where_there_are_several_and_of_many_the_slowest(tmp_path: Path, chromium: Any) -> None:
+    slow = {"event": "straggler", "step": 30, "rank": 1, "host": "<b>node1</b>", "own_step_s": 0.5, "over": 0.25}
+    few = [of_ranks(10, [9.0]), *(of_ranks(step, [0.4, 0.5]) for step in (20, 30)), slow, slow | {"waits_for": "data"}]
+    own_s = [1 + (rank * 7 % 15) / 100 for rank in range(15)]  # 0, 13 and 11 are the fastest
+    many = [of_ranks(1, own_s[::-1]), *(of_ranks(step, own_s) for step in (2, 3))]
+    folders = [write_run(tmp_path / name, lines) for name, lines in (("few", few), ("many", many))]
+    alone = write_run(tmp_path / "alone", [train_line(1)])
+    report(*folders, alone, "--out", tmp_path / "ranks.html", "--no-evaluate")
+    with opened(chromium, tmp_path / "ranks.html", window=PHONE) as (page, seen):
+        assert not scrolls_sideways(page)
+        assert [*complaints(page), *seen.errors] == []
+        assert page.locator("#curves summary").all_inner_texts() == ["2 ranks of few", "15 ranks of many"]
+        assert "The 12 slowest of 15 ranks are drawn." in page.text_content("#curves")
+        charts = page.locator("#curves details svg[role=img]")
+        labels = [charts.nth(i).get_attribute("aria-label") for i in range(charts.count())]
+        assert labels[0] == (
+            "Own time for a step by rank, s: rank 0 goes from 0.4 s at step 20 to 0.4 s at step 30; "
+            "rank 1 goes from 0.5 s at step 20 to 0.5 s at step 30"
+        )
+        assert "rank 1 goes from 6.25 % at step 20" in labels[1]
+        drawn = [rank for rank in range(15) if f"rank {rank} goes" in labels[2]]
+        assert drawn == [rank for rank in range(15) if rank not in (0, 11, 13)]
+        rows = page.locator("#curves table").all_inner_texts()
+        assert len(rows) == 1
+        assert rows[0].splitlines()[-1].split("\t") == ["30", "1", "<b>node1</b>", "data", "0.5 s", "25.0 %"]
+    assert pages.ranks_of(read_run(alone)) is None
+
+
 def scored(folder: Path, videos: list[tuple[str, str, str, float]]) -> tuple[Run, pages.Scores]:
     read = read_run(write_run(folder, [train_line(1)]))
     return read, pages.read_scores(write_scores(folder, CLASSES, videos))
