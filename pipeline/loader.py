@@ -84,7 +84,8 @@ class ClipLoader:
     ) -> None:
         self._index, self._plan = index, plan
         self.settings = settings or LoaderSettings()
-        rows = rank_rows(plan.global_batch_size, rank=rank, world_size=world_size)
+        groups = plan.canonical_groups
+        rows = rank_rows(plan.global_batch_size, rank=rank, world_size=world_size, canonical_groups=groups)
         self.batch_size = rows.stop - rows.start
         self.device = torch.device(device)
         self._reader = StepReader(index, plan, rows=rows, read_ahead=self.settings.read_ahead)

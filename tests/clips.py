@@ -27,7 +27,7 @@ class GridPlan:
     def __init__(self, index: ShardIndex, spec: ClipSpec, clips: list[tuple], *, batch_size: int) -> None:
         self.index, self.spec = index, spec
         self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
-        self.global_batch_size = batch_size
+        self.global_batch_size, self.canonical_groups = batch_size, 0
         self.num_steps = -(-len(clips) // batch_size)
         self.identity = "grid"
         self._clips = clips + clips[-1:] * (self.num_steps * batch_size - len(clips))

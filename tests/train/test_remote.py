@@ -24,8 +24,9 @@ def url(squares: ShardIndex, s3: S3Server) -> str:
 
 def test_s3_gives_what_the_folder_does(run_main: Trainer, url: str, squares: ShardIndex, tmp_path: Path) -> None:
     local, remote, cache = tmp_path / "local", tmp_path / "remote", ["--cache", str(tmp_path / "cache")]
-    run_main(local, "--steps", "3")
+    run_main(local, "--steps", "3", "--canonical-groups", "64")
     result = run_main(remote, "--steps", "3", *cache, "--cache-limit", "1kB", data=url)
+    assert json.loads((remote / "config.json").read_text())["config"]["canonical_groups"] == 64
     assert "the cache is too small: tars are fetched again" in result.stderr
     assert is_same(weights_of(remote / "latest.pt"), weights_of(local / "latest.pt"))
     assert values_in(remote, "loss") == values_in(local, "loss")
@@ -41,3 +42,13 @@ def test_s3_gives_what_the_folder_does(run_main: Trainer, url: str, squares: Sha
     assert scores[0] == scores[1]
     one, two = (load_features(tmp_path / f"{n}.parquet", ["pool5"]).layers["pool5"] for n in (1, 2))
     assert np.array_equal(one, two)
+
+
+def test_a_run_keeps_its_order_when_its_shards_have_moved_to_a_url(run_main: Trainer, url: str, tmp_path: Path) -> None:
+    run_main(tmp_path / "whole", "--steps", "3")
+    run_main(tmp_path / "moved", "--steps", "1")
+    run_main(tmp_path / "moved", "--steps", "3", "--cache", str(tmp_path / "cache"), "--resume", "auto", data=url)
+    assert is_same(*(weights_of(tmp_path / name / "latest.pt") for name in ("whole", "moved")))
+    other = ["--steps", "4", "--resume", "auto", "--canonical-groups", "8"]
+    result = run_main(tmp_path / "whole", *other, exit_code=1)
+    assert "resume: canonical_groups is 8 but was 0; use 0 again" in result.stderr

@@ -229,7 +229,7 @@ class PartsPlan:
         plans: Of one index, clip and batch size; all of them end.
     """
 
-    start_multiple = 1
+    start_multiple, canonical_groups = 1, 0
 
     def __init__(self, plans: Sequence[Plan]) -> None:
         self.index, self.spec, self.stored_spec = plans[0].index, plans[0].spec, plans[0].stored_spec
