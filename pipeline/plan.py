@@ -295,6 +295,10 @@ class TrainPlan(_SomeSamples):
         """N, positions in an epoch."""
         return len(self._samples)
 
+    def epoch_of(self, step: int) -> int:
+        """The epoch that a step begins in, both 0-based."""
+        return step * self.global_batch_size // self.samples_per_epoch
+
     @property
     def identity(self) -> str:
         return (

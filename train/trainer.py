@@ -29,8 +29,10 @@ from res3d_video.train.run_folder import (
     RunContext,
     check_agreement,
     last_lines,
+    log_fetched,
     only_trainer,
     result,
+    with_the_same_groups,
     write_config,
 )
 from res3d_video.train.step import TrainStep, build_optimizer
@@ -158,13 +160,14 @@ class Run:
             for key, about in self.tally.name(self.ranks.gather(outcome.damaged)).items():  # collective, once a sample
                 if self.log is not None:
                     self.log.write("damaged", step=outcome.step, key=key, **about)
+        epoch, at_end = self.plan.epoch_of(outcome.step - 1), outcome.step == self.config.steps
+        if self.config.canonical_groups and (at_end or self.plan.epoch_of(outcome.step) > epoch):
+            log_fetched(self.log, self.index, self.ranks, step=outcome.step, epoch=epoch)  # collective
         if not is_due(outcome.step, self.config.log_every):
             return
         numbers = self.tally.take() | self.meter.read()
         if self.log is not None:
-            clips = (outcome.step - 1) * self.config.global_batch_size
-            epoch, lr = clips // self.plan.samples_per_epoch, self.lr_of(outcome.step - 1)
-            self.log.write("train", step=outcome.step, epoch=epoch, lr=lr, **numbers)
+            self.log.write("train", step=outcome.step, epoch=epoch, lr=self.lr_of(outcome.step - 1), **numbers)
             note = "loss {loss:.3f}, {clips_per_s:,.0f} clips/s, data wait {data_wait:.0%}".format_map(numbers)
             if self.tally.num_replaced:
                 note += f", {self.tally.num_replaced:,} samples replaced"
@@ -256,7 +259,8 @@ def train(
         ranks = from_torchrun(device)
         who = "" if ranks.is_main else f"rank {ranks.rank}: "
         say = partial(click.echo, err=as_json) if ranks.is_main else lambda line: None
-        index = data.open(say=lambda line: click.echo(f"{who}{line}", err=True))
+        num_local = ranks.world_size // ranks.num_machines
+        index = data.open(say=lambda line: click.echo(f"{who}{line}", err=True), num_processes=num_local)
         loader, step = execution(options, ranks, say=say)
         if step.high_priority:
             os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")  # else gradients wait behind the step's kernels
@@ -268,6 +272,7 @@ def train(
         with process_group(ranks, timeout_s=collective_timeout_s, stop=stop), only_trainer(out, ranks, say=say):
             state = find_state(resume, out, say=say, note=context.note)
             check_agreement(out, ranks, state)
+            config = with_the_same_groups(config, ranks)  # collective
             weights = (init_from, load_checkpoint(init_from)) if init_from is not None and state is None else None
             start = weights[1] if weights is not None else state
             if start is not None:

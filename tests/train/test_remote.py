@@ -13,7 +13,8 @@ from res3d_video.tools import evaluate, extract_features
 from res3d_video.train.evaluation.features import load_features
 from tests.chaos.training import is_same
 from tests.s3_server import S3Server
-from tests.train.conftest import Trainer, values_in, weights_of
+from tests.schemas import check_schema
+from tests.train.conftest import Trainer, read_metrics, values_in, weights_of
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,11 @@ def test_s3_gives_what_the_folder_does(run_main: Trainer, url: str, squares: Sha
     assert "the cache is too small: tars are fetched again" in result.stderr
     assert is_same(weights_of(remote / "latest.pt"), weights_of(local / "latest.pt"))
     assert values_in(remote, "loss") == values_in(local, "loss")
+    lines = read_metrics(remote, "fetched")
+    check_schema("metrics.jsonl fetched", lines)
+    assert [line["step"] for line in lines] == [2, 3], "the first epoch ends, and the run"
+    assert lines[0]["machines"][0]["bytes_fetched"] > 0
+    assert read_metrics(local, "fetched")[0]["machines"][0]["bytes_fetched"] == 0
     scores = []
     for data, more in ((str(squares.data_dir), []), (url, cache)):
         words = ["--checkpoint", str(local / "latest.pt"), "--data", data, "--clips", "2", "--device", "cpu", *more]
