@@ -52,7 +52,7 @@ MAX_CACHE_BYTES = 10**18
 FREE_BYTES = 10**9  # of the disk, which stay free whatever the limit
 NUM_TRIES = 2  # of a tar whose content is wrong, before its samples count as damaged
 NUM_FETCHERS = 4  # threads that fetch ahead
-NUM_READERS = 16  # parts of tars that are asked for at a time
+NUM_READERS = 32  # parts of tars that are asked for at a time
 MAX_PART_GAP = 2**17  # bytes between two parts of a tar that are fetched with them: cheaper than another request
 POLL_S = 0.2  # between two looks whether a wait for a lock is to end
 

@@ -24,6 +24,7 @@ from res3d_video.pipeline.plan import (
     window_order,
 )
 from res3d_video.train.config import default_groups
+from tests.scale_sim import NODES, made_index, simulate
 
 
 def divisors(number: int) -> list[int]:
@@ -311,6 +312,17 @@ def test_the_default_groups_fit_every_number_of_ranks_that_fits_the_batch() -> N
         assert default_groups(batch) >= 64
         for ranks in divisors(batch):
             rank_rows(batch, rank=0, world_size=ranks, canonical_groups=default_groups(batch))
+
+
+def test_of_many_tars_a_node_needs_its_share_and_a_small_cache_needs_little_more() -> None:
+    index = made_index(1000)
+    without, grouped = (simulate(index, groups=g, window=w) for g, w in ((0, 64), (64, 4)))
+    assert without["fetched"] == 1.0, "every node reads every tar"
+    assert grouped["fetched"] * NODES == pytest.approx(1, abs=0.02)
+    small, larger = grouped["fetched_in"]
+    assert grouped["fetched"] <= larger <= small <= grouped["fetched"] * 1.1
+    assert grouped["open"] < 8 * 5 + 8 * 2, "a window of each of eight groups, and tars that are cut"
+    assert grouped["step_ms"] < 2
 
 
 def many_labelled(*counts: int) -> tuple[TrainPlan, ShardIndex]:
