@@ -83,7 +83,8 @@ class ClipLoader:
     ) -> None:
         self._index, self._plan = index, plan
         self.settings = settings or LoaderSettings()
-        self.rows = rows = rank_rows(plan.global_batch_size, rank=rank, world_size=world_size)  # of a global batch
+        groups, size = plan.canonical_groups, plan.global_batch_size
+        self.rows = rows = rank_rows(size, rank=rank, world_size=world_size, canonical_groups=groups)  # of a batch
         self.batch_size = rows.stop - rows.start
         self.device = torch.device(device)
         self._reader = StepReader(index, plan, rows=rows, read_ahead=self.settings.read_ahead)

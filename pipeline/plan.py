@@ -3,8 +3,11 @@
 Training draws from one endless stream of positions: epoch e is the positions [eN, (e+1)N) in an order of its own, so
 every sample comes once an epoch, batches run on across epochs, and nothing is padded or dropped. What a position draws
 does not depend on the batch size, on the number of ranks or on what was read before, so to resume is to know a step.
+
+Where every node must read its own share of the tars and no more, the order has canonical groups: see `grouped_order`.
 """
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -49,6 +52,52 @@ def window_order(tar: np.ndarray, *, window: int, random: np.random.Generator) -
     return order
 
 
+def dealt(count: int, num_hands: int) -> np.ndarray:
+    """0 … count - 1 dealt out in turn, hand after hand: int64 [count]; `num_hands` divides `count`.
+
+    >>> dealt(6, 3)
+    array([0, 3, 1, 4, 2, 5])
+    """
+    return np.arange(count, dtype=np.int64).reshape(-1, num_hands).T.ravel()
+
+
+def grouped_order(
+    tar_starts: np.ndarray, slots: np.ndarray, *, window: int | None, random: np.random.Generator
+) -> np.ndarray:
+    """The order of an epoch in groups: each has positions of its own, and a piece of the line of samples for them.
+
+    The line, N samples in the order of their tars, is cut into one piece a group, as long as the group has positions.
+    Lengths differ by one at most, so no group borrows from another; a tar on a cut belongs to two groups. The tars of a
+    piece are shuffled, and the samples of each spread over the time of about `window` tars, so that tars begin and end
+    one by one, at other times in other groups; `window` + 1 of a group are open at most.
+
+    Args:
+        tar_starts: int64 [num_tars + 1], where each tar begins in the line; the last is N.
+        slots: int64 [C], a permutation; group g has the positions slots[g], slots[g] + C, … of the epoch.
+        window: None shuffles all samples of a group.
+
+    Returns:
+        int64 [N], a permutation: the place in the line of the sample at each position.
+    """
+    num_samples, num_groups = int(tar_starts[-1]), len(slots)
+    lengths = -(-(num_samples - slots) // num_groups)  # positions of each group
+    cuts = np.cumsum(lengths)
+    runs = np.unique(np.concatenate([tar_starts[:-1], cuts[cuts < num_samples]]))  # first samples of a tar in a group
+    group = np.searchsorted(cuts, runs, side="right")
+    if window is None:
+        turn, window = group.astype(float), 1
+    else:
+        window = min(window, len(runs))
+        turn = np.empty(len(runs))
+        turn[np.lexsort((random.random(len(runs)), group))] = np.arange(len(runs)) + random.random(len(runs))
+        turn += (window + 1) * group  # groups stay apart; within one, a tar follows about 1 after another
+    when = np.repeat(turn, np.diff(runs, append=num_samples)) + window * random.random(num_samples)
+    positions = (slots[:, None] + num_groups * np.arange(lengths.max())).ravel()
+    order = np.empty(num_samples, np.int64)
+    order[positions[positions < num_samples]] = np.argsort(when, kind="stable")
+    return order
+
+
 def compact(rows: np.ndarray) -> np.ndarray:
     """Rows as int32, half the memory, where they all fit; millions of them are kept."""
     return rows.astype(np.int32) if rows.max(initial=0) < 2**31 else rows
@@ -57,6 +106,7 @@ def compact(rows: np.ndarray) -> np.ndarray:
 ORDER_STREAM, DRAW_STREAM, AUGMENT_STREAM = 0, 1, 2  # independent Philox streams under one (seed, epoch)
 WORDS_PER_POSITION = 4  # 64-bit words that one Philox step gives: start, top, left; flip and label share the last
 KEPT_ORDERS = 2  # a batch may run on into the next epoch
+LINE_KEY = 0  # of the order in which tars are dealt to groups: the same for every seed, so a cache serves many runs
 
 
 @dataclass(frozen=True)
@@ -96,6 +146,7 @@ class Plan(Protocol):
     global_batch_size: int
     augmentation: Augmentation
     num_crops: int  # C: so many consecutive rows of a batch are crops of the same frames
+    canonical_groups: int  # 0 for none
 
     @property
     def num_steps(self) -> int | None:
@@ -112,8 +163,8 @@ class Plan(Protocol):
         """What to read in the place of one clip whose sample is bad; None where nothing may take its place."""
 
 
-def rank_rows(global_batch_size: int, *, rank: int, world_size: int) -> slice:
-    """The rows of a global batch that are one rank's.
+def rank_rows(global_batch_size: int, *, rank: int, world_size: int, canonical_groups: int = 0) -> slice:
+    """The rows of a global batch that are one rank's; with groups, those of its own ones.
 
     >>> rank_rows(12, rank=1, world_size=3)
     slice(4, 8, None)
@@ -121,6 +172,12 @@ def rank_rows(global_batch_size: int, *, rank: int, world_size: int) -> slice:
     if global_batch_size % world_size:
         raise UserError(
             f"global_batch_size: {global_batch_size} cannot be shared by {world_size} ranks; choose a multiple of it"
+        )
+    if rest := canonical_groups % world_size:
+        up = 2 * rest >= world_size or canonical_groups < world_size
+        raise UserError(
+            f"canonical_groups: {canonical_groups} cannot be shared by {world_size} ranks; choose "
+            f"{canonical_groups - rest + up * world_size}, or a number of ranks that divides {canonical_groups}"
         )
     if not 0 <= rank < world_size:
         raise UserError(f"rank: {rank} does not exist among {world_size}; choose 0 to {world_size - 1}")
@@ -165,19 +222,19 @@ def picture_sizes(content: np.ndarray, spec: ClipSpec, *, stored_size: int) -> n
 class _SomeSamples:
     """What both plans have: rows of an index, clips of one form, and a global batch."""
 
-    augmentation, num_crops = NONE, 1
+    augmentation, num_crops, canonical_groups = NONE, 1, 0
 
     def __init__(self, index: ShardIndex, samples: np.ndarray, spec: ClipSpec, global_batch_size: int) -> None:
         require_positive(global_batch_size=global_batch_size)
         self.index, self.spec, self.global_batch_size = index, spec, global_batch_size
         self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
         self._samples = compact(np.asarray(samples, np.int64))
+        self._rows = np.arange(global_batch_size, dtype=np.int64)
         self._sizes(self._samples)  # fails here, not in mid-epoch
 
     def _positions(self, step: int) -> np.ndarray:
-        """Places in the plan's stream of a step's global batch: int64 [B]."""
-        first = step * self.global_batch_size
-        return np.arange(first, first + self.global_batch_size, dtype=np.int64)
+        """Places in the plan's stream of a step's global batch, as its rows have them: int64 [B]."""
+        return step * self.global_batch_size + self._rows
 
     def _sizes(self, samples: np.ndarray) -> np.ndarray:
         return picture_sizes(self.index.content[samples], self.spec, stored_size=self.index.size)
@@ -190,8 +247,12 @@ class TrainPlan(_SomeSamples):
         samples: Rows of the index to train on.
         seed: Of everything random.
         flip: Mirror half of the clips.
-        shuffle_window: None shuffles all samples; W shuffles the tars and then the samples within each W of them, for
-            disks that read better in sequence.
+        shuffle_window: None shuffles all samples; W shuffles the tars and then the samples within W of them, for
+            disks that read better in sequence and for caches smaller than the data. With groups, W tars of each.
+        canonical_groups: C groups of tars, for shards that are far away; 0 shuffles all of them together. Ranks whose
+            number divides C have whole groups each, neighboring ones on a node, so a node reads its share of the tars;
+            and the order is the same for every such number. Each global batch has equally many clips of each group, or,
+            where C does not divide it, of each set of neighboring groups that a rank may have.
         start_multiple: Clips begin at multiples of so many stored frames; the GOP's size begins all at keyframes.
         augmentation: What else changes at random.
     """
@@ -208,12 +269,15 @@ class TrainPlan(_SomeSamples):
         seed: int,
         flip: bool = True,
         shuffle_window: int | None = None,
+        canonical_groups: int = 0,
         start_multiple: int = 1,
         augmentation: Augmentation = NONE,
     ) -> None:
         if not len(samples):
             raise UserError(f"{index.name}: no sample to train on; choose another split")
         require_positive(start_multiple=start_multiple, shuffle_window=shuffle_window)
+        if canonical_groups < 0:
+            raise UserError(f"canonical_groups: {canonical_groups} is not possible; choose 0 for none, or at least 1")
         if not 0 <= seed < 2**63:
             raise UserError(f"seed: {seed} is not possible; choose 0 to 2**63 - 1")
         super().__init__(index, samples, spec, global_batch_size)
@@ -222,11 +286,25 @@ class TrainPlan(_SomeSamples):
         if 0 < (least := augmentation.scale_jitter[0]) < spec.crop_size:
             raise UserError(f"scale_jitter: {least} is not possible; choose at least the crop_size, {spec.crop_size}")
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
+        if canonical_groups:
+            self.canonical_groups = canonical_groups
+            # Positions are dealt to this many sets of neighboring groups: to as many ranks as there may be.
+            self._num_hands = math.gcd(global_batch_size, canonical_groups)
+            self._rows = dealt(global_batch_size, self._num_hands)
+            self._first_positions = dealt(canonical_groups, self._num_hands)  # of each group
+            tars, tar = np.unique(index.tar_of(self._samples), return_inverse=True)
+            place = np.random.Generator(np.random.Philox(key=LINE_KEY)).permutation(len(tars))
+            self._samples = self._samples[np.argsort(place[tar], kind="stable")]  # the line that is cut into groups
+            self._tar_starts = np.append(0, np.cumsum(np.bincount(place[tar])))
 
     @property
     def samples_per_epoch(self) -> int:
         """N, positions in an epoch."""
         return len(self._samples)
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch that a step begins in, both 0-based."""
+        return step * self.global_batch_size // self.samples_per_epoch
 
     @property
     def identity(self) -> str:
@@ -234,6 +312,7 @@ class TrainPlan(_SomeSamples):
             f"train {self.index.fingerprint} samples={len(self._samples)} {self.spec} seed={self._seed} "
             f"flip={self._flip} window={self._shuffle_window}"
             + (f" start_multiple={self.start_multiple}" if self.start_multiple > 1 else "")
+            + (f" groups={self.canonical_groups} hands={self._num_hands}" if self.canonical_groups else "")
             + (f" {self.augmentation}" if self.augmentation.is_on else "")
         )
 
@@ -243,7 +322,7 @@ class TrainPlan(_SomeSamples):
         return self._clips(position, self.samples_at(position))
 
     def _clips(self, position: np.ndarray, sample: np.ndarray) -> PlannedClips:
-        """What consecutive positions draw of some samples."""
+        """What positions draw of some samples."""
         words = self._words(position, WORDS_PER_POSITION, stream=DRAW_STREAM)  # [B, 4]
         starts = num_starts(self.stored_spec, video_frames=self.index.num_frames[sample])
         sizes, crop = self._sizes(sample), self.spec.crop_size
@@ -276,14 +355,17 @@ class TrainPlan(_SomeSamples):
         return sample
 
     def replacement(self, clip: PlannedClips, attempt: int) -> PlannedClips:
-        """The same draw of the sample `attempt` positions further on; the same on every rank and in every run."""
-        return self._clips(clip.position, self.samples_at(clip.position + attempt))
+        """The same draw of the sample `attempt` positions of its group on; the same on every rank and in every run."""
+        return self._clips(clip.position, self.samples_at(clip.position + attempt * max(self.canonical_groups, 1)))
 
     def _order(self, epoch: int) -> np.ndarray:
         """The order of an epoch: int32 or int64 [N], a permutation of the samples' places."""
         if epoch not in self._orders:
             random = np.random.Generator(np.random.Philox(key=[self._seed, epoch], counter=[0, 0, 0, ORDER_STREAM]))
-            if self._shuffle_window is None:
+            if self.canonical_groups:
+                slots = (self._first_positions - epoch * self.samples_per_epoch) % self.canonical_groups
+                order = grouped_order(self._tar_starts, slots, window=self._shuffle_window, random=random)
+            elif self._shuffle_window is None:
                 order = random.permutation(self.samples_per_epoch)
             else:
                 tar = self.index.tar_of(self._samples)
@@ -294,14 +376,15 @@ class TrainPlan(_SomeSamples):
         return self._orders[epoch]
 
     def _words(self, position: np.ndarray, num_words: int, *, stream: int) -> np.ndarray:
-        """Random words of consecutive positions: uint64 [B, num_words]; Philox counts, so each position has its own."""
+        """Random words of positions: uint64 [B, num_words]; Philox counts positions, so each has its own."""
         epoch, place = np.divmod(position, self.samples_per_epoch)
         words = np.empty((len(position), num_words), np.uint64)
         for e in np.unique(epoch):
-            here = np.flatnonzero(epoch == e)
-            first = int(place[here[0]]) * num_words // WORDS_PER_POSITION
-            philox = np.random.Philox(key=[self._seed, int(e)], counter=[first, 0, 0, stream])
-            words[here] = philox.random_raw(len(here) * num_words).reshape(-1, num_words)
+            here = epoch == e
+            first, last = int(place[here].min()), int(place[here].max())  # a batch has all between them
+            counter = [first * num_words // WORDS_PER_POSITION, 0, 0, stream]
+            philox = np.random.Philox(key=[self._seed, int(e)], counter=counter)
+            words[here] = philox.random_raw((last - first + 1) * num_words).reshape(-1, num_words)[place[here] - first]
         return words
 
 

@@ -95,10 +95,14 @@ class FrameFiles:
     Other threads set `stop` to end a wait for a remote tar, and look at `is_fetching` and `at`, the tar and sample that
     `read` or `fetch` is at. `num_tars` counts the remote tars that each `read` needed, `num_tars_missing` those that it
     waited for.
+
+    Args:
+        whole_tars: Tars of a remote dataset are fetched whole and kept, as training wants it, which comes again; else
+            parts of those that the cache lacks are read, and not kept.
     """
 
-    def __init__(self, index: ShardIndex) -> None:
-        self._index, self._codec = index, index.stored_as
+    def __init__(self, index: ShardIndex, *, whole_tars: bool = False) -> None:
+        self._index, self._codec, self._whole_tars = index, index.stored_as, whole_tars or index.store is None
         self._tars: OrderedDict[int, tuple[FileIO, int]] = OrderedDict()  # with their sizes; the last used at the end
         self.stop = threading.Event()
         self.at: tuple[int, int] | None = None
@@ -161,7 +165,7 @@ class FrameFiles:
         leads = order[first]
         at, tars, clips = offset[leads].tolist(), places.tar[leads].tolist(), owner[leads].tolist()
         sizes = np.add.reduceat(room[order], first).tolist()
-        rows, missing, runs = samples[clips].tolist(), [], list(range(len(first)))
+        rows, missing, runs, away = samples[clips].tolist(), [], list(range(len(first))), list[int]()
         if self._index.store is not None:
             runs.sort(key=tars.__getitem__)  # only one tar is open at a time
         before = -1
@@ -171,11 +175,27 @@ class FrameFiles:
                 self.num_tars += 1
                 self.num_tars_missing += before not in self._tars and not self._index.store.is_here(before)
             self.at = tars[run], rows[run]
-            opened = self._tar(tars[run])
+            opened = self._tar(tars[run], wait=self._whole_tars)
+            if opened is None and not self._whole_tars and 0 <= tars[run] < len(self._index.tars):
+                away.append(run)
+                continue
             into = pieces[piece_of_run[run] : piece_of_run[run + 1]]
             if opened is None or not read_into(opened, at[run], into, size=sizes[run]):
                 missing.append(clips[run])
         self.at = None
+        if away and self._index.store is not None:
+            self.is_fetching = True
+            try:
+                where = ([numbers[run] for run in away] for numbers in (tars, at, sizes))
+                parts = self._index.store.read_parts(*where, stop=self.stop)
+            finally:
+                self.is_fetching = False
+            for run, part in zip(away, parts, strict=True):
+                if part is None:
+                    missing.append(clips[run])
+                    continue
+                for piece_view in pieces[piece_of_run[run] : piece_of_run[run + 1]]:
+                    piece_view[:], part = part[: len(piece_view)], part[len(piece_view) :]
         return missing
 
     def fetch(self, samples: np.ndarray, located: ClipFrames) -> Places:
@@ -308,8 +328,9 @@ class StepReader:
             )
         self.bad: set[int] = set()
         self._undecodable: set[bytes] = set()  # frames of a clip, as rows of the index
-        self._files = FrameFiles(index)
-        self._ahead = None if index.store is None else index.store.prefetcher(plan, rows=rows)
+        is_endless = plan.num_steps is None
+        self._files = FrameFiles(index, whole_tars=is_endless)
+        self._ahead = index.store.prefetcher(plan, rows=rows) if index.store is not None and is_endless else None
         self._fetched: dict[int, tuple[PlannedClips, ClipFrames, Places | None, int]] = {}  # not yet read
         self._step = 0
 

@@ -17,13 +17,15 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any, BinaryIO, TypedDict
 
+import numpy as np
 import platformdirs
 from filelock import FileLock, Timeout
 from msgspec import Meta
@@ -32,7 +34,15 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index, parse_info
 from res3d_video.pipeline.plan import Plan
-from res3d_video.pipeline.remote_store import NEVER, ContentError, Interrupted, RemoteError, RemoteStore, public_url
+from res3d_video.pipeline.remote_store import (
+    NEVER,
+    ContentError,
+    Interrupted,
+    NoRangesError,
+    RemoteError,
+    RemoteStore,
+    public_url,
+)
 from res3d_video.pipeline.schema import array_specs
 from res3d_video.pipeline.typed_json import Count, SchemaError, decode
 
@@ -42,6 +52,8 @@ MAX_CACHE_BYTES = 10**18
 FREE_BYTES = 10**9  # of the disk, which stay free whatever the limit
 NUM_TRIES = 2  # of a tar whose content is wrong, before its samples count as damaged
 NUM_FETCHERS = 4  # threads that fetch ahead
+NUM_READERS = 32  # parts of tars that are asked for at a time
+MAX_PART_GAP = 2**17  # bytes between two parts of a tar that are fetched with them: cheaper than another request
 POLL_S = 0.2  # between two looks whether a wait for a lock is to end
 
 
@@ -54,12 +66,14 @@ class RemoteSettings:
         limit_bytes: Of all tars in `cache`; the least recently used ones give way. None for as much as the disk has.
         timeout_s: How long a server may be gone.
         fetch_ahead: Steps of the plan whose tars are fetched before they are needed; 0 for none.
+        num_processes: That share the cache and its limit.
     """
 
     cache: Path | None = None
     limit_bytes: int | None = None
     timeout_s: float = 180.0
     fetch_ahead: int = 64
+    num_processes: int = 1
 
 
 def parse_size(text: str) -> int:
@@ -176,6 +190,7 @@ class RemoteTars:
         cache: The cache folder, which may hold other datasets.
         unreadable: Tars given up in this process, by number, and why.
         fetched: Tars that this process has fetched.
+        cache_hits, cache_misses: How often a reader that needed a whole tar found it in the cache, and how often not.
         has_warned: Whether it has said that the cache is too small.
     """
 
@@ -188,6 +203,13 @@ class RemoteTars:
     unreadable: dict[int, str] = field(default_factory=dict)
     fetched: set[int] = field(default_factory=set)
     has_warned: bool = False
+    cache_hits: int = 0
+    cache_misses: int = 0
+
+    @property
+    def bytes_fetched(self) -> int:
+        """That came from the server so far, in this process."""
+        return self.store.bytes_fetched
 
     def ensure(self, number: int, *, stop: threading.Event = NEVER) -> bool:
         """Have a tar in the cache, fetched by one process while the others wait; else `unreadable` says why not.
@@ -213,6 +235,10 @@ class RemoteTars:
 
         Raises as `ensure`.
         """
+        if wait:
+            is_there = self._is_there(number)
+            self.cache_hits += is_there
+            self.cache_misses += not is_there
         while self.ensure(number, stop=stop) if wait else self._is_there(number):
             with contextlib.suppress(FileNotFoundError):  # evicted just now, by another process
                 path = self.folder / self.shards[number]["tar"]
@@ -220,6 +246,54 @@ class RemoteTars:
                 fcntl.flock(file, fcntl.LOCK_SH)  # waits for who looks whether it is in use
                 return file
         return None
+
+    def read_parts(
+        self, tars: Sequence[int], first: Sequence[int], size: Sequence[int], *, stop: threading.Event = NEVER
+    ) -> list[memoryview | None]:
+        """Parts of tars from the server, for those who need little of each; several are asked for at a time.
+
+        Parts that lie near each other come in one request. Nothing is kept, and nothing is known of a part but what the
+        reader can check. A server that sends no parts sends the whole tar, which is kept.
+
+        Returns:
+            The bytes of each part; None for one that is not in its tar, or whose tar is not there.
+
+        Raises as `ensure`.
+        """
+        requests: list[tuple[int, int, int]] = []  # tar, first byte, end
+        request_of = np.zeros(len(tars), int)
+        for n in np.lexsort((first, tars)).tolist():
+            tar, begin, end = tars[n], first[n], first[n] + size[n]
+            if requests and requests[-1][0] == tar and begin <= requests[-1][2] + MAX_PART_GAP:
+                requests[-1] = tar, requests[-1][1], max(end, requests[-1][2])
+            else:
+                requests.append((tar, begin, end))
+            request_of[n] = len(requests) - 1
+        with ThreadPoolExecutor(min(NUM_READERS, len(requests) or 1), thread_name_prefix="parts") as threads:
+            contents = list(threads.map(lambda request: self._part(*request, stop=stop), requests))
+        found: list[memoryview | None] = []
+        for n, request in enumerate(request_of.tolist()):
+            at = first[n] - requests[request][1]
+            part = memoryview(contents[request])[at : at + size[n]]
+            found.append(part if len(part) == size[n] else None)
+        return found
+
+    def _part(self, number: int, first: int, end: int, *, stop: threading.Event) -> bytes:
+        """Some bytes of a tar; fewer, or none, where they are not there."""
+        shard = self.shards[number]
+        if number in self.unreadable or not 0 <= first < end <= shard["num_bytes"]:
+            return b""
+        try:
+            return self.store.read_range(shard["tar"], first, end - first, stop=stop)
+        except FileNotFoundError as error:
+            self._give_up(number, f"{error}: is not there")
+        except NoRangesError:
+            if (file := self.open(number, stop=stop)) is not None:
+                with file:
+                    return os.pread(file.fileno(), end - first, first)
+        except ContentError:
+            pass  # more comes than was asked for
+        return b""
 
     def fetch_beside(self, number: int) -> None:
         """Fetch the small .idx of a tar, which only checks need; a missing one is left out."""
@@ -263,8 +337,13 @@ class RemoteTars:
                         return
         finally:
             temporary.unlink(missing_ok=True)
-        self.unreadable[number] = fault
-        self.say(f"warning: {fault}; its {shard.get('num_samples', '')} samples count as damaged")
+        self._give_up(number, fault)
+
+    def _give_up(self, number: int, fault: str) -> None:
+        """Remember, and say once, why a tar cannot be had."""
+        if self.unreadable.setdefault(number, fault) is fault:
+            samples = self.shards[number].get("num_samples", "")
+            self.say(f"warning: {fault}; its {samples} samples count as damaged")
 
     def _new_file(self, path: Path, num_bytes: int, *, stop: threading.Event, again: bool) -> BinaryIO:
         """A locked file of a size; the least recently used tars that nobody has open give way to it.
@@ -293,9 +372,11 @@ class RemoteTars:
 
 
 class TarPrefetcher:
-    """Has the tars of one rank's coming steps fetched in the order of the plan, in threads of its own.
+    """Has the tars of one rank's coming steps of training fetched in the order of the plan, in threads of its own.
 
-    They take half of the cache at most; the rest is for those in use. `rows` are the rank's of each global batch.
+    Those of all processes of a machine take half of the cache at most; the rest is for those in use. `rows` are the
+    rank's of each global batch. With groups a rank's tars come window by window, and those it is done with are the
+    least recently used, which give way when the cache is full.
     """
 
     def __init__(self, tars: RemoteTars, plan: Plan, *, rows: slice) -> None:
@@ -320,9 +401,11 @@ class TarPrefetcher:
     def move(self, step: int) -> None:
         """The reader is at this step now: ask for the tars of the steps that have come within reach."""
         self._asked = {number: last for number, last in self._asked.items() if last >= step}
-        left = (self._tars.settings.limit_bytes or math.inf) / 2 - sum(self._sizes[number] for number in self._asked)
+        settings = self._tars.settings
+        share = (settings.limit_bytes or math.inf) / (2 * settings.num_processes)
+        left = share - sum(self._sizes[number] for number in self._asked)
         self._next_step, end = max(self._next_step, step), step + self._num_steps + 1
-        while self._threads and self._next_step < min(end, self._plan.num_steps or end):
+        while self._threads and self._next_step < end:
             samples = self._plan.batch(self._next_step)[self._rows].sample
             for number in dict.fromkeys(self._plan.index.tar_of(samples).tolist()):
                 if number not in self._asked:

@@ -42,6 +42,10 @@ class ContentError(RemoteError):
     """A file at the server is not what was listed; a second request may bring another."""
 
 
+class NoRangesError(RemoteError):
+    """A server sends whole files only."""
+
+
 class Interrupted(RemoteError):
     """`stop` was set."""
 
@@ -124,6 +128,7 @@ class RemoteStore:
         url: Where it is, with whatever secrets it holds: for the server.
         shown: The same without them: for everything that people read, and for files.
         folder: Where it is on this machine; None for all but file://.
+        bytes_fetched: Of files, those of attempts that broke off too.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 180.0, say: Callable[[str], None] = lambda line: None) -> None:
@@ -133,6 +138,7 @@ class RemoteStore:
         self.folder = Path(url.removeprefix("file://")) if self.kind == "file" else None
         self._files = open_filesystem(self.url, self.kind)
         self._timeout_s, self._say, self._is_gone = timeout_s, say, False
+        self.bytes_fetched, self._counting = 0, threading.Lock()
 
     def address(self, name: str) -> str:
         """The URL of a file, for people."""
@@ -161,6 +167,7 @@ class RemoteStore:
             into.seek(0)
             with contextlib.closing(self._pieces(name, at_most=at_most)) as pieces:
                 for piece in pieces:
+                    self._count(piece)
                     digest.update(piece)
                     done += into.write(piece)
                     if done > at_most:
@@ -192,6 +199,31 @@ class RemoteStore:
         self.download(name, into, at_most=MAX_INFO_BYTES)
         return into.getvalue()
 
+    def read_range(self, name: str, first: int, size: int, *, stop: threading.Event = NEVER) -> bytes:
+        """The bytes of a file from one place on; fewer where it ends before. Nobody knows whether they are right.
+
+        Raises:
+            NoRangesError: The server sends whole files only.
+        """
+
+        def attempt() -> bytes:
+            found = bytearray()
+            try:
+                with contextlib.closing(self._pieces(name, at_most=size, first=first)) as pieces:
+                    for piece in pieces:
+                        self._count(piece)
+                        found += piece
+                        if stop.is_set():
+                            raise Interrupted
+                        if len(found) >= size:
+                            break
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # HTTP 416: it ends before
+                    raise
+            return bytes(found[:size])
+
+        return self._ask(attempt, name, stop)
+
     def sizes(self) -> dict[str, int]:
         """Bytes of every file in the folder and below, by its name; of none where there is no folder."""
         root = self._files._strip_protocol(self.url)
@@ -217,6 +249,10 @@ class RemoteStore:
         """Remove a file, if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self._ask(lambda: self._files.rm_file(self._path(name)), name)
+
+    def _count(self, piece: bytes) -> None:
+        with self._counting:  # of many threads
+            self.bytes_fetched += len(piece)
 
     def _path(self, name: str) -> str:
         return self._files._strip_protocol(address(self.url, name))
@@ -258,18 +294,22 @@ class RemoteStore:
                 raise Interrupted
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    def _pieces(self, name: str, *, at_most: int) -> Generator[bytes, None, None]:
-        """The bytes of a file, asked for once; raises what the network does."""
+    def _pieces(self, name: str, *, at_most: int, first: int | None = None) -> Generator[bytes, None, None]:
+        """The bytes of a file, or `at_most` of them from `first` on, asked for once; raises what the network does."""
         path, what = self._path(name), self.address(name)
         if self.kind not in (*WEB, *S3):
             with self._files.open(path, "rb", block_size=BLOCK_BYTES, cache_type="none") as file:
-                end, at = getattr(file, "size", None), 0
+                end, at = getattr(file, "size", None), first or 0
+                if first is not None:
+                    file.seek(first)
+                    end = first + at_most if end is None else min(end, first + at_most)
                 # No more than there are, where that is known; some servers mind.
                 while piece := file.read(BLOCK_BYTES if end is None else max(0, min(BLOCK_BYTES, end - at))):
                     at += len(piece)
                     yield piece
             return
-        size, body, close = self._run((ask_web if self.kind in WEB else ask_s3)(self._files, path, what))
+        part = None if first is None else f"bytes={first}-{first + at_most - 1}"
+        size, body, close = self._run((ask_web if self.kind in WEB else ask_s3)(self._files, path, what, part))
         try:
             if size is not None and size > at_most:
                 raise ContentError(f"{what}: {size} bytes, more than the {at_most} that are possible")
@@ -293,13 +333,18 @@ async def read_piece(body: Any) -> bytes:
     return bytes(piece)
 
 
-async def ask_web(files: Any, url: str, what: str) -> tuple[int | None, Any, Callable[[], None]]:
-    """Ask a web server for a file: its bytes, None where the server does not say; what reads it; what ends that."""
+async def ask_web(files: Any, url: str, what: str, part: str | None) -> tuple[int | None, Any, Callable[[], None]]:
+    """Ask a web server for a file, or a part of it as in an HTTP header.
+
+    Returns:
+        How many bytes come, None where the server does not say; what reads them; what ends that.
+    """
     session = await files.set_session()
-    answer = await session.get(files.encode_url(url), headers={"Accept-Encoding": "identity"})
+    headers = {"Accept-Encoding": "identity"} | ({"Range": part} if part else {})
+    answer = await session.get(files.encode_url(url), headers=headers)
     status, encoding = answer.status, answer.headers.get("Content-Encoding", "identity")
     length = answer.headers.get("Content-Length", "")
-    if status == 200 and encoding == "identity":
+    if status == (206 if part else 200) and encoding == "identity":
         return int(length) if re.fullmatch(r"\d{1,18}", length) else None, answer.content, answer.close
     answer.close()
     if status in (404, 410):
@@ -308,16 +353,20 @@ async def ask_web(files: Any, url: str, what: str) -> tuple[int | None, Any, Cal
         raise PermissionError(f"HTTP {status}")
     if status >= 500 or status in (408, 425, 429):
         raise ConnectionError(f"HTTP {status}")  # it may pass
-    if status != 200:
+    if part and status == 200:
+        raise NoRangesError(f"{what}: comes whole when a part is asked for")
+    if status == 416:
+        raise OSError(errno.EINVAL, "HTTP 416")  # as s3fs has it
+    if status not in (200, 206):
         raise RemoteError(f"{what}: the server answers HTTP {status}, not the file; look at the URL")
     raise ContentError(f"{what}: comes with Content-Encoding {encoding[:20]!r}; have it served as it is")
 
 
-async def ask_s3(files: Any, path: str, what: str) -> tuple[int | None, Any, Callable[[], None]]:
+async def ask_s3(files: Any, path: str, what: str, part: str | None) -> tuple[int | None, Any, Callable[[], None]]:
     """The same of S3, or of what speaks its language; raises what s3fs does, too."""
     bucket, key, _ = files.split_path(path)
     try:
-        answer = await files._call_s3("get_object", Bucket=bucket, Key=key)
+        answer = await files._call_s3("get_object", Bucket=bucket, Key=key, **({"Range": part} if part else {}))
         return answer.get("ContentLength"), answer["Body"], answer["Body"].close
     except KeyError as missing:
         raise RemoteError(f"{what}: the server's answer has no {missing}, so it is not S3; look at the URL") from None

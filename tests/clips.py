@@ -25,7 +25,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])]
 class GridPlan:
     """A plan of clips that a test names: (sample, start, top, left, flip)."""
 
-    augmentation, num_crops = NONE, 1
+    augmentation, num_crops, canonical_groups = NONE, 1, 0
 
     def __init__(self, index: ShardIndex, spec: ClipSpec, clips: list[tuple], *, batch_size: int) -> None:
         self.index, self.spec = index, spec

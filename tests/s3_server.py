@@ -18,6 +18,7 @@ class S3Server:
         self.folder, self._port = folder, 0
         self._requests: list[tuple[str, str]] = []
         self._server: Any = None
+        self._client: Any = None
 
     @property
     def endpoint(self) -> str:
@@ -40,13 +41,16 @@ class S3Server:
         self._server = make_server("127.0.0.1", self._port, recorded, threaded=True, request_handler=Handler)
         self._port = self._server.server_port
         Thread(target=self._server.serve_forever, daemon=True).start()
-        client = Client(app)
-        client.put(f"/{BUCKET}", base_url=self.endpoint)
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file():
-                name = path.relative_to(self.folder).as_posix()
-                answer = client.put(f"/{BUCKET}/{name}", base_url=self.endpoint, data=path.read_bytes())
-                assert answer.status_code in (200, 403)  # it is there: all servers of a process have one memory
+        self._client = Client(app)
+        self._client.put(f"/{BUCKET}", base_url=self.endpoint)
+        self.put(self.folder, "")
+
+    def put(self, folder: Path, name: str) -> None:
+        """Have all files below a folder in the bucket, below `name`."""
+        for path in sorted(filter(Path.is_file, folder.rglob("*"))):
+            key = f"{name}/{path.relative_to(folder).as_posix()}".lstrip("/")
+            answer = self._client.put(f"/{BUCKET}/{key}", base_url=self.endpoint, data=path.read_bytes())
+            assert answer.status_code in (200, 403)  # it is there: all servers of a process have one memory
 
     def stop(self) -> None:
         """Answer nobody any more."""

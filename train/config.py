@@ -56,6 +56,7 @@ class TrainConfig:
         global_batch_size: Clips of one update, over all ranks.
         flip: Mirror half of the training clips.
         shuffle_window: Shuffle within a window of so many shards instead of the whole dataset.
+        canonical_groups: Groups of shards, of which ranks have whole ones; 0 shuffles the whole dataset.
         snap_to_keyframe: Training clips begin at keyframes of H.264 shards, so that no frame is decoded in vain before
             them; there are fewer different clips.
         mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB. The paper: 128, not scaled.
@@ -83,6 +84,7 @@ class TrainConfig:
     split: Text = "1"
     flip: bool = True
     shuffle_window: int | None = None
+    canonical_groups: int = 0
     snap_to_keyframe: bool = False
     mean: float | tuple[float, ...] = 128.0
     std: float | tuple[float, ...] = 1.0
@@ -115,8 +117,8 @@ class TrainConfig:
 MOST = 10**9
 BOUNDS: dict[str, tuple[float, float]] = {
     "steps": (1, MOST), "global_batch_size": (1, 10**6), "seed": (0, 2**63 - 1), "shuffle_window": (1, MOST),
-    "mixup": (0, 100), "cutmix": (0, 100), "label_smoothing": (0, 1), "ema": (0, 0.999999),
-    "eval_every": (0, MOST), "eval_clips": (1, 10_000), "save_every": (1, MOST),
+    "canonical_groups": (0, 10**6), "mixup": (0, 100), "cutmix": (0, 100), "label_smoothing": (0, 1),
+    "ema": (0, 0.999999), "eval_every": (0, MOST), "eval_clips": (1, 10_000), "save_every": (1, MOST),
     "keep_every": (0, MOST), "log_every": (1, MOST), "clip.num_frames": (1, 1024), "clip.crop_size": (1, 1024),
     "clip.resize": (1, 1024), "model.width": (1, 1024), "optim.lr": (1e-12, 1000), "optim.momentum": (0, 1),
     "optim.weight_decay": (0, 1), "optim.head_bias_lr_scale": (0, 1000), "schedule.decay_every": (1, MOST),
@@ -136,8 +138,19 @@ PARTS = {
 }
 
 # A resumed run must agree on these, or it would silently be another experiment.
-FIXED = {"model", "clip", "global_batch_size", "split", "flip", "shuffle_window", "snap_to_keyframe", "mean", "std",
-         "augment", "mixup", "cutmix", "loss", "ema", "seed"}  # fmt: skip
+FIXED = {"model", "clip", "global_batch_size", "split", "flip", "shuffle_window", "canonical_groups",
+         "snap_to_keyframe", "mean", "std", "augment", "mixup", "cutmix", "loss", "ema", "seed"}  # fmt: skip
+
+
+def default_groups(global_batch_size: int) -> int:
+    """Groups of shards behind a URL: the smallest multiple of the global batch that is 64 or more.
+
+    Every number of ranks that can share the batch can share these groups, so none needs another order.
+
+    >>> [default_groups(batch) for batch in (16, 20, 40, 64, 320)]
+    [64, 80, 80, 64, 320]
+    """
+    return -(-64 // global_batch_size) * global_batch_size
 
 
 def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
@@ -150,6 +163,7 @@ def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
         seed=config.seed,
         flip=config.flip,
         shuffle_window=config.shuffle_window,
+        canonical_groups=config.canonical_groups,
         start_multiple=index.gop_size if config.snap_to_keyframe else 1,
         augmentation=config.augment,
     )

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ class Data:
     def is_remote(self) -> bool:
         return isinstance(self.place, str)
 
-    def open(self, *, say: Callable[[str], None] = to_stderr) -> ShardIndex:
-        """The dataset; `say` takes lines about its server. Raises ShardError."""
-        return open_remote(self.place, self.remote, say=say) if isinstance(self.place, str) else open_index(self.place)
+    def open(self, *, say: Callable[[str], None] = to_stderr, num_processes: int = 1) -> ShardIndex:
+        """The dataset, for so many processes of this machine; `say` takes lines about its server. Raises ShardError."""
+        if isinstance(self.place, Path):
+            return open_index(self.place)
+        return open_remote(self.place, replace(self.remote, num_processes=num_processes), say=say)
 
     def __str__(self) -> str:
         return public_url(str(self.place))

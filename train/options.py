@@ -141,6 +141,9 @@ OPTIONS = [
     click.option("--loss", type=click.Choice(["ce", "bce"]),
                  help="ce: one label a clip. bce: all labels, each with a probability.  [default: ce]"),
     click.option("--shuffle-window", type=int, help="Shuffle within so many shards only, for slow disks."),
+    click.option("--canonical-groups", type=int,
+                 help="Groups of shards, of which each process reads its own; a multiple of the processes. 0: none.  "
+                 "[default: of a URL the smallest multiple of the batch size from 64 on, of a folder 0]"),
     click.option("--snap-to-keyframe", is_flag=True, default=None, show_default=False,
                  help="Clips begin at keyframes: less to decode, fewer different clips. H.264 shards only."),
     click.option("--eval-every", type=int, help="Steps between evaluations; 0: only at the end."),
@@ -177,7 +180,8 @@ COMMAND: dict[str, Any] = {
     },
     "rare": {
         "More of the recipe": ["scale_to_steps", "width", "freeze_bn", "loss"],
-        "Clips": ["num_frames", "frame_stride", "crop_size", "resize", "flip", "snap_to_keyframe", "shuffle_window"],
+        "Clips": ["num_frames", "frame_stride", "crop_size", "resize", "flip", "snap_to_keyframe"],
+        "Order": ["shuffle_window", "canonical_groups"],
         "Augmentation": [*AUGMENTATIONS, "mixup", "cutmix", "label_smoothing", "ema"],
         "Evaluations and files": ["eval_every", "eval_clips", "save_every", "keep_every", "log_every"],
         **EXECUTION,

@@ -18,7 +18,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.settings import LoaderSettings
 from res3d_video.pipeline.typed_json import Text, read_json
 from res3d_video.train.checkpoint import load_checkpoint, load_latest
-from res3d_video.train.config import PARTS, TrainConfig, from_dict, override, scaled_to_steps
+from res3d_video.train.config import PARTS, TrainConfig, default_groups, from_dict, override, scaled_to_steps
 from res3d_video.train.data_options import start_multiple_of
 from res3d_video.train.presets import PRESETS
 from res3d_video.train.ranks import Ranks
@@ -177,6 +177,8 @@ def configure(
         for subset in ("train", "test"):
             index.samples_of(split, subset)
         config = override(PRESETS[preset], split=split, **options)
+        if index.store is not None and options.get("canonical_groups") is None:
+            config = replace(config, canonical_groups=default_groups(config.global_batch_size))
         if scale_to_steps:
             config = scaled_to_steps(config, scale_to_steps)
         start_multiple_of(index, snap_to_keyframe=config.snap_to_keyframe)
@@ -193,16 +195,23 @@ def configure(
     return config
 
 
-def as_trained(config: TrainConfig, state: dict[str, Any], *, is_new: bool, **options: Any) -> TrainConfig:
+def as_trained(
+    config: TrainConfig, state: dict[str, Any], *, goes_on: bool, is_based: bool, **options: Any
+) -> TrainConfig:
     """The configuration with pixels scaled as for the checkpoint that the run starts or goes on from.
 
+    A run that goes on keeps its groups of shards too, unless others are given: its shards may have moved to a URL.
+
     Args:
-        is_new: The run takes weights of another: also their network and clips, but for options that are given.
+        goes_on: It goes on.
+        is_based: It began with weights of another: also their network and clips, but for options that are given.
         options: Of the command line; None for those that are not given.
     """
     trained = from_dict(state["config"])
     config = replace(config, mean=trained.mean, std=trained.std)
-    if not is_new:
+    if goes_on and options.get("canonical_groups") is None:
+        config = replace(config, canonical_groups=trained.canonical_groups)
+    if not is_based:
         return config
     given = {PARTS[name]: value for name, value in options.items() if name in PARTS and value is not None}
     model = config.model if ("model", "name") in given else trained.model

@@ -5,7 +5,7 @@ import errno
 import json
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,25 @@ def check_agreement(folder: Path, ranks: Ranks, state: dict[str, Any] | None) ->
             f"--out: processes found checkpoints of different steps in {folder} ({', '.join(map(str, steps))}); "
             "it must be one folder, the same for all machines"
         )
+
+
+def with_the_same_groups(config: TrainConfig, ranks: Ranks) -> TrainConfig:
+    """The configuration with the most groups of any rank; a collective.
+
+    By default shards behind a URL have groups and a folder has none, and one machine may have a copy in a folder.
+    """
+    return replace(config, canonical_groups=max(ranks.gather(config.canonical_groups)))  # collective
+
+
+def log_fetched(log: MetricsLog | None, index: ShardIndex, ranks: Ranks, *, step: int, epoch: int) -> None:
+    """Write down how many bytes each machine has fetched since its processes began; a collective."""
+    found: dict[str, int] = {}
+    own = 0 if index.store is None else index.store.bytes_fetched
+    for host, num_bytes in ranks.gather((platform.node(), own)):  # collective
+        found[host] = found.get(host, 0) + num_bytes
+    if log is not None:
+        machines = [{"host": host, "bytes_fetched": num_bytes} for host, num_bytes in found.items()]
+        log.write("fetched", step=step, epoch=epoch, machines=machines)
 
 
 class CheckpointFiles:

@@ -32,8 +32,10 @@ from res3d_video.train.run_folder import (
     RunContext,
     check_agreement,
     last_lines,
+    log_fetched,
     only_trainer,
     result,
+    with_the_same_groups,
     write_config,
 )
 from res3d_video.train.step import TrainStep, build_optimizer, multi_hot
@@ -69,15 +71,9 @@ class Run:
         self.chosen_on = "val" if index.info["splits"][config.split].get("val") else "test"  # the side, of best.pt
         self.plan = train_plan(index, config)
         self.loader = ClipLoader(
-            index,
-            self.plan,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            device=device,
-            settings=context.loader,
-            mean=config.mean,
-            std=config.std,
-        )
+            index, self.plan, rank=self.ranks.rank, world_size=self.ranks.world_size, device=device,
+            settings=context.loader, mean=config.mean, std=config.std,
+        )  # fmt: skip
         context.note(f"decoding by {ENGINE_NAMES[self.loader.engine]}")
         validated = "the validation side" if self.chosen_on == "val" else "the test side, so report latest.pt"
         context.note(f"best.pt is chosen on {validated}")
@@ -167,13 +163,15 @@ class Run:
             for key, about in self.tally.name(self.ranks.gather(outcome.damaged)).items():  # collective, once a sample
                 if self.log is not None:
                     self.log.write("damaged", step=outcome.step, key=key, **about)
+        epoch, at_end = self.plan.epoch_of(outcome.step - 1), outcome.step == self.config.steps
+        if self.config.canonical_groups and (at_end or self.plan.epoch_of(outcome.step) > epoch):
+            log_fetched(self.log, self.index, self.ranks, step=outcome.step, epoch=epoch)  # collective
         if outcome.readings is None:
             return
         numbers, batch_size = self.tally.take(), self.config.global_batch_size
         if self.log is not None:
             numbers |= line_of(outcome.readings, self.stragglers.hosts, global_batch_size=batch_size)
-            epoch, lr = (outcome.step - 1) * batch_size // self.plan.samples_per_epoch, self.lr_of(outcome.step - 1)
-            self.log.write("train", step=outcome.step, epoch=epoch, lr=lr, **numbers)
+            self.log.write("train", step=outcome.step, epoch=epoch, lr=self.lr_of(outcome.step - 1), **numbers)
             note = "loss {loss:.3f}, {clips_per_s:,.0f} clips/s, data wait {data_wait:.0%}".format_map(numbers)
             if self.tally.num_replaced:
                 note += f", {self.tally.num_replaced:,} samples replaced"
@@ -263,7 +261,8 @@ def train(
         ranks = from_torchrun(device)
         who = "" if ranks.is_main else f"rank {ranks.rank}: "
         say = partial(click.echo, err=as_json) if ranks.is_main else lambda line: None
-        index = data.open(say=lambda line: click.echo(f"{who}{line}", err=True))
+        num_local = ranks.world_size // ranks.num_machines
+        index = data.open(say=lambda line: click.echo(f"{who}{line}", err=True), num_processes=num_local)
         loader, step = execution(options, ranks, say=say)
         if step.high_priority:
             os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")  # else gradients wait behind the step's kernels
@@ -275,10 +274,11 @@ def train(
         with process_group(ranks, timeout_s=collective_timeout_s, stop=stop), only_trainer(out, ranks, say=say):
             state = find_state(resume, out, say=say, note=context.note)
             check_agreement(out, ranks, state)
+            config = with_the_same_groups(config, ranks)  # collective
             weights = (init_from, load_checkpoint(init_from)) if init_from is not None and state is None else None
             start = weights[1] if weights is not None else state
             if start is not None:
-                config = as_trained(config, start, is_new=init_from is not None, **options)
+                config = as_trained(config, start, goes_on=start is state, is_based=init_from is not None, **options)
             if state is not None:
                 check_same_run(state, config, index=index, say=say)
             elif preset in NEEDS_WEIGHTS and init_from is None:

@@ -1,7 +1,7 @@
 """An index of millions of samples, made up, and what opening it and planning with it cost; run as a process of its own.
 
 python -m tests.pipeline.large_index make FOLDER [NUM_SAMPLES]
-python -m tests.pipeline.large_index measure FOLDER [WINDOW]
+python -m tests.pipeline.large_index measure FOLDER [WINDOW [GROUPS]]
 """
 
 import json
@@ -75,13 +75,13 @@ def memory_mb() -> dict[str, float]:
     return {name: int(lines[key].split()[0]) / 1024 for name, key in (("own", "RssAnon"), ("shared", "RssFile"))}
 
 
-def measure(folder: Path, window: int | None) -> dict[str, Any]:
+def measure(folder: Path, window: int | None, groups: int) -> dict[str, Any]:
     """Seconds and megabytes of what a rank does before and while it trains for an epoch."""
     before, started = memory_mb(), time.process_time()
     index = open_index(folder)
     told: dict[str, Any] = {"open_cpu_s": time.process_time() - started, "open_mb": memory_mb()}
     samples, options = index.samples_of("1", "train"), {"global_batch_size": GLOBAL_BATCH_SIZE, "seed": 0}
-    plan = TrainPlan(index, samples, ClipSpec(), shuffle_window=window, **options)
+    plan = TrainPlan(index, samples, ClipSpec(), shuffle_window=window, canonical_groups=groups, **options)
     started = time.process_time()
     plan.batch(0)
     told |= {"first_batch_cpu_s": time.process_time() - started, "plan_mb": memory_mb()}
@@ -113,4 +113,5 @@ if __name__ == "__main__":
     if action == "make":
         make(Path(folder), int(rest[0]) if rest else 5_500_000)
     else:
-        print(json.dumps(measure(Path(folder), int(rest[0]) if rest else None)))
+        window, groups = (*map(int, rest), 0, 0)[:2]
+        print(json.dumps(measure(Path(folder), window or None, groups)))

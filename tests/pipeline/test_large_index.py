@@ -12,11 +12,17 @@ from tests.pipeline.large_index import make
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large") / "set"
+    make(folder, 5_500_000)
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("window", [(), pytest.param(("64",), marks=pytest.mark.long)])
-def test_an_index_of_millions_opens_at_once_and_is_planned_in_little_memory(tmp_path: Path, window: tuple) -> None:
-    make(tmp_path / "large", 5_500_000)
-    command = [sys.executable, "-m", "tests.pipeline.large_index", "measure", str(tmp_path / "large"), *window]
+@pytest.mark.parametrize("order", [(), ("4", "512"), pytest.param(("64",), marks=pytest.mark.long)])
+def test_an_index_of_millions_opens_at_once_and_is_planned_in_little_memory(large: Path, order: tuple) -> None:
+    command = [sys.executable, "-m", "tests.pipeline.large_index", "measure", str(large), *order]
     found = json.loads(subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout)
     assert found["open_cpu_s"] < 2
     assert found["first_batch_cpu_s"] < 5, "the order of an epoch"

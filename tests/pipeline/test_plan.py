@@ -1,6 +1,8 @@
 """Which clips, in which order, on which rank."""
 
 import hashlib
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from types import SimpleNamespace
@@ -21,6 +23,12 @@ from res3d_video.pipeline.plan import (
     rank_rows,
     window_order,
 )
+from res3d_video.train.config import default_groups
+from tests.scale_sim import NODES, made_index, simulate
+
+
+def divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
 
 
 def fake_index(num_samples: int = 50, *, num_tars: int = 7, frame_step: int = 1) -> SimpleNamespace:
@@ -152,6 +160,7 @@ def test_an_evaluation_scores_every_view_of_every_sample_once(num_views: int, gl
         (lambda: rank_rows(24, rank=3, world_size=3), "rank: 3 does not exist"),
         (lambda: train_plan(global_batch_size=0), "global_batch_size: 0 is not possible"),
         (lambda: train_plan(start_multiple=0), "start_multiple: 0 is not possible"),
+        (lambda: train_plan(canonical_groups=-1), "canonical_groups: -1 is not possible"),
         (lambda: train_plan_of(ClipSpec(8, 3), frame_step=2), "frame_stride: 3 needs frames that these shards dropped"),
         (lambda: train_plan_of(ClipSpec(crop_size=224)), "crop_size: 224 does not fit a picture of 128 pixels"),
     ],
@@ -171,11 +180,18 @@ def test_sizes_are_each_picture_s_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "digest"), [(None, "b96c82be3e6eb136"), (1, "9e9e3fad19eb1811"), (3, "924f035819b6faf4")]
+    ("window", "groups", "digest"),
+    [
+        (None, 0, "b96c82be3e6eb136"),
+        (1, 0, "9e9e3fad19eb1811"),
+        (3, 0, "924f035819b6faf4"),
+        (None, 6, "ce074d95cf56b613"),
+        (3, 6, "cfbd7fa032c6649f"),
+    ],
 )
-def test_a_plan_stays_what_it_was(window: int | None, digest: str) -> None:
+def test_a_plan_stays_what_it_was(window: int | None, groups: int, digest: str) -> None:
     """Fifty steps, as they were in the first version: runs that are underway go on with the same clips."""
-    plan, found = train_plan(shuffle_window=window), hashlib.sha256()
+    plan, found = train_plan(shuffle_window=window, canonical_groups=groups), hashlib.sha256()
     for step in range(50):
         batch = plan.batch(step)
         for name in ("position", "sample", "start", "view", "top", "left", "flip", "weight"):
@@ -191,6 +207,121 @@ def test_the_order_in_windows_is_a_sort_by_window_and_then_by_draw(num_tars: int
     turn = random.permutation(len(present)) // window
     expected = np.lexsort((random.random(len(tar)), turn[place]))
     assert np.array_equal(window_order(tar, window=window, random=np.random.default_rng(1)), expected)
+
+
+def group_of(position: np.ndarray, groups: int, batch: int) -> np.ndarray:
+    """The rule of docs/decisions/0002-the-plan.md, in words of its own."""
+    hands = math.gcd(groups, batch)
+    return position % hands * (groups // hands) + position // hands % (groups // hands)
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 5, 12, 13])
+def test_with_groups_every_sample_comes_once_an_epoch_and_every_rank_keeps_to_its_groups(num_samples: int) -> None:
+    for groups, batch, window in itertools.product(range(1, 15), (1, 2, 4, 6, 12), (None, 1, 2)):
+        plan = train_plan(
+            num_samples=num_samples, global_batch_size=batch, canonical_groups=groups, shuffle_window=window
+        )
+        steps = -(-4 * num_samples // batch)
+        rows = [plan.batch(step) for step in range(steps)]
+        position, sample = (np.concatenate([getattr(b, n) for b in rows]) for n in ("position", "sample"))
+        assert sorted(position) == list(range(steps * batch))
+        group = group_of(position, groups, batch)
+        for epoch in range(4):
+            own = position // num_samples == epoch
+            assert sorted(sample[own]) == list(range(num_samples))
+            sizes = np.bincount(group[own], minlength=groups)
+            assert sizes.max() - sizes.min() <= 1
+        for ranks in divisors(math.gcd(groups, batch)):
+            for rank in range(ranks):
+                mine = rank_rows(batch, rank=rank, world_size=ranks, canonical_groups=groups)
+                drawn = group.reshape(-1, batch)[:, mine]
+                assert set(drawn.ravel() * ranks // groups) == {rank}
+        if batch % groups == 0:
+            assert (np.sort(group.reshape(-1, batch)) == np.repeat(np.arange(groups), batch // groups)).all()
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+def test_groups_share_tars_only_where_the_line_of_samples_is_cut(window: int | None) -> None:
+    plan = TrainPlan(
+        fake_index(1000, num_tars=60), np.arange(1000), ClipSpec(), global_batch_size=32, seed=5,
+        canonical_groups=8, shuffle_window=window,
+    )  # fmt: skip
+    tars: dict[int, set[int]] = {}
+    for epoch in range(5):
+        position = np.arange(1000 * epoch, 1000 * (epoch + 1))
+        tar = plan.index.tar_of(plan.samples_at(position))
+        group = group_of(position, 8, 32)
+        for g in range(8):
+            own = tar[group == g]
+            tars.setdefault(g, set()).update(own.tolist())
+            assert len(set(own.tolist())) <= 60 / 8 + 4, "an eighth, and those that are cut"
+            if window is not None:
+                began = {t: int(np.flatnonzero(own == t)[0]) for t in set(own.tolist())}
+                ended = {t: int(np.flatnonzero(own == t)[-1]) for t in began}
+                opened = [sum(began[t] <= i <= ended[t] for t in began) for i in range(len(own))]
+                assert max(opened) <= window + 1
+    shared = sum(map(len, tars.values())) - 60
+    assert shared <= 7, "one between two neighbors at most, in all epochs together"
+
+
+def test_with_groups_a_bad_sample_s_place_is_taken_by_the_next_one_of_its_group() -> None:
+    for groups, batch in ((8, 32), (6, 4)):
+        plan = train_plan(num_samples=200, global_batch_size=batch, canonical_groups=groups, shuffle_window=2)
+        clips = plan.batch(3)
+        for n, attempt in itertools.product(range(batch), range(1, 4)):
+            other = plan.replacement(clips[n : n + 1], attempt)
+            place = clips.position[n] + attempt * groups
+            assert group_of(place, groups, batch) == group_of(clips.position[n], groups, batch)
+            assert other.sample == plan.samples_at(np.array([place]))
+            assert other.position == clips.position[n]
+
+
+def test_what_a_position_draws_does_not_depend_on_groups() -> None:
+    plain, grouped = train_plan(num_samples=1), train_plan(num_samples=1, canonical_groups=8)
+    for step in range(5):
+        a, b = plain.batch(step), grouped.batch(step)
+        b = b[np.argsort(b.position)]
+        assert all(np.array_equal(value, getattr(b, name)) for name, value in vars(a).items())
+
+
+def test_groups_are_the_same_for_every_seed_and_belong_to_what_a_state_must_fit() -> None:
+    one, other = (train_plan(num_samples=960, global_batch_size=32, seed=s, canonical_groups=8) for s in (1, 2))
+    position = np.arange(0, 960, 8)
+    assert set(one.samples_at(position)) == set(other.samples_at(position))
+    assert list(one.samples_at(position)) != list(other.samples_at(position))
+    names = {train_plan(canonical_groups=g, global_batch_size=b).identity for g in (0, 8, 12) for b in (16, 20)}
+    assert len(names) == 4, "8 groups have another order in batches of 16 and of 20; nothing else depends on the batch"
+    assert "groups" not in train_plan().identity
+
+
+@pytest.mark.parametrize(
+    ("groups", "ranks", "nearest"), [(64, 3, 63), (64, 5, 65), (64, 6, 66), (2, 8, 8), (10, 4, 12)]
+)
+def test_groups_that_ranks_cannot_share_are_refused_with_the_nearest_number_that_they_can(
+    groups: int, ranks: int, nearest: int
+) -> None:
+    said = f"^canonical_groups: {groups} cannot be shared by {ranks} ranks; choose {nearest}, or a number of"
+    with pytest.raises(UserError, match=said):
+        rank_rows(ranks, rank=0, world_size=ranks, canonical_groups=groups)
+    assert rank_rows(ranks, rank=0, world_size=ranks, canonical_groups=nearest) == slice(0, 1)
+
+
+def test_the_default_groups_fit_every_number_of_ranks_that_fits_the_batch() -> None:
+    for batch in range(1, 700):
+        assert default_groups(batch) >= 64
+        for ranks in divisors(batch):
+            rank_rows(batch, rank=0, world_size=ranks, canonical_groups=default_groups(batch))
+
+
+def test_of_many_tars_a_node_needs_its_share_and_a_small_cache_needs_little_more() -> None:
+    index = made_index(1000)
+    without, grouped = (simulate(index, groups=g, window=w) for g, w in ((0, 64), (64, 4)))
+    assert without["fetched"] == 1.0, "every node reads every tar"
+    assert grouped["fetched"] * NODES == pytest.approx(1, abs=0.02)
+    small, larger = grouped["fetched_in"]
+    assert grouped["fetched"] <= larger <= small <= grouped["fetched"] * 1.1
+    assert grouped["open"] < 8 * 5 + 8 * 2, "a window of each of eight groups, and tars that are cut"
+    assert grouped["step_ms"] < 2
 
 
 def many_labelled(*counts: int) -> tuple[TrainPlan, ShardIndex]:

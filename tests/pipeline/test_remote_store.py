@@ -18,6 +18,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.remote import RemoteSettings, folder_name, open_remote, parse_size
 from res3d_video.pipeline.remote_store import ContentError, Interrupted, RemoteError, RemoteStore, public_url, reason
 from res3d_video.train.data_options import Data
+from tests.s3_server import S3Server
 
 CONTENT = bytes(range(256)) * 40
 
@@ -125,9 +126,14 @@ def test_any_web_server_will_do(numbered: ShardIndex, tmp_path: Path) -> None:
             for number, name in enumerate(numbered.tars):
                 with index.store.open(number) as tar:
                     assert tar.read() == (numbered.data_dir / name).read_bytes()
+        by_tars = list(asked)
+        index = open_remote(index.store.store.url, RemoteSettings(cache=tmp_path / "of its own"))
+        (part,) = index.store.read_parts([0], [600], [50])
+        assert bytes(part) == (numbered.data_dir / numbered.tars[0]).read_bytes()[600:650]
+        assert (index.data_dir / numbered.tars[0]).is_file(), "this server sends no parts"
         server.shutdown()
-    assert sum(line.startswith("GET") and ".tar" in line for line in asked) == len(numbered.tars)
-    assert asked.count("GET /dataset.json") == 3, "twice at first, once when all is there"
+    assert sum(line.startswith("GET") and ".tar" in line for line in by_tars) == len(numbered.tars)
+    assert by_tars.count("GET /dataset.json") == 3, "twice at first, once when all is there"
 
 
 @pytest.mark.parametrize(
@@ -146,3 +152,46 @@ def test_secrets_of_a_url_are_in_nothing_that_is_shown(url: str) -> None:
         texts.append(str(error))
     assert not [text for text in texts if "secret" in text or "se/cret" in text or "me" in text.split("host")[0]]
     assert folder_name("https://me:a@host/b") == folder_name("https://host/b") != folder_name("https://host/b?c")
+
+
+@pytest.mark.parametrize("scheme", ["file", "s3"])
+def test_a_part_of_a_file_is_just_that(scheme: str, s3: S3Server, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/x").write_bytes(CONTENT)
+    s3.put(tmp_path / "parts", "parts")
+    store = RemoteStore({"file": f"file://{tmp_path}/parts", "s3": "s3://shards/parts"}[scheme], timeout_s=5)
+    assert store.read_range("x", 300, 1000) == CONTENT[300:1300]
+    assert store.read_range("x", len(CONTENT) - 7, 100) == CONTENT[-7:]
+    assert store.bytes_fetched == 1007
+    with pytest.raises(FileNotFoundError, match="parts/y"):
+        store.read_range("y", 0, 1)
+    assert store.read_range("x", 20_000, 10) == b""
+
+
+def test_parts_of_tars_that_are_near_come_together_and_what_is_not_there_is_none(
+    numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = open_remote(numbered.data_dir.as_uri(), RemoteSettings(cache=tmp_path))
+    asked, read_range = [], RemoteStore.read_range
+
+    def recorded(self: RemoteStore, name: str, first: int, size: int, **stop: threading.Event) -> bytes:
+        asked.append((name, first, size))
+        return read_range(self, name, first, size, **stop)
+
+    monkeypatch.setattr(RemoteStore, "read_range", recorded)
+    contents = [(numbered.data_dir / tar).read_bytes() for tar in numbered.tars]
+    parts = [(2, 900_000, 5), (0, 700, 1000), (2, 10, 30), (0, 500, 300), (1, 2**40, 5), (2, 900_003, 9)]
+    found = index.store.read_parts(*zip(*parts, strict=True))
+    expected = [contents[tar][first : first + size] or None for tar, first, size in parts]
+    assert [None if part is None else bytes(part) for part in found] == expected
+    assert sorted(asked) == [
+        (numbered.tars[0], 500, 1200),
+        (numbered.tars[2], 10, 30),
+        (numbered.tars[2], 900_000, 12),
+    ]
+    said: list[str] = []
+    lost = open_remote(numbered.data_dir.as_uri(), RemoteSettings(cache=tmp_path), say=said.append)
+    lost.store.store.url += "/nowhere"
+    assert lost.store.read_parts([1, 1], [0, 400_000], [10, 10]) == [None, None]
+    assert len(said) == 1
+    assert "is not there; its 4 samples count as damaged" in said[0]

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import res3d_video.pipeline.remote
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.plan import EvalPlan, TrainPlan
+from res3d_video.pipeline.plan import TrainPlan
 from res3d_video.pipeline.remote import RemoteSettings, TarPrefetcher
 from res3d_video.pipeline.remote_store import RemoteError
 from tests.until import until
@@ -89,15 +90,15 @@ def test_what_lies_ahead_takes_half_of_the_cache_at_most(numbered: ShardIndex) -
     filler.end()
 
 
-def test_the_end_of_an_evaluation_is_the_end(numbered: ShardIndex) -> None:
-    plan = EvalPlan(numbered, np.arange(numbered.num_samples), ClipSpec(4, 2), global_batch_size=2, num_views=2)
-    tars = Tars()
-    filler = ahead(tars, numbered, steps=100, plan=plan)
-    filler.start(0)
-    until(lambda: len(tars.asked) == 3)
-    assert filler._queue.empty()
-    filler.end()
-    assert tars.asked == [0, 1, 2]
+def test_the_processes_of_a_machine_share_that_half(numbered: ShardIndex) -> None:
+    for num_processes, expected in ((1, 3), (2, 1)):
+        tars = Tars()
+        filler = ahead(tars, numbered, steps=100, limit=60)
+        tars.settings = replace(tars.settings, num_processes=num_processes)
+        filler.start(0)
+        until(lambda tars=tars, expected=expected: len(tars.asked) == expected)
+        assert filler._queue.empty()
+        filler.end()
 
 
 def test_looking_ahead_over_many_epochs_leaves_the_orders_of_the_readers_plan(numbered: ShardIndex) -> None:

@@ -37,11 +37,17 @@ def test_the_log_counts_tars_that_were_in_the_cache_and_those_that_were_not(
 
 def test_s3_gives_what_the_folder_does(run_main: Trainer, url: str, squares: ShardIndex, tmp_path: Path) -> None:
     local, remote, cache = tmp_path / "local", tmp_path / "remote", ["--cache", str(tmp_path / "cache")]
-    run_main(local, "--steps", "3")
+    run_main(local, "--steps", "3", "--canonical-groups", "64")
     result = run_main(remote, "--steps", "3", *cache, "--cache-limit", "1kB", data=url)
+    assert json.loads((remote / "config.json").read_text())["config"]["canonical_groups"] == 64
     assert "the cache is too small: tars are fetched again" in result.stderr
     assert is_same(weights_of(remote / "latest.pt"), weights_of(local / "latest.pt"))
     assert values_in(remote, "loss") == values_in(local, "loss")
+    lines = read_metrics(remote, "fetched")
+    check_schema("metrics.jsonl fetched", lines)
+    assert [line["step"] for line in lines] == [2, 3], "the first epoch ends, and the run"
+    assert lines[0]["machines"][0]["bytes_fetched"] > 0
+    assert read_metrics(local, "fetched")[0]["machines"][0]["bytes_fetched"] == 0
     scores = []
     for data, more in ((str(squares.data_dir), []), (url, cache)):
         words = ["--checkpoint", str(local / "latest.pt"), "--data", data, "--clips", "2", "--device", "cpu", *more]
@@ -54,3 +60,19 @@ def test_s3_gives_what_the_folder_does(run_main: Trainer, url: str, squares: Sha
     assert scores[0] == scores[1]
     one, two = (load_features(tmp_path / f"{n}.parquet", ["pool5"]).layers["pool5"] for n in (1, 2))
     assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("is_based", [False, True], ids=["from scratch", "from other weights"])
+def test_a_run_keeps_its_order_when_its_shards_have_moved_to_a_url(
+    run_main: Trainer, url: str, tmp_path: Path, is_based: bool
+) -> None:
+    run_main(tmp_path / "base", "--steps", "1")
+    base = ["--init-from", str(tmp_path / "base" / "latest.pt")] if is_based else []
+    run_main(tmp_path / "whole", "--steps", "3", *base)
+    run_main(tmp_path / "moved", "--steps", "1", *base)
+    more = ["--steps", "3", "--cache", str(tmp_path / "cache"), "--resume", "auto", *base]
+    run_main(tmp_path / "moved", *more, data=url)
+    assert is_same(*(weights_of(tmp_path / name / "latest.pt") for name in ("whole", "moved")))
+    other = ["--steps", "4", "--resume", "auto", "--canonical-groups", "8"]
+    result = run_main(tmp_path / "whole", *other, exit_code=1)
+    assert "resume: canonical_groups is 8 but was 0; use 0 again" in result.stderr

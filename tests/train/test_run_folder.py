@@ -16,9 +16,17 @@ import pytest
 import res3d_video.train.run_folder
 from res3d_video.pipeline.errors import UserError
 from res3d_video.train.checkpoint import load_checkpoint, save_checkpoint
+from res3d_video.train.config import TrainConfig
 from res3d_video.train.metrics import MetricsLog
 from res3d_video.train.ranks import Ranks
-from res3d_video.train.run_folder import LOCK, CheckpointFiles, check_agreement, only_trainer
+from res3d_video.train.run_folder import (
+    LOCK,
+    CheckpointFiles,
+    check_agreement,
+    log_fetched,
+    only_trainer,
+    with_the_same_groups,
+)
 from tests.checkpoints import tiny_state
 from tests.schemas import check_schema
 
@@ -98,3 +106,18 @@ def test_a_checkpoint_that_cannot_be_written_costs_a_line(tmp_path: Path, monkey
     files.check()
     assert [load_checkpoint(tmp_path / name)["step"] for name in ("latest.pt", "previous.pt")] == [4, 1]
     log.close()
+
+
+def test_a_machine_with_a_copy_in_a_folder_has_the_groups_of_those_that_read_a_url() -> None:
+    ranks: Any = SimpleNamespace(gather=lambda own: [own, 80])
+    assert with_the_same_groups(TrainConfig(), ranks) == TrainConfig(canonical_groups=80)
+
+
+def test_the_bytes_that_the_processes_of_a_machine_fetched_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(res3d_video.train.run_folder.platform, "node", lambda: "a")
+    ranks: Any = SimpleNamespace(gather=lambda own: [own, ("b", 5), ("a", 3)])
+    log, index = Mock(), Mock(**{"store.bytes_fetched": 4})
+    log_fetched(log, index, ranks, step=7, epoch=1)
+    machines = [{"host": "a", "bytes_fetched": 7}, {"host": "b", "bytes_fetched": 5}]
+    log.write.assert_called_once_with("fetched", step=7, epoch=1, machines=machines)
+    log_fetched(None, Mock(store=None), Ranks(), step=7, epoch=1)

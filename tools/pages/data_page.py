@@ -1,6 +1,8 @@
 """The page of a dataset's shards: samples that play, classes, lengths, leaks, videos that failed, settings."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypedDict
 
@@ -19,7 +21,7 @@ from res3d_video.train.terminal import Report
 SIDES = {"train": SUBSETS["train"], "val": SUBSETS["val"], "test": SUBSETS["test"], "none": 0}
 MAX_LOOKED_AT = 1000  # random samples whose key.json is read
 MAX_BYTES = 12_000_000  # of the videos of the gallery, about
-REMOTE_TARS = 4  # fetched of a dataset behind a URL, to look into
+NUM_READERS = 16  # threads, for datasets behind a URL
 MAX_QUARANTINE_BYTES = 2**28  # 1.1 million lines have less
 
 
@@ -36,10 +38,12 @@ def data_page(
         ShardError: The server of a remote dataset is gone.
     """
     rng = np.random.default_rng(seed)
-    within = rows_within_reach(index, rng)
-    gallery = read_gallery(index, draw(index, within, rng, num_classes=num_classes, per_class=per_class), report=report)
-    looked_at = np.sort(rng.choice(within, size=min(MAX_LOOKED_AT, len(within)), replace=False)).tolist()
-    metas = {row: meta for row in looked_at if (meta := read_key_json(index, row))}
+    gallery = read_gallery(index, draw(index, rng, num_classes=num_classes, per_class=per_class), report=report)
+    num_looked_at = min(MAX_LOOKED_AT, index.num_samples)
+    looked_at = np.sort(rng.choice(index.num_samples, size=num_looked_at, replace=False)).tolist()
+    with ThreadPoolExecutor(NUM_READERS) as threads:
+        found = threads.map(partial(read_key_json, index), looked_at)
+        metas = {row: meta for row, meta in zip(looked_at, found, strict=True) if meta}
     counts, seconds = side_counts(index), seconds_of(index, metas)
     return render(
         "data_page",
@@ -53,8 +57,8 @@ def data_page(
         ],
         lengths=lengths(index, metas),
         hours=float(seconds.mean()) * index.num_samples / 3600 if len(seconds) else None,
-        num_looked_at=len(looked_at),
-        num_unreadable=len(looked_at) - len(metas),
+        num_looked_at=num_looked_at,
+        num_unreadable=num_looked_at - len(metas),
         leaks=leaks(index),
         failures=failures(index.data_dir / "quarantine.jsonl"),
         settings=flatten({name: index.info.get(name) for name in ("settings", "codec", "tools")}),
@@ -64,22 +68,12 @@ def data_page(
 # Gallery
 
 
-def rows_within_reach(index: ShardIndex, rng: np.random.Generator) -> np.ndarray:
-    """Samples that may be looked into: all of a folder, those of a few random tars behind a URL."""
-    if index.store is None or len(index.tars) <= REMOTE_TARS:
-        return np.arange(index.num_samples)
-    tars = np.asarray(index.tar)
-    return np.flatnonzero(np.isin(tars, rng.choice(np.unique(tars), size=REMOTE_TARS, replace=False)))
-
-
-def draw(
-    index: ShardIndex, rows: np.ndarray, rng: np.random.Generator, *, num_classes: int, per_class: int
-) -> list[int]:
-    """Some of `rows`: of random classes some random samples each, of both sides of the first split in turn."""
-    labels, sides = index.labels[rows], index.subsets[rows, 0]
+def draw(index: ShardIndex, rng: np.random.Generator, *, num_classes: int, per_class: int) -> list[int]:
+    """Samples: of random classes some random ones each, of both sides of the first split in turn."""
+    labels, sides = index.labels, index.subsets[:, 0]
     present, drawn = np.unique(labels), list[int]()
     for label in np.sort(rng.choice(present, size=min(num_classes, len(present)), replace=False)):
-        own = [rng.permutation(rows[(labels == label) & (sides == side)]).tolist() for side in SIDES.values()]
+        own = [rng.permutation(np.flatnonzero((labels == label) & (sides == side))).tolist() for side in SIDES.values()]
         turns = sorted((turn, side) for side, of_side in enumerate(own) for turn in range(len(of_side)))
         drawn += [own[side][turn] for turn, side in turns[:per_class]]
     return drawn

@@ -230,7 +230,7 @@ class PartsPlan:
         plans: Of one index, clip and batch size; all of them end.
     """
 
-    augmentation, num_crops, start_multiple = NONE, 1, 1
+    augmentation, num_crops, start_multiple, canonical_groups = NONE, 1, 1, 0
 
     def __init__(self, plans: Sequence[Plan]) -> None:
         self.index, self.spec, self.stored_spec = plans[0].index, plans[0].spec, plans[0].stored_spec

@@ -138,22 +138,23 @@ def test_each_class_shows_both_sides_in_turn(tmp_path: Path) -> None:
     rows = [Row(label, side) for label in range(9) for side in "tttttteeee--"]
     index = make_shards(tmp_path / "made", rows, classes=[f"c{k}" for k in range(9)])
     rng = np.random.default_rng(1)
-    drawn = np.array(pages.draw(index, np.arange(108), rng, num_classes=7, per_class=4)).reshape(7, 4)
+    drawn = np.array(pages.draw(index, rng, num_classes=7, per_class=4)).reshape(7, 4)
     assert (np.diff(index.labels[drawn], axis=1) == 0).all()
     assert len(np.unique(index.labels[drawn])) == 7
     assert (np.sort(index.subsets[drawn[:, :2], 0]) == [1, 2]).all()
     assert len(np.unique(drawn)) == 28
-    assert len(pages.draw(index, np.arange(108), rng, num_classes=1, per_class=99)) == 12
+    assert len(pages.draw(index, rng, num_classes=1, per_class=99)) == 12
 
 
-def test_of_a_dataset_behind_a_url_only_a_few_tars_are_fetched(
-    numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pages, "REMOTE_TARS", 1)
+def test_of_a_dataset_behind_a_url_only_what_is_shown_is_fetched(numbered: ShardIndex, tmp_path: Path) -> None:
     index = Data(numbered.data_dir.as_uri(), RemoteSettings(tmp_path / "cache")).open()
-    html = page_of(index, tmp_path / "page.html")
-    assert len(list(index.data_dir.glob("*.tar"))) == 1
+    before = index.store.bytes_fetched
+    html = page_of(index, tmp_path / "page.html", per_class=1)
+    assert not list(index.data_dir.glob("*.tar"))
     assert "Cannot be read" not in html
+    assert "could not be read" not in html
+    size = sum(shard["num_bytes"] for shard in numbered.info["shards"])
+    assert 0 < index.store.bytes_fetched - before < size
 
 
 def test_a_validation_side_is_counted_and_no_leak_into_it_is_missed(tmp_path: Path) -> None:
