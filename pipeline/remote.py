@@ -190,7 +190,6 @@ class RemoteTars:
         cache: The cache folder, which may hold other datasets.
         unreadable: Tars given up in this process, by number, and why.
         fetched: Tars that this process has fetched.
-        cache_hits, cache_misses: How often a reader that needed a whole tar found it in the cache, and how often not.
         has_warned: Whether it has said that the cache is too small.
     """
 
@@ -203,8 +202,6 @@ class RemoteTars:
     unreadable: dict[int, str] = field(default_factory=dict)
     fetched: set[int] = field(default_factory=set)
     has_warned: bool = False
-    cache_hits: int = 0
-    cache_misses: int = 0
 
     @property
     def bytes_fetched(self) -> int:
@@ -235,10 +232,6 @@ class RemoteTars:
 
         Raises as `ensure`.
         """
-        if wait:
-            is_there = self._is_there(number)
-            self.cache_hits += is_there
-            self.cache_misses += not is_there
         while self.ensure(number, stop=stop) if wait else self._is_there(number):
             with contextlib.suppress(FileNotFoundError):  # evicted just now, by another process
                 path = self.folder / self.shards[number]["tar"]
