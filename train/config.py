@@ -142,15 +142,17 @@ FIXED = {"model", "clip", "global_batch_size", "split", "flip", "shuffle_window"
          "snap_to_keyframe", "mean", "std", "augment", "mixup", "cutmix", "loss", "ema", "seed"}  # fmt: skip
 
 
-def default_groups(global_batch_size: int) -> int:
+def default_groups(global_batch_size: int, *, num_samples: int) -> int:
     """Groups of shards behind a URL: the smallest multiple of the global batch that is 64 or more.
 
-    Every number of ranks that can share the batch can share these groups, so none needs another order.
+    Every number of ranks that can share the batch can share these groups, so none needs another order. There are none,
+    0, where a group would have fewer than 64 samples to shuffle; so small a dataset is downloaded by each machine.
 
-    >>> [default_groups(batch) for batch in (16, 20, 40, 64, 320)]
-    [64, 80, 80, 64, 320]
+    >>> [default_groups(batch, num_samples=9537) for batch in (16, 20, 40, 64, 320)]
+    [64, 80, 80, 64, 0]
     """
-    return -(-64 // global_batch_size) * global_batch_size
+    groups = -(-64 // global_batch_size) * global_batch_size
+    return groups if num_samples >= 64 * groups else 0
 
 
 def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:

@@ -143,7 +143,7 @@ OPTIONS = [
     click.option("--shuffle-window", type=int, help="Shuffle within so many shards only, for slow disks."),
     click.option("--canonical-groups", type=int,
                  help="Groups of shards, of which each process reads its own; a multiple of the processes. 0: none.  "
-                 "[default: of a URL the smallest multiple of the batch size from 64 on, of a folder 0]"),
+                 "[default: of a large dataset behind a URL the smallest multiple of the batch from 64 on, else 0]"),
     click.option("--snap-to-keyframe", is_flag=True, default=None, show_default=False,
                  help="Clips begin at keyframes: less to decode, fewer different clips. H.264 shards only."),
     click.option("--eval-every", type=int, help="Steps between evaluations; 0: only at the end."),

@@ -178,7 +178,8 @@ def configure(
             index.samples_of(split, subset)
         config = override(PRESETS[preset], split=split, **options)
         if index.store is not None and options.get("canonical_groups") is None:
-            config = replace(config, canonical_groups=default_groups(config.global_batch_size))
+            num_samples = len(index.samples_of(split, "train"))
+            config = replace(config, canonical_groups=default_groups(config.global_batch_size, num_samples=num_samples))
         if scale_to_steps:
             config = scaled_to_steps(config, scale_to_steps)
         start_multiple_of(index, snap_to_keyframe=config.snap_to_keyframe)

@@ -308,9 +308,11 @@ def test_groups_that_ranks_cannot_share_are_refused_with_the_nearest_number_that
 
 def test_the_default_groups_fit_every_number_of_ranks_that_fits_the_batch() -> None:
     for batch in range(1, 700):
-        assert default_groups(batch) >= 64
+        groups = default_groups(batch, num_samples=10**6)
+        assert groups >= 64
+        assert [default_groups(batch, num_samples=64 * groups - missing) for missing in (0, 1)] == [groups, 0]
         for ranks in divisors(batch):
-            rank_rows(batch, rank=0, world_size=ranks, canonical_groups=default_groups(batch))
+            rank_rows(batch, rank=0, world_size=ranks, canonical_groups=groups)
 
 
 def test_of_many_tars_a_node_needs_its_share_and_a_small_cache_needs_little_more() -> None:
