@@ -141,11 +141,11 @@ def recolor(pixels: np.ndarray, color: np.ndarray) -> np.ndarray:
         color: float [4], as `draw` gives it.
 
     Returns:
-        float32 [..., 3], 0 to 255.
+        float32 [..., 3], not cut off at 0 and 255.
     """
     brightness, contrast, saturation, hue = color.astype(np.float64)
     cos, sin = np.cos(np.deg2rad(hue)) * saturation, np.sin(np.deg2rad(hue)) * saturation
     turn = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
     matrix = brightness * contrast * np.linalg.inv(RGB_TO_YIQ) @ turn @ RGB_TO_YIQ
     offset = brightness * (1 - contrast) * HALF_RANGE
-    return np.clip(pixels @ matrix.T.astype(np.float32) + np.float32(offset), 0, 255)
+    return pixels @ matrix.T.astype(np.float32) + np.float32(offset)

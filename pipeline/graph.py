@@ -216,9 +216,10 @@ class DaliEngine:
         return (order + len(stream.frames) * np.arange(self._num_crops, dtype=np.int32)[:, None]).ravel()
 
     def _change(self, frames: Any) -> Any:
-        """Crops uint8 [F, crop, crop, 3] with other colors, and with boxes erased."""
-        if self._augmentation.colors:
-            frames = fn.color_twist(frames, **{name: fn.per_frame(fed(name)) for name in COLOR})
+        """Crops [F, crop, crop, 3], uint8, with other colors, float, and with boxes erased."""
+        if self._augmentation.colors:  # on a CPU, rounding to whole numbers would take longer than the rest of it
+            color = {name: fn.per_frame(fed(name)) for name in COLOR}
+            frames = fn.color_twist(frames, dtype=DALIDataType.FLOAT, **color)
         if self._augmentation.erasing:
             box = {"anchor": fed("erased_at"), "shape": fed("erased_size"), "axis_names": "FHW"}
             frames = fn.erase(frames, fill_value=np.rint(self._mean).tolist(), **box)
