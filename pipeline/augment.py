@@ -102,7 +102,7 @@ def draw(words: np.ndarray, augmentation: Augmentation, *, sizes: np.ndarray, cr
     drawn["color"] = np.array([1, 1, 1, 0]) + (2 * color - 1) * strength * np.array([1, 1, 1, 360])
     drawn["color"][gray[:, 0] < augmentation.grayscale, 2] = 0
     area, ratio = between(box[:, 1], ERASED_AREA) * crop_size**2, log_between(box[:, 2], ERASED_RATIO)
-    size = np.rint(np.sqrt(np.stack([area / ratio, area * ratio], axis=1))).astype(np.int64).clip(1, crop_size)
+    size = sides_of(area, ratio).clip(1, crop_size)
     corner = (box[:, 3:] * (crop_size - size + 1)).astype(np.int64)
     drawn["erased"] = np.concatenate([corner, size], axis=1) * (box[:, :1] < augmentation.erasing)
     return drawn
@@ -118,6 +118,11 @@ def log_between(part: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
     return np.exp(between(part, (np.log(ends[0]), np.log(ends[1]))))
 
 
+def sides_of(area: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """Height and width of boxes of an area and a width for a height of 1, whole pixels: int64 [..., 2]."""
+    return np.rint(np.sqrt(np.stack([area / ratio, area * ratio], axis=-1))).astype(np.int64)
+
+
 def _resized_crops(part: np.ndarray, augmentation: Augmentation, sizes: np.ndarray) -> np.ndarray:
     """Height and width of random pieces of pictures: int64 [B, 2].
 
@@ -125,12 +130,14 @@ def _resized_crops(part: np.ndarray, augmentation: Augmentation, sizes: np.ndarr
     """
     area = between(part[:, 0::2], augmentation.random_resized_crop) * sizes.prod(axis=1)[:, None]  # [B, tries]
     ratio = log_between(part[:, 1::2], augmentation.crop_ratio)
-    tried = np.rint(np.sqrt(np.stack([area / ratio, area * ratio], axis=2))).astype(np.int64).clip(1)  # [B, tries, 2]
-    fits = (tried <= sizes[:, None]).all(axis=2)
+    tried = sides_of(area, ratio).clip(1)  # [B, tries, 2]
+    fits = np.all(tried <= sizes[:, None], axis=2)
     first = np.take_along_axis(tried, fits.argmax(axis=1)[:, None, None], axis=1)[:, 0]
     narrowest, widest = augmentation.crop_ratio
     most = np.stack([sizes[:, 1] / narrowest, sizes[:, 0] * widest], axis=1)
-    return np.where(fits.any(axis=1)[:, None], first, np.minimum(sizes, np.rint(most)).clip(1).astype(np.int64))
+    return np.where(
+        np.any(fits, axis=1, keepdims=True), first, np.minimum(sizes, np.rint(most)).clip(1).astype(np.int64)
+    )
 
 
 def recolor(pixels: np.ndarray, color: np.ndarray) -> np.ndarray:

@@ -16,12 +16,15 @@ MIXING_STREAM = 3  # of Philox under (seed, step); those of the plan, under (see
 
 
 class Mixing(NamedTuple):
-    """How the N clips of a rank are mixed; both clips of a pair have the same."""
+    """How the N clips of a rank are mixed; both clips of a pair have the same.
 
-    share: np.ndarray  # float32 [N], part of a clip, and of its label, that stays its own
-    box: (
-        np.ndarray
-    )  # int64 [N, 4], top, left, bottom, right of what it gets of its partner; zeros: all of it is blended
+    Attributes:
+        share: float32 [N], part of a clip, and of its label, that stays its own.
+        box: int64 [N, 4], top, left, bottom, right of what it gets of its partner; zeros: all of it is blended.
+    """
+
+    share: np.ndarray
+    box: np.ndarray
 
 
 def draw_mixing(step: int, config: TrainConfig, *, rows: slice) -> Mixing | None:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -115,11 +115,13 @@ def with_the_same_groups(config: TrainConfig, ranks: Ranks) -> TrainConfig:
     return replace(config, canonical_groups=max(ranks.gather(config.canonical_groups)))  # collective
 
 
-def log_fetched(log: MetricsLog | None, index: ShardIndex, ranks: Ranks, *, step: int, epoch: int) -> None:
-    """Write down how many bytes each machine has fetched since its processes began; a collective."""
+def log_fetched(
+    log: MetricsLog | None, index: ShardIndex, ranks: Ranks, hosts: Sequence[str], *, step: int, epoch: int
+) -> None:
+    """Write down how many bytes each machine, by name of each rank's, has fetched since it began; a collective."""
     found: dict[str, int] = {}
     own = 0 if index.store is None else index.store.bytes_fetched
-    for host, num_bytes in ranks.gather((platform.node(), own)):  # collective
+    for host, num_bytes in zip(hosts, ranks.gather(own), strict=True):  # collective
         found[host] = found.get(host, 0) + num_bytes
     if log is not None:
         machines = [{"host": host, "bytes_fetched": num_bytes} for host, num_bytes in found.items()]

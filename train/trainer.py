@@ -2,7 +2,7 @@
 
 import gc
 import os
-import socket
+import platform
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -99,7 +99,7 @@ class Run:
             self.train_step.load_average(state["ema"], num_updates=self.step)
         self.outcomes = OutcomeQueue(self.ranks)
         self.clock = RankClock(self.model, self.optimizer, ranks=self.ranks)
-        self.stragglers = StragglerWatch(self.ranks.gather(socket.gethostname()))  # collective, once
+        self.stragglers = StragglerWatch(self.ranks.gather(platform.node()))  # collective, once
         self.progress = Shown(
             "training", unit="steps", console=context.console(), say=context.say, quiet=context.quiet, transient=True
         )
@@ -163,21 +163,21 @@ class Run:
             for key, about in self.tally.name(self.ranks.gather(outcome.damaged)).items():  # collective, once a sample
                 if self.log is not None:
                     self.log.write("damaged", step=outcome.step, key=key, **about)
-        epoch, at_end = self.plan.epoch_of(outcome.step - 1), outcome.step == self.config.steps
-        if self.config.canonical_groups and (at_end or self.plan.epoch_of(outcome.step) > epoch):
-            log_fetched(self.log, self.index, self.ranks, step=outcome.step, epoch=epoch)  # collective
+        step, epoch, hosts = outcome.step, self.plan.epoch_of(outcome.step - 1), self.stragglers.hosts
+        if self.config.canonical_groups and (step == self.config.steps or self.plan.epoch_of(step) > epoch):
+            log_fetched(self.log, self.index, self.ranks, hosts, step=step, epoch=epoch)  # collective
         if outcome.readings is None:
             return
         numbers, batch_size = self.tally.take(), self.config.global_batch_size
         if self.log is not None:
-            numbers |= line_of(outcome.readings, self.stragglers.hosts, global_batch_size=batch_size)
-            self.log.write("train", step=outcome.step, epoch=epoch, lr=self.lr_of(outcome.step - 1), **numbers)
+            numbers |= line_of(outcome.readings, hosts, global_batch_size=batch_size)
+            self.log.write("train", step=step, epoch=epoch, lr=self.lr_of(step - 1), **numbers)
             note = "loss {loss:.3f}, {clips_per_s:,.0f} clips/s, data wait {data_wait:.0%}".format_map(numbers)
             if self.tally.num_replaced:
                 note += f", {self.tally.num_replaced:,} samples replaced"
-            self.progress.update(outcome.step, self.config.steps, note)
+            self.progress.update(step, self.config.steps, note)
             for one in self.stragglers.add(outcome.readings):
-                self.log.write("straggler", step=outcome.step, **one._asdict())
+                self.log.write("straggler", step=step, **one._asdict())
                 self.progress.message(one.warning(), always=True)
 
     def score(self, side: str, *, num_clips: int, event: str) -> VideoScores | None:

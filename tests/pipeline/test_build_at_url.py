@@ -20,11 +20,11 @@ from res3d_video.pipeline.remote_store import RemoteError, RemoteStore
 from res3d_video.pipeline.sync import sync_dataset
 from res3d_video.pipeline.verify import verify
 from res3d_video.tools.numbered import write_numbered_video
+from tests.pipeline.conftest import SETTINGS, write_few_videos
 from tests.pipeline.test_build import contents
 from tests.s3_server import S3Server, s3_server
 from tests.until import until
 
-SETTINGS = BuildSettings(size=32, samples_per_shard=2)
 NUM_SHARDS = 4
 
 
@@ -32,26 +32,8 @@ NUM_SHARDS = 4
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six short videos, and two that cannot be read."""
     raw = tmp_path_factory.mktemp("raw")
-    for i in range(6):
-        path = raw / f"class{i % 2}" / f"v{i}.mp4"
-        path.parent.mkdir(exist_ok=True)
-        write_numbered_video(path, 5 + i, height=48, width=64)
-    for i in range(2):
-        (raw / f"class{i}/broken.mp4").write_text("no video")
+    write_few_videos(raw, 6, broken=2)
     return raw
-
-
-@pytest.fixture(scope="module")
-def listing(raw: Path) -> Listing:
-    return list_folder(raw, name="few", test_fraction=0.25)
-
-
-@pytest.fixture(scope="module")
-def local(listing: Listing, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a build into a folder makes."""
-    out = tmp_path_factory.mktemp("local")
-    build_shards(listing, out, SETTINGS, workers=2)
-    return out
 
 
 @pytest.fixture

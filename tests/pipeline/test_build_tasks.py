@@ -23,23 +23,22 @@ import pytest
 
 from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
 from res3d_video.pipeline.convert import run, shard
-from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, plan_build
+from res3d_video.pipeline.convert.plan import ShardTask, plan_build
 from res3d_video.pipeline.convert.run import build_shards, make_on_ray
 from res3d_video.pipeline.convert.samples import Converted, convert
 from res3d_video.pipeline.convert.shard import Counts, OtherInputsError, clean, make_shard, only_builder, write_shard
-from res3d_video.pipeline.datasets import Listing, list_folder
+from res3d_video.pipeline.datasets import Listing
 from res3d_video.pipeline.index import ShardError
 from res3d_video.pipeline.ingest import inspector as inspecting
 from res3d_video.pipeline.ingest.inspector import THIS_CODE, Inspector
 from res3d_video.pipeline.remote_store import RemoteError, RemoteStore
-from res3d_video.tools.numbered import write_numbered_video
+from tests.pipeline.conftest import SETTINGS, write_few_videos
 from tests.pipeline.test_build import contents, stamps
 from tests.pipeline.test_build_at_url import stored
 from tests.s3_server import S3Server
 from tests.until import until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SETTINGS = BuildSettings(size=32, samples_per_shard=2)
 NUM_SHARDS = 5
 FAILING = "class1/v3.mp4"
 
@@ -48,25 +47,8 @@ FAILING = "class1/v3.mp4"
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight short videos and one that cannot be read: five shards."""
     raw = tmp_path_factory.mktemp("raw")
-    for i in range(8):
-        path = raw / f"class{i % 2}" / f"v{i}.mp4"
-        path.parent.mkdir(exist_ok=True)
-        write_numbered_video(path, 5 + i, height=48, width=64)
-    (raw / "class0" / "broken.mp4").write_text("no video")
+    write_few_videos(raw, 8, broken=1)
     return raw
-
-
-@pytest.fixture(scope="module")
-def listing(raw: Path) -> Listing:
-    return list_folder(raw, name="few", test_fraction=0.25)
-
-
-@pytest.fixture(scope="module")
-def local(listing: Listing, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one local run makes."""
-    out = tmp_path_factory.mktemp("local")
-    build_shards(listing, out, SETTINGS, workers=2)
-    return out
 
 
 def tasks_of(listing: Listing) -> list[ShardTask]:
