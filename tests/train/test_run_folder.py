@@ -113,11 +113,10 @@ def test_a_machine_with_a_copy_in_a_folder_has_the_groups_of_those_that_read_a_u
     assert with_the_same_groups(TrainConfig(), ranks) == TrainConfig(canonical_groups=80)
 
 
-def test_the_bytes_that_the_processes_of_a_machine_fetched_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(res3d_video.train.run_folder.platform, "node", lambda: "a")
-    ranks: Any = SimpleNamespace(gather=lambda own: [own, ("b", 5), ("a", 3)])
+def test_the_bytes_that_the_processes_of_a_machine_fetched_are_added_up() -> None:
+    ranks: Any = SimpleNamespace(gather=lambda own: [own, 5, 3])
     log, index = Mock(), Mock(**{"store.bytes_fetched": 4})
-    log_fetched(log, index, ranks, step=7, epoch=1)
+    log_fetched(log, index, ranks, ["a", "b", "a"], step=7, epoch=1)
     machines = [{"host": "a", "bytes_fetched": 7}, {"host": "b", "bytes_fetched": 5}]
     log.write.assert_called_once_with("fetched", step=7, epoch=1, machines=machines)
-    log_fetched(None, Mock(store=None), Ranks(), step=7, epoch=1)
+    log_fetched(None, Mock(store=None), Ranks(), ["a"], step=7, epoch=1)
