@@ -46,16 +46,18 @@ class Augmentation:
             least, greatest = getattr(self, name)
             is_off = least == greatest == 0 and name != "crop_ratio"
             if not is_off and not 0 < least <= greatest <= most:  # nor is NaN
-                raise UserError(f"{name}: {least:g} to {greatest:g} is not possible; choose two of 0 to {most}, rising")
+                raise UserError(
+                    f"{name} must be two numbers above 0, at most {most} and rising, got {least:g} {greatest:g}"
+                )
         if self.random_resized_crop[1] and self.scale_jitter[1]:
             raise UserError("random_resized_crop and scale_jitter both choose the crop; set one of them to 0 0")
         *factors, hue = self.color_jitter
         if not all(0 <= value <= 1 for value in factors) or not 0 <= hue <= 0.5:
             jitter = " ".join(f"{value:g}" for value in self.color_jitter)
-            raise UserError(f"color_jitter: {jitter} is not possible; choose 0 to 1 three times and hue 0 to 0.5")
+            raise UserError(f"color_jitter must be 0 to 1 three times and 0 to 0.5 for hue, got {jitter}")
         for name in ("grayscale", "erasing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}: {getattr(self, name):g} is not possible; choose a probability, 0 to 1")
+                raise UserError(f"{name} must be a probability, 0 to 1, got {getattr(self, name):g}")
 
     @property
     def resizes(self) -> bool:

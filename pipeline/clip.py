@@ -15,7 +15,7 @@ def require_positive(**counts: int | None) -> None:
     """Refuse counts below 1, by their names."""
     for name, count in counts.items():
         if count is not None and count < 1:
-            raise UserError(f"{name}: {count} is not possible; choose at least 1")
+            raise UserError(f"{name} must be at least 1, got {count}")
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class ClipSpec:
     def __post_init__(self) -> None:
         require_positive(num_frames=self.num_frames, crop_size=self.crop_size)
         if not 1 <= self.frame_stride <= MAX_FRAME_STRIDE:
-            raise UserError(f"frame_stride: {self.frame_stride} is not possible; choose 1 to {MAX_FRAME_STRIDE}")
+            raise UserError(f"frame_stride must be 1 to {MAX_FRAME_STRIDE}, got {self.frame_stride}")
         if self.num_frames * self.crop_size**2 > MAX_CLIP:
             raise UserError(
                 f"num_frames and crop_size: {self.num_frames} frames of {self.crop_size} pixels are too many; choose "
                 f"fewer, at most {MAX_CLIP:,} pixels a clip"
             )
         if self.resize is not None and not self.crop_size <= self.resize <= MAX_RESIZE:
-            raise UserError(f"resize: {self.resize} is not possible; choose crop_size {self.crop_size} to {MAX_RESIZE}")
+            raise UserError(f"resize must be {self.crop_size}, the crop_size, to {MAX_RESIZE}, got {self.resize}")
 
     @property
     def span(self) -> int:

@@ -48,7 +48,7 @@ class LoaderSettings:
         for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:  # nor is NaN
-                raise UserError(f"{name}: {value:g} is not possible; choose {least:g} to {most:g}")
+                raise UserError(f"{name} must be {least:g} to {most:g}, got {value:g}")
 
     def pipelines(self, *, codec: str, on_gpu: bool) -> int:
         """DALI pipelines that a loader has for shards of a codec."""

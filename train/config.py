@@ -106,11 +106,11 @@ class TrainConfig:
         values = flat(to_dict(self))
         for name, (least, most) in BOUNDS.items():
             if values[name] is not None and not least <= values[name] <= most:  # nor is NaN
-                raise UserError(f"{name}: {values[name]} is not possible; choose {least} to {most}")
+                raise UserError(f"{name} must be {least} to {most}, got {values[name]}")
         if not all(abs(value) <= MOST for value in per_channel(self.mean)):
-            raise UserError(f"mean: {self.mean} is not possible; choose numbers up to {MOST}")
+            raise UserError(f"mean must be numbers up to {MOST}, got {self.mean}")
         if not all(0 < value <= MOST for value in per_channel(self.std)):
-            raise UserError(f"std: {self.std} is not possible; choose numbers above 0, up to {MOST}")
+            raise UserError(f"std must be numbers above 0, up to {MOST}, got {self.std}")
         check_clip(self.model.name, num_frames=self.clip.num_frames, crop_size=self.clip.crop_size)
 
 
@@ -217,7 +217,7 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `to_dict`.
 
     Raises:
-        SchemaError: A field is unknown, so another version of this code wrote it; or a value is not possible.
+        SchemaError: A field is unknown, so another version of this code wrote it; or a value is out of range.
     """
     config = convert(values, TrainConfig)
     if unknown := set(flat(values)) - set(flat(to_dict(config))):

@@ -100,7 +100,7 @@ def execution(
         say: Told in a line what --fast takes.
 
     Raises:
-        WrongUsage: A value is not possible; says which and what is.
+        WrongUsage: A value is out of range; says which and what is allowed.
         UserError: There are no settings for --fast.
     """
     if options.pop("fast", False):

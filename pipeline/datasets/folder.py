@@ -194,7 +194,7 @@ def draw_test_groups(pairs: Collection[tuple[str, str]], *, test_fraction: float
         pairs: Class and group of each video.
     """
     if not 0 <= test_fraction < 1:
-        raise DatasetError(f"test_fraction: {test_fraction} is not possible; choose 0 to less than 1")
+        raise DatasetError(f"test_fraction must be 0 to less than 1, got {test_fraction}")
     groups_of_class: dict[str, set[str]] = defaultdict(set)
     classes_of_group: dict[str, set[str]] = defaultdict(set)
     for class_name, group in pairs:
@@ -233,7 +233,7 @@ def read_split_file(
     }
     if set(header) - {"group"} != {"path", *columns.values()} or not columns or len(set(header)) < len(header):
         raise DatasetError(
-            f"{path}: the header {','.join(header)!r} is not possible; begin with a line such as `path,subset` or "
+            f"{path}: the header {','.join(header)!r} is unknown; begin with a line such as `path,subset` or "
             "`path,group,split1,split2`"
         )
     known = set(sources)

@@ -31,7 +31,7 @@ def check_bounds(settings: Any) -> None:
     for one in fields(settings):
         value, bounds = getattr(settings, one.name), one.metadata["bounds"]
         if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
-            raise UserError(f"{one.name}: {value} is not possible; choose {bounds[0]} to {bounds[1]}")
+            raise UserError(f"{one.name} must be {bounds[0]} to {bounds[1]}, got {value}")
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def settings_of(index: ShardIndex, *, say: Callable[[str], object], **options: A
     """The command line with this device's defaults; `say` is told in a line what --fast takes.
 
     Raises:
-        click.UsageError: A value is not possible.
+        click.UsageError: A value is out of range.
     """
     if options["profile_dir"] and options["loader_only"]:
         raise click.UsageError("--profile is of the training steps; leave --loader-only out")
@@ -235,7 +235,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in DEFAULTS:
-        raise click.UsageError(f"device: {name!r} is not possible; choose auto, cpu, cuda or cuda:N")
+        raise click.UsageError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cpu":
         return device
     if (device.index or 0) >= torch.cuda.device_count():

@@ -102,7 +102,7 @@ class ModelConfig:
         if self.width is None:
             object.__setattr__(self, "width", MODELS[self.name].width)
         elif not 1 <= self.width <= MAX_WIDTH:
-            raise UserError(f"width: {self.width} is not possible; choose 1 to {MAX_WIDTH} channels")
+            raise UserError(f"width must be 1 to {MAX_WIDTH} channels, got {self.width}")
 
 
 def build_model(config: ModelConfig, *, num_classes: int) -> "nn.Module":
