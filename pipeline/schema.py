@@ -172,7 +172,7 @@ class DatasetInfo(Struct):
 def parse_json(content: bytes) -> dict[str, Any]:
     """An object that somebody else has written as JSON; a `SchemaError` where it is too large or none."""
     if len(content) > MAX_INFO_BYTES or content.count(b"[") + content.count(b"{") > MAX_CONTAINERS:
-        raise SchemaError(f"too large; possible are {MAX_INFO_BYTES} bytes with {MAX_CONTAINERS} objects and lists")
+        raise SchemaError(f"too large; it may have {MAX_INFO_BYTES:,} bytes with {MAX_CONTAINERS:,} objects and lists")
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -22,10 +22,11 @@ from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
 from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.datasets import Listing, VideoRecord
 from res3d_video.pipeline.errors import UserError, VideoFailure
-from res3d_video.pipeline.index import CODECS, Codec, ShardError, choices
+from res3d_video.pipeline.index import Codec, ShardError
 from res3d_video.pipeline.ingest.inspector import Inspector
-from res3d_video.pipeline.ingest.limits import Guard, Limits, check_bounds, described
+from res3d_video.pipeline.ingest.limits import Guard, Limits
 from res3d_video.pipeline.ingest.transcode import Geometry, centred, ffmpeg_version, fitted, stretched
+from res3d_video.pipeline.settings import check_fields, described
 from res3d_video.pipeline.shard_writer import Parts, to_json
 
 PART_VERSION = 3  # of what parts/*.json holds; tars whose part is of another one are made anew
@@ -42,16 +43,19 @@ class BuildSettings:
     """
 
     size: int = described(128, "Stored height in pixels: 64, 128, 256, …; with kept aspect, the short side.", 16, 1024)
-    codec: str = described("filmstrip", "Eight frames a JPEG, fast to read, or H.264, small.")
+    codec: Literal["filmstrip", "h264"] = described("filmstrip", "Eight frames a JPEG, fast to read, or H.264, small.")
     quality: int = described(85, "Of filmstrips: JPEG quality, 1 to 100.", 1, 100)
-    gop_size: int = described(8, "Of H.264: frames from one keyframe to the next; fewer are faster to read and larger.")
-    crf: int = described(20, "Of H.264: x264's quality, 1 (best) to 51.")
+    gop_size: int = described(
+        8, "Of H.264: frames from one keyframe to the next; fewer are faster to read and larger.", 2, 250, flag="--gop"
+    )
+    crf: int = described(20, "Of H.264: x264's quality, 1 (best) to 51.", 1, 51)
     drop_odd: bool = described(False, "Store every second frame: half the bytes, even strides only.")
     fps: float | None = described(None, "Resample to this rate.  [default: the source's own frames]", 0.001, 1000)
     keep_aspect: bool = described(
         False,
         "Short side = size, aspect ratio kept, centered in one tile that holds the widest and highest; or stretched to "
         "4:3.  [default: stretched for ucf101, hmdb51, sports1m]",
+        flag="--keep-aspect/--no-keep-aspect",
     )
     samples_per_shard: int = described(64, "Videos in one tar, a part of them in memory.", 1, 100_000)
     seed: int = described(0, "Of the order of videos, and of random segments.", 0, 2**63 - 1)
@@ -60,9 +64,7 @@ class BuildSettings:
     test_segments: int = described(10, "Of a test video, evenly spaced.", 1, 100)
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise UserError(f"codec: {self.codec!r} is unknown; choose {choices(list(CODECS))}")
-        check_bounds(self)
+        check_fields(self)
         if self.segment_s is not None and self.fps is not None:
             raise UserError(f"fps: {self.fps} does not go with segments, which are the source's frames; leave it out")
         # Refuses what the codec cannot do before any work; with `keep_aspect`, videos can only widen this tile.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from res3d_video.pipeline.clip import ClipSpec, uniform_starts
+from res3d_video.pipeline.clip import evenly_spaced
 from res3d_video.pipeline.codecs import EncodedSegment
 from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, guard_of
 from res3d_video.pipeline.datasets import VideoRecord
@@ -230,4 +230,4 @@ def uniform_segments(*, count: int, length: int, video_frames: int) -> np.ndarra
     >>> uniform_segments(count=4, length=50, video_frames=350), uniform_segments(count=4, length=50, video_frames=51)
     (array([  0, 100, 200, 300]), array([0, 1]))
     """
-    return np.unique(uniform_starts(count, ClipSpec(length, 1), video_frames=video_frames))
+    return np.unique(evenly_spaced(count, last=np.maximum(video_frames - length, 0)))

@@ -7,16 +7,16 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 from res3d_video.pipeline.datasets.listing import (
     SUBSETS,
     DatasetError,
     Listing,
-    VideoRecord,
+    Row,
     find_videos,
-    group_warnings,
-    unlisted_warning,
+    listing_of_rows,
 )
 from res3d_video.pipeline.errors import UserError, did_you_mean
 from res3d_video.pipeline.files import read_text
@@ -111,18 +111,12 @@ def list_folder(
     depth = 1 if subset_of else 0  # of the folder that names the class
     folders = [folder for folder in tree.folders if not subset_of or ("/" in folder and class_of(folder) in subset_of)]
     classes = sorted({folder.split("/")[depth] for folder in folders})
-    labels = {class_name: label for label, class_name in enumerate(classes)}
     class_names = {source: source.split("/")[depth] for source in sources}
-    records = [
-        VideoRecord(root, source, class_name, labels[class_name], groups[source], subsets[source])
-        for source, class_name in class_names.items()
-        if source in subsets
-    ]
-    filled = set(class_names.values())
-    warnings = tree.warnings + unlisted_warning([video for video in tree.videos if video not in subsets])
-    warnings += [f"{class_name}: the class folder holds no video" for class_name in classes if class_name not in filled]
-    warnings += group_warnings(records, split_names)
-    return Listing(name or root.resolve().name, classes, split_names, records, [], warnings)
+    rows = [Row(s, (class_names[s],), subsets[s], group=groups[s]) for s in sources if s in subsets]
+    name = name or root.resolve().name
+    listing = listing_of_rows(root, tree, rows, name=name, split_names=split_names, classes=classes)
+    empty = sorted(set(classes) - set(class_names.values()))
+    return replace(listing, warnings=listing.warnings + [f"{name}: the class folder holds no video" for name in empty])
 
 
 def class_of(source: str) -> str:
@@ -194,7 +188,7 @@ def draw_test_groups(pairs: Collection[tuple[str, str]], *, test_fraction: float
         pairs: Class and group of each video.
     """
     if not 0 <= test_fraction < 1:
-        raise DatasetError(f"test_fraction: {test_fraction} is not possible; choose 0 to less than 1")
+        raise DatasetError(f"test_fraction must be >= 0 and < 1, got {test_fraction}")
     groups_of_class: dict[str, set[str]] = defaultdict(set)
     classes_of_group: dict[str, set[str]] = defaultdict(set)
     for class_name, group in pairs:
@@ -233,8 +227,8 @@ def read_split_file(
     }
     if set(header) - {"group"} != {"path", *columns.values()} or not columns or len(set(header)) < len(header):
         raise DatasetError(
-            f"{path}: the header {','.join(header)!r} is not possible; begin with a line such as `path,subset` or "
-            "`path,group,split1,split2`"
+            f"{path}: the header {','.join(header)!r} is not that of a split file; begin with a line such as "
+            "`path,subset` or `path,group,split1,split2`"
         )
     known = set(sources)
     subsets: dict[str, tuple[str, ...]] = {}

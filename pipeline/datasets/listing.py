@@ -4,6 +4,8 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +72,7 @@ class Listing:
         records: Sorted by source.
         missing: Named in the lists, not on disk; as the lists write them.
         warnings: One line each, for people.
-        subset_of_missing: "train" or "test" for each of `missing`, where the adapter says.
+        subset_of_missing: Of each of `missing`, its subset in the first split.
         in_both: Names, without folder and suffix, that the lists have in train and in test; they are test videos here.
     """
 
@@ -90,6 +92,25 @@ class Listing:
                 f"name: {self.name!r} cannot name files of shards; use at most 100 letters (A to Z), digits, '_', '-' "
                 f"and '.', the first a letter, digit or '_': --name {better}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sample of a table.
+
+    Attributes:
+        path: Of its video, posix, relative to the raw folder.
+        names: Its classes, the first one counts.
+        subsets: One word a split.
+        key: Tells pieces of one video apart; empty where it is the whole video.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    subsets: tuple[str, ...]
+    span: Span | None = None
+    group: str = ""
+    key: str = ""
 
 
 class VideoTree(NamedTuple):
@@ -179,29 +200,76 @@ def listing_of(
             break
     else:
         raise DatasetError(f"{raw}: no class folder found; {wanted}")
-    paths: dict[tuple[str, str], Path] = {}
-    warnings: list[str] = []
+    tree, path_of = VideoTree([], [], []), dict[tuple[str, str], str]()
     for folder in sorted(home.iterdir()):  # it may be a link to another disk; links below it are not followed
         if folder.is_dir() and not folder.name.startswith("."):
-            tree = find_videos(folder)
-            for path in (folder / video for video in tree.videos):
-                paths.setdefault((folder.name.lower(), path.name.lower()), path)
-            warnings += [f"{folder.name}/{line}" for line in tree.warnings]
-    records, missing = [], []
-    for (class_name, file), words in sorted(subsets.items()):
-        found = paths.pop((class_name.lower(), file.lower()), None)
-        if found is None:
-            missing.append(f"{class_name}/{file}")
-            continue
-        group = f"{class_name}/{groups[class_name, file]}"
-        source = found.relative_to(raw).as_posix()
-        records.append(VideoRecord(raw, source, class_name, labels[class_name], group, tuple(words)))
+            below = find_videos(folder)
+            tree.warnings.extend(f"{folder.name}/{line}" for line in below.warnings)
+            for path in (folder / video for video in below.videos):
+                tree.videos.append(path.relative_to(raw).as_posix())
+                path_of.setdefault((folder.name.lower(), path.name.lower()), tree.videos[-1])
+    rows = []
+    for (class_name, file), words in subsets.items():
+        source = path_of.pop((class_name.lower(), file.lower()), f"{class_name}/{file}")
+        rows.append(Row(source, (class_name,), tuple(words), group=f"{class_name}/{groups[class_name, file]}"))
+    return listing_of_rows(
+        raw, tree, rows, name=name, split_names=list(SPLIT_NAMES), classes=list(labels), wanted=wanted
+    )
+
+
+@cache
+def shared(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The first tuple that was equal, so that millions of rows hold few."""
+    return words
+
+
+def listing_of_rows(
+    raw: Path,
+    tree: VideoTree,
+    rows: list[Row],
+    *,
+    name: str,
+    split_names: list[str],
+    classes: Sequence[str] = (),
+    wanted: str = "look at --raw",
+) -> Listing:
+    """Records of the rows whose videos are there.
+
+    Args:
+        tree: What lies below the raw folder; its videos are taken away.
+        rows: Taken away one by one.
+        classes: In the order of their labels; sorted names of the rows by default.
+        wanted: Ends the error where no video is there: what to do about it.
+
+    Raises:
+        DatasetError: Two rows are the same sample, or no video is there.
+    """
+    there = set(tree.videos)
+    missing = {row.path: row.subsets[0] for row in rows if row.path not in there}
+    unlisted = sorted(there.difference(row.path for row in rows))
+    classes = list(classes) or sorted({name for row in rows for name in row.names})
+    labels = {name: label for label, name in enumerate(classes)}
+    is_multi = any(len(row.names) > 1 for row in rows)
+    records, left = [], list(reversed(rows))
+    rows.clear()  # a row is gone when its record is made: there may be millions
+    while left:
+        row = left.pop()
+        if row.path in there:
+            source = f"{row.path}#{row.key}" if row.key else row.path
+            own = tuple(labels[name] for name in row.names) if is_multi else None
+            label = labels[row.names[0]]
+            records.append(VideoRecord(raw, source, classes[label], label, row.group, row.subsets, own, row.span))
+    there.clear()
+    tree.videos.clear()
     if not records:
-        raise DatasetError(f"{raw}: none of the {len(subsets)} listed clips is there; {wanted}")
+        such = f", such as {min(missing)!r}" if missing else ""
+        raise DatasetError(f"{raw}: none of the {len(missing)} listed videos is there{such}; {wanted}")
     records.sort(key=lambda record: record.source)
-    warnings += unlisted_warning([path.relative_to(raw).as_posix() for path in paths.values()])
-    warnings += group_warnings(records, SPLIT_NAMES)
-    return Listing(name, list(labels), list(SPLIT_NAMES), records, missing, warnings)
+    for one, other in pairwise(records):
+        if one.source == other.source:
+            raise DatasetError(f"{name}: {one.source} is there twice; give each piece of a video a key of its own")
+    warnings = [*tree.warnings, *unlisted_warning(unlisted), *group_warnings(records, split_names)]
+    return Listing(name, classes, split_names, records, sorted(missing), warnings, subset_of_missing=missing)
 
 
 def unlisted_warning(sources: Collection[str]) -> list[str]:

@@ -1,17 +1,19 @@
 """Sports-1M (Karpathy et al., CVPR 2014): the official lists and whatever videos are on disk."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from res3d_video.pipeline.datasets.listing import (
     DatasetError,
     Listing,
-    VideoRecord,
+    Row,
     VideoTree,
     find_videos,
     folder_with,
     list_lines,
-    unlisted_warning,
+    listing_of_rows,
+    shared,
 )
 
 WANTED = (
@@ -46,31 +48,16 @@ def list_sports1m(raw: Path) -> Listing:
         subset: read_list(lists(f"{subset}_partition.txt"), num_classes=len(classes)) for subset in ("train", "test")
     }
     videos = raw / "videos"
-    tree = find_videos(videos) if videos.is_dir() else VideoTree([], [], [])
-    unlisted = dict.fromkeys(tree.videos)
-    source_of = {Path(video).stem: video for video in reversed(tree.videos)}
+    below = find_videos(videos) if videos.is_dir() else VideoTree([], [], [])
+    tree = below._replace(videos=[f"videos/{video}" for video in below.videos])
+    path_of = {Path(video).stem: video for video in reversed(tree.videos)}
     subset_of = {name: subset for subset, partition in partitions.items() for name in partition}  # test wins
-    records: list[VideoRecord] = []
-    missing: dict[str, str] = {}
+    rows = []
     for name, subset in subset_of.items():
-        if name not in source_of:
-            missing[name] = subset
-            continue
-        video, labels = source_of[name], partitions[subset][name]
-        del unlisted[video]
-        records.append(VideoRecord(raw, f"videos/{video}", classes[labels[0]], labels[0], name, (subset,), labels))
-    if not records:
-        raise DatasetError(f"{raw}: none of the {len(subset_of)} listed videos is in {videos}; {WANTED}")
-    return Listing(
-        "sports1m",
-        classes,
-        ["1"],
-        sorted(records, key=lambda record: record.source),
-        sorted(missing),
-        tree.warnings + unlisted_warning([f"videos/{video}" for video in unlisted]),
-        subset_of_missing=missing,
-        in_both=frozenset(partitions["train"].keys() & partitions["test"].keys()),
-    )
+        names = shared(tuple(classes[label] for label in partitions[subset][name]))
+        rows.append(Row(path_of.get(name, name), names, (subset,), group=name))
+    listing = listing_of_rows(raw, tree, rows, name="sports1m", split_names=["1"], classes=classes, wanted=WANTED)
+    return replace(listing, in_both=frozenset(partitions["train"].keys() & partitions["test"].keys()))
 
 
 def read_list(path: Path, *, num_classes: int) -> dict[str, tuple[int, ...]]:

@@ -5,9 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,12 +15,11 @@ from res3d_video.pipeline.datasets.listing import (
     SUBSETS,
     DatasetError,
     Listing,
+    Row,
     Span,
-    VideoRecord,
-    VideoTree,
     find_videos,
-    group_warnings,
-    unlisted_warning,
+    listing_of_rows,
+    shared,
 )
 from res3d_video.pipeline.errors import UserError, did_you_mean
 from res3d_video.pipeline.files import read_text
@@ -30,25 +27,6 @@ from res3d_video.pipeline.files import read_text
 COLUMNS = ("path", "label", "labels", "start_s", "end_s", "start_frame", "end_frame", "subset", "group", "key")
 SPLIT = re.compile(r"split_?(\w+)")
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One sample of a table.
-
-    Attributes:
-        path: Of its video, posix, relative to the raw folder.
-        names: Its classes, the first one counts.
-        subsets: One word a split.
-        key: Tells pieces of one video apart; empty where it is the whole video.
-    """
-
-    path: str
-    names: tuple[str, ...]
-    subsets: tuple[str, ...]
-    span: Span | None = None
-    group: str = ""
-    key: str = ""
 
 
 def list_table(
@@ -151,58 +129,6 @@ def row_of(cells: dict[str, str], splits: Iterable[str], where: str) -> Row:
             raise DatasetError(f"{where}: {start} to {end} is no piece of a video; give a start and a later end")
     key = cells.get("key", "").replace("/", "_") or (f"{start}-{end}" if span else "")
     return Row(path, names, subsets, span, cells.get("group", "") or path, key)
-
-
-@cache
-def shared(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The first tuple that was equal, so that millions of rows hold few."""
-    return words
-
-
-def listing_of_rows(
-    raw: Path,
-    tree: VideoTree,
-    rows: list[Row],
-    *,
-    name: str,
-    split_names: list[str],
-    classes: Sequence[str] = (),
-) -> Listing:
-    """Records of the rows whose videos are there.
-
-    Args:
-        tree: What lies below the raw folder; its videos are taken away.
-        rows: Taken away one by one.
-        classes: In the order of their labels; sorted names of the rows by default.
-
-    Raises:
-        DatasetError: Two rows are the same sample, or no video is there.
-    """
-    there = set(tree.videos)
-    missing = sorted({row.path for row in rows} - there)
-    unlisted = sorted(there.difference(row.path for row in rows))
-    classes = list(classes) or sorted({name for row in rows for name in row.names})
-    labels = {name: label for label, name in enumerate(classes)}
-    is_multi = any(len(row.names) > 1 for row in rows)
-    records, left = [], list(reversed(rows))
-    rows.clear()  # a row is gone when its record is made: there may be millions
-    while left:
-        row = left.pop()
-        if row.path in there:
-            source = f"{row.path}#{row.key}" if row.key else row.path
-            own = tuple(labels[name] for name in row.names) if is_multi else None
-            label = labels[row.names[0]]
-            records.append(VideoRecord(raw, source, classes[label], label, row.group, row.subsets, own, row.span))
-    there.clear()
-    tree.videos.clear()
-    if not records:
-        raise DatasetError(f"{raw}: none of {len(missing)} listed videos is there, such as {[*missing, ''][0]!r}")
-    records.sort(key=lambda record: record.source)
-    for one, other in pairwise(records):
-        if one.source == other.source:
-            raise DatasetError(f"{name}: {one.source} is there twice; give each piece of a video a key of its own")
-    found = [*tree.warnings, *unlisted_warning(unlisted), *group_warnings(records, split_names)]
-    return Listing(name, classes, split_names, records, missing, found)
 
 
 def list_kinetics(raw: Path, *, name: str | None = None) -> Listing:

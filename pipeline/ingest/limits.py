@@ -5,12 +5,12 @@ import os
 import resource
 import signal
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from res3d_video.pipeline.errors import UserError, VideoFailure
+from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.files import NotPlainError, open_plain
+from res3d_video.pipeline.settings import check_fields, described
 
 # Containers of the suffixes that adapters look for, by FFmpeg's names: each is one file that holds its streams itself.
 # Left out is what reads further files (hls, dash, concat, image2, sdp, …) or would need another name to be found.
@@ -19,19 +19,6 @@ PROTOCOL = "fd"  # an open file, and no other: no name that could mean something
 MESSAGE_BYTES = 2**20  # of a program's words; what it says beyond is lost
 MB = 10**6
 MOST = 10**9  # of any limit; FFmpeg and the system take no more of some
-
-
-def described(default: Any, help: str, *bounds: float) -> Any:
-    """A field of a dataclass: its meaning, which is also the help of its option, and its least and highest value."""
-    return field(default=default, metadata={"help": help, "bounds": bounds})
-
-
-def check_bounds(settings: Any) -> None:
-    """Raises UserError if a described field is out of its bounds."""
-    for one in fields(settings):
-        value, bounds = getattr(settings, one.name), one.metadata["bounds"]
-        if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
-            raise UserError(f"{one.name}: {value} is not possible; choose {bounds[0]} to {bounds[1]}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +35,7 @@ class Limits:
     follow_links: bool = described(False, "Read videos outside the raw folder, where a link leads there.")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 class Guard:
