@@ -41,8 +41,13 @@ def os_errors_of_the_user(path: Path | str, *, way_out: str = "") -> Iterator[No
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, short; of the system's, without their numbers; its kind where it says nothing."""
-    return printable(str(getattr(error, "strerror", None) or error), most=200) or type(error).__name__
+    """The first paragraph of what an exception says; the system's without its number; its kind where it says nothing.
+
+    >>> one_line(ValueError("bad\\n\\nand more")), one_line(KeyError()), one_line(FileNotFoundError(2, "No such file"))
+    ('bad', 'KeyError', 'No such file')
+    """
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return printable(text.partition("\n\n")[0], most=200) or type(error).__name__
 
 
 def kind_and_line(error: BaseException) -> str:

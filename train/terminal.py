@@ -315,14 +315,11 @@ def type_of(annotation: Any) -> dict[str, Any]:
 
 
 class Number(click.FloatRange):
-    """A number from `least` to `most`, both included."""
-
-    def __init__(self, least: float, most: float, *, min_open: bool = False, max_open: bool = False) -> None:
-        super().__init__(least, most, min_open=min_open, max_open=max_open)
+    """A number in a range, which NaN is in none of."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
-        if math.isnan(number):  # is neither below nor above a bound
+        if math.isnan(number):  # click looks only whether it is below or above
             self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
         return number
 

@@ -9,7 +9,7 @@ import json
 import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -141,6 +141,56 @@ class ShardTask:
         return hashlib.sha256(to_json([PART_VERSION, made, self.canvas, self.first, files])).hexdigest()
 
 
+@dataclass(frozen=True)
+class OldShards:
+    """The shards that a build appends to; by default none.
+
+    Attributes:
+        names: Of the tars, without suffix.
+        classes: In the order of their labels.
+        canvas: Width and height of their tiles.
+        sources: Of the videos that became samples, or could not.
+        first: The first key that is free.
+    """
+
+    names: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    canvas: tuple[int, int] | None = None
+    sources: set[str] = field(default_factory=set)
+    first: int = 0
+
+
+def old_shards(out_dir: Path, listing: Listing, *, shown: str) -> OldShards:
+    """A finished dataset that videos of a listing are appended to.
+
+    Args:
+        out_dir: Has its dataset.json and parts.
+        shown: Where it is, for people.
+
+    Raises:
+        ShardError: There is no finished dataset, or it is a copy without parts/ or has other splits.
+    """
+    try:
+        made = json.loads((out_dir / "dataset.json").read_bytes())
+        classes, split_names = list(made["classes"]), list(made["split_names"])
+        canvas = made["codec"]["tile_width"], made["codec"]["tile_height"]
+        tars = [shard["tar"].removesuffix(".tar") for shard in made["shards"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise ShardError(f"{shown}: no finished dataset to append to; leave --append out to make one") from None
+    if split_names != listing.split_names:
+        raise ShardError(f"{shown}: its splits are {', '.join(split_names)}; append videos with the same ones")
+    names = sorted(path.stem for path in (out_dir / "parts").glob("[!.]*.json"))
+    if lacking := sorted(set(tars) - set(names)):
+        raise ShardError(
+            f"{shown}: parts/{lacking[0]}.json is missing, as in a copy; append where the shards were made"
+        )
+    sources, first = set[str](), 0
+    for part in Parts(out_dir, names):
+        sources |= {line["source"] for line in (*part["samples"], *part["quarantine"])}
+        first = max(first, *(1 + int(sample["key"].split("-")[0]) for sample in part["samples"]), 0)
+    return OldShards(names, classes, canvas, sources, first)
+
+
 def plan_build(
     listing: Listing,
     settings: BuildSettings,
@@ -149,86 +199,43 @@ def plan_build(
     limit: int | None,
     inspector: Inspector,
     report: Callable[..., None],
+    old: OldShards | None = None,
 ) -> tuple[dict[str, Any], list[ShardTask]]:
-    """Divide a listing into tars.
+    """Divide the videos of a listing into tars.
 
     Args:
         limit: Take only this many videos, the first in shuffled order.
         report: With `keep_aspect`, told how many sizes are read; a `train.terminal.Report`.
+        old: Shards that stay as they are; videos that they have are left out. New classes come after theirs. Tiles keep
+            their size; a video that does not fit them is a broken one.
 
     Returns:
-        What dataset.json says beyond counts, and the tars.
+        What dataset.json says beyond counts, and the new tars.
 
     Raises:
         ShardError: The codec cannot store frames of the size that holds every video.
     """
+    old, canvas, broken = old or OldShards(), None, dict[str, tuple[str, str]]()
     records = shuffled(listing.records, seed=settings.seed)[:limit]
-    canvas, broken = None, dict[str, tuple[str, str]]()
+    classes = old.classes + [name for name in listing.classes if name not in old.classes]
+    if old.classes:
+        labels = [classes.index(name) for name in listing.classes]  # of the listing's
+        records = [
+            replace(one, label=labels[one.label], labels=one.labels and tuple(labels[k] for k in one.labels))
+            for one in records
+            if one.source not in old.sources
+        ]
     if settings.keep_aspect:
         sizes, broken = fitted_sizes(records, settings.size, pool, inspector, report=report)
         found = [(settings.size, settings.size), *sizes.values()]
-        canvas = max(width for width, _ in found), max(height for _, height in found)
-    return head_of(listing, settings, canvas), tasks_of(listing.name, records, settings, canvas, broken, inspector)
-
-
-def plan_append(
-    listing: Listing,
-    settings: BuildSettings,
-    out_dir: Path,
-    pool: ThreadPoolExecutor,
-    *,
-    inspector: Inspector,
-    report: Callable[..., None],
-    shown: str,
-) -> tuple[dict[str, Any], list[ShardTask], list[str]]:
-    """Tars for the videos of a listing that a dataset does not have yet; the others stay as they are.
-
-    New classes come after the old ones. Tiles keep their size; a video that does not fit them is a broken one.
-
-    Args:
-        shown: Where the dataset is, for people; `out_dir` has its dataset.json and parts.
-
-    Returns:
-        What dataset.json says beyond counts, the new tars, and the names of the old ones.
-
-    Raises:
-        ShardError: There is no finished dataset, or it is a copy without parts/ or has other splits.
-    """
-    try:
-        made = json.loads((out_dir / "dataset.json").read_bytes())
-        classes, codec, split_names = list(made["classes"]), dict(made["codec"]), list(made["split_names"])
-        tars = [shard["tar"].removesuffix(".tar") for shard in made["shards"]]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        raise ShardError(f"{shown}: no finished dataset to append to; leave --append out to make one") from None
-    if split_names != listing.split_names:
-        raise ShardError(f"{shown}: its splits are {', '.join(split_names)}; append videos with the same ones")
-    classes += [name for name in listing.classes if name not in classes]
-    labels = [classes.index(name) for name in listing.classes]  # of the listing's
-    old = sorted(path.stem for path in (out_dir / "parts").glob("[!.]*.json"))
-    if lacking := sorted(set(tars) - set(old)):
-        raise ShardError(
-            f"{shown}: parts/{lacking[0]}.json is missing, as in a copy; append where the shards were made"
-        )
-    known, first = set[str](), 0
-    for part in Parts(out_dir, old):
-        known |= {line["source"] for line in (*part["samples"], *part["quarantine"])}
-        first = max(first, *(1 + int(sample["key"].split("-")[0]) for sample in part["samples"]), 0)
-    new = [
-        replace(record, label=labels[record.label], labels=record.labels and tuple(labels[k] for k in record.labels))
-        for record in shuffled(listing.records, seed=settings.seed)
-        if record.source not in known
-    ]
-    canvas, broken = None, dict[str, tuple[str, str]]()
-    if settings.keep_aspect:
-        canvas = codec["tile_width"], codec["tile_height"]
-        sizes, broken = fitted_sizes(new, settings.size, pool, inspector, report=report)
+        canvas = old.canvas or (max(width for width, _ in found), max(height for _, height in found))
         for source, (width, height) in sizes.items():
             if width > canvas[0] or height > canvas[1]:
                 reason = f"{width}×{height} pixels do not fit tiles of {canvas[0]}×{canvas[1]}; build the shards anew"
                 broken[source] = "probe", reason
-    number = 1 + int(old[-1].rpartition("-")[2]) if old else 0
-    tasks = tasks_of(listing.name, new, settings, canvas, broken, inspector, number=number, first=first)
-    return head_of(replace(listing, classes=classes), settings, canvas), tasks, old
+    number = 1 + int(old.names[-1].rpartition("-")[2]) if old.names else 0
+    tasks = tasks_of(listing.name, records, settings, canvas, broken, inspector, number=number, first=old.first)
+    return head_of(replace(listing, classes=classes), settings, canvas), tasks
 
 
 def tasks_of(
@@ -239,8 +246,8 @@ def tasks_of(
     broken: Mapping[str, tuple[str, str]],
     inspector: Inspector,
     *,
-    number: int = 0,
-    first: int = 0,
+    number: int,
+    first: int,
 ) -> list[ShardTask]:
     """Records in tars of `samples_per_shard`, which are numbered from `number`, and their keys from `first`."""
     tasks: list[ShardTask] = []

@@ -23,7 +23,14 @@ from typing import Any
 
 from res3d_video import pipeline
 from res3d_video.pipeline.convert.destination import Destination
-from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, plan_append, plan_build, refuse_other_settings
+from res3d_video.pipeline.convert.plan import (
+    BuildSettings,
+    OldShards,
+    ShardTask,
+    old_shards,
+    plan_build,
+    refuse_other_settings,
+)
 from res3d_video.pipeline.convert.samples import segment_length
 from res3d_video.pipeline.convert.shard import (
     MAX_ATTEMPTS,
@@ -117,15 +124,8 @@ def build_shards(
         if not is_shared:
             clean(out_dir)
         out.look(pool)
-        if append:
-            head, tasks, old = plan_append(
-                listing, settings, out_dir, pool, inspector=inspector, report=report, shown=str(out)
-            )
-        else:
-            (head, tasks), old = (
-                plan_build(listing, settings, pool, limit=limit, inspector=inspector, report=report),
-                [],
-            )
+        old = old_shards(out_dir, listing, shown=str(out)) if append else OldShards()
+        head, tasks = plan_build(listing, settings, pool, limit=limit, inspector=inspector, report=report, old=old)
         refuse_other_settings(out_dir, head, shown=str(out))
         number, num_tasks = task or (1, 1)
         mine = tasks[number - 1 :: num_tasks]
@@ -142,11 +142,9 @@ def build_shards(
                     f"were made: {reasons}; the same command tries them again"
                 )
             out.look(pool, tasks)
-        there, num_kept = len(old) + out.num_finished(tasks), len(old) + len(mine) - len(todo)
-        result, names = (
-            BuildResult(len(old) + len(tasks), there, len(todo), num_kept),
-            old + [one.name for one in tasks],
-        )
+        names = old.names + [one.name for one in tasks]
+        num_there, num_kept = len(old.names) + out.num_finished(tasks), len(old.names) + len(mine) - len(todo)
+        result = BuildResult(len(names), num_there, len(todo), num_kept)
         return write_whole(result, listing, settings, head, names, out, alone=not is_shared)
 
 
