@@ -2,12 +2,12 @@
 as folders, root/train/<class>/<video>.
 """
 
-import csv
 import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path, PurePath
 
 from res3d_video.pipeline.datasets.listing import (
@@ -15,11 +15,11 @@ from res3d_video.pipeline.datasets.listing import (
     DatasetError,
     Listing,
     Row,
+    csv_lines,
     find_videos,
     listing_of_rows,
 )
-from res3d_video.pipeline.errors import UserError, did_you_mean
-from res3d_video.pipeline.files import read_text
+from res3d_video.pipeline.errors import did_you_mean
 
 WANTED = "put <class>/<video>, one folder a class, there"
 SUBSET_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -216,12 +216,8 @@ def read_split_file(
     path: Path, *, sources: Collection[str]
 ) -> tuple[list[str], dict[str, tuple[str, ...]], dict[str, str]]:
     """Of the file that `list_folder` describes: split names, subsets of each source named, group of each with one."""
-    try:
-        reader = csv.reader(read_text(path).splitlines())
-        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
-    except (UserError, csv.Error) as error:
-        raise DatasetError(f"split_file: {path} cannot be read ({error}); name a CSV file in UTF-8") from None
-    header = [cell.lower() for cell in rows[0][1]] if rows else []
+    lines = csv_lines(path)
+    header = [cell.lower() for _, cells in islice(lines, 1) for cell in cells]
     columns = {
         match[1] or "1": match[0] for match in map(re.compile(r"subset|split_?(\w+)").fullmatch, header) if match
     }
@@ -233,7 +229,7 @@ def read_split_file(
     known = set(sources)
     subsets: dict[str, tuple[str, ...]] = {}
     groups: dict[str, str] = {}
-    for number, cells in rows[1:]:
+    for number, cells in lines:
         row = dict(zip(header, cells, strict=False))
         source = row["path"].removeprefix("./") if len(cells) == len(header) else ""
         words = tuple(row.get(column, "").lower() for column in columns.values())

@@ -1,8 +1,9 @@
 """What an adapter returns, how it finds videos and reads lists, and the checks that hold for every dataset."""
 
+import csv
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -17,6 +18,7 @@ VIDEO_SUFFIXES |= {".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wm
 SUBSETS = ("train", "val", "test", "")
 SPLIT_NAMES = ["1", "2", "3"]  # of UCF101 and of HMDB51
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # with its end
 MAX_LIST_BYTES = 10**9  # the largest, Sports-1M's, has 60 MB
 
 
@@ -159,6 +161,35 @@ def list_lines(path: Path) -> list[tuple[int, str]]:
     except UserError as error:
         raise DatasetError(f"{error}; unpack the official lists again") from None
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def matched_lines(path: Path, pattern: re.Pattern[str], *, form: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """Where each line of an official list stands, for people, and its match with a pattern.
+
+    Raises:
+        DatasetError: A line has another form than `form` says.
+    """
+    for number, line in list_lines(path):
+        match = pattern.fullmatch(line)
+        if match is None:
+            raise DatasetError(f"{path}:{number}: {line!r} is not {form}; unpack the official lists again")
+        yield f"{path}:{number}", match
+
+
+def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line of a CSV file; empty lines and outer blanks gone.
+
+    Raises:
+        DatasetError: It cannot be read.
+    """
+    try:
+        text = read_text(path, max_bytes=MAX_LIST_BYTES)
+        reader = csv.reader((line[0] for line in LINE.finditer(text)), strict=True)  # one line in memory beside it
+        for cells in reader:
+            if any(cells):
+                yield reader.line_num, [cell.strip() for cell in cells]
+    except (UserError, csv.Error) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); name a CSV file in UTF-8") from None
 
 
 def folder_with(raw: Path, candidates: Sequence[str], pattern: str, *, wanted: str) -> Path:

@@ -13,6 +13,7 @@ from res3d_video.pipeline.datasets.listing import (
     folder_with,
     list_lines,
     listing_of_rows,
+    matched_lines,
     shared,
 )
 
@@ -63,17 +64,9 @@ def list_sports1m(raw: Path) -> Listing:
 def read_list(path: Path, *, num_classes: int) -> dict[str, tuple[int, ...]]:
     """Labels by YouTube id, 0-based, of lines `URL l1,l2` or `ID l1,l2`; several lines of a video are joined."""
     partition: dict[str, tuple[int, ...]] = {}
-    for number, line in list_lines(path):
-        match = LINE.fullmatch(line)
-        if match is None:
-            raise DatasetError(
-                f"{path}:{number}: {line!r} is not `https://www.youtube.com/watch?v=ID l1,l2`; "
-                "unpack the official lists again"
-            )
+    for where, match in matched_lines(path, LINE, form="`https://www.youtube.com/watch?v=ID l1,l2`"):
         labels = [int(label) for label in match["labels"].split(",")]
         if max(labels) >= num_classes:
-            raise DatasetError(
-                f"{path}:{number}: label {max(labels)} does not exist; labels.txt has 0 to {num_classes - 1}"
-            )
+            raise DatasetError(f"{where}: label {max(labels)} does not exist; labels.txt has 0 to {num_classes - 1}")
         partition[match["id"]] = tuple(dict.fromkeys((*partition.get(match["id"], ()), *labels)))
     return partition

@@ -1,11 +1,11 @@
 """Videos and pieces of videos named by a table; and the official lists of three datasets as such tables."""
 
-import csv
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +17,7 @@ from res3d_video.pipeline.datasets.listing import (
     Listing,
     Row,
     Span,
+    csv_lines,
     find_videos,
     listing_of_rows,
     shared,
@@ -26,7 +27,6 @@ from res3d_video.pipeline.files import read_text
 
 COLUMNS = ("path", "label", "labels", "start_s", "end_s", "start_frame", "end_frame", "subset", "group", "key")
 SPLIT = re.compile(r"split_?(\w+)")
-LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 def list_table(
@@ -69,37 +69,24 @@ def list_table(
 
 def read_table(table: Path) -> tuple[list[str], list[Row]]:
     """Split names, none where the table has no subsets, and the rows."""
-    try:
-        lines = csv.reader(lines_of(table), strict=True)
-        header = [cell.strip().lower() for cell in next(lines, [])]
-        splits = {match[1]: cell for cell in header if (match := SPLIT.fullmatch(cell))}
-        if "subset" in header:
-            splits["1"] = "subset"
-        for cell in header:
-            if cell not in COLUMNS and cell not in splits.values():
-                meant = did_you_mean(cell, COLUMNS) or ";"
-                raise DatasetError(f"{table}: column {cell!r} is unknown{meant} choose {', '.join(COLUMNS)}, split1, …")
-        if "path" not in header or ("label" in header) == ("labels" in header) or len(set(header)) < len(header):
-            raise DatasetError(f"{table}: the header must name path and either label or labels, each once")
-        place = {cell: header.index(cell) for cell in header}
-        rows = []
-        for cells in lines:
-            if not any(cells):
-                continue
-            where = f"{table}:{lines.line_num}"
-            if len(cells) != len(header):
-                raise DatasetError(f"{where}: {len(cells)} cells, the header has {len(header)}; correct the line")
-            rows.append(row_of({name: cells[at].strip() for name, at in place.items()}, splits.values(), where))
-    except (UserError, csv.Error) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f"{table}: cannot be read ({error}); name a CSV file in UTF-8") from None
+    lines = csv_lines(table)
+    header = [cell.lower() for _, cells in islice(lines, 1) for cell in cells]
+    splits = {match[1]: cell for cell in header if (match := SPLIT.fullmatch(cell))}
+    if "subset" in header:
+        splits["1"] = "subset"
+    for cell in header:
+        if cell not in COLUMNS and cell not in splits.values():
+            meant = did_you_mean(cell, COLUMNS) or ";"
+            raise DatasetError(f"{table}: column {cell!r} is unknown{meant} choose {', '.join(COLUMNS)}, split1, …")
+    if "path" not in header or ("label" in header) == ("labels" in header) or len(set(header)) < len(header):
+        raise DatasetError(f"{table}: the header must name path and either label or labels, each once")
+    rows = []
+    for number, cells in lines:
+        where = f"{table}:{number}"
+        if len(cells) != len(header):
+            raise DatasetError(f"{where}: {len(cells)} cells, the header has {len(header)}; correct the line")
+        rows.append(row_of(dict(zip(header, cells, strict=True)), splits.values(), where))
     return list(splits), rows
-
-
-def lines_of(path: Path) -> Iterator[str]:
-    """The lines of a list with their ends, one in memory at a time beside its text; raises as `read_text`."""
-    return (line[0] for line in LINE.finditer(read_text(path, max_bytes=MAX_LIST_BYTES)))
 
 
 def row_of(cells: dict[str, str], splits: Iterable[str], where: str) -> Row:
@@ -144,7 +131,9 @@ def list_kinetics(raw: Path, *, name: str | None = None) -> Listing:
         if len(lists) > 1:
             raise DatasetError(f"{raw}: {lists[0].name} and {lists[1].name} both may be the list of {subset}; keep one")
         if lists:
-            subsets[subset] = list(csv.DictReader(lines_of(lists[0])))
+            lines = csv_lines(lists[0])
+            header = [cell for _, cells in islice(lines, 1) for cell in cells]
+            subsets[subset] = [dict(zip(header, cells, strict=False)) for _, cells in lines]
     if "train" not in subsets:
         raise DatasetError(f"{raw}: no *train*.csv; put the lists of Kinetics there, next to the videos")
 
