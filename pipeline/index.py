@@ -330,7 +330,7 @@ def check_firsts(name: str, first: np.ndarray, end: int) -> None:
 def check_range(name: str, values: np.ndarray, low: int, high: int) -> None:
     """Values in bounds, both included."""
     if values.size and not low <= values.min() <= values.max() <= high:
-        raise SchemaError(f"index/{name}.npy: has {values.min()} … {values.max()}, possible is {low} … {high}")
+        raise SchemaError(f"index/{name}.npy: must have {low} … {high}, has {values.min()} … {values.max()}")
 
 
 def chunks(count: int) -> list[slice]:

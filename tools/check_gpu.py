@@ -22,6 +22,7 @@ Examples:
   python tools/check_gpu.py --data shards/ucf101 --minutes 40
   python tools/check_gpu.py --stages A,B                        # is it right? nothing of speed
   python tools/check_gpu.py --device cpu --minutes 3            # what a CPU can, with small sizes
+
 \b
 Stages: A versions; B exactness; C options of the training step; D the loader alone;
 E saturation, that is the step on real clips beside ready ones; F a profile; G the trainer end to end. Each is a

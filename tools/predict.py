@@ -23,7 +23,7 @@ from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.settings import LoaderSettings
-from res3d_video.tools.make_shards import LIMITS, setting_options
+from res3d_video.tools.make_shards import LIMITS
 from res3d_video.train.terminal import (
     CLIPS,
     JSON_FILE,
@@ -35,6 +35,7 @@ from res3d_video.train.terminal import (
     OutputFile,
     WrongUsage,
     extra_needed,
+    field_options,
     progress,
     save_json,
     show_line,
@@ -51,6 +52,7 @@ Examples:
   python tools/predict.py --checkpoint runs/mine/best.pt holiday.mp4
   python tools/predict.py --checkpoint runs/mine/best.pt videos/ 'more/*.avi' --json found.json
   python tools/predict.py --checkpoint runs/mine/best.pt match.mp4 --every 1 --plot match.png --annotate match-seen.mp4
+
 \b
 VIDEO is a file, a folder with videos at any depth, or a pattern. Clips, pixels and stored size are those of the
 checkpoint; probabilities are averaged over --clips evenly spaced clips, as tools/evaluate.py does. With --every, a clip
@@ -82,7 +84,7 @@ is scored about every so many seconds. A video that cannot be read is a line, an
 @click.option("--workers", type=click.IntRange(1, 1024), show_default="all cores", help="Videos read at once.")
 @click.option("--num-threads", default=2, type=THREADS, help="Threads that decode clips.")
 @QUIET
-@with_options(*setting_options(Limits, LIMITS))
+@with_options(*field_options(Limits))
 def main(
     *,
     videos: Sequence[str],

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError, one_line
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch
 from res3d_video.train.config import OptimConfig
@@ -362,7 +362,7 @@ def why_not_compiled(device: torch.device) -> str | None:
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
     except RuntimeError as error:
-        return _one_line(error)
+        return one_line(error)
     return None
 
 
@@ -392,10 +392,5 @@ def record_graph(work: Callable[[], None], stream: torch.cuda.Stream | None) -> 
             work()
     except RuntimeError as error:
         torch.cuda.set_stream(outside)  # torch.cuda.graph does not where ending the capture fails (torch 2.13)
-        raise UserError(f"cuda-graph: recording failed ({_one_line(error)}); use --no-cuda-graph") from error
+        raise UserError(f"cuda-graph: recording failed ({one_line(error)}); use --no-cuda-graph") from error
     return graph.replay
-
-
-def _one_line(error: Exception) -> str:
-    """Its first paragraph."""
-    return " ".join(str(error).strip().split("\n\n")[0].split())[:200] or type(error).__name__

@@ -7,12 +7,14 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial, reduce
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, NoReturn
+from types import UnionType
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import click
 
@@ -276,15 +278,48 @@ def with_options(*options: Callable) -> Callable:
     return lambda command: reduce(lambda so_far, option: option(so_far), reversed(options), command)
 
 
-class Number(click.FloatRange):
-    """A number from `least` to `most`, both included."""
+def field_options(
+    kind: type, names: Iterable[str] | None = None, *, unset: bool = False, **defaults: Any
+) -> list[Callable]:
+    """Options that set fields of a dataclass, whose bounds are checked there.
 
-    def __init__(self, least: float, most: float, *, min_open: bool = False, max_open: bool = False) -> None:
-        super().__init__(least, most, min_open=min_open, max_open=max_open)
+    Args:
+        names: Of the fields; None for all that are `pipeline.settings.described`.
+        unset: An option that is left out is None: something else, such as a preset, has its value.
+        defaults: Of options that have another default than their field.
+    """
+    by_name = {field.name: field for field in fields(kind) if field.metadata}
+    options = []
+    for name in by_name if names is None else names:
+        field = by_name[name]
+        default = None if unset else defaults.get(name, field.default)
+        about = {"default": default, "show_default": default is not None, "help": field.metadata["help"]}
+        how = type_of(field.type) | field.metadata["option"]
+        options.append(click.option(how.pop("flag", f"--{name.replace('_', '-')}"), name, **about, **how))
+    return options
+
+
+def type_of(annotation: Any) -> dict[str, Any]:
+    """What makes click take values of a type: a number, a flag, one of some words, or several numbers.
+
+    >>> type_of(float | None), type_of(bool), type_of(tuple[int, int])
+    ({'type': <class 'float'>}, {'is_flag': True}, {'type': <class 'int'>, 'nargs': 2})
+    """
+    if isinstance(annotation, UnionType):
+        (annotation,) = (one for one in get_args(annotation) if one is not type(None))
+    if get_origin(annotation) is Literal:
+        return {"type": click.Choice(get_args(annotation))}
+    if get_origin(annotation) is tuple:
+        return {"type": get_args(annotation)[0], "nargs": len(get_args(annotation))}
+    return {"is_flag": True} if annotation is bool else {"type": annotation}
+
+
+class Number(click.FloatRange):
+    """A number in a range, which NaN is in none of."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
-        if math.isnan(number):  # is neither below nor above a bound
+        if math.isnan(number):  # click looks only whether it is below or above
             self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
         return number
 

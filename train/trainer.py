@@ -15,7 +15,7 @@ import torch
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch, ClipLoader
-from res3d_video.train.checkpoint import check_same_run, data_identity, load_checkpoint, load_weights
+from res3d_video.train.checkpoint import TrainedModel, check_same_run, data_identity, load_checkpoint, load_weights
 from res3d_video.train.config import TrainConfig, is_due, lr_at, to_dict, train_plan
 from res3d_video.train.data_options import Data
 from res3d_video.train.evaluation.video_level import VideoScores, evaluate
@@ -183,17 +183,15 @@ class Run:
     def score(self, side: str, *, num_clips: int, event: str) -> VideoScores | None:
         """Accuracy of rank 0's model on a side; the best one on `chosen_on` is best.pt. None when asked to stop."""
         self.ranks.broadcast(self.train_step.scored.buffers())  # collective; each rank has its own BN statistics
+        shards = self.index.info.get("settings", {})
+        network, classes = self.train_step.scored, self.index.classes
         scores = evaluate(
-            self.train_step.scored,
+            TrainedModel.of(network, self.config, classes, shards=shards, step=self.step),
             self.index,
             self.index.samples_of(self.config.split, side),
-            self.config.clip,
             num_clips=num_clips,
             global_batch_size=self.config.global_batch_size,
             ranks=self.ranks,
-            mean=self.config.mean,
-            std=self.config.std,
-            loss=self.config.loss,
             settings=self.context.loader,
             interrupted=lambda: self.ranks.any(self.stop_request.asked()),  # collective, once a batch
         )

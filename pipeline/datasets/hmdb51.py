@@ -5,11 +5,10 @@ from pathlib import Path
 
 from res3d_video.pipeline.datasets.listing import (
     SPLIT_NAMES,
-    DatasetError,
     Listing,
     folder_with,
-    list_lines,
     listing_of,
+    matched_lines,
 )
 
 LIST_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "splits", ".")
@@ -43,13 +42,7 @@ def list_hmdb51(raw: Path) -> Listing:
     for class_name in classes:
         for position, split in enumerate(SPLIT_NAMES):
             path = lists / f"{class_name}_test_split{split}.txt"
-            for number, line in list_lines(path):
-                match = LINE.fullmatch(line)
-                if match is None:
-                    raise DatasetError(
-                        f"{path}:{number}: {line!r} is not `NAME.avi D` with D 1 (train), 2 (test) or 0 (not used); "
-                        "unpack the official lists again"
-                    )
+            for _, match in matched_lines(path, LINE, form="`NAME.avi D` with D 1 (train), 2 (test) or 0 (not used)"):
                 words = subsets.setdefault((class_name, match["file"]), [""] * len(SPLIT_NAMES))
                 words[position] = SUBSET_OF_DIGIT[match["digit"]]
     labels = {class_name: label for label, class_name in enumerate(classes)}

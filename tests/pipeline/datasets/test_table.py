@@ -64,7 +64,7 @@ def test_without_subsets_groups_are_drawn(tmp_path: Path) -> None:
         ("path,label,subset\na.mp4,x,dev\n", ":2: dev is no subset; choose train, val, test or nothing"),
         ("path,label,start_s,end_s\na.mp4,x,3,2\n", ":2: 3 to 2 is no piece of a video; give a start and a later end"),
         ("path,label\na.mp4,x\na.mp4,y\n", "a.mp4 is there twice; give each piece of a video a key of its own"),
-        ("path,label\nb.mp4,x\n", "none of 1 listed videos is there, such as 'b.mp4'"),
+        ("path,label\nb.mp4,x\n", "none of the 1 listed videos is there, such as 'b.mp4'"),
     ],
 )
 def test_a_wrong_table_is_one_line_that_names_the_place(tmp_path: Path, text: str, reason: str) -> None:
