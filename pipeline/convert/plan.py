@@ -181,7 +181,8 @@ def plan_append(
 ) -> tuple[dict[str, Any], list[ShardTask], list[str]]:
     """Tars for the videos of a listing that a dataset does not have yet; the others stay as they are.
 
-    New classes come after the old ones. Tiles keep their size; a video that does not fit them is a broken one.
+    New classes come after the old ones. Tiles keep their size; a video that does not fit them is a broken one. Where
+    sides are drawn, videos of a group that is there take its side, for of more groups others might be drawn.
 
     Args:
         shown: Where the dataset is, for people; `out_dir` has its dataset.json and parts.
@@ -207,12 +208,19 @@ def plan_append(
         raise ShardError(
             f"{shown}: parts/{lacking[0]}.json is missing, as in a copy; append where the shards were made"
         )
-    known, first = set[str](), 0
+    known, first, sides = set[str](), 0, dict[str, tuple[str, ...]]()
     for part in Parts(out_dir, old):
+        if listing.is_drawn:
+            sides |= {sample["group"]: tuple(sample["subsets"]) for sample in part["samples"]}
         known |= {line["source"] for line in (*part["samples"], *part["quarantine"])}
         first = max(first, *(1 + int(sample["key"].split("-")[0]) for sample in part["samples"]), 0)
     new = [
-        replace(record, label=labels[record.label], labels=record.labels and tuple(labels[k] for k in record.labels))
+        replace(
+            record,
+            label=labels[record.label],
+            labels=record.labels and tuple(labels[k] for k in record.labels),
+            subsets=sides.get(record.group, record.subsets),
+        )
         for record in shuffled(listing.records, seed=settings.seed)
         if record.source not in known
     ]

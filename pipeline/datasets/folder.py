@@ -122,7 +122,8 @@ def list_folder(
     warnings = tree.warnings + unlisted_warning([video for video in tree.videos if video not in subsets])
     warnings += [f"{class_name}: the class folder holds no video" for class_name in classes if class_name not in filled]
     warnings += group_warnings(records, split_names)
-    return Listing(name or root.resolve().name, classes, split_names, records, [], warnings)
+    is_drawn = not subset_of and split_file is None
+    return Listing(name or root.resolve().name, classes, split_names, records, [], warnings, is_drawn=is_drawn)
 
 
 def class_of(source: str) -> str:

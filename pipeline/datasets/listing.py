@@ -72,6 +72,7 @@ class Listing:
         warnings: One line each, for people.
         subset_of_missing: "train" or "test" for each of `missing`, where the adapter says.
         in_both: Names, without folder and suffix, that the lists have in train and in test; they are test videos here.
+        is_drawn: Sides were drawn by group, so a group that shards have already keeps its side there.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Listing:
     warnings: list[str]
     subset_of_missing: dict[str, str] = field(default_factory=dict)
     in_both: frozenset[str] = frozenset()
+    is_drawn: bool = False
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
