@@ -55,7 +55,8 @@ def list_table(
         DatasetError: A line of the table or an option cannot be used, or no video is on disk.
     """
     split_names, rows = read_table(table)
-    if not split_names:
+    is_drawn = not split_names
+    if is_drawn:
         pairs, fraction = [(row.names[0], row.group) for row in rows], 0.2 if test_fraction is None else test_fraction
         held_out = draw_test_groups(pairs, test_fraction=fraction, seed=seed)
         side_of = draw_sides(pairs, held_out, val_fraction=val_fraction, seed=seed)
@@ -64,7 +65,8 @@ def list_table(
         raise DatasetError(f"{table}: already says who is tested; leave out --test-fraction and --val-fraction")
     if not raw.is_dir():
         raise DatasetError(f"{raw}: no such folder; put the videos there, or name theirs with --raw")
-    return listing_of_rows(raw, find_videos(raw), rows, name=name or table.stem, split_names=split_names)
+    listing = listing_of_rows(raw, find_videos(raw), rows, name=name or table.stem, split_names=split_names)
+    return replace(listing, is_drawn=is_drawn)
 
 
 def read_table(table: Path) -> tuple[list[str], list[Row]]:
@@ -97,7 +99,7 @@ def row_of(cells: dict[str, str], splits: Iterable[str], where: str) -> Row:
     """
     path = PurePosixPath(cells["path"]).as_posix()
     labels = cells["labels"].split(";") if "labels" in cells else [cells["label"]]
-    names = shared(tuple(filter(None, map(str.strip, labels))))
+    names = shared(tuple(dict.fromkeys(filter(None, map(str.strip, labels)))))
     subsets = shared(tuple(cells[split].lower() for split in splits))
     if not cells["path"] or path.startswith(("/", "..")) or not names:
         raise DatasetError(f"{where}: give a path below the raw folder and a label")
@@ -114,7 +116,7 @@ def row_of(cells: dict[str, str], splits: Iterable[str], where: str) -> Row:
             span = Span(0, 0)
         if len(given) > 1 or not 0 <= span.start < span.end:
             raise DatasetError(f"{where}: {start} to {end} is no piece of a video; give a start and a later end")
-    key = cells.get("key", "").replace("/", "_") or (f"{start}-{end}" if span else "")
+    key = (re.sub("[/#]", "_", cells.get("key", "")) or f"{start}-{end}") if span else ""
     return Row(path, names, subsets, span, cells.get("group", "") or path, key)
 
 
@@ -161,9 +163,10 @@ def list_kinetics(raw: Path, *, name: str | None = None) -> Listing:
 def list_ssv2(raw: Path, *, name: str | None = None) -> Listing:
     """Something-Something V2 (Goyal et al., ICCV 2017): labels.json, train.json and validation.json, <id>.webm.
 
-    Test videos have no public labels, so the validation side is tested.
+    The lists may have their names of 2018, something-something-v2-labels.json and so on. Test videos have no public
+    labels, so the validation side is tested.
     """
-    labels = read_list(raw, "labels.json", kind=dict)
+    labels = read_list(raw, "*labels.json", kind=dict)
     classes = sorted(labels, key=lambda label: int(labels[label]))
 
     def rows(path_of: Callable[[str], str | None]) -> Iterator[Row]:
