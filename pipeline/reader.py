@@ -455,8 +455,9 @@ class StepReader:
     def _replace(self, clips: PlannedClips, n: int, *, attempt: int) -> bool:
         """Put the plan's next sample in the place of a bad one; False, and no weight, where nothing may stand in."""
         if attempt > MAX_REPLACEMENTS:
-            place = getattr(self._index.store, "url", self._index.data_dir)
-            raise LoaderError(f"{place}: {MAX_REPLACEMENTS} samples in a row are damaged; run tools/check_shards.py")
+            raise LoaderError(
+                f"{self._index.place}: {MAX_REPLACEMENTS} samples in a row are damaged; run tools/check_shards.py"
+            )
         other = self._plan.replacement(clips[n : n + 1], attempt)
         if other is None:
             clips.weight[n] = 0

@@ -84,7 +84,8 @@ def sync_dataset(
         todo = [name for name in files if name not in listed or listed[name]["sha256"] != files[name][1]]
 
     copied, stop = dict[str, int](), threading.Event()
-    with os_errors_of_the_user(str(destination)):
+    way_out = "make room, or make it writable, and run the same command again: copied files are kept"
+    with os_errors_of_the_user(to.folder or tempfile.gettempdir(), way_out=way_out):
         if to.folder is not None:
             to.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".sync-", dir=to.folder) as folder, ThreadPoolExecutor(workers) as pool:

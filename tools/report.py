@@ -64,7 +64,7 @@ def data_command(*, data: Data, out: Path | None, num_classes: int, per_class: i
 @click.option("--out", type=PAGE, help="The .html to write.  [default: NAME-run.html; runs.html of several]")
 @click.option(
     "--data", "datasets", multiple=True, type=DATA,
-    help="Shards of the runs; repeat for runs on several.  [default: where the run found them]",
+    help="Shards of the runs; repeat for runs on several.  [default: the folder where the run found them]",
 )  # fmt: skip
 @click.option("--no-evaluate", is_flag=True, show_default=False, help="Do not score a latest.pt that is new.")
 @click.option("--mistakes", default=12, type=click.IntRange(0, MOST), help="Clips of mistakes of a run at most.")

@@ -164,7 +164,7 @@ def write_config(context: RunContext, config: TrainConfig, *, preset: str, index
     about = {
         "preset": preset,
         "config": to_dict(config),
-        "data": data_identity(index) | {"classes": index.classes, "folder": str(index.data_dir.absolute())},
+        "data": data_identity(index) | {"classes": index.classes, "folder": index.place},
         "world_size": context.ranks.world_size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "loader": asdict(context.loader),
