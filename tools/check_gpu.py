@@ -11,6 +11,7 @@ if not __package__:  # started by path
     __import__("pipeline")  # makes this checkout known as res3d_video
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threads-that-wait-sleep.md
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # as the trainer (train/main.py)
 
 import click
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from res3d_video.pipeline.index import open_index
 from res3d_video.pipeline.loader import MEAN
 from res3d_video.tools.bench.lanes import warmup_batches
-from res3d_video.tools.bench.machine import table
 from res3d_video.tools.bench.measure import (
     BenchError,
     Child,
@@ -20,7 +18,6 @@ from res3d_video.tools.bench.measure import (
     Order,
     ProcessTree,
     Spread,
-    answer_requests,
     measure,
     schedule,
     settle,
@@ -34,7 +31,7 @@ from res3d_video.tools.bench.peers import (
     make_files,
     peers_named,
 )
-from res3d_video.train.terminal import progress
+from res3d_video.train.terminal import progress, text_table
 
 MIN_PSNR_DB = 25.0  # two lossy codecs apart; another frame of a moving scene is below it
 CHECKED_CLIPS = 4  # of the first batch
@@ -102,7 +99,7 @@ class Comparison:
                 f", {rate / fastest:.2f} times the {fastest:.0f} of {peers[0].name}, the fastest of {len(peers)} peers"
             )
         absent = [f"{name} did not run: {reason}" for name, reason in self.absent.items()]
-        return ["", *table(["", "decoder", "workers", "clips/s", "ours/it"], rows), "", *absent, self.read, last]
+        return ["", *text_table(["", "decoder", "workers", "clips/s", "ours/it"], rows), "", *absent, self.read, last]
 
     def summary(self) -> dict[str, Any]:
         """For JSON, every round included."""
@@ -143,7 +140,7 @@ def compare(config: PeerConfig, *, names: str, quiet: bool) -> Comparison:
         expected: np.ndarray | None = None
         with progress("opening", unit="sources", quiet=quiet) as tell:
             for name, peer in candidates.items():
-                child = stack.enter_context(Child(name, serve, peer, config))
+                child = stack.enter_context(Child(name, opened, peer, config))
                 with noting_failure(name, child, found):
                     clips = child.ask(FIRST_CLIPS, timeout_s=ANSWER_TIMEOUT_S)
                     expected = clips if expected is None else expected
@@ -205,15 +202,10 @@ def warmed(name: str, config: PeerConfig) -> Order:
     return replace(settings.order, warmup_batches=ready)
 
 
-def serve(connection: Connection, peer: Peer, config: PeerConfig) -> None:
-    """A source's process: measures an `Order`, and gives its first clips, 0 to 255."""
-    torch.set_num_threads(1)  # torch only copies here, and its pool would take the cores of the decoders
-    answer_requests(connection, opened(peer, config))
-
-
 @contextmanager
 def opened(peer: Peer, config: PeerConfig) -> Iterator[Callable[[Order | str], Measurement | np.ndarray]]:
-    """A source that answers requests."""
+    """A source in its process: measures an `Order`, or gives its first clips, 0 to 255."""
+    torch.set_num_threads(1)  # torch only copies here, and its pool would take the cores of the decoders
 
     def finish() -> None:
         if config.settings.on_gpu:

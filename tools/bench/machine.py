@@ -13,12 +13,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from res3d_video.tools.bench.measure import load_psutil
-from res3d_video.train.terminal import text_table as table
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["table"]
+PACKAGES = ("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "simplejpeg", "av", "spdl", "torchcodec", "numpy")
 DALI_WORKERS, UNNAMED = "DALI threads", "other threads"
 SOFTWARE_DECODERS = "software decoders"  # PyAV's, on a CPU: a pool of Python's threads
 LOADER_THREAD = "clip-loader"  # the thread of a ClipLoader; Python's name for it
@@ -32,12 +31,12 @@ def installed(*packages: str) -> str | None:
     return None
 
 
-def machine(*packages: str) -> dict[str, Any]:
-    """Hardware, system and versions."""
+def machine() -> dict[str, Any]:
+    """Hardware, system, and the versions of the packages that decode and train, of those that are installed."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    found = {package: installed(package) for package in packages}
+    found = {package: installed(package) for package in PACKAGES}
     versions = {"python": platform.python_version()} | {name: number for name, number in found.items() if number}
     return {
         "cpu": models[0] if models else platform.machine(),
@@ -65,12 +64,6 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     cells = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
     lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in cells]
     return [lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]]
-
-
-def write(path: Path, text: str) -> None:
-    """A file of text, and its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def thread_seconds() -> dict[int, tuple[str, float]]:

@@ -154,33 +154,32 @@ def load_psutil() -> Any:
     return psutil
 
 
+Service = Callable[..., AbstractContextManager[Callable[[Any], Any]]]  # opens what answers requests
+
+
 class Child:
     """A process that answers one request after another.
 
     Args:
-        serve: Runs there with the process's end of a connection and `args`; importable by name.
+        service: Opened there with `args`; importable by name. A request that it fails to answer ends the process.
     """
 
-    def __init__(self, name: str, serve: Callable[..., None], *args: Any) -> None:
+    def __init__(self, name: str, service: Service, *args: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, *args), name=name)
+        self._process = context.Process(target=answer_requests, args=(theirs, service, *args), name=name)
         with no_interrupts():
             self._process.start()
         theirs.close()
 
     def ask(self, request: Any, *, timeout_s: float | None = None) -> Any:
-        """Send a request and wait for its answer; raises as `receive`."""
-        with suppress(OSError):  # it may be gone already, which `receive` says
-            self._connection.send(request)
-        return self.receive(timeout_s=timeout_s)
-
-    def receive(self, *, timeout_s: float | None = None) -> Any:
-        """Wait for what the process says.
+        """Send a request and wait for its answer.
 
         Raises:
-            BenchError: It is what the process says, the process died, or it says nothing for so long.
+            BenchError: The request failed in the process, the process died, or it gives no answer for so long.
         """
+        with suppress(OSError):  # it may be gone already, which `poll` below finds out
+            self._connection.send(request)
         try:
             if not self._connection.poll(timeout_s):
                 raise BenchError(f"no answer for {timeout_s:.0f} seconds")
@@ -211,10 +210,10 @@ class Child:
         self.close()
 
 
-def answer_requests(connection: Connection, service: AbstractContextManager[Callable[[Any], Any]]) -> None:
-    """The child's side: open a service, let it answer requests until told None, and send what goes wrong."""
+def answer_requests(connection: Connection, service: Service, *args: Any) -> None:
+    """The child's side: open the service, let it answer requests until one is None, and send what goes wrong."""
     try:
-        with service as answer:
+        with service(*args) as answer:
             while (request := connection.recv()) is not None:
                 connection.send(answer(request))
     except EOFError:

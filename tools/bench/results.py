@@ -7,8 +7,9 @@ from typing import Any
 
 from res3d_video.pipeline.reader import ReadWork
 from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC, Round
-from res3d_video.tools.bench.machine import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS, table
+from res3d_video.tools.bench.machine import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS
 from res3d_video.tools.bench.measure import Spread
+from res3d_video.train.terminal import text_table
 
 FULL = 0.85  # of a resource's time; more is never seen where work arrives in batches
 MIN_ROUNDS = 6  # to say that the rate drifts: two a third
@@ -148,7 +149,7 @@ def report(result: Result) -> list[str]:
         [lane, *("–" if own[name] is None else text(own[name]) for name, (_, text) in shown.items())]
         for lane, own in lanes.items()
     ]
-    return ["", *table(["", *(name for name, _ in shown.values())], rows), "", *notes(result), bottleneck(result)]
+    return ["", *text_table(["", *(name for name, _ in shown.values())], rows), "", *notes(result), bottleneck(result)]
 
 
 def notes(result: Result) -> list[str]:

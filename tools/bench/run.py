@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import MEAN, ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import TrainPlan
 from res3d_video.tools.bench.lanes import REAL, SYNTHETIC, Lanes
-from res3d_video.tools.bench.machine import drop_from_cache, markdown, meter_of, write
+from res3d_video.tools.bench.machine import drop_from_cache, markdown, meter_of
 from res3d_video.tools.bench.measure import Order, schedule
 from res3d_video.tools.bench.results import Result
 from res3d_video.train.config import OptimConfig
@@ -78,16 +78,28 @@ class Settings:
         )
 
 
-def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
-    """Measure all lanes; write the profile, if one is wanted.
+def run(
+    settings: Settings,
+    index: ShardIndex,
+    names: Sequence[str] = (),
+    *,
+    step: TrainStep | None = None,
+    quiet: bool = True,
+) -> Result:
+    """Measure lanes in rounds; then write the profile, if the settings ask for one.
+
+    Args:
+        names: Of the lanes; none takes all.
+        step: Used again, with the network that it trains.
 
     Raises:
         BenchError: A package is missing.
         ValueError: A setting does not fit the data, or the step cannot be executed so.
     """
-    result = empty_result(settings, index)
-    with contextlib.closing(open_lanes(settings, index)) as lanes, first_steps(lanes, settings.device):
-        order = schedule(list(lanes.run), repeats=settings.repeats)
+    num_pipelines = settings.loader.pipelines(codec=index.codec, on_gpu=settings.on_gpu)
+    result = Result(settings.on_gpu, len(os.sched_getaffinity(0)), settings.loader.num_threads * num_pipelines)
+    with contextlib.closing(open_lanes(settings, index, step=step)) as lanes, first_steps(lanes, settings.device):
+        order = schedule(list(names or lanes.run), repeats=settings.repeats)
         with progress("measuring", unit="measurements", quiet=quiet) as tell:
             for repeat, lane in order:
                 if settings.cold and lane != SYNTHETIC:
@@ -99,21 +111,6 @@ def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
             write_profiles(lanes, settings.profile_dir, device=settings.device)
         result.gpu_missing = lanes.meter.missing if lanes.meter else {}
     return result
-
-
-def measure_lanes(settings: Settings, index: ShardIndex, names: list[str], *, step: TrainStep | None = None) -> Result:
-    """Some lanes alone, with nothing set up before."""
-    result = empty_result(settings, index)
-    with contextlib.closing(open_lanes(settings, index, step=step)) as lanes:
-        for repeat, lane in schedule(names, repeats=settings.repeats):
-            result.rounds.append(lanes.measure(lane, settings.order, repeat=repeat))
-    return result
-
-
-def empty_result(settings: Settings, index: ShardIndex) -> Result:
-    """Nothing measured yet."""
-    pipelines = settings.loader.pipelines(codec=index.codec, on_gpu=settings.on_gpu)
-    return Result(settings.on_gpu, len(os.sched_getaffinity(0)), settings.loader.num_threads * pipelines)
 
 
 def open_lanes(settings: Settings, index: ShardIndex, *, step: TrainStep | None = None) -> Lanes:
@@ -223,11 +220,11 @@ def write_profiles(lanes: Lanes, folder: Path, *, device: torch.device) -> None:
             profile_steps(lanes.run[lane], device=device, trace=folder / f"{lane.replace(' ', '-')}.json")
             for lane in (SYNTHETIC, REAL)
         ]
-    write(folder / "kernels.md", "\n".join(profile_page(*found)))
+    (folder / "kernels.md").write_text("\n".join([*profile_page(*found), ""]), encoding="utf-8")
 
 
 def profile_page(ready: Profile, real: Profile) -> list[str]:
-    """Both profiles as a Markdown page, ms of a step: sums first, then the slowest kernels."""
+    """Both profiles as a Markdown page, in ms per step: sums first, then the slowest kernels."""
     both = (ready, real)
     slowest = sorted(ready.kernels | real.kernels, key=lambda name: -max(p.kernels.get(name, 0.0) for p in both))
     rows = [
