@@ -18,6 +18,7 @@ from res3d_video.pipeline.index import ShardError, ShardIndex
 from res3d_video.pipeline.reader import FrameFiles
 from res3d_video.tools.run_reader import Curve
 from res3d_video.tools.samples import encode_mp4, stored_frames
+from res3d_video.train.config import flat
 
 MAX_POINTS = 600  # drawn of a curve
 MAX_BANDS = 60  # parts of a chart that each show their values on hover
@@ -151,20 +152,16 @@ def _hours_text(hours: float | None) -> str:
     return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
-def flatten(values: dict[str, Any], *, begin: str = "") -> dict[str, str]:
-    """Every value as text, under the path of its name.
+def flatten(values: dict[str, Any]) -> dict[str, str]:
+    """Every value of nested dicts as a short text.
 
     >>> flatten({"clip": {"resize": None}, "steps": 5})
     {'clip.resize': 'null', 'steps': '5'}
     """
-    found: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= flatten(value, begin=f"{begin}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value)
-            found[f"{begin}{name}"] = text if len(text) <= 80 else f"{text[:40]}… ({len(text):,} characters)"
-    return found
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in flat(values).items()}
+    return {
+        name: text if len(text) <= 80 else f"{text[:40]}… ({len(text):,} characters)" for name, text in texts.items()
+    }
 
 
 @cache
