@@ -18,6 +18,7 @@ from res3d_video.train.terminal import JSON_FILE, QUIET, Command, extra_needed, 
 EPILOG = """\b
 Examples:
   python tools/aslan.py --features runs/s1m/aslan.parquet --pairs data/aslan/View2.mat
+
 \b
 Features are those of tools/extract_features.py; a video's name ends in its four official digits.
 Of each layer a pair gets the 12 distances of the benchmark, z-normalised on the training folds; a linear SVM says

@@ -40,6 +40,7 @@ Examples:
   python tools/bench_loader.py --data shards/ucf101 --batch-size 64 --json bench.json --chart bench.png
   python tools/bench_loader.py --data shards/ucf101 --loader-only --vs all
   python tools/bench_loader.py --data shards/ucf101 --autotune --profile profile
+
 \b
 loader alone    takes batches and does nothing with them
 synthetic step  the trainer's step on some of the loader's batches, kept and repeated

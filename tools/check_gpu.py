@@ -23,6 +23,7 @@ Examples:
   python tools/check_gpu.py --data shards/ucf101 --minutes 40
   python tools/check_gpu.py --stages A,B                        # exactness only, no speed
   python tools/check_gpu.py --device cpu --minutes 3            # what a CPU can do, with small sizes
+
 \b
 Stages: A versions; B exactness; C options of the training step; D the loader alone;
 E saturation: the speed of the step on the loader's clips, divided by that on ready clips; F a profile; G the trainer

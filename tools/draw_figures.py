@@ -33,6 +33,7 @@ EPILOG = """\b
 Examples:
   python tools/draw_figures.py filters --checkpoint runs/3d/latest.pt --checkpoint runs/2d/latest.pt --out filters.png
   python tools/draw_figures.py curves runs/3d runs/2d --out curves.png
+
 \b
 filters: conv1 as in Figure 2 of arXiv:1708.05038, a block a checkpoint, a filter's slices in time side by side.
 curves: training loss and clip@1 of run folders, also of runs that still go on.

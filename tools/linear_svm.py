@@ -39,6 +39,7 @@ EPILOG = """\b
 Examples:
   python tools/linear_svm.py --features features/ucf101.parquet --layer res5b --json features/ucf101-svm.json
   python tools/linear_svm.py --features features/hmdb51.parquet --layer pool5 --splits 1 --c 1 --out confusion.png
+
 \b
 A video's feature is the mean over its clips, of length 1. For each split, C is chosen by cross-validation among its
 training videos, by group; then one SVM is fitted to all of them and predicts the test videos.

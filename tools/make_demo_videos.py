@@ -192,6 +192,7 @@ EPILOG = """\b
 Examples:
   python tools/make_demo_videos.py                            # 8 classes of 40 videos in data/demo
   python tools/make_demo_videos.py --out data/big --videos-per-class 200 --seed 7
+
 \b
 Files are OUT/<class>/<scene>_<class>.mp4; every scene moves once in each class. To keep a scene on one side:
   python tools/make_shards.py folder --raw data/demo --name demo --group-pattern '^(scene[0-9]+)_'

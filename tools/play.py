@@ -43,6 +43,7 @@ Examples:
   python tools/play.py shards/ucf101 --random --run runs/ucf101 --step 500 --out seen.gif
   python tools/play.py shards/ucf101 --random --clips 8 --color-jitter 0.4 0.4 0.4 0.1 --out colors.png
   python tools/play.py s3://bucket/shards/ucf101 v_Archery_g01_c01 --segment --out video.mp4
+
 \b
 KEY is a sample's key, the name of its video, or a part of either that no other sample has. A clip is shown in three
 pictures: the stored frame with the crop drawn in, the crop, and what the loader gives the network, its normalization

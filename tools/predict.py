@@ -51,6 +51,7 @@ Examples:
   python tools/predict.py --checkpoint runs/mine/best.pt holiday.mp4
   python tools/predict.py --checkpoint runs/mine/best.pt videos/ 'more/*.avi' --json found.json
   python tools/predict.py --checkpoint runs/mine/best.pt match.mp4 --every 1 --plot match.png --annotate match-seen.mp4
+
 \b
 VIDEO is a file, a folder with videos at any depth, or a pattern. Clips, pixels and stored size are those of the
 checkpoint; probabilities are averaged over --clips evenly spaced clips, as tools/evaluate.py does. With --every, a clip

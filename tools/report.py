@@ -25,6 +25,7 @@ Examples:
   python tools/report.py data s3://bucket/shards/ucf101 --out ucf101.html --per-class 3
   python tools/report.py run runs/ucf101 --data shards/ucf101
   python tools/report.py run runs/a runs/b --out runs.html
+
 \b
 A page is one file that needs no server and no network: open it from disk, send it, keep it beside the results.
 Needs jinja2 and matplotlib: pip install -e ".[report]".

@@ -59,6 +59,7 @@ Examples:
   python tools/study.py --data shards/ucf101 --out runs/study
   python tools/study.py --tables 3,4 --data shards/ucf101 --steps 3000 --seeds 3 --out runs/study
   python tools/study.py --tables 5 --data shards/ucf101 --data shards/ucf101-256 --steps 30 --out runs/resolution
+
 \b
 Without --steps, --batch-size, --lr, --size and --width-scale, and on a GPU, this is the paper's protocol: 90,000 steps
 of 20 clips, from scratch, split 1. On a CPU networks and pictures are smaller, and the report says so.

@@ -50,6 +50,7 @@ Examples:
       --train-videos val_lengths.txt --train-features val.parquet \\
       --annotations data/thumos14/temporal_annotations_validation --out detections.txt
   python tools/thumos14.py evaluate --detections detections.txt --annotations data/thumos14/temporal_annotations_test
+
 \b
 Windows of 16 to 512 frames slide over each video by a quarter; 16 frames stand for each. They and the weight of their
 length are those of S-CNN, which arXiv:1708.05038 runs with Res3D: mAP 40.6, 32.6, 22.5, 12.3, 6.4% at IoU 0.3 to 0.7.

@@ -23,6 +23,7 @@ Examples:
   python train/main.py --data shards/hmdb51 --split 2 --preset finetune-hmdb51 --out runs/hmdb51-2 \\
       --init-from runs/sports1m-sports1m/latest.pt
   python train/main.py --data s3://bucket/ucf101 --cache /scratch/shards --cache-limit 50GB --preset tiny --out runs/s3
+
 \b
 SIGTERM, SIGUSR1 and Ctrl-C finish the step and save; the same command then goes on as if nothing had happened. A second
 Ctrl-C, or one before the run has begun, ends at once. A signal to one process stops all of a run; torchrun passes it

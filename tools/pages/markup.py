@@ -112,8 +112,8 @@ def ticks(high: float, *, is_whole: bool = False) -> list[tuple[float, str]]:
     >>> ticks(9_000)
     [(0.0, '0'), (22.2, '2,000'), (44.4, '4,000'), (66.7, '6,000'), (88.9, '8,000')]
     """
-    marks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=is_whole).tick_values(0, high)
-    return [(round(100 * mark / high, 1), f"{mark:,.9g}") for mark in marks if 0 <= mark <= high]
+    marks = np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=is_whole).tick_values(0, high))
+    return [(round(100 * mark / high, 1), f"{mark:,.9g}") for mark in marks.tolist() if 0 <= mark <= high]
 
 
 def thin(curve: Curve, *, most: int = MAX_POINTS) -> Curve:
