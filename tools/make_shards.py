@@ -134,20 +134,6 @@ def main() -> None:
 
 @main.command(**COMMAND)
 @shard_options
-def ucf101(**options: Any) -> None:
-    """UCF101: videos in RAW/UCF-101/<Class>/, official lists in RAW/ucfTrainTestlist/."""
-    run("ucf101", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
-def hmdb51(**options: Any) -> None:
-    """HMDB51: videos in RAW/<class>/, official lists in RAW/testTrainMulti_7030_splits/."""
-    run("hmdb51", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
 @with_options(*field_options(BuildSettings, SEGMENTS, segment_s=2.0))
 def sports1m(**options: Any) -> None:
     """Sports-1M: RAW/videos/<YouTube id>.*, RAW/labels.txt, RAW/original/{train,test}_partition.txt."""
@@ -186,27 +172,6 @@ def table(*, table: Path, raw: Path | None, split_seed: int, **options: Any) -> 
     """
     listing = {name: options.pop(name) for name in ("name", "test_fraction", "val_fraction")}
     run("table", raw=raw or table.parent, **options, listing_options={**listing, "table": table, "seed": split_seed})
-
-
-@main.command(**COMMAND)
-@shard_options
-def kinetics(**options: Any) -> None:
-    """Kinetics-400, -600, -700: lists RAW/*train*.csv, …; videos <id>_<start>_<end>.* or <id>.* anywhere below RAW."""
-    run("kinetics", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
-def ssv2(**options: Any) -> None:
-    """Something-Something V2: labels.json, train.json, validation.json and <id>.webm anywhere below RAW."""
-    run("ssv2", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
-def diving48(**options: Any) -> None:
-    """Diving48: Diving48_vocab.json, Diving48_V2_{train,test}.json and <vid_name>.mp4 anywhere below RAW."""
-    run("diving48", **options)
 
 
 def run(
@@ -280,6 +245,18 @@ def run(
             click.echo(f"warning: {warning}", err=True)
     if result.is_whole and not result.num_samples:
         raise Failed(f"{shown}: not one video could be read; see {shown}/quarantine.jsonl")
+
+
+OFFICIAL = {  # datasets without options of their own -> what their raw folder holds
+    "ucf101": "UCF101: videos in RAW/UCF-101/<Class>/, official lists in RAW/ucfTrainTestlist/.",
+    "hmdb51": "HMDB51: videos in RAW/<class>/, official lists in RAW/testTrainMulti_7030_splits/.",
+    "kinetics": "Kinetics-400, -600, -700: lists RAW/*train*.csv, …; videos <id>_<start>_<end>.* or <id>.* anywhere "
+    "below RAW.",
+    "ssv2": "Something-Something V2: labels.json, train.json, validation.json and <id>.webm anywhere below RAW.",
+    "diving48": "Diving48: Diving48_vocab.json, Diving48_V2_{train,test}.json and <vid_name>.mp4 anywhere below RAW.",
+}
+for name, text in OFFICIAL.items():
+    main.command(name, help=text, **COMMAND)(shard_options(partial(run, name)))
 
 
 def refuse_options_of_other_codecs(codec: str) -> None:

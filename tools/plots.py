@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import reduce
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -12,8 +11,8 @@ import numpy as np
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.tools.bench.measure import BenchError, Spread
-from res3d_video.tools.run_reader import BOOKKEEPING, Run, distinct_names, read_run, running_mean, short_name
-from res3d_video.train.config import differences
+from res3d_video.tools.run_reader import Run, differing, distinct_names, read_run, running_mean, short_name
+from res3d_video.train.config import flat, to_dict
 
 DPI = 100
 OURS, PEERS = "#3b6ea5", "#b0a18f"
@@ -143,16 +142,10 @@ def draw_curves(path: Path, runs: Sequence[Run]) -> None:
 
 
 def what_differs(runs: Sequence[Run]) -> list[str]:
-    """For each run the values of the fields in which not all agree, as "lr 0.01, seed 2"; bookkeeping is left out."""
-    configs = [run.config for run in runs if run.config]
-    found = [name for config in configs[1:] for name in differences(configs[0], config)]
-    fields = [name for name in dict.fromkeys(found) if name not in BOOKKEEPING]
-    texts = [
-        [f"{short_name(name)} {reduce(getattr, name.split('.'), config)}" for name in fields] for config in configs
-    ]
-    if len({run.data for run in runs}) > 1:
-        texts = [[f"data {run.data}", *text] for run, text in zip(runs, texts, strict=True)]
-    return [", ".join(text) for text in texts]
+    """For each run the settings in which not all agree, such as "lr 0.01, seed 2"."""
+    settings = [{"data": run.data} | flat(to_dict(run.config)) for run in runs if run.config]
+    names = differing(settings)
+    return [", ".join(f"{short_name(name)} {one[name]}" for name in names) for one in settings]
 
 
 def draw_table(

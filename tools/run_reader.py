@@ -4,7 +4,7 @@ Damage costs what it hit and no more: `Run.problems` has a line for each part th
 """
 
 import fcntl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,8 +30,8 @@ from res3d_video.pipeline.typed_json import (
 from res3d_video.train.config import LOCK, TrainConfig, from_dict
 
 MAX_LINES = 500_000  # of metrics.jsonl; a dict each
-# Settings of how a run is recorded, which change nothing about the result.
-BOOKKEEPING = frozenset({"eval_every", "eval_clips", "save_every", "keep_every", "log_every"})
+# Settings of how and where a run is recorded, which change nothing about the result.
+BOOKKEEPING = {"eval_every", "eval_clips", "save_every", "keep_every", "log_every", "folder"}
 
 
 class DamagedSample(TypedDict, total=False):
@@ -340,6 +340,17 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
         count = next((n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in others)), len(own))
         names.append("/".join(own[-count:]))
     return names
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names whose values are not the same everywhere; those in BOOKKEEPING are left out.
+
+    >>> differing([{"lr": "1", "seed": "2", "save_every": "1"}, {"lr": "1", "seed": "3", "save_every": "2"}])
+    ['seed']
+    """
+    first = settings[0]
+    found = (name for one in settings for name in {**first, **one} if one.get(name) != first.get(name))
+    return [name for name in dict.fromkeys(found) if name not in BOOKKEEPING]
 
 
 def short_name(name: str) -> str:

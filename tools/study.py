@@ -316,7 +316,7 @@ def write_report(out: Path, about: str, planned: Planned, scored: Scored, notes:
             ours = {name: [100 * share for share in shares] for name, shares in accuracies(rows).items()}
             paper = {row.name: row.paper for row in table.rows}
             draw_table(out / f"table-{number}.png", ours, paper, title=title, factor=table.factor, chance=chance)
-    facts = [about, *machine_lines(machine("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120"))]
+    facts = [about, *machine_lines(machine())]
     head = ["# Architecture study", "", *(f"{line}  " for line in facts), "", HOW, ""]
     head += [*markdown(["claim", "table", "verdict"], claims), "", *(f"- {note}" for note in notes)]
     page = "\n".join([*head, *lines, ""])

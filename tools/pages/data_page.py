@@ -10,11 +10,11 @@ import numpy as np
 
 from res3d_video.pipeline.convert.run import reasons_of
 from res3d_video.pipeline.files import read_plain
-from res3d_video.pipeline.index import SUBSETS, ShardError, ShardIndex
+from res3d_video.pipeline.index import SUBSETS, ShardIndex
 from res3d_video.pipeline.reader import FrameFiles
 from res3d_video.pipeline.schema import CRC32, SIZE
 from res3d_video.pipeline.typed_json import SchemaError, Text, decode
-from res3d_video.tools.pages.markup import Clip, flatten, histogram, plural, render, video_of
+from res3d_video.tools.pages.markup import Clip, flatten, plural, render, video_of
 from res3d_video.tools.samples import KeyJson, read_key_json
 from res3d_video.train.terminal import Report
 
@@ -88,10 +88,7 @@ def read_gallery(index: ShardIndex, drawn: Sequence[int], *, report: Report) -> 
         caption = f"{PurePosixPath(index.source(row)).name or index.key(row)}, {side}"
         meta = read_key_json(index, row)
         fps = (meta["fps"] if meta else 0) / index.frame_step or 25.0
-        try:
-            clip = video_of(index, row, np.arange(index.num_frames[row]), files=files, fps=fps, caption=caption)
-        except ShardError as error:
-            clip = Clip(caption, b"", fault=str(error))
+        clip = video_of(index, row, np.arange(index.num_frames[row]), files=files, fps=fps, caption=caption)
         gallery.setdefault(index.classes[index.labels[row]], []).append(clip)
         num_bytes += len(clip.video)
         if num_bytes > MAX_BYTES:
@@ -134,21 +131,18 @@ def seconds_of(index: ShardIndex, metas: dict[int, KeyJson]) -> np.ndarray:
     return np.asarray(index.num_frames)[rows] * index.frame_step / rates if rows else np.zeros(0)
 
 
-def lengths(index: ShardIndex, metas: dict[int, KeyJson]) -> list[str]:
-    """Histograms of lengths, rates and sizes; a sentence where all samples agree."""
+def lengths(index: ShardIndex, metas: dict[int, KeyJson]) -> list[list[str]]:
+    """Rows of a table: what; then its smallest value, 5th, 50th and 95th percentile, and largest value."""
+    values: dict[str, Any] = {
+        "stored frames of a sample": index.num_frames,
+        "duration of a sample, seconds": seconds_of(index, metas),
+        "rate of the source, frames/s": [meta["fps"] for meta in metas.values() if meta["fps"]],
+        "height of the source, pixels": [meta["source_size"][1] for meta in metas.values() if "source_size" in meta],
+    }
     return [
-        histogram(title, np.asarray(values), unit=unit)
-        for title, unit, values in (
-            ("Length of a sample", "stored frames", index.num_frames),
-            ("Duration of a sample", "seconds", seconds_of(index, metas)),
-            ("Rate of the source", "frames/s", [round(meta["fps"], 2) for meta in metas.values() if meta["fps"]]),
-            (
-                "Height of the source",
-                "pixels",
-                [meta["source_size"][1] for meta in metas.values() if "source_size" in meta],
-            ),
-        )
-        if len(values)
+        [what, *(f"{value:.4g}" for value in np.percentile(of, (0, 5, 50, 95, 100)))]
+        for what, of in values.items()
+        if len(of)
     ]
 
 

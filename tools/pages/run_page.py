@@ -13,9 +13,9 @@ from res3d_video.pipeline.plan import stored_clip
 from res3d_video.pipeline.reader import FrameFiles
 from res3d_video.pipeline.typed_json import Count, Real, SchemaError, Share, Size, Text, read_json
 from res3d_video.tools.pages.markup import Clip, Line, flatten, line_chart, render, video_of
-from res3d_video.tools.run_reader import BOOKKEEPING, Curve, Run, running_mean
+from res3d_video.tools.run_reader import Curve, Run, differing, running_mean
 from res3d_video.train.config import TrainConfig, to_dict
-from res3d_video.train.evaluation import SCORES, class_accuracy
+from res3d_video.train.evaluation import SCORES, class_rows
 from res3d_video.train.terminal import Report
 
 MAX_DRAWN = 12  # runs, or ranks of a run, in a chart; the tables have all runs
@@ -83,7 +83,6 @@ def run_page(runs: list[Run], *, data: Sequence[ShardIndex] = (), num_mistakes: 
         results.append(result_of(run, scores, data, num_clips=min(num_mistakes, MAX_CLIPS // len(scored))))
     report(len(scored), len(scored))
     settings = {run.name: settings_of(run) for run in runs}
-    differ = differing(list(settings.values()))
     return render(
         "run_page",
         runs=runs,
@@ -93,7 +92,7 @@ def run_page(runs: list[Run], *, data: Sequence[ShardIndex] = (), num_mistakes: 
         results=results,
         settings=settings,
         names_of_settings=list(dict.fromkeys(name for one in settings.values() for name in one)),
-        differ=differ,
+        differ=differing(list(settings.values())),
     )
 
 
@@ -182,7 +181,7 @@ class Result(NamedTuple):
     """An evaluation of a run on the page.
 
     Attributes:
-        classes: Rows of a table: name, videos, share that is right, most frequent wrong class.
+        classes: Rows of a table, of `class_rows`.
         matrix: Names and counts, int [C, C], by class (row) and predicted class (column).
         mistakes: Rows of a table: video, class, predicted class, its probability; the most confident first.
         clips: Of the first mistakes.
@@ -192,7 +191,7 @@ class Result(NamedTuple):
     run: Run
     num_videos: int
     num_wrong: int
-    classes: list[tuple[str, int, float, str]]
+    classes: list[tuple[str, int, float, str | None]]
     matrix: tuple[list[str], list[list[int]]]
     mistakes: list[tuple[str, str, str, float]]
     clips: list[Clip]
@@ -203,11 +202,6 @@ def result_of(run: Run, scores: Scores, data: Sequence[ShardIndex], *, num_clips
     """What the page says of a run's evaluation."""
     names, confusion = list(scores["class_accuracy"]), np.array(scores["confusion"], np.int64)
     wrong = confusion - np.diag(confusion.diagonal())
-    rows = []
-    for k, share in enumerate(class_accuracy(confusion).tolist()):
-        if confusion[k].any():
-            other = f"{names[wrong[k].argmax()]} ({wrong[k].max():,})" if wrong[k].any() else "nothing"
-            rows.append((names[k], int(confusion[k].sum()), share, other))
     num_seen, num_wrong_of = confusion.sum(axis=0) + confusion.sum(axis=1), wrong.sum(axis=0) + wrong.sum(axis=1)
     shown = np.sort(np.lexsort((-num_wrong_of, num_seen == 0))[:MAX_IN_MATRIX])
     shown = shown[num_seen[shown] > 0]
@@ -219,7 +213,7 @@ def result_of(run: Run, scores: Scores, data: Sequence[ShardIndex], *, num_clips
         run=run,
         num_videos=int(confusion.sum()),
         num_wrong=int(wrong.sum()),
-        classes=rows,
+        classes=class_rows(names, confusion),
         matrix=([names[k] for k in shown], confusion[np.ix_(shown, shown)].tolist()),
         mistakes=[
             (video.get("source", video["key"]), video["label"], video["predicted"], confidence(video))
@@ -271,10 +265,7 @@ def mistake_clips(index: ShardIndex, mistakes: Sequence[ScoredVideo], config: Tr
         start = int(uniform_starts(1, spec, video_frames=num_frames)[0])
         frames = np.unique(frame_indices(start, spec, video_frames=num_frames))
         caption = f"{video['label']}, predicted {video['predicted']}, {100 * confidence(video):.0f} %"
-        try:
-            clips.append(video_of(index, int(rows[0]), frames, files=files, fps=8, caption=caption))
-        except ShardError as error:
-            clips.append(Clip(caption, b"", fault=str(error)))
+        clips.append(video_of(index, int(rows[0]), frames, files=files, fps=8, caption=caption))
     return clips
 
 
@@ -295,16 +286,3 @@ def settings_of(run: Run) -> dict[str, str]:
     config = to_dict(run.config) if run.config else about.get("config", {})
     others = {name: value for name, value in about.items() if name != "config"}
     return flatten(others | config | {"folder": str(run.folder)})
-
-
-def differing(settings: Sequence[dict[str, str]]) -> list[str]:
-    """Names whose values are not the same everywhere, but for those that change nothing about the result.
-
-    >>> differing([{"lr": "1", "seed": "2", "save_every": "1"}, {"lr": "1", "seed": "3", "save_every": "2"}])
-    ['seed']
-    """
-    names = dict.fromkeys(name for one in settings for name in one)
-    return [
-        name for name in names
-        if len({one.get(name) for one in settings}) > 1 and name not in BOOKKEEPING | {"folder"}
-    ]  # fmt: skip
