@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.train.main import main
 from res3d_video.train.resolve import defaults
-from tests.train.conftest import Trainer, command_line, values_in
-from tests.warm import run_warm
+from tests.train.conftest import Trainer, command_line, run_program, values_in
 
 NUMBERS = {
     param.opts[0]: param
@@ -61,5 +60,8 @@ def test_no_option_takes_a_number_beyond_reason(run_main: Trainer, tmp_path: Pat
 
 @pytest.mark.slow
 def test_of_two_processes_one_says_a_mistake(squares: ShardIndex, tmp_path: Path) -> None:
-    done = run_warm(command_line(squares, tmp_path / "run", "--split", "7"), world_size=2)
-    assert (done.returncode, done.stderr) == (2, "error: squares: split 7 does not exist; choose 1\n")
+    done = run_program(command_line(squares, tmp_path / "run", "--split", "7", processes=2))
+    assert done.returncode == 1
+    mistake = "squares: split 7 does not exist; choose 1"
+    assert done.stderr.splitlines()[0] == f"error: {mistake}"
+    assert done.stderr.count(f"error: {mistake}") == 1, done.stderr
