@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.convert.plan import BuildSettings, shuffled
 from res3d_video.pipeline.convert.run import build_shards
@@ -20,10 +21,13 @@ from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
 from res3d_video.pipeline.ingest.limits import Guard
 from res3d_video.pipeline.ingest.probe import probe
 from res3d_video.pipeline.ingest.transcode import stretched
+from res3d_video.pipeline.loader import ClipLoader
+from res3d_video.pipeline.plan import TrainPlan
 from res3d_video.pipeline.verify import verify
-from res3d_video.tools.numbered import write_numbered_video, write_video
+from res3d_video.tools.numbered import read_numbers, write_numbered_video, write_video
 from tests.clips import stored_numbers
 from tests.conftest import NUMBERED_LENGTHS, build_numbered, numbered_listing
+from tests.oracle import oracle_clips
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -127,9 +131,18 @@ def test_what_cannot_be_read_is_a_line_of_quarantine_and_the_rest_is_stored(tmp_
 
 
 @pytest.mark.parametrize("codec", ["filmstrip", "h264"])
-@pytest.mark.parametrize("changes", [{"drop_odd": True}, {"size": 64}, {"size": 256}], ids=str)
-def test_other_sizes_and_every_second_frame_are_stored_and_last_as_long(
-    numbered_raw: Path, tmp_path: Path, changes: dict, codec: str
+@pytest.mark.parametrize(
+    ("changes", "spec"),
+    [
+        ({"size": 64}, ClipSpec(crop_size=56)),
+        ({"size": 256}, ClipSpec(crop_size=224)),
+        ({"keep_aspect": True}, ClipSpec(4, 2)),
+        ({"drop_odd": True}, ClipSpec(8, 4)),
+    ],
+    ids=str,
+)
+def test_shards_made_otherwise_store_their_frames_last_as_long_and_give_their_clips(
+    numbered_raw: Path, tmp_path: Path, changes: dict, spec: ClipSpec, codec: str
 ) -> None:
     index = build_numbered(numbered_raw, tmp_path, codec=codec, **changes)
     assert index.frame_step == (2 if "drop_odd" in changes else 1)
@@ -141,6 +154,16 @@ def test_other_sizes_and_every_second_frame_are_stored_and_last_as_long(
             if codec == "h264":
                 with av.open(tar.extractfile(f"{index.key(sample)}.mp4")) as video:
                     assert video.streams.video[0].average_rate == Fraction(25, index.frame_step)
+    plan = TrainPlan(index, index.samples_of("1", "train"), spec, global_batch_size=10, seed=0)
+    with ClipLoader(index, plan) as loader:
+        batch = next(iter(loader))
+    planned = plan.batch(0)
+    assert np.array_equal(batch.clips.numpy(), oracle_clips(index, planned, spec))
+    if "drop_odd" in changes:  # source frames, of which the even ones are stored
+        for n, clip in enumerate(batch.clips.numpy()):
+            last = int(index.num_frames[planned.sample[n]] - 1) * 2
+            numbers = read_numbers(clip, left=int(planned.left[n]), flip=bool(planned.flip[n]))
+            assert numbers == [min(int(batch.starts[n]) + 4 * i, last) for i in range(8)]
 
 
 @pytest.mark.parametrize("codec", ["filmstrip", "h264"])

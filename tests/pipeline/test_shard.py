@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset
 from nvidia.dali import Pipeline, fn
 from wds2idx import IndexCreator
 
@@ -29,19 +28,6 @@ from tests.hostile.damage import npy_bytes
 def first_strip(index: ShardIndex, sample: int) -> np.ndarray:
     """The frames of a sample's first strip: even ones below 16."""
     return np.arange(0, min(int(index.num_frames[sample]), 16), 2)
-
-
-def test_webdataset_reads_the_tars_with_no_code_of_ours(numbered: ShardIndex) -> None:
-    sample = 0
-    for tar in numbered.tars:
-        for item in webdataset.WebDataset(str(numbered.data_dir / tar), shardshuffle=False).decode("pil"):
-            assert item["__key__"] == numbered.key(sample)
-            assert item["json"]["label"] == numbered.labels[sample]
-            assert item["json"]["num_frames"] == numbered.num_frames[sample]
-            tiles = np.array(item["000.jpg"]).reshape(-1, 128, 176, 3)
-            assert np.array_equal(tiles, decode_frames(numbered, sample, first_strip(numbered, sample)))
-            sample += 1
-    assert sample == numbered.num_samples
 
 
 def test_dali_s_own_webdataset_reader_reads_the_tars_with_our_idx(numbered: ShardIndex) -> None:

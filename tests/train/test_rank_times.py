@@ -210,17 +210,6 @@ def test_the_window_is_the_fewest_lines_of_fifty_steps() -> None:
         assert number == next(n for n in range(num_lines + 1) if 0.5 * n / num_lines > 0.2) + num_lines
 
 
-def test_a_warning_names_the_host_the_rank_and_what_it_waits_for() -> None:
-    watch = StragglerWatch(["node0", "node0", "node1"])
-    line = readings_of([0.1, 0.1, 0.25], [0.0, 0.0, 0.08], num_steps=50)
-    assert watch.add(line) == []
-    (found,) = watch.add(line)
-    assert found.warning() == (
-        "warning: rank 2 on node1 makes the others wait for its data: a step takes it 0.25 s, 150% more than the "
-        "median of the others; look at its disk, network, cache and --num-threads"
-    )
-
-
 SLOWED = """
 import os, runpy, sys, time
 from res3d_video.pipeline.prefetch import Prefetcher
