@@ -1,7 +1,7 @@
-"""What a build has to make: which videos go into which tar, and all that decides its bytes.
+"""Plans a build: which videos go into which tar, and everything else that decides its bytes.
 
-A `ShardTask` is one tar. It holds everything but the videos themselves, so any process on any machine that finds the
-videos under the same names can make it, and makes the same bytes.
+A `ShardTask` is one tar. It holds everything but the videos themselves, so any process on any machine that has the
+videos under the same names makes the same bytes of it.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ from res3d_video.pipeline.ingest.transcode import Geometry, centred, ffmpeg_vers
 from res3d_video.pipeline.settings import check_fields, described
 from res3d_video.pipeline.shard_writer import Parts, to_json
 
-PART_VERSION = 3  # of what parts/*.json holds; tars whose part is of another one are made anew
-OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
-SEGMENT_SETTINGS = {"segment_s", "train_segments", "test_segments"}  # what only segments write down
+PART_VERSION = 3  # of the format of parts/*.json; tars with a part of another version are made again
+OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # recorded for one codec only
+SEGMENT_SETTINGS = {"segment_s", "train_segments", "test_segments"}  # recorded for segments only
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Everything that decides the bytes of the shards, but for the videos.
+    """Everything that decides the bytes of the shards, except the videos.
 
     docs/benchmarks/shards.md has bytes and PSNR of each quality. The paper takes five pieces of 2 s of a training video
     (section 3.4).
@@ -67,7 +67,7 @@ class BuildSettings:
         check_fields(self)
         if self.segment_s is not None and self.fps is not None:
             raise UserError(f"fps: {self.fps} does not go with segments, which are the source's frames; leave it out")
-        # Refuses what the codec cannot do before any work; with `keep_aspect`, videos can only widen this tile.
+        # Fails early if the codec cannot encode this size; with `keep_aspect`, videos can only widen this tile.
         self.codec_for(self.geometry((self.size, self.size) if self.keep_aspect else None))
 
     @property
@@ -76,24 +76,24 @@ class BuildSettings:
         return 2 if self.drop_odd else 1
 
     def geometry(self, canvas: tuple[int, int] | None) -> Geometry:
-        """Of a video that fills the canvas; of any where there is none."""
+        """Of a video that fills the canvas; without a canvas, of every video."""
         return stretched(self.size) if canvas is None else centred(canvas, canvas)
 
     def codec_for(self, geometry: Geometry) -> Codec:
-        """What encodes segments in tiles of this size.
+        """The encoder of segments in tiles of this size.
 
         Raises:
-            UserError: The codec cannot do that.
+            UserError: The codec cannot encode this size.
         """
         height, width = geometry.tile_height, geometry.tile_width
         if self.codec == "h264":
             return H264Codec.new(height=height, width=width, gop_size=self.gop_size, crf=self.crf)
-        # With odd frames dropped only phase 0 is left, and its frames follow one another.
+        # Without odd frames only phase 0 is left, whose frames are adjacent.
         phase_stride = 1 if self.drop_odd else 2
         return FilmstripCodec.new(height=height, width=width, quality=self.quality, phase_stride=phase_stride)
 
     def describe(self) -> dict[str, Any]:
-        """The settings that matter here, for dataset.json."""
+        """The settings that apply, for dataset.json."""
         others = set().union(*(names for codec, names in OWN_SETTINGS.items() if codec != self.codec))
         if self.segment_s is None:
             others |= SEGMENT_SETTINGS
@@ -107,10 +107,10 @@ class ShardTask:
     Attributes:
         name: Of the tar, without suffix.
         dataset: Name of the dataset.
-        first: Position of the first record among all of the build; keys of samples count from it.
-        canvas: Width and height that hold every video; None where all are stretched to one size.
-        broken: Sources of records that are known to be unreadable, with stage and reason.
-        inputs: `fingerprint` as the process that planned saw it.
+        first: Position of the first record in the build; keys of samples count from it.
+        canvas: Width and height that hold every video; None if all are stretched to one size.
+        broken: Source -> stage and reason of records that are known to be unreadable.
+        inputs: `fingerprint` in the process that planned the build.
     """
 
     name: str
@@ -124,7 +124,7 @@ class ShardTask:
     inputs: str = ""
 
     def fingerprint(self) -> str:
-        """Of all that the tar is made from, as this process sees it; videos by name, size and modification time."""
+        """A digest of all inputs of the tar as this process sees them; videos by name, size and modification time."""
         files = []
         for record in self.records:
             try:
@@ -249,7 +249,7 @@ def tasks_of(
     number: int,
     first: int,
 ) -> list[ShardTask]:
-    """Records in tars of `samples_per_shard`, which are numbered from `number`, and their keys from `first`."""
+    """Tars of `samples_per_shard` records; tars are numbered from `number`, keys from `first`."""
     tasks: list[ShardTask] = []
     for place in range(0, len(records), settings.samples_per_shard):
         part = tuple(records[place : place + settings.samples_per_shard])
@@ -268,7 +268,7 @@ def fitted_sizes(
     *,
     report: Callable[..., None],
 ) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[str, str]]]:
-    """Source -> width and height of each video whose short side becomes `size`; and why others cannot be read."""
+    """Source -> stored width and height of each video, whose short side becomes `size`; and why others fail."""
     sizes, broken = dict[str, tuple[int, int]](), dict[str, tuple[str, str]]()
 
     def fitted_size(record: VideoRecord) -> tuple[int, int] | VideoFailure:
@@ -288,12 +288,12 @@ def fitted_sizes(
 
 
 def guard_of(record: VideoRecord, limits: Limits) -> Guard:
-    """What opens a record's video; it must lie in the raw folder, unless links may lead anywhere."""
+    """The guard that opens a record's video, which must lie in the raw folder unless links are followed."""
     return Guard(limits, home=None if limits.follow_links else record.raw)
 
 
 def shuffled(records: list[VideoRecord], *, seed: int) -> list[VideoRecord]:
-    """The records in the order in which they go into tars; a function of their names and the seed alone."""
+    """The records in the order of the tars; depends on their names and the seed alone."""
     in_order = sorted(records, key=lambda record: record.source)
     order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(in_order))
     return [in_order[i] for i in order]
@@ -301,7 +301,7 @@ def shuffled(records: list[VideoRecord], *, seed: int) -> list[VideoRecord]:
 
 @cache
 def made_by(dataset: str, settings: BuildSettings, canvas: tuple[int, int] | None) -> dict[str, Any]:
-    """What of dataset.json decides the bytes of a tar: name, codec, settings, and the programs of this machine."""
+    """The fields of dataset.json that decide the bytes of a tar: name, codec, settings, and this machine's programs."""
     try:
         codec = settings.codec_for(settings.geometry(canvas))
     except UserError as error:
@@ -316,7 +316,7 @@ def made_by(dataset: str, settings: BuildSettings, canvas: tuple[int, int] | Non
 
 
 def head_of(listing: Listing, settings: BuildSettings, canvas: tuple[int, int] | None) -> dict[str, Any]:
-    """What dataset.json says about how the shards were made."""
+    """The fields of dataset.json about how the shards are made."""
     made = made_by(listing.name, settings, canvas)
     others = {
         "res3d-video": pipeline.__version__,
@@ -334,10 +334,13 @@ def head_of(listing: Listing, settings: BuildSettings, canvas: tuple[int, int] |
 
 
 def refuse_other_settings(out_dir: Path, head: dict[str, Any], *, shown: str) -> None:
-    """Shards of other settings are somebody's work; they are not overwritten in passing.
+    """Do not overwrite shards that were made with other settings.
+
+    Args:
+        shown: `out_dir` for people.
 
     Raises:
-        ShardError: `out_dir`, to people `shown`, holds a dataset of another name or made with other settings.
+        ShardError: It holds a dataset of another name, or made with other settings.
     """
     try:
         found = json.loads((out_dir / "dataset.json").read_bytes())

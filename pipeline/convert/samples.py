@@ -1,4 +1,4 @@
-"""From one video to its samples: the whole of it, or segments; or a line that says why not."""
+"""From one video to its samples, the whole video or segments, or to a line of quarantine.jsonl."""
 
 import bisect
 import hashlib
@@ -20,10 +20,10 @@ from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry, centred
 from res3d_video.pipeline.plan import random_below
 from res3d_video.pipeline.shard_writer import EncodedSample
 
-Described = tuple[EncodedSegment, dict[str, Any]]  # with what key.json says about the frames
+Described = tuple[EncodedSegment, dict[str, Any]]  # with the fields of key.json about its frames
 FROM_START = "decoded from its first frame: its times or keyframes do not allow to begin elsewhere"
-COUNTING = Geometry(16, 16, 16, 16)  # frames are counted by ffmpeg, as small pictures
-UNKNOWN_FPS = 25.0  # where a container states no rate
+COUNTING = Geometry(16, 16, 16, 16)  # to count frames with ffmpeg, as small pictures
+UNKNOWN_FPS = 25.0  # assumed where a container states no rate
 Converted = tuple[list[EncodedSample], list[dict[str, str]]]  # a video's samples, and lines of quarantine.jsonl
 
 
@@ -67,10 +67,10 @@ def transcode(
     guard: Guard,
     piece: Piece | None = None,
 ) -> Described:
-    """One video, or a piece of it, to an encoded segment, and what key.json says about its frames.
+    """Encode one video or a piece of it; returns the segment and the fields of key.json about its frames.
 
     Raises:
-        VideoFailure: No frame can be decoded; or fewer than those of a piece that was sought; or a limit is exceeded.
+        VideoFailure: No frame decodes, a piece that was reached by seeking lacks frames, or a limit is exceeded.
     """
     codec, fps = settings.codec_for(geometry), settings.fps or facts.fps
     reader = FrameReader(
@@ -113,8 +113,8 @@ def transcode_segments(
     inspector: Inspector,
     guard: Guard,
 ) -> list[Described]:
-    """The segments of one video, or the piece that its record names, each decoded from the keyframe before it where
-    that gives the very same frames.
+    """The segments of one video, or the piece that its record names. Each is decoded from the keyframe before it where
+    that gives exactly the same frames, else from the video's start.
 
     Raises:
         VideoFailure: Some segment cannot be decoded.
@@ -144,7 +144,7 @@ def transcode_segments(
         except VideoFailure as failure:
             if failure.stage == "limit":
                 raise
-            # there are fewer frames than packets, or a seek went too far
+            # fewer frames than packets, or a seek went too far: decode from the start
     counting = FrameReader(record.path, COUNTING, block_frames=256, guard=guard)
     for _ in counting:
         pass
@@ -187,7 +187,7 @@ def segment_starts(record: VideoRecord, settings: BuildSettings, *, length: int,
 
 
 def segment_length(segment_s: float, *, fps: float) -> int:
-    """Frames of a segment, at least 1; `fps` is the source's on average, 0 where nobody knows.
+    """Frames of a segment, at least 1; `fps` is the source's average, 0 if unknown.
 
     >>> segment_length(2, fps=30000 / 1001), segment_length(2, fps=25), segment_length(2, fps=0)
     (60, 50, 50)
@@ -196,7 +196,7 @@ def segment_length(segment_s: float, *, fps: float) -> int:
 
 
 def random_segments(name: str, *, count: int, length: int, video_frames: int, seed: int) -> np.ndarray:
-    """First frames of different segments, drawn by the video's name and the seed alone; no other video matters.
+    """First frames of different segments, drawn by the video's name and the seed alone.
 
     Args:
         name: Of the video; Sports-1M's YouTube id.

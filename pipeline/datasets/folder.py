@@ -1,5 +1,5 @@
-"""Any labelled set of videos: root/<class>/<video>, with a split file or a split drawn by group; or with the subsets
-as folders, root/train/<class>/<video>.
+"""Any labelled folder of videos: root/<class>/<video> with a split file or a split drawn by group; or with subsets as
+folders, root/train/<class>/<video>.
 """
 
 import hashlib
@@ -39,10 +39,10 @@ def list_folder(
 ) -> Listing:
     """Records of root/<class>/**/<video>; classes are the folder names, sorted.
 
-    A split file is CSV with a header. `path` is relative to the root and may stand in any column, `group` may
-    be left out, and then comes either `subset`, which makes split "1", or one column a split: `split1`,
-    `split2`, … make the splits "1", "2", …. Subsets are train, test or empty (not used). Videos that the file
-    does not name are left out:
+    A split file is CSV with a header and columns in any order: `path`, relative to the root; optionally `group`;
+    and either `subset`, which makes split "1", or one column per split: `split1`, `split2`, … make the splits
+    "1", "2", …. Subsets are train, val, test or empty (not used). Videos that the file does not name are left
+    out:
 
         path,group,split1,split2
         wave/ann_01.mp4,ann,train,test
@@ -50,16 +50,16 @@ def list_folder(
     Without a split file the videos are split by group: `test_groups` are held out if given, else
     `test_fraction` of each class's groups are drawn with `seed`; see `draw_test_groups`.
 
-    In root/train/<class>/**/<video> and root/test/<class>/**/<video> the folders say it: see `subset_folders`. Where
-    there are val, valid or validation too, those are the validation side; without test, they are tested.
+    Folders root/train/<class>/**/<video> and root/test/<class>/**/<video> are a split, too: see `subset_folders`. A
+    folder val, valid or validation is the validation side, or without a folder test the test side.
 
     Args:
-        root: Linked folders in it are not followed; a warning names them. Linked videos are a matter of the build.
-        name: The dataset's name; the root folder's by default.
+        root: Linked folders in it are not followed; a warning names them.
+        name: The dataset's name; by default that of the root folder.
         test_fraction: 0.2 by default.
         val_fraction: Of the groups that are not held out for testing, for a validation side.
-        group_pattern: Regular expression searched in the file's stem; its first group names the video's
-            group, over all classes. None makes each video its own group.
+        group_pattern: Regular expression searched in the file's stem; its first group is the video's group,
+            across all classes. None makes each video its own group.
         test_groups: For Weizmann, `^([a-z]+)_` and ("daria", "denis", "eli") hold three actors out.
 
     Raises:
@@ -125,10 +125,10 @@ def class_of(source: str) -> str:
 
 
 def subset_folders(root: Path, sources: Sequence[str], *, is_split: bool) -> dict[str, str]:
-    """Top folders that are subsets, not classes, with "train", "test" or "val" of each; none where all are classes.
+    """Top folders that are subsets, not classes -> "train", "test" or "val"; empty if all are classes.
 
-    They are subsets if they have such names and hold class folders: one for train, and one for test or val or each.
-    Where a split file says who is tested, a folder named train without class folders is a class of trains.
+    They are subsets if they have such names and contain class folders: one for train, and one for test or val or each.
+    With a split file, a folder named train without class folders is a class of trains.
     """
     tops = sorted({class_of(source) for source in sources})
     named = {top: SUBSET_FOLDERS[top.lower()] for top in tops if top.lower() in SUBSET_FOLDERS}
@@ -177,12 +177,12 @@ def draw_sides(
 
 
 def draw_test_groups(pairs: Collection[tuple[str, str]], *, test_fraction: float, seed: int) -> set[str]:
-    """Groups to hold out: `test_fraction` of each class's, at least one, with at least one left for train.
+    """Groups to hold out: `test_fraction` of each class's groups, at least one, leaving at least one for train.
 
-    A class with a single group stays in train. Groups are taken in the order of a hash of seed and name, so
-    the draw does not depend on the file system's order. Where groups span classes, those with the fewest
-    groups choose first, and a group that would give another class too many is the last choice; so a class may
-    get more than its share, and none where its groups are the last of others.
+    A class with a single group stays in train. Groups are taken in the order of a hash of seed and name, so the
+    draw does not depend on the file system's order. If groups span classes, classes with the fewest groups choose
+    first, and avoid groups that would exceed another class's share where they can; so a class may get more than
+    its share, or none.
 
     Args:
         pairs: Class and group of each video.
@@ -215,7 +215,7 @@ def draw_test_groups(pairs: Collection[tuple[str, str]], *, test_fraction: float
 def read_split_file(
     path: Path, *, sources: Collection[str]
 ) -> tuple[list[str], dict[str, tuple[str, ...]], dict[str, str]]:
-    """Of the file that `list_folder` describes: split names, subsets of each source named, group of each with one."""
+    """Read the file that `list_folder` describes: split names, source -> subsets, source -> group if it has one."""
     lines = csv_lines(path)
     header = [cell.lower() for _, cells in islice(lines, 1) for cell in cells]
     columns = {

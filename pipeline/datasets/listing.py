@@ -1,4 +1,4 @@
-"""What an adapter returns, how it finds videos and reads lists, and the checks that hold for every dataset."""
+"""What an adapter returns, how it finds videos and reads lists, and the checks of all datasets."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ class DatasetError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a video from `start` to `end`, the end not included: seconds from the first frame, or frames."""
+    """A piece of a video from `start` to `end`, exclusive: seconds from the first frame, or frame numbers."""
 
     start: float
     end: float
@@ -43,9 +43,9 @@ class VideoRecord:
         raw: The folder that all videos lie in.
         source: Its posix path relative to `raw`, for a piece with "#" and a name of the piece; unique.
         label: Position of `class_name` in the dataset's classes, 0-based.
-        group: Videos of one group (same source video, same actor) must not lie on both sides of a split.
-        subsets: One word a split, in the order of Listing.split_names: "train", "val", "test" or "" (not used).
-        labels: All of them, `label` first, in datasets whose videos may have several; else None.
+        group: Videos of one group (same source video, same actor) must not be on both sides of a split.
+        subsets: One per split, in the order of Listing.split_names: "train", "val", "test" or "" (not used).
+        labels: All labels, `label` first, in datasets whose videos may have several; else None.
         span: None for the whole video.
     """
 
@@ -60,7 +60,7 @@ class VideoRecord:
 
     @property
     def path(self) -> Path:
-        """The file. Not stored, as there may be millions of records."""
+        """The video file; not stored, as there may be millions of records."""
         return self.raw / (self.source if self.span is None else self.source.rpartition("#")[0])
 
 
@@ -69,13 +69,13 @@ class Listing:
     """A dataset as found on disk.
 
     Attributes:
-        name: Tars are named by it, so it holds nothing that means something to WebDataset, DALI, a URL or a shell.
-        classes: All class names, position = label, also those without a video here.
+        name: Names the tars, so it has no character that is special to WebDataset, DALI, URLs or shells.
+        classes: All class names, position = label, including those without a video.
         records: Sorted by source.
-        missing: Named in the lists, not on disk; as the lists write them.
+        missing: Listed but not on disk, as the lists write them.
         warnings: One line each, for people.
-        subset_of_missing: Of each of `missing`, its subset in the first split.
-        in_both: Names, without folder and suffix, that the lists have in train and in test; they are test videos here.
+        subset_of_missing: The subset of each of `missing` in the first split.
+        in_both: Names, without folder and suffix, listed for both train and test; they become test videos.
     """
 
     name: str
@@ -98,13 +98,13 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample of a table.
+    """One listed sample, whether or not its video is on disk.
 
     Attributes:
         path: Of its video, posix, relative to the raw folder.
-        names: Its classes, the first one counts.
-        subsets: One word a split.
-        key: Tells pieces of one video apart; empty where it is the whole video.
+        names: Its classes; the first is its main one.
+        subsets: As in `VideoRecord`.
+        key: Distinguishes pieces of one video; empty for the whole video.
     """
 
     path: str
@@ -116,7 +116,7 @@ class Row:
 
 
 class VideoTree(NamedTuple):
-    """What lies below a folder, posix paths relative to it, sorted; and a line for each name left out."""
+    """Videos and folders below a folder, as sorted posix paths relative to it, and a line for each name left out."""
 
     videos: list[str]
     folders: list[str]
@@ -124,9 +124,9 @@ class VideoTree(NamedTuple):
 
 
 def find_videos(root: Path) -> VideoTree:
-    """Everything below a folder with a video's name, at any depth; hidden names are left out.
+    """All files with a video's suffix below a folder, at any depth, except hidden ones.
 
-    Linked folders are not followed. Linked videos are a matter of the build.
+    Linked folders are not followed. Linked videos are listed; the build decides whether to read them.
 
     Raises:
         OSError: A folder cannot be read.
@@ -140,7 +140,7 @@ def find_videos(root: Path) -> VideoTree:
                 source, is_folder = parent + entry.name, entry.is_dir(follow_symlinks=False)
                 if entry.name.startswith("."):
                     continue
-                if any("\ud800" <= character <= "\udfff" for character in entry.name):  # which JSON cannot hold
+                if any("\ud800" <= character <= "\udfff" for character in entry.name):  # JSON cannot hold it
                     found.warnings.append(f"{entry.name!a}: the name is not UTF-8; rename it")
                 elif is_folder:
                     found.folders.append(source)
@@ -155,7 +155,7 @@ def find_videos(root: Path) -> VideoTree:
 
 
 def list_lines(path: Path) -> list[tuple[int, str]]:
-    """Lines of a list with their 1-based numbers; byte order mark, CRLF, outer blanks and empty lines gone."""
+    """Lines of a list with their 1-based numbers, without byte order mark, CRLF, outer spaces and empty lines."""
     try:
         lines = read_text(path, max_bytes=MAX_LIST_BYTES).splitlines()
     except UserError as error:
@@ -164,10 +164,10 @@ def list_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def matched_lines(path: Path, pattern: re.Pattern[str], *, form: str) -> Iterator[tuple[str, re.Match[str]]]:
-    """Where each line of an official list stands, for people, and its match with a pattern.
+    """The lines of an official list: "path:number", for messages, and the match with a pattern.
 
     Raises:
-        DatasetError: A line has another form than `form` says.
+        DatasetError: A line does not match; `form` says what it should be.
     """
     for number, line in list_lines(path):
         match = pattern.fullmatch(line)
@@ -177,7 +177,7 @@ def matched_lines(path: Path, pattern: re.Pattern[str], *, form: str) -> Iterato
 
 
 def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each line of a CSV file; empty lines and outer blanks gone.
+    """Number and cells of each line of a CSV file, without empty lines and outer spaces.
 
     Raises:
         DatasetError: It cannot be read.
@@ -193,9 +193,9 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def folder_with(raw: Path, candidates: Sequence[str], pattern: str, *, wanted: str) -> Path:
-    """The first of raw/candidates that holds a file whose name matches a glob pattern.
+    """The first of the folders raw/candidate with a file that matches a glob pattern.
 
-    Where none does, a DatasetError ends with `wanted`, which says what belongs there.
+    If there is none, a DatasetError ends with `wanted`, which says what to put there.
     """
     if not raw.is_dir():
         raise DatasetError(f"{raw}: no such folder; {wanted}")
@@ -215,14 +215,14 @@ def listing_of(
     labels: Mapping[str, int],
     wanted: str,
 ) -> Listing:
-    """Match what the lists name with what is on disk, by class folder and file name in any case.
+    """Match listed files with those on disk, by class folder and file name, ignoring case.
 
-    UCF101 writes one class HandstandPushups and HandStandPushups, and copies differ in which is where.
+    UCF101 writes one class both HandstandPushups and HandStandPushups, and copies differ in where.
 
     Args:
-        subsets: For each (class, file name) of the lists "train", "test" or "" in each split.
+        subsets: For each listed (class, file name), "train", "test" or "" in each split.
         groups: Of each, within its class.
-        folders: Where in `raw` the class folders may lie.
+        folders: Where in `raw` the class folders may be.
         labels: Every class of the dataset with its label, in label order.
     """
     lowered = {class_name.lower() for class_name in labels}
@@ -250,7 +250,7 @@ def listing_of(
 
 @cache
 def shared(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The first tuple that was equal, so that millions of rows hold few."""
+    """An equal tuple from before, so that millions of rows share few of them."""
     return words
 
 
@@ -264,16 +264,16 @@ def listing_of_rows(
     classes: Sequence[str] = (),
     wanted: str = "look at --raw",
 ) -> Listing:
-    """Records of the rows whose videos are there.
+    """Records of the rows whose videos are on disk.
 
     Args:
-        tree: What lies below the raw folder; its videos are taken away.
-        rows: Taken away one by one.
-        classes: In the order of their labels; sorted names of the rows by default.
-        wanted: Ends the error where no video is there: what to do about it.
+        tree: Of the raw folder; its list of videos is emptied.
+        rows: Emptied, too.
+        classes: In the order of their labels; by default the sorted names of the rows.
+        wanted: The way out if no video is on disk.
 
     Raises:
-        DatasetError: Two rows are the same sample, or no video is there.
+        DatasetError: Two rows are the same sample, or no video is on disk.
     """
     there = set(tree.videos)
     missing = {row.path: row.subsets[0] for row in rows if row.path not in there}
@@ -282,7 +282,7 @@ def listing_of_rows(
     labels = {name: label for label, name in enumerate(classes)}
     is_multi = any(len(row.names) > 1 for row in rows)
     records, left = [], list(reversed(rows))
-    rows.clear()  # a row is gone when its record is made: there may be millions
+    rows.clear()  # frees each row when its record is made: there may be millions
     while left:
         row = left.pop()
         if row.path in there:
@@ -304,12 +304,12 @@ def listing_of_rows(
 
 
 def unlisted_warning(sources: Collection[str]) -> list[str]:
-    """A line that names videos on disk that no list has."""
+    """A warning about videos on disk that are in no list."""
     return [f"{len(sources)} videos are in no list and left out, first {min(sources)}"] if sources else []
 
 
 def group_warnings(records: Sequence[VideoRecord], split_names: Sequence[str]) -> list[str]:
-    """One line for each split that has groups on both sides: accuracy measured on it would be too high."""
+    """A warning for each split with groups on both sides, where the measured accuracy would be too high."""
     lines, num_groups = [], len({record.group for record in records})
     for position, split in enumerate(split_names):
         on_side = {side: {record.group for record in records if record.subsets[position] == side} for side in SUBSETS}

@@ -32,8 +32,8 @@ LINE = re.compile(
 def list_sports1m(raw: Path) -> Listing:
     """Records of the videos on disk that the lists name, in one split.
 
-    A video may have several labels; its class is the first one. Videos that both lists name are test videos, so that
-    nothing is trained on what is tested; `in_both` has their ids.
+    A video may have several labels; its class is the first one. Videos in both lists become test videos, so that no
+    test video is trained on; `in_both` has their ids.
 
     Args:
         raw: Holds `videos/**/<YouTube id>.<any video suffix>`, `labels.txt`, and `train_partition.txt` and
@@ -62,7 +62,7 @@ def list_sports1m(raw: Path) -> Listing:
 
 
 def read_list(path: Path, *, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Labels by YouTube id, 0-based, of lines `URL l1,l2` or `ID l1,l2`; several lines of a video are joined."""
+    """YouTube id -> 0-based labels, of lines `URL l1,l2` or `ID l1,l2`; lines of the same video are merged."""
     partition: dict[str, tuple[int, ...]] = {}
     for where, match in matched_lines(path, LINE, form="`https://www.youtube.com/watch?v=ID l1,l2`"):
         labels = [int(label) for label in match["labels"].split(",")]

@@ -1,4 +1,4 @@
-"""Videos and pieces of videos named by a table; and the official lists of three datasets as such tables."""
+"""Videos and pieces of videos listed in a table; and the official lists of three datasets read as such tables."""
 
 import json
 import re
@@ -38,21 +38,21 @@ def list_table(
     val_fraction: float = 0.0,
     seed: int = 0,
 ) -> Listing:
-    """Records of a CSV file with a header, a line a sample; columns in any order:
+    """Records of a CSV file with a header and one sample per line; columns in any order:
 
         path,label,start_s,end_s,subset,group
         match_01.mp4,goal,61.5,64,train,match_01
 
-    `path` is relative to the raw folder. `labels` instead of `label` has several with ";" between. `start_s` and
-    `end_s`, or `start_frame` and `end_frame`, cut a piece out of a long video, the end not included. `subset`, or
-    `split1`, `split2`, …, says train, val, test, or nothing for not used; without either, groups are drawn. `group` is
-    the video by default; `key` names a piece.
+    `path` is relative to the raw folder. `labels` instead of `label` has several, separated by ";". `start_s` and
+    `end_s`, or `start_frame` and `end_frame`, select a piece of a long video, the end excluded. `subset`, or `split1`,
+    `split2`, …, is train, val, test, or empty for not used; without either, groups are drawn. `group` is by default the
+    video; `key` names a piece.
 
     Args:
         test_fraction, val_fraction: Of each class's groups, drawn with `seed`; 0.2 for testing by default.
 
     Raises:
-        DatasetError: The table, with its line, or an option cannot be used, or no video is there.
+        DatasetError: A line of the table or an option cannot be used, or no video is on disk.
     """
     split_names, rows = read_table(table)
     if not split_names:
@@ -68,7 +68,7 @@ def list_table(
 
 
 def read_table(table: Path) -> tuple[list[str], list[Row]]:
-    """Split names, none where the table has no subsets, and the rows."""
+    """Split names, empty if the table has no subsets, and the rows."""
     lines = csv_lines(table)
     header = [cell.lower() for _, cells in islice(lines, 1) for cell in cells]
     splits = {match[1]: cell for cell in header if (match := SPLIT.fullmatch(cell))}
@@ -197,13 +197,13 @@ def official(
     name: str,
     classes: Sequence[str] = (),
 ) -> Listing:
-    """A dataset with one split, whose videos are found by name at any depth. Without a test side, val is tested.
+    """A dataset with one split, whose videos are found by name at any depth. Without a test side, val is the test side.
 
     Args:
-        rows_of: Given what finds the path of a video by its name without suffix.
+        rows_of: Called with a function from a video's name without suffix to its path, or None.
 
     Raises:
-        DatasetError: A list has another form, or no video is there.
+        DatasetError: A list has another form, or no video is on disk.
     """
     tree, by_stem = find_videos(raw), dict[str, str]()
     for video in tree.videos:
@@ -222,7 +222,7 @@ def official(
 
 
 def read_list(raw: Path, pattern: str, *, kind: type = list) -> Any:
-    """The only JSON file of a name below a folder."""
+    """The content of the only JSON file below a folder that matches a pattern."""
     found = sorted(path for path in raw.rglob(pattern) if path.is_file())
     if len(found) != 1:
         raise DatasetError(f"{raw}: {len(found)} files {pattern}, must be one; put the official lists there")
