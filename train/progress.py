@@ -121,7 +121,7 @@ WINDOW_S = 60.0  # over which the speed is averaged
 WIDE = 120  # columns of a terminal
 
 
-class Shown:
+class ProgressDisplay:
     """Shows progress: a bar in a terminal; elsewhere a line every ten seconds and one at the end.
 
     Args:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,6 @@ from res3d_video import pipeline
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import LoaderSettings
-from res3d_video.pipeline.shard_writer import write_atomically
 from res3d_video.train.checkpoint import data_identity, save_checkpoint
 from res3d_video.train.config import LOCK, TrainConfig, to_dict
 from res3d_video.train.evaluation.video_level import VideoScores
@@ -26,6 +24,7 @@ from res3d_video.train.metrics import Damaged, MetricsLog, Tally
 from res3d_video.train.progress import console
 from res3d_video.train.ranks import Ranks
 from res3d_video.train.step import StepOptions
+from res3d_video.train.terminal import save_json
 
 Say = Callable[[str], None]
 
@@ -181,7 +180,7 @@ def write_config(context: RunContext, config: TrainConfig, *, preset: str, index
             "python": platform.python_version(),
         },
     }
-    write_atomically(context.out / "config.json", (json.dumps(about, indent=2) + "\n").encode())
+    save_json(context.out / "config.json", about)
 
 
 def accuracy_lines(scores: VideoScores) -> list[str]:

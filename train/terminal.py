@@ -22,7 +22,7 @@ from res3d_video.pipeline.clip import MAX_FRAME_STRIDE
 from res3d_video.pipeline.errors import UserError, did_you_mean
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.index import choices
-from res3d_video.train.progress import Shown, console, tolerant_streams
+from res3d_video.train.progress import ProgressDisplay, console, tolerant_streams
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 ALL = "train.terminal.all_help"  # of the context: show every option
@@ -72,8 +72,8 @@ def usage_in_one_line() -> Iterator[None]:
     except (WrongUsage, click.exceptions.NoArgsIsHelpError):
         raise
     except click.UsageError as error:
-        said = re.sub(r"\.? \(?Did you mean ([^?]*)\?\)?", r" (did you mean \1?)", error.format_message())
-        text = f"{said[:1].lower()}{said[1:]}".removesuffix(".")
+        message = re.sub(r"\.? \(?Did you mean ([^?]*)\?\)?", r" (did you mean \1?)", error.format_message())
+        text = f"{message[:1].lower()}{message[1:]}".removesuffix(".")
         how = f"; {error.ctx.command_path} --help lists what there is" if error.ctx else ""
         raise WrongUsage(text + how, error.ctx) from error
 
@@ -191,13 +191,15 @@ class Name(OneLine, click.Choice):
         return f"{value} does not exist{did_you_mean(str(value), names) or ';'} choose {', '.join(names)}"
 
 
-Report = Callable[..., None]  # `update` of train.progress.Shown
+Report = Callable[..., None]  # `update` of train.progress.ProgressDisplay
 
 
 @contextmanager
 def progress(title: str, *, unit: str, quiet: bool = False) -> Iterator[Report]:
-    """Show progress on standard error (`train.progress.Shown`)."""
-    shown = Shown(title, unit=unit, console=console(stderr=True), say=partial(click.echo, err=True), quiet=quiet)
+    """Show progress on standard error (`train.progress.ProgressDisplay`)."""
+    shown = ProgressDisplay(
+        title, unit=unit, console=console(stderr=True), say=partial(click.echo, err=True), quiet=quiet
+    )
     try:
         yield shown.update
     finally:

@@ -23,7 +23,7 @@ from res3d_video.train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Tal
 from res3d_video.train.mixing import draw_mixing
 from res3d_video.train.models import build_model
 from res3d_video.train.presets import NEEDS_WEIGHTS
-from res3d_video.train.progress import Shown
+from res3d_video.train.progress import ProgressDisplay
 from res3d_video.train.rank_times import RankClock, StragglerWatch, line_of
 from res3d_video.train.ranks import from_torchrun, process_group
 from res3d_video.train.resolve import as_trained, configure, defaults, execution, find_state
@@ -100,7 +100,7 @@ class Run:
         self.outcomes = OutcomeQueue(self.ranks)
         self.clock = RankClock(self.model, self.optimizer, ranks=self.ranks)
         self.stragglers = StragglerWatch(self.ranks.gather(platform.node()))  # collective, once
-        self.progress = Shown(
+        self.progress = ProgressDisplay(
             "training", unit="steps", console=context.console(), say=context.say, quiet=context.quiet, transient=True
         )
         self.log: MetricsLog | None = None  # this and `files` on rank 0 only
