@@ -18,7 +18,9 @@ from res3d_video.pipeline.shard_writer import dali_index, sha256_of
 
 MAX_META_BYTES = 2**20  # of key.json
 
-Stored = tuple[int, dict[str, tuple[int, bytes]]]  # a sample, and its files by name: offset in the sample, and content
+StoredSample = tuple[
+    int, dict[str, tuple[int, bytes]]
+]  # a sample, and its files by name: offset in the sample, and content
 
 
 def verify(
@@ -117,7 +119,7 @@ def _idx_faults(tar: Path, expected: bytes) -> Iterator[str]:
         yield f"{idx.name}: " + ("missing" if isinstance(error, FileNotFoundError) else f"does not describe {tar.name}")
 
 
-def _stored(index: ShardIndex, sample: int, found: dict[str, tuple[int, int]], file: BinaryIO) -> Stored:
+def _stored(index: ShardIndex, sample: int, found: dict[str, tuple[int, int]], file: BinaryIO) -> StoredSample:
     """A sample and its files in a tar."""
     sizes = index.stored_as.file_sizes(int(index.num_frames[sample])) | {"json": MAX_META_BYTES}
     files = {}
@@ -129,7 +131,7 @@ def _stored(index: ShardIndex, sample: int, found: dict[str, tuple[int, int]], f
     return sample, files
 
 
-def _sample_faults(index: ShardIndex, stored: Stored, *, decode: bool) -> list[str]:
+def _sample_faults(index: ShardIndex, stored: StoredSample, *, decode: bool) -> list[str]:
     """What is wrong with one sample's frames, and with its key.json against the index."""
     sample, files = stored
     key, rows = index.key(sample), slice(int(index.first_frame[sample]), int(index.first_frame[sample + 1]))
@@ -142,5 +144,5 @@ def _sample_faults(index: ShardIndex, stored: Stored, *, decode: bool) -> list[s
         return [*faults, f"{key}.json is missing or not JSON"]
     labels = index.all_labels(np.array([sample]))[0].tolist()
     if stated != (index.labels[sample], index.num_frames[sample], index.source(sample), labels):
-        faults.append(f"{key}.json and the index differ")
+        faults.append(f"{key}.json and the index tell different things")
     return faults

@@ -35,7 +35,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate goes from step to step."""
+    """The learning rate over the steps of a run."""
 
     kind: Literal["step", "cosine"] = described(
         "step", "step multiplies by `decay_factor` every `decay_every` steps; cosine ends at 0."
@@ -146,7 +146,7 @@ def default_groups(global_batch_size: int, *, num_samples: int) -> int:
 
 
 def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
-    """The plan that the trainer makes of a configuration."""
+    """The training plan of a configuration."""
     return TrainPlan(
         index,
         index.samples_of(config.split, "train"),
@@ -162,9 +162,9 @@ def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
 
 
 def override(config: TrainConfig, **values: Any) -> TrainConfig:
-    """The configuration with other values of fields, or of keys of PARTS; None leaves a field as it is.
+    """The configuration with some fields, or keys of PARTS, replaced; None keeps a field.
 
-    Another model comes with its own width, unless the configuration had a width of its own.
+    Another model gets its own default width, unless the configuration's width was not the default.
     """
     changes = {name: value for name, value in values.items() if value is not None}
     if changes.get("model") in MODELS and config.model.width == MODELS[config.model.name].width:
@@ -178,7 +178,7 @@ def override(config: TrainConfig, **values: Any) -> TrainConfig:
 
 
 def scaled_to_steps(config: TrainConfig, num_steps: int) -> TrainConfig:
-    """The same recipe in fewer or more steps: breakpoints and warm-up keep their place in the run.
+    """The same recipe in fewer or more steps: breakpoints and warm-up keep their relative place.
 
     >>> shorter = scaled_to_steps(TrainConfig(), 900)
     >>> shorter.steps, shorter.schedule.decay_every
@@ -194,7 +194,7 @@ def scaled_to_steps(config: TrainConfig, num_steps: int) -> TrainConfig:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain dicts, lists, numbers and strings, for JSON and checkpoints."""
+    """The configuration as dicts, lists, numbers and strings, for JSON and checkpoints."""
     return dataclasses.asdict(config, dict_factory=with_lists)
 
 
@@ -232,7 +232,7 @@ def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any,
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether something done every so many steps is due; never for 0.
+    """Whether something that happens every `every` steps is due; never if `every` is 0.
 
     >>> [step for step in range(1, 8) if is_due(step, 3)], is_due(3, 0)
     ([3, 6], False)

@@ -35,8 +35,8 @@ from res3d_video.pipeline.convert.shard import (
     MAX_ATTEMPTS,
     PASSING,
     Counts,
-    Make,
-    Tell,
+    ReportShard,
+    ShardMaker,
     clean,
     ends_all,
     make_here,
@@ -95,7 +95,7 @@ def build_shards(
     report: Callable[..., None] = lambda *done, **failed: None,
     task: tuple[int, int] | None = None,
     append: bool = False,
-    make: Make | None = None,
+    make: ShardMaker | None = None,
     store: RemoteStore | None = None,
 ) -> BuildResult:
     """Transcode the videos of a listing into shards.
@@ -147,8 +147,8 @@ def build_shards(
         return write_whole(result, listing, settings, head, names, out, alone=not is_shared)
 
 
-def progress_of(mine: list[ShardTask], todo: list[ShardTask], report: Callable[..., None]) -> Tell:
-    """A `Tell` that reports the progress of all tars together."""
+def progress_of(mine: list[ShardTask], todo: list[ShardTask], report: Callable[..., None]) -> ReportShard:
+    """A `ReportShard` that reports the progress of all tars together."""
     num_total = sum(len(one.records) for one in mine)
     total = Counts(videos=num_total - sum(len(one.records) for one in todo))
     of_tar: dict[str, Counts] = {}
@@ -249,8 +249,8 @@ def reasons_of(quarantine: Iterable[dict[str, str]]) -> dict[str, int]:
     return dict(Counter(re.sub(r"\b\d[\d.]*\b", "…", reason) for reason in reasons).most_common())
 
 
-def make_on_ray(tasks: list[ShardTask], out: Path | RemoteStore, tell: Tell, *, address: str) -> dict[str, str]:
-    """A `Make` on a Ray cluster, one core per tar.
+def make_on_ray(tasks: list[ShardTask], out: Path | RemoteStore, tell: ReportShard, *, address: str) -> dict[str, str]:
+    """A `ShardMaker` on a Ray cluster, one core per tar.
 
     Args:
         address: Of the cluster: "auto" (one that runs on this machine), "host:port", or "local" to start one.

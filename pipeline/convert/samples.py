@@ -20,7 +20,7 @@ from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry, centred
 from res3d_video.pipeline.plan import random_below
 from res3d_video.pipeline.shard_writer import EncodedSample
 
-Described = tuple[EncodedSegment, dict[str, Any]]  # with the fields of key.json about its frames
+Segment = tuple[EncodedSegment, dict[str, Any]]  # with the fields of key.json about its frames
 FROM_START = "decoded from its first frame: its times or keyframes do not allow to begin elsewhere"
 COUNTING = Geometry(16, 16, 16, 16)  # to count frames with ffmpeg, as small pictures
 UNKNOWN_FPS = 25.0  # assumed where a container states no rate
@@ -66,7 +66,7 @@ def transcode(
     facts: VideoFacts,
     guard: Guard,
     piece: Piece | None = None,
-) -> Described:
+) -> Segment:
     """Encode one video or a piece of it; returns the segment and the fields of key.json about its frames.
 
     Raises:
@@ -116,7 +116,7 @@ def transcode_segments(
     facts: VideoFacts,
     inspector: Inspector,
     guard: Guard,
-) -> list[Described]:
+) -> list[Segment]:
     """The segments of one video, or the piece that its record names. Each is decoded from the keyframe before it where
     that gives exactly the same frames, else from the video's start.
 
@@ -124,7 +124,7 @@ def transcode_segments(
         VideoFailure: Some segment cannot be decoded.
     """
 
-    def stored(pieces: list[Piece], num_frames: int, *warnings: str) -> list[Described]:
+    def stored(pieces: list[Piece], num_frames: int, *warnings: str) -> list[Segment]:
         found = [transcode(record.path, geometry, settings, facts=facts, guard=guard, piece=piece) for piece in pieces]
         return [
             (segment, meta | {"num_frames_source": num_frames, "warnings": [*meta["warnings"], *warnings]})

@@ -40,10 +40,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Counts = Counter[str]  # of "videos", and those that "failed"
-# Progress callback of a `Make`: name of a tar and its counts so far, which restart from 0 when it is tried again.
-Tell = Callable[[str, Counts], None]
+# Progress of a `ShardMaker`: name of a tar and its counts so far, which restart from 0 when it is tried again.
+ReportShard = Callable[[str, Counts], None]
 # Makes tars in a folder or at a URL; returns name -> reason of those that failed in all attempts.
-Make = Callable[[list[ShardTask], Path | RemoteStore, Tell], dict[str, str]]
+ShardMaker = Callable[[list[ShardTask], Path | RemoteStore, ReportShard], dict[str, str]]
 
 
 class OtherInputsError(ShardError):
@@ -53,13 +53,13 @@ class OtherInputsError(ShardError):
 def make_here(
     tasks: list[ShardTask],
     out: Path | RemoteStore,
-    tell: Tell,
+    tell: ReportShard,
     *,
     pool: ThreadPoolExecutor,
     inspector: Inspector,
     workers: int,
 ) -> dict[str, str]:
-    """A `Make` in this process: videos are converted in a pool across tars, which are written one after another."""
+    """A `ShardMaker` in this process: a pool converts videos across tars, which are written one after another."""
     left, failed = tasks, dict[str, str]()
     for _ in range(MAX_ATTEMPTS):
         items = [(task, place) for task in left for place in range(len(task.records))]
@@ -112,7 +112,7 @@ def store_shard(
     converted: Iterable[Converted],
     out: Path | RemoteStore,
     *,
-    tell: Tell = lambda name, counts: None,
+    tell: ReportShard = lambda name, counts: None,
 ) -> Counts:
     """`write_shard` to a folder, or to a temporary one whose files are uploaded, the part last.
 
@@ -138,7 +138,7 @@ def counts_of_finished(task: ShardTask, out_dir: Path) -> Counts:
 
 
 def write_shard(
-    task: ShardTask, converted: Iterable[Converted], out_dir: Path, *, tell: Tell = lambda name, counts: None
+    task: ShardTask, converted: Iterable[Converted], out_dir: Path, *, tell: ReportShard = lambda name, counts: None
 ) -> Counts:
     """Write tar, idx and, last, the part of one task, unless another process has finished them meanwhile.
 

@@ -21,7 +21,7 @@ from res3d_video.pipeline.datasets.listing import (
 )
 from res3d_video.pipeline.errors import did_you_mean
 
-WANTED = "put <class>/<video>, one folder a class, there"
+WAY_OUT = "put <class>/<video>, one folder a class, there"
 SUBSET_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SUBSET_FOLDERS |= dict.fromkeys(("val", "valid", "validation"), "val")
 
@@ -68,13 +68,13 @@ def list_folder(
     """
     root = Path(root)
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; {WANTED}")
+        raise DatasetError(f"{root}: no such folder; {WAY_OUT}")
     tree = find_videos(root)
     sources = [video for video in tree.videos if "/" in video]
     if not tree.videos:
-        raise DatasetError(f"{root}: no video found; {WANTED}")
+        raise DatasetError(f"{root}: no video found; {WAY_OUT}")
     if not sources:
-        raise DatasetError(f"{root}: {tree.videos[0]} lies in no class folder; {WANTED}")
+        raise DatasetError(f"{root}: {tree.videos[0]} lies in no class folder; {WAY_OUT}")
     subset_of = subset_folders(root, sources, is_split=split_file is not None)
     if val_fraction and (subset_of or split_file is not None):
         raise DatasetError("val_fraction: folders or a split file already say what each video is for; leave it out")

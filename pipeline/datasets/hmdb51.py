@@ -13,7 +13,7 @@ from res3d_video.pipeline.datasets.listing import (
 
 LIST_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "splits", ".")
 VIDEO_FOLDERS = ("hmdb51_org", "hmdb51", "HMDB51", "videos", ".")
-WANTED = (
+WAY_OUT = (
     "put <class>/*.avi (each class's .rar of hmdb51_org.rar) and testTrainMulti_7030_splits/*.txt "
     "(test_train_splits.rar) of https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database "
     "there, unpacked"
@@ -36,7 +36,7 @@ def list_hmdb51(raw: Path) -> Listing:
             lists themselves.
     """
     raw = Path(raw)
-    lists = folder_with(raw, LIST_FOLDERS, f"*{FIRST_LIST}", wanted=WANTED)
+    lists = folder_with(raw, LIST_FOLDERS, f"*{FIRST_LIST}", way_out=WAY_OUT)
     classes = sorted(path.name.removesuffix(FIRST_LIST) for path in lists.glob(f"*{FIRST_LIST}"))
     subsets: dict[tuple[str, str], list[str]] = {}
     for class_name in classes:
@@ -47,7 +47,7 @@ def list_hmdb51(raw: Path) -> Listing:
                 words[position] = SUBSET_OF_DIGIT[match["digit"]]
     labels = {class_name: label for label, class_name in enumerate(classes)}
     groups = {(class_name, file): source_video(class_name, file) for class_name, file in subsets}
-    return listing_of("hmdb51", raw, subsets, groups=groups, folders=VIDEO_FOLDERS, labels=labels, wanted=WANTED)
+    return listing_of("hmdb51", raw, subsets, groups=groups, folders=VIDEO_FOLDERS, labels=labels, way_out=WAY_OUT)
 
 
 def source_video(class_name: str, file: str) -> str:

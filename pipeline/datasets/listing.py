@@ -194,17 +194,17 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DatasetError(f"{path}: cannot be read ({error}); name a CSV file in UTF-8") from None
 
 
-def folder_with(raw: Path, candidates: Sequence[str], pattern: str, *, wanted: str) -> Path:
+def folder_with(raw: Path, candidates: Sequence[str], pattern: str, *, way_out: str) -> Path:
     """The first of the folders raw/candidate with a file that matches a glob pattern.
 
-    If there is none, a DatasetError ends with `wanted`, which says what to put there.
+    If there is none, a DatasetError ends with `way_out`, which says what to put there.
     """
     if not raw.is_dir():
-        raise DatasetError(f"{raw}: no such folder; {wanted}")
+        raise DatasetError(f"{raw}: no such folder; {way_out}")
     for candidate in candidates:
         if any((raw / candidate).glob(pattern)):
             return raw / candidate
-    raise DatasetError(f"{raw}: no {pattern} found; {wanted}")
+    raise DatasetError(f"{raw}: no {pattern} found; {way_out}")
 
 
 def listing_of(
@@ -215,7 +215,7 @@ def listing_of(
     groups: Mapping[tuple[str, str], str],
     folders: Sequence[str],
     labels: Mapping[str, int],
-    wanted: str,
+    way_out: str,
 ) -> Listing:
     """Match listed files with those on disk, by class folder and file name, ignoring case.
 
@@ -232,7 +232,7 @@ def listing_of(
         if home.is_dir() and any(child.name.lower() in lowered and child.is_dir() for child in home.iterdir()):
             break
     else:
-        raise DatasetError(f"{raw}: no class folder found; {wanted}")
+        raise DatasetError(f"{raw}: no class folder found; {way_out}")
     tree, path_of = VideoTree([], [], []), dict[tuple[str, str], str]()
     for folder in sorted(home.iterdir()):  # it may be a link to another disk; links below it are not followed
         if folder.is_dir() and not folder.name.startswith("."):
@@ -246,7 +246,7 @@ def listing_of(
         source = path_of.pop((class_name.lower(), file.lower()), f"{class_name}/{file}")
         rows.append(Row(source, (class_name,), tuple(words), group=f"{class_name}/{groups[class_name, file]}"))
     return listing_of_rows(
-        raw, tree, rows, name=name, split_names=list(SPLIT_NAMES), classes=list(labels), wanted=wanted
+        raw, tree, rows, name=name, split_names=list(SPLIT_NAMES), classes=list(labels), way_out=way_out
     )
 
 
@@ -264,7 +264,7 @@ def listing_of_rows(
     name: str,
     split_names: list[str],
     classes: Sequence[str] = (),
-    wanted: str = "look at --raw",
+    way_out: str = "look at --raw",
 ) -> Listing:
     """Records of the rows whose videos are on disk.
 
@@ -272,7 +272,7 @@ def listing_of_rows(
         tree: Of the raw folder; its list of videos is emptied.
         rows: Emptied, too.
         classes: In the order of their labels; by default the sorted names of the rows.
-        wanted: The way out if no video is on disk.
+        way_out: The way out if no video is on disk.
 
     Raises:
         DatasetError: Two rows are the same sample, or no video is on disk.
@@ -296,7 +296,7 @@ def listing_of_rows(
     tree.videos.clear()
     if not records:
         such = f", such as {min(missing)!r}" if missing else ""
-        raise DatasetError(f"{raw}: none of the {len(missing)} listed videos is there{such}; {wanted}")
+        raise DatasetError(f"{raw}: none of the {len(missing)} listed videos is there{such}; {way_out}")
     records.sort(key=lambda record: record.source)
     for one, other in pairwise(records):
         if one.source == other.source:

@@ -17,7 +17,7 @@ from res3d_video.pipeline.datasets.listing import (
     shared,
 )
 
-WANTED = (
+WAY_OUT = (
     "put videos/<YouTube id>.mp4, labels.txt and original/{train,test}_partition.txt "
     "(github.com/gtoderici/sports-1m-dataset, gunzipped) there"
 )
@@ -42,7 +42,7 @@ def list_sports1m(raw: Path) -> Listing:
     raw = Path(raw)
 
     def lists(name: str) -> Path:
-        return folder_with(raw, ("original", "."), name, wanted=WANTED) / name
+        return folder_with(raw, ("original", "."), name, way_out=WAY_OUT) / name
 
     classes = [line for _, line in list_lines(lists("labels.txt"))]
     partitions = {
@@ -57,7 +57,7 @@ def list_sports1m(raw: Path) -> Listing:
     for name, subset in subset_of.items():
         names = shared(tuple(classes[label] for label in partitions[subset][name]))
         rows.append(Row(path_of.get(name, name), names, (subset,), group=name))
-    listing = listing_of_rows(raw, tree, rows, name="sports1m", split_names=["1"], classes=classes, wanted=WANTED)
+    listing = listing_of_rows(raw, tree, rows, name="sports1m", split_names=["1"], classes=classes, way_out=WAY_OUT)
     return replace(listing, in_both=frozenset(partitions["train"].keys() & partitions["test"].keys()))
 
 

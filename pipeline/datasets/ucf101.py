@@ -17,7 +17,7 @@ from res3d_video.pipeline.errors import did_you_mean
 
 LIST_FOLDERS = ("ucfTrainTestlist", "UCF-101/ucfTrainTestlist", ".")
 VIDEO_FOLDERS = ("UCF-101", "UCF101", "ucf101", "videos", ".")
-WANTED = (
+WAY_OUT = (
     "put UCF-101/<Class>/*.avi (UCF101.rar) and ucfTrainTestlist/*.txt "
     "(UCF101TrainTestSplits-RecognitionTask.zip) of https://www.crcv.ucf.edu/data/UCF101.php there, unpacked"
 )
@@ -36,7 +36,7 @@ def list_ucf101(raw: Path) -> Listing:
             the lists themselves.
     """
     raw = Path(raw)
-    lists = folder_with(raw, LIST_FOLDERS, "classInd.txt", wanted=WANTED)
+    lists = folder_with(raw, LIST_FOLDERS, "classInd.txt", way_out=WAY_OUT)
     labels = read_classes(lists / "classInd.txt")
     subsets: dict[tuple[str, str], list[str]] = {}
     groups: dict[tuple[str, str], str] = {}
@@ -55,7 +55,7 @@ def list_ucf101(raw: Path) -> Listing:
                     )
                 words[position] = subset
 
-    return listing_of("ucf101", raw, subsets, groups=groups, folders=VIDEO_FOLDERS, labels=labels, wanted=WANTED)
+    return listing_of("ucf101", raw, subsets, groups=groups, folders=VIDEO_FOLDERS, labels=labels, way_out=WAY_OUT)
 
 
 def read_classes(path: Path) -> dict[str, int]:

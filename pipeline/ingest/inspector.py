@@ -76,8 +76,8 @@ class Inspector(contextlib.AbstractContextManager["Inspector"]):
             code = worker.end()
             if code == -signal.SIGXCPU:
                 raise guard.exceeded("max_cpu_s", path, "took too long to read") from None
-            if code > 0 and "Traceback (most recent call last)" in worker.said:
-                raise RuntimeError(f"{path}: the process that read it failed\n{worker.said}") from None
+            if code > 0 and "Traceback (most recent call last)" in worker.messages:
+                raise RuntimeError(f"{path}: the process that read it failed\n{worker.messages}") from None
             raise VideoFailure("probe", f"{path.name}: the process that read it {ended_by(code)}") from None
         except BaseException:
             worker.end()
@@ -96,10 +96,10 @@ class Worker:
     """A process that inspects one video after another; lines of JSON go to it and come back.
 
     Attributes:
-        said: Its standard error, after it has ended.
+        messages: Its standard error, after it has ended.
     """
 
-    said = ""
+    messages = ""
 
     def __init__(self) -> None:
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
@@ -152,7 +152,7 @@ class Worker:
             self._process.kill()
             code = self._process.wait()
         self._messages.seek(0)
-        self.said = self._messages.read(MESSAGE_BYTES).decode(errors="replace")
+        self.messages = self._messages.read(MESSAGE_BYTES).decode(errors="replace")
         self._from.close()
         self._messages.close()
         return code

@@ -105,8 +105,8 @@ def ffmpeg_exe() -> str:
 
 def ffmpeg_version() -> str:
     """First line of `ffmpeg -version`, without the copyright."""
-    said = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True).stdout
-    return said.partition("\n")[0].partition(" Copyright")[0]
+    text = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True).stdout
+    return text.partition("\n")[0].partition(" Copyright")[0]
 
 
 @dataclass
@@ -208,13 +208,13 @@ class FrameReader:
                 process.wait()
                 process.stdout.close()
             messages.seek(0)
-            said = messages.read(MESSAGE_BYTES).decode(errors="replace")
-        lines = [line for line in said.splitlines() if line.strip()]
+            log = messages.read(MESSAGE_BYTES).decode(errors="replace")
+        lines = [line for line in log.splitlines() if line.strip()]
         if timed_out.is_set():
             raise self.guard.exceeded("max_wall_s", self.path, "took too long")
         if cpu_s >= limits.max_cpu_s:
             raise self.guard.exceeded("max_cpu_s", self.path, "took too long to decode")
-        if "Cannot allocate memory" in said:
+        if "Cannot allocate memory" in log:
             raise self.guard.exceeded("max_memory_mb", self.path, "needs more memory to decode")
         ended = f"ffmpeg {ended_by(code)} after frame {self.num_frames}"
         if code < 0 or code == ASKED_TO_END:  # it crashed or was ended

@@ -32,7 +32,7 @@ def lock(folder: Path, *, rank: int = 0) -> None:
 
 
 def test_a_second_trainer_is_refused_while_the_first_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(res3d_video.train.run_folder, "PATIENCE_S", 0)
+    monkeypatch.setattr(res3d_video.train.run_folder, "LOCK_TIMEOUT_S", 0)
     folder = tmp_path / "runs" / "new"
     code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('locked', flush=True); input()"
     with only_trainer(folder, Ranks(), say=pytest.fail):
