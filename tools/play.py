@@ -67,7 +67,9 @@ MAX_FRAMES = {".gif": 300, ".mp4": 1000, ".png": 32}  # of a segment; of a longe
 )
 @click.argument("data", metavar="DIR", type=DATA)
 @click.argument("key", required=False)
-@click.option("--random", "is_random", is_flag=True, help="Any sample.")
+@click.option(
+    "--random", "is_random", is_flag=True, help="Any sample; one of the train side where clips are augmented."
+)
 @click.option("--class", "class_name", help="Any sample of this class.")
 @click.option("--side", type=click.Choice(["train", "val", "test"]), help="Any sample of this side of the split.")
 @click.option("--clips", "num_clips", type=click.IntRange(1, 100), help="Number of epochs or views.  [default: 1]")

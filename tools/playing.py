@@ -52,7 +52,11 @@ def contains(names: np.ndarray, part: bytes) -> np.ndarray:
 def random_sample(
     index: ShardIndex, config: TrainConfig, *, side: str | None, class_name: str | None, step: int | None
 ) -> int:
-    """Any sample of the split: on a side, of a class, in a step of training. Raises UserError if there is none."""
+    """Any sample of the split: on a side, of a class, in a step of training. Raises UserError if there is none.
+
+    Where clips are augmented it is one that is trained on, unless a side is given.
+    """
+    side = side or ("train" if config.augment.is_on else None)
     used = index.subsets[:, index.split_names.index(config.split)]
     rows = np.flatnonzero(used == SUBSETS[side] if side else used)
     if class_name is not None:
