@@ -47,7 +47,7 @@ from res3d_video.pipeline.schema import array_specs
 from res3d_video.pipeline.typed_json import Count, SchemaError, decode
 
 CHECKSUMS = "checksums.json"  # beside dataset.json where tools/sync_shards.py has copied it
-MAX_INDEX_BYTES = 2**32  # of all arrays together, and of each file that dataset.json does not bound
+MAX_INDEX_BYTES = 2**35  # of all arrays together, and of each file that dataset.json does not bound; Sports-1M: 5 GB
 MAX_CACHE_BYTES = 10**18
 FREE_BYTES = 10**9  # of the disk, which stay free whatever the limit
 NUM_TRIES = 2  # of a tar whose content is wrong, before its samples count as damaged

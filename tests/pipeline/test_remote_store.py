@@ -18,7 +18,14 @@ import s3fs
 import res3d_video.pipeline.remote_store
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.remote import RemoteSettings, folder_name, open_remote, parse_size
+from res3d_video.pipeline.remote import (
+    MAX_INDEX_BYTES,
+    RemoteSettings,
+    folder_name,
+    index_files,
+    open_remote,
+    parse_size,
+)
 from res3d_video.pipeline.remote_store import ContentError, Interrupted, RemoteError, RemoteStore, public_url, reason
 from res3d_video.train.data_options import Data
 from tests.s3_server import S3Server
@@ -144,6 +151,14 @@ def test_a_package_that_is_missing_is_named_with_the_way_to_install_it(monkeypat
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(RemoteError, match="^gs://b: cannot be opened .*gcs.*; .* pip install "):
         RemoteStore("gs://b")
+
+
+def test_the_index_of_sports_1m_is_not_too_large() -> None:
+    num_samples = 6_800_000  # docs/scale.md
+    info = {"num_samples": num_samples, "num_frames": 55 * num_samples, "split_names": ["1"]}
+    frames_bytes = info["num_frames"] * 3 * 4
+    assert index_files(info)["index/frames.npy"] > frames_bytes
+    assert frames_bytes + 200 * num_samples < MAX_INDEX_BYTES, "with all that a sample has"
 
 
 def test_what_is_no_size_is_refused() -> None:
