@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The paper's architecture study: Tables 3 to 7 from a folder of shards, with a verdict on each claim."""
+"""The paper's architecture study: trains the rows of Tables 3 to 7, and gives a verdict on each claim."""
 
 import asyncio
 import csv
@@ -46,13 +46,13 @@ PAPER = StudySettings()
 ON_A_CPU = StudySettings(batch_size=8, size=56, width_scale=0.125)  # networks that it can train
 HEADER = ["row", "network", "parameters", "multiply-adds", "runs", "clip accuracy", "video@1", "paper"]
 HOW = """\
-Clip accuracy is over all evenly spaced clips of the test videos, per cent: mean ± standard deviation over seeds. A
-claim is seen when every comparison of it is clear, and not seen when one is clearly the other way round. Clear
-means that every run of the one row is more accurate than every run of the other, with at least two seeds each."""
-LEAST_LEARNED = 0.05  # above chance, so that there is something to compare
+Clip accuracy is over all evenly spaced clips of the test videos, in percent: mean ± standard deviation over seeds.
+A claim is "seen" if all of its comparisons are clear, and "not seen" if one of them is clearly the other way round.
+A comparison is clear if each run of one row is more accurate than each run of the other, with two seeds or more."""
+LEAST_LEARNED = 0.05  # above chance; below it there is nothing to compare
 
 Planned = Mapping[int, Mapping[str, Sequence[StudyRun]]]  # number of a table -> name of a row -> a run for each seed
-Scored = Mapping[int, Mapping[str, Sequence[RunScores]]]  # the same of what is done; rows without any are not there
+Scored = Mapping[int, Mapping[str, Sequence[RunScores]]]  # the same for finished runs; without rows that have none
 
 EPILOG = """\b
 Examples:
@@ -61,11 +61,11 @@ Examples:
   python tools/study.py --tables 5 --data shards/ucf101 --data shards/ucf101-256 --steps 30 --out runs/resolution
 
 \b
-Without --steps, --batch-size, --lr, --size and --width-scale, and on a GPU, this is the paper's protocol: 90,000 steps
-of 20 clips, from scratch, split 1. On a CPU networks and pictures are smaller, and the report says so.
-Every run is train/main.py and tools/evaluate.py in a folder of its own; its log.txt has the two commands. The same
-study command goes on where it was stopped or killed, and may have more tables and more seeds.
-Table 5 needs frames of 256 pixels: give shards of several stored sizes; smaller frames are enlarged, with a note.
+On a GPU, the defaults are the paper's protocol: 90,000 steps of 20 clips, from scratch, split 1. On a CPU, networks
+and frames are smaller, and the report says so.
+Each run is train/main.py and tools/evaluate.py in a folder of its own, whose log.txt has both commands. If the study is
+stopped or killed, the same command continues it; it can also ask for more tables and seeds.
+Table 5 needs frames of 256 pixels: give shards of several stored sizes. Smaller frames are enlarged, with a note.
 """
 
 
@@ -77,21 +77,30 @@ Table 5 needs frames of 256 pixels: give shards of several stored sizes; smaller
 )
 @click.option(
     "--data", "folders", required=True, multiple=True, type=LOCAL_DATA,
-    help="Folder of shards; again for the same videos at another stored size.",
+    help="Folder of shards; repeat for the same videos at other stored sizes.",
 )  # fmt: skip
 @click.option(
     "--out", default=Path("runs/study"), type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the study: its runs, tables and plots.",
+    help="Folder for the runs, tables and plots.",
 )  # fmt: skip
-@click.option("--tables", default="3,4,5,6,7", help="Which of the paper's tables.")
-@click.option("--steps", type=COUNT, help="Of every run; the schedule keeps its shape.  [default: 90000]")
-@click.option("--seeds", type=COUNT, help="Runs of each row.  [default: 3; on a CPU 1]")
-@click.option("--batch-size", type=BATCH, help="Clips of a step.  [default: 20; on a CPU 8]")
-@click.option("--lr", type=Number(0, 1000, min_open=True), help="Learning rate; nothing rescales it.  [default: 0.01]")
-@click.option("--size", type=SIDE, help="Crop where the paper has 112; other sizes follow.  [default: 112; CPU: 56]")
-@click.option("--width-scale", type=Number(0, 100, min_open=True), help="Times the channels.  [default: 1; CPU: 0.125]")
-@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="One run a GPU, or the CPU.")
-@click.option("--report", "only_report", is_flag=True, help="Tables and plots of what is done; run nothing.")
+@click.option("--tables", default="3,4,5,6,7", help="Tables of the paper to run.")
+@click.option("--steps", type=COUNT, help="Steps per run; the schedule is scaled to it.  [default: 90000]")
+@click.option("--seeds", type=COUNT, help="Runs per row.  [default: 3; on a CPU 1]")
+@click.option("--batch-size", type=BATCH, help="Clips per step.  [default: 20; on a CPU 8]")
+@click.option("--lr", type=Number(0, 1000, min_open=True), help="Learning rate.  [default: 0.01]")
+@click.option("--size", type=SIDE, help="Crop in place of the paper's 112; scales all sizes.  [default: 112; CPU: 56]")
+@click.option(
+    "--width-scale",
+    type=Number(0, 100, min_open=True),
+    help="Factor for the channels of all networks.  [default: 1; CPU: 0.125]",
+)
+@click.option(
+    "--device",
+    default="auto",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Where to run; on GPUs, one run on each.",
+)
+@click.option("--report", "only_report", is_flag=True, help="Only write tables and plots of the finished runs.")
 @QUIET
 def main(
     *,
@@ -104,11 +113,11 @@ def main(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Run the paper's architecture study, Tables 3 to 7, and say which of its claims are seen."""
+    """Run the paper's architecture study, Tables 3 to 7, and report which of its claims are seen."""
     numbers = [number for number in TABLES if str(number) in tables.split(",")]
     if unknown := sorted(set(tables.split(",")) - set(map(str, numbers))):
         raise click.UsageError(f"--tables: {unknown[0]} is not among {', '.join(map(str, TABLES))}")
-    import torch  # takes seconds: help does not wait for it
+    import torch  # slow to import: --help does not wait for it
 
     load_matplotlib()  # fails here, not after the work
     kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
@@ -125,7 +134,7 @@ def main(
     }
     out = out.resolve()
     check_same_study(out, settings, indexes)
-    # Each training once, however many rows it is of; all of a seed before the next seed's.
+    # Rows of several tables can share a run. All runs of a seed come before those of the next seed.
     found = {run.folder: run for rows in planned.values() for of_row in rows.values() for run in of_row}
     runs = sorted(found.values(), key=lambda run: run.seed)
     failures: list[str] = []
@@ -147,10 +156,10 @@ def main(
 
 
 def check_same_study(out: Path, settings: StudySettings, indexes: Sequence[ShardIndex]) -> None:
-    """Begin a study, or make sure that the one in this folder is the same; tables and seeds may be added.
+    """Start a study, or check that the folder holds the same one; tables and seeds may differ.
 
     Raises:
-        UserError: It has other settings or shards, or the shards are of different videos.
+        UserError: Settings or shards differ, or the shards are of different videos.
     """
     first = indexes[0]
     for other in indexes[1:]:
@@ -166,17 +175,17 @@ def check_same_study(out: Path, settings: StudySettings, indexes: Sequence[Shard
 
 
 def train_all(runs: Sequence[StudyRun], *, out: Path, gpus: Sequence[str], device: str, quiet: bool) -> list[str]:
-    """Train and score runs as the commands do by hand, one at a time on each GPU.
+    """Train and score runs with the commands, one at a time on each GPU.
 
     Args:
         out: Folder of the study.
-        gpus: As CUDA_VISIBLE_DEVICES names them; "" is the CPU.
+        gpus: Names in CUDA_VISIBLE_DEVICES; "" is the CPU.
 
     Returns:
-        The reasons of those that failed, a line each.
+        A line for each run that failed, with the reason.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM came; the trainings have saved by then.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, after the trainers have saved.
     """
     todo, failures = iter(runs), []
     with progress("study", unit="runs", quiet=quiet) as tell:
@@ -208,7 +217,7 @@ def train_all(runs: Sequence[StudyRun], *, out: Path, gpus: Sequence[str], devic
 
 
 async def train_and_score(run: StudyRun, out: Path, *, gpu: str, device: str) -> str | None:
-    """train/main.py, which goes on from its last checkpoint, then tools/evaluate.py; why they failed."""
+    """Run train/main.py, which continues from its last checkpoint, then tools/evaluate.py; returns why one failed."""
     folder, log = out / run.folder, out / run.folder / "log.txt"
     scoring = ["--checkpoint", str(folder / "latest.pt"), "--data", str(run.data), "--json", str(folder / SCORES)]
     commands = [
@@ -226,7 +235,7 @@ async def train_and_score(run: StudyRun, out: Path, *, gpu: str, device: str) ->
 
 
 async def call(words: Sequence[str], *, log: Path, gpu: str) -> bool:
-    """Run a command to its end; whether it succeeded. Cancelled, it asks the command to save, as torchrun would."""
+    """Run a command; returns whether it succeeded. If cancelled, sends SIGTERM, at which a trainer saves, and waits."""
     variables = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
     command = [sys.executable, *words]  # by path: a checkout need not be installed
     with log.open("ab") as file:
@@ -234,7 +243,7 @@ async def call(words: Sequence[str], *, log: Path, gpu: str) -> bool:
         file.flush()
         child = await asyncio.create_subprocess_exec(
             *command, cwd=CHECKOUT, env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            start_new_session=True,  # Ctrl-C is for this process, which asks them to save
+            start_new_session=True,  # so that Ctrl-C reaches only this process
         )  # fmt: skip
         try:
             return await child.wait() == 0
@@ -245,13 +254,13 @@ async def call(words: Sequence[str], *, log: Path, gpu: str) -> bool:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that is not empty."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
 def scores_of(rows: Mapping[str, Sequence[StudyRun]], out: Path) -> dict[str, list[RunScores]]:
-    """Of the runs of a table that are done."""
+    """Scores of the finished runs of a table."""
     found = {name: [read_scores(out, run) for run in runs] for name, runs in rows.items()}
     done = {name: [scores for scores in of_row if scores is not None] for name, of_row in found.items()}
     return {name: of_row for name, of_row in done.items() if of_row}
@@ -263,7 +272,7 @@ def accuracies(rows: Mapping[str, Sequence[RunScores]]) -> dict[str, list[float]
 
 
 def notes_of(planned: Planned, scored: Scored, settings: StudySettings) -> list[str]:
-    """What a reader must know before believing the tables."""
+    """Caveats for the reader of the tables."""
     notes, paper = [], asdict(PAPER)
     if differing := [name for name, value in asdict(settings).items() if value != paper[name]]:
         notes.append(f"not the paper's protocol: {', '.join(differing).replace('_', ' ')} differ")
@@ -280,7 +289,7 @@ def notes_of(planned: Planned, scored: Scored, settings: StudySettings) -> list[
 
 
 def cells_of(number: int, planned: Planned, scored: Scored) -> list[list[str]]:
-    """A table under HEADER; accuracies per cent."""
+    """The rows of a table, with columns as in HEADER; accuracies in percent."""
 
     def cells(row: Row) -> list[str]:
         run, done = planned[number][row.name][0], scored[number].get(row.name, [])
@@ -293,7 +302,7 @@ def cells_of(number: int, planned: Planned, scored: Scored) -> list[list[str]]:
 
 
 def write_report(out: Path, about: str, planned: Planned, scored: Scored, notes: Sequence[str]) -> str:
-    """study.md, which is returned, tables.csv, and table-N.png of each table that has a run."""
+    """Write study.md, which is returned; tables.csv; and table-N.png for each table with a finished run."""
     lines, claims, cells = [], [], []
     for number, rows in scored.items():
         table = TABLES[number]
