@@ -8,11 +8,12 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import groupby
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -50,9 +51,6 @@ Clip accuracy is over all evenly spaced clips of the test videos, in percent: me
 A claim is "seen" if all of its comparisons are clear, and "not seen" if one of them is clearly the other way round.
 A comparison is clear if each run of one row is more accurate than each run of the other, with two seeds or more."""
 LEAST_LEARNED = 0.05  # above chance; below it there is nothing to compare
-
-Planned = Mapping[int, Mapping[str, Sequence[StudyRun]]]  # number of a table -> name of a row -> a run for each seed
-Scored = Mapping[int, Mapping[str, Sequence[RunScores]]]  # the same for finished runs; without rows that have none
 
 EPILOG = """\b
 Examples:
@@ -126,16 +124,14 @@ def main(
     settings = replace(PAPER if kind == "cuda" else ON_A_CPU, **given)
     all_seeds = range(seeds or (3 if kind == "cuda" else 1))
     planned = {
-        number: {
-            row.name: [plan_run(row, seed=seed, settings=settings, indexes=indexes) for seed in all_seeds]
-            for row in TABLES[number].rows
-        }
+        (number, row): [plan_run(row, seed=seed, settings=settings, indexes=indexes) for seed in all_seeds]
         for number in numbers
+        for row in TABLES[number].rows
     }
     out = out.resolve()
     check_same_study(out, settings, indexes)
     # Rows of several tables can share a run. All runs of a seed come before those of the next seed.
-    found = {run.folder: run for rows in planned.values() for of_row in rows.values() for run in of_row}
+    found = {run.folder: run for of_row in planned.values() for run in of_row}
     runs = sorted(found.values(), key=lambda run: run.seed)
     failures: list[str] = []
     if not only_report:
@@ -143,16 +139,42 @@ def main(
         todo = [run for run in runs if read_scores(out, run) is None]
         gpus = visible.split(",") if kind == "cuda" else [""]
         failures = train_all(todo, out=out, gpus=gpus, device=kind, quiet=quiet)
-    scored = {number: scores_of(rows, out) for number, rows in planned.items()}
+    rows = [
+        RowRuns(number, row, of_row, [scores for run in of_row if (scores := read_scores(out, run)) is not None])
+        for (number, row), of_row in planned.items()
+    ]
     num_test = len(indexes[0].samples_of(runs[0].config.split, "test"))
     about = (
         f"{indexes[0].name}, split {runs[0].config.split}: {num_test} test samples, {runs[0].config.steps:,} steps of "
         f"{runs[0].config.global_batch_size} clips, crop {settings.size} for 112, width × {settings.width_scale:g}"
     )
-    click.echo(write_report(out, about, planned, scored, notes_of(planned, scored, settings)))
+    click.echo(write_report(out, about, rows, settings_notes(rows, settings)))
     click.echo(f"report {out / 'study.md'}")
     if failures:
         raise Failed(f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}")
+
+
+class RowRuns(NamedTuple):
+    """A row of a table of the paper, its runs, one per seed, and the scores of those that are finished."""
+
+    number: int
+    row: Row
+    runs: list[StudyRun]
+    scores: list[RunScores]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Clip accuracy of each finished run, 0 to 1."""
+        return [scores["all_clips_at_1"] for scores in self.scores]
+
+    @property
+    def cells(self) -> list[str]:
+        """The columns of HEADER; accuracies in percent."""
+        row, run, num_runs = self.row, self.runs[0], len(self.scores)
+        shares = self.accuracies, [scores["video_at_1"] for scores in self.scores]
+        found = [percent(values) if values else "–" for values in shares]
+        cost = [f"{run.parameters:,}", f"{run.multiply_adds / 1e6:,.0f}M"]
+        return [row.name, row.model, *cost, str(num_runs), *found, "–" if row.paper is None else f"{row.paper:.1f}"]
 
 
 def check_same_study(out: Path, settings: StudySettings, indexes: Sequence[ShardIndex]) -> None:
@@ -259,78 +281,44 @@ def last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
-def scores_of(rows: Mapping[str, Sequence[StudyRun]], out: Path) -> dict[str, list[RunScores]]:
-    """Scores of the finished runs of a table."""
-    found = {name: [read_scores(out, run) for run in runs] for name, runs in rows.items()}
-    done = {name: [scores for scores in of_row if scores is not None] for name, of_row in found.items()}
-    return {name: of_row for name, of_row in done.items() if of_row}
-
-
-def accuracies(rows: Mapping[str, Sequence[RunScores]]) -> dict[str, list[float]]:
-    """Clip accuracies of each row."""
-    return {name: [scores["all_clips_at_1"] for scores in of_row] for name, of_row in rows.items()}
-
-
-def notes_of(planned: Planned, scored: Scored, settings: StudySettings) -> list[str]:
-    """Caveats for the reader of the tables."""
+def settings_notes(rows: Sequence[RowRuns], settings: StudySettings) -> list[str]:
+    """How the settings differ from the paper's."""
     notes, paper = [], asdict(PAPER)
     if differing := [name for name, value in asdict(settings).items() if value != paper[name]]:
         notes.append(f"not the paper's protocol: {', '.join(differing).replace('_', ' ')} differ")
-    runs = [run for rows in planned.values() for of_row in rows.values() for run in of_row]
-    if enlarged := sorted({run.folder.parent.name for run in runs if run.is_enlarged}):
+    if enlarged := sorted({run.folder.parent.name for one in rows for run in one.runs if run.is_enlarged}):
         notes.append(f"enlarged, as no shards have frames that large: {', '.join(enlarged)}")
-    for number, rows in scored.items():
-        chance = next((scores["chance"] for of_row in rows.values() for scores in of_row), 0.0)
-        if rows and max(map(mean, accuracies(rows).values())) < chance + LEAST_LEARNED:
-            notes.append(
-                f"table {number}: no row is {100 * LEAST_LEARNED:.0f} points above chance, {chance:.1%}; train longer"
-            )
     return notes
 
 
-def cells_of(number: int, planned: Planned, scored: Scored) -> list[list[str]]:
-    """The rows of a table, with columns as in HEADER; accuracies in percent."""
-
-    def cells(row: Row) -> list[str]:
-        run, done = planned[number][row.name][0], scored[number].get(row.name, [])
-        cost = [f"{run.parameters:,}", f"{run.multiply_adds / 1e6:,.0f}M", str(len(done))]
-        shares = [[scores["all_clips_at_1"] for scores in done], [scores["video_at_1"] for scores in done]]
-        found = [percent(values) if values else "–" for values in shares]
-        return [row.name, row.model, *cost, *found, "–" if row.paper is None else f"{row.paper:.1f}"]
-
-    return [cells(row) for row in TABLES[number].rows]
-
-
-def write_report(out: Path, about: str, planned: Planned, scored: Scored, notes: Sequence[str]) -> str:
+def write_report(out: Path, about: str, rows: Sequence[RowRuns], notes: list[str]) -> str:
     """Write study.md, which is returned; tables.csv; and table-N.png for each table with a finished run."""
-    lines, claims, cells = [], [], []
-    for number, rows in scored.items():
-        table = TABLES[number]
-        word, reasons = judge(table, accuracies(rows))
+    lines, claims = [], []
+    for number, group in groupby(rows, key=lambda one: one.number):
+        table, of_table = TABLES[number], list(group)
+        found = {one.row.name: one.accuracies for one in of_table if one.scores}
+        word, reasons = judge(table, found)
         claims.append([table.claim, str(number), word])
-        cells += [[str(number), *row] for row in cells_of(number, planned, scored)]
-        lines += [
-            "",
-            f"## Table {number}: {table.factor}",
-            "",
-            *markdown(HEADER, cells_of(number, planned, scored)),
-            "",
-        ]
+        lines += ["", f"## Table {number}: {table.factor}", "", *markdown(HEADER, [one.cells for one in of_table]), ""]
         lines += [table.note, ""] if table.note else []
         lines += [f"**{word}**: {table.claim}.", "", *(f"- {reason}" for reason in reasons)]
-        if rows:
+        if found:
+            chance = next(scores["chance"] for one in of_table for scores in one.scores)
+            if max(map(mean, found.values())) < chance + LEAST_LEARNED:
+                least = f"{100 * LEAST_LEARNED:.0f} points above chance, {chance:.1%}"
+                notes.append(f"table {number}: no row is {least}; train longer")
             lines += ["", f"![Table {number}](table-{number}.png)"]
             title = f"Table {number}: {table.factor}\n{about}"
-            chance = 100 * next(iter(rows.values()))[0]["chance"]
-            ours = {name: [100 * share for share in shares] for name, shares in accuracies(rows).items()}
+            ours = {name: [100 * share for share in shares] for name, shares in found.items()}
             paper = {row.name: row.paper for row in table.rows}
-            draw_table(out / f"table-{number}.png", ours, paper, title=title, factor=table.factor, chance=chance)
+            draw_table(out / f"table-{number}.png", ours, paper, title=title, factor=table.factor, chance=100 * chance)
     facts = [about, *machine_lines(machine())]
     head = ["# Architecture study", "", *(f"{line}  " for line in facts), "", HOW, ""]
     head += [*markdown(["claim", "table", "verdict"], claims), "", *(f"- {note}" for note in notes)]
     page = "\n".join([*head, *lines, ""])
     (out / "study.md").write_text(page, encoding="utf-8")
     with (out / "tables.csv").open("w", encoding="utf-8", newline="") as file:
+        cells = [[str(one.number), *one.cells] for one in rows]
         csv.writer(file, lineterminator="\n").writerows([["table", *HEADER], *cells])
     return page
 
