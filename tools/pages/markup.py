@@ -20,13 +20,13 @@ from res3d_video.tools.run_reader import Curve
 from res3d_video.tools.samples import encode_mp4, stored_frames
 from res3d_video.train.config import flat
 
-MAX_POINTS = 600  # drawn of a curve
-MAX_BANDS = 60  # parts of a chart that each show their values on hover
-MAX_FRAMES, MAX_HEIGHT = 256, 160  # of a clip; of a longer one evenly spaced frames are shown
+MAX_POINTS = 600  # of a curve
+MAX_BANDS = 60  # parts of a chart, each of which shows its values on hover
+MAX_FRAMES, MAX_HEIGHT = 256, 160  # of a clip; if it is longer, evenly spaced frames are shown
 
 
 class Line(NamedTuple):
-    """A curve of a chart; `style` is its place among the page's colors and dashes, a faint one has no values."""
+    """A curve of a chart; `style` selects its color and dashes, and a faint one shows no values on hover."""
 
     name: str
     curve: Curve
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """A clip that plays on a page: an MP4, or `fault` that says why there is none."""
+    """A clip that plays on a page: an MP4, or a fault that says why there is none."""
 
     caption: str
     video: bytes
@@ -43,7 +43,7 @@ class Clip(NamedTuple):
 
 
 def render(macro: str, **values: Any) -> Markup:
-    """A macro of pages.jinja; all values are escaped unless they are Markup."""
+    """Call a macro of pages.jinja; values are escaped unless they are Markup."""
     return getattr(_macros(), macro)(**values)
 
 
@@ -51,7 +51,7 @@ def video_of(index: ShardIndex, row: int, frames: np.ndarray, *, files: FrameFil
     """Stored frames of a sample as a small video; a damaged frame makes it a fault.
 
     Args:
-        frames: Their numbers, rising.
+        frames: Frame numbers, ascending.
         fps: Of all of them; if only every second one is shown, the video has half the rate.
     """
     step = -(-len(frames) // MAX_FRAMES)
@@ -65,18 +65,20 @@ def video_of(index: ShardIndex, row: int, frames: np.ndarray, *, files: FrameFil
 def line_chart(
     title: str, lines: Sequence[Line], *, write: Callable[[float], str], level: float | None = None, caption: str = ""
 ) -> Markup:
-    """Curves over steps; "" without a point.
+    """A chart of curves over steps; "" if they have no points.
 
     Args:
-        write: A value as text.
-        level: A value marked by a line across.
+        write: Formats a value.
+        level: A value at which to draw a horizontal line.
     """
     lines = [line for line in lines if len(line.curve.steps)]
     if not lines:
         return Markup("")
     shown = [line for line in lines if not line.is_faint]
     last = max(int(line.curve.steps[-1]) for line in lines) or 1
-    largest = [float(line.curve.values[len(line.curve.steps) > 2 :].max()) for line in shown]  # the first is warm-up
+    largest = [
+        float(line.curve.values[len(line.curve.steps) > 2 :].max()) for line in shown
+    ]  # the first is the warm-up
     top = 1.05 * max([level or 0, *largest]) or 1.0
     steps = np.unique(np.concatenate([line.curve.steps for line in shown]))
     steps = steps[np.unique(np.linspace(0, len(steps) - 1, MAX_BANDS).round().astype(int))]
@@ -117,7 +119,7 @@ def ticks(high: float, *, is_whole: bool = False) -> list[tuple[float, str]]:
 
 
 def thin(curve: Curve, *, most: int = MAX_POINTS) -> Curve:
-    """The lowest and the highest point of each of `most` / 2 equal parts, and both ends: what a narrow line would show.
+    """Reduce a curve to its ends, and the lowest and highest point in each of `most` / 2 equal parts.
 
     >>> thin(Curve(np.arange(8), np.array([5.0, 1, 2, 9, 3, 3, 7, 4])), most=4).values.tolist()
     [5.0, 1.0, 9.0, 3.0, 7.0, 4.0]
@@ -132,7 +134,7 @@ def thin(curve: Curve, *, most: int = MAX_POINTS) -> Curve:
 
 
 def _value_text(curve: Curve, step: int, write: Callable[[float], str]) -> str:
-    """The last value up to a step; a dash before the first and after the last step."""
+    """The last value up to a step as text; a dash outside of the curve."""
     if not curve.steps[0] <= step <= curve.steps[-1]:
         return "–"
     return write(float(curve.values[np.searchsorted(curve.steps, step, side="right") - 1]))

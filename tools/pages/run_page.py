@@ -1,4 +1,4 @@
-"""The page of one or several runs: how they learned, how fast, what they confuse, and in what they differ."""
+"""The HTML page of one or several runs: learning curves, speed, confused classes, mistakes, settings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +19,8 @@ from res3d_video.train.evaluation import SCORES, class_rows, precision_rows
 from res3d_video.train.terminal import Report
 
 MAX_DRAWN = 12  # runs, or ranks of a run, in a chart; the tables have all runs
-MAX_CLIPS = 96  # of mistakes, of all runs together
-MAX_MISTAKES = 40  # of a run, in its table
+MAX_CLIPS = 96  # clips of mistakes on a page
+MAX_MISTAKES = 40  # rows in the table of a run
 MAX_IN_MATRIX = 24  # classes
 
 
@@ -36,7 +36,7 @@ class ScoredVideo(TypedDict):
 
 
 class Evaluation(TypedDict, total=False):
-    """What scores.json says of all videos together."""
+    """The values in scores.json of all videos together."""
 
     step: Count
     data: Text
@@ -49,7 +49,7 @@ class Evaluation(TypedDict, total=False):
 
 
 class Scores(Evaluation):
-    """What is read of scores.json."""
+    """The values that are read of scores.json."""
 
     class_accuracy: dict[Text, Share | None]
     class_ap: NotRequired[dict[Text, Share | None] | None]
@@ -61,8 +61,8 @@ def run_page(runs: list[Run], *, data: Sequence[ShardIndex] = (), num_mistakes: 
     """The page of runs.
 
     Args:
-        data: Shards in which clips are looked for, before the place that a run's config.json names.
-        num_mistakes: Clips of mistakes of a run, at most.
+        data: Shards in which to look for clips, before the place in a run's config.json.
+        num_mistakes: Most clips of mistakes per run.
 
     Raises:
         OSError: A file cannot be read.
@@ -101,7 +101,7 @@ def run_page(runs: list[Run], *, data: Sequence[ShardIndex] = (), num_mistakes: 
 
 
 def charts(runs: Sequence[Run]) -> list[str]:
-    """Loss, accuracy, learning rate and speed, a line a run."""
+    """Charts of loss, accuracy, learning rate and speed, with a line per run."""
     accuracies = [Line(run.name, scaled(run.accuracy, 100), place) for place, run in enumerate(runs)]
     rates = [Line(run.name, run.curve("lr"), place) for place, run in enumerate(runs)]
     chances = {run.last_test["chance"] for run in runs if "chance" in run.last_test}
@@ -118,7 +118,7 @@ def charts(runs: Sequence[Run]) -> list[str]:
 
 
 class RankCharts(NamedTuple):
-    """What the page says of a run's processes: the ranks that are drawn, and how many there are."""
+    """Charts of the processes of a run, with the ranks that are drawn in them."""
 
     run: Run
     drawn: list[int]
@@ -127,13 +127,11 @@ class RankCharts(NamedTuple):
 
 
 def ranks_of(run: Run) -> RankCharts | None:
-    """Own time and wait for clips over steps, a line a rank; of many ranks the slowest. None for one process."""
+    """Charts of each rank's own time per step and its data wait; of many ranks, the slowest. None for one process."""
     own_s, waits = run.rank_curves("own_step_s"), run.rank_curves("data_wait")
     if not own_s or len(own_s) != len(waits):
         return None
-    means_s = [
-        curve.values[len(curve.values) > 1 :].mean() for curve in own_s
-    ]  # the first holds the start of everything
+    means_s = [curve.values[len(curve.values) > 1 :].mean() for curve in own_s]  # the first includes the start-up
     drawn = sorted(np.argsort(means_s)[-MAX_DRAWN:].tolist())
     steps, shares = (
         [Line(f"rank {rank}", scaled(curves[rank], factor), place) for place, rank in enumerate(drawn)]
@@ -147,7 +145,7 @@ def ranks_of(run: Run) -> RankCharts | None:
 
 
 def smoothed(runs: Sequence[Run], name: str, *, factor: float = 1) -> list[Line]:
-    """A number of the training lines: as logged, and its mean over a fiftieth of the run."""
+    """A value of the training lines of each run: as logged, and its mean over a fiftieth of the run."""
     lines = []
     for place, run in enumerate(runs):
         curve = scaled(run.curve(name), factor)
@@ -157,7 +155,7 @@ def smoothed(runs: Sequence[Run], name: str, *, factor: float = 1) -> list[Line]
 
 
 def scaled(curve: Curve, factor: float) -> Curve:
-    """A curve with its values times a factor."""
+    """A curve with its values multiplied by a factor."""
     return Curve(curve.steps, curve.values * factor)
 
 
@@ -165,10 +163,10 @@ def scaled(curve: Curve, factor: float) -> Curve:
 
 
 def read_scores(path: Path) -> Scores:
-    """What tools/evaluate.py wrote with --json.
+    """Read scores.json, as tools/evaluate.py writes it.
 
     Raises:
-        SchemaError: There is no such file, or it is damaged, or of another program.
+        SchemaError: The file is missing, damaged, or of another program.
     """
     what, way_out = "what tools/evaluate.py writes", "evaluate again"
     scores = read_json(path, Scores, what=what, way_out=way_out)
@@ -179,15 +177,15 @@ def read_scores(path: Path) -> Scores:
 
 
 class Result(NamedTuple):
-    """An evaluation of a run on the page.
+    """The evaluation of a run, as the page shows it.
 
     Attributes:
-        classes: Rows of a table, of `class_rows`.
-        precisions: Rows of a table in place of classes and matrix, of `precision_rows`; of videos with several labels.
-        matrix: Names and counts, int [C, C], by class (row) and predicted class (column).
+        classes: Rows of a table, as from `class_rows`.
+        precisions: Rows of `precision_rows`, of videos with several labels; in place of classes and matrix.
+        matrix: Names of classes, and counts by class (row) and predicted class (column), int [C, C].
         mistakes: Rows of a table: video, class, predicted class, its probability; the most confident first.
-        clips: Of the first mistakes.
-        remark: On the shards, "" if they are those that the run was trained on.
+        clips: Clips of the first mistakes.
+        remark: A sentence on the shards; "" if they are those of the run.
     """
 
     run: Run
@@ -202,7 +200,7 @@ class Result(NamedTuple):
 
 
 def result_of(run: Run, scores: Scores, data: Sequence[ShardIndex], *, num_clips: int) -> Result:
-    """What the page says of a run's evaluation."""
+    """Prepare the evaluation of a run for the page."""
     names, confusion = list(scores["class_accuracy"]), np.array(scores["confusion"], np.int64)
     wrong = confusion - np.diag(confusion.diagonal())
     num_seen, num_wrong_of = confusion.sum(axis=0) + confusion.sum(axis=1), wrong.sum(axis=0) + wrong.sum(axis=1)
@@ -229,7 +227,7 @@ def result_of(run: Run, scores: Scores, data: Sequence[ShardIndex], *, num_clips
 
 
 def mistakes_of(scores: Scores) -> list[ScoredVideo]:
-    """Videos that got another class, the most confident first; of a video with several labels any of them is right."""
+    """Videos with a wrong predicted class, the most confident first; if a video has several labels, any is right."""
     wrong = [
         video for video in scores["predictions"] if video["predicted"] not in video.get("labels", [video["label"]])
     ]
@@ -242,10 +240,10 @@ def confidence(video: ScoredVideo) -> float:
 
 
 def shards_of(run: Run, given: Sequence[ShardIndex]) -> tuple[ShardIndex | None, str]:
-    """The shards that a run was trained on, among those given, else where its config.json says.
+    """The shards of a run: one of those given, or from the place in its config.json.
 
     Returns:
-        The index, or None; and a sentence on what is not as it should be, else "".
+        The index, or None if it is not found; and a sentence on what is wrong with it, or "".
     """
     about = run.about.get("data", {})
     alike = [index for index in given if index.name == about.get("name")]
@@ -259,7 +257,7 @@ def shards_of(run: Run, given: Sequence[ShardIndex]) -> tuple[ShardIndex | None,
 
 
 def mistake_clips(index: ShardIndex, mistakes: Sequence[ScoredVideo], config: TrainConfig) -> list[Clip]:
-    """The center clip of each mistake that can be read."""
+    """The center clip of each mistake whose video is in the shards."""
     files, spec, clips = FrameFiles(index), stored_clip(config.clip, frame_step=index.frame_step), []
     for video in mistakes:
         rows = np.flatnonzero(index.keys == video["key"].encode(errors="replace"))
@@ -274,7 +272,7 @@ def mistake_clips(index: ShardIndex, mistakes: Sequence[ScoredVideo], config: Tr
 
 
 def is_to_score(run: Run) -> bool:
-    """Whether a run that nobody trains now has a checkpoint newer than its scores."""
+    """Whether a run is not being trained, and has a checkpoint newer than its scores."""
     checkpoint, scores = run.folder / "latest.pt", run.folder / SCORES
     if run.is_locked or not checkpoint.exists():
         return False
@@ -285,7 +283,7 @@ def is_to_score(run: Run) -> bool:
 
 
 def settings_of(run: Run) -> dict[str, str]:
-    """Everything in config.json, and fields of the configuration that are newer than it at their defaults."""
+    """Everything in config.json; fields that are newer than it have their defaults."""
     about: dict[str, Any] = {**run.about}
     config = to_dict(run.config) if run.config else about.get("config", {})
     others = {name: value for name, value in about.items() if name != "config"}
