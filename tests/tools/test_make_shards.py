@@ -27,6 +27,16 @@ def test_ucf101_is_stored_once_with_its_splits_as_columns(ucf_raw: Path, tmp_pat
     assert sorted(index.num_frames.tolist()) == [21, 21, 22, 22, 23, 23]
 
 
+def test_a_video_may_be_on_no_side_of_a_split(ucf_raw: Path, tmp_path: Path) -> None:
+    small_hmdb51(tmp_path / "raw", ucf_raw / "UCF-101")
+    run(make_shards.main, "hmdb51", "--raw", tmp_path / "raw", "--out", tmp_path / "s", "--size", 32)
+    index = open_index(tmp_path / "s")
+    first = ["g01" in index.source(row) for row in range(6)]
+    assert index.subsets.tolist() == [[2, 2, 0] if is_first else [1, 1, 1] for is_first in first]
+    assert index.info["splits"]["3"] == {"train": 4, "test": 0}
+    assert list(index.info["class_counts"].values()) == [3, 3]
+
+
 def test_check_shards_says_whole_and_then_what_is_damaged(ucf_raw: Path, tmp_path: Path) -> None:
     run(make_shards.main, "ucf101", "--raw", ucf_raw, "--out", tmp_path / "s", "--quiet")
     assert "6 samples of 2 classes in 1 shards: whole" in run(check_shards.main, tmp_path / "s", "--decode").output
