@@ -145,9 +145,8 @@ def test_what_cannot_be_read_is_a_line_of_quarantine_and_the_rest_is_stored(tmp_
 def test_shards_made_otherwise_store_their_frames_last_as_long_and_give_their_clips(
     numbered_raw: Path, tmp_path: Path, changes: dict, spec: ClipSpec, codec: str
 ) -> None:
-    raw = shutil.copytree(
-        numbered_raw, tmp_path / "raw", ignore=shutil.ignore_patterns("g09*", "g10*")
-    )  # the long ones
+    long = shutil.ignore_patterns("g09*", "g10*")
+    raw = shutil.copytree(numbered_raw, tmp_path / "raw", ignore=long)
     index = build_numbered(raw, tmp_path / "out", codec=codec, **changes)
     assert index.frame_step == (2 if "drop_odd" in changes else 1)
     assert (index.content[:, 3] == changes.get("size", 128)).all()
