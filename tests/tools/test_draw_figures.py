@@ -64,7 +64,6 @@ def test_filters_and_curves_are_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["filters", "--checkpoint", "no.pt", "--out", "x.png"], 1, "does not exist; give a .pt file of a run folder"),
         (["curves", "tests", "--out", "x.png"], 1, "tests: nothing in it can be shown ("),
         (["curves", "--out", "c.png"], 2, "RUN"),
         (["curves", "a", "--out", "c.pdf"], 2, "c.pdf must end in .png"),

@@ -96,7 +96,6 @@ def test_errors_are_one_line_that_names_the_value(files: Path) -> None:
         ("videos", files / "val/Diving_val.txt", "line 1: "),
         ("videos", files / "val.txt", none),
         ("annotations", files / "test", "no annotated class"),
-        ("layer", "fc6", "has no fc6; choose pool5"),
     ):
         assert message in detect(files, **{name: value}, code=1).stderr
 

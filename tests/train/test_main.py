@@ -116,13 +116,10 @@ def test_a_run_goes_on_only_as_it_began(run_main: Trainer, other_squares: ShardI
         (["--split", "4"], "split 4 does not exist; choose 1"),
         (["--preset", "finetune-hmdb51"], "add --init-from CHECKPOINT"),
         (["--resume", "nowhere.pt"], "nowhere.pt is no file; choose auto, never or a .pt file"),
-        (["--model", "res2d18"], "num_frames: 4, but res2d18 takes 1 alone; use that"),
         (["--snap-to-keyframe"], "holds filmstrips, which have none; leave it out"),
         (["--prefetch", "0"], "prefetch must be 1 to 1,000, got 0"),
         (["--hw-decoder-load", "1.5"], "hw_decoder_load must be 0 to 1, got 1.5"),
         (["--mixup", "1", "--batch-size", "3"], "3 are no pairs for 1 processes; choose a multiple of 2"),
-        (["--grayscale", "2"], "grayscale must be 0 to 1, got 2"),
-        (["--cuda-graph"], "cuda-graph: cpu has none; choose a GPU or --no-cuda-graph"),
     ],
 )
 def test_wrong_usage_exits_2(run_main: Trainer, tmp_path: Path, options: list[str], message: str) -> None:

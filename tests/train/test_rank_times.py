@@ -239,7 +239,7 @@ def test_of_four_ranks_two_that_are_slow_and_one_with_a_damaged_shard_are_named(
     script, out, row = tmp_path / "slowed.py", tmp_path / "run", int(squares.samples_of("1", "train")[0])
     script.write_text(SLOWED)
     damaged = damaged_copy(squares, tmp_path / "damaged", row, fix_checksum=False)
-    options = [*NARROW, "--batch-size", "4", "--steps", "70", "--log-every", "10"]
+    options = [*NARROW, "--batch-size", "4", "--steps", "60", "--log-every", "10"]
     python, _, *words = command_line(squares, out, *options)
     done = run_warm([python, str(script), str(damaged.data_dir), *words], world_size=4)
     assert (done.returncode, done.stderr) == (0, "")
