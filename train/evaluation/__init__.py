@@ -1,4 +1,4 @@
-"""Scoring trained models; here the counts of videos by class (row) and predicted class (column)."""
+"""Scoring trained models; here the confusion matrix: videos by class (row) and predicted class (column)."""
 
 from collections.abc import Sequence
 from statistics import mean, stdev
@@ -47,7 +47,7 @@ def percent(shares: Sequence[float]) -> str:
 
 
 def class_table(classes: Sequence[str], confusion: np.ndarray) -> list[str]:
-    """Every class that has videos: its accuracy and what it is taken for most often; aligned, after an empty line."""
+    """Lines of a table of all classes with videos: accuracy and the class most often predicted instead."""
     wrong = confusion - np.diag(confusion.diagonal())
     rows = []
     for name, accuracy, counts, others in zip(classes, class_accuracy(confusion), confusion, wrong, strict=True):
