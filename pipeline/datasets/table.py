@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +17,7 @@ from res3d_video.pipeline.datasets.listing import (
     Row,
     Span,
     csv_lines,
+    drained,
     find_videos,
     listing_of_rows,
     shared,
@@ -60,12 +60,13 @@ def list_table(
         pairs, fraction = [(row.names[0], row.group) for row in rows], 0.2 if test_fraction is None else test_fraction
         held_out = draw_test_groups(pairs, test_fraction=fraction, seed=seed)
         side_of = draw_sides(pairs, held_out, val_fraction=val_fraction, seed=seed)
-        split_names, rows = ["1"], [replace(row, subsets=(side_of[row.group],)) for row in rows]
+        split_names, rows = ["1"], [row._replace(subsets=(side_of[row.group],)) for row in rows]
     elif test_fraction is not None or val_fraction:
         raise DatasetError(f"{table}: already says who is tested; leave out --test-fraction and --val-fraction")
     if not raw.is_dir():
         raise DatasetError(f"{raw}: no such folder; put the videos there, or name theirs with --raw")
-    listing = listing_of_rows(raw, find_videos(raw), rows, name=name or table.stem, split_names=split_names)
+    found = find_videos(raw)
+    listing = listing_of_rows(raw, found, drained(rows), name=name or table.stem, split_names=split_names)
     return replace(listing, is_drawn=is_drawn)
 
 
@@ -216,8 +217,8 @@ def official(
         there = set(by_stem.values())
         sides = Counter(row.subsets[0] for row in rows if row.path in there)
         if not sides["test"]:
-            rows = [replace(row, subsets=("test",)) if row.subsets == ("val",) else row for row in rows]
-        return listing_of_rows(raw, tree, rows, name=name, split_names=["1"], classes=classes)
+            rows = [row._replace(subsets=("test",)) if row.subsets == ("val",) else row for row in rows]
+        return listing_of_rows(raw, tree, drained(rows), name=name, split_names=["1"], classes=classes)
     except (KeyError, TypeError, IndexError, ValueError) as error:
         if isinstance(error, UserError):
             raise
