@@ -214,23 +214,23 @@ def list_kinetics(raw: Path, *, name: str | None = None) -> Listing:
     time_start and time_end. Clips are <id>_<start>_<end>.*, both with six digits, at any depth; or <id>.*, from which
     the piece is cut. Lines without a label are left out, as in some test lists.
     """
-    subsets: dict[str, list[dict[str, str]]] = {}
+    list_of: dict[str, Path] = {}
     for subset in ("train", "val", "test"):
         lists = sorted(path for path in raw.rglob(f"*{subset}*.csv") if path.is_file())
         if len(lists) > 1:
             raise DatasetError(f"{raw}: {lists[0].name} and {lists[1].name} both may be the list of {subset}; keep one")
         if lists:
-            subsets[subset] = list(csv.DictReader(lines_of(lists[0])))
-    if "train" not in subsets:
+            list_of[subset] = lists[0]
+    if "train" not in list_of:
         raise DatasetError(f"{raw}: no *train*.csv; put the lists of Kinetics there, next to the videos")
 
     def rows(path_of: Callable[[str], str | None]) -> Iterator[Row]:
-        for subset, lines in subsets.items():
-            for line in lines:
+        for subset, path_of_list in list_of.items():
+            for line in csv.DictReader(lines_of(path_of_list)):  # one after another: there are 650,000
                 try:
                     start, end = int(float(line["time_start"])), int(float(line["time_end"]))
                     video, label = line["youtube_id"], line.get("label", "")
-                except (KeyError, ValueError, TypeError):
+                except (KeyError, ValueError, TypeError, OverflowError):
                     raise DatasetError(
                         f"{raw}: the list of {subset} has not the columns label, youtube_id, time_start, time_end"
                     ) from None
@@ -240,7 +240,8 @@ def list_kinetics(raw: Path, *, name: str | None = None) -> Listing:
                 path = path_of(trimmed)
                 whole = path_of(video) if path is None else None
                 span = Span(start, end) if whole else None
-                yield Row(path or whole or trimmed, (label,), (subset,), span, video, f"{start}-{end}" if span else "")
+                key, names, sides = f"{start}-{end}" if span else "", shared((label,)), shared((subset,))
+                yield Row(path or whole or trimmed, names, sides, span, video, key)
 
     return official(raw, rows, name=name or "kinetics")
 
@@ -303,7 +304,7 @@ def official(
         if not sides["test"]:
             rows = [replace(row, subsets=("test",)) if row.subsets == ("val",) else row for row in rows]
         return listing_of_rows(raw, tree, rows, name=name, split_names=["1"], classes=classes)
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, csv.Error) as error:
         if isinstance(error, UserError):
             raise
         raise DatasetError(f"{raw}: its lists are not those of {name} ({error!r}); use the official files") from None
