@@ -25,6 +25,7 @@ NEVER = threading.Event()  # nobody sets it
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 15.0  # between two attempts
 STALL_S = 30.0  # in which a server must answer, and send `PIECE_BYTES`
 PIECE_BYTES = 2**18
+MAX_CONNECTIONS = 1024  # of a client: the most `--workers`, for who waits for a connection would take that for a stall
 BLOCK_BYTES = 2**24  # of one request where a file system asks for parts; of an error message at most
 
 WEB, S3 = ("http", "https"), ("s3", "s3a")
@@ -394,8 +395,9 @@ def open_filesystem(url: str, kind: str) -> Any:
     try:
         address(url, "")  # ValueError for what is no URL
         if kind in S3:
-            timeouts = {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
-            options = {"config_kwargs": timeouts | bounded_s3_client()}
+            limits = {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
+            limits["max_pool_connections"] = MAX_CONNECTIONS
+            options = {"config_kwargs": limits | bounded_s3_client()}
         elif kind in WEB:
             options = {"encoded": True, "get_client": web_client}
         files = importlib.import_module("fsspec").filesystem(kind, use_listings_cache=False, **options)
@@ -457,7 +459,9 @@ async def web_client(**options: Any) -> Any:
     """A client of web servers for fsspec: keeps no cookies, unpacks nothing, has a new connection for each request."""
     aiohttp = importlib.import_module("aiohttp")
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True),  # what comes after an answer is not the next one's
+        connector=aiohttp.TCPConnector(
+            limit=MAX_CONNECTIONS, force_close=True
+        ),  # what comes after an answer is not the next one's
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None),  # `RemoteStore._run` has the time
