@@ -31,7 +31,7 @@ BLOCK_BYTES = 2**24  # of one request where a file system asks for parts; of an 
 WEB, S3 = ("http", "https"), ("s3", "s3a")
 NO_TIME_HEALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
 NO_CREDENTIALS = re.compile("Credentials|ProfileNotFound")  # names of exceptions
-BAD_URL = re.compile("URL|Url|Redirect|Certificate")
+BAD_URL = re.compile("URL|Url|Redirect|Certificate|ParamValidation")
 NETWORK_PACKAGES = ("aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
 
 
@@ -105,6 +105,8 @@ def raise_if_final(error: Exception, what: str) -> None:
         raise RemoteError(f"{what}: refused ({reason(error)}); look at the credentials") from None
     if isinstance(error, OSError) and error.errno in NO_TIME_HEALS:
         raise RemoteError(f"{what}: {error.strerror}; make room there, or choose another folder") from None
+    if str(error).startswith("Invalid endpoint"):  # botocore's ValueError
+        raise RemoteError(f"{what}: AWS_ENDPOINT_URL is no URL; set it to one like http://host:9000") from None
     if package in NETWORK_PACKAGES and BAD_URL.search(name):
         raise RemoteError(f"{what}: leads to no file ({reason(error)}); look at the URL") from None
     if package not in NETWORK_PACKAGES and not isinstance(error, OSError):

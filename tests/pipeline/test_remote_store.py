@@ -15,6 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 import s3fs
+from botocore.exceptions import ParamValidationError
 
 import res3d_video.pipeline.remote_store
 from res3d_video.pipeline.errors import UserError
@@ -138,6 +139,12 @@ def test_an_upload_that_nobody_takes_or_answers_ends(
         (FileNotFoundError("x"), FileNotFoundError, "^memory://b/a$"),
         (PermissionError("Forbidden"), RemoteError, r"a: refused \(PermissionError: Forbidden\); look at the cred"),
         (KeyError("a mistake of ours"), KeyError, "a mistake"),
+        (
+            ParamValidationError(report="Invalid bucket name"),
+            RemoteError,
+            r"a: leads to no file \(ParamVal.* at the URL",
+        ),
+        (ValueError("Invalid endpoint: minio:9000"), RemoteError, "a: AWS_ENDPOINT_URL is no URL; set it to one like"),
         (ConnectionRefusedError("nobody"), RemoteError, r"a: no answer for 0 s \(ConnectionRefusedError: nobody\)"),
     ],
 )
@@ -164,7 +171,7 @@ def test_nobody_waits_for_a_connection(scheme: str, is_s3: Callable[[int], None]
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            together.wait(timeout=30)
+            together.wait(timeout=20)
             self.send_response(200)
             self.send_header("Content-Length", "1")
             self.end_headers()
@@ -181,7 +188,9 @@ def test_nobody_waits_for_a_connection(scheme: str, is_s3: Callable[[int], None]
         is_s3(server.server_port)
         url = {"http": f"http://127.0.0.1:{server.server_port}", "s3": "s3://bucket"}[scheme]
         names = map(str, range(together.parties))
-        assert list(threads.map(RemoteStore(url, timeout_s=0).read, names)) == [b"x"] * together.parties
+        assert (
+            list(threads.map(RemoteStore(url, timeout_s=60, say=pytest.fail).read, names)) == [b"x"] * together.parties
+        )
         server.shutdown()
 
 
