@@ -37,7 +37,7 @@ def stage_names(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     """The letters of a list like "A,B"."""
     names = tuple(dict.fromkeys(value.upper().split(",")))
     if not set(names) <= set(LETTERS):
-        raise click.BadParameter(f"{value!r} is not possible; choose of {','.join(LETTERS)}, with commas")
+        raise click.BadParameter(f"stages must be some of {','.join(LETTERS)}, got {value!r}")
     return names
 
 

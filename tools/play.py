@@ -67,7 +67,7 @@ MAX_FRAMES = {".gif": 300, ".mp4": 1000, ".png": 32}  # of a segment; if it is l
 )
 @click.argument("data", metavar="DIR", type=DATA)
 @click.argument("key", required=False)
-@click.option("--random", "is_random", is_flag=True, help="A random sample.")
+@click.option("--random", "is_random", is_flag=True, help="A random sample; with augmentation, of the train side.")
 @click.option("--class", "class_name", help="A random sample of this class.")
 @click.option("--side", type=click.Choice(["train", "val", "test"]), help="A random sample of this side.")
 @click.option("--clips", "num_clips", type=click.IntRange(1, 100), help="Number of epochs or views.  [default: 1]")

@@ -52,7 +52,11 @@ def contains(names: np.ndarray, part: bytes) -> np.ndarray:
 def random_sample(
     index: ShardIndex, config: TrainConfig, *, side: str | None, class_name: str | None, step: int | None
 ) -> int:
-    """A random sample of a split that is on a side, of a class, and in a training step; raises UserError if none is."""
+    """A random sample of a split that is on a side, of a class, and in a training step; raises UserError if none is.
+
+    With augmentation it is a training sample, unless a side is given.
+    """
+    side = side or ("train" if config.augment.is_on else None)
     used = index.subsets[:, index.split_names.index(config.split)]
     rows = np.flatnonzero(used == SUBSETS[side] if side else used)
     if class_name is not None:

@@ -62,7 +62,7 @@ def data_command(*, data: Data, out: Path | None, num_classes: int, per_class: i
 @click.option("--out", type=PAGE, help="HTML file to write.  [default: NAME-run.html, or runs.html]")
 @click.option(
     "--data", "datasets", multiple=True, type=DATA,
-    help="Shards of the runs; repeat for several datasets.  [default: where they were during training]",
+    help="Shards of the runs; repeat for several datasets.  [default: the folder where they were during training]",
 )  # fmt: skip
 @click.option("--no-evaluate", is_flag=True, show_default=False, help="Do not score new checkpoints.")
 @click.option("--mistakes", default=12, type=click.IntRange(0, MOST), help="Most clips of mistakes per run.")

@@ -87,7 +87,8 @@ def test_a_study_lets_its_training_save(squares: ShardIndex, fakes: Path, tmp_pa
     (fakes / "hold").touch()
     code = f"import pathlib, res3d_video.tools.study as s; s.CHECKOUT = pathlib.Path({str(fakes)!r}); s.main()"
     options = ["--data", str(squares.data_dir), "--tables", "3", "--steps", "5", "--out", str(tmp_path / "study")]
-    with Terminal([sys.executable, "-c", code, *options, "--device", "cpu"]) as terminal:
+    (script := tmp_path / "study.py").write_text(code)
+    with Terminal([sys.executable, str(script), *options, "--device", "cpu"], warm=True) as terminal:
         until(lambda: any(tmp_path.glob("study/**/begun")), seconds=60)
         assert interrupt(terminal)[-1] == "interrupted; the runs have saved; the same command goes on"
     assert len(list(tmp_path.glob("study/**/asked"))) == 1, "SIGTERM has come, once"

@@ -234,7 +234,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in DEFAULTS:
-        raise click.UsageError(f"device: {name!r} is not possible; choose auto, cpu, cuda or cuda:N")
+        raise click.UsageError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cpu":
         return device
     if (device.index or 0) >= torch.cuda.device_count():

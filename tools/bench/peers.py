@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -120,7 +120,7 @@ def delivered(batch: Tensor, config: PeerConfig) -> Tensor:
     return values.permute(0, 4, 1, 2, 3)
 
 
-def our_loader(config: PeerConfig, *, engine: str) -> Generator[Tensor]:
+def our_loader(config: PeerConfig, *, engine: Literal["dali", "simple"]) -> Generator[Tensor]:
     """Our loader, with one of its engines."""
     plan, settings = config.plan(), replace(config.settings.loader, engine=engine)
     with ClipLoader(plan.index, plan, device=config.settings.device, settings=settings, mean=MEAN) as loader:

@@ -143,7 +143,7 @@ def make_data(stage: Stage) -> Iterator[Part]:
     if stage.data.is_relative_to(stage.home):
         sources["demo"] = demo_videos(stage.home, quiet=True)
 
-    def build(name: str, codec: str) -> Found:
+    def build(name: str, codec: Any) -> Found:
         listing = list_folder(sources[name], name=name, group_pattern=r"^(g\d+|scene[0-9]+)_")
         built = build_shards(listing, stage.home / f"{name}-{codec}", BuildSettings(codec=codec), workers=2)
         return {"num_samples": built.num_samples}

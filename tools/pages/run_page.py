@@ -15,7 +15,7 @@ from res3d_video.pipeline.typed_json import Count, Real, SchemaError, Share, Siz
 from res3d_video.tools.pages.markup import Clip, Line, flatten, line_chart, render, video_of
 from res3d_video.tools.run_reader import Curve, Run, differing, running_mean
 from res3d_video.train.config import TrainConfig, to_dict
-from res3d_video.train.evaluation import SCORES, class_rows
+from res3d_video.train.evaluation import SCORES, class_rows, precision_rows
 from res3d_video.train.terminal import Report
 
 MAX_DRAWN = 12  # runs, or ranks of a run, in a chart; the tables have all runs
@@ -52,6 +52,7 @@ class Scores(Evaluation):
     """The values that are read of scores.json."""
 
     class_accuracy: dict[Text, Share | None]
+    class_ap: NotRequired[dict[Text, Share | None] | None]
     confusion: list[list[Size]]
     predictions: list[ScoredVideo]
 
@@ -180,6 +181,7 @@ class Result(NamedTuple):
 
     Attributes:
         classes: Rows of a table, as from `class_rows`.
+        precisions: Rows of `precision_rows`, of videos with several labels; in place of classes and matrix.
         matrix: Names of classes, and counts by class (row) and predicted class (column), int [C, C].
         mistakes: Rows of a table: video, class, predicted class, its probability; the most confident first.
         clips: Clips of the first mistakes.
@@ -190,6 +192,7 @@ class Result(NamedTuple):
     num_videos: int
     num_wrong: int
     classes: list[tuple[str, int, float, str | None]]
+    precisions: list[tuple[str, int, float]]
     matrix: tuple[list[str], list[list[int]]]
     mistakes: list[tuple[str, str, str, float]]
     clips: list[Clip]
@@ -210,8 +213,9 @@ def result_of(run: Run, scores: Scores, data: Sequence[ShardIndex], *, num_clips
     return Result(
         run=run,
         num_videos=int(confusion.sum()),
-        num_wrong=int(wrong.sum()),
+        num_wrong=len(mistakes),
         classes=class_rows(names, confusion),
+        precisions=precision_rows(scores.get("class_ap") or {}, scores["predictions"]),
         matrix=([names[k] for k in shown], confusion[np.ix_(shown, shown)].tolist()),
         mistakes=[
             (video.get("source", video["key"]), video["label"], video["predicted"], confidence(video))

@@ -1,7 +1,9 @@
 """Scoring trained models; here the counts of videos by class (row) and predicted class (column)."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,18 @@ def class_accuracy(confusion: np.ndarray) -> np.ndarray:
     """
     num_videos = confusion.sum(axis=1)
     return np.where(num_videos > 0, confusion.diagonal() / np.maximum(num_videos, 1), np.nan)
+
+
+def precision_rows(
+    class_ap: Mapping[str, float | None], predictions: Iterable[Mapping[str, Any]]
+) -> list[tuple[str, int, float]]:
+    """Of videos with several labels, every class that has videos: its name, how many have it, its average precision.
+
+    Args:
+        class_ap, predictions: As tools/evaluate.py writes them.
+    """
+    counts = Counter(name for video in predictions for name in video.get("labels", [video["label"]]))
+    return [(name, counts[name], precision) for name, precision in class_ap.items() if precision is not None]
 
 
 def accuracies_by_name(classes: Sequence[str], confusion: np.ndarray) -> dict[str, float | None]:

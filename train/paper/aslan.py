@@ -23,7 +23,7 @@ LAYERS = ("res5b", "pool5", "prob")  # the paper does not say; C3D uses prob, fc
 
 
 class Pairs(NamedTuple):
-    """P pairs of a fold: sample numbers, 1-based, int64 [P, 2]; whether their action is the same, bool [P]."""
+    """P pairs of a fold: 1-based numbers of samples, int64 [P, 2]; whether their actions are the same, bool [P]."""
 
     samples: np.ndarray
     same: np.ndarray
