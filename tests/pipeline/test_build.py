@@ -203,7 +203,6 @@ def test_the_order_of_videos_depends_on_names_and_seed_alone(numbered_raw: Path)
         ({"segment_s": 2.0, "fps": 10.0}, "fps: 10.0 does not go with segments"),
         ({"test_segments": 101}, "test_segments: 101 is not possible; choose 1 to 100"),
         ({"codec": "av1"}, "codec: 'av1' is unknown; choose filmstrip or h264"),
-        ({"codec": "h264", "gop_size": 1}, "gop_size: 1"), ({"codec": "h264", "crf": 0}, "crf: 0"),
         ({"codec": "h264", "size": 32, "keep_aspect": True}, "size: frames of 32×32"),
     ],
 )  # fmt: skip

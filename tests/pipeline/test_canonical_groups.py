@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from res3d_video.pipeline.clip import ClipSpec
-from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.loader import Batch, ClipLoader
 from res3d_video.pipeline.plan import EvalPlan, TrainPlan
@@ -145,11 +144,6 @@ def test_a_node_that_is_killed_goes_on_where_it_was_and_fetches_nothing_again(
     assert "".join(lines).split() + done.stdout.split() == expected
     assert there
     assert not there & {path.split("/")[-1] for path in s3.requests("GET", ".tar")}
-
-
-def test_ranks_that_cannot_share_the_groups_are_refused(many: ShardIndex) -> None:
-    with pytest.raises(UserError, match="canonical_groups: 65 cannot be shared by 2 ranks; choose 66"):
-        ClipLoader(many, plan_of(many, groups=65), rank=0, world_size=2)
 
 
 def test_an_evaluation_reads_parts_of_tars_in_few_requests_and_keeps_none(
