@@ -46,6 +46,10 @@ class NoRangesError(RemoteError):
     """A server sends whole files only."""
 
 
+class _LocalError(Exception):
+    """Holds an OSError of the file that a download is written to, which no other answer of the server heals."""
+
+
 class Interrupted(RemoteError):
     """`stop` was set."""
 
@@ -158,6 +162,7 @@ class RemoteStore:
 
         Raises:
             ContentError: It is too long, or its sha256 is not the one given.
+            OSError: It cannot be written here.
         """
         what, furthest = self.address(name), 0
 
@@ -169,18 +174,21 @@ class RemoteStore:
                 for piece in pieces:
                     self._count(piece)
                     digest.update(piece)
-                    done += into.write(piece)
+                    done += local(into.write, piece)
                     if done > at_most:
                         raise ContentError(f"{what}: has more than the {at_most} bytes that are possible")
                     if stop.is_set():
                         raise Interrupted
                     furthest = max(furthest, done)
-            into.truncate()  # what a longer attempt may have left; it flushes, too
+            local(into.truncate)  # what a longer attempt may have left; it flushes, too
             if sha256 not in (None, digest.hexdigest()):
                 raise ContentError(f"{what}: its sha256 is not the listed one; run tools/check_shards.py")
             return digest.hexdigest()
 
-        return self._ask(attempt, name, stop, progress=lambda: furthest)
+        try:
+            return self._ask(attempt, name, stop, progress=lambda: furthest)
+        except _LocalError as error:
+            raise error.args[0] from None
 
     def download_to(self, name: str, path: Path, **expected: Any) -> str:
         """`download` into a file that appears under its name when it is whole."""
@@ -325,6 +333,14 @@ class RemoteStore:
         return importlib.import_module("fsspec.asyn").sync(self._files.loop, lambda: in_time)
 
 
+def local(work: Callable[..., T], *args: Any) -> T:
+    """What a function returns that writes a file of this machine. Raises _LocalError."""
+    try:
+        return work(*args)
+    except OSError as error:
+        raise _LocalError(error) from None
+
+
 async def read_piece(body: Any) -> bytes:
     """The next `PIECE_BYTES` of an answer; fewer at the end."""
     piece = bytearray()
@@ -394,7 +410,8 @@ def open_filesystem(url: str, kind: str) -> Any:
 
 
 def bounded_s3_client() -> dict[str, Any]:
-    """Options under which S3's client reads `BLOCK_BYTES` of an error at most; none for an older aiobotocore."""
+    """Options under which S3's client reads `BLOCK_BYTES` of an error at most, and waits `STALL_S` at most for a server
+    that takes nothing of a request; none for an older aiobotocore."""
     aiohttp, config = importlib.import_module("aiohttp"), importlib.import_module("aiobotocore.config")
     if not hasattr(config.AioConfig(), "http_session_cls"):
         return {}
@@ -402,6 +419,22 @@ def bounded_s3_client() -> dict[str, Any]:
     client: Any = importlib.import_module("aiobotocore.httpsession").AIOHTTPSession
 
     class Response(answer):
+        def num_sent(self) -> int | None:
+            """Bytes of the request so far; None when all are sent, for from then on aiohttp has a limit of its own."""
+            writer = getattr(self, "_stream_writer", None)  # an older aiohttp has none
+            return None if writer is None else writer.output_size
+
+        async def start(self, connection: Any) -> Any:
+            head, before = asyncio.ensure_future(super().start(connection)), self.num_sent()
+            try:
+                while not (await asyncio.wait({head}, timeout=STALL_S))[0]:
+                    if (sent := self.num_sent()) is not None and sent == before:
+                        raise TimeoutError
+                    before = sent
+                return await head
+            finally:
+                head.cancel()
+
         async def read(self) -> bytes:
             found = bytearray()
             while piece := await self.content.readany():

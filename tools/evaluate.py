@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 
 from res3d_video.train.data_options import DATA, Data, remote_options
-from res3d_video.train.evaluation import class_table
+from res3d_video.train.evaluation import class_table, precision_rows
 from res3d_video.train.terminal import (
     BATCH,
     CLIPS,
@@ -26,12 +26,14 @@ from res3d_video.train.terminal import (
     Command,
     OutputFile,
     save_json,
+    text_table,
 )
 
 EPILOG = """\b
 Examples:
   python tools/evaluate.py --checkpoint runs/tiny/latest.pt --data shards/ucf101
   torchrun --nproc-per-node 8 tools/evaluate.py --checkpoint runs/s1m/latest.pt --data shards/sports1m
+
 \b
 The network, the clips and the split are those of the checkpoint. clip@1 is of one centre clip; video@1 and
 video@5 of the softmax averaged over --clips evenly spaced ones; --clips 10 --crops 3 scores 30 views a video, three
@@ -81,7 +83,11 @@ def main(
     if json_path is not None:
         save_json(json_path, found)
     click.echo(f"{checkpoint} (step {found['step']}) on {index.name}, split {found['split']}, {subset}")
-    for line in accuracy_lines(scores) + class_table(scores.classes, scores.confusion):
+    classes = class_table(scores.classes, scores.confusion)
+    if scores.class_ap is not None:  # of several labels
+        rows = precision_rows(scores.class_ap, found["predictions"])
+        classes = ["", *text_table(["class", "videos", "AP"], [[name, str(n), f"{ap:.1%}"] for name, n, ap in rows])]
+    for line in accuracy_lines(scores) + classes:
         click.echo(line)
     if json_path is not None:
         click.echo(f"predictions {json_path}")

@@ -23,7 +23,7 @@ from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.settings import LoaderSettings
-from res3d_video.tools.make_shards import LIMITS, setting_options
+from res3d_video.tools.make_shards import LIMITS
 from res3d_video.train.terminal import (
     CLIPS,
     JSON_FILE,
@@ -35,6 +35,7 @@ from res3d_video.train.terminal import (
     OutputFile,
     WrongUsage,
     extra_needed,
+    field_options,
     progress,
     save_json,
     show_line,
@@ -51,6 +52,7 @@ Examples:
   python tools/predict.py --checkpoint runs/mine/best.pt holiday.mp4
   python tools/predict.py --checkpoint runs/mine/best.pt videos/ 'more/*.avi' --json found.json
   python tools/predict.py --checkpoint runs/mine/best.pt match.mp4 --every 1 --plot match.png --annotate match-seen.mp4
+
 \b
 VIDEO is a file, a folder with videos at any depth, or a pattern. Clips, pixels and stored size are those of the
 checkpoint; probabilities are averaged over --clips evenly spaced clips, as tools/evaluate.py does. With --every, a clip
@@ -82,7 +84,7 @@ is scored about every so many seconds. A video that cannot be read is a line, an
 @click.option("--workers", type=click.IntRange(1, 1024), show_default="all cores", help="Videos read at once.")
 @click.option("--num-threads", default=2, type=THREADS, help="Threads that decode clips.")
 @QUIET
-@with_options(*setting_options(Limits, LIMITS))
+@with_options(*field_options(Limits))
 def main(
     *,
     videos: Sequence[str],
@@ -127,9 +129,9 @@ def main(
             tell(len(found), len(paths), failed=num_failed)
     for video in found:
         if video.error:
-            show_line(f"failed: {video.path}: {video.error}")
+            show_line(f"failed: {shown(video.path)}: {video.error}")
             continue
-        click.echo(f"{video.path}: " + ", ".join(f"{name} {share:.1%}" for name, share in video.top5().items()))
+        click.echo(f"{shown(video.path)}: " + ", ".join(f"{name} {share:.1%}" for name, share in video.top5().items()))
         for span in video.spans():
             click.echo(f"  {span.start_s:7.1f} s to {span.end_s:7.1f} s  {span.name} {span.probability:.1%}")
     good = [video for video in found if not video.error]
@@ -158,7 +160,10 @@ def expand(name: str, *, follow_links: bool) -> list[Path]:
     """
     path = Path(name)
     if path.is_dir():
-        below = [path / video for video in find_videos(path).videos]
+        tree = find_videos(path)
+        for line in tree.warnings:
+            show_line(f"left out: {path}: {line}")
+        below = [path / video for video in tree.videos]
         found = [one for one in below if follow_links or Path(os.path.realpath(one)).is_relative_to(path.resolve())]
         for one in sorted({*below} - {*found}):
             show_line(f"left out: {one}: a link leads out of {path}; --follow-links allows it")
@@ -169,6 +174,11 @@ def expand(name: str, *, follow_links: bool) -> list[Path]:
     if not found:
         raise WrongUsage(f"VIDEO: {name}: no video is there; name a file, a folder with videos or a pattern")
     return found
+
+
+def shown(path: Path) -> str:
+    """A path in one line, whatever bytes it has."""
+    return " ".join(str(path).encode(errors="backslashreplace").decode().splitlines())
 
 
 def plain(video: "VideoPrediction") -> dict[str, Any]:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from res3d_video.pipeline.clip import ClipSpec
-from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
+from res3d_video.pipeline.errors import UserError, one_line, os_errors_of_the_user
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.typed_json import Count, Real, SchemaError, Text, convert
 from res3d_video.train.config import FIXED, OptimConfig, TrainConfig, differences, from_dict, to_dict
 from res3d_video.train.metrics import Tally
 from res3d_video.train.models import ModelConfig, build_model
 from res3d_video.train.step import build_optimizer, channels_last
-from res3d_video.train.torch_file import check_records, read_torch_file, short
+from res3d_video.train.torch_file import check_records, read_torch_file
 
 FORMAT = 1
 KEYS = {"format", "step", "best_accuracy", "model", "optimizer", "loader", "rng", "config", "data", "classes"}
@@ -174,7 +174,7 @@ def check_state(found: Any) -> dict[str, Any]:
         try:
             torch.Generator().set_state(state["rng"])
         except RuntimeError as error:
-            raise SchemaError(f"rng: {short(error)}") from None
+            raise SchemaError(f"rng: {one_line(error)}") from None
     state["config"] = to_dict(config)
     if state["optimizer"] or state["loader"]:
         state["optimizer"] = whole_optimizer(state["optimizer"], optimizer)
@@ -326,6 +326,13 @@ class TrainedModel:
     step: int
     loss: str = "ce"
 
+    @classmethod
+    def of(
+        cls, network: nn.Module, config: TrainConfig, classes: list[str], *, shards: dict[str, Any], step: int
+    ) -> "TrainedModel":
+        """A network of a run."""
+        return cls(network, classes, config.clip, config.mean, config.std, shards, step, config.loss)
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""
@@ -347,9 +354,7 @@ def trained_model(state: dict[str, Any], *, device: str | torch.device) -> Train
     network = build_model(config.model, num_classes=len(classes))
     network.load_state_dict(weights_of(state))
     network = channels_last(network).to(device).eval()
-    return TrainedModel(
-        network, classes, config.clip, config.mean, config.std, state.get("shards", {}), state["step"], config.loss
-    )
+    return TrainedModel.of(network, config, classes, shards=state.get("shards", {}), step=state["step"])
 
 
 def data_identity(index: ShardIndex) -> dict[str, str]:

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError, one_line
 from res3d_video.pipeline.shard_writer import sha256_of
 from res3d_video.pipeline.typed_json import SchemaError, convert
 from res3d_video.train.checkpoint import check_tensor, outline
 from res3d_video.train.config import TrainConfig, to_dict
 from res3d_video.train.models import MAX_WIDTH, ModelConfig
 from res3d_video.train.presets import SOURCES
-from res3d_video.train.torch_file import read_torch_file, short
+from res3d_video.train.torch_file import read_torch_file
 
 MAX_PACKED, MAX_RATIO = 2**28, 100  # an array of more bytes than the first must not shrink more than the second
 MAX_BYTES = 2**30  # of a file; the largest network, C3D, has 0.3 GB
@@ -129,7 +129,7 @@ def read_blobs(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"{name}: {blob.dtype!s:.40}")
     except Exception as error:  # numpy and zipfile raise nearly anything for a damaged file
         raise UserError(
-            f"{path}: is no .npz of blobs ({short(error)}); train/importing.py has how to write one"
+            f"{path}: is no .npz of blobs ({one_line(error)}); train/importing.py has how to write one"
         ) from None
     return blobs
 

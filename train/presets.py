@@ -110,7 +110,7 @@ TORCHVISION_MEAN, TORCHVISION_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingClips:
     """What weights were trained on.
 
     Attributes:
@@ -125,18 +125,18 @@ class Trained:
 
 
 # torchvision: 16 frames of videos at 15 frames/s, half of what most have. (x / 255 - m) / s is (x - 255 m) / (255 s).
-KINETICS = Trained(
+KINETICS = TrainingClips(
     ClipSpec(num_frames=16, frame_stride=2),
     mean=tuple(PIXEL * value for value in TORCHVISION_MEAN),
     std=tuple(PIXEL * value for value in TORCHVISION_STD),
 )
-RES3D = Trained(ClipSpec(num_frames=8, frame_stride=2))  # the authors' network files, as the paper's section 4
-C3D = Trained(
+RES3D = TrainingClips(ClipSpec(num_frames=8, frame_stride=2))  # the authors' network files, as the paper's section 4
+C3D = TrainingClips(
     ClipSpec(num_frames=16, frame_stride=1),
     note="C3D was trained on pixels minus the mean clip of Sports-1M, each place and frame its own value; one value a "
     "colour stands for it here, so outputs differ a little from the authors', most where that clip is not uniform",
 )
-SOURCES: dict[str, dict[str, Trained]] = {
+SOURCES: dict[str, dict[str, TrainingClips]] = {
     "torchvision": dict.fromkeys(("r3d_18", "mc3_18", "r2plus1d_18"), KINETICS),
     "caffe": {**{f"res3d{depth}": RES3D for depth in BLOCKS}, "c3d": C3D},
 }

@@ -11,7 +11,7 @@ from typing import IO, Any, TypeVar
 
 import torch
 
-from res3d_video.pipeline.errors import printable
+from res3d_video.pipeline.errors import one_line, printable
 from res3d_video.pipeline.files import open_plain
 from res3d_video.pipeline.typed_json import SchemaError
 
@@ -70,7 +70,7 @@ def check_archive(file: IO[bytes]) -> None:
             with archive.open(pickles[0]) as pickle:
                 check_pickle(pickle)
     except ZIP_ERRORS as error:
-        raise error if isinstance(error, SchemaError) else SchemaError(short(error)) from None
+        raise error if isinstance(error, SchemaError) else SchemaError(one_line(error)) from None
 
 
 def check_pickle(file: IO[bytes]) -> None:
@@ -81,7 +81,7 @@ def check_pickle(file: IO[bytes]) -> None:
     try:
         called = {str(arg) for opcode, arg, _ in pickletools.genops(file) if opcode.name == "GLOBAL"}
     except (ValueError, OverflowError, EOFError, struct.error) as error:
-        raise SchemaError(short(error)) from None
+        raise SchemaError(one_line(error)) from None
     for name in sorted(called):
         if not re.fullmatch(HARMLESS, name):
             raise SchemaError(f"it would call {name!r:.80}, which is no tensor")
@@ -99,7 +99,7 @@ def check_records(path: Path) -> None:
     except OSError:
         raise
     except ZIP_ERRORS as error:
-        raise SchemaError(short(error)) from None
+        raise SchemaError(one_line(error)) from None
     if damaged is not None:
         raise SchemaError(f"{printable(damaged, most=80)} does not match its checksum")
     if no_files:  # torch reads nothing for what says that it is a folder, and gives whatever is in memory
@@ -111,14 +111,4 @@ def _load(file: IO[bytes], *, device: str) -> Any:
     try:
         return torch.load(file, map_location=device, weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, KeyError, … for damaged files
-        raise SchemaError(short(error)) from None
-
-
-def short(error: Exception) -> str:
-    """The first line of what an exception says.
-
-    >>> short(ValueError("bad\\nand more")), short(KeyError())
-    ('bad', 'KeyError')
-    """
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return printable(lines[0], most=120)
+        raise SchemaError(one_line(error)) from None

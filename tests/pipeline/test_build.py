@@ -198,11 +198,13 @@ def test_the_order_of_videos_depends_on_names_and_seed_alone(numbered_raw: Path)
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"size": 4}, "size: 4"), ({"quality": 0}, "quality: 0"), ({"fps": -1.0}, "fps: -1.0"),
-        ({"segment_s": 0.0}, "segment_s: 0.0 is not"), ({"codec": "h264", "size": 16}, "size: frames of 32×16"),
+        ({"size": 4}, "size must be 16 to 1,024, got 4"), ({"quality": 0}, "quality must be 1 to 100, got 0"),
+        ({"fps": -1.0}, "fps must be 0.001 to 1,000, got -1.0"),
+        ({"segment_s": 0.0}, "segment_s must be 0.001 to 3,600, got 0.0"),
+        ({"codec": "h264", "size": 16}, "size: frames of 32×16"),
         ({"segment_s": 2.0, "fps": 10.0}, "fps: 10.0 does not go with segments"),
-        ({"test_segments": 101}, "test_segments: 101 is not possible; choose 1 to 100"),
-        ({"codec": "av1"}, "codec: 'av1' is unknown; choose filmstrip or h264"),
+        ({"test_segments": 101}, "test_segments must be 1 to 100, got 101"),
+        ({"codec": "av1"}, "codec must be one of filmstrip, h264, got 'av1'"),
         ({"codec": "h264", "size": 32, "keep_aspect": True}, "size: frames of 32×32"),
     ],
 )  # fmt: skip

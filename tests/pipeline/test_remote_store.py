@@ -1,9 +1,11 @@
 """What is fetched arrives whole, whatever the network does meanwhile; a server that refuses is not asked for ever."""
 
+import contextlib
 import functools
 import hashlib
 import http.server
 import io
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,11 +13,19 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import s3fs
 
 import res3d_video.pipeline.remote_store
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.remote import RemoteSettings, folder_name, open_remote, parse_size
+from res3d_video.pipeline.remote import (
+    MAX_INDEX_BYTES,
+    RemoteSettings,
+    folder_name,
+    index_files,
+    open_remote,
+    parse_size,
+)
 from res3d_video.pipeline.remote_store import ContentError, Interrupted, RemoteError, RemoteStore, public_url, reason
 from res3d_video.train.data_options import Data
 from tests.s3_server import S3Server
@@ -72,6 +82,45 @@ def test_a_file_that_is_too_long_or_another_is_refused() -> None:
         BadLine().download("x", io.BytesIO(), at_most=len(CONTENT) + 1, sha256="0" * 64)
 
 
+def test_a_full_disk_here_is_no_fault_of_the_server() -> None:
+    store = BadLine()
+    with (
+        open("/dev/full", "wb", buffering=0) as full,
+        pytest.raises(OSError, match="No space left on device") as caught,
+    ):
+        store.download("x", full, at_most=len(CONTENT))
+    assert not isinstance(caught.value, RemoteError)
+    assert (store.num_asked, store.said) == (1, [])
+
+
+@pytest.mark.parametrize("talks", [False, True], ids=["takes nothing", "answers nothing"])
+def test_an_upload_that_nobody_takes_or_answers_ends(
+    talks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(res3d_video.pipeline.remote_store, "STALL_S", 0.5)
+    (tmp_path / "large").write_bytes(bytes(2**25))
+    connections = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the test is over
+            while True:
+                connections.append(listener.accept()[0])
+                while talks and connections[-1].recv(2**20):
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for name, value in (("ENDPOINT_URL", endpoint), ("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        s3fs.S3FileSystem.clear_instance_cache()  # clients keep the address that they began with
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(RemoteError, match=r"s3://silent/large: no answer for 0 s \(ReadTimeoutError"):
+            RemoteStore("s3://silent", timeout_s=0.0).upload(tmp_path / "large", "large")
+    for connection in connections:
+        connection.close()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 @pytest.mark.parametrize(
     ("error", "raised", "words"),
     [
@@ -102,6 +151,14 @@ def test_a_package_that_is_missing_is_named_with_the_way_to_install_it(monkeypat
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(RemoteError, match="^gs://b: cannot be opened .*gcs.*; .* pip install "):
         RemoteStore("gs://b")
+
+
+def test_the_index_of_sports_1m_is_not_too_large() -> None:
+    num_samples = 6_800_000  # docs/scale.md
+    info = {"num_samples": num_samples, "num_frames": 55 * num_samples, "split_names": ["1"]}
+    frames_bytes = info["num_frames"] * 3 * 4
+    assert index_files(info)["index/frames.npy"] > frames_bytes
+    assert frames_bytes + 200 * num_samples < MAX_INDEX_BYTES, "with all that a sample has"
 
 
 def test_what_is_no_size_is_refused() -> None:

@@ -18,19 +18,20 @@ from tests.until import until
 
 CHILD = """
 import time
+from contextlib import contextmanager
 import click
 from res3d_video.tools.bench.measure import Child
 from res3d_video.train.terminal import Command
 
-def serve(connection):
-    connection.send("ready")
-    time.sleep(1000)
+@contextmanager
+def serve():
+    yield lambda request: "ready" if request == "first" else time.sleep(1000)
 
 @click.command(cls=Command)
 def main():
     with Child("it", serve) as child:
-        print(child.receive(), flush=True)
-        child.receive()
+        print(child.ask("first"), flush=True)
+        child.ask("second")
 
 if __name__ == "__main__":
     main()

@@ -80,7 +80,7 @@ def test_every_setting_reaches_dataset_json_and_the_shards_are_whole(
     ("words", "said"),
     [
         ("folder --group-pattern (", "group_pattern"),
-        ("ucf101 --size 7", "size: 7 is not possible"),
+        ("ucf101 --size 7", "size must be 16 to 1,024, got 7"),
         ("ucf101 --codec h264 --quality 85", "--quality is of --codec filmstrip, not of h264; leave it"),
         ("ucf101 --gop 8", "--gop is of --codec h264, not of filmstrip; leave it out"),
         ("ucf101 --crf 20", "--crf is of --codec h264, not of filmstrip; leave it out"),

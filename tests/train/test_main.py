@@ -117,8 +117,8 @@ def test_a_run_goes_on_only_as_it_began(run_main: Trainer, other_squares: ShardI
         (["--preset", "finetune-hmdb51"], "add --init-from CHECKPOINT"),
         (["--resume", "nowhere.pt"], "nowhere.pt is no file; choose auto, never or a .pt file"),
         (["--snap-to-keyframe"], "holds filmstrips, which have none; leave it out"),
-        (["--prefetch", "0"], "prefetch: 0 is not possible; choose 1 to 1000"),
-        (["--hw-decoder-load", "1.5"], "hw_decoder_load: 1.5 is not possible; choose 0 to 1"),
+        (["--prefetch", "0"], "prefetch must be 1 to 1,000, got 0"),
+        (["--hw-decoder-load", "1.5"], "hw_decoder_load must be 0 to 1, got 1.5"),
         (["--mixup", "1", "--batch-size", "3"], "3 are no pairs for 1 processes; choose a multiple of 2"),
     ],
 )

@@ -47,6 +47,8 @@ def test_s3_gives_what_the_folder_does(run_main: Trainer, url: str, squares: Sha
     assert [line["step"] for line in lines] == [2, 3], "the first epoch ends, and the run"
     assert lines[0]["machines"][0]["bytes_fetched"] > 0
     assert read_metrics(local, "fetched")[0]["machines"][0]["bytes_fetched"] == 0
+    places = [json.loads((run / "config.json").read_text())["data"]["folder"] for run in (local, remote)]
+    assert places == [str(squares.data_dir), url], "not the cache, which has some of the tars"
     scores = []
     for data, more in ((str(squares.data_dir), []), (url, cache)):
         words = ["--checkpoint", str(local / "latest.pt"), "--data", data, "--clips", "2", "--device", "cpu", *more]

@@ -32,7 +32,7 @@ def lock(folder: Path, *, rank: int = 0) -> None:
 
 
 def test_a_second_trainer_is_refused_while_the_first_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(res3d_video.train.run_folder, "PATIENCE_S", 0)
+    monkeypatch.setattr(res3d_video.train.run_folder, "LOCK_TIMEOUT_S", 0)
     folder = tmp_path / "runs" / "new"
     code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('locked', flush=True); input()"
     with only_trainer(folder, Ranks(), say=pytest.fail):
@@ -68,11 +68,16 @@ def test_where_there_are_no_locks_it_says_so_and_goes_on(tmp_path: Path, monkeyp
         assert said == [f"{tmp_path}: this file system has no locks; see to it that no other trainer writes there"]
 
 
-def test_ranks_that_see_different_checkpoints_do_not_train_together(tmp_path: Path) -> None:
-    ranks: Any = SimpleNamespace(gather=lambda step: [step, 40])
-    check_agreement(tmp_path, ranks, tiny_state(40))
+def test_ranks_that_see_different_checkpoints_or_shards_do_not_train_together(tmp_path: Path) -> None:
+    ranks: Any = SimpleNamespace(gather=lambda own: [own, (40, "0123456789")])
+    index, other = (Mock(fingerprint=fingerprint) for fingerprint in ("0123456789", "abcdefghij"))
+    check_agreement(tmp_path, ranks, tiny_state(40), index)
     with pytest.raises(UserError, match=r"different steps in .* \(0, 40\); it must be one folder"):
-        check_agreement(tmp_path, ranks, None)
+        check_agreement(tmp_path, ranks, None, index)
+    with pytest.raises(
+        UserError, match=r"--data: the shards of rank 1 \(01234567…\) are not those of rank 0 \(abcdefgh"
+    ):
+        check_agreement(tmp_path, ranks, tiny_state(40), other)
 
 
 def test_a_file_that_could_not_be_written_is_not_missed_when_a_later_latest_was(

@@ -59,7 +59,7 @@ class PartedExtraction:
     ) -> None:
         layers, config = about["layers"], from_dict(state["config"])
         if not layers or len(set(layers)) < len(layers):
-            raise UserError(f"layers: {','.join(layers) or 'none'} is not possible; name one or more, each once")
+            raise UserError(f"layers must be one or more, each once, got {','.join(layers) or 'none'}")
         self.state, self.config, self.index, self.parts, self.out = state, config, index, parts, out
         self.device = device
         self.about = about | {

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan
-from res3d_video.train.checkpoint import load_checkpoint, trained_model
+from res3d_video.train.checkpoint import TrainedModel, load_checkpoint, trained_model
 from res3d_video.train.config import from_dict
 from res3d_video.train.evaluation import accuracies_by_name, confusion_matrix
 from res3d_video.train.metrics import MAX_DAMAGED, Damaged, name_damaged
@@ -267,18 +266,14 @@ def views_per_sample(video_of: np.ndarray, *, num_clips: int) -> int:
 
 
 def evaluate(
-    model: nn.Module,
+    model: TrainedModel,
     index: ShardIndex,
     samples: np.ndarray,
-    clip: ClipSpec,
     *,
     num_clips: int,
     num_crops: int = 1,
     global_batch_size: int,
     ranks: Ranks,
-    mean: float | tuple[float, ...] = 128.0,
-    std: float | tuple[float, ...] = 1.0,
-    loss: str = "ce",
     settings: LoaderSettings | None = None,
     interrupted: Callable[[], bool] | None = None,
     on_batch: Callable[[int, int], None] = lambda *_: None,
@@ -286,13 +281,12 @@ def evaluate(
     """Score `samples` on all ranks together; every rank gets the same result. A collective.
 
     clip@1 is always of one center crop of one center clip, so more of either make a second pass over the videos. The
-    model is left in eval mode.
+    network is left in eval mode.
 
     Args:
         samples: Rows of the index, int64 [S].
         num_clips: Uniformly spaced clips of a video whose probabilities are averaged.
         num_crops: Crops of each of them, along the longer side of the picture.
-        loss: That the model was trained with, "ce" or "bce".
         settings: Of the loaders.
         interrupted: Asked once a batch on every rank, and must give all ranks the same answer.
         on_batch: Told (clips done, clips in all).
@@ -303,27 +297,27 @@ def evaluate(
     samples = np.sort(samples)
     video_of = videos_of(index, samples)
     num_views = views_per_sample(video_of, num_clips=num_clips)
-    plans = [EvalPlan(index, samples, clip, global_batch_size=global_batch_size)]
+    plans = [EvalPlan(index, samples, model.clip, global_batch_size=global_batch_size)]
     if num_views * num_crops > 1:
         reads = max(global_batch_size // (num_crops * ranks.world_size), 1) * ranks.world_size
         more = {"global_batch_size": reads * num_crops, "num_views": num_views, "num_crops": num_crops}
-        plans.append(EvalPlan(index, samples, clip, **more))
+        plans.append(EvalPlan(index, samples, model.clip, **more))
     total, done = sum(plan.num_clips for plan in plans), 0
-    model.eval()
+    model.network.eval()
     tallies: list[ClipTally] = []
     damaged: dict[int, str] = {}
     for plan in plans:
-        tally = ClipTally(samples, video_of=video_of, num_classes=len(index.classes), loss=loss)
+        tally = ClipTally(samples, video_of=video_of, num_classes=len(index.classes), loss=model.loss)
         loader = ClipLoader(
             index, plan, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device,
-            settings=settings, mean=mean, std=std,
+            settings=settings, mean=model.mean, std=model.std,
         )  # fmt: skip
         with loader, torch.no_grad():
             for batch in loader:
                 if interrupted is not None and interrupted():
                     return None
                 with autocast(ranks.device):
-                    logits = model(batch.clips)  # [N, K]
+                    logits = model.network(batch.clips)  # [N, K]
                 tally.add(logits, samples=batch.samples, weights=batch.weights)
                 damaged |= batch.damaged
                 done += batch.num_real_global
@@ -372,17 +366,13 @@ def score_checkpoint(
     model = trained_model(state, device=ranks.device)
     with process_group(ranks), progress("evaluating", unit="clips", quiet=quiet or not ranks.is_main) as tell:
         scores = evaluate(
-            model.network,
+            model,
             index,
             samples,
-            model.clip,
             num_clips=num_clips,
             num_crops=num_crops,
             global_batch_size=batch_size or 16 * ranks.world_size,
             ranks=ranks,
-            mean=model.mean,
-            std=model.std,
-            loss=model.loss,
             settings=LoaderSettings(num_threads=num_threads),
             on_batch=tell,
         )

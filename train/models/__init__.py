@@ -10,7 +10,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from res3d_video.pipeline.errors import UserError
-from res3d_video.pipeline.typed_json import Share
+from res3d_video.pipeline.settings import check_fields, described
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,27 +82,21 @@ MODELS: dict[str, Model] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network.
-
-    Attributes:
-        name: A key of MODELS.
-        width: Channels of conv1 and conv2_x, k; later stages have 2k, 4k, 8k. None becomes the model's own.
-        zero_init_gamma: Every residual block starts as its shortcut.
-        bn_momentum: Weight of a new batch in BN's running statistics.
-    """
+    """Which network; `name` is a key of MODELS, and a `width` of None becomes that model's own."""
 
     name: str = "res3d18"
-    width: int | None = None
-    zero_init_gamma: bool = False
-    bn_momentum: Share = 0.1
+    width: int | None = described(
+        None, "Channels of its first stage; the later ones have 2, 4, 8 times as many.", 1, MAX_WIDTH
+    )
+    zero_init_gamma: bool = described(False, "Every residual block starts as its shortcut.")
+    bn_momentum: float = described(0.1, "Weight of a new batch in BN's running statistics.", 0, 1)
 
     def __post_init__(self) -> None:
         if self.name not in MODELS:
             raise UserError(f"model: {self.name} does not exist; choose one of {', '.join(MODELS)}")
+        check_fields(self)
         if self.width is None:
             object.__setattr__(self, "width", MODELS[self.name].width)
-        elif not 1 <= self.width <= MAX_WIDTH:
-            raise UserError(f"width: {self.width} is not possible; choose 1 to {MAX_WIDTH} channels")
 
 
 def build_model(config: ModelConfig, *, num_classes: int) -> "nn.Module":

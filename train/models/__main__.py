@@ -16,6 +16,7 @@ EPILOG = """\b
 Examples:
   python -m res3d_video.train.models
   python -m res3d_video.train.models --model res3d18 --model c3d --classes 487
+
 \b
 Multiply-adds are those of one clip of the paper's size: convolutions, shortcuts, fully connected layers. docs/paper.md
 says why some differ from the paper's.

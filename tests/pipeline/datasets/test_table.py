@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from res3d_video.pipeline.convert.plan import BuildSettings
@@ -45,6 +46,15 @@ def test_a_row_is_a_video_or_a_piece_with_its_labels(tmp_path: Path) -> None:
     ]
 
 
+def test_a_label_counts_once_and_a_key_names_pieces_only(tmp_path: Path) -> None:
+    text = "path,start_s,end_s,labels,key\na.mp4,,,run; run;jump,all\nb.mp4,1,2,jump,x#1/y\n"
+    listing = list_table(write_videos(tmp_path, "a.mp4", "b.mp4"), table=write_table(tmp_path, text))
+    assert [(r.source, r.labels, r.path.name) for r in listing.records] == [
+        ("a.mp4", (1, 0), "a.mp4"),
+        ("b.mp4#x_1_y", (0,), "b.mp4"),
+    ]
+
+
 def test_without_subsets_groups_are_drawn(tmp_path: Path) -> None:
     raw = write_videos(tmp_path, *(f"{n}.mp4" for n in range(20)))
     table = write_table(tmp_path, "path,label,group\n" + "".join(f"{n}.mp4,x,g{n // 2}\n" for n in range(20)))
@@ -64,7 +74,7 @@ def test_without_subsets_groups_are_drawn(tmp_path: Path) -> None:
         ("path,label,subset\na.mp4,x,dev\n", ":2: dev is no subset; choose train, val, test or nothing"),
         ("path,label,start_s,end_s\na.mp4,x,3,2\n", ":2: 3 to 2 is no piece of a video; give a start and a later end"),
         ("path,label\na.mp4,x\na.mp4,y\n", "a.mp4 is there twice; give each piece of a video a key of its own"),
-        ("path,label\nb.mp4,x\n", "none of 1 listed videos is there, such as 'b.mp4'"),
+        ("path,label\nb.mp4,x\n", "none of the 1 listed videos is there, such as 'b.mp4'"),
     ],
 )
 def test_a_wrong_table_is_one_line_that_names_the_place(tmp_path: Path, text: str, reason: str) -> None:
@@ -86,6 +96,20 @@ def test_pieces_are_cut_by_exact_frames(tmp_path: Path, name: str, options: dict
     assert list(result.failures) == ["none of its … frames is in its piece"]
 
 
+@pytest.mark.parametrize(("name", "options"), [("a.mp4", {"g": 20}), ("a.avi", {"vcodec": "mpeg4", "bf": 2})])
+def test_at_another_rate_a_piece_ends_where_it_ends(tmp_path: Path, name: str, options: dict) -> None:
+    write_numbered_video(tmp_path / name, 120, height=64, width=96, **options)
+    table = write_table(tmp_path, f"path,label,start_frame,end_frame\n{name},x,24,50\n{name},x,110,120\n")
+    listing, settings = list_table(tmp_path, table=table, test_fraction=0), BuildSettings(size=64, fps=12.5)
+    build_shards(listing, tmp_path / "shards", settings, workers=1)
+    index = open_index(tmp_path / "shards")
+    found = {index.source(sample).rpartition("#")[2]: stored_numbers(index, sample) for sample in range(2)}
+    assert {key: len(frames) for key, frames in found.items()} == {"24-50": 13, "110-120": 5}
+    for key, frames in found.items():
+        start, end = map(int, key.split("-"))
+        assert np.abs(np.array(frames) - np.arange(start, end, 2)).max() <= 1
+
+
 def test_kinetics_takes_trimmed_clips_or_cuts_whole_videos(tmp_path: Path) -> None:
     write_videos(tmp_path, "train/abseiling/0wR5jVB-WPk_000417_000427.mp4", "val/3caPS4FHFF8.mkv")
     head = "label,youtube_id,time_start,time_end,split\n"
@@ -101,12 +125,15 @@ def test_kinetics_takes_trimmed_clips_or_cuts_whole_videos(tmp_path: Path) -> No
     assert listing.missing == ["nowhere_000000_000010"]
 
 
-def test_something_something_takes_labels_without_brackets(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
+def test_something_something_takes_labels_without_brackets(tmp_path: Path, prefix: str) -> None:
     write_videos(tmp_path, "20bn-something-something-v2/78687.webm", "20bn-something-something-v2/42326.webm")
-    (tmp_path / "labels.json").write_text(json.dumps({"Holding something next to something": "1", "Pushing it": "0"}))
+    (tmp_path / f"{prefix}labels.json").write_text(
+        json.dumps({"Holding something next to something": "1", "Pushing it": "0"})
+    )
     line = {"label": "holding a potato", "template": "Holding [something] next to [something]", "placeholders": ["a"]}
-    (tmp_path / "train.json").write_text(json.dumps([{"id": "78687", **line}]))
-    (tmp_path / "validation.json").write_text(json.dumps([{"id": "42326", **line}, {"id": "1", **line}]))
+    (tmp_path / f"{prefix}train.json").write_text(json.dumps([{"id": "78687", **line}]))
+    (tmp_path / f"{prefix}validation.json").write_text(json.dumps([{"id": "42326", **line}, {"id": "1", **line}]))
     listing = list_ssv2(tmp_path)
     assert listing.classes == ["Pushing it", "Holding something next to something"]
     found = {Path(r.source).stem: (r.label, r.subsets) for r in listing.records}
@@ -130,7 +157,7 @@ def test_lists_of_another_form_are_one_line(tmp_path: Path) -> None:
     write_videos(tmp_path, "a.mp4")
     with pytest.raises(DatasetError, match=r"no \*train\*.csv"):
         list_kinetics(tmp_path)
-    with pytest.raises(DatasetError, match=r"0 files labels.json, must be one"):
+    with pytest.raises(DatasetError, match=r"0 files \*labels.json, must be one"):
         list_ssv2(tmp_path)
     (tmp_path / "vocab.json").write_text("[]")
     (tmp_path / "train.json").write_text('[{"vid_name": "a", "label": 3}]')

@@ -189,6 +189,10 @@ def test_a_sample_lasts_as_long_as_its_frames_at_its_own_rate(shards: ShardIndex
     metas = {row: read_key_json(shards, row) for row in range(shards.num_samples)}
     assert list(metas.values()) == [{"fps": 25.0, "source_size": (320, 240)}] * 11
     assert pages.seconds_of(shards, metas).sum() == pytest.approx(820 / 25)
+    rows = {what: values for what, *values in pages.lengths(shards, metas)}
+    assert [rows["stored frames of a sample"][n] for n in (0, 4)] == ["1", "505"]
+    assert rows["rate of the source, frames/s"] == ["25"] * 5
+    assert rows["height of the source, pixels"] == ["240"] * 5
 
 
 def test_a_key_json_that_says_impossible_things_is_unreadable(numbered: ShardIndex, tmp_path: Path) -> None:
