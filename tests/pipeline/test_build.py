@@ -205,6 +205,9 @@ def test_the_order_of_videos_depends_on_names_and_seed_alone(numbered_raw: Path)
         ({"segment_s": 2.0, "fps": 10.0}, "fps: 10.0 does not go with segments"),
         ({"test_segments": 101}, "test_segments must be 1 to 100, got 101"),
         ({"codec": "av1"}, "codec must be one of filmstrip, h264, got 'av1'"),
+        ({"codec": "h264", "gop_size": 1}, "gop_size must be 2 to 250, got 1"),
+        ({"codec": "h264", "crf": 0}, "crf must be 1 to 51, got 0"),
+        ({"codec": "h264", "crf": 52}, "crf must be 1 to 51, got 52"),
         ({"codec": "h264", "size": 32, "keep_aspect": True}, "size: frames of 32×32"),
     ],
 )  # fmt: skip
