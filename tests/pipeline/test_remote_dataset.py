@@ -243,7 +243,7 @@ def test_an_index_that_was_damaged_and_is_mended_is_fetched_anew(
     path = there / "index/label.npy"
     content = path.read_bytes()
     path.write_bytes(content[:-4] + b"\xff\xff\xff\x7f")
-    with pytest.raises(RemoteError, match=rf"^file://{there}: .*label.npy: has .* 2147483647"):
+    with pytest.raises(RemoteError, match=rf"^file://{there}: .*label.npy: must have 0 … 1, has 0 … 2147483647"):
         open_remote(f"file://{there}", settings(tmp_path / "cache"))
     path.write_bytes(content)
     assert open_remote(f"file://{there}", settings(tmp_path / "cache")).num_samples == numbered.num_samples
