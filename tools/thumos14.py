@@ -75,7 +75,7 @@ def main() -> None:
 @click.option("--videos", required=True, type=IN_FILE, help="Lines 'video frames frames/s'.")
 @LAYER
 @click.option("--batch-size", default=16, type=BATCH, help="Clips at a time, of each process.")
-@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads a process.")
+@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads per process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET
