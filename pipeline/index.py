@@ -88,6 +88,11 @@ class ShardIndex:
         return self.info["name"]
 
     @property
+    def place(self) -> str:
+        """Where it lies, for people: its folder, or its URL without secrets."""
+        return str(self.data_dir.absolute()) if self.store is None else self.store.store.shown
+
+    @property
     def classes(self) -> list[str]:
         return self.info["classes"]
 

@@ -176,9 +176,11 @@ def write_index(
     quarantine: list[dict[str, str]] = []
     shards: list[dict[str, Any]] = []
     num_rows, widths = Counter[str](), dict.fromkeys(TEXT_COLUMNS, 1)
+    has_several = False  # of the parts of an appended dataset, some may have lists of labels and others not
     for part in parts:
         quarantine += part["quarantine"]
         if part["samples"]:
+            has_several |= "labels" in part["samples"][0]
             for name, rows in rows_of(part["samples"], tar=len(shards)).items():
                 num_rows[name] += len(rows)
                 if name in widths:
@@ -195,7 +197,7 @@ def write_index(
         "shards": shards,
         "fingerprint": hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()[:16],
     }
-    if "labels" in num_rows:
+    if has_several:
         info["num_labels"] = num_rows["labels"]
 
     # Arrays are written next to index/, which is not touched at all if nothing changes.
@@ -207,8 +209,10 @@ def write_index(
     }
     filled = dict.fromkeys(arrays, 0)
     for tar, part in enumerate(part for part in parts if part["samples"]):
-        for name, rows in rows_of(part["samples"], tar=tar).items():
-            array, begin, end = arrays[name], filled[name], filled[name] + len(rows)
+        found = rows_of(part["samples"], tar=tar)
+        for name, array in arrays.items():
+            rows = found[name]
+            begin, end = filled[name], filled[name] + len(rows)
             if name.startswith("first_"):
                 array[begin + 1 : end + 1] = array[begin] + np.cumsum(rows)
             else:
@@ -231,7 +235,8 @@ def write_index(
 
 def rows_of(samples: list[dict[str, Any]], *, tar: int) -> dict[str, np.ndarray]:
     """The rows that a part's samples add to each array of the index; for first_… arrays, the difference per row."""
-    rows = {name: np.array([sample[name].encode() for sample in samples]) for name in TEXT_COLUMNS} | {
+    labels = [sample.get("labels", [sample["label"]]) for sample in samples]
+    return {name: np.array([sample[name].encode() for sample in samples]) for name in TEXT_COLUMNS} | {
         "label": np.array([sample["label"] for sample in samples]),
         "num_frames": np.array([sample["num_frames_stored"] for sample in samples]),
         "content": np.array([sample["content"] for sample in samples]),
@@ -240,11 +245,9 @@ def rows_of(samples: list[dict[str, Any]], *, tar: int) -> dict[str, np.ndarray]
         "offset": np.array([sample["offset"] for sample in samples]),
         "first_frame": np.array([sample["num_frames_stored"] for sample in samples]),
         "frames": np.concatenate([unpack_frames(sample["frames"]) for sample in samples]),
+        "first_label": np.array([len(own) for own in labels]),
+        "labels": np.array([label for own in labels for label in own]),
     }
-    if "labels" in samples[0]:
-        rows["first_label"] = np.array([len(sample["labels"]) for sample in samples])
-        rows["labels"] = np.array([label for sample in samples for label in sample["labels"]])
-    return rows
 
 
 def _new_array(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:

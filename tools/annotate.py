@@ -1,6 +1,7 @@
 """Predictions drawn: classes over time as a picture, and a video with its classes on the frames."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def annotate(video: VideoPrediction, out: Path, *, limits: Limits | None = None)
     rows = video.timeline or ((whole,) if whole else ())
     guard = Guard(limits)
     with Inspector(limits) as inspector:
-        facts = inspector.probe(video.path, guard)
+        facts, timeline = inspector.probe(video.path, guard), inspector.timeline(video.path, guard)
     scale = min(1.0, MAX_HEIGHT / facts.display_height)
     width, height = (max(round(side * scale / 2) * 2, 16) for side in (facts.display_width, facts.display_height))
     reader = FrameReader(
@@ -73,30 +74,38 @@ def annotate(video: VideoPrediction, out: Path, *, limits: Limits | None = None)
         guard=guard,
     )
     fps = facts.fps or UNKNOWN_FPS
+    times_s = itertools.count(0.0, 1 / fps) if timeline is None else timeline.times_s
     temporary = temporary_of(out)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
-        frames = labeled(video, rows, reader, fps=fps)
-        write_mp4(temporary, frames, size=(width, height), rate=Fraction(fps).limit_denominator(1001), crf=20)
+        frames = labeled(video, rows, reader, times_s=times_s)
+        rate, options = Fraction(fps).limit_denominator(1001), {"crf": "20", "preset": "veryfast"}
+        write_mp4(temporary, frames, size=(width, height), rate=rate, options=options)
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def labeled(
-    video: VideoPrediction, rows: Sequence[TimelineRow], reader: FrameReader, *, fps: float
+    video: VideoPrediction, rows: Sequence[TimelineRow], reader: FrameReader, *, times_s: Iterable[float]
 ) -> Iterator[np.ndarray]:
-    """The frames of a video with the label of their moment: uint8 RGB [height, width, 3] each."""
+    """The frames of a video with the label of their moment: uint8 RGB [height, width, 3] each.
+
+    Args:
+        times_s: When they are shown, seconds; of frames beyond them, the last one.
+    """
     width, height = reader.geometry.content_width, reader.geometry.content_height
-    labels, number, place = [label(video.classes, row.probabilities, height) for row in rows], 0, 0
+    times, time_s, place, text = iter(times_s), 0.0, 0, label(video.classes, rows[0].probabilities, height)
     for block in reader:
         for planes in zip(block.y, block.u, block.v, strict=True):
-            while place + 1 < len(rows) and number / fps >= rows[place].end_s:
+            time_s = next(times, time_s)
+            while place + 1 < len(rows) and time_s >= rows[place].end_s:
                 place += 1
+                text = label(video.classes, rows[place].probabilities, height)
             yuv = np.concatenate([plane.reshape(-1, width) for plane in planes])  # [height * 3 / 2, width]
             image = av.VideoFrame.from_ndarray(np.ascontiguousarray(yuv), format="yuv420p").to_image()
-            image.paste(labels[place], (0, 0), labels[place])
+            image.paste(text, (0, 0), text)
             yield np.asarray(image)
-            number += 1
 
 
 def label(classes: Sequence[str], probabilities: np.ndarray, height: int) -> Image.Image:

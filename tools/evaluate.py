@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import click
 
 from res3d_video.train.data_options import DATA, Data, remote_options
-from res3d_video.train.evaluation import class_table
+from res3d_video.train.evaluation import class_table, precision_rows
 from res3d_video.train.terminal import (
     BATCH,
     CLIPS,
@@ -26,6 +26,7 @@ from res3d_video.train.terminal import (
     Command,
     OutputFile,
     save_json,
+    text_table,
 )
 
 EPILOG = """\b
@@ -82,7 +83,11 @@ def main(
     if json_path is not None:
         save_json(json_path, found)
     click.echo(f"{checkpoint} (step {found['step']}) on {index.name}, split {found['split']}, {subset}")
-    for line in accuracy_lines(scores) + class_table(scores.classes, scores.confusion):
+    classes = class_table(scores.classes, scores.confusion)
+    if scores.class_ap is not None:  # of several labels
+        rows = precision_rows(scores.class_ap, found["predictions"])
+        classes = ["", *text_table(["class", "videos", "AP"], [[name, str(n), f"{ap:.1%}"] for name, n, ap in rows])]
+    for line in accuracy_lines(scores) + classes:
         click.echo(line)
     if json_path is not None:
         click.echo(f"predictions {json_path}")

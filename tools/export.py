@@ -13,7 +13,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # docs/decisions/0004-threa
 
 import click
 
-from res3d_video.train.terminal import SIDE, Command, OutputFile, extra_needed, print_json
+from res3d_video.train.terminal import SIDE, Command, OutputFile, WrongUsage, extra_needed, print_json
+
+SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}  # by format
 
 EPILOG = """\b
 Examples:
@@ -30,12 +32,14 @@ written is read again and compared with the checkpoint on random frames. ONNX ne
 @click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run, or imported.")
 @click.option("--format", "kind", required=True, type=click.Choice(["torch", "onnx"]), help="torch.export or ONNX.")
-@click.option("--out", required=True, type=OutputFile(".pt2", ".onnx"), help="File to write.")
+@click.option("--out", required=True, type=OutputFile(*SUFFIXES.values()), help="File to write.")
 @click.option("--height", default=240, type=SIDE, help="Of the frames that it will be given, pixels.")
 @click.option("--width", default=320, type=SIDE, help="Likewise.")
 @click.option("--json", "as_json", is_flag=True, show_default=False, help="Print the metadata as JSON.")
 def main(*, checkpoint: Path, kind: str, out: Path, height: int, width: int, as_json: bool) -> None:
     """Write a checkpoint's network as one file for other programs."""
+    if out.suffix.lower() != SUFFIXES[kind]:
+        raise WrongUsage(f"--out: {out} must end in {SUFFIXES[kind]} for --format {kind}")
     with extra_needed("export"):
         from res3d_video.train.checkpoint import load_model  # these load torch: help does not wait for it
         from res3d_video.train.export import export_model

@@ -83,7 +83,7 @@ def task_number(context: click.Context, option: click.Parameter, task: str | Non
         return None
     found = re.fullmatch(r"(\d+)/(\d+)", task, re.ASCII)
     if not found:
-        raise WrongUsage(f"--task: {task!r} is not I/N; say 1/8 for the first of eight")
+        raise WrongUsage(f"--task must be I/N, such as 1/8 for the first of eight, got {task!r}")
     number, count = map(int, found.groups())
     if not 1 <= number <= count:
         raise WrongUsage(f"--task: {task} does not exist; choose 1/{count} to {count}/{count}")
@@ -136,20 +136,6 @@ def main() -> None:
 
 @main.command(**COMMAND)
 @shard_options
-def ucf101(**options: Any) -> None:
-    """UCF101: videos in RAW/UCF-101/<Class>/, official lists in RAW/ucfTrainTestlist/."""
-    run("ucf101", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
-def hmdb51(**options: Any) -> None:
-    """HMDB51: videos in RAW/<class>/, official lists in RAW/testTrainMulti_7030_splits/."""
-    run("hmdb51", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
 @with_options(*field_options(BuildSettings, SEGMENTS, segment_s=2.0))
 def sports1m(**options: Any) -> None:
     """Sports-1M: RAW/videos/<YouTube id>.*, RAW/labels.txt, RAW/original/{train,test}_partition.txt."""
@@ -190,27 +176,6 @@ def table(*, table: Path, raw: Path | None, split_seed: int, **options: Any) -> 
     run("table", raw=raw or table.parent, **options, listing_options={**listing, "table": table, "seed": split_seed})
 
 
-@main.command(**COMMAND)
-@shard_options
-def kinetics(**options: Any) -> None:
-    """Kinetics-400, -600, -700: lists RAW/*train*.csv, …; videos <id>_<start>_<end>.* or <id>.* anywhere below RAW."""
-    run("kinetics", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
-def ssv2(**options: Any) -> None:
-    """Something-Something V2: labels.json, train.json, validation.json and <id>.webm anywhere below RAW."""
-    run("ssv2", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
-def diving48(**options: Any) -> None:
-    """Diving48: Diving48_vocab.json, Diving48_V2_{train,test}.json and <vid_name>.mp4 anywhere below RAW."""
-    run("diving48", **options)
-
-
 def run(
     dataset: str,
     *,
@@ -230,9 +195,9 @@ def run(
     """List, build, say what came of it."""
     refuse_options_of_other_codecs(others["codec"])
     if task is not None and ray is not None:
-        raise WrongUsage("--task: does not go with --ray; leave one out")
+        raise WrongUsage("--task and --ray do not go together; leave one out")
     if append and (task is not None or limit is not None):
-        raise WrongUsage("--append: does not go with --task or --limit; leave them out")
+        raise WrongUsage("--append does not go together with --task or --limit; leave them out")
     source = raw or Path("data") / dataset
     try:
         with os_errors_of_the_user(source, way_out="make it readable, or move it elsewhere"):
@@ -281,7 +246,19 @@ def run(
         for warning in shape_warnings(index):
             click.echo(f"warning: {warning}", err=True)
     if result.is_whole and not result.num_samples:
-        raise Failed(f"{shown}: not one video could be read; see {shown}/quarantine.jsonl")
+        raise Failed(f"{shown}: none of the videos could be read; see {shown}/quarantine.jsonl")
+
+
+OFFICIAL = {  # datasets without options of their own -> what their raw folder holds
+    "ucf101": "UCF101: videos in RAW/UCF-101/<Class>/, official lists in RAW/ucfTrainTestlist/.",
+    "hmdb51": "HMDB51: videos in RAW/<class>/, official lists in RAW/testTrainMulti_7030_splits/.",
+    "kinetics": "Kinetics-400, -600, -700: lists RAW/*train*.csv, …; videos <id>_<start>_<end>.* or <id>.* anywhere "
+    "below RAW.",
+    "ssv2": "Something-Something V2: labels.json, train.json, validation.json and <id>.webm anywhere below RAW.",
+    "diving48": "Diving48: Diving48_vocab.json, Diving48_V2_{train,test}.json and <vid_name>.mp4 anywhere below RAW.",
+}
+for name, text in OFFICIAL.items():
+    main.command(name, help=text, **COMMAND)(shard_options(partial(run, name)))
 
 
 def refuse_options_of_other_codecs(codec: str) -> None:
@@ -291,7 +268,7 @@ def refuse_options_of_other_codecs(codec: str) -> None:
         name = option.name or ""
         owner = next((owner for owner, names in OWN_SETTINGS.items() if name in names - {"codec"}), codec)
         if owner != codec and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{option.opts[0]} is of --codec {owner}, not of {codec}; leave it out")
+            raise click.UsageError(f"{option.opts[0]} is only for --codec {owner}; leave it out")
 
 
 def report_lines(result: BuildResult, index: ShardIndex | None, *, out: str) -> Iterator[str]:

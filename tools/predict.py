@@ -106,11 +106,11 @@ def main(
         limits = Limits(**limit_values)
     paths = list(dict.fromkeys(path for name in videos for path in expand(name, follow_links=limits.follow_links)))
     if every_s is None and (csv_path or plot):
-        raise WrongUsage(f"--{'csv' if csv_path else 'plot'}: is of a timeline; add --every SECONDS")
+        raise WrongUsage(f"--{'csv' if csv_path else 'plot'} needs a timeline; add --every SECONDS")
     if annotated and len(paths) > 1:
-        raise WrongUsage(f"--annotate: is of one video, here are {len(paths)}; name one")
+        raise WrongUsage(f"--annotate takes one video, got {len(paths)}")
     if plot and len(paths) > MAX_PLOTTED:
-        raise WrongUsage(f"--plot: is of at most {MAX_PLOTTED} videos, here are {len(paths)}; name fewer")
+        raise WrongUsage(f"--plot takes at most {MAX_PLOTTED} videos, got {len(paths)}")
     from res3d_video.train.checkpoint import load_model  # these load torch: help does not wait for it
     from res3d_video.train.evaluation.prediction import predict
     from res3d_video.train.ranks import from_torchrun
@@ -129,9 +129,9 @@ def main(
             tell(len(found), len(paths), failed=num_failed)
     for video in found:
         if video.error:
-            show_line(f"failed: {video.path}: {video.error}")
+            show_line(f"failed: {shown(video.path)}: {video.error}")
             continue
-        click.echo(f"{video.path}: " + ", ".join(f"{name} {share:.1%}" for name, share in video.top5().items()))
+        click.echo(f"{shown(video.path)}: " + ", ".join(f"{name} {share:.1%}" for name, share in video.top5().items()))
         for span in video.spans():
             click.echo(f"  {span.start_s:7.1f} s to {span.end_s:7.1f} s  {span.name} {span.probability:.1%}")
     good = [video for video in found if not video.error]
@@ -160,7 +160,10 @@ def expand(name: str, *, follow_links: bool) -> list[Path]:
     """
     path = Path(name)
     if path.is_dir():
-        below = [path / video for video in find_videos(path).videos]
+        tree = find_videos(path)
+        for line in tree.warnings:
+            show_line(f"left out: {path}: {line}")
+        below = [path / video for video in tree.videos]
         found = [one for one in below if follow_links or Path(os.path.realpath(one)).is_relative_to(path.resolve())]
         for one in sorted({*below} - {*found}):
             show_line(f"left out: {one}: a link leads out of {path}; --follow-links allows it")
@@ -171,6 +174,11 @@ def expand(name: str, *, follow_links: bool) -> list[Path]:
     if not found:
         raise WrongUsage(f"VIDEO: {name}: no video is there; name a file, a folder with videos or a pattern")
     return found
+
+
+def shown(path: Path) -> str:
+    """A path in one line, whatever bytes it has."""
+    return " ".join(str(path).encode(errors="backslashreplace").decode().splitlines())
 
 
 def plain(video: "VideoPrediction") -> dict[str, Any]:

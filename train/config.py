@@ -213,7 +213,7 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `to_dict`.
 
     Raises:
-        SchemaError: A field is unknown, so another version of this code wrote it; or a value is not possible.
+        SchemaError: A field is unknown, so another version of this code wrote it; or a value is out of range.
     """
     config = convert(values, TrainConfig)
     if unknown := set(flat(values)) - set(flat(to_dict(config))):
@@ -222,10 +222,12 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
 
 
 def flat(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `to_dict`, nested ones as "optim.lr"."""
+    """Values of nested dicts in one dict, under names like "optim.lr"."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+        found |= (
+            {f"{name}.{key}": one for key, one in flat(value).items()} if isinstance(value, dict) else {name: value}
+        )
     return found
 
 

@@ -62,8 +62,8 @@ def resized_of(model: TrainedModel, *, height: int, width: int) -> tuple[int, in
     else:
         geometry = stretched(settings.size)
         content_width, content_height = geometry.content_width, geometry.content_height
-    scale = model.clip.scale(settings.size)
-    return int(content_height * scale), int(content_width * scale)
+    resize = model.clip.resize or settings.size
+    return content_height * resize // settings.size, content_width * resize // settings.size
 
 
 def export_model(model: TrainedModel, path: Path, *, kind: str, height: int, width: int) -> dict[str, Any]:
@@ -90,6 +90,7 @@ def export_model(model: TrainedModel, path: Path, *, kind: str, height: int, wid
         "step": model.step,
     }
     temporary = temporary_of(path).with_suffix(path.suffix)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         example = torch.from_numpy(noise(2, about))
         (write_torch if kind == "torch" else write_onnx)(classifier, example, temporary, json.dumps(about))
@@ -131,7 +132,8 @@ def read_torch(path: Path) -> Runner:
 
 def write_onnx(classifier: nn.Module, example: Tensor, path: Path, about: str) -> None:
     """By torch.onnx, for any batch size."""
-    import onnxscript  # noqa: F401 - torch.onnx needs it; fail before the work if it is missing
+    import onnxruntime  # noqa: F401 - it compares; fail before the work if it is missing
+    import onnxscript  # noqa: F401 - torch.onnx needs it
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not there
     with warnings.catch_warnings():

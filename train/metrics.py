@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -96,7 +97,8 @@ class MetricsLog:
             if self.board is not None:
                 self.board.close()
         if self.tracker is not None:
-            self.tracker.finish()
+            with contextlib.redirect_stdout(sys.stderr):  # standard output is for the result of --json
+                self.tracker.finish()
 
     def _write_line(self, line: bytes) -> None:
         """Append the waiting lines and this one: all of them, or none if there is no room."""
@@ -142,7 +144,9 @@ def open_tracker(name: str, folder: Path, config: dict[str, Any]) -> Any:
     own = {}
     if name == "wandb":
         own = {"dir": str(folder), "id": hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]}
-    return module.init(project="res3d-video", name=folder.name, config=config, resume="allow", **own)
+    with contextlib.redirect_stdout(sys.stderr):
+        module.init(project="res3d-video", name=folder.name, config=config, resume="allow", **own)
+    return module
 
 
 def keep_lines_until(path: Path, *, step: int, total: int | None = None) -> None:

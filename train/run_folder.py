@@ -96,13 +96,19 @@ def only_trainer(folder: Path, ranks: Ranks, *, say: Say) -> Iterator[None]:
         yield
 
 
-def check_agreement(folder: Path, ranks: Ranks, state: dict[str, Any] | None) -> None:
-    """Raise UserError if ranks would resume from different steps; a collective."""
-    steps = ranks.gather(state["step"] if state is not None else 0)  # collective
+def check_agreement(folder: Path, ranks: Ranks, state: dict[str, Any] | None, index: ShardIndex) -> None:
+    """Raise UserError if ranks would resume from different steps or read different shards; a collective."""
+    own = state["step"] if state is not None else 0, index.fingerprint
+    steps, fingerprints = zip(*ranks.gather(own), strict=True)  # collective
     if len(set(steps)) > 1:
         raise UserError(
             f"--out: processes found checkpoints of different steps in {folder} ({', '.join(map(str, steps))}); "
             "it must be one folder, the same for all machines"
+        )
+    if other := next((rank for rank, found in enumerate(fingerprints) if found != fingerprints[0]), 0):
+        raise UserError(
+            f"--data: the shards of rank {other} ({fingerprints[other][:8]}…) are not those of rank 0 "
+            f"({fingerprints[0][:8]}…); copy the same dataset to all machines, or give all the same URL"
         )
 
 
@@ -168,7 +174,7 @@ def write_config(context: RunContext, config: TrainConfig, *, preset: str, index
     about = {
         "preset": preset,
         "config": to_dict(config),
-        "data": data_identity(index) | {"classes": index.classes, "folder": str(index.data_dir.absolute())},
+        "data": data_identity(index) | {"classes": index.classes, "folder": index.place},
         "world_size": context.ranks.world_size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "loader": asdict(context.loader),

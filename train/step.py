@@ -1,7 +1,9 @@
 """One update of the model: precision, optimizer, and execution, which is eager, compiled, or a CUDA graph."""
 
+import copy
 import gc
 import inspect
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from res3d_video.pipeline.errors import UserError, one_line
 from res3d_video.pipeline.index import ShardIndex
@@ -175,7 +177,8 @@ class TrainStep:
                 note(f"compile: {reason}; training without it")
             else:
                 raise UserError(f"compile: {reason}; use --no-compile")
-        self.averaged = weight_average(model, decay=ema) if ema else None
+        self.ema, self.num_averaged = ema, 0  # updates that the average has followed
+        self.averaged = copy.deepcopy(model).requires_grad_(False) if ema else None
         self.stream: torch.cuda.Stream | None = None
         if options.cuda_graph or options.high_priority:  # a graph cannot be recorded on the default stream
             self.stream = torch.cuda.Stream(ranks.device, priority=-1 if options.high_priority else 0)
@@ -197,13 +200,13 @@ class TrainStep:
     @property
     def scored(self) -> nn.Module:
         """The network to evaluate: with averaged weights if there are any."""
-        return self.model if self.averaged is None else self.averaged.module
+        return self.model if self.averaged is None else self.averaged
 
     def load_average(self, weights: dict[str, Tensor], *, num_updates: int) -> None:
         """Resume from averaged weights of `num_updates` updates."""
         assert self.averaged is not None  # there is a decay
-        self.averaged.module.load_state_dict(weights)
-        self.averaged.n_averaged.fill_(num_updates)
+        self.averaged.load_state_dict(weights)
+        self.num_averaged = num_updates
 
     @contextmanager
     def on_stream(self) -> Iterator[None]:
@@ -253,7 +256,8 @@ class TrainStep:
             found = self._eager(clips, labels, weights, scale, *share)
         self.optimizer.step()
         if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
+            update_average(self.averaged, self.model, decay=self.ema, num_updates=self.num_averaged)
+            self.num_averaged += 1
         return found
 
     def _graphed(self, clips: Tensor, *others: Tensor) -> StepLoss:
@@ -315,8 +319,9 @@ class TrainStep:
 def multi_hot(index: ShardIndex, batch: Batch) -> Tensor:
     """All labels of a batch's samples: float32 [N, K], 1 for each class that is right."""
     labels = torch.from_numpy(index.all_labels(batch.samples))  # [N, L], -1 where a sample has fewer
-    hot = torch.zeros(len(labels), len(index.classes) + 1).scatter_(1, labels % (len(index.classes) + 1), 1.0)
-    return hot[:, :-1].to(batch.clips.device, non_blocking=True)  # copy
+    labels = labels.to(batch.clips.device, non_blocking=True)  # copy
+    hot = torch.zeros(len(labels), len(index.classes) + 1, device=labels.device)
+    return hot.scatter_(1, labels % (len(index.classes) + 1), 1.0)[:, :-1]
 
 
 def losses_of(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
@@ -327,17 +332,24 @@ def losses_of(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tens
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
 
 
-def weight_average(model: nn.Module, *, decay: float) -> AveragedModel:
-    """A copy of a model that follows its weights and BN statistics.
+def update_average(averaged: nn.Module, model: nn.Module, *, decay: float, num_updates: int) -> None:
+    """Let an average follow a model's weights and BN statistics; in place, and the host does not wait for a GPU.
 
-    After n updates the decay is at most (1 + n) / (10 + n), so that the first weights are soon forgotten.
+    torch's AveragedModel counts updates in a tensor, which it reads back, or copies to the GPU, in each step: a sync
+    (torch 2.13).
+
+    Args:
+        decay: At most (1 + n) / (10 + n) of it after n updates, so that the first weights are soon forgotten; after
+            none the average becomes the model.
     """
-
-    def update(averaged: Any, current: Any, num_averaged: Tensor | int) -> None:
-        n = int(num_averaged)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, num_averaged)
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
+    decay = min(decay, (1 + num_updates) / (10 + num_updates)) if num_updates else 0.0
+    averages, values = (list(module.state_dict().values()) for module in (averaged, model))
+    floats = [value.is_floating_point() for value in values]
+    lists: list[Any] = [list(itertools.compress(tensors, floats)) for tensors in (averages, values)]
+    get_ema_multi_avg_fn(decay)(*lists, 0)
+    for average, value, is_float in zip(averages, values, floats, strict=True):
+        if not is_float:  # BN's count of batches
+            average.copy_(value)
 
 
 def probabilities_of(logits: Tensor, *, loss: str) -> Tensor:

@@ -271,7 +271,7 @@ def train(
             context.note(line)
         with process_group(ranks, timeout_s=collective_timeout_s, stop=stop), only_trainer(out, ranks, say=say):
             state = find_state(resume, out, say=say, note=context.note)
-            check_agreement(out, ranks, state)
+            check_agreement(out, ranks, state, index)
             config = with_the_same_groups(config, ranks)  # collective
             weights = (init_from, load_checkpoint(init_from)) if init_from is not None and state is None else None
             start = weights[1] if weights is not None else state

@@ -155,6 +155,7 @@ class OldShards:
         canvas: Width and height of their tiles.
         sources: Of the videos that became samples, or could not.
         first: The first key that is free.
+        subsets: Of each group, in each split, where the listing's are drawn: of more groups others might be drawn.
     """
 
     names: list[str] = field(default_factory=list)
@@ -162,6 +163,7 @@ class OldShards:
     canvas: tuple[int, int] | None = None
     sources: set[str] = field(default_factory=set)
     first: int = 0
+    subsets: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def old_shards(out_dir: Path, listing: Listing, *, shown: str) -> OldShards:
@@ -188,11 +190,13 @@ def old_shards(out_dir: Path, listing: Listing, *, shown: str) -> OldShards:
         raise ShardError(
             f"{shown}: parts/{lacking[0]}.json is missing, as in a copy; append where the shards were made"
         )
-    sources, first = set[str](), 0
+    sources, first, subsets = set[str](), 0, dict[str, tuple[str, ...]]()
     for part in Parts(out_dir, names):
+        if listing.is_drawn:
+            subsets |= {sample["group"]: tuple(sample["subsets"]) for sample in part["samples"]}
         sources |= {line["source"] for line in (*part["samples"], *part["quarantine"])}
         first = max(first, *(1 + int(sample["key"].split("-")[0]) for sample in part["samples"]), 0)
-    return OldShards(names, classes, canvas, sources, first)
+    return OldShards(names, classes, canvas, sources, first, subsets)
 
 
 def plan_build(
@@ -225,7 +229,12 @@ def plan_build(
     if old.classes:
         labels = [classes.index(name) for name in listing.classes]  # of the listing's
         records = [
-            replace(one, label=labels[one.label], labels=one.labels and tuple(labels[k] for k in one.labels))
+            replace(
+                one,
+                label=labels[one.label],
+                labels=one.labels and tuple(labels[k] for k in one.labels),
+                subsets=old.subsets.get(one.group, one.subsets),
+            )
             for one in records
             if one.source not in old.sources
         ]

@@ -73,6 +73,9 @@ def transcode(
         VideoFailure: No frame decodes, a piece that was reached by seeking lacks frames, or a limit is exceeded.
     """
     codec, fps = settings.codec_for(geometry), settings.fps or facts.fps
+    num_wanted = piece.num_frames if piece else None
+    if piece and settings.fps:
+        num_wanted = max(round(piece.num_frames * settings.fps / (facts.fps or UNKNOWN_FPS)), 1)
     reader = FrameReader(
         path,
         geometry,
@@ -81,6 +84,7 @@ def transcode(
         fps=settings.fps,
         full_range=codec.full_range,
         piece=piece,
+        num_wanted=num_wanted,
         guard=guard,
     )
     max_bytes = guard.limits.max_output_mb * MB
@@ -90,8 +94,8 @@ def transcode(
         )
     except TooLargeError:
         raise guard.exceeded("max_output_mb", path, f"gives more than {max_bytes} bytes") from None
-    if piece and piece.seek and reader.num_frames != piece.num_frames:
-        raise VideoFailure("decode", f"{path.name}: {reader.num_frames} of {piece.num_frames} frames were found")
+    if piece and piece.seek and reader.num_frames != num_wanted:
+        raise VideoFailure("decode", f"{path.name}: {reader.num_frames} of {num_wanted} frames were found")
     return segment, {
         "num_frames": reader.num_frames,
         "num_frames_stored": len(segment.frames),
@@ -137,9 +141,8 @@ def transcode_segments(
 
     timeline = inspector.timeline(record.path, guard)
     if timeline is not None:
-        times_s = (timeline.times - timeline.times[0]) * float(timeline.time_base)
         try:
-            found = [timeline.piece(start, num_frames=length) for start, length in pieces(times_s)]
+            found = [timeline.piece(start, num_frames=length) for start, length in pieces(timeline.times_s)]
             return stored(found, timeline.num_frames)
         except VideoFailure as failure:
             if failure.stage == "limit":

@@ -116,7 +116,8 @@ def list_folder(
     name = name or root.resolve().name
     listing = listing_of_rows(root, tree, rows, name=name, split_names=split_names, classes=classes)
     empty = sorted(set(classes) - set(class_names.values()))
-    return replace(listing, warnings=listing.warnings + [f"{name}: the class folder holds no video" for name in empty])
+    warnings = listing.warnings + [f"{name}: the class folder holds no video" for name in empty]
+    return replace(listing, warnings=warnings, is_drawn=not subset_of and split_file is None)
 
 
 def class_of(source: str) -> str:

@@ -76,6 +76,7 @@ class Listing:
         warnings: One line each, for people.
         subset_of_missing: The subset of each of `missing` in the first split.
         in_both: Names, without folder and suffix, listed for both train and test; they become test videos.
+        is_drawn: Whether subsets were drawn by group; groups that shards already have keep theirs.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Listing:
     warnings: list[str]
     subset_of_missing: dict[str, str] = field(default_factory=dict)
     in_both: frozenset[str] = frozenset()
+    is_drawn: bool = False
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -55,7 +56,8 @@ def list_table(
         DatasetError: A line of the table or an option cannot be used, or no video is on disk.
     """
     split_names, rows = read_table(table)
-    if not split_names:
+    is_drawn = not split_names
+    if is_drawn:
         pairs, fraction = [(row.names[0], row.group) for row in rows], 0.2 if test_fraction is None else test_fraction
         held_out = draw_test_groups(pairs, test_fraction=fraction, seed=seed)
         side_of = draw_sides(pairs, held_out, val_fraction=val_fraction, seed=seed)
@@ -64,7 +66,9 @@ def list_table(
         raise DatasetError(f"{table}: already says who is tested; leave out --test-fraction and --val-fraction")
     if not raw.is_dir():
         raise DatasetError(f"{raw}: no such folder; put the videos there, or name theirs with --raw")
-    return listing_of_rows(raw, find_videos(raw), drained(rows), name=name or table.stem, split_names=split_names)
+    found = find_videos(raw)
+    listing = listing_of_rows(raw, found, drained(rows), name=name or table.stem, split_names=split_names)
+    return replace(listing, is_drawn=is_drawn)
 
 
 def read_table(table: Path) -> tuple[list[str], list[Row]]:
@@ -97,7 +101,7 @@ def row_of(cells: dict[str, str], splits: Iterable[str], where: str) -> Row:
     """
     path = PurePosixPath(cells["path"]).as_posix()
     labels = cells["labels"].split(";") if "labels" in cells else [cells["label"]]
-    names = shared(tuple(filter(None, map(str.strip, labels))))
+    names = shared(tuple(dict.fromkeys(filter(None, map(str.strip, labels)))))
     subsets = shared(tuple(cells[split].lower() for split in splits))
     if not cells["path"] or path.startswith(("/", "..")) or not names:
         raise DatasetError(f"{where}: give a path below the raw folder and a label")
@@ -114,7 +118,7 @@ def row_of(cells: dict[str, str], splits: Iterable[str], where: str) -> Row:
             span = Span(0, 0)
         if len(given) > 1 or not 0 <= span.start < span.end:
             raise DatasetError(f"{where}: {start} to {end} is no piece of a video; give a start and a later end")
-    key = cells.get("key", "").replace("/", "_") or (f"{start}-{end}" if span else "")
+    key = (re.sub("[/#]", "_", cells.get("key", "")) or f"{start}-{end}") if span else ""
     return Row(path, names, subsets, span, cells.get("group", "") or path, key)
 
 
@@ -125,25 +129,26 @@ def list_kinetics(raw: Path, *, name: str | None = None) -> Listing:
     time_start and time_end. Clips are <id>_<start>_<end>.*, both with six digits, at any depth; or <id>.*, from which
     the piece is cut. Lines without a label are left out, as in some test lists.
     """
-    subsets: dict[str, list[dict[str, str]]] = {}
+    list_of: dict[str, Path] = {}
     for subset in ("train", "val", "test"):
         lists = sorted(path for path in raw.rglob(f"*{subset}*.csv") if path.is_file())
         if len(lists) > 1:
             raise DatasetError(f"{raw}: {lists[0].name} and {lists[1].name} both may be the list of {subset}; keep one")
         if lists:
-            lines = csv_lines(lists[0])
-            header = [cell for _, cells in islice(lines, 1) for cell in cells]
-            subsets[subset] = [dict(zip(header, cells, strict=False)) for _, cells in lines]
-    if "train" not in subsets:
+            list_of[subset] = lists[0]
+    if "train" not in list_of:
         raise DatasetError(f"{raw}: no *train*.csv; put the lists of Kinetics there, next to the videos")
 
     def rows(path_of: Callable[[str], str | None]) -> Iterator[Row]:
-        for subset, lines in subsets.items():
-            for line in lines:
+        for subset, path_of_list in list_of.items():
+            lines = csv_lines(path_of_list)
+            _, header = next(lines, (0, list[str]()))
+            for _, cells in lines:  # one after another: there are 650,000
+                line = dict(zip(header, cells, strict=False))
                 try:
                     start, end = int(float(line["time_start"])), int(float(line["time_end"]))
                     video, label = line["youtube_id"], line.get("label", "")
-                except (KeyError, ValueError, TypeError):
+                except (KeyError, ValueError, TypeError, OverflowError):
                     raise DatasetError(
                         f"{raw}: the list of {subset} has not the columns label, youtube_id, time_start, time_end"
                     ) from None
@@ -153,7 +158,8 @@ def list_kinetics(raw: Path, *, name: str | None = None) -> Listing:
                 path = path_of(trimmed)
                 whole = path_of(video) if path is None else None
                 span = Span(start, end) if whole else None
-                yield Row(path or whole or trimmed, (label,), (subset,), span, video, f"{start}-{end}" if span else "")
+                key, names, sides = f"{start}-{end}" if span else "", shared((label,)), shared((subset,))
+                yield Row(path or whole or trimmed, names, sides, span, video, key)
 
     return official(raw, rows, name=name or "kinetics")
 
@@ -161,9 +167,10 @@ def list_kinetics(raw: Path, *, name: str | None = None) -> Listing:
 def list_ssv2(raw: Path, *, name: str | None = None) -> Listing:
     """Something-Something V2 (Goyal et al., ICCV 2017): labels.json, train.json and validation.json, <id>.webm.
 
-    Test videos have no public labels, so the validation side is tested.
+    The lists may have their names of 2018, something-something-v2-labels.json and so on. Test videos have no public
+    labels, so the validation side is tested.
     """
-    labels = read_list(raw, "labels.json", kind=dict)
+    labels = read_list(raw, "*labels.json", kind=dict)
     classes = sorted(labels, key=lambda label: int(labels[label]))
 
     def rows(path_of: Callable[[str], str | None]) -> Iterator[Row]:

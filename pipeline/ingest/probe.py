@@ -143,6 +143,11 @@ class Timeline:
     def num_frames(self) -> int:
         return len(self.times)
 
+    @property
+    def times_s(self) -> np.ndarray:
+        """Seconds from the first frame: float64 [F]."""
+        return (self.times - self.times[0]) * float(self.time_base)
+
     def piece(self, start: int, *, num_frames: int) -> Piece:
         """`num_frames` frames from `start`, or fewer at the video's end, and the nearest keyframe before them."""
         last = min(start + num_frames, self.num_frames) - 1

@@ -121,6 +121,7 @@ class FrameReader:
         block_frames: Frames in each block; the last may have fewer.
         frame_step: Keep every frame_step-th frame.
         piece: Read only these frames; fewer if they do not decode, or cannot be reached by seeking.
+        num_wanted: End after so many; with `fps`, a piece's last frame would be repeated to the video's end.
         guard: Opens the video and limits ffmpeg.
         num_frames: Frames read so far; at the end of iteration the decoded count.
         warnings: Lines of ffmpeg's log about damage that it concealed.
@@ -134,6 +135,7 @@ class FrameReader:
     fps: float | None = None
     full_range: bool = True
     piece: Piece | None = None
+    num_wanted: int | None = None
     guard: Guard = field(default_factory=Guard)
     num_frames: int = field(default=0, init=False)
     warnings: list[str] = field(default_factory=list, init=False)
@@ -155,7 +157,7 @@ class FrameReader:
             out_range="full" if self.full_range else "limited",
             out_color_matrix="bt601",
         ).filter("format", "yuv420p")
-        end = {"frames:v": self.piece.num_frames} if self.piece else {}
+        end = {"frames:v": self.num_wanted} if self.num_wanted else {}
         output = film.output("pipe:1", format="rawvideo", fps_mode="passthrough", threads=1, **end)
         times = ("-copyts",) if self.piece else ()
         return output.global_args("-nostdin", "-loglevel", "warning", "-filter_threads", "1", *times).compile(

@@ -7,9 +7,10 @@ import pytest
 
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
-from res3d_video.pipeline.datasets import list_folder
+from res3d_video.pipeline.datasets import list_folder, list_table
 from res3d_video.pipeline.frames import decode_frames
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
+from res3d_video.pipeline.shard_writer import Parts
 from res3d_video.pipeline.verify import verify
 from res3d_video.tools.numbered import write_numbered_video
 
@@ -65,6 +66,42 @@ def test_a_video_that_does_not_fit_the_tiles_is_left_out_with_a_reason(tmp_path:
     assert (
         "pixels do not fit tiles of 96×64; build the shards anew" in (tmp_path / "grown/quarantine.jsonl").read_text()
     )
+
+
+def test_videos_with_several_labels_may_join_those_with_one(tmp_path: Path) -> None:
+    for name in "abc":
+        write_numbered_video(tmp_path / f"{name}.mp4", 10, **SMALL)
+    table, labels = tmp_path / "t.csv", {"a": "x", "b": "y;x", "c": "z"}
+    for names in ("a", "ab", "c"):
+        table.write_text("path,labels,subset\n" + "".join(f"{name}.mp4,{labels[name]},train\n" for name in names))
+        listing = list_table(tmp_path, table=table)
+        build_shards(listing, tmp_path / "shards", BuildSettings(size=64), workers=1, append=names != "a")
+        index = open_index(tmp_path / "shards")
+    found = dict(zip(map(index.source, range(3)), index.all_labels(np.arange(3)).tolist(), strict=True))
+    assert index.classes == ["x", "y", "z"]
+    assert found == {"a.mp4": [0, -1], "b.mp4": [1, 0], "c.mp4": [2, -1]}
+
+
+def test_new_videos_take_the_side_that_their_group_was_drawn_for(tmp_path: Path) -> None:
+    raw, out, settings = tmp_path / "raw", tmp_path / "grown", BuildSettings(size=64)
+    (raw / "run").mkdir(parents=True)
+
+    def grow(number: int, groups: str, *, is_new: bool) -> dict[str, set[str]]:
+        for group in groups:
+            write_numbered_video(raw / f"run/{group}_{number}.mp4", 10, **SMALL)
+        listing = list_folder(raw, name="grown", group_pattern="^(.)_", test_fraction=0.5)
+        build_shards(listing, out, settings, workers=1, append=not is_new)
+        sides: dict[str, set[str]] = {}
+        for part in Parts(out, sorted(path.stem for path in (out / "parts").glob("*.json"))):
+            for sample in part["samples"]:
+                sides.setdefault(sample["group"], set()).update(sample["subsets"])
+        return sides
+
+    first = grow(1, "abcd", is_new=True)
+    both = grow(2, "abcdefghijklmnop", is_new=False)
+    assert all(len(sides) == 1 for sides in both.values())
+    assert {group: both[group] for group in first} == first
+    assert len(both) == 16
 
 
 def test_there_must_be_a_finished_dataset(tmp_path: Path) -> None:

@@ -15,7 +15,14 @@ from res3d_video.pipeline.loader import ClipLoader
 from res3d_video.pipeline.plan import EvalPlan, PlannedClips
 from res3d_video.tools import playing
 from res3d_video.tools.numbered import write_numbered_video
-from res3d_video.tools.playing import clip_frames, describe_clips, find_sample, network_input, select_clips
+from res3d_video.tools.playing import (
+    clip_frames,
+    describe_clips,
+    find_sample,
+    network_input,
+    random_sample,
+    select_clips,
+)
 from res3d_video.train.config import TrainConfig, train_plan
 from tests.clips import sample_of_length
 
@@ -57,6 +64,15 @@ def test_every_clip_of_three_epochs_is_the_one_that_training_takes(numbered: Sha
     unused = dataclasses.replace(numbered, subsets=np.zeros_like(numbered.subsets))
     with pytest.raises(ValueError, match="split 1 does not use it; choose another --split, or --segment$"):
         select_clips(unused, SMALL, 0)
+
+
+def test_any_sample_is_one_that_is_trained_on_where_clips_are_augmented(numbered: ShardIndex) -> None:
+    index = on_test_side(numbered, 120, 505, 7)
+    augmented = dataclasses.replace(SMALL, augment=Augmentation(erasing=0.5))
+    kinds: dict[str | None, set[int]] = {"test": {2}, "train": {1}, None: {1}}
+    for side, kind in kinds.items():
+        taken = [random_sample(index, augmented, side=side, class_name=None, step=None) for _ in range(40)]
+        assert {int(index.subsets[sample, 0]) for sample in taken} == kind
 
 
 @pytest.mark.parametrize("num_clips", [1, 3, 10])

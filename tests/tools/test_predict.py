@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -10,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from PIL import Image
 from torch import Tensor, nn
 
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.tools.numbered import read_numbers
+from res3d_video.tools.annotate import annotate
+from res3d_video.tools.numbered import numbered_frame, read_numbers
 from res3d_video.tools.predict import main
 from res3d_video.train.checkpoint import TrainedModel, load_model, save_checkpoint
 from res3d_video.train.evaluation.prediction import predict, settings_of
@@ -78,6 +82,36 @@ def test_a_timeline_tells_when_a_video_changes(numbered_raw: Path) -> None:
     assert early.end_s == late.start_s == pytest.approx(250 / 25, abs=0.5)
 
 
+def test_a_timeline_has_the_videos_own_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.stack([numbered_frame(number, height=240, width=320) for number in range(400)])
+    with av.open(str(tmp_path / "varying.mp4"), "w") as container:  # 250 frames of 50 a second, then 150 of 25
+        stream = container.add_stream("libx264", rate=50, options={"crf": "12", "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels)
+            frame.pts, frame.time_base = min(number, 250) + 2 * max(number - 250, 0), Fraction(1, 50)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    model = TrainedModel(
+        Clock(), ["early", "late"], ClipSpec(num_frames=5, frame_stride=2), 128.0, 1.0, {"size": 128}, step=1
+    )
+    (video,) = predict(model, [tmp_path / "varying.mp4"], every_s=0.5, workers=1)
+    early, late = video.spans()
+    assert (early.name, late.name) == ("early", "late")
+    assert early.end_s == late.start_s == pytest.approx(250 / 50, abs=0.5)
+    assert late.end_s == pytest.approx(250 / 50 + 150 / 25, abs=0.05)
+
+    def grey(classes: list[str], probabilities: np.ndarray, height: int) -> Image.Image:
+        return Image.new("L", (40, 40), 250 * int(probabilities.argmax())).convert("RGBA")
+
+    monkeypatch.setattr("res3d_video.tools.annotate.label", grey)
+    annotate(video, tmp_path / "out/seen.mp4")
+    with av.open(str(tmp_path / "out/seen.mp4")) as container:
+        is_late = [frame.to_ndarray(format="gray")[:40, :40].mean() > 128 for frame in container.decode(video=0)]
+    assert (is_late.index(True), len(is_late)) == (pytest.approx(250, abs=25), 400)
+    assert all(is_late[is_late.index(True) :])
+
+
 def test_of_imported_weights_pictures_are_stretched_as_in_the_paper() -> None:
     model = TrainedModel(Clock(), ["a"], ClipSpec(crop_size=224, num_frames=4), 128.0, 1.0, {}, step=0)
     assert settings_of(model).size == 256
@@ -121,14 +155,28 @@ def test_a_broken_video_is_a_line_and_the_others_go_on(
     assert alone.stderr.splitlines()[-1] == "error: none of 1 videos could be read"
 
 
+def test_a_name_that_is_not_utf8_is_a_line_too(numbered: ShardIndex, numbered_raw: Path, tmp_path: Path) -> None:
+    checkpoint, odd = checkpoint_of(tmp_path, numbered), tmp_path / os.fsdecode(b"videos/b\xff.mp4")
+    odd.parent.mkdir()
+    odd.symlink_to(numbered_raw / "even/g08_64.mp4")
+    done = run_predict(checkpoint, odd, numbered_raw / "even/g08_64.mp4", "--json", tmp_path / "found.json")
+    line = f"{odd.parent}/b\\udcff.mp4: the name is not UTF-8; rename it"
+    assert (done.stdout.count("g08_64.mp4: "), done.stderr) == (1, f"failed: {line}\n")
+    broken, good = json.loads((tmp_path / "found.json").read_text())["videos"]
+    assert (broken["video"], "error" in broken, "error" in good) == (str(odd), True, False)
+    assert run_predict(checkpoint, odd, code=1).stderr.endswith("error: none of 1 videos could be read\n")
+    left_out = f"left out: {odd.parent}: 'b\\udcff.mp4': the name is not UTF-8; rename it"
+    assert run_predict(checkpoint, odd.parent, code=2).stderr.startswith(left_out)
+
+
 def test_options_that_do_not_fit_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in "ab":
         Path(f"{name}.mp4").touch()
     for arguments, reason in (
         (["nowhere/*.mp4"], "VIDEO: nowhere/*.mp4: no video is there; name a file, a folder with videos or a pattern"),
-        (["a.mp4", "--csv", "t.csv"], "--csv: is of a timeline; add --every SECONDS"),
-        (["a.mp4", "b.mp4", "--annotate", "x.mp4"], "--annotate: is of one video, here are 2; name one"),
+        (["a.mp4", "--csv", "t.csv"], "--csv needs a timeline; add --every SECONDS"),
+        (["a.mp4", "b.mp4", "--annotate", "x.mp4"], "--annotate takes one video, got 2"),
     ):
         assert run_predict("x.pt", *arguments, code=2).stderr == f"error: {reason}\n"
 

@@ -79,11 +79,13 @@ def test_wandb_and_trackio_get_the_numbers_of_each_event(
     run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = MagicMock()
-    calls.init.return_value = calls
+    calls.init.side_effect = calls.finish.side_effect = lambda **options: print("told by the tracker")
     monkeypatch.setitem(sys.modules, "wandb", calls)
     monkeypatch.setitem(sys.modules, "trackio", calls)
     for name in ("wandb", "trackio"):
-        run_main(tmp_path / name, "--steps", "2", "--log", name)
+        done = run_main(tmp_path / name, "--steps", "2", "--log", name, "--json")
+        assert json.loads(done.stdout)["step"] == 2
+        assert done.stderr.count("told by the tracker") == 2
         begun = calls.init.call_args.kwargs
         assert (begun["project"], begun["name"], begun["resume"]) == ("res3d-video", name, "allow")
         assert begun["config"]["model"]["name"] == "res3d10"

@@ -16,12 +16,14 @@ from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_table
 from res3d_video.pipeline.index import ShardIndex, open_index
+from res3d_video.tools import evaluate, report
 from res3d_video.tools.numbered import write_video
 from res3d_video.train.checkpoint import load_checkpoint, load_model
 from res3d_video.train.evaluation.prediction import predict
 from res3d_video.train.evaluation.video_level import VideoScores, average_precision
 from res3d_video.train.main import main
 from res3d_video.train.step import losses_of
+from tests.tools.commands import run
 from tests.train.conftest import SMALL, moving_square, read_metrics
 
 
@@ -86,3 +88,10 @@ def test_a_run_with_several_labels_reports_map_and_chooses_by_validation(labeled
     (found,) = predict(model, [video], num_clips=1, workers=1)
     assert ((found.probabilities > 0) & (found.probabilities < 1)).all()
     assert found.probabilities.sum() != pytest.approx(1.0, abs=1e-4)
+    told = run(evaluate.main, "--checkpoint", tmp_path / "latest.pt", "--data", labeled.data_dir, "--quiet").stdout
+    table = [line.split()[:2] for line in told.splitlines()[-4:]]
+    assert table == [["class", "videos"], ["fast", "2"], ["left", "2"], ["right", "2"]]
+    run(report.main, "run", tmp_path, "--data", labeled.data_dir, "--out", tmp_path / "page.html", "--quiet")
+    page = (tmp_path / "page.html").read_text()
+    assert "Average precision of each class" in page
+    assert "Confusion matrix" not in page

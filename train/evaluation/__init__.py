@@ -1,7 +1,9 @@
 """Scoring trained models; here the confusion matrix: videos by class (row) and predicted class (column)."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +33,18 @@ def class_accuracy(confusion: np.ndarray) -> np.ndarray:
     return np.where(num_videos > 0, confusion.diagonal() / np.maximum(num_videos, 1), np.nan)
 
 
+def precision_rows(
+    class_ap: Mapping[str, float | None], predictions: Iterable[Mapping[str, Any]]
+) -> list[tuple[str, int, float]]:
+    """Of videos with several labels, every class that has videos: its name, how many have it, its average precision.
+
+    Args:
+        class_ap, predictions: As tools/evaluate.py writes them.
+    """
+    counts = Counter(name for video in predictions for name in video.get("labels", [video["label"]]))
+    return [(name, counts[name], precision) for name, precision in class_ap.items() if precision is not None]
+
+
 def accuracies_by_name(classes: Sequence[str], confusion: np.ndarray) -> dict[str, float | None]:
     """Accuracy of each class for JSON; None for a class without videos."""
     shares = class_accuracy(confusion)
@@ -46,12 +60,21 @@ def percent(shares: Sequence[float]) -> str:
     return f"{100 * mean(shares):.1f}" + (f" ± {100 * stdev(shares):.1f}" if len(shares) > 1 else "")
 
 
-def class_table(classes: Sequence[str], confusion: np.ndarray) -> list[str]:
-    """Lines of a table of all classes with videos: accuracy and the class most often predicted instead."""
+def class_rows(classes: Sequence[str], confusion: np.ndarray) -> list[tuple[str, int, float, str | None]]:
+    """Every class that has videos: name, videos, accuracy, and the most frequent wrong class with its videos, if any.
+
+    >>> class_rows(["run", "walk", "jump"], np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
+    [('run', 4, 0.75, 'walk (1)'), ('walk', 2, 1.0, None)]
+    """
     wrong = confusion - np.diag(confusion.diagonal())
-    rows = []
-    for name, accuracy, counts, others in zip(classes, class_accuracy(confusion), confusion, wrong, strict=True):
-        if counts.any():
-            other = f"{classes[int(others.argmax())]} ({others.max()})" if others.any() else ""
-            rows.append([name, str(counts.sum()), f"{accuracy:.1%}", other])
+    return [
+        (name, int(counts.sum()), float(accuracy), f"{classes[int(of.argmax())]} ({of.max()})" if of.any() else None)
+        for name, accuracy, counts, of in zip(classes, class_accuracy(confusion), confusion, wrong, strict=True)
+        if counts.any()
+    ]
+
+
+def class_table(classes: Sequence[str], confusion: np.ndarray) -> list[str]:
+    """`class_rows` as an aligned table, after an empty line."""
+    rows = [[name, str(n), f"{share:.1%}", other or ""] for name, n, share, other in class_rows(classes, confusion)]
     return ["", *text_table(["class", "videos", "video@1", "most often taken for"], rows, left=(0, 3))]

@@ -1,5 +1,6 @@
 """Classes of raw videos: made into shards in a temporary folder, then scored as `evaluate` scores shards."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -16,8 +17,10 @@ from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.convert.samples import UNKNOWN_FPS
 from res3d_video.pipeline.datasets.listing import Listing, VideoRecord
+from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.index import ShardIndex, open_index
-from res3d_video.pipeline.ingest.limits import Limits
+from res3d_video.pipeline.ingest.inspector import Inspector
+from res3d_video.pipeline.ingest.limits import Guard, Limits
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan
 from res3d_video.pipeline.shard_writer import Parts
@@ -53,7 +56,8 @@ class VideoPrediction:
 
     Attributes:
         classes: Names, K.
-        probabilities: float32 [K], softmax averaged over the video's clips; None where it could not be read.
+        probabilities: float32 [K], averaged over the video's clips: softmax, or sigmoid of a network trained with
+            "bce". None where it could not be read.
         timeline: In order, without gaps; empty unless asked for.
         error: Why it could not be read, in one line.
     """
@@ -110,8 +114,8 @@ def predict(
 ) -> Iterator[VideoPrediction]:
     """The classes of raw videos, in their order; one that cannot be read is a prediction with an `error`.
 
-    A video is stored as the shards were that the model was trained on, and its clips' softmax is averaged as `evaluate`
-    does. Programs that read it are held to `limits`, each in a process of its own. Links are followed.
+    A video is stored as the shards were that the model was trained on, and its clips' probabilities are averaged as
+    `evaluate` does. Programs that read it are held to `limits`, each in a process of its own. Links are followed.
 
     Args:
         num_clips: Evenly spaced clips of a video.
@@ -119,7 +123,7 @@ def predict(
         workers: Videos that are read at once; None is one a core.
 
     Raises:
-        UserError: There is no room for the temporary folder, or a setting is not possible.
+        UserError: There is no room for the temporary folder, or a setting is out of range.
     """
     settings = settings_of(model)
     if every_s is not None:
@@ -135,10 +139,12 @@ def predict(
             found: dict[str, VideoPrediction] = {}
             if len(errors) < len(listing.records):
                 index = open_index(Path(folder))
-                found = score_videos(model, index, num_clips=num_clips, every_s=every_s, loader=loader)
+                edges_s = frame_edges(index, limits) if every_s is not None else None
+                found = score_videos(model, index, num_clips=num_clips, every_s=every_s, edges_s=edges_s, loader=loader)
         for path in paths:
             source = source_of(path)
-            error = errors.get(source, "no clip of it could be decoded").removeprefix(f"{path.name}: ")
+            other = "no clip of it could be decoded" if is_utf8(source) else "the name is not UTF-8; rename it"
+            error = errors.get(source, other).removeprefix(f"{path.name}: ")
             yield replace(found.get(source, VideoPrediction(path, model.classes, error=error)), path=path)
 
 
@@ -155,15 +161,20 @@ def settings_of(model: TrainedModel) -> BuildSettings:
 
 
 def listing_of(paths: Sequence[Path], classes: list[str]) -> Listing:
-    """Videos as a dataset whose labels mean nothing."""
-    root = Path("/")
-    records = [VideoRecord(root, name, classes[0], 0, "", ("test",)) for name in sorted({*map(source_of, paths)})]
+    """Videos as a dataset whose labels mean nothing; without those whose names JSON cannot hold."""
+    root, names = Path("/"), sorted(filter(is_utf8, {*map(source_of, paths)}))
+    records = [VideoRecord(root, name, classes[0], 0, "", ("test",)) for name in names]
     return Listing("videos", classes, ["1"], records, missing=[], warnings=[])
 
 
 def source_of(path: Path) -> str:
     """A video's name in the temporary shards: its path below the root, so that links may lead anywhere."""
     return os.path.abspath(path).lstrip("/")
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def quarantined(folder: Path) -> dict[str, str]:
@@ -178,16 +189,21 @@ def score_videos(
     *,
     num_clips: int,
     every_s: float | None,
+    edges_s: Sequence[np.ndarray] | None,
     loader: LoaderSettings | None,
 ) -> dict[str, VideoPrediction]:
-    """Source -> prediction of the videos of temporary shards; those without a clip that decodes are left out."""
+    """Source -> prediction of the videos of temporary shards; those without a clip that decodes are left out.
+
+    Args:
+        edges_s: `frame_edges`, if `every_s` is given.
+    """
     samples = np.arange(index.num_samples)
     video_of = videos_of(index, samples)
-    num_views, rates = np.full(len(samples), views_per_sample(video_of, num_clips=num_clips)), np.ones(len(samples))
-    if every_s is not None:
-        rates = source_rates(index)
+    num_views = np.full(len(samples), views_per_sample(video_of, num_clips=num_clips))
+    if every_s is not None and edges_s is not None:
         stored_spec = EvalPlan(index, samples, model.clip, global_batch_size=1).stored_spec
         last = (num_starts(stored_spec, video_frames=index.num_frames) - 1) * index.frame_step  # first frame of a clip
+        rates = np.array([(len(edges) - 1) / edges[-1] for edges in edges_s])
         num_views = np.round(last / rates / every_s).astype(int) + 1
     clips: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for views in np.unique(num_views):
@@ -204,10 +220,10 @@ def score_videos(
         if not decoded.any():
             continue
         first, timeline = rows[0], tuple[TimelineRow, ...]()
-        if every_s is not None:  # then a video is one sample
-            centers_s = (clips[first][1] + model.clip.span / 2) / rates[first]
-            duration_s = float(index.num_frames[first] * index.frame_step / rates[first])
-            timeline = timeline_of(centers_s[decoded], probabilities[decoded], duration_s=duration_s)
+        if edges_s is not None:  # then a video is one sample
+            edges = edges_s[first]
+            centers_s = np.interp(clips[first][1] + model.clip.span / 2, np.arange(len(edges)), edges)
+            timeline = timeline_of(centers_s[decoded], probabilities[decoded], duration_s=float(edges[-1]))
         source = index.source(first)
         found[source] = VideoPrediction(Path(source), model.classes, probabilities[decoded].mean(axis=0), timeline)
     return found
@@ -236,10 +252,26 @@ def clip_probabilities(
     return all_parts.reshape(*shape, len(model.classes)), all_starts.reshape(shape)
 
 
-def source_rates(index: ShardIndex) -> np.ndarray:
-    """Frames per second of the source of each sample: float64 [S]."""
-    parts = Parts(index.data_dir, [Path(tar).stem for tar in index.tars])
-    return np.array([sample["fps"] or UNKNOWN_FPS for part in parts for sample in part["samples"]])
+def frame_edges(index: ShardIndex, limits: Limits | None) -> list[np.ndarray]:
+    """When each frame of each video begins, seconds from the first, and when the last one ends: float64 [F + 1].
+
+    They are evenly spaced where frames were stored at another rate, or where the container does not tell.
+    """
+    found = []
+    with Inspector(limits) as inspector:
+        for sample in (
+            s for part in Parts(index.data_dir, [Path(tar).stem for tar in index.tars]) for s in part["samples"]
+        ):
+            fps, num_frames, timeline = sample["fps"] or UNKNOWN_FPS, sample["num_frames"], None
+            if index.info["settings"]["fps"] is None:
+                with contextlib.suppress(VideoFailure):
+                    timeline = inspector.timeline(Path("/", sample["source"]), Guard(limits))
+            edges_s = np.arange(num_frames + 1) / fps
+            if timeline is not None and timeline.num_frames == num_frames:
+                edges_s[:-1] = timeline.times_s
+                edges_s[-1] = edges_s[-2] + 1 / fps
+            found.append(edges_s)
+    return found
 
 
 def timeline_of(centers_s: np.ndarray, probabilities: np.ndarray, *, duration_s: float) -> tuple[TimelineRow, ...]:

@@ -29,7 +29,6 @@ from res3d_video.tools.numbered import number_of, numbered_frame, read_bits
 from tests.conftest import build_numbered
 from tests.pipeline.test_verify import edit_array, edit_json, fix_sha256, overwrite, put
 
-SHARDS_README = Path(__file__).resolve().parents[3] / "shards/README.md"
 CODEC = H264Codec.new(height=128, width=176)
 TAR = "numbered-000001.tar"
 
@@ -121,21 +120,6 @@ def test_other_players_show_every_frame_without_a_word(tmp_path: Path) -> None:
     decoder = decoders.VideoDecoder(encode(50))
     assert (len(decoder), decoder.metadata.average_fps) == (50, 25)
     assert numbers(decoder.get_frames_at([49, 7, 8]).data.permute(0, 2, 3, 1).numpy()) == [49, 7, 8]
-
-
-def test_the_readme_s_ways_to_read_a_shard_work(numbered_h264: ShardIndex) -> None:
-    pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed or finds no ffmpeg")
-    blocks = [b for b in re.findall(r"```python\n(.*?)```", SHARDS_README.read_text(), re.DOTALL) if "-h264/" in b]
-    assert len(blocks) == 2
-    tar, sample = numbered_h264.tars[0], int(np.flatnonzero(numbered_h264.tar == 0)[-1])
-    for block in blocks:
-        names: dict = {}
-        exec(block.replace("shards/ucf101-h264/ucf101-000000.tar", str(numbered_h264.data_dir / tar)), names)
-        assert names["label"] == numbered_h264.labels[sample]
-        shown = names["frames"] if "frames" in names else names["clip"].permute(0, 2, 3, 1).numpy()
-        step = 1 if "frames" in names else 2
-        expected = list(range(0, int(numbered_h264.num_frames[sample]), step))
-        assert numbers(shown) == (expected if step == 1 else expected[:8])
 
 
 def test_a_codec_is_what_its_description_says_and_refuses_other_parameter_sets() -> None:

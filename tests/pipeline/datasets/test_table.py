@@ -2,14 +2,16 @@
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import DatasetError, list_diving48, list_kinetics, list_ssv2, list_table
-from res3d_video.pipeline.datasets.listing import Span
+from res3d_video.pipeline.datasets.listing import Span, VideoTree
 from res3d_video.pipeline.index import open_index
 from res3d_video.tools.numbered import write_numbered_video
 from tests.clips import stored_numbers
@@ -42,6 +44,15 @@ def test_a_row_is_a_video_or_a_piece_with_its_labels(tmp_path: Path) -> None:
         "1 videos are in no list and left out, first c.mp4",
         "split 1: 1 of 2 groups have videos in train and in val, first 'a.mp4'; accuracy on it is measured partly on "
         "scenes seen in training",
+    ]
+
+
+def test_a_label_counts_once_and_a_key_names_pieces_only(tmp_path: Path) -> None:
+    text = "path,start_s,end_s,labels,key\na.mp4,,,run; run;jump,all\nb.mp4,1,2,jump,x#1/y\n"
+    listing = list_table(write_videos(tmp_path, "a.mp4", "b.mp4"), table=write_table(tmp_path, text))
+    assert [(r.source, r.labels, r.path.name) for r in listing.records] == [
+        ("a.mp4", (1, 0), "a.mp4"),
+        ("b.mp4#x_1_y", (0,), "b.mp4"),
     ]
 
 
@@ -86,6 +97,20 @@ def test_pieces_are_cut_by_exact_frames(tmp_path: Path, name: str, options: dict
     assert list(result.failures) == ["none of its … frames is in its piece"]
 
 
+@pytest.mark.parametrize(("name", "options"), [("a.mp4", {"g": 20}), ("a.avi", {"vcodec": "mpeg4", "bf": 2})])
+def test_at_another_rate_a_piece_ends_where_it_ends(tmp_path: Path, name: str, options: dict) -> None:
+    write_numbered_video(tmp_path / name, 120, height=64, width=96, **options)
+    table = write_table(tmp_path, f"path,label,start_frame,end_frame\n{name},x,24,50\n{name},x,110,120\n")
+    listing, settings = list_table(tmp_path, table=table, test_fraction=0), BuildSettings(size=64, fps=12.5)
+    build_shards(listing, tmp_path / "shards", settings, workers=1)
+    index = open_index(tmp_path / "shards")
+    found = {index.source(sample).rpartition("#")[2]: stored_numbers(index, sample) for sample in range(2)}
+    assert {key: len(frames) for key, frames in found.items()} == {"24-50": 13, "110-120": 5}
+    for key, frames in found.items():
+        start, end = map(int, key.split("-"))
+        assert np.abs(np.array(frames) - np.arange(start, end, 2)).max() <= 1
+
+
 def test_kinetics_takes_trimmed_clips_or_cuts_whole_videos(tmp_path: Path) -> None:
     write_videos(tmp_path, "train/abseiling/0wR5jVB-WPk_000417_000427.mp4", "val/3caPS4FHFF8.mkv")
     head = "label,youtube_id,time_start,time_end,split\n"
@@ -101,12 +126,33 @@ def test_kinetics_takes_trimmed_clips_or_cuts_whole_videos(tmp_path: Path) -> No
     assert listing.missing == ["nowhere_000000_000010"]
 
 
-def test_something_something_takes_labels_without_brackets(tmp_path: Path) -> None:
+def test_a_listing_takes_little_memory_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_rows, most = 20_000, 900  # bytes a row; 650,000 rows were planned in 410 MB
+    videos = [f"train/class {n % 650}/v{n:010}_000010_000020.mp4" for n in range(num_rows)]
+    head = "label,youtube_id,time_start,time_end,split\n"
+    lines = [f"class {n % 650},v{n:010},10,20,train\n" for n in range(num_rows)]
+    (tmp_path / "train.csv").write_text(head + "".join(lines))
+    tree = VideoTree(videos, [], [])
+    monkeypatch.setattr("res3d_video.pipeline.datasets.table.find_videos", lambda raw: tree)
+    monkeypatch.setattr("res3d_video.pipeline.datasets.listing.MAX_LIST_BYTES", 10**6)  # so much is asked for at first
+    tracemalloc.start()
+    try:
+        assert len(list_kinetics(tmp_path).records) == num_rows
+        peak = tracemalloc.get_traced_memory()[1]
+        assert peak < most * num_rows
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
+def test_something_something_takes_labels_without_brackets(tmp_path: Path, prefix: str) -> None:
     write_videos(tmp_path, "20bn-something-something-v2/78687.webm", "20bn-something-something-v2/42326.webm")
-    (tmp_path / "labels.json").write_text(json.dumps({"Holding something next to something": "1", "Pushing it": "0"}))
+    (tmp_path / f"{prefix}labels.json").write_text(
+        json.dumps({"Holding something next to something": "1", "Pushing it": "0"})
+    )
     line = {"label": "holding a potato", "template": "Holding [something] next to [something]", "placeholders": ["a"]}
-    (tmp_path / "train.json").write_text(json.dumps([{"id": "78687", **line}]))
-    (tmp_path / "validation.json").write_text(json.dumps([{"id": "42326", **line}, {"id": "1", **line}]))
+    (tmp_path / f"{prefix}train.json").write_text(json.dumps([{"id": "78687", **line}]))
+    (tmp_path / f"{prefix}validation.json").write_text(json.dumps([{"id": "42326", **line}, {"id": "1", **line}]))
     listing = list_ssv2(tmp_path)
     assert listing.classes == ["Pushing it", "Holding something next to something"]
     found = {Path(r.source).stem: (r.label, r.subsets) for r in listing.records}
@@ -130,8 +176,11 @@ def test_lists_of_another_form_are_one_line(tmp_path: Path) -> None:
     write_videos(tmp_path, "a.mp4")
     with pytest.raises(DatasetError, match=r"no \*train\*.csv"):
         list_kinetics(tmp_path)
-    with pytest.raises(DatasetError, match=r"0 files labels.json, must be one"):
+    with pytest.raises(DatasetError, match=r"0 files \*labels.json, must be one"):
         list_ssv2(tmp_path)
+    (tmp_path / "train.csv").write_text("label,youtube_id,time_start,time_end\n" + "x" * 200_000 + ",v,0,inf\n")
+    with pytest.raises(DatasetError, match=r"train.csv: cannot be read \(field larger"):
+        list_kinetics(tmp_path)
     (tmp_path / "vocab.json").write_text("[]")
     (tmp_path / "train.json").write_text('[{"vid_name": "a", "label": 3}]')
     with pytest.raises(DatasetError, match="its lists are not those of diving48"):

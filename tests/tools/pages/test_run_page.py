@@ -165,6 +165,9 @@ def test_an_evaluation_is_told_by_class_and_the_surest_mistakes_come_first(
     assert [video["key"] for video in pages.mistakes_of(scores)] == ["v3", "v0", "v2", "v5"]
     scores["predictions"][1]["labels"] = ["dive", "swing"]  # of several labels any is right
     assert [video["key"] for video in pages.mistakes_of(scores)] == ["v3", "v0", "v5"]
+    scores["class_ap"] = {"dive": 0.75, "jump": None, "swing": 0.5}
+    result = pages.result_of(read, scores, [], num_clips=0)
+    assert (result.num_wrong, result.precisions) == (3, [("dive", 2, 0.75), ("swing", 3, 0.5)])
     monkeypatch.setattr(pages, "MAX_IN_MATRIX", 2)  # of more classes it has those with the most mistakes
     read, scores = scored(tmp_path, VIDEOS[2:4] + VIDEOS[5:])
     assert pages.result_of(read, scores, [], num_clips=0).matrix == (["dive", "jump"], [[0, 0], [2, 1]])
