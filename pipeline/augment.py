@@ -27,7 +27,7 @@ class Augmentation:
 
     random_resized_crop: tuple[float, float] = described(
         (0.0, 0.0),
-        "Crop random pieces of the picture with this share of its area, like 0.08 1.",  # as torchvision's
+        "Crop random pieces of the picture with this share of its area, such as 0.08 1.",  # as torchvision's
         metavar="LEAST MOST",
     )
     crop_ratio: tuple[float, float] = described(
@@ -35,18 +35,18 @@ class Augmentation:
     )
     scale_jitter: tuple[int, int] = described(
         (0, 0),
-        "Scale the short side to a random length before the crop, pixels, like 128 160.",  # as SlowFast's
+        "Scale the short side to a random length before the crop, pixels, such as 128 160.",  # as SlowFast's
         metavar="LEAST MOST",
     )
     # Of the first three, how far their factors may be from 1; 0.5 of hue is half of the circle (torchvision).
     color_jitter: tuple[float, float, float, float] = described(
         (0.0, 0.0, 0.0, 0.0),
-        "Change colors by up to so much, like 0.4 0.4 0.4 0.1.",
+        "Change colors at random by up to these amounts, such as 0.4 0.4 0.4 0.1.",
         metavar="BRIGHTNESS CONTRAST SATURATION HUE",
     )
     grayscale: float = described(0.0, "Probability that a clip loses its colors.", 0, 1, metavar="P")
-    # It is filled with the mean, and has 2 to 33 % of the clip's area.
-    erasing: float = described(0.0, "Probability that a box of a clip is erased.", 0, 1, metavar="P")
+    # The box has 2 to 33 % of the clip's area.
+    erasing: float = described(0.0, "Probability that a box of a clip is filled with the mean.", 0, 1, metavar="P")
 
     def __post_init__(self) -> None:
         check_fields(self)

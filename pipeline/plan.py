@@ -1,4 +1,4 @@
-"""Which clips, in which order, on which rank: a pure function of (seed, position). Pure numpy.
+"""Which clips, in which order, on which rank: a pure function of (seed, position), in numpy only.
 
 Training draws from one endless stream of positions: epoch e is the positions [eN, (e+1)N) in an order of its own, so
 every sample comes once an epoch, batches run on across epochs, and nothing is padded or dropped. What a position draws

@@ -1,7 +1,7 @@
-"""The bytes of a step: the stored frames that its clips need, read and checked, good samples in the place of bad ones.
+"""Reads and checks the stored frames that the clips of a step need, and replaces damaged samples.
 
-A checksum finds damage, not intent: whoever writes a tar writes its checksums too. So memory is bounded before anything
-is read, and no decoder is given a header that is not the dataset's own.
+A checksum detects damage, not intent: the author of a tar also writes its checksums. So memory is bounded before
+anything is read, and decoders get only headers that belong to the dataset.
 """
 
 import errno
@@ -25,33 +25,33 @@ from res3d_video.pipeline.plan import Plan, PlannedClips
 from res3d_video.pipeline.schema import CRC32, OFFSET, SIZE
 
 MOST_FILES, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-MAX_OPEN_TARS = 16_384 if MOST_FILES < 0 else min(16_384, MOST_FILES // 2)  # half is for the rest of the program
-MAX_REPLACEMENTS = 100  # bad samples in a row before the data as a whole is called broken
-MAX_FETCH_GAP = 2**17  # bytes between two frames of a clip that are fetched with them
-UNDECODABLE = "it does not decode"  # why a clip is damaged, where none of its frames is
-CAN_FETCH = hasattr(os, "posix_fadvise")  # macOS has none
+MAX_OPEN_TARS = 16_384 if MOST_FILES < 0 else min(16_384, MOST_FILES // 2)  # leaves half to the rest of the program
+MAX_REPLACEMENTS = 100  # damaged samples in a row before reading fails
+MAX_FETCH_GAP = 2**17  # frames of a clip that are at most so many bytes apart are fetched together
+UNDECODABLE = "it does not decode"  # the reason for a clip whose frames pass their checksums
+CAN_FETCH = hasattr(os, "posix_fadvise")  # not on macOS
 MISSING = "a frame is missing or fails its crc32"
 
 
 class LoaderError(UserError):
-    """The loader cannot go on; the message is one line."""
+    """The loader cannot continue; the message is one line."""
 
 
 @dataclass(frozen=True)
 class ReadWork:
-    """What some clips cost to read."""
+    """The cost of reading some clips."""
 
     num_clips: int = 0
     num_frames: int = 0  # delivered
     num_pictures: int = 0  # given to the decoder: JPEGs, or packets of a video
     num_frames_decoded: int = 0
     num_bytes: int = 0  # compressed
-    num_cache_hits: int = 0  # these two of shards behind a URL: tars that were in the cache when they were needed,
-    num_cache_misses: int = 0  # and tars that were waited for
+    num_cache_hits: int = 0  # of shards behind a URL: tars that were in the cache when they were needed
+    num_cache_misses: int = 0  # likewise, tars that had to be waited for
 
     @property
     def decoded_to_used(self) -> float:
-        """Frames decoded for each one delivered."""
+        """Frames decoded per frame delivered."""
         return self.num_frames_decoded / self.num_frames
 
     def __add__(self, other: "ReadWork") -> "ReadWork":
@@ -63,15 +63,15 @@ class ReadWork:
 
 @dataclass(frozen=True)
 class ReadStep:
-    """One rank's clips of a step after replacement, ready to be decoded; `loader.Batch` has the other attributes.
+    """One rank's clips of a step after replacement, ready to decode; `loader.Batch` documents the other attributes.
 
-    Where a plan takes C crops of the same frames, `located` and `data` have one entry for each C of `clips`.
+    If a plan takes C crops of the same frames, `located` and `data` have one entry per C of `clips`.
     """
 
     step: int
     clips: PlannedClips
     located: ClipFrames
-    data: list[list[np.ndarray]]  # what a decoder takes of each: one JPEG, or packets; uint8 [bytes] each
+    data: list[list[np.ndarray]]  # the decoder's input for each: one JPEG, or packets; uint8 [bytes] each
     num_replaced: int
     damaged: dict[int, str]
     num_real_global: int
@@ -80,9 +80,9 @@ class ReadStep:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the stored frames of some clips lie, M in all, int64 [M] each."""
+    """Where the stored frames of some clips are, M in all, int64 [M] each."""
 
-    owner: np.ndarray  # the clip that each belongs to, rising
+    owner: np.ndarray  # the clip of each, ascending
     tar: np.ndarray
     offset: np.ndarray  # in the tar
     size: np.ndarray
@@ -90,15 +90,15 @@ class Places:
 
 
 class FrameFiles:
-    """Reads stored frames of an index, those of many clips at a time.
+    """Reads stored frames of an index, of many clips at a time.
 
-    Other threads set `stop` to end a wait for a remote tar, and look at `is_fetching` and `at`, the tar and sample that
-    `read` or `fetch` is at. `num_tars` counts the remote tars that each `read` needed, `num_tars_missing` those that it
+    Other threads set `stop` to end a wait for a remote tar, and look at `is_fetching` and `at`, the current tar and
+    sample of `read` or `fetch`. `num_tars` counts the remote tars that each `read` needed, `num_tars_missing` those it
     waited for.
 
     Args:
-        whole_tars: Tars of a remote dataset are fetched whole and kept, as training wants it, which comes again; else
-            parts of those that the cache lacks are read, and not kept.
+        whole_tars: Download whole tars of a remote dataset and keep them, for training, which reads them again; else
+            download only the needed parts of tars that are not in the cache, and do not keep them.
     """
 
     def __init__(self, index: ShardIndex, *, whole_tars: bool = False) -> None:
@@ -112,13 +112,13 @@ class FrameFiles:
     def read(
         self, samples: np.ndarray, located: ClipFrames, places: Places | None = None
     ) -> tuple[list[list[np.ndarray]], dict[int, str]]:
-        """The frames of N clips, each clip as a decoder takes it; or which of the clips are damaged, and why.
+        """The frames of N clips, each as the decoder's input; or which of the clips are damaged -> why.
 
         Args:
             samples: int64 [N], row of the index of each clip.
 
         Raises:
-            ShardError: A remote tar cannot be fetched, or the system refuses to open another file.
+            ShardError: A remote tar cannot be downloaded, or too many files are open.
         """
         places = places or self.places(samples, located)
         data, damaged = self._read(samples, located, places)
@@ -132,7 +132,7 @@ class FrameFiles:
         """`read`, once."""
         codec = self._codec
         owner, size = places.owner, places.size
-        wrong = (size < 1) | (size > codec.max_frame_bytes)  # before memory is taken for what a damaged index claims
+        wrong = (size < 1) | (size > codec.max_frame_bytes)  # before allocating what a damaged index claims
         if wrong.any():
             return [], dict.fromkeys(owner[wrong].tolist(), MISSING)
         room = size + codec.gap
@@ -153,19 +153,19 @@ class FrameFiles:
     def _read_runs(
         self, places: Places, samples: np.ndarray, room: np.ndarray, begin: np.ndarray, view: memoryview
     ) -> list[int]:
-        """Read frames into a buffer, those of a clip that lie side by side at once; returns the clips where that fails.
+        """Read frames into a buffer, adjacent frames of a clip in one call; returns the clips that cannot be read.
 
         Args:
-            room: int64 [M], bytes to read of each: its own and those up to the next.
-            begin: int64 [M], where they go.
+            room: int64 [M], bytes to read for each: the frame and the gap after it.
+            begin: int64 [M], where they go in the buffer.
         """
         if not len(places.owner):
             return []  # all clips are blank
         owner, offset, end = places.owner, places.offset, places.offset + room
         order = np.lexsort((offset, owner))  # as the frames of each clip lie in its tar
-        is_first = np.ones(len(order), bool)  # of a run that is read at once
+        is_first = np.ones(len(order), bool)  # of a run that is read in one call
         is_first[1:] = (offset[order][1:] != end[order][:-1]) | (np.diff(owner) != 0)
-        is_apart = is_first.copy()  # from the one before it, in the buffer
+        is_apart = is_first.copy()  # not adjacent to the previous one in the buffer
         is_apart[1:] |= np.diff(order) != 1
         piece = np.flatnonzero(is_apart)
         starts, stops = begin[order[piece]], (begin + room)[order[np.append(piece[1:], len(order)) - 1]]
@@ -209,7 +209,7 @@ class FrameFiles:
         return missing
 
     def fetch(self, samples: np.ndarray, located: ClipFrames) -> Places:
-        """Ask the system to bring frames from disk, and do not wait; returns where they lie."""
+        """Ask the system to read frames from disk in the background; returns where they are."""
         places = self.places(samples, located)
         end = places.offset + places.size + self._codec.gap
         breaks = np.ones(len(end), bool)
@@ -230,12 +230,12 @@ class FrameFiles:
         return places
 
     def places(self, samples: np.ndarray, located: ClipFrames) -> Places:
-        """Where the frames of some clips lie."""
+        """Where the frames of some clips are."""
         rows, clips = self._index.rows, np.flatnonzero(located.count)
         owner, tar, offset = np.repeat(np.arange(len(samples)), located.count), rows["tar"], rows["offset"]
         ends = np.cumsum(located.count[clips])
         begins = ends - located.count[clips]
-        # Each clip's rows are read at once, and those between them.
+        # The rows of each clip are read in one call, together with those between them.
         low = np.minimum.reduceat(located.rows, begins) if len(clips) else begins
         high = np.maximum.reduceat(located.rows, begins) + 1 if len(clips) else begins
         found = rows["frames"].take(rows["first_frame"].take(samples[clips]) + low, high - low)
@@ -250,7 +250,7 @@ class FrameFiles:
         )
 
     def _tar(self, number: int, *, wait: bool = True) -> tuple[FileIO, int] | None:
-        """A tar and its size, if `wait` fetched from where it is; None if there is none, which damages its samples."""
+        """A tar and its size; a remote one is downloaded if `wait`. None if it is not there."""
         if number in self._tars:
             self._tars.move_to_end(number)
             return self._tars[number]
@@ -280,11 +280,11 @@ class FrameFiles:
 def open_tar(
     index: ShardIndex, number: int, *, stop: threading.Event | None = None, wait: bool = True
 ) -> FileIO | None:
-    """A tar of an index, fetched where it is remote (`RemoteTars.open`); None for one that its store cannot give.
+    """Open a tar of an index; a remote one is downloaded (`RemoteTars.open`), None if that fails.
 
     Raises:
-        OSError: It is not there.
-        ShardError: Its server is gone.
+        OSError: It does not exist.
+        ShardError: The server is unreachable.
     """
     if index.store is None:
         return FileIO(open_plain(index.data_dir / index.tars[number]))
@@ -292,9 +292,9 @@ def open_tar(
 
 
 def read_into(opened: tuple[FileIO, int], offset: int, pieces: list[memoryview], *, size: int) -> bool:
-    """Fill pieces of memory, `size` bytes in all, from one place of a file; False where they cannot be read.
+    """Fill pieces of memory, `size` bytes in all, from an offset in a file; False if that fails.
 
-    Other threads run while the disk is waited for.
+    Releases the GIL while it waits for the disk.
     """
     if offset + size > opened[1]:
         return False
@@ -306,7 +306,7 @@ def read_into(opened: tuple[FileIO, int], offset: int, pieces: list[memoryview],
         if not count:
             return False
         offset, size = offset + count, size - count
-        while size and count >= len(pieces[0]):  # what some file systems give is less than they were asked for
+        while size and count >= len(pieces[0]):  # some file systems return less than requested
             count -= len(pieces.pop(0))
         pieces[0] = pieces[0][count:]
     return True
@@ -315,22 +315,22 @@ def read_into(opened: tuple[FileIO, int], offset: int, pieces: list[memoryview],
 class StepReader:
     """Reads one rank's share of a plan's steps.
 
-    A clip is damaged if one of its own frames is, whatever is known of its sample from other clips. So what takes its
-    place is the same on every rank, and after any stop.
+    A clip is damaged if one of its own frames is, regardless of other clips of its sample. So its replacement is the
+    same on every rank, and after resuming.
 
     Args:
         rows: This rank's rows of each global batch.
-        read_ahead: The disk is asked for the bytes of so many steps before they are read.
+        read_ahead: Steps whose bytes are requested from disk in advance.
 
     Attributes:
-        bad: Rows of the index of which some clip was damaged so far.
+        bad: Rows of the index with a damaged clip so far.
     """
 
     def __init__(self, index: ShardIndex, plan: Plan, *, rows: slice, read_ahead: int = 0) -> None:
         self._index, self._plan, self._rows, self._codec = index, plan, rows, index.stored_as
         if (rows.stop - rows.start) % plan.num_crops:
             raise ValueError(f"{rows} must be whole groups of {plan.num_crops} crops")
-        self._read_ahead, self._furthest = read_ahead, 0  # the last step that the disk was asked for
+        self._read_ahead, self._furthest = read_ahead, 0  # the last step that was requested from disk
         if plan.spec.num_frames > self._codec.max_frames:
             most = f"<= {self._codec.max_frames} with frames of {self._codec.tile_height} pixels, a clip being one JPEG"
             raise UserError(
@@ -345,7 +345,7 @@ class StepReader:
         self._step = 0
 
     def start(self, step: int) -> None:
-        """Begin to fetch what the steps from `step` on need."""
+        """Begin to download what the steps from `step` on need."""
         self._files.stop.clear()
         self._fetched.clear()
         self._furthest = step
@@ -353,13 +353,13 @@ class StepReader:
             self._ahead.start(step)
 
     def stop(self) -> None:
-        """End that, and any wait for a tar in another thread."""
+        """End the downloads, and any wait for a tar in another thread."""
         self._files.stop.set()
         if self._ahead is not None:
             self._ahead.end()
 
     def fetch(self, step: int) -> None:
-        """Have the bytes of a step brought from disk while others are decoded; does not wait."""
+        """Request the bytes of a step from disk, without waiting."""
         if self._plan.num_steps is not None and step >= self._plan.num_steps:
             return
         self._step = step
@@ -371,7 +371,7 @@ class StepReader:
         """Read a step; a clip with a damaged frame is replaced, and its sample remembered as bad.
 
         Raises:
-            LoaderError: A hundred samples in a row are bad, or a remote tar cannot be fetched.
+            LoaderError: A hundred samples in a row are damaged, or a remote tar cannot be downloaded.
         """
         if self._ahead is not None:
             self._ahead.move(step)
@@ -382,7 +382,7 @@ class StepReader:
         planned = self._fetched.pop(step) if step in self._fetched else self._planned(step)
         every_crop, located, places, num_real_global = planned
         num_crops = self._plan.num_crops
-        clips = every_crop[::num_crops]  # views, so what is changed in them is changed there
+        clips = every_crop[::num_crops]  # views of the same arrays
         attempts, blank = np.zeros(len(clips), int), np.zeros(len(clips), bool)
         damaged: dict[int, str] = {}
         num_tars, num_missing = self._files.num_tars, self._files.num_tars_missing
@@ -418,7 +418,7 @@ class StepReader:
         return ReadStep(step, every_crop, located, data, num_replaced, damaged, num_real_global, work)
 
     def whereabouts(self) -> str | None:
-        """What the reader is at, without a look at a disk that may hang; None for a remote tar, which has a limit."""
+        """What the reader is doing, without touching a disk that may hang; None for a download, which has a timeout."""
         if self._files.is_fetching:
             return None
         if self._files.at is None:
@@ -427,7 +427,7 @@ class StepReader:
         return f"reading {self._index.tars[tar]} for step {self._step}, row {sample} of the index"
 
     def find_undecodable(self, steps: Iterable[int]) -> bool:
-        """Remember the clips of some steps that do not decode; True when there are any new ones."""
+        """Find the clips of some steps that do not decode; returns whether there are new ones."""
         before = len(self._undecodable)
         for step in steps:
             read, bad = self.read(step), []
@@ -440,7 +440,7 @@ class StepReader:
         return len(self._undecodable) > before
 
     def add_undecodable(self, read: ReadStep, clips: Iterable[int]) -> None:
-        """Remember that some clips of a step do not decode; read again, it has others in their place."""
+        """Remember that some clips of a step do not decode, so that the next `read` of the step replaces them."""
         keys = self._keys(read.clips[:: self._plan.num_crops], read.located)
         self._undecodable.update(keys[n] for n in clips)
 
@@ -452,18 +452,18 @@ class StepReader:
         return clips, located, None, int(planned.weight.sum())
 
     def _locate(self, clips: PlannedClips, blank: np.ndarray) -> ClipFrames:
-        """Where the frames of some clips are; `blank` ones need none."""
+        """The stored frames of some clips; `blank` clips need none."""
         frames = frame_indices(clips.start, self._plan.stored_spec, video_frames=self._index.num_frames[clips.sample])
         return self._codec.locate(frames, blank=blank)
 
     def _keys(self, clips: PlannedClips, located: ClipFrames) -> list[bytes]:
-        """Names of clips: the rows of the index that each needs."""
+        """Identifiers of clips: the rows of the index that each needs."""
         ends = np.cumsum(located.count)
         rows = self._index.first_frame[clips.sample][np.repeat(np.arange(len(clips)), located.count)] + located.rows
         return [rows[b - n : b].tobytes() for b, n in zip(ends.tolist(), located.count.tolist(), strict=True)]
 
     def _replace(self, clips: PlannedClips, n: int, *, attempt: int) -> bool:
-        """Put the plan's next sample in the place of a bad one; False, and no weight, where nothing may stand in."""
+        """Replace a damaged clip by the plan's next sample; if there is none, set its weight to 0 and return False."""
         if attempt > MAX_REPLACEMENTS:
             raise LoaderError(
                 f"{self._index.place}: {MAX_REPLACEMENTS} samples in a row are damaged; run tools/check_shards.py"

@@ -1,4 +1,4 @@
-"""A dataset behind a URL as a `ShardIndex`: index and tars are fetched into a cache folder, and read there.
+"""A dataset behind a URL as a `ShardIndex`: index and tars are downloaded to a cache folder and read there.
 
 All processes of a machine share the folder. A tar has its name there only when it is whole and its sha256 is right. Who
 reads one holds a shared lock (flock) on it, who fetches one an exclusive one, under a temporary name; so who makes room
@@ -46,20 +46,20 @@ from res3d_video.pipeline.remote_store import (
 from res3d_video.pipeline.schema import array_specs
 from res3d_video.pipeline.typed_json import Count, SchemaError, decode
 
-CHECKSUMS = "checksums.json"  # beside dataset.json where tools/sync_shards.py has copied it
+CHECKSUMS = "checksums.json"  # next to dataset.json, if tools/sync_shards.py has copied the dataset
 MAX_INDEX_BYTES = 2**35  # of all arrays together, and of each file that dataset.json does not bound; Sports-1M: 5 GB
 MAX_CACHE_BYTES = 10**18
-FREE_BYTES = 10**9  # of the disk, which stay free whatever the limit
-NUM_TRIES = 2  # of a tar whose content is wrong, before its samples count as damaged
-NUM_FETCHERS = 4  # threads that fetch ahead
-NUM_READERS = 32  # parts of tars that are asked for at a time
-MAX_PART_GAP = 2**17  # bytes between two parts of a tar that are fetched with them: cheaper than another request
-POLL_S = 0.2  # between two looks whether a wait for a lock is to end
+FREE_BYTES = 10**9  # of the disk that are kept free whatever the limit
+NUM_TRIES = 2  # to download a tar whose content is wrong, before its samples count as damaged
+NUM_FETCHERS = 4  # threads that download ahead
+NUM_READERS = 32  # parts of tars that are requested at a time
+MAX_PART_GAP = 2**17  # bytes between two parts of a tar up to which one request is cheaper than two
+POLL_S = 0.2  # how often a wait for a lock checks whether it should end
 
 
 @dataclass(frozen=True)
 class RemoteSettings:
-    """Where a remote dataset is kept here, and how hard it is tried to get; nothing here changes what is read.
+    """The cache of a remote dataset and its timeouts; nothing here changes what is read.
 
     Attributes:
         cache: Folder on a local disk, shared by all processes of a machine; None for the user's cache folder.
@@ -77,7 +77,7 @@ class RemoteSettings:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size as people write it; without a unit it is bytes. Raises UserError for what is none.
+    """The bytes of a size with an optional unit; UserError if it is not a size.
 
     >>> parse_size("50GB"), parse_size("1.5 MiB"), parse_size("4096")
     (50000000000, 1572864, 4096)
@@ -103,7 +103,7 @@ class Checksums(TypedDict):
 
 
 def read_checksums(store: RemoteStore) -> dict[str, ListedFile]:
-    """What checksums.json lists, by name. Raises FileNotFoundError, and ContentError for one that is damaged."""
+    """The files in checksums.json, by name. Raises FileNotFoundError, or ContentError if it is damaged."""
     try:
         return decode(store.read(CHECKSUMS), Checksums)["files"]
     except SchemaError as error:
@@ -111,19 +111,19 @@ def read_checksums(store: RemoteStore) -> dict[str, ListedFile]:
 
 
 def index_files(info: dict[str, Any]) -> dict[str, int]:
-    """The arrays that a checked dataset.json calls for, and the bytes that each may have."""
+    """The files of the arrays of a checked dataset.json -> the most bytes that each may have."""
     return {f"index/{name}.npy": min(MAX_INDEX_BYTES, array.max_bytes) for name, array in array_specs(info).items()}
 
 
 def default_cache() -> Path:
-    """The user's cache folder, where the system has it."""
+    """The default cache, in the user's cache folder."""
     return platformdirs.user_cache_path("res3d-video") / "shards"
 
 
 def open_remote(
     url: str, settings: RemoteSettings | None = None, *, say: Callable[[str], None] = lambda line: None
 ) -> ShardIndex:
-    """Open a dataset behind a URL like s3://bucket/shards/ucf101; what is read is what its folder has.
+    """Open a dataset behind a URL like s3://bucket/shards/ucf101, which reads the same as its folder.
 
     `say` takes a line for a person: a server is gone, a tar is damaged.
 
@@ -137,13 +137,13 @@ def open_remote(
     try:
         index = open_index(folder)
     except ShardError as error:
-        (folder / "dataset.json").unlink(missing_ok=True)  # or one that is mended there would not be fetched
+        (folder / "dataset.json").unlink(missing_ok=True)  # so that a repaired one is downloaded
         raise RemoteError(f"{store.shown}: {error}") from None
     return replace(index, store=RemoteTars(store, folder, index.info["shards"], cache, settings, say))
 
 
 def fetch_index(store: RemoteStore, home: Path) -> Path:
-    """Have dataset.json and index/*.npy of a URL here; one process fetches them, the others wait.
+    """Download dataset.json and index/*.npy of a URL; one process downloads them, the others wait.
 
     The result is a folder like that of a local dataset, without its tars. A dataset that changes gets another one.
     """
@@ -160,7 +160,7 @@ def fetch_index(store: RemoteStore, home: Path) -> Path:
             return folder
         try:
             listed, left = dict[str, ListedFile](), MAX_INDEX_BYTES
-            with contextlib.suppress(FileNotFoundError):  # whoever copied the dataset there did without
+            with contextlib.suppress(FileNotFoundError):  # it is optional
                 listed = read_checksums(store)
             if "dataset.json" not in listed or listed["dataset.json"]["sha256"] != sha256:
                 listed = {}  # of another dataset
@@ -182,7 +182,7 @@ def fetch_index(store: RemoteStore, home: Path) -> Path:
 
 @dataclass(eq=False)
 class RemoteTars:
-    """What a `ShardIndex` asks for its tars. Any number of threads and processes may share the cache.
+    """Provides the tars of a `ShardIndex`. Any number of threads and processes may share the cache.
 
     Attributes:
         folder: In the cache, of this dataset.
@@ -205,11 +205,11 @@ class RemoteTars:
 
     @property
     def bytes_fetched(self) -> int:
-        """That came from the server so far, in this process."""
+        """Bytes downloaded so far, in this process."""
         return self.store.bytes_fetched
 
     def ensure(self, number: int, *, stop: threading.Event = NEVER) -> bool:
-        """Have a tar in the cache, fetched by one process while the others wait; else `unreadable` says why not.
+        """Get a tar into the cache; one process downloads it, the others wait. Else `unreadable` says why not.
 
         Raises:
             RemoteError: The server is gone for too long, or the cache cannot be used; Interrupted if `stop` was set.
@@ -223,12 +223,12 @@ class RemoteTars:
         return number not in self.unreadable
 
     def is_here(self, number: int) -> bool:
-        """Whether a tar is in the cache now. Raises RemoteError where the cache cannot be used."""
+        """Whether a tar is in the cache now. Raises RemoteError if the cache cannot be used."""
         with cache_errors(self.folder):
             return 0 <= number < len(self.shards) and self._is_there(number)
 
     def open(self, number: int, *, stop: threading.Event = NEVER, wait: bool = True) -> FileIO | None:
-        """A tar, which is not evicted while it is open; None for one that is not there, which `wait` fetches first.
+        """Open a tar, which is not evicted while it is open. None if it is not there; `wait` downloads it first.
 
         Raises as `ensure`.
         """
@@ -236,14 +236,14 @@ class RemoteTars:
             with contextlib.suppress(FileNotFoundError):  # evicted just now, by another process
                 path = self.folder / self.shards[number]["tar"]
                 file = FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-                fcntl.flock(file, fcntl.LOCK_SH)  # waits for who looks whether it is in use
+                fcntl.flock(file, fcntl.LOCK_SH)  # waits for a process that checks whether it is in use
                 return file
         return None
 
     def read_parts(
         self, tars: Sequence[int], first: Sequence[int], size: Sequence[int], *, stop: threading.Event = NEVER
     ) -> list[memoryview | None]:
-        """Parts of tars from the server, for those who need little of each; several are asked for at a time.
+        """Download parts of tars, if little of each is needed; several at a time.
 
         Parts that lie near each other come in one request. Nothing is kept, and nothing is known of a part but what the
         reader can check. A server that sends no parts sends the whole tar, which is kept.
@@ -272,7 +272,7 @@ class RemoteTars:
         return found
 
     def _part(self, number: int, first: int, end: int, *, stop: threading.Event) -> bytes:
-        """Some bytes of a tar; fewer, or none, where they are not there."""
+        """Some bytes of a tar; fewer, or none, if they do not exist."""
         shard = self.shards[number]
         if number in self.unreadable or not 0 <= first < end <= shard["num_bytes"]:
             return b""
@@ -285,37 +285,37 @@ class RemoteTars:
                 with file:
                     return os.pread(file.fileno(), end - first, first)
         except ContentError:
-            pass  # more comes than was asked for
+            pass  # the server sent more than was requested
         return b""
 
     def fetch_beside(self, number: int) -> None:
-        """Fetch the small .idx of a tar, which only checks need; a missing one is left out."""
+        """Download the small .idx of a tar, which only checks need; it may be missing."""
         path = (self.folder / self.shards[number]["tar"]).with_suffix(".idx")
         path.unlink(missing_ok=True)
         with cache_errors(self.folder), contextlib.suppress(FileNotFoundError):  # it names members, and is shorter
             self.store.download_to(path.name, path, at_most=self.shards[number]["num_bytes"])
 
     def room(self) -> int:
-        """Bytes of all tars that the cache may hold: its limit, or what the disk has."""
+        """Bytes of tars that the cache may hold: its limit, or the room on the disk."""
         on_disk = sum(size for _, _, size in tars_of(self.cache)) + shutil.disk_usage(self.cache).free - FREE_BYTES
         return max(0, min(on_disk, self.settings.limit_bytes or on_disk))
 
     def prefetcher(self, plan: Plan, *, rows: slice) -> "TarPrefetcher":
-        """What fetches the tars of a plan's coming steps; `rows` are this rank's of each global batch."""
+        """A prefetcher of the tars of a plan's next steps; `rows` are this rank's of each global batch."""
         return TarPrefetcher(self, plan, rows=rows)
 
     def _is_there(self, number: int) -> bool:
-        """Whether a tar is in the cache; it counts as used now."""
+        """Whether a tar is in the cache; marks it as used."""
         path = self.folder / self.shards[number]["tar"]
         with contextlib.suppress(FileNotFoundError):
             about = path.lstat()
             if stat.S_ISREG(about.st_mode) and about.st_size == self.shards[number]["num_bytes"]:
-                os.utime(path, ns=(time.time_ns(),) * 2)  # a time of our own, for the kernel's clock is coarse
+                os.utime(path, ns=(time.time_ns(),) * 2)  # explicit, as the kernel's clock for files is coarse
                 return True
         return False
 
     def _fetch(self, number: int, stop: threading.Event) -> None:
-        """Fetch a tar and give it its name, or say in `unreadable` why not."""
+        """Download a tar and rename it to its name, or set in `unreadable` why not."""
         shard, fault = self.shards[number], ""
         name, size = shard["tar"], shard["num_bytes"]
         temporary = self.folder / f".{name}.tmp"
@@ -338,24 +338,24 @@ class RemoteTars:
         self._give_up(number, fault)
 
     def _give_up(self, number: int, fault: str) -> None:
-        """Remember, and say once, why a tar cannot be had."""
+        """Remember, and report once, why a tar cannot be downloaded."""
         if self.unreadable.setdefault(number, fault) is fault:
             samples = self.shards[number].get("num_samples", "")
             self.say(f"warning: {fault}; its {samples} samples count as damaged")
 
     def _new_file(self, path: Path, num_bytes: int, *, stop: threading.Event, again: bool) -> BinaryIO:
-        """A locked file of a size; the least recently used tars that nobody has open give way to it.
+        """A new, locked file of a size; evicts the least recently used tars that no process has open.
 
         `again` is for a tar that this process has fetched before. Raises OSError when the disk is full.
         """
         with locked(self.cache / ".room.lock", stop=stop):
-            path.unlink(missing_ok=True)  # what a killed process may have left
+            path.unlink(missing_ok=True)  # left by a killed process
             tars, free = sorted(tars_of(self.cache)), shutil.disk_usage(self.cache).free
             used = sum(size for _, _, size in tars)
             missing = max(num_bytes + FREE_BYTES - free, used + num_bytes - (self.settings.limit_bytes or math.inf))
             for _, tar, size in tars if num_bytes < free + used else ():  # else nothing would help
                 if missing > 0 and not is_in_use(tar):
-                    tar.unlink(missing_ok=True)  # who has opened it meanwhile can read it still
+                    tar.unlink(missing_ok=True)  # a process that has just opened it can still read it
                     missing -= size
             if (missing > 0 or again) and not self.has_warned:
                 self.has_warned = True
@@ -370,7 +370,7 @@ class RemoteTars:
 
 
 class TarPrefetcher:
-    """Has the tars of one rank's coming steps of training fetched in the order of the plan, in threads of its own.
+    """Downloads the tars of one rank's next training steps in the order of the plan, in separate threads.
 
     Those of all processes of a machine take half of the cache at most; the rest is for those in use. `rows` are the
     rank's of each global batch. With groups a rank's tars come window by window, and those it is done with are the
@@ -379,7 +379,9 @@ class TarPrefetcher:
 
     def __init__(self, tars: RemoteTars, plan: Plan, *, rows: slice) -> None:
         self._tars, self._rows, self._num_steps = tars, rows, tars.settings.fetch_ahead
-        self._plan = copy.deepcopy(plan, {id(plan.index): plan.index})  # a plan keeps few orders: the reader its own
+        self._plan = copy.deepcopy(
+            plan, {id(plan.index): plan.index}
+        )  # a plan caches few orders; the reader has its own
         self._sizes = [shard["num_bytes"] for shard in tars.shards]
         self._asked: dict[int, int] = {}  # tars of coming steps, and the last step so far that needs each
         self._next_step, self._share = 0, 0.0  # of the cache, bytes
@@ -387,7 +389,7 @@ class TarPrefetcher:
         self._threads: list[threading.Thread] = []
 
     def start(self, step: int) -> None:
-        """Begin with the tars of a step."""
+        """Start with the tars of a step."""
         self.end()
         self._asked, self._next_step, self._queue, self._stop = {}, step, SimpleQueue(), threading.Event()
         with cache_errors(self._tars.cache):
@@ -399,7 +401,7 @@ class TarPrefetcher:
         self.move(step)
 
     def move(self, step: int) -> None:
-        """The reader is at this step now: ask for the tars of the steps that have come within reach."""
+        """Set the reader's current step: request the tars of the steps that are now within reach."""
         self._asked = {number: last for number, last in self._asked.items() if last >= step}
         left = self._share - sum(self._sizes[number] for number in self._asked)
         self._next_step, end = max(self._next_step, step), step + self._num_steps + 1
@@ -415,7 +417,7 @@ class TarPrefetcher:
             self._next_step += 1
 
     def end(self) -> None:
-        """Stop fetching; a thread that waits for a server ends by itself, later."""
+        """Stop downloading; a thread that waits for a server ends later by itself."""
         self._stop.set()
         for _ in self._threads:
             self._queue.put(None)
@@ -423,20 +425,20 @@ class TarPrefetcher:
 
     def _fetch(self, queue: "SimpleQueue[int | None]", stop: threading.Event) -> None:
         while (number := queue.get()) is not None and not stop.is_set():
-            with contextlib.suppress(RemoteError, OSError):  # the reader meets it too, and has somebody to tell
+            with contextlib.suppress(RemoteError, OSError):  # the reader will meet and report it, too
                 self._tars.ensure(number, stop=stop)
 
 
 def tars_of(cache: Path) -> Iterator[tuple[int, Path, int]]:
-    """All tars of all datasets in a cache, whole or not: when each was used, ns; itself; its bytes."""
-    for path in cache.glob(f"*-{'[0-9a-f]' * 12}/{'[0-9a-f]' * 16}/*.tar*"):  # what else lies there is not touched
+    """All tars of all datasets in a cache, complete or not: time of last use in ns, path, bytes."""
+    for path in cache.glob(f"*-{'[0-9a-f]' * 12}/{'[0-9a-f]' * 16}/*.tar*"):  # other files are not touched
         with contextlib.suppress(FileNotFoundError):
             if path.suffix in (".tar", ".tmp"):
                 yield path.lstat().st_mtime_ns, path, path.lstat().st_size
 
 
 def is_in_use(path: Path) -> bool:
-    """Whether some process has a tar open, or may have: it cannot be told of what is no file."""
+    """Whether a process has a tar open; True also if that cannot be determined."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -447,7 +449,7 @@ def is_in_use(path: Path) -> bool:
 
 @contextlib.contextmanager
 def cache_errors(folder: Path) -> Iterator[None]:
-    """Say in one line that a cache cannot be used."""
+    """Turn an OSError about the cache into a RemoteError of one line."""
     try:
         yield
     except OSError as error:
@@ -458,7 +460,7 @@ def cache_errors(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path, *, stop: threading.Event = NEVER) -> Iterator[None]:
-    """Hold the lock that a file of this name is; wait for it. Raises Interrupted when `stop` is set meanwhile."""
+    """Hold a lock file; waits for it. Raises Interrupted if `stop` is set meanwhile."""
     lock = FileLock(path, mode=0o600)
     while not lock.is_locked:
         try:
@@ -473,7 +475,7 @@ def locked(path: Path, *, stop: threading.Event = NEVER) -> Iterator[None]:
 
 
 def private_folder(path: Path) -> Path:
-    """A folder that is there afterwards; the ones made for it are for their owner alone (mode 0700)."""
+    """Create a folder if it does not exist; new folders have mode 0700."""
     try:
         for parent in reversed([p for p in (path, *path.parents) if not p.exists()]):
             parent.mkdir(mode=0o700, exist_ok=True)  # another process may be faster
@@ -489,7 +491,7 @@ def private_folder(path: Path) -> Path:
 
 
 def folder_name(url: str) -> str:
-    """A folder for a URL: its last part, for people, and a digest of all of it but user and password.
+    """The name of a URL's folder: the URL's last part, for people, and a digest of it without user and password.
 
     >>> folder_name("s3://bucket/shards/ucf101")
     'ucf101-a4b0b6af8eb5'

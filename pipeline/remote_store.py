@@ -1,4 +1,4 @@
-"""Files behind a URL: s3://, gs://, https:// and what else fsspec knows. A server that is gone is waited for."""
+"""Files behind a URL: s3://, gs://, https:// and others of fsspec. An unreachable server is tried again."""
 
 import asyncio
 import contextlib
@@ -20,10 +20,10 @@ from res3d_video.pipeline.index import ShardError
 from res3d_video.pipeline.schema import MAX_INFO_BYTES
 
 T = TypeVar("T")
-NEVER = threading.Event()  # nobody sets it
+NEVER = threading.Event()  # is never set
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 15.0  # between two attempts
-STALL_S = 30.0  # in which a server must answer, and send `PIECE_BYTES`
+STALL_S = 30.0  # within which a server must answer, and send `PIECE_BYTES`
 PIECE_BYTES = 2**18
 MAX_CONNECTIONS = 1024  # of a client: the most `--workers`, for who waits for a connection would take that for a stall
 BLOCK_BYTES = 2**24  # of one request where a file system asks for parts; of an error message at most
@@ -40,11 +40,11 @@ class RemoteError(ShardError):
 
 
 class ContentError(RemoteError):
-    """A file at the server is not what was listed; a second request may bring another."""
+    """A file at the server differs from what is listed; a second request may return another."""
 
 
 class NoRangesError(RemoteError):
-    """A server sends whole files only."""
+    """The server sends only whole files."""
 
 
 class _LocalError(Exception):
@@ -59,7 +59,7 @@ class Interrupted(RemoteError):
 
 
 def is_url(text: str) -> bool:
-    """Whether this is a URL and not a path.
+    """Whether this is a URL, not a path.
 
     >>> is_url("s3://bucket/shards"), is_url("shards/ucf101"), is_url("memory://x")
     (True, False, True)
@@ -68,7 +68,7 @@ def is_url(text: str) -> bool:
 
 
 def public_url(url: str) -> str:
-    """A URL without what may be a secret: user, password, and whatever follows a question mark.
+    """A URL without possible secrets: user, password, and everything after a question mark.
 
     >>> public_url("https://me:pass@host/shards?token=1"), public_url("s3://bucket/shards"), public_url("/a/b?c")
     ('https://host/shards', 's3://bucket/shards', '/a/b?c')
@@ -85,7 +85,7 @@ def public_url(url: str) -> str:
 
 
 def address(root: str, name: str) -> str:
-    """The URL of a file in a folder; what follows a ? stays at the end, names are quoted where URLs need it.
+    """The URL of a file in a folder; a query (?…) stays at the end, names are quoted as URLs need.
 
     >>> address("https://host/shards/?token=1", "my set-000000.tar")
     'https://host/shards/my%20set-000000.tar?token=1'
@@ -99,7 +99,7 @@ def address(root: str, name: str) -> str:
 
 
 def raise_if_final(error: Exception, what: str) -> None:
-    """Raise what the same request would meet again, as the error it is for a person; a bug as itself."""
+    """Raise errors that a retry would meet again, as a RemoteError for people; a bug is raised as it is."""
     name, package = type(error).__name__, type(error).__module__.split(".")[0]
     if isinstance(error, PermissionError) or NO_CREDENTIALS.search(name):
         raise RemoteError(f"{what}: refused ({reason(error)}); look at the credentials") from None
@@ -114,7 +114,7 @@ def raise_if_final(error: Exception, what: str) -> None:
 
 
 def reason(error: Exception) -> str:
-    """An exception in one line, without secrets: what a server made of it may hold anything.
+    """An exception in one line, without secrets, which a server may repeat in its messages.
 
     >>> reason(OSError("no\\x1b[2J way to https://me:pw@host/a?token=1"))
     'OSError: no?[2J way to https://host/a'
@@ -124,7 +124,7 @@ def reason(error: Exception) -> str:
 
 
 class RemoteStore:
-    """A folder behind a URL, and its files by their names in it. A server that is gone is asked again.
+    """A folder behind a URL; files are named relative to it. Requests are retried while the server is unreachable.
 
     Every method raises RemoteError when the server is gone for `timeout_s` or refuses, FileNotFoundError with the URL
     when there is no such file, and Interrupted when `stop` was set meanwhile.
@@ -148,7 +148,7 @@ class RemoteStore:
         self.bytes_fetched, self._counting = 0, threading.Lock()
 
     def address(self, name: str) -> str:
-        """The URL of a file, for people."""
+        """The URL of a file, without secrets."""
         return address(self.shown, name)
 
     def require_writable(self) -> None:
@@ -159,7 +159,7 @@ class RemoteStore:
     def download(
         self, name: str, into: BinaryIO, *, at_most: int, sha256: str | None = None, stop: threading.Event = NEVER
     ) -> str:
-        """Write a file of so many bytes at most into an open one, from its beginning; its sha256.
+        """Download a file of at most `at_most` bytes into an open file, from its beginning; returns its sha256.
 
         An attempt that breaks off is begun again.
 
@@ -183,7 +183,7 @@ class RemoteStore:
                     if stop.is_set():
                         raise Interrupted
                     furthest = max(furthest, done)
-            local(into.truncate)  # what a longer attempt may have left; it flushes, too
+            local(into.truncate)  # removes what a longer attempt has left, and flushes
             if sha256 not in (None, digest.hexdigest()):
                 raise ContentError(f"{what}: its sha256 is not the listed one; run tools/check_shards.py")
             return digest.hexdigest()
@@ -194,7 +194,7 @@ class RemoteStore:
             raise error.args[0] from None
 
     def download_to(self, name: str, path: Path, **expected: Any) -> str:
-        """`download` into a file that appears under its name when it is whole."""
+        """`download` to a path, atomically."""
         temporary = path.with_name(f".{path.name}.tmp")
         try:
             with open(temporary, "wb", opener=new_file_opener) as file:
@@ -205,13 +205,13 @@ class RemoteStore:
         return sha256
 
     def read(self, name: str) -> bytes:
-        """All of dataset.json or checksums.json, which may be as long as the first."""
+        """The content of dataset.json or checksums.json, which have the same size limit."""
         into = io.BytesIO()
         self.download(name, into, at_most=MAX_INFO_BYTES)
         return into.getvalue()
 
     def read_range(self, name: str, first: int, size: int, *, stop: threading.Event = NEVER) -> bytes:
-        """The bytes of a file from one place on; fewer where it ends before. Nobody knows whether they are right.
+        """`size` bytes of a file from an offset, unchecked; fewer if it ends before.
 
         Raises:
             NoRangesError: The server sends whole files only.
@@ -236,7 +236,7 @@ class RemoteStore:
         return self._ask(attempt, name, stop)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file in the folder and below, by its name; of none where there is no folder."""
+        """Name -> bytes of every file in the folder and below; empty if there is no folder."""
         root = self._files._strip_protocol(self.url)
         try:
             found = self._ask(lambda: self._files.find(root, detail=True), "")
@@ -245,7 +245,7 @@ class RemoteStore:
         return {path[len(root) :].lstrip("/"): int(info["size"]) for path, info in found.items()}
 
     def upload(self, source: Path, name: str, *, stop: threading.Event = NEVER) -> None:
-        """Copy a file there; it appears when it is whole. A folder of this machine takes the file itself."""
+        """Upload a file, atomically. For file:// the file itself is moved."""
         if self.folder is None:
             try:
                 self._ask(lambda: self._files.put_file(str(source), self._path(name)), name, stop)
@@ -257,12 +257,12 @@ class RemoteStore:
             source.replace(path)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._ask(lambda: self._files.rm_file(self._path(name)), name)
 
     def _count(self, piece: bytes) -> None:
-        with self._counting:  # of many threads
+        with self._counting:  # there are many threads
             self.bytes_fetched += len(piece)
 
     def _path(self, name: str) -> str:
@@ -275,7 +275,7 @@ class RemoteStore:
         stop: threading.Event = NEVER,
         progress: Callable[[], int] = lambda: 0,
     ) -> T:
-        """The result of a request, repeated with growing pauses while the server is gone.
+        """The result of a request, retried with growing pauses while the server is unreachable.
 
         The time begins anew when `progress`, the bytes that the best attempt has brought, grows.
         """
@@ -299,14 +299,14 @@ class RemoteStore:
                         "or give a longer --remote-timeout"
                     ) from None
                 if not self._is_gone:
-                    self._is_gone = True  # all threads share it: an outage is said once
+                    self._is_gone = True  # shared by all threads: an outage is reported once
                     self._say(f"{what}: no answer ({reason(error)}); trying again for up to {self._timeout_s:.0f} s")
             if stop.wait(min(pause_s, left_s)):
                 raise Interrupted
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _pieces(self, name: str, *, at_most: int, first: int | None = None) -> Generator[bytes, None, None]:
-        """The bytes of a file, or `at_most` of them from `first` on, asked for once; raises what the network does."""
+        """The bytes of a file, or `at_most` of them from `first` on, in one request; raises the network's errors."""
         path, what = self._path(name), self.address(name)
         if self.kind not in (*WEB, *S3):
             with self._files.open(path, "rb", block_size=BLOCK_BYTES, cache_type="none") as file:
@@ -314,7 +314,7 @@ class RemoteStore:
                 if first is not None:
                     file.seek(first)
                     end = first + at_most if end is None else min(end, first + at_most)
-                # No more than there are, where that is known; some servers mind.
+                # Not beyond the end, if it is known: some servers refuse that.
                 while piece := file.read(BLOCK_BYTES if end is None else max(0, min(BLOCK_BYTES, end - at))):
                     at += len(piece)
                     yield piece
@@ -331,7 +331,7 @@ class RemoteStore:
                 self._files.loop.call_soon_threadsafe(close)
 
     def _run(self, work: Any) -> Any:
-        """What a coroutine returns, which runs in fsspec's thread; TimeoutError if it takes too long."""
+        """Run a coroutine in fsspec's thread and return its result; TimeoutError if it takes too long."""
         in_time = asyncio.wait_for(work, min(STALL_S, max(1.0, self._timeout_s)))
         return importlib.import_module("fsspec.asyn").sync(self._files.loop, lambda: in_time)
 
@@ -371,7 +371,7 @@ async def ask_web(files: Any, url: str, what: str, part: str | None) -> tuple[in
     if status in (401, 403):
         raise PermissionError(f"HTTP {status}")
     if status >= 500 or status in (408, 425, 429):
-        raise ConnectionError(f"HTTP {status}")  # it may pass
+        raise ConnectionError(f"HTTP {status}")  # may be temporary
     if part and status == 200:
         raise NoRangesError(f"{what}: comes whole when a part is asked for")
     if status == 416:
@@ -382,7 +382,7 @@ async def ask_web(files: Any, url: str, what: str, part: str | None) -> tuple[in
 
 
 async def ask_s3(files: Any, path: str, what: str, part: str | None) -> tuple[int | None, Any, Callable[[], None]]:
-    """The same of S3, or of what speaks its language; raises what s3fs does, too."""
+    """The same for S3 and compatible servers; also raises the errors of s3fs."""
     bucket, key, _ = files.split_path(path)
     try:
         answer = await files._call_s3("get_object", Bucket=bucket, Key=key, **({"Range": part} if part else {}))
@@ -392,10 +392,10 @@ async def ask_s3(files: Any, path: str, what: str, part: str | None) -> tuple[in
 
 
 def open_filesystem(url: str, kind: str) -> Any:
-    """fsspec's file system for a URL of a kind; it reads credentials and endpoints where its tools keep them."""
+    """fsspec's file system for a URL of a kind; it finds credentials and endpoints as its tools do."""
     options: dict[str, Any] = {}
     try:
-        address(url, "")  # ValueError for what is no URL
+        address(url, "")  # ValueError if it is not a URL
         if kind in S3:
             limits = {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
             limits["max_pool_connections"] = MAX_CONNECTIONS
@@ -408,7 +408,7 @@ def open_filesystem(url: str, kind: str) -> Any:
             f"{public_url(url)}: cannot be opened ({error}); choose s3://, gs://, https:// or a folder, and "
             'pip install "res3d-video[remote]"'
         ) from None
-    if hasattr(files, "retries"):  # s3fs would try again for long and say nothing; `_ask` does it
+    if hasattr(files, "retries"):  # s3fs would retry for long without a message; `_ask` retries instead
         files.retries = 1
     return files
 
@@ -463,7 +463,7 @@ async def web_client(**options: Any) -> Any:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=MAX_CONNECTIONS, force_close=True
-        ),  # what comes after an answer is not the next one's
+        ),  # data after an answer cannot become part of the next one
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None),  # `RemoteStore._run` has the time

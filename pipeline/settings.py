@@ -45,20 +45,20 @@ class LoaderSettings:
         "auto", "What decodes; auto is DALI where it is installed, else libjpeg-turbo and FFmpeg in threads."
     )
     # For H.264 on a GPU also the streams that a batch is joined to.
-    num_threads: int = described(2, "Decoding threads a process.", 1, 1024)
-    prefetch: int = described(2, "Batches that wait ready at most.", 1, 1000)
-    queue_depth: int = described(2, "Batches being decoded at a time.", 1, 100)
+    num_threads: int = described(2, "Decoding threads per process.", 1, 1024)
+    prefetch: int = described(2, "Batches prepared ahead.", 1, 1000)
+    queue_depth: int = described(2, "Batches decoded at a time.", 1, 100)
     num_pipelines: int | None = described(
-        None, "DALI pipelines that take turns.  [default: 2 for H.264 on a GPU, else 1]", 1, 100
+        None, "DALI pipelines, used in turn.  [default: 2 for H.264 on a GPU, else 1]", 1, 100
     )
     # With all on one side, a clip's pixels do not depend on its batch, and no decoding waits for the trainer's kernels.
-    hw_decoder_load: float = described(1.0, "Share of the pictures for a GPU's JPEG engines, 0 to 1.", 0, 1)
+    hw_decoder_load: float = described(1.0, "Share of JPEGs that a GPU's JPEG engines decode, 0 to 1.", 0, 1)
     fancy_upsampling: bool = described(
         False, "On a GPU, smooth the chroma of JPEGs as a CPU does.", flag="--fancy-upsampling/--no-fancy-upsampling"
     )
-    read_ahead: int = described(4, "Steps whose bytes are asked from disk before they are needed.", 0, 10_000)
+    read_ahead: int = described(4, "Steps whose bytes are requested from disk in advance.", 0, 10_000)
     stall_timeout_s: float = described(
-        300.0, "Seconds that a batch may take before the run gives up; 0: any time.", 0, WEEK_S, flag="--stall-timeout"
+        300.0, "Seconds to wait for a batch before giving up; 0: no limit.", 0, WEEK_S, flag="--stall-timeout"
     )
 
     def __post_init__(self) -> None:

@@ -46,16 +46,16 @@ def sync_dataset(
 ) -> SyncResult:
     """Copy a finished dataset: tars, their .idx, the index, quarantine.jsonl, and at the end dataset.json.
 
-    What the destination's checksums.json lists is not copied again. Only one copy to a destination may run at a time.
+    Files in the destination's checksums.json are not copied again. Only one copy to a destination may run at a time.
 
     Args:
         workers: Files copied at a time.
-        timeout_s: How long a server may be gone.
-        say: Takes a line for a person.
+        timeout_s: How long a server may be unreachable.
+        say: Called with lines for people.
         report: Called with (files done, files).
 
     Raises:
-        UserError: The source is not finished or damaged, or a server is gone.
+        UserError: The source is not finished or damaged, or a server is unreachable.
     """
     urls = [str(end) if is_url(str(end)) else f"file://{Path(end).absolute()}" for end in (source, destination)]
     store, to = (RemoteStore(url, timeout_s=timeout_s, say=say) for url in urls)
@@ -73,8 +73,8 @@ def sync_dataset(
             if name not in OPTIONAL and (name not in sizes or (sha256 is not None and sizes[name] != most)):
                 raise RemoteError(f"{store.address(name)}: is missing or cut short; run tools/check_shards.py")
 
-    listed: dict[str, ListedFile] = {}  # checksums.json of the destination: what is there whole
-    with contextlib.suppress(FileNotFoundError, ContentError):  # without it all is copied
+    listed: dict[str, ListedFile] = {}  # in checksums.json of the destination, and complete
+    with contextlib.suppress(FileNotFoundError, ContentError):  # without it everything is copied
         there, sizes = read_checksums(to), to.sizes()
         listed = {name: file for name, file in there.items() if sizes.get(name) == file["num_bytes"]}
     whole = ListedFile(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -99,7 +99,7 @@ def sync_dataset(
                 (scratch / name).write_bytes(data)
                 to.upload(scratch / name, name)
 
-            to.remove("dataset.json")  # readers must not take what is there for a finished dataset
+            to.remove("dataset.json")  # readers must not take a partial copy for a finished dataset
             work = {
                 pool.submit(bring, name, files[name], store, to, listed.get(name), scratch, stop): name for name in todo
             }
@@ -124,7 +124,7 @@ def sync_dataset(
 
 
 def dataset_files(content: bytes, *, where: str) -> dict[str, tuple[int, str | None]]:
-    """The files of a dataset but dataset.json, whose content this is: the bytes each may have, a tar's sha256."""
+    """The files of a dataset except dataset.json, whose content is given -> most bytes, and a tar's sha256."""
     info = parse_info(content, where=where)
     files: dict[str, tuple[int, str | None]] = {}
     for tar in info["shards"]:
@@ -143,7 +143,7 @@ def bring(
     scratch: Path,
     stop: threading.Event,
 ) -> ListedFile | None:
-    """Copy a file, unless it is `there`; None for one that the source has not and need not have."""
+    """Copy a file, unless the destination has it (`there`); None for an optional file that the source lacks."""
     at_most, listed_sha256 = expected
     path = temporary = scratch / name.replace("/", "-")
     try:

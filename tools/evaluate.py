@@ -49,7 +49,7 @@ crops of each clip that is read. Accuracies in the JSON file are 0 to 1.
 @click.option("--clips", default=10, type=CLIPS, help="Clips a video.")
 @click.option("--crops", type=click.IntRange(1, 100), default=1, help="Crops of each clip, along the longer side.")
 @click.option("--batch-size", type=BATCH, help="GLOBAL: clips at a time.  [default: 16 a process]")
-@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads a process.")
+@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads per process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET

@@ -48,7 +48,7 @@ The files are the same for any number of processes.
 @click.option("--per-clip", is_flag=True, help="A row for each clip in place of each video's mean.")
 @click.option("--dtype", default="float32", type=click.Choice(DTYPES), help="Of the features in the file.")
 @click.option("--batch-size", default=16, type=BATCH, help="Clips at a time, of each process.")
-@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads a process.")
+@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads per process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET

@@ -65,14 +65,16 @@ COMMAND: dict[str, Any] = {
 }
 
 
-TEST_FRACTION = click.option("--test-fraction", type=float, help="Of the groups, held out for testing.  [default: 0.2]")
+TEST_FRACTION = click.option(
+    "--test-fraction", type=float, help="Share of groups held out for testing.  [default: 0.2]"
+)
 VAL_FRACTION = click.option(
     "--val-fraction",
     type=float,
     default=0.0,
-    help="Of the other groups, for a validation side, which best.pt is chosen on.",
+    help="Share of the other groups for a validation side, on which best.pt is chosen.",
 )
-SPLIT_SEED = click.option("--split-seed", default=0, show_default=True, help="Of the drawn groups.")
+SPLIT_SEED = click.option("--split-seed", default=0, show_default=True, help="Seed of the drawn groups.")
 
 
 def task_number(context: click.Context, option: click.Parameter, task: str | None) -> tuple[int, int] | None:
@@ -93,10 +95,10 @@ shard_options = with_options(
     click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw videos.  [default: data/NAME]"),
     click.option("--out", help="For the shards: a folder or a URL.  [default: shards/NAME]"),
     click.option("--workers", type=click.IntRange(min=1, max=1024), default=len(os.sched_getaffinity(0)),
-                 show_default="all cores", help="Videos in work at once."),
-    click.option("--limit", type=click.IntRange(min=1, max=10**9), help="Take only this many videos, for a try-out."),
+                 show_default="all cores", help="Videos transcoded at once."),
+    click.option("--limit", type=click.IntRange(min=1, max=10**9), help="Take only this many videos, to try it."),
     *field_options(BuildSettings, SETTINGS, keep_aspect=None),
-    click.option("--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto finds one on this machine; host:port, "
+    click.option("--ray", metavar="ADDRESS", help="Use a Ray cluster: auto finds one on this machine; host:port, "
                  "or local for a new one."),
     click.option("--task", metavar="I/N", callback=task_number, help="Make only every N-th shard, from the I-th; the "
                  "last task writes the index."),

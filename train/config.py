@@ -22,8 +22,8 @@ MOST = 10**9  # of what is counted
 class OptimConfig:
     """SGD with momentum (the authors' solver files; paper.md 3.2)."""
 
-    lr: float = described(0.01, "Base learning rate; nothing rescales it with the batch size.", 1e-12, 1000)
-    momentum: float = described(0.9, "Of SGD.", 0, 1)
+    lr: float = described(0.01, "Base learning rate; it is not rescaled with the batch size.", 1e-12, 1000)
+    momentum: float = described(0.9, "Momentum of SGD.", 0, 1)
     weight_decay: float = described(
         5e-5, "On convolution and fc weights; BN scale and shift and the fc bias have none.", 0, 1
     )
@@ -60,16 +60,16 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     steps: int = described(
         90_000,
-        "Updates of the whole run; a cosine ends there, the breakpoints of a step schedule and the warm-up stay.",
+        "Updates of the whole run. A cosine ends there; breakpoints of a step schedule and the warm-up stay.",
         1,
         MOST,
     )
     global_batch_size: int = described(
-        20, "GLOBAL: clips of an update, all processes together.", 1, 10**6, flag="--batch-size"
+        20, "GLOBAL batch: clips per update, over all processes.", 1, 10**6, flag="--batch-size"
     )
     split: Text = "1"
     flip: bool = described(True, "Mirror half of the clips.", flag="--flip/--no-flip")
-    shuffle_window: int | None = described(None, "Shuffle within so many shards only, for slow disks.", 1, MOST)
+    shuffle_window: int | None = described(None, "Shuffle only within so many shards, for slow disks.", 1, MOST)
     canonical_groups: int = described(
         0,
         "Groups of shards, of which each process reads its own; a multiple of the processes. 0: none.  [default: of a "
@@ -89,21 +89,27 @@ class TrainConfig:
     augment: Augmentation = field(default_factory=Augmentation)
     mixup: float = described(0.0, "Blend pairs of clips by shares of Beta(ALPHA, ALPHA).", 0, 100, metavar="ALPHA")
     # With both, a pair of clips is blended or cut with equal probability; the share of a box is of Beta(ALPHA, ALPHA).
-    cutmix: float = described(0.0, "Paste a box of one clip of a pair into the other.", 0, 100, metavar="ALPHA")
+    cutmix: float = described(
+        0.0,
+        "Paste a box of one clip of a pair into the other, with shares of Beta(ALPHA, ALPHA).",
+        0,
+        100,
+        metavar="ALPHA",
+    )
     label_smoothing: float = described(0.0, "Probability spread over all classes.", 0, 1, metavar="SHARE")
     ema: float = described(
         0.0,
-        "Keep a moving average of the weights, like 0.999; evaluations are of it.",
+        "Keep a moving average of the weights, such as 0.999, and evaluate it.",
         0,
         0.999999,
         metavar="DECAY",
     )
-    freeze_bn: bool = described(False, "BN uses its running statistics and leaves them alone.")
-    seed: int = described(0, "Of the initial weights and of the order of clips.", 0, 2**63 - 1)
+    freeze_bn: bool = described(False, "BN uses its running statistics and does not update them.")
+    seed: int = described(0, "Seed of the initial weights and of the order of clips.", 0, 2**63 - 1)
     eval_every: int = described(5_000, "Steps between evaluations; 0: only at the end.", 0, MOST)
-    eval_clips: int = described(10, "Clips a video in the evaluation at the end.", 1, 10_000)
+    eval_clips: int = described(10, "Clips per video in the final evaluation.", 1, 10_000)
     save_every: int = described(1_000, "Steps between writes of latest.pt.", 1, MOST)
-    keep_every: int = described(0, "Steps between step-N.pt files that stay; 0: none.", 0, MOST)
+    keep_every: int = described(0, "Steps between step-N.pt files that are kept; 0: none.", 0, MOST)
     log_every: int = described(10, "Steps between lines of metrics.jsonl.", 1, MOST)
 
     def __post_init__(self) -> None:

@@ -92,14 +92,14 @@ REMOTE_TIMEOUT = Number(0, 604_800)  # seconds: a week
 # fmt: off
 REMOTE_OPTIONS = [
     click.option("--cache", type=click.Path(file_okay=False, path_type=Path),
-                 help="Of a URL: keep what is fetched in this folder.  [default: in the user's cache folder]"),
+                 help="For a URL: folder for downloaded shards.  [default: in the user's cache folder]"),
     click.option("--cache-limit", type=SIZE,
-                 help="Of a URL: tars kept there at most, like 50GB; the least recently used give way.  "
+                 help="For a URL: size of that folder, such as 50GB; the least recently used shards are evicted.  "
                  "[default: the disk]"),
     click.option("--remote-timeout", default=DEFAULT.timeout_s, type=REMOTE_TIMEOUT,
-                 show_default=True, help="Of a URL: seconds that its server may be gone, or too slow."),
+                 show_default=True, help="For a URL: seconds that its server may be unreachable or too slow."),
     click.option("--fetch-ahead", default=DEFAULT.fetch_ahead, type=click.IntRange(0, 10**6),
-                 show_default=True, help="Of a URL: steps whose tars are fetched before they are needed."),
+                 show_default=True, help="For a URL: steps whose shards are downloaded in advance."),
 ]
 # fmt: on
 REMOTE = ["cache", "cache_limit", "remote_timeout", "fetch_ahead"]  # as RemoteSettings has them

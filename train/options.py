@@ -66,16 +66,16 @@ class TrainCommand(Command):
 # fmt: off
 EXECUTION_OPTIONS = [  # handled by `resolve.execution`; they do not change what a run computes
     click.option("--fast", is_flag=True, show_default=False,
-                 help="Take what tools/check_gpu.py found exact and faster here; options that are given win."),
+                 help="Use what tools/check_gpu.py found exact and faster on this GPU; given options take precedence."),
     *field_options(LoaderSettings),
     click.option("--compile/--no-compile", default=None, show_default=False,
                  help="torch.compile.  [default: on a GPU, where it works]"),
     click.option("--cuda-graph/--no-cuda-graph", default=None, show_default=False,
-                 help="Forward and backward pass replayed as one CUDA graph.  [default: off]"),
+                 help="Replay forward and backward pass as one CUDA graph.  [default: off]"),
     click.option("--space-to-depth/--no-space-to-depth", default=None, show_default=False,
-                 help="The first convolution on 2x2 blocks of pixels.  [default: off]"),
+                 help="Compute the first convolution on 2x2 blocks of pixels.  [default: off]"),
     click.option("--high-priority/--no-high-priority", default=None, show_default=False,
-                 help="The model's kernels go before the loader's.  [default: off]"),
+                 help="Run the model's kernels before the loader's.  [default: off]"),
 ]
 AUGMENTATIONS = [field.name for field in fields(Augmentation)]
 AUGMENT_OPTIONS = field_options(Augmentation, unset=True)  # zeros switch one off
@@ -85,9 +85,9 @@ OPTIONS = [
                  help=f"Recipe: {', '.join(PRESETS)}.  [default: by the dataset; tiny without a GPU]"),
     click.option("--out", type=NEW_FOLDER, help="Folder of the run.  [default: runs/DATASET-PRESET]"),
     click.option("--scale-to-steps", type=click.IntRange(1, MOST),
-                 help="Updates of the whole run, and the schedule keeps its shape: breakpoints and warm-up scale."),
+                 help="Updates of the whole run; the schedule keeps its shape, as breakpoints and warm-up scale, too."),
     click.option("--resume", default="auto",
-                 help="auto (go on in OUT if a run is there), never, or a checkpoint."),
+                 help="auto (resume the run in OUT if there is one), never, or a checkpoint."),
     click.option("--init-from", type=FILE,
                  help="Start from this checkpoint's weights, with its network, clips and pixel scaling unless others "
                  "are given; new fc unless the classes are the same."),
@@ -100,12 +100,12 @@ OPTIONS = [
     *field_options(TrainConfig, unset=True),
     *AUGMENT_OPTIONS,
     click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]),
-                 help="auto takes a GPU if there is one."),
+                 help="auto is a GPU if there is one."),
     *EXECUTION_OPTIONS,
     click.option("--collective-timeout", "collective_timeout_s", default=COLLECTIVE_TIMEOUT_S,
-                 type=Number(1, WEEK_S), help="Seconds that a process waits for the others before it gives up."),
+                 type=Number(1, WEEK_S), help="Seconds to wait for the other processes before giving up."),
     click.option("--log", "tracker", type=click.Choice(["wandb", "trackio"]),
-                 help="Also log there, where it is installed; metrics.jsonl and TensorBoard are always written."),
+                 help="Also log to this service; metrics.jsonl and TensorBoard are always written."),
     click.option("--quiet", is_flag=True, show_default=False, help="No progress: results and errors only."),
     click.option("--json", "as_json", is_flag=True, show_default=False,
                  help="The result as JSON; other lines go to stderr."),

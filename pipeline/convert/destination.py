@@ -16,10 +16,10 @@ from res3d_video.pipeline.sync import OPTIONAL
 
 
 class Destination:
-    """A folder of shards in the making.
+    """The folder of a build, or a URL.
 
-    Or the same behind a URL, which holds all that a later run needs. `folder` then is a scratch folder: `look` brings
-    dataset.json and parts/ there, the index is written there, and `publish` uploads it.
+    A URL has everything that a later run needs. `folder` is then a scratch folder: `look` downloads dataset.json and
+    parts/ to it, the index is written to it, and `publish` uploads it.
 
     Attributes:
         store: Of the URL; None for a folder.
@@ -34,7 +34,7 @@ class Destination:
         return self.store.shown if self.store is not None else str(self.folder)
 
     def look(self, pool: ThreadPoolExecutor, tasks: Iterable[ShardTask] | None = None) -> None:
-        """See what is at the URL, and fetch the parts of the tasks that were not finished; of all tars if None."""
+        """List the URL and download the parts of the tasks that were not finished; the parts of all tars if None."""
         if self.store is None:
             return
         self.sizes = self.store.sizes()
@@ -53,23 +53,23 @@ class Destination:
         list(pool.map(fetch, there, [self.sizes[name] for name in there]))
 
     def is_finished(self, task: ShardTask) -> bool:
-        """Whether a tar is there, whole and made from the task's inputs; at a URL nothing is read but its size."""
+        """Whether a tar is complete and made from the task's inputs; at a URL only its size is checked."""
         return is_finished(self.folder, task, sizes=self.sizes)
 
     def num_finished(self, tasks: list[ShardTask]) -> int:
-        """How many tars of a build are there, whoever made them."""
+        """How many tars of a build are finished, whichever process made them."""
         return finished(self.folder, tasks, sizes=self.sizes)
 
     def remove(self, *names: str) -> None:
-        """Remove files, if they are there."""
+        """Remove files if they exist."""
         for name in names:
             (self.folder / name).unlink(missing_ok=True)
             if self.store is not None:
                 self.store.remove(name)
 
     def publish(self) -> None:
-        """Upload the index, quarantine.jsonl, manifest.jsonl, checksums.json and, last, dataset.json, unless they are
-        there."""
+        """Upload the index, quarantine.jsonl, manifest.jsonl, checksums.json and, last, dataset.json, unless they exist
+        already."""
         if self.store is None or self.sizes is None:
             return
         content = (self.folder / "dataset.json").read_bytes()
@@ -83,7 +83,7 @@ class Destination:
             is_there = all(self.sizes.get(name) == file["num_bytes"] for name, file in files.items())
             if is_there and read_checksums(self.store) == files and self.store.read("dataset.json") == content:
                 return
-        self.store.remove("dataset.json")  # readers must not meet half of two datasets
+        self.store.remove("dataset.json")  # readers must not see a mix of two datasets
         self.store.remove(CHECKSUMS)
         (self.folder / CHECKSUMS).write_bytes(to_json({"files": files}))
         for name in (*names, CHECKSUMS, "dataset.json"):

@@ -43,7 +43,9 @@ class BuildSettings:
     """
 
     size: int = described(128, "Stored height in pixels: 64, 128, 256, …; with kept aspect, the short side.", 16, 1024)
-    codec: Literal["filmstrip", "h264"] = described("filmstrip", "Eight frames a JPEG, fast to read, or H.264, small.")
+    codec: Literal["filmstrip", "h264"] = described(
+        "filmstrip", "filmstrip: eight frames per JPEG, fast to read; h264: small."
+    )
     quality: int = described(85, "Of filmstrips: JPEG quality, 1 to 100.", 1, 100)
     gop_size: int = described(
         8, "Of H.264: frames from one keyframe to the next; fewer are faster to read and larger.", 2, 250, flag="--gop"
@@ -57,11 +59,13 @@ class BuildSettings:
         "4:3.  [default: stretched for ucf101, hmdb51, sports1m]",
         flag="--keep-aspect/--no-keep-aspect",
     )
-    samples_per_shard: int = described(64, "Videos in one tar, a part of them in memory.", 1, 100_000)
-    seed: int = described(0, "Of the order of videos, and of random segments.", 0, 2**63 - 1)
-    segment_s: float | None = described(None, "Seconds of a segment; frames by the video's rate.", 0.001, 3600)
-    train_segments: int = described(5, "Of a training video, drawn at random.", 1, 100)
-    test_segments: int = described(10, "Of a test video, evenly spaced.", 1, 100)
+    samples_per_shard: int = described(64, "Videos per tar; some of them are in memory at a time.", 1, 100_000)
+    seed: int = described(0, "Seed of the order of videos and of random segments.", 0, 2**63 - 1)
+    segment_s: float | None = described(
+        None, "Length of a segment in seconds; frames follow from the video's rate.", 0.001, 3600
+    )
+    train_segments: int = described(5, "Random segments of a training video.", 1, 100)
+    test_segments: int = described(10, "Evenly spaced segments of a test video.", 1, 100)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -25,14 +25,16 @@ MOST = 10**9  # of any limit; FFmpeg and the system accept no more for some
 class Limits:
     """Limits for one raw video. A video that exceeds one is quarantined with the limit's name."""
 
-    max_pixels: int = described(4096 * 4096, "Of a frame; a video with more is quarantined, as with the rest.", 1, MOST)
-    max_frames: int = described(24 * 3600 * 60, "Of a video, that decode.", 1, MOST)
-    max_duration_s: float = described(48 * 3600.0, "That a video claims; MPEG-TS may add 26.5 hours.", 0.001, MOST)
-    max_wall_s: float = described(3600.0, "For all that is done with a video.", 0.001, MOST)
-    max_cpu_s: int = described(2 * 3600, "Of each process that reads a video.", 1, MOST)
-    max_memory_mb: int = described(4000, "Address space of each process that reads a video.", 1000, MOST)
-    max_output_mb: int = described(2000, "Stored of a video, a segment at a time, held in memory.", 1, MOST)
-    follow_links: bool = described(False, "Read videos outside the raw folder, where a link leads there.")
+    max_pixels: int = described(4096 * 4096, "Pixels of a frame. A video that exceeds a limit is quarantined.", 1, MOST)
+    max_frames: int = described(24 * 3600 * 60, "Decoded frames of a video.", 1, MOST)
+    max_duration_s: float = described(
+        48 * 3600.0, "Seconds that a video claims to last; MPEG-TS may add 26.5 hours.", 0.001, MOST
+    )
+    max_wall_s: float = described(3600.0, "Seconds for all work on one video.", 0.001, MOST)
+    max_cpu_s: int = described(2 * 3600, "CPU seconds of each process that reads a video.", 1, MOST)
+    max_memory_mb: int = described(4000, "Address space in MB of each process that reads a video.", 1000, MOST)
+    max_output_mb: int = described(2000, "Stored MB of a video, or of each segment, which is held in memory.", 1, MOST)
+    follow_links: bool = described(False, "Read videos outside the raw folder if links lead there.")
 
     def __post_init__(self) -> None:
         check_fields(self)
