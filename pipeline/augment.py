@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.settings import check_fields, described
 
 NUM_TRIES = 10  # of a random resized crop, as in torchvision
 WORDS = 2 * NUM_TRIES + 12  # random words of a position; a multiple of 4
@@ -22,40 +23,44 @@ HALF_RANGE = 128.0  # contrast moves pixels away from it
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which random changes training clips get; all frames of a clip get the same. 0 is off, everywhere.
+    """Which random changes training clips get; all frames of a clip get the same. 0 is off, everywhere."""
 
-    Attributes:
-        random_resized_crop: Least and most of the picture's area that becomes the crop, above 0 to 1 (torchvision).
-        crop_ratio: Least and greatest width of that piece for a height of 1.
-        scale_jitter: Least and greatest short side in pixels that the picture is scaled to before the crop (SlowFast).
-        color_jitter: Of brightness, contrast and saturation, how far their factors may be from 1; of hue, how far
-            colors may be turned, 0.5 being half of the circle (torchvision's ColorJitter).
-        grayscale: Probability that a clip loses its colors.
-        erasing: Probability that a box in the clip is filled with the mean: 2 to 33 % of its area.
-    """
-
-    random_resized_crop: tuple[float, float] = (0.0, 0.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    scale_jitter: tuple[int, int] = (0, 0)
-    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    grayscale: float = 0.0
-    erasing: float = 0.0
+    random_resized_crop: tuple[float, float] = described(
+        (0.0, 0.0),
+        "Crop random pieces of the picture with this share of its area, like 0.08 1.",  # as torchvision's
+        metavar="LEAST MOST",
+    )
+    crop_ratio: tuple[float, float] = described(
+        (3 / 4, 4 / 3), "Width of such a piece for a height of 1.  [default: 0.75 1.333]", metavar="LEAST MOST"
+    )
+    scale_jitter: tuple[int, int] = described(
+        (0, 0),
+        "Scale the short side to a random length before the crop, pixels, like 128 160.",  # as SlowFast's
+        metavar="LEAST MOST",
+    )
+    # Of the first three, how far their factors may be from 1; 0.5 of hue is half of the circle (torchvision).
+    color_jitter: tuple[float, float, float, float] = described(
+        (0.0, 0.0, 0.0, 0.0),
+        "Change colors by up to so much, like 0.4 0.4 0.4 0.1.",
+        metavar="BRIGHTNESS CONTRAST SATURATION HUE",
+    )
+    grayscale: float = described(0.0, "Probability that a clip loses its colors.", 0, 1, metavar="P")
+    # It is filled with the mean, and has 2 to 33 % of the clip's area.
+    erasing: float = described(0.0, "Probability that a box of a clip is erased.", 0, 1, metavar="P")
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, most in (("random_resized_crop", 1), ("crop_ratio", 100), ("scale_jitter", 4096)):
             least, greatest = getattr(self, name)
             is_off = least == greatest == 0 and name != "crop_ratio"
             if not is_off and not 0 < least <= greatest <= most:  # nor is NaN
-                raise UserError(f"{name}: {least:g} to {greatest:g} is not possible; choose two of 0 to {most}, rising")
+                raise UserError(f"{name} must be two rising numbers from 0 to {most}, got {least:g} {greatest:g}")
         if self.random_resized_crop[1] and self.scale_jitter[1]:
             raise UserError("random_resized_crop and scale_jitter both choose the crop; set one of them to 0 0")
         *factors, hue = self.color_jitter
         if not all(0 <= value <= 1 for value in factors) or not 0 <= hue <= 0.5:
             jitter = " ".join(f"{value:g}" for value in self.color_jitter)
-            raise UserError(f"color_jitter: {jitter} is not possible; choose 0 to 1 three times and hue 0 to 0.5")
-        for name in ("grayscale", "erasing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}: {getattr(self, name):g} is not possible; choose a probability, 0 to 1")
+            raise UserError(f"color_jitter must be three numbers from 0 to 1 and one from 0 to 0.5, got {jitter}")
 
     @property
     def resizes(self) -> bool:

@@ -5,47 +5,31 @@ from dataclasses import dataclass
 import numpy as np
 
 from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.settings import check_fields, described
 
 MAX_FRAME_STRIDE = 32
-MAX_RESIZE = 4096
 MAX_CLIP = 2**25  # pixels; 0.1 GB
-
-
-def require_positive(**counts: int | None) -> None:
-    """Refuse counts below 1, by their names."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise UserError(f"{name}: {count} is not possible; choose at least 1")
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """What one clip is.
+    """What one clip is; T is `num_frames`."""
 
-    Attributes:
-        num_frames: Frames the model is fed, T.
-        frame_stride: Source frames from one taken frame to the next, 1…32.
-        crop_size: Height and width of the square crop, pixels.
-        resize: Content height in pixels that stored frames are scaled to before the crop; None keeps the stored
-            size. The paper pairs 64 with crop 56, 128 with 112 and 256 with 224 (section 3.4).
-    """
-
-    num_frames: int = 8
-    frame_stride: int = 2
-    crop_size: int = 112
-    resize: int | None = None
+    num_frames: int = described(8, "Frames of a clip.", 1, 1024)
+    frame_stride: int = described(2, "Source frames from one taken frame to the next.", 1, MAX_FRAME_STRIDE)
+    crop_size: int = described(112, "Height and width of a clip, pixels.", 1, 1024)
+    # None keeps the stored size. The paper pairs 64 with crop 56, 128 with 112 and 256 with 224 (section 3.4).
+    resize: int | None = described(None, "Height of a frame before the crop, pixels.", 1, 1024)
 
     def __post_init__(self) -> None:
-        require_positive(num_frames=self.num_frames, crop_size=self.crop_size)
-        if not 1 <= self.frame_stride <= MAX_FRAME_STRIDE:
-            raise UserError(f"frame_stride: {self.frame_stride} is not possible; choose 1 to {MAX_FRAME_STRIDE}")
+        check_fields(self)
         if self.num_frames * self.crop_size**2 > MAX_CLIP:
             raise UserError(
                 f"num_frames and crop_size: {self.num_frames} frames of {self.crop_size} pixels are too many; choose "
                 f"fewer, at most {MAX_CLIP:,} pixels a clip"
             )
-        if self.resize is not None and not self.crop_size <= self.resize <= MAX_RESIZE:
-            raise UserError(f"resize: {self.resize} is not possible; choose crop_size {self.crop_size} to {MAX_RESIZE}")
+        if self.resize is not None and self.resize < self.crop_size:
+            raise UserError(f"resize must be >= crop_size, which is {self.crop_size}, got {self.resize}")
 
     @property
     def span(self) -> int:
@@ -99,10 +83,14 @@ def uniform_starts(num_views: int, spec: ClipSpec, *, video_frames: int | np.nda
     >>> uniform_starts(1, ClipSpec(num_frames=8, frame_stride=2), video_frames=35)
     array([10])
     """
-    last = num_starts(spec, video_frames=video_frames)[..., None] - 1
-    if num_views == 1:
-        return last // 2
-    return last * np.arange(num_views, dtype=np.int64) // (num_views - 1)
+    return evenly_spaced(num_views, last=num_starts(spec, video_frames=video_frames) - 1)
+
+
+def evenly_spaced(count: int, *, last: np.ndarray) -> np.ndarray:
+    """`count` whole numbers from 0 to `last`, both included; one alone lies in the middle: int64 [..., count]."""
+    if count == 1:
+        return last[..., None] // 2
+    return last[..., None] * np.arange(count, dtype=np.int64) // (count - 1)
 
 
 def per_channel(value: float | tuple[float, ...]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Errors that a person reads: what they say, in which line, and the name that was probably meant."""
+"""Errors for users: the exception types, messages of one line, and suggestions for misspelled names."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """Something that the user can mend: a wrong value, a damaged file, a full disk, a server that is gone.
+    """A mistake or problem that the user can fix: a wrong value, a damaged file, a full disk, an unreachable server.
 
     The message is one line: what is wrong, with the value; what is allowed; the command or change that fixes it.
-    Commands print it and end with exit code 1. Any other exception is a bug of ours and keeps its traceback.
+    Commands print it and end with exit code 1. Any other exception is a bug in this project and keeps its traceback.
     """
 
 
@@ -27,12 +27,12 @@ class VideoFailure(Exception):
 
 
 class TooLargeError(Exception):
-    """A segment that would become larger than its encoder was allowed to make it."""
+    """An encoded segment exceeds its size limit."""
 
 
 @contextmanager
 def os_errors_of_the_user(path: Path | str, *, way_out: str = "") -> Iterator[None]:
-    """Make an OSError of the block a UserError: the file, why the system refuses it, and what to do about it."""
+    """Turn an OSError of the block into a UserError that names the file, the system's reason and the way out."""
     try:
         yield
     except OSError as error:
@@ -41,17 +41,22 @@ def os_errors_of_the_user(path: Path | str, *, way_out: str = "") -> Iterator[No
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, short; of the system's, without their numbers; its kind where it says nothing."""
-    return printable(str(getattr(error, "strerror", None) or error), most=200) or type(error).__name__
+    """The first paragraph of what an exception says; the system's without its number; its kind where it says nothing.
+
+    >>> one_line(ValueError("bad\\n\\nand more")), one_line(KeyError()), one_line(FileNotFoundError(2, "No such file"))
+    ('bad', 'KeyError', 'No such file')
+    """
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return printable(text.partition("\n\n")[0], most=200) or type(error).__name__
 
 
 def kind_and_line(error: BaseException) -> str:
-    """The same after the exception's kind, for a report of what failed in somebody else's code."""
+    """`one_line` after the exception's type, for failures in other packages' code."""
     return f"{type(error).__name__}: {one_line(error)}"
 
 
 def printable(text: str, *, most: int = 300) -> str:
-    """One line of a text of others, without what a terminal obeys.
+    """Untrusted text as one line without control characters, at most `most` long.
 
     >>> printable("a\\n\\x1b[2Jb")
     'a ?[2Jb'
@@ -63,7 +68,7 @@ ALIKE = 0.75  # of difflib's 0…1: `ucf101-serach` is 0.92 to `ucf101-search`, 
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The most similar of `names`, whatever the case, blanks and punctuation; None if none is similar.
+    """The most similar of `names`, ignoring case, spaces and punctuation; None if none is similar.
 
     >>> nearest("Basketball shooting", ["Basketball", "BasketballShooting", "Biking"])
     'BasketballShooting'
@@ -74,7 +79,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of an error message: `; did you mean X?`, or nothing.
+    """The end of an error message: `; did you mean X?`, or "" if no name is similar.
 
     >>> did_you_mean("tinny", ["tiny", "modern"])
     '; did you mean tiny?'
@@ -84,5 +89,5 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def plain(name: str) -> str:
-    """A name without case, blanks and punctuation."""
+    """A name in lower case without spaces and punctuation."""
     return "".join(character for character in name.lower() if character.isalnum())

@@ -1,4 +1,4 @@
-"""Files of others, opened where they are plain files and lie where they should; ours, written in one step."""
+"""Untrusted files, opened only if they are regular files in the expected folder; and atomic writes."""
 
 import filecmp
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
 
 MAX_TEXT_BYTES = 2**28  # a line for each of a million videos
-PROCESSES = secrets.token_hex(4)  # this one and those it forks; only names of temporary files hang on it
+PROCESSES = secrets.token_hex(4)  # shared with forked processes; used in names of temporary files only
 PLAIN_NAME = re.compile(r"[^./\\][^/\\]*")
 KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -20,17 +20,16 @@ KINDS = {
 
 
 class NotPlainError(OSError):
-    """What has this name is no plain file, or lies elsewhere; the message is one line without the file's folder."""
+    """Not a regular file, or outside the expected folder; the message is one line with the file's name only."""
 
 
 def open_plain(path: Path, *, home: Path | None = None) -> int:
-    """Open a file to read it; the caller closes the descriptor.
+    """Open a regular file for reading; the caller closes the descriptor.
 
-    Whatever has that name, this neither waits nor touches a device; a pipe, folder or the like is a NotPlainError, and
-    so is a link that leads out of `home`. Where the file lies is asked of the open file, so a link that is changed
-    meanwhile deceives nobody.
+    It never blocks and never opens a device: a pipe, folder or the like raises NotPlainError, and so does a link that
+    leads out of `home`. The location is checked on the open descriptor, so replacing a link in between has no effect.
     """
-    _require_plain(path, os.stat(path).st_mode)  # first without opening, which some devices take for a command
+    _require_plain(path, os.stat(path).st_mode)  # before opening, which is already a command to some devices
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
         _require_plain(path, os.fstat(descriptor).st_mode)
@@ -43,7 +42,7 @@ def open_plain(path: Path, *, home: Path | None = None) -> int:
 
 
 def read_plain(path: Path, *, max_bytes: int) -> bytes:
-    """All of a small file; a `NotPlainError` if it is no plain file, or longer than `max_bytes`."""
+    """The content of a small file; `NotPlainError` if it is not a regular file or longer than `max_bytes`."""
     with os.fdopen(open_plain(path), "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
@@ -52,7 +51,7 @@ def read_plain(path: Path, *, max_bytes: int) -> bytes:
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """All of a list in UTF-8, with or without a byte order mark; a `UserError` if it cannot be read."""
+    """The content of a UTF-8 text file, with or without a byte order mark; `UserError` if it cannot be read."""
     with os_errors_of_the_user(path):
         content = read_plain(path, max_bytes=max_bytes)
     try:
@@ -63,7 +62,7 @@ def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
 
 def is_plain_name(name: Any) -> bool:
-    """Whether this is a file's name in a folder and nothing else.
+    """Whether this is a file name without folders, not hidden and printable.
 
     >>> [is_plain_name(name) for name in ("a-000000.tar", "../a.tar", "/etc/a.tar", ".a.tar", "a\\\\b.tar", "", None)]
     [True, False, False, False, False, False, False]
@@ -72,18 +71,15 @@ def is_plain_name(name: Any) -> bool:
 
 
 def new_file_opener(path: str, flags: int) -> int:
-    """For `open(path, "wb", opener=new_file_opener)`: others may read the file if the umask says so, never write it.
-
-    A link in the file's place is not followed.
-    """
+    """For `open(path, "wb", opener=new_file_opener)`: mode 0644 within the umask; a link at `path` is not followed."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o644)
 
 
 def write_atomically(path: Path, data: bytes) -> bool:
-    """Give `path` this content in one step; True when that changed anything.
+    """Write a file atomically; returns whether its content changed.
 
-    A reader sees the old file or the new one, never part of one, even after a power cut. A file that already has this
-    content is left alone, so building twice rewrites nothing.
+    Readers see the old or the new content, never a part, even after a power cut. A file with the same content is not
+    touched, so building twice rewrites nothing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(temporary_of(path), "wb", opener=new_file_opener) as file:
@@ -92,16 +88,16 @@ def write_atomically(path: Path, data: bytes) -> bool:
 
 
 def temporary_of(path: Path) -> Path:
-    """Where this process writes a file before it gets its name; what a killed build leaves, a later one removes.
+    """The temporary name under which this process writes `path`; leftovers of killed builds are removed by later ones.
 
-    No other process uses that name, on this machine or on another one that shares the folder.
+    The name is unique to the process, also among machines that share the folder.
     """
     return path.with_name(f".{path.name}.{PROCESSES}-{os.getpid()}.tmp")
 
 
 def put_in_place(temporary: Path, path: Path) -> bool:
-    """`write_atomically` of a file already written under a temporary name."""
-    filecmp.clear_cache()  # it goes by size and time, and a disk's clock is coarse
+    """Rename a complete temporary file to `path`, as `write_atomically`; returns whether the content changed."""
+    filecmp.clear_cache()  # its keys are sizes and times, and file times are coarse
     if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
         temporary.unlink()
         return False

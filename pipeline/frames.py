@@ -1,5 +1,5 @@
-"""Stored frames decoded in software, by libjpeg-turbo or FFmpeg in threads: the loader's engine where DALI is not, and
-the one decoder of whoever looks at frames."""
+"""Decodes stored frames in software, with libjpeg-turbo or FFmpeg in threads: the loader's engine without DALI, and the
+decoder of all tools that show frames."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from res3d_video.pipeline.augment import NONE, Augmentation, recolor
 from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.codecs import UndecodableError
 from res3d_video.pipeline.index import ShardError, ShardIndex
-from res3d_video.pipeline.plan import PlannedClips
+from res3d_video.pipeline.plan import Plan, PlannedClips
 from res3d_video.pipeline.reader import FrameFiles, ReadStep
 
 Result = TypeVar("Result")
@@ -25,7 +25,7 @@ def decode_frames(
 
     Args:
         frames: int [F], never decreasing; None for all.
-        files: Kept open from one call to the next.
+        files: To keep tars open between calls.
 
     Returns:
         uint8 RGB [F, tile_height, tile_width, 3]; the content lies where `index.content` says.
@@ -48,7 +48,7 @@ def decode_frames(
 def read_frames(
     index: ShardIndex, sample: int, frames: np.ndarray, *, files: FrameFiles
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """`decode_frames` before decoding: what a decoder takes, and the place of each frame in what it decodes."""
+    """`decode_frames` without decoding: the decoder's input, and the position of each frame in its output."""
     located = index.stored_as.locate(frames[None], blank=np.zeros(1, bool))
     data, faults = files.read(np.array([sample]), located)
     if faults:
@@ -57,7 +57,7 @@ def read_frames(
 
 
 def damaged(index: ShardIndex, sample: int, why: str) -> ShardError:
-    """Training puts another sample in the place of one like this."""
+    """The error for a damaged sample; training replaces such samples instead."""
     where = f"{index.key(sample)}: {why}, in {index.tars[int(index.tar[sample])]} of {index.data_dir}"
     return ShardError(f"{where}; tools/check_shards.py says more, building again mends it")
 
@@ -78,35 +78,25 @@ class Pool:
 
 
 class SimpleEngine:
-    """Turns what was read of a step into clips (value - mean) / std, RGB, without DALI."""
+    """Makes clips (value - mean) / std, RGB, of the frames read for a step, without DALI."""
 
     num_pipelines = 1
 
-    def __init__(
-        self,
-        index: ShardIndex,
-        spec: ClipSpec,
-        *,
-        num_threads: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        augmentation: Augmentation = NONE,
-        num_crops: int = 1,
-    ) -> None:
-        self._index, self._spec, self._augmentation, self._num_crops = index, spec, augmentation, num_crops
+    def __init__(self, plan: Plan, *, num_threads: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self._plan = plan
         self._mean, self._scale = np.array(mean, np.float32), 1 / np.array(std, np.float32)
         self._pool = Pool(num_threads)
 
     def clips(self, read: ReadStep) -> torch.Tensor:
         """The clips of a step: float32 [N, T, crop, crop, 3]; an `UndecodableError` names those that do not decode."""
-        codec, spec = self._index.stored_as, self._spec
+        plan, spec, codec = self._plan, self._plan.spec, self._plan.index.stored_as
         out = np.empty((len(read.clips), spec.num_frames, spec.crop_size, spec.crop_size, 3), np.float32)
 
         def make(n: int) -> None:
             frames = codec.decode(read.data[n])[read.located.order[n]]
-            for row in range(n * self._num_crops, (n + 1) * self._num_crops):
+            for row in range(n * plan.num_crops, (n + 1) * plan.num_crops):
                 clip = read.clips[row : row + 1]
-                pixels = cut_clip(frames, clip, spec, self._index, augmentation=self._augmentation, fill=self._mean)
+                pixels = cut_clip(frames, clip, spec, plan.index, augmentation=plan.augmentation, fill=self._mean)
                 np.subtract(pixels, self._mean, out=out[row])
                 if (self._scale != 1).any():
                     out[row] *= self._scale
@@ -124,12 +114,12 @@ def cut_clip(
     augmentation: Augmentation = NONE,
     fill: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """What one planned clip shows of its decoded frames: resized, cropped, recolored, mirrored, a box erased.
+    """One planned clip of its decoded frames: resized, cropped, recolored, mirrored, a box erased.
 
     Args:
         frames: uint8 [T, tile_height, tile_width, 3].
         augmentation: Of the plan.
-        fill: What erased boxes are filled with, one value or three.
+        fill: Value of erased boxes, one or three.
 
     Returns:
         [T, crop, crop, 3]; uint8, or float32 where it is resized or has other colors.

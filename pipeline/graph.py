@@ -11,13 +11,11 @@ import numpy as np
 from nvidia.dali import Pipeline, fn
 from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
-from res3d_video.pipeline.augment import COLOR, NONE, Augmentation
-from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.augment import COLOR
 from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.codecs.mp4 import Splicer, Stream, join
 from res3d_video.pipeline.frames import Pool
-from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.plan import PlannedClips
+from res3d_video.pipeline.plan import Plan, PlannedClips
 from res3d_video.pipeline.reader import ReadStep
 from res3d_video.pipeline.settings import LoaderSettings
 
@@ -33,17 +31,15 @@ class DaliEngine:
     """Turns what was read of a step into clips by DALI.
 
     Args:
+        plan: Whose steps are read.
         gpu: CUDA device, or None for the CPU.
         mean, std: Per channel, RGB; clips come as (value - mean) / std.
         whole_pictures: Decode whole JPEGs; else, where nothing is resized, just the columns of the crop.
-        augmentation: What the plan draws besides crop and flip.
-        num_crops: C, clips that the plan takes of the same frames.
     """
 
     def __init__(
         self,
-        index: ShardIndex,
-        clip: ClipSpec,
+        plan: Plan,
         *,
         batch_size: int,
         gpu: int | None,
@@ -51,9 +47,8 @@ class DaliEngine:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         whole_pictures: bool,
-        augmentation: Augmentation = NONE,
-        num_crops: int = 1,
     ) -> None:
+        index, clip, augmentation, num_crops = plan.index, plan.spec, plan.augmentation, plan.num_crops
         self._index, self._codec, self._clip, self._gpu, self._settings = index, index.stored_as, clip, gpu, settings
         self.num_pipelines = settings.pipelines(codec=index.codec, on_gpu=gpu is not None)  # that take turns
         threads, self._num_reads = settings.num_threads, batch_size // num_crops

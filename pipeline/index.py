@@ -1,6 +1,6 @@
-"""The index of a dataset, opened and checked: every sample, but not every frame.
+"""Opens the index of a dataset and checks every sample.
 
-Rows of frames, of which there are many more, are checked when they are read: by the bounds of their tar and by crc32.
+Rows of frames, of which there are many more, are checked when they are read: against the tar's size, and by crc32.
 """
 
 import os
@@ -40,7 +40,7 @@ CODECS: dict[str, type[FilmstripCodec] | type[H264Codec]] = {"filmstrip": Filmst
 LARGE_BYTES = 2**23  # of an array that is read by row
 READ_BY_ROW = ("tar", "offset", "first_frame", "frames")
 ATTRIBUTES = {"key": "keys", "source": "sources", "group": "groups", "label": "labels", "split": "subsets"}
-CHUNK_ROWS = 2**20  # looked at together, which bounds the memory
+CHUNK_ROWS = 2**20  # checked at a time, to bound memory
 
 
 class ShardError(UserError):
@@ -62,8 +62,8 @@ class ShardIndex:
         frames: uint32 [F, 3], a row a stored frame: its offset in the sample, size and crc32.
         label_lists: Where samples may have several labels, int64 [num_samples + 1] and int32 [num_labels]: sample i
             has the labels values[first[i]] … values[first[i + 1] - 1].
-        store: Brings tars that `data_dir` does not have yet; None for a folder that has them all.
-        rows: For steps, which read few rows of `tar`, `offset`, `first_frame` and `frames`.
+        store: Downloads tars that `data_dir` does not have yet; None for a folder that has them all.
+        rows: To read few rows of `tar`, `offset`, `first_frame` and `frames`, as each step does.
     """
 
     data_dir: Path
@@ -86,6 +86,11 @@ class ShardIndex:
     @property
     def name(self) -> str:
         return self.info["name"]
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for people: its folder, or its URL without secrets."""
+        return str(self.data_dir.absolute()) if self.store is None else self.store.store.shown
 
     @property
     def classes(self) -> list[str]:
@@ -131,7 +136,7 @@ class ShardIndex:
 
     @cached_property
     def stored_as(self) -> Codec:
-        """What joins and decodes the stored frames."""
+        """The codec of the stored frames."""
         try:
             return CODECS[self.codec].of(self.info["codec"])
         except UserError as error:
@@ -196,7 +201,7 @@ class ShardIndex:
 
 
 def choices(names: list[str]) -> str:
-    """Names as a person lists them.
+    """Names in a sentence.
 
     >>> choices(["1", "2", "3"])
     '1, 2 or 3'
@@ -205,7 +210,7 @@ def choices(names: list[str]) -> str:
 
 
 def parse_info(content: bytes, *, where: Path | str) -> dict[str, Any]:
-    """dataset.json from a path or URL; a `ShardError` where a field is missing, of another type or out of bounds."""
+    """The content of a dataset.json; `ShardError` if a field is missing, of another type or out of bounds."""
     try:
         info = parse_json(content)
         version = info.get("format_version")
@@ -220,7 +225,7 @@ def parse_info(content: bytes, *, where: Path | str) -> dict[str, Any]:
 
 
 def open_index(data_dir: Path) -> ShardIndex:
-    """Open a dataset folder; a `ShardError` where it is not finished, of another version, or damaged."""
+    """Open a dataset folder; `ShardError` if it is not finished, of another format version, or damaged."""
     folder = Path(data_dir)
     path = folder / "dataset.json"
     try:
@@ -234,7 +239,7 @@ def open_index(data_dir: Path) -> ShardIndex:
         raise ShardError(f"{path}: cannot be read ({one_line(error)}); build the shards again") from None
     info = parse_info(content, where=path)
     try:
-        check_samples(load_arrays(folder, info), info)  # reads every row; the pages go with these arrays
+        check_samples(load_arrays(folder, info), info)  # reads every row; these arrays then free their pages
         arrays = load_arrays(folder, info)
     except SchemaError as fault:
         raise ShardError(f"{data_dir}: {fault}; build the shards again") from None
@@ -247,12 +252,12 @@ def open_index(data_dir: Path) -> ShardIndex:
 
 
 def load_arrays(folder: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
-    """All arrays of a checked dataset.json, by name."""
+    """All arrays of the index, by name, as a checked dataset.json describes them."""
     return {name: load_array(folder / "index" / f"{name}.npy", spec) for name, spec in array_specs(info).items()}
 
 
 def load_array(path: Path, spec: ArraySpec) -> np.ndarray:
-    """An array, memory-mapped and read-only; a `SchemaError` where it is damaged or of another type or shape."""
+    """An array, memory-mapped and read-only; `SchemaError` if it is damaged or of another type or shape."""
     try:
         with os.fdopen(open_plain(path), "rb") as file:
             if file.read(8) != b"\x93NUMPY\1\0":  # later versions may have headers of gigabytes
@@ -271,9 +276,9 @@ def load_array(path: Path, spec: ArraySpec) -> np.ndarray:
 
 
 class Rows:
-    """Takes few rows of an array; of a large one so that none of its pages stays in this process's memory.
+    """Reads few rows of an array; of a large one without keeping its pages in this process's memory.
 
-    To map and give back a page costs several times as much as to read a row (docs/decisions/0013-pictures-are-read.md).
+    Mapping and unmapping a page costs several times a read of a row (docs/decisions/0013-pictures-are-read.md).
     """
 
     def __init__(self, path: Path, array: np.ndarray) -> None:
@@ -293,7 +298,7 @@ class Rows:
 
 
 def check_samples(arrays: dict[str, np.ndarray], info: dict[str, Any]) -> None:
-    """Refuse impossible values of a sample: its label, frames, picture, sides of splits, tar, rows of frames."""
+    """Refuse invalid values of samples: labels, frames, content boxes, splits, tars, rows of frames."""
     codec, num_classes = info["codec"], len(info["classes"])
     check_firsts("first_frame", arrays["first_frame"], info["num_frames"])
     if "labels" in arrays:
@@ -319,7 +324,7 @@ def check_samples(arrays: dict[str, np.ndarray], info: dict[str, Any]) -> None:
 
 
 def check_firsts(name: str, first: np.ndarray, end: int) -> None:
-    """An array that says where each sample's own rows begin: from 0 to the end, and at least one each."""
+    """Check an array of the first rows of samples: it goes from 0 to `end`, and each sample has at least one row."""
     for rows in chunks(len(first) - 1):
         if (np.diff(first[rows.start : rows.stop + 1]) < 1).any():
             raise SchemaError(f"index/{name}.npy: does not rise everywhere")
@@ -328,13 +333,13 @@ def check_firsts(name: str, first: np.ndarray, end: int) -> None:
 
 
 def check_range(name: str, values: np.ndarray, low: int, high: int) -> None:
-    """Values in bounds, both included."""
+    """Check that values are in bounds, both included."""
     if values.size and not low <= values.min() <= values.max() <= high:
-        raise SchemaError(f"index/{name}.npy: has {values.min()} … {values.max()}, possible is {low} … {high}")
+        raise SchemaError(f"index/{name}.npy: must have {low} … {high}, has {values.min()} … {values.max()}")
 
 
 def chunks(count: int) -> list[slice]:
-    """Consecutive rows, so many at a time that little memory is needed.
+    """Slices of `CHUNK_ROWS` consecutive rows.
 
     >>> chunks(2**20 + 1)
     [slice(0, 1048576, None), slice(1048576, 1048577, None)]

@@ -1,4 +1,4 @@
-"""ClipLoader: iterate batches of clips, on a GPU or a CPU, and go on exactly where a state says."""
+"""ClipLoader: iterates over batches of clips, on a GPU or a CPU, and resumes exactly from a state."""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from res3d_video.pipeline.prefetch import DecodedBatch, Prefetcher
 from res3d_video.pipeline.reader import LoaderError, ReadWork, StepReader
 from res3d_video.pipeline.settings import LoaderSettings
 
-MEAN = 128.0  # what the paper subtracts from pixels, which it does not scale (section 3)
+MEAN = 128.0  # the paper subtracts it from pixels, and does not scale them (section 3)
 
 __all__ = ["MEAN", "Batch", "ClipLoader", "LoaderError", "LoaderSettings"]
 
@@ -27,8 +27,8 @@ __all__ = ["MEAN", "Batch", "ClipLoader", "LoaderError", "LoaderSettings"]
 class Batch:
     """One rank's share of a step.
 
-    Clips are RGB, (value - mean) / std; float16 on a GPU, float32 on a CPU; channels_last_3d. On a GPU it is a buffer
-    of the loader's, good for work queued before the next batch is taken; clone to keep it.
+    Clips are RGB, (value - mean) / std; float16 on a GPU, float32 on a CPU; channels_last_3d. On a GPU they are in a
+    buffer of the loader, valid for work queued before the next batch is taken; clone them to keep them.
     """
 
     clips: Tensor  # [N, 3, T, H, W]
@@ -38,27 +38,27 @@ class Batch:
     starts: np.ndarray  # int64 [N], first source frames
     views: np.ndarray  # int64 [N], which of the sample's clips
     step: int
-    num_real_global: int  # clips of weight 1 that the plan has for this step, over all ranks
-    num_replaced: int = 0  # clips of this rank that are not the plan's, because a sample is damaged
-    damaged: dict[int, str] = field(default_factory=dict)  # row of each of those samples -> why
-    work: ReadWork = field(default_factory=ReadWork)  # what was read for it
+    num_real_global: int  # clips of weight 1 in the plan for this step, over all ranks
+    num_replaced: int = 0  # clips of this rank that replace those of damaged samples
+    damaged: dict[int, str] = field(default_factory=dict)  # row of each damaged sample -> why
+    work: ReadWork = field(default_factory=ReadWork)  # cost of reading it
 
 
 class ClipLoader:
-    """Batches of a plan, prepared ahead in a thread of its own.
+    """Batches of a plan, prepared ahead in a separate thread.
 
-    Iterating goes on after the last batch handed out and ends with the plan: never, for a `TrainPlan`. A clip whose
-    bytes fail their checksum, have another form than the dataset's pictures or do not decode is replaced by one of the
-    plan's next good sample in training and gets weight 0 in evaluation; `num_replaced` counts them and `bad_samples`
-    names their samples. `work` and `data_wait_s` are of the batches handed out so far.
+    Iteration continues after the last batch handed out and ends with the plan, for a `TrainPlan` never. A clip whose
+    bytes fail their checksum, are no frames of this dataset or do not decode is replaced by one of the plan's next good
+    sample in training and gets weight 0 in evaluation; `num_replaced` counts such clips and `bad_samples` names their
+    samples. `work` and `data_wait_s` are totals of the batches handed out so far.
 
     Args:
-        rank, world_size: This process's place; it gets rows [rank × N, (rank + 1) × N) of each global batch.
-        device: "cpu", or a CUDA device, where decoding then happens too.
-        settings: How it works; none of it changes what it delivers.
+        rank, world_size: This process gets rows [rank × N, (rank + 1) × N) of each global batch.
+        device: "cpu", or a CUDA device, which then decodes, too.
+        settings: How it works; nothing in them changes the batches.
         mean, std: One value, or three (RGB). The paper subtracts 128 and does not scale (section 3).
-        whole_pictures: Decode whole JPEGs and cut afterwards; the default on a GPU, as nvJPEG wants. A CPU decodes
-            just the columns of the crop in less time.
+        whole_pictures: Decode whole JPEGs and crop afterwards; the default on a GPU, as nvJPEG requires. A CPU is
+            faster if it decodes only the columns of the crop.
 
     Example:
         index = open_index(Path("shards/ucf101"))
@@ -91,16 +91,15 @@ class ClipLoader:
         self._gpu = (self.device.index or 0) if self.device.type == "cuda" else None
         self.engine = self.settings.chosen_engine()
         pixels: dict[str, Any] = {"mean": per_channel(mean), "std": per_channel(std)}
-        pixels |= {"augmentation": plan.augmentation, "num_crops": plan.num_crops}
         self.decoder: Any
         if self.engine == "simple":
-            self.decoder = SimpleEngine(index, plan.spec, num_threads=self.settings.num_threads, **pixels)
+            self.decoder = SimpleEngine(plan, num_threads=self.settings.num_threads, **pixels)
         else:
             from res3d_video.pipeline.graph import DaliEngine  # training works where DALI is not installed
 
             whole = self._gpu is not None if whole_pictures is None else whole_pictures
-            given = {"batch_size": self.batch_size, "gpu": self._gpu, "settings": self.settings}
-            self.decoder = DaliEngine(index, plan.spec, whole_pictures=whole, **given, **pixels)
+            how = {"batch_size": self.batch_size, "gpu": self._gpu, "settings": self.settings}
+            self.decoder = DaliEngine(plan, whole_pictures=whole, **how, **pixels)
         self._step = 0
         self._prefetcher: Prefetcher | None = None
         self.data_wait_s = 0.0
@@ -120,20 +119,20 @@ class ClipLoader:
                 self._prefetcher = Prefetcher(self._plan, self._reader, self.decoder, **how)
             started = time.perf_counter()
             try:
-                made = self._prefetcher.take()
+                decoded = self._prefetcher.take()
             except BaseException:
                 self.close()
                 raise
             self.data_wait_s += time.perf_counter() - started
             self._step += 1
-            self.num_replaced += made.read.num_replaced
-            self.work += made.read.work
-            yield self._hand_over(made)
+            self.num_replaced += decoded.read.num_replaced
+            self.work += decoded.read.work
+            yield self._hand_over(decoded)
         self.close()
         self._step = 0  # a finite plan can be iterated again
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch handed out; nothing else decides what comes next."""
+        """The position after the last batch handed out, which decides all that follows."""
         return {
             "position": self._step * self._plan.global_batch_size,
             "global_batch_size": self._plan.global_batch_size,
@@ -141,7 +140,7 @@ class ClipLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the batch that `state` was taken at; the number of ranks may be another.
+        """Resume after the batch at which `state` was taken; the number of ranks may differ.
 
         Raises:
             UserError: The state is of other data, clips or seed, or lies inside a batch of this size.
@@ -158,7 +157,7 @@ class ClipLoader:
         self._step = step
 
     def close(self) -> None:
-        """Stop preparing; iterating again starts anew after the last batch handed out."""
+        """Stop preparing batches; iterating again resumes after the last batch handed out."""
         if self._prefetcher is not None:
             self._prefetcher.close()
             self._prefetcher = None
@@ -169,22 +168,22 @@ class ClipLoader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _hand_over(self, made: DecodedBatch) -> Batch:
-        """The batch for the caller's current stream, which waits for it; the host does not."""
-        clips = made.clips
-        if made.slot is not None and self._prefetcher is not None:
+    def _hand_over(self, decoded: DecodedBatch) -> Batch:
+        """The batch for the caller's current CUDA stream, which waits for it; the host does not wait."""
+        clips = decoded.clips
+        if decoded.slot is not None and self._prefetcher is not None:
             stream = torch.cuda.current_stream(self.device)
-            self._prefetcher.ring.hand_out(made.slot, stream)
-            for tensor in (made.clips, made.labels, made.weights):  # of the prefetcher's stream
+            self._prefetcher.ring.hand_out(decoded.slot, stream)
+            for tensor in (decoded.clips, decoded.labels, decoded.weights):  # of the prefetcher's stream
                 tensor.record_stream(stream)
         if not torch.is_tensor(clips):
             clips = torch.from_dlpack(clips)  # no copy; in the prefetcher's thread it makes 0.91 times the clips/s
         clips = clips.view(-1, self._plan.spec.num_frames, *clips.shape[-3:])  # streams into clips
-        read, planned = made.read, made.read.clips
+        read, planned = decoded.read, decoded.read.clips
         return Batch(
             clips=clips[: self.batch_size].permute(0, 4, 1, 2, 3),  # [N, T, H, W, 3] seen as [N, 3, T, H, W]
-            labels=made.labels,
-            weights=made.weights,
+            labels=decoded.labels,
+            weights=decoded.weights,
             samples=planned.sample,
             starts=planned.start * self._index.frame_step,
             views=planned.view,

@@ -15,9 +15,10 @@ from typing import Protocol
 import numpy as np
 
 from res3d_video.pipeline.augment import DRAWN, NONE, WORDS, Augmentation, draw
-from res3d_video.pipeline.clip import ClipSpec, num_starts, require_positive, uniform_starts
+from res3d_video.pipeline.clip import ClipSpec, num_starts, uniform_starts
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.settings import require_positive
 
 
 def random_below(words: np.ndarray, bound: np.ndarray) -> np.ndarray:
@@ -277,14 +278,14 @@ class TrainPlan(_SomeSamples):
             raise UserError(f"{index.name}: no sample to train on; choose another split")
         require_positive(start_multiple=start_multiple, shuffle_window=shuffle_window)
         if canonical_groups < 0:
-            raise UserError(f"canonical_groups: {canonical_groups} is not possible; choose 0 for none, or at least 1")
+            raise UserError(f"canonical_groups must be >= 0, which is none, got {canonical_groups}")
         if not 0 <= seed < 2**63:
-            raise UserError(f"seed: {seed} is not possible; choose 0 to 2**63 - 1")
+            raise UserError(f"seed must be 0 to 2**63 - 1, got {seed}")
         super().__init__(index, samples, spec, global_batch_size)
         self._seed, self._flip, self._shuffle_window = seed, flip, shuffle_window
         self.start_multiple, self.augmentation = start_multiple, augmentation
         if 0 < (least := augmentation.scale_jitter[0]) < spec.crop_size:
-            raise UserError(f"scale_jitter: {least} is not possible; choose at least the crop_size, {spec.crop_size}")
+            raise UserError(f"scale_jitter must be >= crop_size, which is {spec.crop_size}, got {least}")
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
         if canonical_groups:
             self.canonical_groups = canonical_groups

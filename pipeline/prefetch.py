@@ -1,7 +1,7 @@
-"""The thread that keeps batches ready: it reads, has DALI decode, and survives JPEGs that do not decode.
+"""The thread that keeps batches ready: it reads, decodes with DALI, and recovers from JPEGs that do not decode.
 
 On a GPU each batch is copied into one of a few buffers that are used in turn (`Ring`), about 0.1 ms for 256 clips.
-DALI's own memory could be lent without a copy (DLPack), but when it is given back DALI 2.4 synchronizes the whole GPU.
+DLPack could lend DALI's own memory without a copy, but DALI 2.4 synchronizes the whole GPU when it is returned.
 """
 
 import itertools
@@ -37,8 +37,8 @@ class Slot:
     """A buffer on a GPU: float16 [N, T, H, W, 3], or as many frames in streams; allocated for the first batch.
 
     Attributes:
-        inputs: What DALI reads in place for the batch that is there.
-        written, read: Events: that batch has arrived; the work that used it was done.
+        inputs: The inputs of the batch in the buffer, which DALI reads in place.
+        written, read: CUDA events: the batch has arrived; the work that used it is done.
     """
 
     clips: Any = None
@@ -50,11 +50,11 @@ class Slot:
 class Ring:
     """Buffers that the prefetcher's stream writes and the caller's stream reads, in turn.
 
-    A batch is the caller's until the next one is handed out. Its buffer is written again only after the caller's stream
-    has done what was queued on it by then: the GPU waits for that, the host does not.
+    The caller owns a batch until the next one is handed out. Its buffer is overwritten only after the work that was
+    queued on the caller's stream by then; the GPU waits for it, not the host.
 
     Args:
-        num_slots: At least 2: one in the caller's hands and one to write to.
+        num_slots: At least 2: one that the caller uses and one to write to.
     """
 
     def __init__(self, num_slots: int) -> None:
@@ -67,14 +67,14 @@ class Ring:
         """A buffer that `stream` may write to; `queue.Empty` if none is free in time."""
         slot = self._free.get(timeout=timeout)
         if slot.written is not None:
-            slot.written.synchronize()  # sync with a batch long past: until then DALI may read its inputs
+            slot.written.synchronize()  # sync with an old batch: until it was written, DALI reads its inputs
             slot.inputs = None
         if slot.read is not None:
             stream.wait_event(slot.read)
         return slot
 
     def hand_out(self, slot: Slot, stream: Any) -> None:
-        """Give the caller the batch in `slot`, for work on `stream`, and take back the one before."""
+        """Give the caller the batch in `slot`, for work on `stream`, and take back the previous one."""
         if self._in_hand is not None:
             self._in_hand.read = stream.record_event()
             self._free.put(self._in_hand)
@@ -84,9 +84,9 @@ class Ring:
 
 @dataclass
 class DecodedBatch:
-    """A batch as it waits in the queue.
+    """A batch in the queue.
 
-    Clips are [N, T, H, W, 3], or as many frames in streams; DALI's tensor or torch's on a CPU, on a GPU a slot's.
+    Clips are [N, T, H, W, 3], or as many frames in streams: a tensor of DALI or torch on a CPU, of a slot on a GPU.
     """
 
     read: ReadStep
@@ -97,7 +97,7 @@ class DecodedBatch:
 
 
 class Prefetcher:
-    """Makes the batches of a plan from a step on, ahead of `take`, until it is closed."""
+    """Prepares the batches of a plan from a step on, ahead of `take`, until it is closed."""
 
     def __init__(
         self,
@@ -113,22 +113,22 @@ class Prefetcher:
         self._engine, self._gpu, self._settings = engine, gpu, settings
         self._stop = threading.Event()
         self._is_stalled = False
-        self.ring = Ring(settings.prefetch + 2)  # those that wait, one in the caller's hands, one to write to
+        self.ring = Ring(settings.prefetch + 2)  # waiting ones, one of the caller, one to write to
         self._ready: queue.Queue[DecodedBatch | BaseException] = queue.Queue(maxsize=settings.prefetch)
         self._thread = threading.Thread(target=self._run, args=(first_step,), name="clip-loader", daemon=True)
         reader.start(first_step)
         self._thread.start()
 
     def take(self) -> DecodedBatch:
-        """The next batch; waits for it. Raises what stopped the thread, or a `LoaderError` if it does not come."""
-        patience_s, item = self._settings.stall_timeout_s, None
+        """The next batch; blocks. Raises what stopped the thread, or `LoaderError` after `stall_timeout_s`."""
+        timeout_s, item = self._settings.stall_timeout_s, None
         while item is None:
             with suppress(queue.Empty):
-                item = self._ready.get(timeout=patience_s or None)
+                item = self._ready.get(timeout=timeout_s or None)
             if item is None and (where := self._reader.whereabouts()):
                 self._is_stalled = True
                 raise LoaderError(
-                    f"no batch for {patience_s:g} s: {where}; look at that disk or server, then go on with "
+                    f"no batch for {timeout_s:g} s: {where}; look at that disk or server, then go on with "
                     "--resume auto, or wait longer with --stall-timeout"
                 )
         if isinstance(item, BaseException):
@@ -136,13 +136,13 @@ class Prefetcher:
         return item
 
     def close(self) -> None:
-        """End the thread, whatever it does; one that is stalled is left behind. Who waits in `take` gets an error."""
+        """End the thread; a stalled one is abandoned. `take` raises `LoaderError` if it waits meanwhile."""
         self._stop.set()
         self._reader.stop()
         until_s = time.monotonic() + (self._settings.stall_timeout_s or math.inf)
         while self._thread.is_alive() and not self._is_stalled and time.monotonic() < until_s:
             with suppress(queue.Empty):
-                self._ready.get(timeout=QUEUE_POLL_S)  # make room if it waits to put
+                self._ready.get(timeout=QUEUE_POLL_S)  # so that the thread does not block in `put`
         with suppress(queue.Full):
             self._ready.put_nowait(LoaderError("the loader was closed while a batch was waited for"))
 
@@ -152,34 +152,34 @@ class Prefetcher:
                 return self._ready.put(item, timeout=QUEUE_POLL_S)
 
     def _run(self, step: int) -> None:
-        """The thread: decode step after step; a failed decode costs a new graph, never the run."""
+        """The thread's function: decode step after step; after a failed decode, continue with a new graph."""
         try:
             if self._gpu is not None:
                 torch.cuda.set_device(self._gpu)  # a new thread begins at device 0
             while not self._stop.is_set():
                 try:
-                    for made in self._decode_from(step):
-                        self._put(made)
-                        del made
+                    for batch in self._decode_from(step):
+                        self._put(batch)
+                        del batch
                         step += 1
                         if self._stop.is_set():
                             return
                     return
                 except LoaderError:
-                    raise  # the reader's own last word; no picture to look for
-                except RuntimeError as error:  # DALI's word for anything; the pipeline is dead after it
+                    raise  # of the reader: no picture failed to decode
+                except RuntimeError as error:  # of DALI, for any problem; the pipeline cannot be used after it
                     self._find_culprit(step, error)
         except BaseException as error:
             self._put(error)
 
     def _find_culprit(self, step: int, error: RuntimeError) -> None:
-        """Remember the samples that DALI failed on, so that they are replaced; a `LoaderError` if there are none."""
-        last = step + (self._settings.queue_depth + 2) * self._engine.num_pipelines  # DALI was at most that far ahead
+        """Find the clips that DALI failed on, so that they are replaced; `LoaderError` if there are none."""
+        last = step + (self._settings.queue_depth + 2) * self._engine.num_pipelines  # DALI is at most that far ahead
         if self._plan.num_steps is not None:
             last = min(last, self._plan.num_steps)
         if not self._reader.find_undecodable(range(step, last)):
-            said = printable(str(error), most=500)
-            raise LoaderError(f"step {step}: DALI failed on pictures that decode: {said}") from error
+            reason = printable(str(error), most=500)
+            raise LoaderError(f"step {step}: DALI failed on pictures that decode: {reason}") from error
 
     def _decode_from(self, first: int) -> Iterator[DecodedBatch]:
         """Batches from a step on; the pipelines take turns."""
@@ -190,22 +190,22 @@ class Prefetcher:
         stream = torch.cuda.Stream(self._gpu) if self._gpu is not None else None
         try:
             for worker in itertools.cycle(workers):
-                made = self._made(*worker.take(stream), stream)
-                if made is None:
+                batch = self._batch(*worker.take(stream), stream)
+                if batch is None:
                     return
-                yield made
-                del made  # its memory is for the next but one
+                yield batch
+                del batch  # frees its memory for the next but one
         except StopIteration:
             return
         finally:
             if stream is not None:
-                with suppress(RuntimeError):  # what broke the GPU is on its way to the caller
+                with suppress(RuntimeError):  # an error of the GPU is already being raised
                     stream.synchronize()  # sync, once: DALI reads inputs until then
             for worker in workers:
                 worker.close()
 
-    def _made(self, read: ReadStep, inputs: Any, clips: Any, stream: Any) -> DecodedBatch | None:
-        """A batch with its labels and weights, on a GPU copied into a buffer; None when the loader is closed."""
+    def _batch(self, read: ReadStep, inputs: Any, clips: Any, stream: Any) -> DecodedBatch | None:
+        """A batch with labels and weights, on a GPU copied into a buffer; None if the loader is closed meanwhile."""
         clip = read.clips
         labels, weights = torch.from_numpy(drawn_labels(self._plan.index, clip)), torch.from_numpy(clip.weight)
         if stream is None:
@@ -238,9 +238,9 @@ def to_gpu(slot: Slot, clips: Any, labels: Tensor, weights: Tensor, *, stream: A
 
 
 class DaliWorker:
-    """One graph and its share of the steps: from `first` on, every so many as the engine has graphs.
+    """One graph and its share of the steps: every `num_pipelines`-th step from `first` on.
 
-    DALI is at work from the beginning, so that the workers of a loader work all the time, not only in their turn.
+    DALI starts at once, so that all workers of a loader work at the same time, not only in turn.
     """
 
     def __init__(
@@ -257,18 +257,19 @@ class DaliWorker:
         self._pipe = engine.build(queue_depth=queue_depth)
         for _ in range(queue_depth):
             self._read_next()
-        self._pipe.schedule_run()  # the first time, as many batches as the queue is deep
-        self._is_due = False  # whether DALI gets another batch before one is taken
+        self._pipe.schedule_run()  # the first call runs as many batches as the queue is deep
+        self._is_due = False  # whether to feed DALI another batch before one is taken
 
     def take(self, stream: Any) -> tuple[ReadStep, Any, Any]:
-        """The worker's next batch: what was read, the inputs made of it, its clips, ready on `stream`.
+        """The worker's next batch: what was read, DALI's inputs, and the clips, ready on `stream`.
 
-        StopIteration at the end.
+        Raises:
+            StopIteration: The plan has ended.
         """
         if self._pipe is None:
             self._read_next()
         elif self._is_due and self._read_next():
-            # Not sooner, when the last batch was taken: on a CPU that makes 0.9 times the clips/s.
+            # Not earlier, when the last batch was taken: on a CPU that gives 0.9 times the clips/s.
             self._pipe.schedule_run()
         if not self._underway:
             raise StopIteration
@@ -280,12 +281,12 @@ class DaliWorker:
         return read, inputs, output.as_tensor()
 
     def close(self) -> None:
-        """End the pipeline now, not when it is collected: that may happen in a process forked meanwhile, where DALI
-        waits for threads that a fork does not copy."""
+        """Destroy the pipeline now and not when it is garbage-collected, which may happen in a forked process, where
+        DALI would wait for threads that a fork does not copy."""
         self._pipe = None
 
     def _read_next(self) -> bool:
-        """Read the worker's next step and feed it to the pipeline; False at the end."""
+        """Read the worker's next step and feed it to the pipeline; False if there is none."""
         step = next(self._steps, None)
         if step is None:
             return False
@@ -296,7 +297,7 @@ class DaliWorker:
                 inputs: Any = engine.clips(read) if isinstance(engine, SimpleEngine) else engine.inputs(read)
             except UndecodableError as error:
                 self._reader.add_undecodable(read, error.clips)
-                continue  # with other samples in the place of these
+                continue  # which replaces these clips
             self._underway.append((read, inputs))
             if self._pipe is not None:
                 for name, samples in inputs.items():

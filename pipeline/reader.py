@@ -120,7 +120,17 @@ class FrameFiles:
         Raises:
             ShardError: A remote tar cannot be fetched, or the system refuses to open another file.
         """
-        codec, places = self._codec, places or self.places(samples, located)
+        places = places or self.places(samples, located)
+        data, damaged = self._read(samples, located, places)
+        if damaged and not self._whole_tars:  # a second answer of the server may be right, as with whole tars
+            data, damaged = self._read(samples, located, places)
+        return data, damaged
+
+    def _read(
+        self, samples: np.ndarray, located: ClipFrames, places: Places
+    ) -> tuple[list[list[np.ndarray]], dict[int, str]]:
+        """`read`, once."""
+        codec = self._codec
         owner, size = places.owner, places.size
         wrong = (size < 1) | (size > codec.max_frame_bytes)  # before memory is taken for what a damaged index claims
         if wrong.any():
@@ -455,8 +465,9 @@ class StepReader:
     def _replace(self, clips: PlannedClips, n: int, *, attempt: int) -> bool:
         """Put the plan's next sample in the place of a bad one; False, and no weight, where nothing may stand in."""
         if attempt > MAX_REPLACEMENTS:
-            place = getattr(self._index.store, "url", self._index.data_dir)
-            raise LoaderError(f"{place}: {MAX_REPLACEMENTS} samples in a row are damaged; run tools/check_shards.py")
+            raise LoaderError(
+                f"{self._index.place}: {MAX_REPLACEMENTS} samples in a row are damaged; run tools/check_shards.py"
+            )
         other = self._plan.replacement(clips[n : n + 1], attempt)
         if other is None:
             clips.weight[n] = 0

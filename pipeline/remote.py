@@ -47,7 +47,7 @@ from res3d_video.pipeline.schema import array_specs
 from res3d_video.pipeline.typed_json import Count, SchemaError, decode
 
 CHECKSUMS = "checksums.json"  # beside dataset.json where tools/sync_shards.py has copied it
-MAX_INDEX_BYTES = 2**32  # of all arrays together, and of each file that dataset.json does not bound
+MAX_INDEX_BYTES = 2**35  # of all arrays together, and of each file that dataset.json does not bound; Sports-1M: 5 GB
 MAX_CACHE_BYTES = 10**18
 FREE_BYTES = 10**9  # of the disk, which stay free whatever the limit
 NUM_TRIES = 2  # of a tar whose content is wrong, before its samples count as damaged
@@ -292,8 +292,13 @@ class RemoteTars:
         """Fetch the small .idx of a tar, which only checks need; a missing one is left out."""
         path = (self.folder / self.shards[number]["tar"]).with_suffix(".idx")
         path.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # it names the tar's members, and is shorter
+        with cache_errors(self.folder), contextlib.suppress(FileNotFoundError):  # it names members, and is shorter
             self.store.download_to(path.name, path, at_most=self.shards[number]["num_bytes"])
+
+    def room(self) -> int:
+        """Bytes of all tars that the cache may hold: its limit, or what the disk has."""
+        on_disk = sum(size for _, _, size in tars_of(self.cache)) + shutil.disk_usage(self.cache).free - FREE_BYTES
+        return max(0, min(on_disk, self.settings.limit_bytes or on_disk))
 
     def prefetcher(self, plan: Plan, *, rows: slice) -> "TarPrefetcher":
         """What fetches the tars of a plan's coming steps; `rows` are this rank's of each global batch."""
@@ -377,7 +382,7 @@ class TarPrefetcher:
         self._plan = copy.deepcopy(plan, {id(plan.index): plan.index})  # a plan keeps few orders: the reader its own
         self._sizes = [shard["num_bytes"] for shard in tars.shards]
         self._asked: dict[int, int] = {}  # tars of coming steps, and the last step so far that needs each
-        self._next_step = 0
+        self._next_step, self._share = 0, 0.0  # of the cache, bytes
         self._queue, self._stop = SimpleQueue[int | None](), threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -385,6 +390,8 @@ class TarPrefetcher:
         """Begin with the tars of a step."""
         self.end()
         self._asked, self._next_step, self._queue, self._stop = {}, step, SimpleQueue(), threading.Event()
+        with cache_errors(self._tars.cache):
+            self._share = self._tars.room() / (2 * self._tars.settings.num_processes)
         for _ in range(NUM_FETCHERS if self._num_steps else 0):
             thread = threading.Thread(target=self._fetch, args=(self._queue, self._stop), daemon=True)
             self._threads.append(thread)
@@ -394,9 +401,7 @@ class TarPrefetcher:
     def move(self, step: int) -> None:
         """The reader is at this step now: ask for the tars of the steps that have come within reach."""
         self._asked = {number: last for number, last in self._asked.items() if last >= step}
-        settings = self._tars.settings
-        share = (settings.limit_bytes or math.inf) / (2 * settings.num_processes)
-        left = share - sum(self._sizes[number] for number in self._asked)
+        left = self._share - sum(self._sizes[number] for number in self._asked)
         self._next_step, end = max(self._next_step, step), step + self._num_steps + 1
         while self._threads and self._next_step < end:
             samples = self._plan.batch(self._next_step)[self._rows].sample

@@ -25,12 +25,13 @@ NEVER = threading.Event()  # nobody sets it
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 15.0  # between two attempts
 STALL_S = 30.0  # in which a server must answer, and send `PIECE_BYTES`
 PIECE_BYTES = 2**18
+MAX_CONNECTIONS = 1024  # of a client: the most `--workers`, for who waits for a connection would take that for a stall
 BLOCK_BYTES = 2**24  # of one request where a file system asks for parts; of an error message at most
 
 WEB, S3 = ("http", "https"), ("s3", "s3a")
 NO_TIME_HEALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
 NO_CREDENTIALS = re.compile("Credentials|ProfileNotFound")  # names of exceptions
-BAD_URL = re.compile("URL|Url|Redirect|Certificate")
+BAD_URL = re.compile("URL|Url|Redirect|Certificate|ParamValidation")
 NETWORK_PACKAGES = ("aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
 
 
@@ -44,6 +45,10 @@ class ContentError(RemoteError):
 
 class NoRangesError(RemoteError):
     """A server sends whole files only."""
+
+
+class _LocalError(Exception):
+    """Holds an OSError of the file that a download is written to, which no other answer of the server heals."""
 
 
 class Interrupted(RemoteError):
@@ -100,6 +105,8 @@ def raise_if_final(error: Exception, what: str) -> None:
         raise RemoteError(f"{what}: refused ({reason(error)}); look at the credentials") from None
     if isinstance(error, OSError) and error.errno in NO_TIME_HEALS:
         raise RemoteError(f"{what}: {error.strerror}; make room there, or choose another folder") from None
+    if str(error).startswith("Invalid endpoint"):  # botocore's ValueError
+        raise RemoteError(f"{what}: AWS_ENDPOINT_URL is no URL; set it to one like http://host:9000") from None
     if package in NETWORK_PACKAGES and BAD_URL.search(name):
         raise RemoteError(f"{what}: leads to no file ({reason(error)}); look at the URL") from None
     if package not in NETWORK_PACKAGES and not isinstance(error, OSError):
@@ -158,6 +165,7 @@ class RemoteStore:
 
         Raises:
             ContentError: It is too long, or its sha256 is not the one given.
+            OSError: It cannot be written here.
         """
         what, furthest = self.address(name), 0
 
@@ -169,18 +177,21 @@ class RemoteStore:
                 for piece in pieces:
                     self._count(piece)
                     digest.update(piece)
-                    done += into.write(piece)
+                    done += local(into.write, piece)
                     if done > at_most:
                         raise ContentError(f"{what}: has more than the {at_most} bytes that are possible")
                     if stop.is_set():
                         raise Interrupted
                     furthest = max(furthest, done)
-            into.truncate()  # what a longer attempt may have left; it flushes, too
+            local(into.truncate)  # what a longer attempt may have left; it flushes, too
             if sha256 not in (None, digest.hexdigest()):
                 raise ContentError(f"{what}: its sha256 is not the listed one; run tools/check_shards.py")
             return digest.hexdigest()
 
-        return self._ask(attempt, name, stop, progress=lambda: furthest)
+        try:
+            return self._ask(attempt, name, stop, progress=lambda: furthest)
+        except _LocalError as error:
+            raise error.args[0] from None
 
     def download_to(self, name: str, path: Path, **expected: Any) -> str:
         """`download` into a file that appears under its name when it is whole."""
@@ -325,6 +336,14 @@ class RemoteStore:
         return importlib.import_module("fsspec.asyn").sync(self._files.loop, lambda: in_time)
 
 
+def local(work: Callable[..., T], *args: Any) -> T:
+    """What a function returns that writes a file of this machine. Raises _LocalError."""
+    try:
+        return work(*args)
+    except OSError as error:
+        raise _LocalError(error) from None
+
+
 async def read_piece(body: Any) -> bytes:
     """The next `PIECE_BYTES` of an answer; fewer at the end."""
     piece = bytearray()
@@ -378,8 +397,9 @@ def open_filesystem(url: str, kind: str) -> Any:
     try:
         address(url, "")  # ValueError for what is no URL
         if kind in S3:
-            timeouts = {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
-            options = {"config_kwargs": timeouts | bounded_s3_client()}
+            limits = {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
+            limits["max_pool_connections"] = MAX_CONNECTIONS
+            options = {"config_kwargs": limits | bounded_s3_client()}
         elif kind in WEB:
             options = {"encoded": True, "get_client": web_client}
         files = importlib.import_module("fsspec").filesystem(kind, use_listings_cache=False, **options)
@@ -394,7 +414,8 @@ def open_filesystem(url: str, kind: str) -> Any:
 
 
 def bounded_s3_client() -> dict[str, Any]:
-    """Options under which S3's client reads `BLOCK_BYTES` of an error at most; none for an older aiobotocore."""
+    """Options under which S3's client reads `BLOCK_BYTES` of an error at most, and waits `STALL_S` at most for a server
+    that takes nothing of a request; none for an older aiobotocore."""
     aiohttp, config = importlib.import_module("aiohttp"), importlib.import_module("aiobotocore.config")
     if not hasattr(config.AioConfig(), "http_session_cls"):
         return {}
@@ -402,6 +423,22 @@ def bounded_s3_client() -> dict[str, Any]:
     client: Any = importlib.import_module("aiobotocore.httpsession").AIOHTTPSession
 
     class Response(answer):
+        def num_sent(self) -> int | None:
+            """Bytes of the request so far; None when all are sent, for from then on aiohttp has a limit of its own."""
+            writer = getattr(self, "_stream_writer", None)  # an older aiohttp has none
+            return None if writer is None else writer.output_size
+
+        async def start(self, connection: Any) -> Any:
+            head, before = asyncio.ensure_future(super().start(connection)), self.num_sent()
+            try:
+                while not (await asyncio.wait({head}, timeout=STALL_S))[0]:
+                    if (sent := self.num_sent()) is not None and sent == before:
+                        raise TimeoutError
+                    before = sent
+                return await head
+            finally:
+                head.cancel()
+
         async def read(self) -> bytes:
             found = bytearray()
             while piece := await self.content.readany():
@@ -424,7 +461,9 @@ async def web_client(**options: Any) -> Any:
     """A client of web servers for fsspec: keeps no cookies, unpacks nothing, has a new connection for each request."""
     aiohttp = importlib.import_module("aiohttp")
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True),  # what comes after an answer is not the next one's
+        connector=aiohttp.TCPConnector(
+            limit=MAX_CONNECTIONS, force_close=True
+        ),  # what comes after an answer is not the next one's
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None),  # `RemoteStore._run` has the time

@@ -2,7 +2,7 @@
 
 A dataset folder holds
     NAME-000000.tar, NAME-000000.idx   WebDataset tars (USTAR) and DALI's index of each
-    parts/NAME-000000.json             what was put into that tar, and from what; lets a build go on
+    parts/NAME-000000.json             what is in that tar and what it was made from; lets a build resume
     index/*.npy                        the arrays of `array_specs`: a row a sample, and a row a frame
     dataset.json, quarantine.jsonl     settings, counts, checksums; inputs that did not become samples
 """
@@ -48,9 +48,10 @@ class ArraySpec(NamedTuple):
 
 
 def array_specs(info: Mapping[str, Any]) -> dict[str, ArraySpec]:
-    """The arrays of the index that a dataset.json calls for, by name.
+    """The arrays of the index, by name, that a dataset.json requires.
 
-    key, source, group: Of each sample, its unique short name, the raw video's path, what must not be split.
+    key, source, group: Of each sample: its unique short name, the raw video's path, and its group, which is on one side
+        of a split.
     label: Position among the classes; of several labels the first.
     num_frames: Stored frames.
     content: Left, top, width and height of the picture in its tile, pixels.
@@ -84,7 +85,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
 class CodecInfo(Struct, tag_field="name"):
-    """How frames are stored, what all codecs say."""
+    """How frames are stored: the fields of all codecs."""
 
     size: Annotated[int, Meta(ge=16, le=MAX_HEIGHT)]
     frame_step: Annotated[int, Meta(ge=1, le=2)]
@@ -133,7 +134,7 @@ class ShardInfo(Struct):
 
 
 class DatasetInfo(Struct):
-    """What is read of dataset.json."""
+    """The fields of dataset.json that are read."""
 
     name: str
     classes: list[Name]
@@ -155,7 +156,7 @@ class DatasetInfo(Struct):
                 raise UserError(f"{field}: a name comes twice")
         if set(self.class_counts) != set(self.classes):
             raise UserError("class_counts: it must have the number of samples of each class")
-        sides = [set(split) - {"val"} for split in self.splits.values()]  # few datasets have a validation side
+        sides = [set(split) - {"val"} for split in self.splits.values()]  # "val" is optional
         if self.splits.keys() != set(self.split_names) or any(side != set(SUBSETS) - {"val"} for side in sides):
             raise UserError("splits: it must have the number of samples of each side of each split")
         tars = [shard.tar for shard in self.shards]
@@ -170,9 +171,9 @@ class DatasetInfo(Struct):
 
 
 def parse_json(content: bytes) -> dict[str, Any]:
-    """An object that somebody else has written as JSON; a `SchemaError` where it is too large or none."""
+    """Untrusted JSON of an object; `SchemaError` if it is too large, not JSON or not an object."""
     if len(content) > MAX_INFO_BYTES or content.count(b"[") + content.count(b"{") > MAX_CONTAINERS:
-        raise SchemaError(f"too large; possible are {MAX_INFO_BYTES} bytes with {MAX_CONTAINERS} objects and lists")
+        raise SchemaError(f"too large; it may have {MAX_INFO_BYTES:,} bytes with {MAX_CONTAINERS:,} objects and lists")
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -183,5 +184,5 @@ def parse_json(content: bytes) -> dict[str, Any]:
 
 
 def short(value: Any) -> str:
-    """A value of any size and depth, for a message."""
+    """A value of any size and depth, shortened for a message."""
     return " ".join(reprlib.repr(value)[:60].split())

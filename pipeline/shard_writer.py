@@ -25,13 +25,13 @@ from res3d_video.pipeline.schema import FORMAT_VERSION, SUBSETS, TEXT, TEXT_COLU
 
 
 def to_json(value: Any) -> bytes:
-    """JSON for people: sorted keys, two blanks, a final line end; the same value gives the same bytes."""
+    """Readable JSON: sorted keys, an indent of two, a final line end; equal values give equal bytes."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """One segment with its name and the content of its key.json, ready to be stored."""
+    """An encoded segment with its key and the content of its key.json."""
 
     key: str
     segment: EncodedSegment
@@ -39,9 +39,9 @@ class EncodedSample:
 
 
 class TarShard(AbstractContextManager):
-    """Write samples to a tar that appears under its name only when it is complete.
+    """Writes samples to a tar, which gets its name only when it is complete.
 
-    Leaving the `with` block by an exception leaves no file behind.
+    An exception in the `with` block leaves no file behind.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,8 +52,8 @@ class TarShard(AbstractContextManager):
 
     def __enter__(self) -> "TarShard":
         self._file = open(self._temporary, "wb", opener=new_file_opener)
-        # USTAR and fixed owner, mode and time: the same samples give the same bytes; DALI misreads PAX headers.
-        # Not by webdataset's writer, which does the same and takes two seconds to load torch.
+        # USTAR with fixed owner, mode and time: equal samples give equal bytes, and DALI misreads PAX headers.
+        # webdataset's writer would do the same but takes two seconds to import torch.
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         return self
 
@@ -86,20 +86,20 @@ class TarShard(AbstractContextManager):
         self._sha256 = sha256_of(self._temporary)
         status = self._temporary.stat()
         self._num_bytes, self._file_number = status.st_size, status.st_ino
-        self._temporary.replace(self.path)  # first, so that of two processes all files of the later one remain
+        self._temporary.replace(self.path)  # before the .idx: if two processes write, all files are the later one's
         write_atomically(self.path.with_suffix(".idx"), dali_index(self._components))
 
     def is_in_place(self) -> bool:
-        """Whether the finished tar is still the file that has its name; False may be wrong, True is not."""
+        """Whether `path` is still the tar written here. True is certain, False is not."""
         try:
             return self.path.stat().st_ino == self._file_number
         except FileNotFoundError:
             return False
 
     def summary(self) -> dict[str, Any]:
-        """What parts/*.json says of the finished tar: name, bytes, checksum.
+        """The entry of parts/*.json for the finished tar: name, bytes, checksum.
 
-        And of each sample: its key.json, where it lies, and the rows of its frames (`pack_frames`).
+        For each sample: its key.json, its offset, and the rows of its frames (`pack_frames`).
         """
         offsets, samples = {name: offset for name, offset, _ in self._components}, []
         for sample in self._samples:
@@ -113,7 +113,7 @@ class TarShard(AbstractContextManager):
 
 
 def pack_frames(frames: np.ndarray) -> str:
-    """Rows of the index, uint32 [F, 3], as a word of JSON.
+    """Rows of the index, uint32 [F, 3], as a base64 string for JSON.
 
     >>> pack_frames(np.array([[1, 2, 3]]))
     'AQAAAAIAAAADAAAA'
@@ -133,7 +133,7 @@ def sha256_of(path: Path) -> str:
 
 
 def dali_index(components: Iterable[tuple[str, int, int]]) -> bytes:
-    """DALI's index file (v1.2) of a tar: a line a sample, `extension offset size name` for each of its files.
+    """DALI's index file (v1.2) of a tar: one line per sample, `extension offset size name` for each of its files.
 
     Args:
         components: Name, offset of the content and size of each file, bytes, in order.
@@ -151,7 +151,7 @@ def dali_index(components: Iterable[tuple[str, int, int]]) -> bytes:
 
 
 class Parts:
-    """The content of parts/*.json in the order of the tars; read anew by every iteration, one in memory at a time."""
+    """The contents of parts/*.json in the order of the tars; each iteration reads them again, one at a time."""
 
     def __init__(self, out_dir: Path, names: list[str]) -> None:
         self._paths = [out_dir / "parts" / f"{name}.json" for name in names]
@@ -167,8 +167,8 @@ def write_index(
 
     Args:
         parts: The content of parts/*.json in order of the tars; iterated twice.
-        head: What dataset.json says beyond counts: name, classes, split_names, codec, tools, …
-        missing: Lines of quarantine.jsonl after those of the parts.
+        head: The fields of dataset.json other than counts: name, classes, split_names, codec, tools, …
+        missing: Lines of quarantine.jsonl that follow those of the parts.
 
     Returns:
         The content of dataset.json, the parts' lines of quarantine.jsonl, and how many files changed.
@@ -200,7 +200,7 @@ def write_index(
     if has_several:
         info["num_labels"] = num_rows["labels"]
 
-    # Half-written arrays lie beside index/, which is not even touched if nothing changes.
+    # Arrays are written next to index/, which is not touched at all if nothing changes.
     (out_dir / "index").mkdir(parents=True, exist_ok=True)
     temporary = {name: temporary_of(out_dir / f"{name}.npy") for name in array_specs(info)}
     arrays = {
@@ -234,7 +234,7 @@ def write_index(
 
 
 def rows_of(samples: list[dict[str, Any]], *, tar: int) -> dict[str, np.ndarray]:
-    """What the samples of a part add to each array of the index; to those named first_…, how far each row rises."""
+    """The rows that a part's samples add to each array of the index; for first_… arrays, the difference per row."""
     labels = [sample.get("labels", [sample["label"]]) for sample in samples]
     return {name: np.array([sample[name].encode() for sample in samples]) for name in TEXT_COLUMNS} | {
         "label": np.array([sample["label"] for sample in samples]),
@@ -261,7 +261,7 @@ def _new_array(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> bool:
-    """Write a file of one JSON object a line; True when that changed anything."""
+    """Write one JSON object per line; returns whether the file changed."""
     with open(temporary_of(path), "w", encoding="utf-8", newline="\n", opener=new_file_opener) as file:
         for line in lines:
             file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")

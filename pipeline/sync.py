@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from res3d_video.pipeline.remote import (
 from res3d_video.pipeline.remote_store import WEB, ContentError, RemoteError, RemoteStore, is_url
 from res3d_video.pipeline.shard_writer import sha256_of, to_json
 
+SCRATCH = ".sync-"  # folder for files on their way
 OPTIONAL = ("quarantine.jsonl", "manifest.jsonl")
 
 
@@ -84,10 +86,13 @@ def sync_dataset(
         todo = [name for name in files if name not in listed or listed[name]["sha256"] != files[name][1]]
 
     copied, stop = dict[str, int](), threading.Event()
-    with os_errors_of_the_user(str(destination)):
+    way_out = "make room, or make it writable, and run the same command again: copied files are kept"
+    with os_errors_of_the_user(to.folder or tempfile.gettempdir(), way_out=way_out):
         if to.folder is not None:
             to.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".sync-", dir=to.folder) as folder, ThreadPoolExecutor(workers) as pool:
+            for left in to.folder.glob(f"{SCRATCH}*"):  # of a copy that was killed
+                shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=to.folder) as folder, ThreadPoolExecutor(workers) as pool:
             scratch = Path(folder)
 
             def save(name: str, data: bytes) -> None:

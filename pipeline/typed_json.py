@@ -1,7 +1,6 @@
-"""JSON held to types: files of others are checked once, where they are read, and an error names the field.
+"""JSON checked against types: untrusted files are validated once, when they are read, and errors name the field.
 
-msgspec refuses what JSON has not (NaN, Infinity) and numbers that float64 cannot hold. Of a key that comes twice the
-last counts.
+msgspec rejects what is not JSON (NaN, Infinity) and numbers beyond float64. Of duplicate keys the last one counts.
 """
 
 import re
@@ -29,13 +28,13 @@ T = TypeVar("T")
 
 
 class SchemaError(UserError):
-    """A value that is not of the type it must have; the message names the field, in one line."""
+    """A value is not of the expected type; the message is one line and names the field."""
 
 
 def convert(value: Any, kind: type[T]) -> T:
-    """A value made of dicts, lists, numbers and strings as a dataclass, or another type that msgspec knows.
+    """Dicts, lists, numbers and strings converted to a dataclass or another type that msgspec knows.
 
-    Keys that the type does not have are left out; what is of another type or out of bounds is a `SchemaError`.
+    Keys that the type lacks are dropped; a value of another type or out of bounds raises `SchemaError`.
 
     >>> convert({"fps": [25]}, dict[str, list[Real]])
     {'fps': [25.0]}
@@ -45,7 +44,7 @@ def convert(value: Any, kind: type[T]) -> T:
 
 
 def decode(text: bytes | str, kind: type[T]) -> T:
-    """JSON of a type.
+    """JSON text converted to a type.
 
     >>> decode(b'{"num_frames": -1}', dict[str, Count])
     Traceback (most recent call last):
@@ -56,7 +55,7 @@ def decode(text: bytes | str, kind: type[T]) -> T:
 
 
 def read_json(path: Path, kind: type[T], *, what: str, way_out: str) -> T:
-    """A file of JSON of a type; an error says which file and field, what it should be, and what to do."""
+    """A JSON file converted to a type; errors name the file, the field, what it should be, and the way out."""
     with os_errors_of_the_user(path, way_out=way_out):
         content = read_plain(path, max_bytes=MAX_JSON_BYTES)
     try:
@@ -67,7 +66,7 @@ def read_json(path: Path, kind: type[T], *, what: str, way_out: str) -> T:
 
 @contextmanager
 def errors_of_the_value() -> Iterator[None]:
-    """Raises SchemaError for what msgspec says of a value, and for a UserError of a dataclass's own check."""
+    """Raise SchemaError for msgspec's errors, and for a UserError raised by a dataclass's own check."""
     try:
         yield
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -79,7 +78,7 @@ def errors_of_the_value() -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """What msgspec says, with the field first: config.steps: expected `int`, got `str`."""
+    """msgspec's message with the field first: config.steps: expected `int`, got `str`."""
     reason, _, place = str(error).partition(" - at ")
     reason = printable(reason)
     place = re.sub(r"^`\$\.?|`$", "", place)

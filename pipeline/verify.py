@@ -1,4 +1,4 @@
-"""Is a dataset folder whole? Checksums, index against tars, counts, and on request every frame decoded."""
+"""Checks a dataset: checksums, index against tars, counts, and on request every frame decoded."""
 
 import json
 import os
@@ -18,24 +18,26 @@ from res3d_video.pipeline.shard_writer import dali_index, sha256_of
 
 MAX_META_BYTES = 2**20  # of key.json
 
-Stored = tuple[int, dict[str, tuple[int, bytes]]]  # a sample, and its files by name: offset in the sample, and content
+StoredSample = tuple[
+    int, dict[str, tuple[int, bytes]]
+]  # a sample, and its files by name: offset in the sample, and content
 
 
 def verify(
     data: Path | ShardIndex, *, decode: bool = False, report: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[ShardIndex, list[str]]:
-    """Check a dataset from end to end.
+    """Check a whole dataset.
 
     Args:
-        data: A folder, or a dataset that is open already; a remote one has all its tars fetched.
+        data: A folder or an open dataset. All tars of a remote one are downloaded.
         decode: Decode every frame, besides checking its crc32.
         report: Called with (tars checked, tars).
 
     Returns:
-        The index, and one line for each fault found; an empty list is a whole dataset.
+        The index, and one line for each fault; an empty list means that the dataset is whole.
 
     Raises:
-        ShardError: dataset.json or the index cannot be opened at all, or a server is gone.
+        ShardError: dataset.json or the index cannot be opened, or the server is unreachable.
     """
     index = data if isinstance(data, ShardIndex) else open_index(data)
     strays = [path.name for path in sorted(index.data_dir.glob("*.tar")) if path.name not in index.tars]
@@ -48,7 +50,7 @@ def verify(
         if index.store is None:
             faults += check()
         elif tar := index.store.open(number):
-            with tar:  # it stays in the cache meanwhile
+            with tar:  # an open tar is not evicted from the cache
                 index.store.fetch_beside(number)
                 faults += check()
         else:
@@ -58,16 +60,16 @@ def verify(
 
 
 def _count_faults(index: ShardIndex) -> Iterator[str]:
-    """dataset.json against the arrays: classes, splits, keys; frames were counted when it was opened."""
+    """dataset.json against the arrays: classes, splits, keys. Frames were counted when the index was opened."""
     info, counts = index.info, np.bincount(index.labels, minlength=len(index.classes)).tolist()
-    said = [(f"class {name}", info["class_counts"][name], n) for name, n in zip(index.classes, counts, strict=True)]
+    found = [(f"class {name}", info["class_counts"][name], n) for name, n in zip(index.classes, counts, strict=True)]
     for i, split in enumerate(index.split_names):
         for subset, value in SUBSETS.items():
             count = int((index.subsets[:, i] == value).sum())
-            said.append((f"split {split}, {subset},", info["splits"][split].get(subset, 0), count))
-    for what, told, count in said:
-        if told != count:
-            yield f"dataset.json: {what} is said to have {told} samples, the index has {count}"
+            found.append((f"split {split}, {subset},", info["splits"][split].get(subset, 0), count))
+    for what, stated, count in found:
+        if stated != count:
+            yield f"dataset.json: {what} is said to have {stated} samples, the index has {count}"
     if index.label_lists is not None:
         first, values = index.label_lists
         if (values[first[:-1]] != index.labels).any():
@@ -77,7 +79,7 @@ def _count_faults(index: ShardIndex) -> Iterator[str]:
 
 
 def _tar_faults(index: ShardIndex, shard: dict[str, Any], samples: np.ndarray, *, decode: bool) -> Iterator[str]:
-    """One tar: size, sha256, DALI's index, the places of our index, crc32 of every frame, key.json."""
+    """One tar: size, sha256, DALI's index, offsets in our index, crc32 of every frame, key.json."""
     tar = index.data_dir / shard["tar"]
     if not tar.is_file():
         yield f"{tar.name}: missing"
@@ -93,7 +95,7 @@ def _tar_faults(index: ShardIndex, shard: dict[str, Any], samples: np.ndarray, *
                 if member.isfile():
                     found.append((member.name, member.offset_data, member.size))
     except Exception as error:  # tarfile raises much more than TarError on damaged headers
-        yield f"{tar.name}: not a readable tar ({error})"  # but for the files before this place
+        yield f"{tar.name}: not a readable tar ({error})"  # the files before the damage are still checked
     else:
         yield from _idx_faults(tar, dali_index(found))
     for name in (name for name, *_ in found if not is_plain_name(name)):
@@ -117,19 +119,19 @@ def _idx_faults(tar: Path, expected: bytes) -> Iterator[str]:
         yield f"{idx.name}: " + ("missing" if isinstance(error, FileNotFoundError) else f"does not describe {tar.name}")
 
 
-def _stored(index: ShardIndex, sample: int, found: dict[str, tuple[int, int]], file: BinaryIO) -> Stored:
+def _stored(index: ShardIndex, sample: int, found: dict[str, tuple[int, int]], file: BinaryIO) -> StoredSample:
     """A sample and its files in a tar."""
     sizes = index.stored_as.file_sizes(int(index.num_frames[sample])) | {"json": MAX_META_BYTES}
     files = {}
     for name, max_bytes in sizes.items():
         offset, size = found.get(f"{index.key(sample)}.{name}", (0, max_bytes + 1))
-        if size <= max_bytes:  # what is larger is as good as missing
+        if size <= max_bytes:  # a larger file counts as missing
             file.seek(offset)
             files[name] = offset - int(index.offset[sample]), file.read(size)
     return sample, files
 
 
-def _sample_faults(index: ShardIndex, stored: Stored, *, decode: bool) -> list[str]:
+def _sample_faults(index: ShardIndex, stored: StoredSample, *, decode: bool) -> list[str]:
     """What is wrong with one sample's frames, and with its key.json against the index."""
     sample, files = stored
     key, rows = index.key(sample), slice(int(index.first_frame[sample]), int(index.first_frame[sample + 1]))
@@ -137,10 +139,10 @@ def _sample_faults(index: ShardIndex, stored: Stored, *, decode: bool) -> list[s
     faults = [f"{key}: {fault}" for fault in found]
     try:
         meta = json.loads(files["json"][1])
-        told = (meta["label"], meta["num_frames_stored"], meta["source"], meta.get("labels", [meta["label"]]))
+        stated = (meta["label"], meta["num_frames_stored"], meta["source"], meta.get("labels", [meta["label"]]))
     except (KeyError, ValueError, TypeError, RecursionError):
         return [*faults, f"{key}.json is missing or not JSON"]
     labels = index.all_labels(np.array([sample]))[0].tolist()
-    if told != (index.labels[sample], index.num_frames[sample], index.source(sample), labels):
+    if stated != (index.labels[sample], index.num_frames[sample], index.source(sample), labels):
         faults.append(f"{key}.json and the index tell different things")
     return faults

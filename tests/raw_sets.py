@@ -5,13 +5,15 @@ from pathlib import Path
 
 
 def small_hmdb51(raw: Path, videos: Path) -> None:
-    """A HMDB51 of the classes and videos of a folder; of each class the first video is for testing, in all splits."""
+    """A HMDB51 of the classes and videos of a folder; of each class the first video is for testing, but in split 3 for
+    nothing."""
     lists = raw / "testTrainMulti_7030_splits"
     lists.mkdir(parents=True)
     for folder in sorted(videos.iterdir()):
         shutil.copytree(folder, raw / folder.name)
         for split in (1, 2, 3):
-            lines = "".join(f"{p.name} {1 + (i == 0)} \n" for i, p in enumerate(sorted(folder.iterdir())))
+            first = 0 if split == 3 else 2
+            lines = "".join(f"{p.name} {1 if i else first} \n" for i, p in enumerate(sorted(folder.iterdir())))
             (lists / f"{folder.name}_test_split{split}.txt").write_text(lines)
 
 

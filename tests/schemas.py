@@ -51,17 +51,11 @@ def check_keys(value: dict[str, Any], schema: dict[str, str], *, path: str, wher
 
 
 def is_child(key: str, path: str) -> bool:
-    """
-    >>> is_child("a.b", "a."), is_child("a.b.c", "a."), is_child("a[].b", ""), is_child("a", "")
-    (True, False, False, True)
-    """
+    """Whether a key is directly within a path: "a.b" and "a[].b" are within "a." and "a[].", "a" within ""."""
     rest = key.removeprefix(path)
     return key.startswith(path) and "." not in rest
 
 
 def is_kind(value: Any, kind: str) -> bool:
-    """
-    >>> is_kind(1, "number"), is_kind(True, "integer"), is_kind(None, "null"), is_kind(0.5, "integer")
-    (True, False, True, False)
-    """
+    """Whether a value is of a type of the page; a boolean is no number, an integer is one."""
     return isinstance(value, KINDS[kind]) and (kind == "boolean" or not isinstance(value, bool))

@@ -71,6 +71,7 @@ for path in sys.argv[1:]:
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
         runpy.run_path(path, run_name="__main__")
     assert "Examples:" in out.getvalue(), path
+    assert not [character for character in ("\\b", "x08") if character in out.getvalue()], path
 """
 
 

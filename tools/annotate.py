@@ -79,7 +79,8 @@ def annotate(video: VideoPrediction, out: Path, *, limits: Limits | None = None)
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         frames = labeled(video, rows, reader, times_s=times_s)
-        write_mp4(temporary, frames, size=(width, height), rate=Fraction(fps).limit_denominator(1001), crf=20)
+        rate, options = Fraction(fps).limit_denominator(1001), {"crf": "20", "preset": "veryfast"}
+        write_mp4(temporary, frames, size=(width, height), rate=rate, options=options)
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Same action or not: ASLAN accuracy and AUC from features, over the official ten folds."""
+"""ASLAN, whether two videos show the same action: accuracy and AUC from features, over the official ten folds."""
 
 import sys
 from pathlib import Path
@@ -18,24 +18,25 @@ from res3d_video.train.terminal import JSON_FILE, QUIET, Command, extra_needed, 
 EPILOG = """\b
 Examples:
   python tools/aslan.py --features runs/s1m/aslan.parquet --pairs data/aslan/View2.mat
+
 \b
-Features are those of tools/extract_features.py; a video's name ends in its four official digits.
-Of each layer a pair gets the 12 distances of the benchmark, z-normalised on the training folds; a linear SVM says
-same or not. C3D reaches 78.3% accuracy so (Tran et al. 2015, with four layers). Numbers in the JSON file are 0 to 1.
+The features come from tools/extract_features.py; names of videos must end in their four official digits.
+For each layer, a pair has 12 distances, normalized on the training folds; a linear SVM says whether the action is the
+same. C3D reaches 78.3 % accuracy in this way (Tran et al. 2015, four layers). Numbers in the JSON file are 0 to 1.
 """
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
-@click.option("--features", required=True, type=click.Path(path_type=Path), help=".parquet.")
-@click.option("--pairs", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Official View2.mat.")
+@click.option("--features", required=True, type=click.Path(path_type=Path), help="Folder of features, .parquet.")
+@click.option("--pairs", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The official View2.mat.")
 @click.option("--layers", default=",".join(LAYERS), help="Layers to use.")
 @QUIET
 @JSON_FILE
 def main(*, features: Path, pairs: Path, layers: str, quiet: bool, json_path: Path | None) -> None:
-    """Same action or not: ASLAN accuracy and AUC from features, over the official ten folds."""
+    """ASLAN, whether two videos show the same action: accuracy and AUC from features, over the official ten folds."""
     chosen = [name for name in layers.split(",") if name]
     if not chosen:
-        raise click.UsageError("--layers: none is named; choose some, such as res5b,pool5")
+        raise click.UsageError("--layers must name at least one layer, such as res5b,pool5")
     with extra_needed("features"):
         folds = read_pairs(pairs)
         videos = load_features(features, chosen).of_videos()

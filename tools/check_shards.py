@@ -19,6 +19,7 @@ Examples:
   python tools/check_shards.py shards/ucf101
   python tools/check_shards.py shards/ucf101 --decode --json
   python tools/check_shards.py s3://bucket/shards/ucf101     # fetches all of it, once
+
 \b
 Exit code 0: whole. 1: damaged, with one line for each fault. 2: wrong usage.
 """

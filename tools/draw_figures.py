@@ -4,9 +4,8 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 if not __package__:  # started by path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -21,10 +20,10 @@ from res3d_video.pipeline.errors import UserError
 from res3d_video.tools.plots import draw_curves, picture, read_curves
 from res3d_video.train.terminal import Group, OutputFile
 
-SLICE_PIXELS = 42  # about, across a slice of a filter
-SLICE_GAP, FILTER_GAP = 2, 12  # pixels between a filter's slices, and between filters
+SLICE_PIXELS = 42  # approximate size of a slice
+SLICE_GAP, FILTER_GAP = 2, 12  # pixels between the slices of a filter, and between filters
 WHITE = 255
-WIDTH, BLOCK_HEIGHT = 1200, 50  # pixels of the page, and of what stands around an image
+WIDTH, BLOCK_HEIGHT = 1200, 50  # pixels: of the picture, and above and below each network
 CAPTION = (
     "A filter is divided by its largest absolute weight: mid grey is 0, brighter is positive, darker negative, in red, "
     "green and blue."
@@ -33,14 +32,15 @@ EPILOG = """\b
 Examples:
   python tools/draw_figures.py filters --checkpoint runs/3d/latest.pt --checkpoint runs/2d/latest.pt --out filters.png
   python tools/draw_figures.py curves runs/3d runs/2d --out curves.png
+
 \b
-filters: conv1 as in Figure 2 of arXiv:1708.05038, a block a checkpoint, a filter's slices in time side by side.
-curves: training loss and clip@1 of run folders, also of runs that still go on.
+filters: conv1 as in Figure 2 of arXiv:1708.05038, a block per checkpoint; the slices of a filter are side by side.
+curves: training loss and clip@1 of runs, also of those that are still running.
 Needs matplotlib: pip install -e ".[bench]".
 """
 
 SHOW = {"max_content_width": 110, "show_default": True}
-OUT = click.option("--out", required=True, type=OutputFile(".png"), help="The .png to write.")
+OUT = click.option("--out", required=True, type=OutputFile(".png"), help="PNG to write.")
 
 
 @click.group(cls=Group, context_settings=SHOW, epilog=EPILOG)
@@ -51,11 +51,11 @@ def main() -> None:
 @main.command("filters")
 @click.option(
     "--checkpoint", "checkpoints", required=True, multiple=True, type=click.Path(path_type=Path),
-    help="A .pt file of a run; repeat for several blocks.",
+    help="A .pt file of a run; repeat for several networks.",
 )  # fmt: skip
 @OUT
 def filters_command(*, checkpoints: tuple[Path, ...], out: Path) -> None:
-    """Filters of conv1: of 3D networks every slice in time, of R(2+1)D those in space."""
+    """Filters of conv1; of 3D networks all slices in time, of R(2+1)D the filters in space."""
     draw_filters(out, [read_filters(path) for path in checkpoints])
     click.echo(f"picture {out}")
 
@@ -64,49 +64,42 @@ def filters_command(*, checkpoints: tuple[Path, ...], out: Path) -> None:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @OUT
 def curves_command(*, runs: tuple[Path, ...], out: Path) -> None:
-    """Training loss and clip@1 of run folders."""
+    """Learning curves: training loss and clip@1 of runs."""
     draw_curves(out, [read_curves(folder) for folder in runs])
     click.echo(f"picture {out}")
 
 
-@dataclass(frozen=True, eq=False)
-class Filters:
-    """conv1 of a checkpoint.
+class Filters(NamedTuple):
+    """The first convolution of a network, float32 [K, 3, T, H, W], RGB; and a line that describes it.
 
-    Attributes:
-        weight: float32 [K, 3, T, H, W], colors in the order of the clips, red first; a 2D network has T = 1, and of a
-            factorised convolution it is the part in space.
-        step: Of the checkpoint.
-        text: Which network and filters they are.
+    A 2D network has T = 1; of a factorized convolution, it is the part in space.
     """
 
     weight: np.ndarray
-    step: int
     text: str
 
 
 def read_filters(checkpoint: Path) -> Filters:
-    """The first convolution of any model of train.models.
+    """The first convolution of a checkpoint's network.
 
     Raises:
-        UserError: The file is missing, damaged or not a checkpoint; or its network does not begin with a convolution
-            on three colors.
+        UserError: The file is not a checkpoint, or its network does not begin with a convolution on three colors.
     """
-    from res3d_video.train.checkpoint import load_checkpoint, weights_of  # loads torch: help does not wait for it
+    from res3d_video.train.checkpoint import load_checkpoint, weights_of  # torch is slow to import: not for --help
 
     state = load_checkpoint(checkpoint)
     weight = first_convolution(weights_of(state), where=str(checkpoint))
     model, place = state["config"]["model"], "/".join(checkpoint.resolve().parts[-2:])
     text = f"{model['name']}, width {model['width']}, step {state['step']:,}, {state['data']['name']} ({place}): "
     count, _, *size = weight.shape
-    return Filters(weight, state["step"], f"{text}{count} filters {'×'.join(map(str, size))}")
+    return Filters(weight, f"{text}{count} filters {'×'.join(map(str, size))}")
 
 
 def first_convolution(weights: Mapping[str, Any], *, where: str) -> np.ndarray:
-    """Weight, float32 [K, 3, T, H, W], of the first convolution among a network's parameters.
+    """Weight of the first convolution among a network's parameters, float32 [K, 3, T, H, W].
 
     Raises:
-        UserError: There is none, or it does not take three colors; `where` begins the message.
+        UserError: There is none, or it does not take three colors; the message begins with `where`.
     """
     for name, weight in weights.items():
         if weight.ndim in (4, 5):
@@ -120,13 +113,8 @@ def first_convolution(weights: Mapping[str, Any], *, where: str) -> np.ndarray:
 
 
 def as_colors(weight: np.ndarray) -> np.ndarray:
-    """Weights as colors: each filter over its largest absolute weight of all slices and colors; 0 is mid grey.
-
-    Args:
-        weight: [K, 3, T, H, W].
-
-    Returns:
-        uint8 [K, T, H, W, 3]; 255 is the largest absolute weight, 0 its negative; a filter of zeros is grey.
+    """Weights [K, 3, T, H, W] as colors, uint8 [K, T, H, W, 3]: 128 for a weight of 0, and 255 for the largest
+    absolute weight of the filter.
 
     >>> as_colors(np.array([0.5, -1.0, 0.0]).reshape(1, 3, 1, 1, 1)).ravel()
     array([191,   0, 128], dtype=uint8)
@@ -137,15 +125,12 @@ def as_colors(weight: np.ndarray) -> np.ndarray:
 
 
 def tile(colors: np.ndarray, *, columns: int, scale: int) -> np.ndarray:
-    """One image of all filters, row by row; a filter's slices side by side; white between.
+    """One image of all filters, uint8 [height, width, 3], with white gaps.
 
     Args:
-        colors: uint8 [K, T, H, W, 3].
+        colors: Filters, uint8 [K, T, H, W, 3].
         columns: Filters in a row.
-        scale: Pixels of the image across one of a filter's.
-
-    Returns:
-        uint8 [height, width, 3].
+        scale: Size of a weight in the image, pixels.
     """
     count, columns = len(colors), min(columns, len(colors))
     rows = -(-count // columns)
@@ -159,18 +144,14 @@ def tile(colors: np.ndarray, *, columns: int, scale: int) -> np.ndarray:
 
 
 def draw_filters(path: Path, networks: Sequence[Filters]) -> None:
-    """Write a PNG, an image a network below one another; a filter's slices in time stand side by side.
-
-    Raises:
-        BenchError: matplotlib is not installed.
-    """
+    """Write a PNG of all networks, one below the other; raises BenchError if matplotlib is not installed."""
     images = []
     for network in networks:
         _, _, num_slices, height, width = network.weight.shape
         scale = max(1, round(SLICE_PIXELS / height))
         columns = max(1, (WIDTH - 40 + FILTER_GAP) // (num_slices * (width * scale + SLICE_GAP) + FILTER_GAP))
         whole = max(n for n in range(1, columns + 1) if len(network.weight) % n == 0)
-        columns = whole if 4 * whole >= 3 * columns else columns  # full rows where they are nearly as long
+        columns = whole if 4 * whole >= 3 * columns else columns  # full rows, if they are nearly as long
         images.append(tile(as_colors(network.weight), columns=columns, scale=scale))
     heights = [len(image) + BLOCK_HEIGHT for image in images]
     with picture(path, "Filters of conv1", size=(WIDTH, sum(heights) + 2 * BLOCK_HEIGHT)) as figure:

@@ -33,6 +33,7 @@ EPILOG = """\b
 Examples:
   python tools/evaluate.py --checkpoint runs/tiny/latest.pt --data shards/ucf101
   torchrun --nproc-per-node 8 tools/evaluate.py --checkpoint runs/s1m/latest.pt --data shards/sports1m
+
 \b
 The network, the clips and the split are those of the checkpoint. clip@1 is of one centre clip; video@1 and
 video@5 of the softmax averaged over --clips evenly spaced ones; --clips 10 --crops 3 scores 30 views a video, three

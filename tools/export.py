@@ -21,6 +21,7 @@ EPILOG = """\b
 Examples:
   python tools/export.py --checkpoint runs/mine/best.pt --format onnx --out mine.onnx
   python tools/export.py --checkpoint runs/mine/best.pt --format torch --height 480 --width 640 --out mine.pt2
+
 \b
 The file takes uint8 RGB frames [N, T, height, width, 3], any N, and gives probabilities [N, K]. Resizing,
 center crop and normalization are inside; its metadata "res3d.json" has the classes, T and the frame stride. What was

@@ -24,6 +24,7 @@ Examples:
   python tools/extract_features.py --checkpoint runs/s1m/latest.pt --data shards/ucf101 --out features/ucf101.parquet
   torchrun --nproc-per-node 8 tools/extract_features.py --checkpoint runs/s1m/latest.pt --data shards/ucf101 \\
     --layers pool5 --per-clip --dtype float16 --out features/ucf101-clips.parquet
+
 \b
 Layers: res2a … res5b (blocks), res2 … res5 (a stage's last block), pool5, prob; C3D: conv1a … conv5b, pool1 … pool5,
 fc6, fc7, prob. The network and the clips are the checkpoint's; its classes need not be the dataset's.

@@ -22,6 +22,7 @@ Examples:
     --out weights/r3d_18.pt
   python tools/import_weights.py --from caffe res3d-sports1m.npz --model res3d18 --out weights/res3d18.pt
   python tools/extract_features.py --checkpoint weights/res3d18.pt --data shards/ucf101 --out features/ucf101.parquet
+
 \b
 torchvision: r3d_18, mc3_18, r2plus1d_18, a .pth with the state dict; 16 frames at stride 2, which for videos of 30
 frames/s are the 15 frames/s they were trained on. caffe: res3d10 … res3d34 and c3d, an .npz that
@@ -51,7 +52,7 @@ def main(
     from res3d_video.train.importing import import_weights
 
     if out.exists():
-        raise click.UsageError(f"--out: {out} is there already; choose another name or remove it")
+        raise click.UsageError(f"--out: {out} already exists; choose another name or remove it")
     names = None
     if classes_path is not None:
         names = [line for line in map(str.strip, read_text(classes_path).splitlines()) if line]

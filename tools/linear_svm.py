@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A linear SVM on features of videos: accuracy on the official splits, and which classes are taken for which."""
+"""A linear SVM on features of videos: accuracy on the official splits, and which classes are confused."""
 
 import sys
 from collections.abc import Sequence
@@ -34,24 +34,27 @@ from res3d_video.train.terminal import (
     text_table,
 )
 
-MOST_NAMES = 40  # classes whose names still fit beside a matrix
+MOST_NAMES = 40  # class names that fit beside a matrix
 EPILOG = """\b
 Examples:
   python tools/linear_svm.py --features features/ucf101.parquet --layer res5b --json features/ucf101-svm.json
   python tools/linear_svm.py --features features/hmdb51.parquet --layer pool5 --splits 1 --c 1 --out confusion.png
+
 \b
-A video's feature is the mean over its clips, of length 1. For each split, C is chosen by cross-validation among its
-training videos, by group; then one SVM is fitted to all of them and predicts the test videos.
+The feature of a video is the mean over its clips, scaled to length 1. For each split, C is chosen by cross-validation
+on its training videos, keeping groups together; then an SVM is fitted to all of them and predicts the test videos.
 """
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
-@click.option("--features", "path", required=True, type=click.Path(path_type=Path), help="Of extract_features.py.")
-@click.option("--layer", default="res5b", help="One of the layers in the files.")
-@click.option("--splits", default="all", help="Names with commas between, or all.")
+@click.option(
+    "--features", "path", required=True, type=click.Path(path_type=Path), help="Folder of features, .parquet."
+)
+@click.option("--layer", default="res5b", help="Layer to use.")
+@click.option("--splits", default="all", help="Splits to score: all, or a list like 1,3.")
 @click.option("--c", type=Number(0, 1e9, min_open=True), help="C of the SVM.  [default: chosen by cross-validation]")
-@click.option("--out", type=OutputFile(".png"), help="Picture of the confusion matrix.")
-@click.option("--num-threads", default=1, type=THREADS, help="SVMs fitted at a time.")
+@click.option("--out", type=OutputFile(".png"), help="Draw the confusion matrix here.")
+@click.option("--num-threads", default=1, type=THREADS, help="SVMs to fit at a time.")
 @QUIET
 @JSON_FILE
 def main(
@@ -65,7 +68,7 @@ def main(
     quiet: bool,
     json_path: Path | None,
 ) -> None:
-    """A linear SVM on features of videos: accuracy on the official splits, confusion."""
+    """A linear SVM on features of videos: accuracy on the official splits, and which classes are confused."""
     if out is not None:
         load_matplotlib()  # fails here, not after the work
     features = load_features(path, [layer]).of_videos()
@@ -106,7 +109,7 @@ def main(
 
 
 def choose_splits(features: Features, selection: str) -> list[str]:
-    """Names of the splits to score."""
+    """Names of the splits to score; raises if one does not exist or has an empty side."""
     names = features.split_names if selection == "all" else list(dict.fromkeys(selection.split(",")))
     for name in names:
         if name not in features.split_names:
@@ -119,7 +122,7 @@ def choose_splits(features: Features, selection: str) -> list[str]:
 
 
 def notes_of(features: Features, scores: dict[str, SplitScores]) -> list[str]:
-    """What a reader must know before believing the numbers."""
+    """Caveats for the reader of the numbers."""
     notes = []
     for name, split in scores.items():
         if seen := features.num_test_seen(name):
@@ -132,7 +135,7 @@ def notes_of(features: Features, scores: dict[str, SplitScores]) -> list[str]:
 
 
 def summary(features: Features, scores: dict[str, SplitScores], *, layer: str) -> dict[str, Any]:
-    """Everything about the SVM: accuracies 0 to 1, C, classes, confusion, and the features' "about"."""
+    """The JSON file; accuracies are 0 to 1."""
     found = [split.accuracy for split in scores.values()]
     return {
         "layer": layer,
@@ -158,10 +161,10 @@ def summary(features: Features, scores: dict[str, SplitScores], *, layer: str) -
 
 
 def draw_confusion(path: Path, title: str, *, classes: Sequence[str], confusion: np.ndarray) -> None:
-    """Write a PNG: each class's videos (row) as shares of the predicted classes (column); classes without any stay out.
+    """Write a PNG of a confusion matrix, normalized by row; without classes that have no videos and no predictions.
 
     Args:
-        confusion: int64 [K, K], videos by class and predicted class.
+        confusion: Videos by class (row) and predicted class (column), int64 [K, K].
     """
     present = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
     names, counts = [classes[k] for k in present.tolist()], confusion[np.ix_(present, present)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a small labelled set of videos whose classes differ only by motion, for trying everything out."""
+"""Makes a small labeled set of videos whose classes differ only by motion, to try everything out."""
 
 import json
 import multiprocessing
@@ -185,33 +185,44 @@ def window(texture: np.ndarray, position: np.ndarray, *, height: int, width: int
 
 
 SIZE = {"height": 96, "width": 128}
-# Fine enough that what is left of a frame's coding does not betray how the frame moves; the same bytes every time.
+# Fine enough that coding artifacts do not show the motion in a single frame; one thread, for the same bytes every time.
 ENCODER: dict[str, Any] = {"crf": 16, "preset": "veryfast", "threads": 1, "fflags": "+bitexact"}
 SETTINGS_NAME = "demo.json"  # in OUT: what decides the videos
 EPILOG = """\b
 Examples:
   python tools/make_demo_videos.py                            # 8 classes of 40 videos in data/demo
   python tools/make_demo_videos.py --out data/big --videos-per-class 200 --seed 7
+
 \b
-Files are OUT/<class>/<scene>_<class>.mp4; every scene moves once in each class. To keep a scene on one side:
+Files are OUT/<class>/<scene>_<class>.mp4; each scene has one video per class. To keep a scene on one side:
   python tools/make_shards.py folder --raw data/demo --name demo --group-pattern '^(scene[0-9]+)_'
-Train on them with --no-flip: mirrored, a move to the left is one to the right.
+Train on them with --no-flip, because a mirrored move to the left is a move to the right.
 """
 
 
 @click.command(cls=Command, go_on="run the same command again: finished videos are kept", epilog=EPILOG)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("data/demo"), show_default=True)
-@click.option("--videos-per-class", type=click.IntRange(1, 999_999), default=40, show_default=True)
-@click.option("--frames", "num_frames", type=click.IntRange(2, 1000), default=48, show_default=True)
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Another one, other scenes.")
-@click.option("--workers", type=THREADS, default=os.cpu_count(), show_default="all cores")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("data/demo"),
+    show_default=True,
+    help="Folder for the videos.",
+)
+@click.option(
+    "--videos-per-class", type=click.IntRange(1, 999_999), default=40, show_default=True, help="Number of scenes."
+)
+@click.option(
+    "--frames", "num_frames", type=click.IntRange(2, 1000), default=48, show_default=True, help="Frames per video."
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the scenes.")
+@click.option("--workers", type=THREADS, default=os.cpu_count(), show_default="all cores", help="Number of processes.")
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 def main(out: Path, *, as_json: bool, **options: Any) -> None:
-    """Make a small labelled set of videos whose classes differ only by motion.
+    """Make a small labeled set of videos whose classes differ only by motion.
 
-    Textured shapes go left, right, up or down, grow, shrink or spin over a drifting ground. One frame cannot
-    tell which; a 3D network learns it in minutes. Videos that are there already are kept.
+    Textured shapes move left, right, up or down, grow, shrink or spin over a drifting background. A single frame does
+    not show which; a 3D network learns it in minutes. Existing videos are kept.
     """
     num_videos, num_made = make_videos(out, **options)
     if as_json:
@@ -223,11 +234,11 @@ def main(out: Path, *, as_json: bool, **options: Any) -> None:
 def make_videos(
     out: Path, *, videos_per_class: int, workers: int, quiet: bool, num_frames: int = 48, seed: int = 0
 ) -> tuple[int, int]:
-    """Make those videos of a set that are not there yet; gives the number of all, and of those made now."""
+    """Make the videos of a set that do not exist yet; returns the number of all, and of those made now."""
     decided = {"videos_per_class": videos_per_class, "num_frames": num_frames, "seed": seed} | SIZE
     settings, content = out / SETTINGS_NAME, (json.dumps(decided) + "\n").encode()
     if out.exists() and any(out.iterdir()) and not (settings.is_file() and settings.read_bytes() == content):
-        raise click.UsageError(f"{out}: holds something else than demo videos of these options; choose another --out")
+        raise click.UsageError(f"{out}: has other files than demo videos with these options; choose another --out")
     for class_name in CLASSES:
         (out / class_name).mkdir(parents=True, exist_ok=True)
     settings.write_bytes(content)
@@ -243,7 +254,7 @@ def make_videos(
 
 
 def make_video(path: Path, *, num_frames: int, seed: int) -> None:
-    """Render and encode scene000_class.mp4, whole or not at all. Raises UserError if ffmpeg fails."""
+    """Render and encode scene000_class.mp4 atomically; raises UserError if ffmpeg fails."""
     scene, _, class_name = path.stem.removeprefix("scene").partition("_")
     video = render_video(class_name, seed=seed * 1_000_000 + int(scene), num_frames=num_frames, **SIZE)
     unfinished = path.with_name(f".{path.name}")
@@ -256,13 +267,13 @@ def make_video(path: Path, *, num_frames: int, seed: int) -> None:
 
 
 def demo_videos(folder: Path, *, quiet: bool) -> Path:
-    """32 videos of eight classes in `folder`/videos, to measure on where there are no others."""
+    """Make 32 videos of eight classes in `folder`/videos, for benchmarks without other data."""
     make_videos(folder / "videos", videos_per_class=4, workers=len(os.sched_getaffinity(0)), quiet=quiet)
     return folder / "videos"
 
 
 def demo_shards(folder: Path, *, quiet: bool) -> Path:
-    """Shards of `demo_videos` in `folder`/shards."""
+    """Make shards of `demo_videos` in `folder`/shards."""
     listing = list_folder(demo_videos(folder, quiet=quiet), name="demo", group_pattern=r"^(scene[0-9]+)_")
     build_shards(listing, folder / "shards", BuildSettings(), workers=len(os.sched_getaffinity(0)))
     return folder / "shards"

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from functools import partial
@@ -25,11 +25,20 @@ from res3d_video.pipeline.convert.plan import OWN_SETTINGS, BuildSettings
 from res3d_video.pipeline.convert.run import BuildResult, build_shards, make_on_ray
 from res3d_video.pipeline.datasets import DATASETS
 from res3d_video.pipeline.errors import UserError, os_errors_of_the_user
-from res3d_video.pipeline.index import CODECS, ShardIndex, open_index
+from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.remote_store import RemoteStore, is_url
 from res3d_video.train.data_options import to_stderr
-from res3d_video.train.terminal import QUIET, Failed, Group, WrongUsage, print_json, progress, with_options
+from res3d_video.train.terminal import (
+    QUIET,
+    Failed,
+    Group,
+    WrongUsage,
+    field_options,
+    print_json,
+    progress,
+    with_options,
+)
 
 MAX_REASONS = 5  # of failures that are told apart
 LARGE = 3  # times the median picture: a tile that is mostly empty; wide and high videos together have less than 2
@@ -72,30 +81,11 @@ def task_number(context: click.Context, option: click.Parameter, task: str | Non
         return None
     found = re.fullmatch(r"(\d+)/(\d+)", task, re.ASCII)
     if not found:
-        raise WrongUsage(f"--task: {task!r} is not I/N; say 1/8 for the first of eight")
+        raise WrongUsage(f"--task must be I/N, such as 1/8 for the first of eight, got {task!r}")
     number, count = map(int, found.groups())
     if not 1 <= number <= count:
         raise WrongUsage(f"--task: {task} does not exist; choose 1/{count} to {count}/{count}")
     return number, count
-
-
-def setting_options(kind: type, names: Iterable[str], **defaults: Any) -> list[Callable]:
-    """Options that set fields of a dataclass."""
-    flags = {"gop_size": "--gop", "keep_aspect": "--keep-aspect/--no-keep-aspect"}
-    types = {"codec": click.Choice(list(CODECS)), "fps": float}
-    by_name = {field.name: field for field in fields(kind)}
-    return [
-        click.option(
-            flags.get(name, f"--{name.replace('_', '-')}"),
-            name,
-            type=types.get(name),
-            is_flag=isinstance(by_name[name].default, bool),
-            default=defaults.get(name, by_name[name].default),
-            show_default=name != "keep_aspect",
-            help=by_name[name].metadata["help"],
-        )
-        for name in names
-    ]
 
 
 # fmt: off
@@ -105,14 +95,14 @@ shard_options = with_options(
     click.option("--workers", type=click.IntRange(min=1, max=1024), default=len(os.sched_getaffinity(0)),
                  show_default="all cores", help="Videos in work at once."),
     click.option("--limit", type=click.IntRange(min=1, max=10**9), help="Take only this many videos, for a try-out."),
-    *setting_options(BuildSettings, SETTINGS, keep_aspect=None),
+    *field_options(BuildSettings, SETTINGS, keep_aspect=None),
     click.option("--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto finds one on this machine; host:port, "
                  "or local for a new one."),
     click.option("--task", metavar="I/N", callback=task_number, help="Make only every N-th shard, from the I-th; the "
                  "last task writes the index."),
     click.option("--append", is_flag=True, help="Add videos that a finished dataset lacks as new shards; its own stay "
                  "as they are."),
-    *setting_options(Limits, LIMITS),
+    *field_options(Limits),
     QUIET,
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
 )
@@ -128,6 +118,7 @@ Examples:
   python tools/make_shards.py ucf101 --codec h264 --out shards/ucf101-h264   # a quarter of the bytes
   python tools/make_shards.py sports1m --task 3/16            # the third of 16 tasks that share a folder
   python tools/make_shards.py sports1m --ray auto             # on the machines of a Ray cluster
+
 \b
 With --out s3://bucket/prefix or gs://… each shard is uploaded when it is made; so are those of --task and --ray.
 A build that was interrupted goes on when the same command is run again; a finished one is left as it is.
@@ -143,21 +134,7 @@ def main() -> None:
 
 @main.command(**COMMAND)
 @shard_options
-def ucf101(**options: Any) -> None:
-    """UCF101: videos in RAW/UCF-101/<Class>/, official lists in RAW/ucfTrainTestlist/."""
-    run("ucf101", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
-def hmdb51(**options: Any) -> None:
-    """HMDB51: videos in RAW/<class>/, official lists in RAW/testTrainMulti_7030_splits/."""
-    run("hmdb51", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
-@with_options(*setting_options(BuildSettings, SEGMENTS, segment_s=2.0))
+@with_options(*field_options(BuildSettings, SEGMENTS, segment_s=2.0))
 def sports1m(**options: Any) -> None:
     """Sports-1M: RAW/videos/<YouTube id>.*, RAW/labels.txt, RAW/original/{train,test}_partition.txt."""
     run("sports1m", **options)
@@ -197,27 +174,6 @@ def table(*, table: Path, raw: Path | None, split_seed: int, **options: Any) -> 
     run("table", raw=raw or table.parent, **options, listing_options={**listing, "table": table, "seed": split_seed})
 
 
-@main.command(**COMMAND)
-@shard_options
-def kinetics(**options: Any) -> None:
-    """Kinetics-400, -600, -700: lists RAW/*train*.csv, …; videos <id>_<start>_<end>.* or <id>.* anywhere below RAW."""
-    run("kinetics", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
-def ssv2(**options: Any) -> None:
-    """Something-Something V2: labels.json, train.json, validation.json and <id>.webm anywhere below RAW."""
-    run("ssv2", **options)
-
-
-@main.command(**COMMAND)
-@shard_options
-def diving48(**options: Any) -> None:
-    """Diving48: Diving48_vocab.json, Diving48_V2_{train,test}.json and <vid_name>.mp4 anywhere below RAW."""
-    run("diving48", **options)
-
-
 def run(
     dataset: str,
     *,
@@ -237,9 +193,9 @@ def run(
     """List, build, say what came of it."""
     refuse_options_of_other_codecs(others["codec"])
     if task is not None and ray is not None:
-        raise WrongUsage("--task: does not go with --ray; leave one out")
+        raise WrongUsage("--task and --ray do not go together; leave one out")
     if append and (task is not None or limit is not None):
-        raise WrongUsage("--append: does not go with --task or --limit; leave them out")
+        raise WrongUsage("--append does not go together with --task or --limit; leave them out")
     source = raw or Path("data") / dataset
     try:
         with os_errors_of_the_user(source, way_out="make it readable, or move it elsewhere"):
@@ -288,7 +244,19 @@ def run(
         for warning in shape_warnings(index):
             click.echo(f"warning: {warning}", err=True)
     if result.is_whole and not result.num_samples:
-        raise Failed(f"{shown}: not one video could be read; see {shown}/quarantine.jsonl")
+        raise Failed(f"{shown}: none of the videos could be read; see {shown}/quarantine.jsonl")
+
+
+OFFICIAL = {  # datasets without options of their own -> what their raw folder holds
+    "ucf101": "UCF101: videos in RAW/UCF-101/<Class>/, official lists in RAW/ucfTrainTestlist/.",
+    "hmdb51": "HMDB51: videos in RAW/<class>/, official lists in RAW/testTrainMulti_7030_splits/.",
+    "kinetics": "Kinetics-400, -600, -700: lists RAW/*train*.csv, …; videos <id>_<start>_<end>.* or <id>.* anywhere "
+    "below RAW.",
+    "ssv2": "Something-Something V2: labels.json, train.json, validation.json and <id>.webm anywhere below RAW.",
+    "diving48": "Diving48: Diving48_vocab.json, Diving48_V2_{train,test}.json and <vid_name>.mp4 anywhere below RAW.",
+}
+for name, text in OFFICIAL.items():
+    main.command(name, help=text, **COMMAND)(shard_options(partial(run, name)))
 
 
 def refuse_options_of_other_codecs(codec: str) -> None:
@@ -298,7 +266,7 @@ def refuse_options_of_other_codecs(codec: str) -> None:
         name = option.name or ""
         owner = next((owner for owner, names in OWN_SETTINGS.items() if name in names - {"codec"}), codec)
         if owner != codec and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{option.opts[0]} is of --codec {owner}, not of {codec}; leave it out")
+            raise click.UsageError(f"{option.opts[0]} is only for --codec {owner}; leave it out")
 
 
 def report_lines(result: BuildResult, index: ShardIndex | None, *, out: str) -> Iterator[str]:

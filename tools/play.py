@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Look at a sample, or at the clips that training and evaluation take of it: as a GIF, an MP4 or a sheet of frames."""
+"""Shows a sample, or the clips that training and evaluation take of it, as a GIF, an MP4 or a sheet of frames."""
 
 import os
 import sys
@@ -43,14 +43,15 @@ Examples:
   python tools/play.py shards/ucf101 --random --run runs/ucf101 --step 500 --out seen.gif
   python tools/play.py shards/ucf101 --random --clips 8 --color-jitter 0.4 0.4 0.4 0.1 --out colors.png
   python tools/play.py s3://bucket/shards/ucf101 v_Archery_g01_c01 --segment --out video.mp4
+
 \b
-KEY is a sample's key, the name of its video, or a part of either that no other sample has. A clip is shown in three
-pictures: the stored frame with the crop drawn in, the crop, and what the loader gives the network, its normalization
-undone. --clips 4 shows a training sample as in its first four epochs, a test sample as four evenly spaced clips.
+KEY is a sample's key, the name of its video, or a part of either that only one sample has. A clip is shown as three
+pictures: the stored frame with the crop in yellow, the crop, and the network input without normalization.
+--clips 4 shows a training sample in its first four epochs, and a test sample in four evenly spaced clips.
 Needs Pillow: pip install -e ".[report]".
 """
-ASSUMED_FPS = 25.0  # of a source that does not say
-MAX_FRAMES = {".gif": 300, ".mp4": 1000, ".png": 32}  # of a segment; of a longer one evenly spaced frames are shown
+ASSUMED_FPS = 25.0  # if the source does not say
+MAX_FRAMES = {".gif": 300, ".mp4": 1000, ".png": 32}  # of a segment; if it is longer, evenly spaced frames are shown
 
 
 @click.command(
@@ -66,16 +67,14 @@ MAX_FRAMES = {".gif": 300, ".mp4": 1000, ".png": 32}  # of a segment; of a longe
 )
 @click.argument("data", metavar="DIR", type=DATA)
 @click.argument("key", required=False)
-@click.option(
-    "--random", "is_random", is_flag=True, help="Any sample; one of the train side where clips are augmented."
-)
-@click.option("--class", "class_name", help="Any sample of this class.")
-@click.option("--side", type=click.Choice(["train", "val", "test"]), help="Any sample of this side of the split.")
+@click.option("--random", "is_random", is_flag=True, help="A random sample; with augmentation, of the train side.")
+@click.option("--class", "class_name", help="A random sample of this class.")
+@click.option("--side", type=click.Choice(["train", "val", "test"]), help="A random sample of this side.")
 @click.option("--clips", "num_clips", type=click.IntRange(1, 100), help="Number of epochs or views.  [default: 1]")
-@click.option("--step", type=click.IntRange(0, MOST), help="The clips of this step of training, from 0.")
-@click.option("--segment", "is_segment", is_flag=True, help="All that is stored, without clips.")
+@click.option("--step", type=click.IntRange(0, MOST), help="Show the clips of this training step, 0-based.")
+@click.option("--segment", "is_segment", is_flag=True, help="Show all stored frames instead of clips.")
 @click.option("--preset", type=Name(list(PRESETS)), metavar="NAME", help="Recipe.  [default: ucf101-search]")
-@click.option("--run", type=click.Path(exists=True, path_type=Path), help="Folder of a run whose recipe is taken.")
+@click.option("--run", type=click.Path(exists=True, path_type=Path), help="Take the recipe of this run's folder.")
 @with_options(*AUGMENT_OPTIONS)
 @click.option("--split", help="Split of the dataset.  [default: the recipe's]")
 @click.option("--out", required=True, type=OutputFile(*MAX_FRAMES), help=".gif, .mp4, or .png: a sheet of all frames.")
@@ -98,7 +97,7 @@ def main(
     json_path: Path | None,
     **augmentation: Any,
 ) -> None:
-    """Draw a sample of the shards in DIR, or clips of it as the network gets them."""
+    """Draw a sample of the shards in DIR, or clips of it as the network sees them."""
     if (key is None) != bool(is_random or class_name or side):
         raise WrongUsage("give either a KEY, or --random, --class or --side to take any sample")
     for choices in (
@@ -109,7 +108,7 @@ def main(
         if len(given) > 1:
             raise WrongUsage(f"{' and '.join(given)} do not go together; leave one of them out")
     with extra_needed("report"):
-        from res3d_video.tools import playing  # loads torch and Pillow
+        from res3d_video.tools import playing  # torch and Pillow are slow to import
     index = data.open()
     config = PRESETS[preset or "ucf101-search"]
     if run is not None:

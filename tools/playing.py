@@ -1,4 +1,4 @@
-"""Which sample is shown, which clips training or an evaluation takes of it, and how they are drawn. Needs Pillow."""
+"""For tools/play.py: finds a sample, and the clips that training or an evaluation takes of it; draws them (Pillow)."""
 
 import io
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ PAPER, INK, YELLOW = (255, 255, 255), (40, 40, 40), (255, 221, 0)
 
 
 def find_sample(index: ShardIndex, name: str) -> int:
-    """The only sample with a key, a video's name, or a part of either. Raises UserError if there is none, or more."""
+    """The sample with this key or video name, or with this part of either; raises UserError unless it is one sample."""
     part = name.encode()
     found = np.flatnonzero(index.keys == part)
     if not len(found):
@@ -39,22 +39,22 @@ def find_sample(index: ShardIndex, name: str) -> int:
     if len(found) == 1:
         return int(found[0])
     if not len(found):
-        raise UserError(f"{name}: no sample of {index.name} has it in its key or source; --random shows any")
+        raise UserError(f"{name}: no sample of {index.name} has it in its key or source; use --random for any sample")
     first = ", ".join(f"{index.key(row)} ({index.source(row)})" for row in found[:3].tolist())
     raise UserError(f"{name}: {len(found)} samples have it in their key or source: {first}, …; give one's key")
 
 
 def contains(names: np.ndarray, part: bytes) -> np.ndarray:
-    """Which of some byte strings have a part: bool [N]."""
+    """Which byte strings contain a part: bool [N]."""
     return np.char.find(names, part) >= 0
 
 
 def random_sample(
     index: ShardIndex, config: TrainConfig, *, side: str | None, class_name: str | None, step: int | None
 ) -> int:
-    """Any sample of the split: on a side, of a class, in a step of training. Raises UserError if there is none.
+    """A random sample of a split that is on a side, of a class, and in a training step; raises UserError if none is.
 
-    Where clips are augmented it is one that is trained on, unless a side is given.
+    With augmentation it is a training sample, unless a side is given.
     """
     side = side or ("train" if config.augment.is_on else None)
     used = index.subsets[:, index.split_names.index(config.split)]
@@ -72,7 +72,7 @@ def random_sample(
 
 
 def sample_metadata(index: ShardIndex, sample: int) -> dict[str, Any]:
-    """A sample for JSON: stored frames, source frames a second (0: unknown), stored width and height in pixels."""
+    """The sample in the JSON file; docs/json.md has the meaning of the keys."""
     key_json = read_key_json(index, sample)
     return {
         "key": index.key(sample),
@@ -91,11 +91,11 @@ def sample_metadata(index: ShardIndex, sample: int) -> dict[str, Any]:
 def select_clips(
     index: ShardIndex, config: TrainConfig, sample: int, *, step: int | None = None, num_clips: int = 1
 ) -> PlannedClips:
-    """The clips that training or an evaluation takes of a sample. Raises UserError if split or step does not use it.
+    """The clips that training or an evaluation takes of a sample; raises UserError if split or step does not use it.
 
     Args:
-        step: All clips of this step of training; None for one of each epoch from the first on.
-        num_clips: Epochs of training, or clips of a video in an evaluation, which the samples of the video share.
+        step: Take all clips of this training step; None takes one of each epoch, from the first on.
+        num_clips: Number of epochs, or number of clips per video in an evaluation.
     """
     if step is not None:
         batch = train_plan(index, config).batch(step)
@@ -116,7 +116,7 @@ def select_clips(
 
 
 def is_trained(index: ShardIndex, config: TrainConfig, sample: int) -> bool:
-    """Whether the split trains on a sample; otherwise it tests on it. Raises UserError if it does neither."""
+    """Whether a sample is on the training side of the split; raises UserError if the split does not use it."""
     subset, key = index.subsets[sample, index.split_names.index(config.split)], index.key(sample)
     if not subset:
         raise UserError(f"{key}: split {config.split} does not use it; choose another --split, or --segment")
@@ -124,7 +124,7 @@ def is_trained(index: ShardIndex, config: TrainConfig, sample: int) -> bool:
 
 
 def describe_clips(index: ShardIndex, config: TrainConfig, clips: PlannedClips) -> list[dict[str, Any]]:
-    """Where each clip of a sample is taken, for JSON: frames of the source; crops in pixels after resizing."""
+    """The clips in the JSON file: frame numbers of the source, crops in pixels after resizing."""
     frames, labels = clip_frames(index, config, clips) * index.frame_step, drawn_labels(index, clips)
     described: list[dict[str, Any]] = []
     for n, position in enumerate(clips.position.tolist()):
@@ -146,13 +146,13 @@ def describe_clips(index: ShardIndex, config: TrainConfig, clips: PlannedClips) 
 
 
 def clip_frames(index: ShardIndex, config: TrainConfig, clips: PlannedClips) -> np.ndarray:
-    """Numbers of the stored frames that clips take: int64 [N, T]."""
+    """Numbers of the stored frames in each clip: int64 [N, T]."""
     spec = stored_clip(config.clip, frame_step=index.frame_step)
     return frame_indices(clips.start, spec, video_frames=index.num_frames[clips.sample])
 
 
 class FixedPlan(EvalPlan):
-    """A single step of given clips."""
+    """A plan with a single step, of the given clips."""
 
     def __init__(self, index: ShardIndex, config: TrainConfig, clips: PlannedClips) -> None:
         super().__init__(index, clips.sample, config.clip, global_batch_size=len(clips))
@@ -161,14 +161,16 @@ class FixedPlan(EvalPlan):
             self.augmentation = config.augment
 
     def batch(self, step: int) -> PlannedClips:
-        """The clips."""
+        """The given clips."""
         return self._clips
 
 
 def network_input(index: ShardIndex, config: TrainConfig, clips: PlannedClips) -> np.ndarray:
-    """What the loader gives the network of some clips, its normalization undone: uint8 RGB NTHWC.
+    """Clips as the loader gives them to the network, without normalization: uint8 RGB [N, T, H, W, 3].
 
-    Raises ShardError for a damaged clip, LoaderError if DALI fails.
+    Raises:
+        ShardError: A clip is damaged.
+        LoaderError: DALI fails.
     """
     with ClipLoader(index, FixedPlan(index, config, clips), mean=config.mean, std=config.std) as loader:
         batch = next(iter(loader))
@@ -183,9 +185,9 @@ def network_input(index: ShardIndex, config: TrainConfig, clips: PlannedClips) -
 
 
 class Frame(NamedTuple):
-    """One frame as it is shown: a line about it, and 1 or 3 pictures as in PANELS, uint8 RGB [h, w, 3].
+    """A frame with its pictures, uint8 RGB [h, w, 3]: the stored frame alone, or three as in PANELS.
 
-    `box` is the crop's left, top, right and bottom in the first picture, pixels.
+    `box` is left, top, right and bottom of the crop in the first picture, pixels.
     """
 
     caption: str
@@ -194,14 +196,14 @@ class Frame(NamedTuple):
 
 
 class FrameGroup(NamedTuple):
-    """A line about a clip or a segment, and its frames, at least one; all groups have pictures of the same sizes."""
+    """The frames of a clip or segment with a title; all groups have pictures of the same sizes."""
 
     title: str
     frames: list[Frame]
 
 
 def segment_group(index: ShardIndex, sample: int, frames: np.ndarray) -> FrameGroup:
-    """Stored frames [F] of a sample, by number."""
+    """Stored frames of a sample, by their numbers [F]."""
     shown = zip(frames * index.frame_step, stored_frames(index, sample, frames), strict=True)
     title = f"{len(frames)} of {index.num_frames[sample]} stored frames"
     return FrameGroup(title, [Frame(f"frame {number}", [picture]) for number, picture in shown])
@@ -210,7 +212,11 @@ def segment_group(index: ShardIndex, sample: int, frames: np.ndarray) -> FrameGr
 def clip_groups(
     index: ShardIndex, config: TrainConfig, clips: PlannedClips, described: Sequence[dict[str, Any]]
 ) -> list[FrameGroup]:
-    """Clips, `described` by `describe_clips`: as stored, cropped, as the network gets them. Raises ShardError."""
+    """Clips as stored, cropped, and as the network gets them; raises ShardError if one is damaged.
+
+    Args:
+        described: From `describe_clips`.
+    """
     numbers, given = clip_frames(index, config, clips), network_input(index, config, clips)
     scale, groups = config.clip.scale(index.size), []
     for n, clip in enumerate(described):
@@ -232,12 +238,12 @@ def clip_groups(
 
 
 def square(picture: np.ndarray, side: int) -> np.ndarray:
-    """A picture as large as all others, uint8 RGB [side, side, 3]."""
+    """A picture resized to uint8 RGB [side, side, 3]."""
     return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def draw(kind: str, title: str, groups: Sequence[FrameGroup]) -> list[Image.Image]:
-    """A page for each frame, its pictures side by side; or for ".png" one page with all, pictures below one another."""
+    """An image per frame, with its pictures side by side; for ".png", a sheet of all frames."""
     if kind == ".png":
         blocks = []
         for group in groups:
@@ -258,7 +264,7 @@ def draw(kind: str, title: str, groups: Sequence[FrameGroup]) -> list[Image.Imag
 
 
 def pictures_of(frame: Frame, height: int) -> list[Image.Image]:
-    """The pictures of a frame at a height, pixels, with the crop drawn into the first."""
+    """The pictures of a frame, scaled to a height in pixels, with the crop drawn into the first."""
     images = []
     for picture in frame.pictures:
         width = round(picture.shape[1] * height / picture.shape[0])
@@ -270,7 +276,7 @@ def pictures_of(frame: Frame, height: int) -> list[Image.Image]:
 
 
 def labeled(lines: Sequence[str], image: Image.Image, *, margin: int = 0) -> Image.Image:
-    """Lines of text above a picture, in even sizes, which H.264 takes."""
+    """Lines of text above an image; width and height are even, because H.264 needs that."""
     font, line_height = ImageFont.load_default(12), 17
     width = max(image.width, TEXT_WIDTH if margin else 0) + 2 * margin
     height = image.height + line_height * len(lines) + 2 * margin
@@ -282,7 +288,7 @@ def labeled(lines: Sequence[str], image: Image.Image, *, margin: int = 0) -> Ima
 
 
 def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Rows of pictures, a gap between them."""
+    """Rows of images with gaps between them."""
     width = max(sum(image.width + GAP for image in row) for row in rows) - GAP
     height = sum(max(image.height for image in row) + GAP for row in rows) - GAP
     paper, top = Image.new("RGB", (width, height), PAPER), 0
@@ -296,15 +302,15 @@ def grid(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
 
 
 def encode(kind: str, images: Sequence[Image.Image], *, frame_s: float) -> bytes:
-    """A .png of the first picture, or a .gif or .mp4 of all, `frame_s` seconds from one to the next."""
+    """The first image as a PNG, or all images as a GIF or MP4, with `frame_s` seconds for each."""
     if kind == ".mp4":
         return encode_mp4(np.stack([np.asarray(image) for image in images]), fps=1 / frame_s, crf=12)
     buffer = io.BytesIO()
     if kind == ".png":
         images[0].save(buffer, "PNG", optimize=True)
-    else:  # all pictures with the same 256 colors, so that what stands still is stored once
+    else:  # the same 256 colors for all images, so that the parts that do not move are stored once
         palette = grid([images[:: -(-len(images) // 8)]]).quantize(256)
         first, *others = [image.quantize(palette=palette) for image in images]
-        time_ms = 10 * max(2, round(100 * frame_s))  # GIFs count hundredths of a second; players show one as ten
+        time_ms = 10 * max(2, round(100 * frame_s))  # GIF times are in 10 ms; players show a frame of 10 ms for 100 ms
         first.save(buffer, "GIF", save_all=True, append_images=others, duration=time_ms, loop=0)
     return buffer.getvalue()

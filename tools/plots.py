@@ -1,9 +1,11 @@
-"""Plots: bars of a benchmark, learning curves of runs, and a study's table beside the paper's."""
+"""Plots: bars of a benchmark, learning curves of runs, and a table of a study beside the paper's.
+
+All of them write a PNG, and raise BenchError if matplotlib is not installed.
+"""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import reduce
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -12,19 +14,15 @@ import numpy as np
 
 from res3d_video.pipeline.errors import UserError
 from res3d_video.tools.bench.measure import BenchError, Spread
-from res3d_video.tools.run_reader import BOOKKEEPING, Run, distinct_names, read_run, running_mean, short_name
-from res3d_video.train.config import differences
+from res3d_video.tools.run_reader import Run, differing, distinct_names, read_run, running_mean, short_name
+from res3d_video.train.config import flat, to_dict
 
 DPI = 100
 OURS, PEERS = "#3b6ea5", "#b0a18f"
 
 
 def draw(path: Path, title: str, ours: Mapping[str, Spread], peers: Mapping[str, Spread]) -> None:
-    """Write a PNG: a bar for each lane from top to bottom, clips/s; ours and the peers in two colors.
-
-    Raises:
-        BenchError: matplotlib is not installed.
-    """
+    """Draw the clips/s of each lane and peer as bars, from top to bottom."""
     lanes = {**ours, **peers}
     medians = [rate.median for rate in lanes.values()]
     below_above = [[r.median - r.min for r in lanes.values()], [r.max - r.median for r in lanes.values()]]
@@ -46,13 +44,10 @@ def draw(path: Path, title: str, ours: Mapping[str, Spread], peers: Mapping[str,
 
 @contextmanager
 def picture(path: Path, title: str, *, size: tuple[int, int]) -> Iterator[Any]:
-    """matplotlib's figure to draw in, with a title to the left; written when the block is over.
+    """A figure of matplotlib with a title, which is written when the block ends.
 
     Args:
         size: Width and height, pixels.
-
-    Raises:
-        BenchError: matplotlib is not installed.
     """
     figure_of, canvas_of = load_matplotlib()
     figure = figure_of(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, layout="constrained")
@@ -64,11 +59,7 @@ def picture(path: Path, title: str, *, size: tuple[int, int]) -> Iterator[Any]:
 
 
 def load_matplotlib() -> tuple[Any, Any]:
-    """matplotlib's Figure and the Agg canvas, which needs no display.
-
-    Raises:
-        BenchError: It is not installed.
-    """
+    """Figure and FigureCanvasAgg of matplotlib; the latter needs no display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -77,14 +68,14 @@ def load_matplotlib() -> tuple[Any, Any]:
     return Figure, FigureCanvasAgg
 
 
-# Okabe and Ito (2008), which color-blind readers tell apart: blue, vermilion, green, purple, orange, sky blue, black.
+# Okabe and Ito (2008), for color-blind readers too: blue, vermilion, green, purple, orange, sky blue, black.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 DASHES = ("-", "--", ":", "-.")
 GREY = "#8c8c8c"
 
 
 def style_axes(axes: Any, *, x: str, y: str) -> None:
-    """Labels, and the look of all plots."""
+    """Labels, and the style of all plots."""
     axes.set_xlabel(x, fontsize=12)
     axes.set_ylabel(y, fontsize=12)
     axes.tick_params(labelsize=11)
@@ -94,28 +85,25 @@ def style_axes(axes: Any, *, x: str, y: str) -> None:
 
 
 def read_curves(folder: Path) -> Run:
-    """A run, ended or still going on, that has a training loss.
+    """Read a run that has a training loss.
 
     Raises:
-        UserError: The folder is not a run's, has no metrics yet, or a file is damaged.
+        UserError: The folder is not that of a run, has no metrics yet, or a file is damaged.
     """
     run = read_run(folder)
     has_loss = len(run.curve("loss").steps) > 0
     if run.config is None or (run.problems and has_loss):
-        raise UserError(f"{run.problems[0]}; mend the file, or give another folder")
+        raise UserError(f"{run.problems[0]}; repair the file, or give another folder")
     if not has_loss:
         raise UserError(f"{folder}: no training step in metrics.jsonl yet; wait for --log-every steps")
     return run
 
 
 def draw_curves(path: Path, runs: Sequence[Run]) -> None:
-    """Write a PNG: the loss on the left, smoothed over its faint raw curve, clip@1 on the right.
+    """Draw the loss on the left, raw and smoothed, and clip@1 on the right.
 
     Args:
-        runs: At least one, of `read_curves`.
-
-    Raises:
-        BenchError: matplotlib is not installed.
+        runs: One or more, from `read_curves`.
     """
     window = max(1, max(int(run.curve("loss").steps[-1]) for run in runs) // 50)
     names = distinct_names([run.folder for run in runs])
@@ -143,16 +131,10 @@ def draw_curves(path: Path, runs: Sequence[Run]) -> None:
 
 
 def what_differs(runs: Sequence[Run]) -> list[str]:
-    """For each run the values of the fields in which not all agree, as "lr 0.01, seed 2"; bookkeeping is left out."""
-    configs = [run.config for run in runs if run.config]
-    found = [name for config in configs[1:] for name in differences(configs[0], config)]
-    fields = [name for name in dict.fromkeys(found) if name not in BOOKKEEPING]
-    texts = [
-        [f"{short_name(name)} {reduce(getattr, name.split('.'), config)}" for name in fields] for config in configs
-    ]
-    if len({run.data for run in runs}) > 1:
-        texts = [[f"data {run.data}", *text] for run, text in zip(runs, texts, strict=True)]
-    return [", ".join(text) for text in texts]
+    """For each run the settings in which not all agree, such as "lr 0.01, seed 2"."""
+    settings = [{"data": run.data} | flat(to_dict(run.config)) for run in runs if run.config]
+    names = differing(settings)
+    return [", ".join(f"{short_name(name)} {one[name]}" for name in names) for one in settings]
 
 
 def draw_table(
@@ -164,16 +146,13 @@ def draw_table(
     factor: str,
     chance: float,
 ) -> None:
-    """Write a PNG: rows of a study's table from left to right, accuracy upwards.
+    """Draw the accuracies of a table's rows, ours and the paper's.
 
     Args:
-        ours: Name of a row -> accuracy of each of its runs, per cent; rows without runs are not there.
-        paper: Name of every row -> what the paper prints, if it does.
+        ours: Name of a row -> accuracy of each of its runs, percent; without rows that have no run.
+        paper: Name of every row -> accuracy in the paper, percent, if it is printed there.
         factor: What the rows differ in.
-        chance: Per cent, of a uniform guess among the classes that were scored; the paper's are others.
-
-    Raises:
-        BenchError: matplotlib is not installed.
+        chance: Accuracy of a random guess among our classes, percent.
     """
     with picture(path, title, size=(max(1000, 200 + 95 * len(paper)), 650)) as figure:
         axes = figure.add_subplot()

@@ -23,7 +23,7 @@ from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.settings import LoaderSettings
-from res3d_video.tools.make_shards import LIMITS, setting_options
+from res3d_video.tools.make_shards import LIMITS
 from res3d_video.train.terminal import (
     CLIPS,
     JSON_FILE,
@@ -35,6 +35,7 @@ from res3d_video.train.terminal import (
     OutputFile,
     WrongUsage,
     extra_needed,
+    field_options,
     progress,
     save_json,
     show_line,
@@ -51,6 +52,7 @@ Examples:
   python tools/predict.py --checkpoint runs/mine/best.pt holiday.mp4
   python tools/predict.py --checkpoint runs/mine/best.pt videos/ 'more/*.avi' --json found.json
   python tools/predict.py --checkpoint runs/mine/best.pt match.mp4 --every 1 --plot match.png --annotate match-seen.mp4
+
 \b
 VIDEO is a file, a folder with videos at any depth, or a pattern. Clips, pixels and stored size are those of the
 checkpoint; probabilities are averaged over --clips evenly spaced clips, as tools/evaluate.py does. With --every, a clip
@@ -82,7 +84,7 @@ is scored about every so many seconds. A video that cannot be read is a line, an
 @click.option("--workers", type=click.IntRange(1, 1024), show_default="all cores", help="Videos read at once.")
 @click.option("--num-threads", default=2, type=THREADS, help="Threads that decode clips.")
 @QUIET
-@with_options(*setting_options(Limits, LIMITS))
+@with_options(*field_options(Limits))
 def main(
     *,
     videos: Sequence[str],
@@ -104,11 +106,11 @@ def main(
         limits = Limits(**limit_values)
     paths = list(dict.fromkeys(path for name in videos for path in expand(name, follow_links=limits.follow_links)))
     if every_s is None and (csv_path or plot):
-        raise WrongUsage(f"--{'csv' if csv_path else 'plot'}: is of a timeline; add --every SECONDS")
+        raise WrongUsage(f"--{'csv' if csv_path else 'plot'} needs a timeline; add --every SECONDS")
     if annotated and len(paths) > 1:
-        raise WrongUsage(f"--annotate: is of one video, here are {len(paths)}; name one")
+        raise WrongUsage(f"--annotate takes one video, got {len(paths)}")
     if plot and len(paths) > MAX_PLOTTED:
-        raise WrongUsage(f"--plot: is of at most {MAX_PLOTTED} videos, here are {len(paths)}; name fewer")
+        raise WrongUsage(f"--plot takes at most {MAX_PLOTTED} videos, got {len(paths)}")
     from res3d_video.train.checkpoint import load_model  # these load torch: help does not wait for it
     from res3d_video.train.evaluation.prediction import predict
     from res3d_video.train.ranks import from_torchrun

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pages to look at in a browser, one HTML file each: what a dataset's shards hold, and how trainings went."""
+"""Reports as HTML pages: the contents of a dataset's shards, and the progress of runs."""
 
 import os
 import sys
@@ -25,8 +25,9 @@ Examples:
   python tools/report.py data s3://bucket/shards/ucf101 --out ucf101.html --per-class 3
   python tools/report.py run runs/ucf101 --data shards/ucf101
   python tools/report.py run runs/a runs/b --out runs.html
+
 \b
-A page is one file that needs no server and no network: open it from disk, send it, keep it beside the results.
+A page is one file that needs no server and no network.
 Needs jinja2 and matplotlib: pip install -e ".[report]".
 """
 
@@ -36,20 +37,18 @@ PAGE = OutputFile(".html", ".htm")
 
 @click.group(cls=Group, context_settings=SHOW, epilog=EPILOG)
 def main() -> None:
-    """Pages to look at in a browser: a dataset's shards, and runs."""
+    """Reports as HTML pages: a dataset's shards, and runs."""
 
 
 @main.command("data")
 @click.argument("data", type=DATA)
-@click.option("--out", type=PAGE, help="The .html to write.  [default: NAME-data.html in this folder]")
-@click.option(
-    "--classes", "num_classes", default=12, type=click.IntRange(0, MOST), help="Classes in the gallery at most."
-)
-@click.option("--per-class", default=2, type=COUNT, help="Samples of each.")
+@click.option("--out", type=PAGE, help="HTML file to write.  [default: NAME-data.html]")
+@click.option("--classes", "num_classes", default=12, type=click.IntRange(0, MOST), help="Most classes in the gallery.")
+@click.option("--per-class", default=2, type=COUNT, help="Samples per class in the gallery.")
 @remote_options
 @QUIET
 def data_command(*, data: Data, out: Path | None, num_classes: int, per_class: int, quiet: bool) -> None:
-    """What the shards in DATA hold: samples that play, classes, lengths, leaks, failures, settings."""
+    """The contents of the shards in DATA: samples that play, classes, lengths, leaks, failures, settings."""
     with extra_needed("report"):
         from res3d_video.tools.pages.data_page import data_page
     index = data.open()
@@ -60,13 +59,13 @@ def data_command(*, data: Data, out: Path | None, num_classes: int, per_class: i
 
 @main.command("run")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--out", type=PAGE, help="The .html to write.  [default: NAME-run.html; runs.html of several]")
+@click.option("--out", type=PAGE, help="HTML file to write.  [default: NAME-run.html, or runs.html]")
 @click.option(
     "--data", "datasets", multiple=True, type=DATA,
-    help="Shards of the runs; repeat for runs on several.  [default: where the run found them]",
+    help="Shards of the runs; repeat for several datasets.  [default: the folder where they were during training]",
 )  # fmt: skip
-@click.option("--no-evaluate", is_flag=True, show_default=False, help="Do not score a latest.pt that is new.")
-@click.option("--mistakes", default=12, type=click.IntRange(0, MOST), help="Clips of mistakes of a run at most.")
+@click.option("--no-evaluate", is_flag=True, show_default=False, help="Do not score new checkpoints.")
+@click.option("--mistakes", default=12, type=click.IntRange(0, MOST), help="Most clips of mistakes per run.")
 @QUIET
 def run_command(
     *,
@@ -77,10 +76,10 @@ def run_command(
     mistakes: int,
     quiet: bool,
 ) -> None:
-    """How one or several trainings went, side by side: curves, speed, classes, mistakes that play, settings.
+    """One or several runs side by side: learning curves, speed, classes, mistakes that play, settings.
 
-    Classes and mistakes come from RUN/scores.json, which tools/evaluate.py --json writes too. A latest.pt that is
-    newer is scored first, where its shards are found.
+    Classes and mistakes come from RUN/scores.json, as tools/evaluate.py --json writes it. If latest.pt is newer and
+    its shards are found, it is scored first.
     """
     with extra_needed("report"):
         from res3d_video.tools.pages.run_page import is_to_score, run_page, shards_of

@@ -1,11 +1,11 @@
-"""Run folders of train/main.py, read for everything that shows runs: config.json and metrics.jsonl.
+"""Reads config.json and metrics.jsonl of run folders, for reports and plots.
 
-Damage costs what it hit and no more: `Run.problems` has a line for each part that could not be read.
+Damaged parts are left out; `Run.problems` has a line for each of them.
 """
 
 import fcntl
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -29,13 +29,13 @@ from res3d_video.pipeline.typed_json import (
 )
 from res3d_video.train.config import LOCK, TrainConfig, from_dict
 
-MAX_LINES = 500_000  # of metrics.jsonl; a dict each
-# Settings of how a run is recorded, which change nothing about the result.
-BOOKKEEPING = frozenset({"eval_every", "eval_clips", "save_every", "keep_every", "log_every"})
+MAX_LINES = 500_000  # of metrics.jsonl
+# Settings of how and where a run is recorded, which change nothing about the result.
+BOOKKEEPING = {"eval_every", "eval_clips", "save_every", "keep_every", "log_every", "folder"}
 
 
 class DamagedSample(TypedDict, total=False):
-    """A sample that training or an evaluation could not read."""
+    """A sample that could not be read."""
 
     key: Text
     tar: Text
@@ -43,14 +43,14 @@ class DamagedSample(TypedDict, total=False):
 
 
 class RankNumbers(TypedDict, total=False):
-    """A number of every rank since the last line, in their order."""
+    """A value per rank."""
 
     own_step_s: list[Real]
     data_wait: list[Real]
 
 
 class MetricsLine(DamagedSample):
-    """What a line of metrics.jsonl has beside its numbers."""
+    """The fields of a line of metrics.jsonl that are not numbers, and the step."""
 
     event: Text
     step: Count
@@ -61,7 +61,7 @@ class MetricsLine(DamagedSample):
 
 
 class RunData(TypedDict, total=False):
-    """The shards that a run was trained on."""
+    """The shards of a run."""
 
     name: Text
     fingerprint: Text
@@ -72,7 +72,7 @@ Values = Annotated[dict[Text, bool | Count | Real | Text | None], Meta(max_lengt
 
 
 class About(TypedDict, total=False):
-    """What is read of config.json; `config` goes to `train.config.from_dict`."""
+    """What is read of config.json; `train.config.from_dict` checks `config`."""
 
     preset: Text
     config: dict[str, Any]
@@ -98,30 +98,30 @@ class Curve:
 
     @property
     def median(self) -> float | None:
-        """Median without the first point, which holds the start of everything; None without a point."""
+        """Median without the first point, which includes the start-up; None if there is no point."""
         values = self.values[1:] if len(self.values) > 1 else self.values
         return float(median(values)) if len(values) else None
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as far as it can be read.
+    """What could be read of a run folder.
 
     Attributes:
-        name: Short, unlike those of the other runs.
-        about: config.json; empty where it cannot be read.
-        config: None where config.json does not hold one that this version knows.
-        lines: Of metrics.jsonl, by step; values that are not numbers are left out.
-        is_locked: Whether a trainer works there now.
-        evaluation: Accuracies of scores.json, {} without it.
-        problems: What could not be read, one line each.
+        name: A short name that differs from those of the other runs.
+        about: config.json; empty if it cannot be read.
+        config: The configuration in it; None if this version cannot read it.
+        lines: Lines of metrics.jsonl, by step.
+        is_locked: Whether a trainer is running there.
+        evaluation: Accuracies of scores.json; empty if there is none.
+        problems: A line for each part that could not be read.
     """
 
     folder: Path
     name: str
-    about: About
-    config: TrainConfig | None
-    lines: list[dict[str, Any]]
+    about: About = field(default_factory=About)
+    config: TrainConfig | None = None
+    lines: list[dict[str, Any]] = field(default_factory=list)
     is_locked: bool = False
     evaluation: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -133,15 +133,15 @@ class Run:
 
     @property
     def tests(self) -> list[dict[str, Any]]:
-        """Lines of evaluations, including the one at the end."""
+        """Lines of evaluations, with the final one."""
         return [line for line in self.lines if line["event"] in ("eval", "final")]
 
     def curve(self, name: str) -> Curve:
-        """A number of the training lines over steps."""
+        """A value of the training lines over steps."""
         return curve_of(self.train, name)
 
     def rank_curves(self, name: str) -> list[Curve]:
-        """A number of each rank over steps, as long as there were as many ranks as at the end; [] for one process."""
+        """A value over steps for each rank, from lines with as many ranks as the last one; [] for a single process."""
         lines = [(line["step"], line["ranks"][name]) for line in self.train if name in line.get("ranks", {})]
         alike = [(step, values) for step, values in lines if len(values) == len(lines[-1][1])]
         steps, values = np.array([step for step, _ in alike], np.int64), np.array([row for _, row in alike], np.float64)
@@ -154,17 +154,17 @@ class Run:
 
     @property
     def data(self) -> str:
-        """The dataset's name, "" where unknown."""
+        """Name of the dataset; "" if unknown."""
         return self.about.get("data", {}).get("name", "")
 
     @property
     def step(self) -> int:
-        """Updates done, as far as the log says."""
+        """The last step in the log."""
         return max((line["step"] for line in self.lines), default=0)
 
     @property
     def state_text(self) -> str:
-        """Such as "stopped at step 420 of 1,000"; finished when its last evaluation is in the log."""
+        """A text such as "stopped at step 420 of 1,000"; a run is finished if its final evaluation is in the log."""
         steps = self.config.steps if self.config else None
         if any(line["event"] == "final" and line["step"] == (steps or line["step"]) for line in self.lines):
             return f"finished, {self.step:,} steps"
@@ -173,40 +173,40 @@ class Run:
 
     @property
     def damaged(self) -> list[dict[str, Any]]:
-        """Damaged samples with the step that met them: of training, and of the last evaluation."""
+        """Damaged samples of training and of the last evaluation, with the step at which they were found."""
         met = [line for line in self.lines if line["event"] == "damaged"]
         met += [one | {"step": line["step"]} for line in self.tests[-1:] for one in line.get("unreadable", [])]
         return [{name: one.get(name, "") for name in ("key", "tar", "reason")} | {"step": one["step"]} for one in met]
 
     @property
     def stragglers(self) -> list[dict[str, Any]]:
-        """Lines of ranks that made the others wait, those that are whole."""
+        """Lines about ranks that made the others wait."""
         names = {"rank", "host", "own_step_s", "over", "waits_for"}
         return [line for line in self.lines if line["event"] == "straggler" and names <= line.keys()]
 
     @property
     def last_test(self) -> dict[str, Any]:
-        """The evaluation that stands for the run: the one at its end, else the latest; {} for none.
+        """The final evaluation, or the latest one; {} if there is none.
 
-        scores.json of the same step and of the test side takes its place: it has more clips, or as many.
+        The values of scores.json replace its own if they are of the same step and the test side.
         """
         finals = [line for line in self.tests if line["event"] == "final"]
         found = (finals or self.tests or [{"event": "final"}])[-1]
-        if found["event"] == "eval":  # one clip a video
+        if found["event"] == "eval":  # of one clip per video
             found = {name: value for name, value in found.items() if not name.startswith("video_at")}
         same = self.evaluation.get("subset") == "test" and self.evaluation.get("step") == found.get("step", self.step)
         return found | self.evaluation if same else found if "step" in found else {}
 
     @property
     def best(self) -> tuple[float, int] | None:
-        """The highest clip@1 of all evaluations and its first step."""
+        """The highest clip@1 of all evaluations, and its first step."""
         accuracy = self.accuracy
         place = int(np.argmax(accuracy.values)) if len(accuracy.values) else None
         return None if place is None else (float(accuracy.values[place]), int(accuracy.steps[place]))
 
     @property
     def hours(self) -> float:
-        """Of training, without evaluations."""
+        """Hours of training, without evaluations."""
         lines = [line for line in self.train if line.get("clips_per_s")]
         steps = np.diff([0, *(line["step"] for line in lines)])
         clips = steps * (self.config.global_batch_size if self.config else 0)
@@ -214,68 +214,61 @@ class Run:
 
     @property
     def clips_per_s(self) -> float | None:
-        """Median of the lines but the first."""
+        """Median over all lines but the first."""
         return self.curve("clips_per_s").median
 
     @property
     def data_wait(self) -> float | None:
-        """Share of the time that training waited for clips: median of the lines but the first."""
+        """Share of the time that training waited for clips; median over all lines but the first."""
         return self.curve("data_wait").median
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Run folders in the order given, each once.
-
-    Raises:
-        UserError: One of them is not a run's, or holds nothing yet.
-    """
+    """Read run folders, each once; raises UserError if one of them cannot be read."""
     unique = list({folder.resolve(): folder for folder in folders}.values())
     return [read_run(folder, name=name) for folder, name in zip(unique, distinct_names(unique), strict=True)]
 
 
 def read_run(folder: Path, *, name: str = "") -> Run:
-    """One run folder.
+    """Read a run folder.
 
     Args:
-        name: "" takes the folder's.
+        name: Name of the run; "" takes that of the folder.
 
     Raises:
-        UserError: There is no such folder, or neither config.json nor metrics.jsonl says anything.
+        UserError: The folder does not exist, or neither config.json nor metrics.jsonl can be read.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such run; give the --out of train/main.py")
-    about: About = {}
-    config: TrainConfig | None = None
-    lines: list[dict[str, Any]] = []
-    problems: list[str] = []
+    run = Run(folder, name or folder.name, is_locked=_is_locked(folder))
     try:
-        about = read_about(folder)
-        config = config_of(folder, about)
+        run.about.update(read_about(folder))
+        run = replace(run, config=config_of(folder, run.about))
     except UserError as error:
-        problems.append(str(error))
+        run.problems.append(str(error))
     log = folder / "metrics.jsonl"
     try:
         lines, damaged = read_metrics(log)
+        run.lines.extend(sorted(lines, key=lambda line: line["step"]))
         if not lines:
-            problems.append(f"{log} has no line yet")
+            run.problems.append(f"{log} has no line yet")
         if damaged:
             what = f"{len(damaged)} damaged line{'s' * (len(damaged) > 1)} left out"
-            problems.append(f"{log}: {what}, the first is line {damaged[0]}")
+            run.problems.append(f"{log}: {what}, the first is line {damaged[0]}")
     except UserError as error:
-        problems.append(str(error))
-    if not about and not lines:
-        raise UserError(f"{folder}: nothing in it can be shown ({problems[0]}); give the --out of train/main.py")
-    lines.sort(key=lambda line: line["step"])
-    return Run(folder, name or folder.name, about, config, lines, is_locked=_is_locked(folder), problems=problems)
+        run.problems.append(str(error))
+    if not run.about and not run.lines:
+        raise UserError(f"{folder}: nothing in it can be shown ({run.problems[0]}); give the --out of train/main.py")
+    return run
 
 
 def read_about(folder: Path, *, way_out: str = "settings are unknown") -> About:
-    """config.json of a run folder. Raises SchemaError if it is not the trainer's; `way_out` ends the message."""
+    """Read config.json of a run folder; raises SchemaError if it is not from the trainer, with `way_out` at the end."""
     return read_json(folder / "config.json", About, what="the trainer's", way_out=way_out)
 
 
 def config_of(folder: Path, about: About) -> TrainConfig:
-    """What a run was asked to do. Raises UserError if this version does not know it."""
+    """The configuration of a run; raises UserError if this version cannot read it."""
     try:
         return from_dict(about.get("config", {"": ""}))
     except UserError as error:
@@ -283,12 +276,11 @@ def config_of(folder: Path, about: About) -> TrainConfig:
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The lines of a metrics.jsonl, with numbers and `MetricsLine` only; and the 1-based places of damaged ones.
-
-    A last line that is cut off, as a running trainer may leave it, is neither.
+    """Read metrics.jsonl: its lines, with their numbers and the fields of `MetricsLine`, and the 1-based numbers of
+    damaged lines. An incomplete last line is ignored, because a running trainer may be writing it.
 
     Raises:
-        UserError: The file cannot be read, or is too long to be the trainer's.
+        UserError: The file cannot be read, or is too long.
     """
     with os_errors_of_the_user(path):
         texts = read_plain(path, max_bytes=MAX_JSON_BYTES).splitlines()
@@ -309,14 +301,14 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def curve_of(lines: Sequence[dict[str, Any]], name: str) -> Curve:
-    """The lines that have a number under `name`; null, which stands for NaN, is left out."""
+    """A value over steps, from the lines that have it; null, which stands for NaN, is left out."""
     points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
     steps, values = [step for step, _ in points], [value for _, value in points]
     return Curve(np.array(steps, np.int64), np.array(values, np.float64))
 
 
 def running_mean(curve: Curve, *, window: int) -> Curve:
-    """Mean over the points of the last `window` steps; at the start over those there are.
+    """Mean over the points of the last `window` steps.
 
     >>> running_mean(Curve(np.array([10, 20, 30, 50]), np.array([4.0, 2.0, 6.0, 1.0])), window=20).values.tolist()
     [4.0, 3.0, 4.0, 1.0]
@@ -328,7 +320,7 @@ def running_mean(curve: Curve, *, window: int) -> Curve:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, and as many before it as keep the names apart.
+    """The last part of each path, with as many parts before it as are needed to tell the paths apart.
 
     >>> distinct_names([Path("runs/a/seed0"), Path("runs/b/seed0"), Path("runs/c")])
     ['a/seed0', 'b/seed0', 'c']
@@ -342,6 +334,17 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names whose values are not the same everywhere; those in BOOKKEEPING are left out.
+
+    >>> differing([{"lr": "1", "seed": "2", "save_every": "1"}, {"lr": "1", "seed": "3", "save_every": "2"}])
+    ['seed']
+    """
+    first = settings[0]
+    found = (name for one in settings for name in {**first, **one} if one.get(name) != first.get(name))
+    return [name for name in dict.fromkeys(found) if name not in BOOKKEEPING]
+
+
 def short_name(name: str) -> str:
     """ "model.name" is "model", any other "part.field" is "field".
 
@@ -353,10 +356,10 @@ def short_name(name: str) -> str:
 
 
 def _is_locked(folder: Path) -> bool:
-    """Whether a trainer holds a folder's lock; False where nobody can say."""
+    """Whether a trainer holds the lock of a folder; False if the file system has no locks."""
     try:
         with (folder / LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go when the file is closed
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the file is closed
     except BlockingIOError:
         return True
     except OSError:

@@ -1,4 +1,4 @@
-"""What a sample holds, for whoever looks at it: its key.json, its stored frames, and frames as a video."""
+"""Reads a sample's key.json and its stored frames; writes frames as a video."""
 
 import io
 import os
@@ -17,27 +17,29 @@ from res3d_video.pipeline.reader import FrameFiles, open_tar
 from res3d_video.pipeline.schema import OFFSET, SIZE
 from res3d_video.pipeline.typed_json import decode
 
-BLOCK = 512  # a tar's; a file's header is one block, its content begins the next
+BLOCK = 512  # bytes; in a tar, a file's header is one block, and its content starts in the next one
 MAX_JSON_BYTES = 2**20
 Side = Annotated[int, Meta(gt=0, lt=2**20)]
 
 
 class KeyJson(TypedDict):
-    """What is read of key.json: source frames a second, 0 where unknown; and the source's width and height, pixels."""
+    """What is read of key.json: frames/s of the source, 0 if unknown; and width and height of the source, pixels."""
 
     fps: Annotated[float, Meta(ge=0, le=1000)]
-    source_size: NotRequired[tuple[Side, Side]]  # older builds lack it
+    source_size: NotRequired[tuple[Side, Side]]  # older builds do not have it
 
 
 def read_key_json(index: ShardIndex, row: int) -> KeyJson | None:
-    """A sample's key.json out of its tar; None where it is missing or damaged.
+    """The key.json of a sample, from its tar; None if it is missing or damaged.
 
     Raises:
-        ShardError: The server of a remote dataset is gone.
+        ShardError: The server of a remote dataset does not answer.
     """
     at = _header_at(index, row)
     try:
-        found = read_part(index, int(index.tar[row]), at, 4 * BLOCK)  # what a tar has at least: its end is two blocks
+        found = read_part(
+            index, int(index.tar[row]), at, 4 * BLOCK
+        )  # every tar has that many bytes, because it ends with two empty blocks
         size = int(found[124:136].strip(b"\0 "), 8)
         if found[:100].rstrip(b"\0") != index.keys[row] + b".json" or not 0 < size <= MAX_JSON_BYTES:
             return None
@@ -49,7 +51,7 @@ def read_key_json(index: ShardIndex, row: int) -> KeyJson | None:
 
 
 def read_part(index: ShardIndex, number: int, first: int, size: int) -> bytes:
-    """Some bytes of a tar, from its server where it is not here; fewer where it does not have them."""
+    """Bytes of a tar, read from the disk or from its server; fewer if the tar ends before."""
     tar = open_tar(index, number, wait=False)
     if tar is not None:
         with tar:
@@ -59,9 +61,9 @@ def read_part(index: ShardIndex, number: int, first: int, size: int) -> bytes:
 
 
 def _header_at(index: ShardIndex, row: int) -> int:
-    """Where the header of key.json should lie in its tar.
+    """Offset of the header of key.json in its tar.
 
-    Files of a sample are in the order of their names, so it follows the strips and precedes key.mp4.
+    The files of a sample are in the order of their names: key.json comes after the strips, and before key.mp4.
     """
     start = int(index.offset[row])
     if index.codec == "h264":
@@ -91,22 +93,34 @@ def stored_frames(index: ShardIndex, row: int, frames: np.ndarray, *, files: Fra
 
 
 def encode_mp4(frames: np.ndarray, *, fps: float, crf: int, max_height: int = 2**12) -> bytes:
-    """Frames, uint8 RGB [F, H, W, 3], as H.264, made smaller where they are higher than `max_height` pixels."""
-    height = min(frames.shape[1], max_height) // 2 * 2  # H.264 takes even sizes
+    """Frames, uint8 RGB [F, H, W, 3], as an MP4 with H.264, scaled down to `max_height` pixels if they are higher."""
+    height = min(frames.shape[1], max_height) // 2 * 2  # H.264 needs even sizes
     width = round(frames.shape[2] * height / frames.shape[1] / 2) * 2
     buffer = io.BytesIO()
-    write_mp4(buffer, frames, size=(width, height), rate=Fraction(fps).limit_denominator(1000), crf=crf)
+    rate, options = Fraction(fps).limit_denominator(1000), {"crf": str(crf), "preset": "veryfast"}
+    write_mp4(buffer, frames, size=(width, height), rate=rate, options=options)
     return buffer.getvalue()
 
 
 def write_mp4(
-    file: Path | io.BytesIO, frames: Iterable[np.ndarray], *, size: tuple[int, int], rate: Fraction, crf: int
+    file: Path | io.BytesIO,
+    frames: Iterable[np.ndarray],
+    *,
+    size: tuple[int, int],
+    rate: Fraction,
+    options: dict[str, str],
 ) -> None:
-    """Frames, uint8 RGB [H, W, 3] each, as H.264 of a width and height, both even, and a rate in frames per second."""
+    """Write frames, uint8 RGB [H, W, 3] each, as an MP4 with H.264.
+
+    Args:
+        size: Width and height to scale to, pixels, both even.
+        rate: Frames/s.
+        options: For libx264.
+    """
     with av.open(file if isinstance(file, io.BytesIO) else str(file), "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=rate)
         stream.width, stream.height = size
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf), "preset": "veryfast"}
+        stream.pix_fmt, stream.options = "yuv420p", options
         for pixels in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             container.mux(stream.encode(frame.reformat(*size)))

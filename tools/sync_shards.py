@@ -22,6 +22,7 @@ Examples:
   python tools/sync_shards.py shards/ucf101 s3://bucket/shards/ucf101
   python tools/sync_shards.py s3://bucket/shards/ucf101 /scratch/ucf101
   python tools/sync_shards.py gs://one/ucf101 s3://other/ucf101 --json
+
 \b
 dataset.json is written last, so nobody reads a dataset that is not whole. After a kill the same command goes on; what
 is there already, by the list in checksums.json, is left alone. Credentials and endpoints are those of the system:

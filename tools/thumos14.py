@@ -50,17 +50,18 @@ Examples:
       --train-videos val_lengths.txt --train-features val.parquet \\
       --annotations data/thumos14/temporal_annotations_validation --out detections.txt
   python tools/thumos14.py evaluate --detections detections.txt --annotations data/thumos14/temporal_annotations_test
+
 \b
-Windows of 16 to 512 frames slide over each video by a quarter; 16 frames stand for each. They and the weight of their
-length are those of S-CNN, which arXiv:1708.05038 runs with Res3D: mAP 40.6, 32.6, 22.5, 12.3, 6.4% at IoU 0.3 to 0.7.
-S-CNN drops overlapping detections anew for each IoU: for that, give detect --nms-iou 1 and evaluate --scnn-nms. The
-evaluation is that of the official kit.
+Windows of 16 to 512 frames slide over each video by a quarter of their length; the network sees 16 frames of each. As
+S-CNN does, detections are weighted by the length of their window. arXiv:1708.05038 runs S-CNN with Res3D: mAP 40.6,
+32.6, 22.5, 12.3, 6.4 % at IoU 0.3 to 0.7. S-CNN suppresses overlapping detections for each IoU of the evaluation:
+use detect --nms-iou 1 and evaluate --scnn-nms for that. The evaluation follows the official kit.
 """
 
 IN_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FEATURES = click.Path(exists=True, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-LAYER = click.option("--layer", default="pool5", help="Layer of the network.")
+LAYER = click.option("--layer", default="pool5", help="Layer of the network whose features are used.")
 
 
 @click.group(cls=Group, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
@@ -70,15 +71,15 @@ def main() -> None:
 
 @main.command("features", go_on="run the same command again: finished parts are kept")
 @click.option("--checkpoint", required=True, type=IN_FILE, help="A .pt file of a run.")
-@click.option("--data", required=True, type=DATA, help="Shards of the videos, all frames stored; a folder or a URL.")
-@click.option("--videos", required=True, type=IN_FILE, help="Lines 'video frames frames/s'.")
+@click.option("--data", required=True, type=DATA, help="Shards of the videos with all frames: a folder or a URL.")
+@click.option("--videos", required=True, type=IN_FILE, help="List of lines 'video frames frames/s'.")
 @LAYER
-@click.option("--batch-size", default=16, type=BATCH, help="Clips at a time, of each process.")
-@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads a process.")
+@click.option("--batch-size", default=16, type=BATCH, help="Clips at a time, per process.")
+@click.option("--num-threads", default=2, type=THREADS, help="Decoding threads per process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET
-@click.option("--out", required=True, type=FEATURES_OUT, help="Folder to write, .parquet, float16; a row a window.")
+@click.option("--out", required=True, type=FEATURES_OUT, help="Folder to write, .parquet; a row per window.")
 def features_command(
     *,
     checkpoint: Path,
@@ -91,8 +92,8 @@ def features_command(
     quiet: bool,
     out: Path,
 ) -> None:
-    """Run a network over the clip of every window; under torchrun on all processes, and on after a kill."""
-    from res3d_video.train.checkpoint import load_checkpoint  # these load torch: help does not wait for it
+    """Run a network on the clip of every window; under torchrun in all processes. A killed run can be continued."""
+    from res3d_video.train.checkpoint import load_checkpoint  # torch is slow to import: --help does not wait for it
     from res3d_video.train.paper.thumos14_features import WindowExtraction
     from res3d_video.train.ranks import from_torchrun
 
@@ -111,14 +112,16 @@ def features_command(
 
 
 @main.command("detect")
-@click.option("--videos", required=True, type=IN_FILE, help="Lines 'video frames frames/s'.")
-@click.option("--features", required=True, type=FEATURES, help="Of the windows of these videos.")
-@click.option("--train-videos", required=True, type=IN_FILE, help="Lines of the annotated videos.")
-@click.option("--train-features", required=True, type=FEATURES, help="Their features.")
-@click.option("--annotations", required=True, type=FOLDER, help="Their lists <Class>_val.txt.")
+@click.option("--videos", required=True, type=IN_FILE, help="List of lines 'video frames frames/s'.")
+@click.option("--features", required=True, type=FEATURES, help="Features of the windows of these videos.")
+@click.option("--train-videos", required=True, type=IN_FILE, help="The same list for the training videos.")
+@click.option("--train-features", required=True, type=FEATURES, help="Features of the windows of the training videos.")
+@click.option("--annotations", required=True, type=FOLDER, help="Folder of the training videos' <Class>_val.txt.")
 @LAYER
 @click.option("--c", default=1.0, type=Number(0, 1e9, min_open=True), help="C of the SVM.")
-@click.option("--nms-iou", default=0.4, type=Number(0, 1), help="Drop windows above this; 1 keeps all.")
+@click.option(
+    "--nms-iou", default=0.4, type=Number(0, 1), help="IoU above which the worse window is dropped; 1 keeps all."
+)
 @QUIET
 @click.option("--out", required=True, type=OutputFile(), help="Detections, in the official format.")
 def detect_command(
@@ -134,7 +137,7 @@ def detect_command(
     quiet: bool,
     out: Path,
 ) -> None:
-    """Turn features of windows into detections, at most 1,000 of a class in a video."""
+    """Turn features of windows into detections, at most 1,000 per class and video."""
     with extra_needed("features"):
         true = read_annotations(annotations, subset="val")
         known, values = read_window_features(train_features, list_windows(read_lengths(train_videos)), layer=layer)
@@ -152,15 +155,15 @@ def detect_command(
 
 
 @main.command("evaluate")
-@click.option("--detections", required=True, type=IN_FILE, help="Lines 'video start end class score', official form.")
+@click.option("--detections", required=True, type=IN_FILE, help="List of lines 'video start end class score'.")
 @click.option("--annotations", required=True, type=FOLDER, help="Folder of the official lists, <Class>_test.txt.")
-@click.option("--scnn-nms", is_flag=True, help="Suppress first, at each IoU minus 0.1, as S-CNN does.")
+@click.option("--scnn-nms", is_flag=True, help="First suppress overlaps, at each IoU minus 0.1, as S-CNN does.")
 @QUIET
 @JSON_FILE
 def evaluate_command(
     *, detections: Path, annotations: Path, scnn_nms: bool, quiet: bool, json_path: Path | None
 ) -> None:
-    """Average precision of each class and their mean, by the rules of the official kit."""
+    """Average precision per class and their mean, by the rules of the official kit."""
     true = read_annotations(annotations, subset="test")
     found, num_skipped = read_detections(detections)
     with progress("evaluating", unit="classes", quiet=quiet) as tell:

@@ -10,120 +10,110 @@ from res3d_video.pipeline.clip import ClipSpec, per_channel
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.plan import TrainPlan
+from res3d_video.pipeline.settings import check_fields, described
 from res3d_video.pipeline.typed_json import SchemaError, Text, convert
 from res3d_video.train.models import MODELS, ModelConfig, check_clip
 
 LOCK = ".trainer"  # file in a run folder that its trainer locks
+MOST = 10**9  # of what is counted
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """SGD with momentum (the authors' solver files; paper.md 3.2).
+    """SGD with momentum (the authors' solver files; paper.md 3.2)."""
 
-    Attributes:
-        lr: Base learning rate for the global batch; never rescaled behind your back.
-        head_bias_lr_scale: The fc bias learns this much faster.
-        weight_decay: On convolution and fc weights; BN scale and shift and the fc bias have none.
-    """
+    lr: float = described(0.01, "Base learning rate; nothing rescales it with the batch size.", 1e-12, 1000)
+    momentum: float = described(0.9, "Of SGD.", 0, 1)
+    weight_decay: float = described(
+        5e-5, "On convolution and fc weights; BN scale and shift and the fc bias have none.", 0, 1
+    )
+    head_bias_lr_scale: float = described(2.0, "The fc bias learns this much faster.", 0, 1000)
 
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-5
-    head_bias_lr_scale: float = 2.0
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate goes from step to step.
+    """The learning rate over the steps of a run."""
 
-    Attributes:
-        kind: "step" multiplies by `decay_factor` every `decay_every` steps; "cosine" ends at 0.
-        decay_every: Steps, counted from step 0; warm-up steps are among them. Only for "step".
-        warmup_steps: Steps of linear rise from lr / warmup_steps to lr.
-    """
+    kind: Literal["step", "cosine"] = described(
+        "step", "step multiplies by `decay_factor` every `decay_every` steps; cosine ends at 0."
+    )
+    decay_every: int = described(
+        20_000, "Steps, counted from step 0; warm-up steps are among them. Of kind step only.", 1, MOST
+    )
+    decay_factor: float = described(0.1, "Of kind step only.", 0, 1)
+    warmup_steps: int = described(0, "Steps of linear rise from lr / warmup_steps to lr.", 0, MOST)
 
-    kind: Literal["step", "cosine"] = "step"
-    decay_every: int = 20_000
-    decay_factor: float = 0.1
-    warmup_steps: int = 0
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run.
-
-    Attributes:
-        global_batch_size: Clips of one update, over all ranks.
-        flip: Mirror half of the training clips.
-        shuffle_window: Shuffle within a window of so many shards instead of the whole dataset.
-        canonical_groups: Groups of shards, of which ranks have whole ones; 0 shuffles the whole dataset.
-        snap_to_keyframe: Training clips begin at keyframes of H.264 shards, so that no frame is decoded in vain before
-            them; there are fewer different clips.
-        mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB. The paper: 128, not scaled.
-        loss: "ce", cross-entropy of one label a clip; or "bce", binary cross-entropy of each class.
-        augment: Random changes of training clips beside crop and flip.
-        mixup, cutmix: Parameter of the Beta distribution that shares of mixed clips are drawn from; 0 is off. With
-            both, a pair of clips is blended or cut with equal probability.
-        label_smoothing: Probability spread over all classes.
-        ema: Decay of the moving average of the weights that is evaluated and saved beside them; 0 keeps none.
-        freeze_bn: BN uses its running statistics and leaves them alone; its scale and shift still train.
-        seed: Of the initial weights and of the plan.
-        eval_every: Steps between evaluations on one centre clip a video; 0 evaluates at the end only.
-        eval_clips: Clips a video in the evaluation at the end.
-        save_every: Steps between writes of latest.pt.
-        keep_every: Steps between step-N.pt files that stay; 0 keeps none.
-        log_every: Steps between lines of metrics.jsonl.
-    """
+    """One run. The command line has the settings that are described here, but for `mean` and `std`."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     clip: ClipSpec = field(default_factory=ClipSpec)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    steps: int = 90_000
-    global_batch_size: int = 20
+    steps: int = described(
+        90_000,
+        "Updates of the whole run; a cosine ends there, the breakpoints of a step schedule and the warm-up stay.",
+        1,
+        MOST,
+    )
+    global_batch_size: int = described(
+        20, "GLOBAL: clips of an update, all processes together.", 1, 10**6, flag="--batch-size"
+    )
     split: Text = "1"
-    flip: bool = True
-    shuffle_window: int | None = None
-    canonical_groups: int = 0
-    snap_to_keyframe: bool = False
+    flip: bool = described(True, "Mirror half of the clips.", flag="--flip/--no-flip")
+    shuffle_window: int | None = described(None, "Shuffle within so many shards only, for slow disks.", 1, MOST)
+    canonical_groups: int = described(
+        0,
+        "Groups of shards, of which each process reads its own; a multiple of the processes. 0: none.  [default: of a "
+        "large dataset behind a URL the smallest multiple of the batch from 64 on, else 0]",
+        0,
+        10**6,
+    )
+    snap_to_keyframe: bool = described(
+        False, "Clips begin at keyframes: less to decode, fewer different clips. H.264 shards only."
+    )
+    # Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB. The paper: 128, not scaled.
     mean: float | tuple[float, ...] = 128.0
     std: float | tuple[float, ...] = 1.0
-    loss: Literal["ce", "bce"] = "ce"
+    loss: Literal["ce", "bce"] = described(
+        "ce", "ce: one label a clip. bce: all labels, each with a probability.  [default: ce]"
+    )
     augment: Augmentation = field(default_factory=Augmentation)
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    label_smoothing: float = 0.0
-    ema: float = 0.0
-    freeze_bn: bool = False
-    seed: int = 0
-    eval_every: int = 5_000
-    eval_clips: int = 10
-    save_every: int = 1_000
-    keep_every: int = 0
-    log_every: int = 10
+    mixup: float = described(0.0, "Blend pairs of clips by shares of Beta(ALPHA, ALPHA).", 0, 100, metavar="ALPHA")
+    # With both, a pair of clips is blended or cut with equal probability; the share of a box is of Beta(ALPHA, ALPHA).
+    cutmix: float = described(0.0, "Paste a box of one clip of a pair into the other.", 0, 100, metavar="ALPHA")
+    label_smoothing: float = described(0.0, "Probability spread over all classes.", 0, 1, metavar="SHARE")
+    ema: float = described(
+        0.0,
+        "Keep a moving average of the weights, like 0.999; evaluations are of it.",
+        0,
+        0.999999,
+        metavar="DECAY",
+    )
+    freeze_bn: bool = described(False, "BN uses its running statistics and leaves them alone.")
+    seed: int = described(0, "Of the initial weights and of the order of clips.", 0, 2**63 - 1)
+    eval_every: int = described(5_000, "Steps between evaluations; 0: only at the end.", 0, MOST)
+    eval_clips: int = described(10, "Clips a video in the evaluation at the end.", 1, 10_000)
+    save_every: int = described(1_000, "Steps between writes of latest.pt.", 1, MOST)
+    keep_every: int = described(0, "Steps between step-N.pt files that stay; 0: none.", 0, MOST)
+    log_every: int = described(10, "Steps between lines of metrics.jsonl.", 1, MOST)
 
     def __post_init__(self) -> None:
-        values = flat(to_dict(self))
-        for name, (least, most) in BOUNDS.items():
-            if values[name] is not None and not least <= values[name] <= most:  # nor is NaN
-                raise UserError(f"{name}: {values[name]} is not possible; choose {least} to {most}")
+        check_fields(self)
         if not all(abs(value) <= MOST for value in per_channel(self.mean)):
-            raise UserError(f"mean: {self.mean} is not possible; choose numbers up to {MOST}")
+            raise UserError(f"mean must be numbers from {-MOST:,} to {MOST:,}, got {self.mean}")
         if not all(0 < value <= MOST for value in per_channel(self.std)):
-            raise UserError(f"std: {self.std} is not possible; choose numbers above 0, up to {MOST}")
+            raise UserError(f"std must be numbers above 0, up to {MOST:,}, got {self.std}")
         check_clip(self.model.name, num_frames=self.clip.num_frames, crop_size=self.clip.crop_size)
 
-
-MOST = 10**9
-BOUNDS: dict[str, tuple[float, float]] = {
-    "steps": (1, MOST), "global_batch_size": (1, 10**6), "seed": (0, 2**63 - 1), "shuffle_window": (1, MOST),
-    "canonical_groups": (0, 10**6), "mixup": (0, 100), "cutmix": (0, 100), "label_smoothing": (0, 1),
-    "ema": (0, 0.999999), "eval_every": (0, MOST), "eval_clips": (1, 10_000), "save_every": (1, MOST),
-    "keep_every": (0, MOST), "log_every": (1, MOST), "clip.num_frames": (1, 1024), "clip.crop_size": (1, 1024),
-    "clip.resize": (1, 1024), "model.width": (1, 1024), "optim.lr": (1e-12, 1000), "optim.momentum": (0, 1),
-    "optim.weight_decay": (0, 1), "optim.head_bias_lr_scale": (0, 1000), "schedule.decay_every": (1, MOST),
-    "schedule.decay_factor": (0, 1), "schedule.warmup_steps": (0, MOST),
-}  # fmt: skip
 
 # Options of the command that set a field of a nested dataclass: option -> (part, field).
 PARTS = {
@@ -156,7 +146,7 @@ def default_groups(global_batch_size: int, *, num_samples: int) -> int:
 
 
 def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
-    """The plan that the trainer makes of a configuration."""
+    """The training plan of a configuration."""
     return TrainPlan(
         index,
         index.samples_of(config.split, "train"),
@@ -172,9 +162,9 @@ def train_plan(index: ShardIndex, config: TrainConfig) -> TrainPlan:
 
 
 def override(config: TrainConfig, **values: Any) -> TrainConfig:
-    """The configuration with other values of fields, or of keys of PARTS; None leaves a field as it is.
+    """The configuration with some fields, or keys of PARTS, replaced; None keeps a field.
 
-    Another model comes with its own width, unless the configuration had a width of its own.
+    Another model gets its own default width, unless the configuration's width was not the default.
     """
     changes = {name: value for name, value in values.items() if value is not None}
     if changes.get("model") in MODELS and config.model.width == MODELS[config.model.name].width:
@@ -188,7 +178,7 @@ def override(config: TrainConfig, **values: Any) -> TrainConfig:
 
 
 def scaled_to_steps(config: TrainConfig, num_steps: int) -> TrainConfig:
-    """The same recipe in fewer or more steps: breakpoints and warm-up keep their place in the run.
+    """The same recipe in fewer or more steps: breakpoints and warm-up keep their relative place.
 
     >>> shorter = scaled_to_steps(TrainConfig(), 900)
     >>> shorter.steps, shorter.schedule.decay_every
@@ -204,7 +194,7 @@ def scaled_to_steps(config: TrainConfig, num_steps: int) -> TrainConfig:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain dicts, lists, numbers and strings, for JSON and checkpoints."""
+    """The configuration as dicts, lists, numbers and strings, for JSON and checkpoints."""
     return dataclasses.asdict(config, dict_factory=with_lists)
 
 
@@ -217,7 +207,7 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `to_dict`.
 
     Raises:
-        SchemaError: A field is unknown, so another version of this code wrote it; or a value is not possible.
+        SchemaError: A field is unknown, so another version of this code wrote it; or a value is out of range.
     """
     config = convert(values, TrainConfig)
     if unknown := set(flat(values)) - set(flat(to_dict(config))):
@@ -226,10 +216,12 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
 
 
 def flat(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `to_dict`, nested ones as "optim.lr"."""
+    """Values of nested dicts in one dict, under names like "optim.lr"."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+        found |= (
+            {f"{name}.{key}": one for key, one in flat(value).items()} if isinstance(value, dict) else {name: value}
+        )
     return found
 
 
@@ -240,7 +232,7 @@ def differences(config: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any,
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether something done every so many steps is due; never for 0.
+    """Whether something that happens every `every` steps is due; never if `every` is 0.
 
     >>> [step for step in range(1, 8) if is_due(step, 3)], is_due(3, 0)
     ([3, 6], False)

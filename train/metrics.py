@@ -38,19 +38,18 @@ Damaged = dict[Text, DamagedSample]  # by the sample's key
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard of one run folder, written by rank 0.
+    """Writes metrics.jsonl and TensorBoard files of a run folder, on rank 0.
 
-    A line is {"event": "train" | "eval" | "final" | "damaged" | "not_saved", "step": updates done, …}. Begun at step
-    `start`, the log forgets lines beyond it, so a resumed run has every step once. Lines that cannot be written wait
-    for the next one that can.
+    A line is {"event": "train" | "eval" | "final" | "damaged" | "not_saved", "step": updates done, …}. Lines beyond
+    step `start` are removed first, so a resumed run has every step once. Lines that cannot be written are retried.
 
     Args:
         total: Steps of the run.
-        say: Told in a line when lines begin to wait, when they are there, and when TensorBoard is given up.
-        tracker: "wandb" or "trackio", which gets the numbers and `config` too.
+        say: Called with a line when writing begins to fail, works again, and when TensorBoard is given up.
+        tracker: "wandb" or "trackio", which receives the numbers and `config`, too.
 
     Raises:
-        UserError: It is not installed.
+        UserError: The tracker is not installed.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class MetricsLog:
         tracker: str | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # half a second, which commands that only read logs save
+        from torch.utils.tensorboard import SummaryWriter  # takes half a second, not needed to read logs
 
         self.path, self.say = folder / "metrics.jsonl", say
         self.tracker = open_tracker(tracker, folder, config or {}) if tracker else None
@@ -76,7 +75,7 @@ class MetricsLog:
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
 
     def write(self, event: str, *, step: int, **values: Any) -> None:
-        """One line, and one TensorBoard curve a number. JSON has no NaN: it becomes null."""
+        """Write one line, and each number to its TensorBoard curve. NaN becomes null, as JSON has no NaN."""
         finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         self._write_line((json.dumps({"event": event, "step": step, **finite}) + "\n").encode())
         numbers = {f"{event}/{name}": value for name, value in finite.items() if isinstance(value, int | float)}
@@ -88,7 +87,7 @@ class MetricsLog:
             self.tracker.log(numbers, step=step)
 
     def close(self) -> None:
-        """Close the files; lines that still wait are lost, and that is said."""
+        """Close the files; says how many lines could not be written."""
         if self.waiting:
             self._write_line(b"")
         if self.waiting:
@@ -102,7 +101,7 @@ class MetricsLog:
                 self.tracker.finish()
 
     def _write_line(self, line: bytes) -> None:
-        """Append a line and those that wait, all of them or, where there is no room, none."""
+        """Append the waiting lines and this one: all of them, or none if there is no room."""
         rest = b"".join(self.waiting) + line
         end = os.fstat(self.file.fileno()).st_size
         try:
@@ -120,7 +119,7 @@ class MetricsLog:
 
     @contextlib.contextmanager
     def _without_board(self) -> Iterator[None]:
-        """Go on without TensorBoard when its own thread could not write."""
+        """Go on without TensorBoard if it cannot write."""
         try:
             yield
         except OSError as error:
@@ -129,12 +128,12 @@ class MetricsLog:
 
 
 def open_tracker(name: str, folder: Path, config: dict[str, Any]) -> Any:
-    """Weights & Biases ("wandb") or Trackio, which have the same calls, with a run; a resumed one continues it.
+    """A run of Weights & Biases ("wandb") or Trackio, which have the same API; a resumed run continues it.
 
     Both read their own environment variables: with WANDB_MODE=offline everything stays in the run's folder.
 
     Raises:
-        UserError: It is not installed.
+        UserError: The package is not installed.
     """
     try:
         module = importlib.import_module(name)
@@ -151,10 +150,10 @@ def open_tracker(name: str, folder: Path, config: dict[str, Any]) -> Any:
 
 
 def keep_lines_until(path: Path, *, step: int, total: int | None = None) -> None:
-    """Drop the lines of a metrics.jsonl beyond `step`, and a last line that was cut off; atomically.
+    """Remove the lines of a metrics.jsonl beyond `step`, and a truncated last line; atomically.
 
     Args:
-        total: Steps of the run, whose "final" line is dropped too, for it comes again.
+        total: Steps of the run; its "final" line is removed too, as it will be written again.
     """
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -169,7 +168,7 @@ def keep_lines_until(path: Path, *, step: int, total: int | None = None) -> None
 
 @dataclass
 class StepOutcome:
-    """What all ranks know of a finished step; the last three fields are this rank's."""
+    """The outcome of a step over all ranks; the last three fields are this rank's."""
 
     step: int  # updates done with it, from 1
     loss: float  # weighted mean over the global batch
@@ -177,18 +176,18 @@ class StepOutcome:
     num_replaced: int  # clips that took the place of damaged ones
     num_damaged: int  # names in `damaged` of all ranks
     num_frames: int  # in the clips
-    num_frames_decoded: int  # to get them
+    num_frames_decoded: int  # for them
     readings: np.ndarray | None  # float64 [R, 7], a `Reading` of each rank; None between lines of the log
     samples: np.ndarray  # int64 [N], rows of the index
     losses: Tensor  # float32 [N], of each clip
-    damaged: Damaged  # that had no name before
+    damaged: Damaged  # not named before
 
 
 def check_finite(outcome: StepOutcome, index: ShardIndex, ranks: Ranks) -> None:
-    """See that a step's loss is finite; a collective where it is not.
+    """Check that a step's loss is finite; a collective if it is not.
 
     Raises:
-        UserError: It is not; names the samples of all ranks whose own loss is not.
+        UserError: It is not finite; names the samples of all ranks whose own loss is not.
     """
     if math.isfinite(outcome.loss):
         return
@@ -208,15 +207,15 @@ def name_damaged(index: ShardIndex, damaged: dict[int, str]) -> Damaged:
 
 @dataclass
 class Tally:
-    """What steps leave for the next line of the log, and the damage since the run began; the same on all ranks.
+    """Totals for the next line of the log, and the damage since the run began; equal on all ranks.
 
-    It is part of checkpoints, so a run that was stopped writes the lines of one that was not.
+    It is part of checkpoints, so a resumed run writes the same lines as one that was not stopped.
     """
 
-    losses: list[Real] = field(default_factory=list)  # these three of the steps since the last line
+    losses: list[Real] = field(default_factory=list)  # this and the next two: of the steps since the last line
     num_frames: Count = 0
     num_frames_decoded: Count = 0
-    num_replaced: Count = 0  # these two since the run began
+    num_replaced: Count = 0  # this and the next: since the run began
     damaged: Damaged = field(default_factory=dict)  # at most MAX_DAMAGED
 
     def add(self, outcome: StepOutcome) -> None:
@@ -227,32 +226,32 @@ class Tally:
         self.num_replaced += outcome.num_replaced
 
     def take(self) -> dict[str, float]:
-        """The numbers of a line; the next one begins."""
+        """The numbers for a line of the log; resets those since the last line."""
         loss, waste = sum(self.losses) / len(self.losses), self.num_frames_decoded / self.num_frames
         self.losses, self.num_frames, self.num_frames_decoded = [], 0, 0
         return {"loss": loss, "num_replaced": self.num_replaced, "decode_waste": waste}
 
     def name(self, parts: list[Damaged]) -> Damaged:
-        """Remember the damaged samples of all ranks; those that are new."""
+        """Add the damaged samples of all ranks; returns the new ones."""
         new = {key: about for part in parts for key, about in part.items() if key not in self.damaged}
         self.damaged |= new
         return new
 
     def unnamed(self, index: ShardIndex, damaged: dict[int, str]) -> Damaged:
-        """Names of the damaged samples of a batch that have none yet."""
+        """The damaged samples of a batch that are not named yet."""
         if not damaged or len(self.damaged) >= MAX_DAMAGED:
             return {}
         return {key: about for key, about in name_damaged(index, damaged).items() if key not in self.damaged}
 
 
 class OutcomeQueue:
-    """Sums what a step found over ranks in one small all_reduce; a GPU's queue never drains.
+    """Sums a step's numbers over ranks in one small all_reduce, without draining a GPU's queue.
 
-    When a line of the log is due, an all_gather takes its place, which also brings a `Reading` of each rank: no
-    collective is added, no sync, and the numbers arrive with their step.
+    When a line of the log is due, an all_gather replaces it, which also brings a `Reading` of each rank: no collective
+    and no sync is added, and the numbers arrive with their step.
 
-    On a CPU `push` returns the step's own outcome. On a GPU the numbers are copied asynchronously and come
-    out at the next `push`, when the GPU has the next step to work on; `drain` waits for them.
+    On a CPU `push` returns the step's own outcome. On a GPU the numbers are copied asynchronously and returned by the
+    next `push`, when the GPU is busy with the next step; `drain` waits for them.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -270,10 +269,10 @@ class OutcomeQueue:
         damaged: Damaged | None = None,
         reading: Reading | None = None,
     ) -> list[StepOutcome]:
-        """Outcomes that became known; all ranks get the same at the same call. `loss` is as in `StepLoss`.
+        """The outcomes that are known now; all ranks get the same at the same call. `loss` is as in `StepLoss`.
 
         Args:
-            reading: Of this rank; given by all ranks at the same steps.
+            reading: Of this rank; all ranks must give one at the same steps.
         """
         damaged, work = damaged or {}, batch.work
         own = torch.tensor(
@@ -296,7 +295,7 @@ class OutcomeQueue:
         return self._take(len(self.waiting) - (arrived is not None))
 
     def drain(self) -> list[StepOutcome]:
-        """The outcomes not returned yet; on a GPU a sync."""
+        """The outcomes that were not returned yet; a sync on a GPU."""
         return self._take(len(self.waiting))
 
     def _take(self, count: int) -> list[StepOutcome]:

@@ -1,9 +1,9 @@
 """Recipes by name.
 
-Where a number comes from: "sec." is a section of arXiv:1708.05038; "prototxt" the authors' released caffe
-files; "ours" where no source states it. What all share is the default of TrainConfig: SGD with momentum 0.9,
-decay 5e-5 but none on BN and the fc bias, twice the rate for the fc bias, pixels minus 128 and not scaled,
-frames of 128 lines, one random 112x112 crop and a mirror (prototxt).
+Sources of the numbers: "sec." is a section of arXiv:1708.05038; "prototxt" the authors' released caffe files; "ours"
+has no source. Common to all are the defaults of TrainConfig: SGD with momentum 0.9, weight decay 5e-5 but none on BN
+and the fc bias, twice the rate for the fc bias, pixels minus 128 and not scaled, frames of 128 lines, one random
+112x112 crop and a mirror (prototxt).
 """
 
 from dataclasses import dataclass, replace
@@ -110,12 +110,12 @@ TORCHVISION_MEAN, TORCHVISION_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What weights were trained on.
+class TrainingClips:
+    """The clips that published weights were trained on.
 
     Attributes:
         mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB.
-        note: What a checkpoint cannot say of it; empty for nothing.
+        note: What a checkpoint cannot express of it; may be empty.
     """
 
     clip: ClipSpec
@@ -125,18 +125,18 @@ class Trained:
 
 
 # torchvision: 16 frames of videos at 15 frames/s, half of what most have. (x / 255 - m) / s is (x - 255 m) / (255 s).
-KINETICS = Trained(
+KINETICS = TrainingClips(
     ClipSpec(num_frames=16, frame_stride=2),
     mean=tuple(PIXEL * value for value in TORCHVISION_MEAN),
     std=tuple(PIXEL * value for value in TORCHVISION_STD),
 )
-RES3D = Trained(ClipSpec(num_frames=8, frame_stride=2))  # the authors' network files, as the paper's section 4
-C3D = Trained(
+RES3D = TrainingClips(ClipSpec(num_frames=8, frame_stride=2))  # the authors' network files, as the paper's section 4
+C3D = TrainingClips(
     ClipSpec(num_frames=16, frame_stride=1),
     note="C3D was trained on pixels minus the mean clip of Sports-1M, each place and frame its own value; one value a "
     "colour stands for it here, so outputs differ a little from the authors', most where that clip is not uniform",
 )
-SOURCES: dict[str, dict[str, Trained]] = {
+SOURCES: dict[str, dict[str, TrainingClips]] = {
     "torchvision": dict.fromkeys(("r3d_18", "mc3_18", "r2plus1d_18"), KINETICS),
     "caffe": {**{f"res3d{depth}": RES3D for depth in BLOCKS}, "c3d": C3D},
 }

@@ -1,4 +1,4 @@
-"""What a person sees while something runs, and streams that neither end a run nor pass on escape codes."""
+"""Progress display, and output streams that never end a run and pass no escape codes on."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-# What can move a cursor, ring a bell or turn text around, but for newline and tab: C0, DEL, C1, bidi controls.
+# Characters that move the cursor, ring the bell or reverse text, except newline and tab: C0, DEL, C1, bidi controls.
 CONTROLS = {
     code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
     for code in (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -23,7 +23,7 @@ CONTROLS = {
 
 
 def plain(text: str) -> str:
-    """The text with its control characters written out; names of files and classes may carry them.
+    """The text with control characters escaped; names of files and classes may contain them.
 
     >>> plain("a\\x1b[31mb\\tc")
     'a\\\\x1b[31mb\\tc'
@@ -32,10 +32,10 @@ def plain(text: str) -> str:
 
 
 class TolerantStream:
-    """A text stream whose reader may be gone and whose disk may be full: what cannot be written is dropped.
+    """A text stream that drops what it cannot write, if its reader has closed it or the disk is full.
 
     Attributes:
-        lost: Why something was dropped, the latest reason; None if nothing was.
+        lost: The latest reason why something was dropped; None if nothing was.
     """
 
     def __init__(self, stream: Any, *, controls: bool = False) -> None:
@@ -43,8 +43,8 @@ class TolerantStream:
         self.lost: Exception | None = None
 
     def write(self, text: str | bytes) -> int:
-        """Write and flush, so that nothing waits for the end of the process."""
-        if isinstance(text, bytes):  # click writes shell completions so; with b"" it asks whether this stream is binary
+        """Write and flush."""
+        if isinstance(text, bytes):  # click writes shell completions as bytes, and tests with b"" for a binary stream
             if not text:
                 raise TypeError("a text stream")
             text = text.decode(errors="replace")
@@ -69,35 +69,36 @@ class TolerantStream:
             return False
 
     def with_controls(self) -> "TolerantStream":
-        """The same stream for what moves the cursor on purpose."""
+        """The same stream, for text that moves the cursor on purpose."""
         return TolerantStream(self._stream, controls=True)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "buffer":  # bytes would go past `write`
+        if name == "buffer":  # bytes would bypass `write`
             raise AttributeError(name)
         return getattr(self._stream, name)
 
 
 def install() -> None:
-    """Make standard output and error tolerant. A closed descriptor is opened again, so that no file gets its number."""
+    """Make standard output and error tolerant. Closed standard descriptors are opened, so that no file gets their
+    numbers."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
         if not isinstance(stream, TolerantStream):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")  # a name that the locale has no letters for
+                stream.reconfigure(errors="backslashreplace")  # for names that the locale cannot encode
             setattr(sys, name, TolerantStream(stream))
 
 
 @contextmanager
 def tolerant_streams() -> Iterator[None]:
-    """`install` for a block; for good where the streams are the process's own, as a traceback comes after the block."""
+    """`install` for a block. The process's own streams stay tolerant, as a traceback is printed after the block."""
     before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
     install()
     try:
@@ -109,26 +110,25 @@ def tolerant_streams() -> Iterator[None]:
 
 
 def console(*, stderr: bool) -> Console:
-    """Where a progress bar is drawn."""
+    """The console for a progress bar."""
     stream: Any = sys.stderr if stderr else sys.stdout
     drawn: Any = stream.with_controls() if isinstance(stream, TolerantStream) else stream
     return Console(file=drawn)
 
 
 LINE_EVERY_S = 10.0
-WINDOW_S = 60.0  # the speed is that of the last minute
+WINDOW_S = 60.0  # over which the speed is averaged
 WIDE = 120  # columns of a terminal
 
 
-class Shown:
-    """Progress as a person sees it. A terminal gets a moving bar; anything else a line every ten seconds and one at
-    the end, with the same facts.
+class ProgressDisplay:
+    """Shows progress: a bar in a terminal; elsewhere a line every ten seconds and one at the end.
 
     Args:
         unit: What is counted, plural.
-        console: Where the bar is drawn, if it is a terminal that can move its cursor; None for no bar.
-        say: Prints one line, where there is no bar.
-        transient: The bar goes away at the end.
+        console: Where to draw the bar, if it is a terminal that can move its cursor; None for no bar.
+        say: Prints one line, if there is no bar.
+        transient: Remove the bar at the end.
     """
 
     def __init__(
@@ -159,12 +159,13 @@ class Shown:
         (self.task,) = self.progress.tasks
         self.progress.start()
         if self.has_bar:
-            install()  # in front of what rich puts in the place of the streams while it draws
+            install()  # again, around the streams that rich installs while it draws
 
     def update(self, done: int, total: int, note: str = "", *, failed: int | None = None) -> None:
-        """So much is done; as often as one likes. A number below the last one begins another round of work.
+        """Set the progress; may be called often. A lower `done` than before starts another round of work.
 
-        `failed` is None where nothing can fail.
+        Args:
+            failed: None if nothing can fail.
         """
         if done < self.task.completed:
             self.progress.reset(self.task.id, total=total)
@@ -175,7 +176,7 @@ class Shown:
             self.say(f"{self.title}: {facts(self.task, self.unit)}")
 
     def message(self, text: str, *, always: bool = False) -> None:
-        """One line above the bar, or just a line; `always` also where quiet is wanted."""
+        """Print one line, above the bar if there is one; `always` prints it even if quiet."""
         if self.has_bar:
             self.progress.console.print(plain(text), highlight=False, markup=False, soft_wrap=True)
         elif always or not self.quiet:
@@ -186,10 +187,10 @@ class Shown:
 
 
 class Facts(ProgressColumn):
-    """What stands beside the bar."""
+    """The text next to the bar."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__(Column(no_wrap=True, overflow="ellipsis"))  # the end gives way where there is no room
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))  # truncated if there is no room
         self.unit = unit
 
     def render(self, task: Task) -> Text:
@@ -197,7 +198,7 @@ class Facts(ProgressColumn):
 
 
 def facts(task: Task, unit: str) -> str:
-    """How far some work is, in a line: 12/90 videos, 3.4 videos/s, 0:00:23 left, 1 failed, 171 frames/s."""
+    """The progress in a line: 12/90 videos, 3.4 videos/s, 0:00:23 left, 1 failed, 171 frames/s."""
     parts = [f"{task.completed:,.0f}/{task.total:,.0f} {unit}"]
     if task.finished_time is not None:
         parts[0] += f" in {timedelta(seconds=round(task.finished_time))}"
@@ -211,7 +212,7 @@ def facts(task: Task, unit: str) -> str:
 
 
 def rate_text(rate: float, unit: str) -> str:
-    """A speed in the unit of time that gives a number of 1 or more, up to hours.
+    """A speed per second, minute or hour, whichever first gives a number of at least 1.
 
     >>> rate_text(1234.5, "frames"), rate_text(9.87, "clips"), rate_text(0.5, "steps"), rate_text(1 / 7200, "runs")
     ('1,234 frames/s', '9.9 clips/s', '30.0 steps/min', '0.5 runs/h')

@@ -29,7 +29,7 @@ WAY_OUT = "run tools/check_gpu.py on this machine, or leave --fast out"
 
 
 class FastOptions(TypedDict, total=False):
-    """Options of the trainer; those that are not there keep their defaults."""
+    """Options of the trainer; missing ones keep their defaults."""
 
     compile: bool
     cuda_graph: bool
@@ -40,7 +40,7 @@ class FastOptions(TypedDict, total=False):
 
 
 class FastFile(TypedDict):
-    """What the file holds: what `card_of` says of the GPU that was measured, and the options."""
+    """The content of the file: `card_of` the measured GPU, and the options."""
 
     card: dict[str, Text]
     options: FastOptions
@@ -52,7 +52,7 @@ def fast_path() -> Path:
 
 
 def card_of(device: torch.device) -> dict[str, str]:
-    """What the settings depend on: GPU, driver, torch, DALI; "none" for what is not there."""
+    """What the settings depend on: GPU, driver, torch, DALI; "none" for what is missing."""
     on_gpu, dali = device.type == "cuda", ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
     return {
         "gpu": torch.cuda.get_device_name(device) if on_gpu else "none",
@@ -63,19 +63,19 @@ def card_of(device: torch.device) -> dict[str, str]:
 
 
 def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str:
-    """Of NVIDIA's kernel module, as its own file says it; "unknown" where there is none."""
+    """Version of NVIDIA's kernel module; "unknown" if it is not loaded."""
     found = re.search(r"\d+\.[\d.]+", file.read_text()) if file.is_file() else None
     return found[0] if found else "unknown"
 
 
 def fast_options(card: Mapping[str, str], path: Path) -> FastOptions:
-    """The options of a settings file.
+    """The options in a settings file.
 
     Args:
-        card: Of the device at hand, from `card_of`.
+        card: `card_of` this run's device.
 
     Raises:
-        UserError: There is no such file, it is of another card or version, or the device is no GPU.
+        UserError: There is no such file, it is for another card or version, or the device is not a GPU.
     """
     if card["gpu"] == "none":
         raise UserError("--fast: its settings are of a GPU, and this run has none; leave --fast out")
@@ -94,13 +94,13 @@ OF_DATASETS = {"sports1m": "sports1m", "ucf101": "ucf101-search"}  # others: tha
 def execution(
     options: dict[str, Any], ranks: Ranks, *, say: Callable[[str], object]
 ) -> tuple[LoaderSettings, StepOptions]:
-    """Take the options that say how, not what, out of the command's; the device decides those left out.
+    """Remove the options of execution from those of the command; the device decides the ones left out.
 
     Args:
-        say: Told in a line what --fast takes.
+        say: Called with a line about what --fast takes.
 
     Raises:
-        WrongUsage: A value is not possible; says which and what is.
+        WrongUsage: A value is out of bounds.
         UserError: There are no settings for --fast.
     """
     if options.pop("fast", False):
@@ -109,7 +109,7 @@ def execution(
             name: value
             for name, value in fast_options(card_of(ranks.device), path).items()
             if source(name) is not ParameterSource.COMMANDLINE
-            and not (name == "cuda_graph" and ranks.world_size > 1)  # it was measured on one GPU, without DDP
+            and not (name == "cuda_graph" and ranks.world_size > 1)  # measured on one GPU, without DDP
         }
         options |= taken
         flags = [f"{name.replace('_', '-')} {value}" for name, value in taken.items()]
@@ -125,7 +125,7 @@ def execution(
 
 
 def defaults(preset: str | None, out: Path | None, *, index: ShardIndex, device: torch.device) -> tuple[str, Path, str]:
-    """Preset and folder of a run, and a line about those that were left out; "" if none was."""
+    """Preset and folder of a run, and a line about the defaults that were chosen; "" if none was."""
     chosen = []
     if preset is None:
         preset, why = OF_DATASETS.get(index.name, "ucf101-search"), f"the recipe for {index.name}"
@@ -143,7 +143,7 @@ def defaults(preset: str | None, out: Path | None, *, index: ShardIndex, device:
 def find_state(
     resume: str, out: Path, *, say: Callable[[str], None], note: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """The state of the checkpoint that --resume asks for; None to start at step 0. `note` is told where it begins."""
+    """The state of the checkpoint that --resume selects; None to start at step 0. `note` is told which."""
     if resume == "never":
         if any(out.glob("*.pt")):
             raise WrongUsage(f"--out: {out} already holds a run; leave out --resume to go on, or choose another")
@@ -169,7 +169,7 @@ def configure(
     scale_to_steps: int | None = None,
     **options: Any,
 ) -> TrainConfig:
-    """The preset with the command line's changes; WrongUsage where they do not fit the dataset or the ranks."""
+    """The preset with the command line's changes; WrongUsage if they do not fit the dataset or the ranks."""
     if scale_to_steps and options.get("steps") is not None:
         raise WrongUsage("--steps and --scale-to-steps both decide the same; leave one of them out")
     split = split or ("1" if "1" in index.split_names else index.split_names[0])
@@ -199,13 +199,14 @@ def configure(
 def as_trained(
     config: TrainConfig, state: dict[str, Any], *, goes_on: bool, is_based: bool, **options: Any
 ) -> TrainConfig:
-    """The configuration with pixels scaled as for the checkpoint that the run starts or goes on from.
+    """The configuration with the pixel scaling of the checkpoint that the run resumes or starts from.
 
-    A run that goes on keeps its groups of shards too, unless others are given: its shards may have moved to a URL.
+    A resumed run also keeps its groups of shards, unless others are given: its shards may have moved to a URL.
 
     Args:
-        goes_on: It goes on.
-        is_based: It began with weights of another: also their network and clips, but for options that are given.
+        goes_on: The run is resumed.
+        is_based: The run started from the weights of another one: keep their network and clips, too, except for given
+            options.
         options: Of the command line; None for those that are not given.
     """
     trained = from_dict(state["config"])

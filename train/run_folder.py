@@ -1,8 +1,7 @@
-"""A run's folder while a trainer is at work there: nobody else's, and able to do without what cannot be written."""
+"""The folder of a run: locked by its trainer, which goes on if a file cannot be written."""
 
 import contextlib
 import errno
-import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,6 @@ from res3d_video import pipeline
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import LoaderSettings
-from res3d_video.pipeline.shard_writer import write_atomically
 from res3d_video.train.checkpoint import data_identity, save_checkpoint
 from res3d_video.train.config import LOCK, TrainConfig, to_dict
 from res3d_video.train.evaluation.video_level import VideoScores
@@ -26,18 +24,19 @@ from res3d_video.train.metrics import Damaged, MetricsLog, Tally
 from res3d_video.train.progress import console
 from res3d_video.train.ranks import Ranks
 from res3d_video.train.step import StepOptions
+from res3d_video.train.terminal import save_json
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where and how a run happens; nothing here decides what it computes.
+    """Where and how a run executes; nothing here changes what it computes.
 
     Attributes:
-        say: Prints a line, on rank 0 only; `note` one that --quiet leaves out.
-        to_stderr: Progress is shown on standard error, for standard output is taken.
-        tracker: "wandb" or "trackio" gets the numbers too.
+        say: Prints a line, on rank 0 only; `note` prints one that --quiet suppresses.
+        to_stderr: Show progress on standard error, as standard output is for the result.
+        tracker: "wandb" or "trackio" receives the numbers, too.
     """
 
     ranks: Ranks
@@ -54,27 +53,27 @@ class RunContext:
             self.say(line)
 
     def console(self) -> Console | None:
-        """Where progress is drawn; None: this rank shows none."""
+        """The console for the progress bar; None if this rank shows none."""
         return console(stderr=self.to_stderr) if self.ranks.is_main and not self.quiet else None
 
 
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # said where there are no locks, as on some network disks
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of file systems without locks, as some network disks
 LEFT_OVERS = (".*.pt.tmp", ".metrics.jsonl.*.tmp", ".config.json.*.tmp")
-PATIENCE_S = 10.0  # for a trainer that is about to end, as after a kill
+LOCK_TIMEOUT_S = 10.0  # a killed trainer may still be ending
 
 
 @contextlib.contextmanager
 def only_trainer(folder: Path, ranks: Ranks, *, say: Say) -> Iterator[None]:
-    """Make the folder, if need be, and keep other trainers out of it; remove what a killed one left half-written.
+    """Create the folder if needed, lock it against other trainers, and remove temporary files of killed ones.
 
-    A collective: rank 0 has the lock when the block begins, and nobody writes what the ranks read then. The lock ends
-    with the process, however that ends.
+    A collective: rank 0 holds the lock when the block begins, so the files that ranks read there do not change. The
+    lock ends with the process, however it ends.
 
     Args:
-        say: Told in a line where there are no locks.
+        say: Called with a line if the file system has no locks.
 
     Raises:
-        UserError: Another trainer is at work there, or nothing can be written.
+        UserError: Another trainer is running there, or nothing can be written.
     """
     with contextlib.ExitStack() as stack:
         if ranks.is_main:
@@ -82,7 +81,7 @@ def only_trainer(folder: Path, ranks: Ranks, *, say: Say) -> Iterator[None]:
                 folder.mkdir(parents=True, exist_ok=True)
                 for path in chain.from_iterable(map(folder.glob, LEFT_OVERS)):
                     path.unlink()
-                stack.enter_context(FileLock(folder / LOCK, timeout=PATIENCE_S))
+                stack.enter_context(FileLock(folder / LOCK, timeout=LOCK_TIMEOUT_S))
             except Timeout:
                 raise UserError(
                     f"--out: another trainer is at work in {folder}; wait for it, or choose another"
@@ -97,20 +96,27 @@ def only_trainer(folder: Path, ranks: Ranks, *, say: Say) -> Iterator[None]:
         yield
 
 
-def check_agreement(folder: Path, ranks: Ranks, state: dict[str, Any] | None) -> None:
-    """Raises UserError where ranks would go on from different steps; a collective."""
-    steps = ranks.gather(state["step"] if state is not None else 0)  # collective
+def check_agreement(folder: Path, ranks: Ranks, state: dict[str, Any] | None, index: ShardIndex) -> None:
+    """Raise UserError if ranks would resume from different steps or read different shards; a collective."""
+    own = state["step"] if state is not None else 0, index.fingerprint
+    steps, fingerprints = zip(*ranks.gather(own), strict=True)  # collective
     if len(set(steps)) > 1:
         raise UserError(
             f"--out: processes found checkpoints of different steps in {folder} ({', '.join(map(str, steps))}); "
             "it must be one folder, the same for all machines"
         )
+    if other := next((rank for rank, found in enumerate(fingerprints) if found != fingerprints[0]), 0):
+        raise UserError(
+            f"--data: the shards of rank {other} ({fingerprints[other][:8]}…) are not those of rank 0 "
+            f"({fingerprints[0][:8]}…); copy the same dataset to all machines, or give all the same URL"
+        )
 
 
 def with_the_same_groups(config: TrainConfig, ranks: Ranks) -> TrainConfig:
-    """The configuration with the most groups of any rank; a collective.
+    """The configuration with the largest number of groups of all ranks; a collective.
 
-    By default shards behind a URL have groups and a folder has none, and one machine may have a copy in a folder.
+    By default shards behind a URL have groups and those in a folder have none, and machines may differ in which they
+    have.
     """
     return replace(config, canonical_groups=max(ranks.gather(config.canonical_groups)))  # collective
 
@@ -118,7 +124,11 @@ def with_the_same_groups(config: TrainConfig, ranks: Ranks) -> TrainConfig:
 def log_fetched(
     log: MetricsLog | None, index: ShardIndex, ranks: Ranks, hosts: Sequence[str], *, step: int, epoch: int
 ) -> None:
-    """Write down how many bytes each machine, by name of each rank's, has fetched since it began; a collective."""
+    """Log how many bytes each machine has downloaded since the process began; a collective.
+
+    Args:
+        hosts: Name of each rank's machine.
+    """
     found: dict[str, int] = {}
     own = 0 if index.store is None else index.store.bytes_fetched
     for host, num_bytes in zip(hosts, ranks.gather(own), strict=True):  # collective
@@ -129,14 +139,14 @@ def log_fetched(
 
 
 class CheckpointFiles:
-    """The checkpoints that a run writes. One that cannot be written costs a line; what is on the disk stays."""
+    """Writes the checkpoints of a run. If one cannot be written, a line says so, and older files stay."""
 
     def __init__(self, folder: Path, *, say: Say, log: MetricsLog) -> None:
         self.folder, self.say, self.log = folder, say, log
         self._missing: dict[str, str] = {}  # name: what is wrong
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """Write a checkpoint; latest.pt leaves the one before it as previous.pt."""
+        """Write a checkpoint; the former latest.pt becomes previous.pt."""
         path, step = self.folder / name, state["step"]
         try:
             save_checkpoint(path, state, former=path.with_name("previous.pt") if name == "latest.pt" else None)
@@ -149,7 +159,7 @@ class CheckpointFiles:
             self._missing.pop(name, None)
 
     def check(self) -> None:
-        """At the end of a run: raises UserError where latest.pt or best.pt is not the last that was to be written."""
+        """At the end of a run: raise UserError if the last latest.pt or best.pt could not be written."""
         for name in ("latest.pt", "best.pt"):
             if name in self._missing:
                 raise UserError(f"{self.folder}: {self._missing[name]}; make room and go on with --resume auto")
@@ -159,12 +169,12 @@ MOST_NAMED = 5  # damaged samples in a line
 
 
 def write_config(context: RunContext, config: TrainConfig, *, preset: str, index: ShardIndex) -> None:
-    """config.json: what the run was asked to do, how, and with what."""
+    """Write config.json: recipe, execution settings, dataset and versions of the run."""
     device = context.ranks.device
     about = {
         "preset": preset,
         "config": to_dict(config),
-        "data": data_identity(index) | {"classes": index.classes, "folder": str(index.data_dir.absolute())},
+        "data": data_identity(index) | {"classes": index.classes, "folder": index.place},
         "world_size": context.ranks.world_size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "loader": asdict(context.loader),
@@ -176,11 +186,11 @@ def write_config(context: RunContext, config: TrainConfig, *, preset: str, index
             "python": platform.python_version(),
         },
     }
-    write_atomically(context.out / "config.json", (json.dumps(about, indent=2) + "\n").encode())
+    save_json(context.out / "config.json", about)
 
 
 def accuracy_lines(scores: VideoScores) -> list[str]:
-    """Accuracies with the chance level beside them, aligned."""
+    """Lines with the accuracies and the chance level, aligned."""
     views, num_videos = scores.clips_per_video, len(scores.videos)
     lines = [
         f"clip@1      {scores.clip_at_1:6.1%}   one centre clip; chance is {scores.chance:.1%}",
@@ -196,7 +206,7 @@ def accuracy_lines(scores: VideoScores) -> list[str]:
 
 
 def named(damaged: Damaged) -> str:
-    """Some damaged samples, for a line.
+    """The first damaged samples, in a line.
 
     >>> named({"000012": {"tar": "a.tar", "reason": "it does not decode"}})
     '000012 of a.tar (it does not decode); tools/check_shards.py finds all damage'
@@ -207,7 +217,7 @@ def named(damaged: Damaged) -> str:
 
 
 def last_lines(out: Path, scores: VideoScores | None, *, step: int, steps: int, tally: Tally) -> list[str]:
-    """How a run ended and where its files are; `scores` is None when a signal stopped it."""
+    """The last lines of output: result and files of a run; `scores` is None if a signal stopped it."""
     stopped = f"stopped by a signal at step {step} of {steps} and saved; the same command goes on from there"
     replaced = f"damaged     {len(tally.damaged)} samples, {tally.num_replaced} clips replaced: {named(tally.damaged)}"
     return [
@@ -219,7 +229,7 @@ def last_lines(out: Path, scores: VideoScores | None, *, step: int, steps: int, 
 
 
 def result(out: Path, scores: VideoScores | None, *, step: int, best_accuracy: float, tally: Tally) -> dict[str, Any]:
-    """What --json prints."""
+    """The result of a run, as --json prints it."""
     return {
         "out": str(out),
         "checkpoint": str(out / "latest.pt"),

@@ -1,7 +1,9 @@
-"""One update of the model, in which precision, and how a machine executes it: eagerly, compiled, or as a CUDA graph."""
+"""One update of the model: precision, optimizer, and execution, which is eager, compiled, or a CUDA graph."""
 
+import copy
 import gc
 import inspect
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.errors import UserError, one_line
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch
 from res3d_video.train.config import OptimConfig
@@ -27,7 +29,7 @@ from res3d_video.train.ranks import Ranks
 def autocast(device: torch.device) -> AbstractContextManager:
     """bfloat16 convolutions on a GPU (2.7 times the clips/s of float32 there); plain float32 on a CPU.
 
-    Weights cast for one pass are not kept for another: each is used once, and a CUDA graph must hold its own casts.
+    Cast weights are not cached: each is used once a pass, and a CUDA graph must contain its own casts.
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
 
@@ -81,11 +83,11 @@ WARMUP_STEPS = 3  # before a CUDA graph is recorded, as torch's documentation ha
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How a step is executed; nothing here changes what it computes by more than rounding.
+    """How a step is executed; nothing here changes its result by more than rounding.
 
     Attributes:
         compile: torch.compile of the model.
-        may_fall_back: Go on without it where nothing can be compiled, for want of a C compiler perhaps.
+        may_fall_back: Train without torch.compile if it does not work, such as without a C compiler.
         cuda_graph: Forward pass, loss and backward pass replayed as one CUDA graph: one launch instead of hundreds.
         space_to_depth: The stem as an equivalent convolution on 2x2 blocks of pixels (train/models/stem.py).
         high_priority: The step's kernels go before those of the loader (a CUDA stream of high priority).
@@ -100,7 +102,7 @@ class StepOptions:
     cudnn_benchmark: bool = False
 
     def check(self, ranks: Ranks) -> None:
-        """Raises UserError for what the device does not have, and for a CUDA graph of several ranks."""
+        """Raise UserError for options that the device does not support, and for a CUDA graph with several ranks."""
         for name in ("cuda_graph", "high_priority"):
             if getattr(self, name) and ranks.device.type != "cuda":
                 flag = name.replace("_", "-")
@@ -110,13 +112,13 @@ class StepOptions:
 
 
 def default_options(ranks: Ranks) -> StepOptions:
-    """What has been proven there (docs/decisions/0017-safe-defaults-on-a-gpu.md)."""
+    """The options that are proven on the device (docs/decisions/0017-safe-defaults-on-a-gpu.md)."""
     on_gpu = ranks.device.type == "cuda"
     return StepOptions(compile=on_gpu, may_fall_back=on_gpu, cudnn_benchmark=on_gpu)
 
 
 class StepLoss(NamedTuple):
-    """What a step found, without its graph of gradients; later steps leave it alone."""
+    """The losses of a step, detached; later steps do not overwrite them."""
 
     loss: Tensor  # this rank's share, scaled so that the mean over ranks is the global loss
     losses: Tensor  # float32 [N], of each clip
@@ -125,19 +127,19 @@ class StepLoss(NamedTuple):
 class TrainStep:
     """Steps of SGD on a model.
 
-    On a GPU everything that reads or writes the model belongs inside `on_stream`, iterating the loader too; then the
-    loader hands its batches to the step's stream.
+    On a GPU everything that reads or writes the model must be inside `on_stream`, and so must the iteration over the
+    loader, which then hands its batches to the step's stream.
 
     Args:
-        model: On its device; changed in place: memory layout, the stem's way, compilation. The names and shapes of
-            its weights stay.
+        model: On its device; changed in place: memory layout, stem, compilation. The names and shapes of its weights
+            stay.
         optimizer: Over the parameters of `model`; its gradients belong to this object from now on.
         options: None takes `default_options`.
         ema: Decay of the exponential moving average of weights and BN statistics that `scored` has; 0 keeps none.
-        note: Called with a line where an option is given up.
+        note: Called with a line if an option is given up.
 
     Raises:
-        UserError: The device has not what an option asks for.
+        UserError: The device does not support an option.
 
     Example:
         step = TrainStep(model, optimizer, ranks=ranks)
@@ -175,7 +177,8 @@ class TrainStep:
                 note(f"compile: {reason}; training without it")
             else:
                 raise UserError(f"compile: {reason}; use --no-compile")
-        self.averaged = weight_average(model, decay=ema) if ema else None
+        self.ema, self.num_averaged = ema, 0  # updates that the average has followed
+        self.averaged = copy.deepcopy(model).requires_grad_(False) if ema else None
         self.stream: torch.cuda.Stream | None = None
         if options.cuda_graph or options.high_priority:  # a graph cannot be recorded on the default stream
             self.stream = torch.cuda.Stream(ranks.device, priority=-1 if options.high_priority else 0)
@@ -188,7 +191,7 @@ class TrainStep:
             for parameter in model.parameters():
                 if 1 in parameter.shape:
                     parameter.register_hook(partial(same_strides, parameter))
-        # Of a CUDA graph: steps before it is recorded, the memory that it reads its batch from, and what it finds.
+        # Of a CUDA graph: steps done before it is recorded, the memory that it reads its batch from, and its result.
         self._num_warm = 0
         self._inputs: tuple[Tensor, ...] | None = None
         self._replay: Callable[[], None] | None = None
@@ -196,20 +199,20 @@ class TrainStep:
 
     @property
     def scored(self) -> nn.Module:
-        """What an evaluation is of: the averaged weights where there are any."""
-        return self.model if self.averaged is None else self.averaged.module
+        """The network to evaluate: with averaged weights if there are any."""
+        return self.model if self.averaged is None else self.averaged
 
     def load_average(self, weights: dict[str, Tensor], *, num_updates: int) -> None:
-        """Go on from averaged weights of as many updates."""
+        """Resume from averaged weights of `num_updates` updates."""
         assert self.averaged is not None  # there is a decay
-        self.averaged.module.load_state_dict(weights)
-        self.averaged.n_averaged.fill_(num_updates)
+        self.averaged.load_state_dict(weights)
+        self.num_averaged = num_updates
 
     @contextmanager
     def on_stream(self) -> Iterator[None]:
-        """Make the step's stream the current one; it begins after what was enqueued before, and what follows after it.
+        """Make the step's stream the current one, ordered after the work enqueued before and before what follows.
 
-        Nothing happens on a CPU, or with neither `cuda_graph` nor `high_priority`.
+        Does nothing on a CPU, or with neither `cuda_graph` nor `high_priority`.
         """
         if self.stream is None:
             yield
@@ -238,7 +241,7 @@ class TrainStep:
             weights: float32 [N]; 0 for a clip that must not count.
             num_real_global: Clips that count, over all ranks.
             lr: Base learning rate.
-            mixing: How clips and labels are mixed; give it to every step of a CUDA graph or to none.
+            mixing: How clips and labels are mixed; with a CUDA graph, for every step or for none.
         """
         set_lr(self.optimizer, lr)
         share: tuple[Tensor, ...] = ()
@@ -253,7 +256,8 @@ class TrainStep:
             found = self._eager(clips, labels, weights, scale, *share)
         self.optimizer.step()
         if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
+            update_average(self.averaged, self.model, decay=self.ema, num_updates=self.num_averaged)
+            self.num_averaged += 1
         return found
 
     def _graphed(self, clips: Tensor, *others: Tensor) -> StepLoss:
@@ -271,7 +275,7 @@ class TrainStep:
             self._num_warm += 1
             return self._eager(*inputs)
         if self._replay is None:
-            self._prepare()  # there are no gradients now, so the recorded pass writes them and adds to nothing
+            self._prepare()  # without gradients, so that the recorded pass writes them and does not add to old ones
 
             def work() -> None:
                 self._found = self._pass(*inputs)
@@ -286,7 +290,7 @@ class TrainStep:
         return self._pass(*inputs)
 
     def _prepare(self) -> None:
-        """Modes of the layers, and no gradients."""
+        """Set the modes of the layers and clear the gradients."""
         self.model.train()
         if self.freeze_bn:
             freeze_batch_norm(self.model)
@@ -295,11 +299,11 @@ class TrainStep:
     def _pass(
         self, clips: Tensor, labels: Tensor, weights: Tensor, scale: float | Tensor, share: Tensor | None = None
     ) -> StepLoss:
-        """Forward pass, loss and backward pass: all that a CUDA graph holds.
+        """Forward pass, loss and backward pass: the content of a CUDA graph.
 
         Args:
             scale: Of the loss.
-            share: float32 [N], of a clip's own labels; the rest is its partner's. None where nothing is mixed.
+            share: float32 [N], of a clip's own labels; the rest is its partner's. None if nothing is mixed.
         """
         with autocast(self.ranks.device):
             logits = self._net(clips)  # [N, K]
@@ -315,8 +319,9 @@ class TrainStep:
 def multi_hot(index: ShardIndex, batch: Batch) -> Tensor:
     """All labels of a batch's samples: float32 [N, K], 1 for each class that is right."""
     labels = torch.from_numpy(index.all_labels(batch.samples))  # [N, L], -1 where a sample has fewer
-    hot = torch.zeros(len(labels), len(index.classes) + 1).scatter_(1, labels % (len(index.classes) + 1), 1.0)
-    return hot[:, :-1].to(batch.clips.device, non_blocking=True)  # copy
+    labels = labels.to(batch.clips.device, non_blocking=True)  # copy
+    hot = torch.zeros(len(labels), len(index.classes) + 1, device=labels.device)
+    return hot.scatter_(1, labels % (len(index.classes) + 1), 1.0)[:, :-1]
 
 
 def losses_of(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
@@ -327,37 +332,44 @@ def losses_of(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tens
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
 
 
-def weight_average(model: nn.Module, *, decay: float) -> AveragedModel:
-    """A copy of a model that follows its weights and BN statistics.
+def update_average(averaged: nn.Module, model: nn.Module, *, decay: float, num_updates: int) -> None:
+    """Let an average follow a model's weights and BN statistics; in place, and the host does not wait for a GPU.
 
-    After n updates the decay is at most (1 + n) / (10 + n), so that the first weights are soon forgotten.
+    torch's AveragedModel counts updates in a tensor, which it reads back, or copies to the GPU, in each step: a sync
+    (torch 2.13).
+
+    Args:
+        decay: At most (1 + n) / (10 + n) of it after n updates, so that the first weights are soon forgotten; after
+            none the average becomes the model.
     """
-
-    def update(averaged: Any, current: Any, num_averaged: Tensor | int) -> None:
-        n = int(num_averaged)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, num_averaged)
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
+    decay = min(decay, (1 + num_updates) / (10 + num_updates)) if num_updates else 0.0
+    averages, values = (list(module.state_dict().values()) for module in (averaged, model))
+    floats = [value.is_floating_point() for value in values]
+    lists: list[Any] = [list(itertools.compress(tensors, floats)) for tensors in (averages, values)]
+    get_ema_multi_avg_fn(decay)(*lists, 0)
+    for average, value, is_float in zip(averages, values, floats, strict=True):
+        if not is_float:  # BN's count of batches
+            average.copy_(value)
 
 
 def probabilities_of(logits: Tensor, *, loss: str) -> Tensor:
-    """What logits [N, K] mean of a network that was trained with a loss, "ce" or "bce": float32 [N, K]."""
+    """Probabilities float32 [N, K] of logits [N, K] of a network that was trained with a loss, "ce" or "bce"."""
     return logits.float().softmax(dim=1) if loss == "ce" else logits.float().sigmoid()
 
 
 def why_not_compiled(device: torch.device) -> str | None:
-    """What torch.compile says where it cannot even compile an addition, as without a C compiler; None: it works."""
+    """torch.compile's error for a trivial function, as without a C compiler; None if it works."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
     except RuntimeError as error:
-        return _one_line(error)
+        return one_line(error)
     return None
 
 
 def same_strides(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient, with the parameter's strides also along sides of 1, where they mean nothing.
+    """The gradient with the parameter's strides also along sides of 1, where strides have no effect.
 
-    Convolutions by 1x1x1 choose them as they like, and DDP would take them for another layout (torch 2.13).
+    Convolutions of 1x1x1 choose other strides there, which DDP takes for another layout (torch 2.13).
 
     >>> same_strides(torch.zeros(4, 2, 1, 1), torch.zeros(4, 1, 1, 2).permute(0, 3, 1, 2)).stride()
     (2, 1, 1, 1)
@@ -369,9 +381,9 @@ def same_strides(parameter: Tensor, gradient: Tensor) -> Tensor:
 
 
 def record_graph(work: Callable[[], None], stream: torch.cuda.Stream | None) -> Callable[[], None]:
-    """Record the CUDA work of a function without doing it; returns what does it on the current stream.
+    """Record the CUDA work of a function without executing it; returns a function that replays it.
 
-    Other threads' CUDA calls are none of the recording's business (thread_local): the loader's go on meanwhile.
+    CUDA calls of other threads, such as the loader's, go on during the recording (thread_local).
     """
     gc.collect()  # dead cycles may hold GPU memory
     graph, outside = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
@@ -379,11 +391,6 @@ def record_graph(work: Callable[[], None], stream: torch.cuda.Stream | None) -> 
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # sync, once
             work()
     except RuntimeError as error:
-        torch.cuda.set_stream(outside)  # torch.cuda.graph does not where ending the capture fails (torch 2.13)
-        raise UserError(f"cuda-graph: recording failed ({_one_line(error)}); use --no-cuda-graph") from error
+        torch.cuda.set_stream(outside)  # torch.cuda.graph does not restore it if ending the capture fails (torch 2.13)
+        raise UserError(f"cuda-graph: recording failed ({one_line(error)}); use --no-cuda-graph") from error
     return graph.replay
-
-
-def _one_line(error: Exception) -> str:
-    """Its first paragraph."""
-    return " ".join(str(error).strip().split("\n\n")[0].split())[:200] or type(error).__name__

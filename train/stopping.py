@@ -1,6 +1,6 @@
-"""When a run should stop before its end: a scheduler's signals, Ctrl-C, and a torchrun that is gone.
+"""When a run stops before its end: a scheduler's signals, Ctrl-C, or the end of torchrun.
 
-The trainer imports this first, so that signals count while packages load. So it imports nothing that is slow.
+The trainer imports this first, so that signals are handled while packages load; it imports nothing slow.
 """
 
 import os
@@ -12,9 +12,9 @@ from typing import Any
 
 from res3d_video.pipeline.errors import UserError
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before they take the machine away
-INTERRUPT = signal.SIGINT  # what Ctrl-C sends
-FIRST_SPEAKS_S = 10.0  # how long a process is silent about a mistake, for another one to say it
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send them before they take the machine away
+INTERRUPT = signal.SIGINT  # Ctrl-C
+FIRST_SPEAKS_S = 10.0  # how long other processes wait for the first one to report an error
 
 
 def is_command(name: str) -> bool:
@@ -23,13 +23,13 @@ def is_command(name: str) -> bool:
 
 
 class StopRequest:
-    """Takes the stop signals and Ctrl-C until it is closed.
+    """Handles the stop signals and Ctrl-C until it is closed.
 
-    A signal is remembered for the run to ask; a second Ctrl-C raises KeyboardInterrupt. Before `begin` there is nothing
-    to save, so Ctrl-C ends the process with a line; an exception would come out of whatever is being imported.
+    A signal is remembered until the run asks for it; a second Ctrl-C raises KeyboardInterrupt. Before `begin` there is
+    nothing to save, so Ctrl-C ends the process with a line: an exception could come out of any import.
 
     Args:
-        of_command: Made when the command starts; False: the run has begun, and handlers come back at the end.
+        of_command: Created when the command starts; else the run has begun, and `close` restores the handlers.
     """
 
     def __init__(self, *, of_command: bool = False) -> None:
@@ -44,15 +44,15 @@ class StopRequest:
         return self._launcher is not None and os.getppid() != self._launcher
 
     def is_told(self) -> bool:
-        """Whether this process is to end: a signal has come, or the launcher has gone."""
+        """Whether this process should end: a signal has arrived, or the launcher has ended."""
         return self._is_asked or self.is_left_behind
 
     def begin(self, *, launcher: int | None) -> None:
-        """The run begins: from now on Ctrl-C waits for it. Without its launcher, torchrun, a process does not go on."""
+        """The run begins: from now on Ctrl-C finishes the step first. If the launcher, torchrun, ends, the run ends."""
         self._has_begun, self._launcher = True, launcher
 
     def asked(self) -> bool:
-        """Whether the run should stop; `interrupted` says whether Ctrl-C was a reason.
+        """Whether the run should stop; `interrupted` tells whether by Ctrl-C.
 
         Raises:
             UserError: The launcher has ended.
@@ -62,7 +62,7 @@ class StopRequest:
         return self._is_asked
 
     def close(self) -> None:
-        """Give the signals back; a command only has to end now, so it ignores them."""
+        """Restore the signal handlers; a command that is ending ignores the signals instead."""
         for number, handler in self._handlers.items():
             signal.signal(number, signal.SIG_IGN if self._of_command else handler)
 
@@ -78,10 +78,10 @@ class StopRequest:
 
 
 def speaks_for_machine(*, is_ended: Callable[[], bool]) -> bool:
-    """Whether a process that ends with an error has to say it.
+    """Whether a process that ends with an error prints it.
 
-    Most mistakes are those of all processes. The first of a machine says them, then torchrun ends the others; one that
-    it does not end has a mistake of its own.
+    Most errors are the same in all processes. The first process of a machine prints it, then torchrun ends the others;
+    one that is not ended has another error.
     """
     until_s = time.monotonic() + FIRST_SPEAKS_S
     while os.environ.get("LOCAL_RANK", "0") != "0" and time.monotonic() < until_s:

@@ -1,4 +1,4 @@
-"""What our commands share: help under headings, errors in one line, Ctrl-C, progress, tables, files that they write."""
+"""Shared by all commands: help under headings, errors in one line, Ctrl-C, progress, tables, output files."""
 
 import errno
 import json
@@ -7,12 +7,14 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial, reduce
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, NoReturn
+from types import UnionType
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import click
 
@@ -20,12 +22,12 @@ from res3d_video.pipeline.clip import MAX_FRAME_STRIDE
 from res3d_video.pipeline.errors import UserError, did_you_mean
 from res3d_video.pipeline.files import write_atomically
 from res3d_video.pipeline.index import choices
-from res3d_video.train.progress import Shown, console, tolerant_streams
+from res3d_video.train.progress import ProgressDisplay, console, tolerant_streams
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 ALL = "train.terminal.all_help"  # of the context: show every option
 NOTHING_KEPT = "nothing is kept; run the same command again"
-# What the system refuses for reasons that the user can mend.
+# Errors of the system that a user can fix.
 OF_THE_MACHINE = {
     errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
     errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ECONNREFUSED,
@@ -34,52 +36,52 @@ OF_THE_MACHINE = {
 
 
 def show_line(text: str) -> None:
-    """One line on standard error, whatever the text holds."""
+    """Print a text as one line on standard error."""
     click.echo(" ".join(text.splitlines()), err=True)
 
 
 class Failed(click.ClickException):
-    """The command could not do its work; exit code 1. Wrong usage is click.UsageError, exit code 2."""
+    """The command failed; exit code 1. For wrong usage see WrongUsage, exit code 2."""
 
     def show(self, file: object = None) -> None:
         show_line(f"error: {self.format_message()}")
 
 
 class WrongUsage(click.UsageError):
-    """Exit code 2, as click's own; one line that names the way out, without the usage above it."""
+    """Wrong usage; exit code 2. One line with the way out, without click's usage line above it."""
 
     def show(self, file: Any = None) -> None:
         show_line(f"error: {self.format_message()}")
 
 
 class Interrupted(click.ClickException):
-    """Ctrl-C; the message says how to go on."""
+    """Ctrl-C was pressed; the message says how to resume."""
 
     exit_code = INTERRUPTED
 
     def show(self, file: object = None) -> None:
-        """A line of its own, below the ^C of a terminal."""
+        """Print it on a new line, below a terminal's ^C."""
         click.echo(("\n" if sys.stderr.isatty() else "") + f"interrupted; {self.format_message()}", err=True)
 
 
 @contextmanager
 def usage_in_one_line() -> Iterator[None]:
-    """What click refuses becomes WrongUsage, in the style of our own errors."""
+    """Turn click's usage errors into WrongUsage, in the style of this project's errors."""
     try:
         yield
     except (WrongUsage, click.exceptions.NoArgsIsHelpError):
         raise
     except click.UsageError as error:
-        said = re.sub(r"\.? \(?Did you mean ([^?]*)\?\)?", r" (did you mean \1?)", error.format_message())
-        text = f"{said[:1].lower()}{said[1:]}".removesuffix(".")
+        message = re.sub(r"\.? \(?Did you mean ([^?]*)\?\)?", r" (did you mean \1?)", error.format_message())
+        text = f"{message[:1].lower()}{message[1:]}".removesuffix(".")
         how = f"; {error.ctx.command_path} --help lists what there is" if error.ctx else ""
         raise WrongUsage(text + how, error.ctx) from error
 
 
 @contextmanager
 def no_interrupts() -> Iterator[None]:
-    """Ctrl-C waits until the block ends. Processes that begin in it never get it: this one decides when they end."""
-    resource_tracker.ensure_running()  # which multiprocessing would start now, and which unblocks Ctrl-C when it starts
+    """Delay Ctrl-C until the block ends. Processes started in the block never receive it: this one ends them."""
+    resource_tracker.ensure_running()  # multiprocessing would start it in the block, and starting it unblocks Ctrl-C
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -88,7 +90,7 @@ def no_interrupts() -> Iterator[None]:
 
 
 class Entry(click.Command):
-    """What the user has typed: a command, or a group of them."""
+    """A command or group as typed by the user."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with usage_in_one_line():
@@ -104,11 +106,11 @@ class Entry(click.Command):
 
 
 class Command(Entry):
-    """A command that ends with one line for what its user can mend and for Ctrl-C; a bug keeps its traceback.
+    """A command that prints one line for errors that its user can fix and for Ctrl-C; a bug keeps its traceback.
 
     Args:
-        go_on: What to do after Ctrl-C.
-        headings: Heading -> names of options, in the order of the help; options that are not named come last.
+        go_on: How to resume after Ctrl-C.
+        headings: Heading -> names of options, in the order of the help; other options come last.
         rare: The same, for headings that only --help-all shows.
     """
 
@@ -128,7 +130,7 @@ class Command(Entry):
             self.params.append(click.Option(["--help-all"], help=more, callback=show_all_help, **flag))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it; a UserError, and the machine's word about a file or a network, become `Failed`."""
+        """Run it; a UserError, or the system's error about a file or a network, becomes `Failed`."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -167,7 +169,7 @@ def show_all_help(ctx: click.Context, param: click.Parameter, value: bool) -> No
 
 @contextmanager
 def wrong_usage() -> Iterator[None]:
-    """A UserError of the block becomes WrongUsage."""
+    """Turn a UserError of the block into WrongUsage."""
     try:
         yield
     except UserError as error:
@@ -175,27 +177,29 @@ def wrong_usage() -> Iterator[None]:
 
 
 class OneLine:
-    """Of a click.ParamType: refuses a value in one line."""
+    """For a click.ParamType: refuses a value in one line."""
 
     def fail(self, message: str, param: click.Parameter | None = None, ctx: click.Context | None = None) -> NoReturn:
         raise WrongUsage(f"{param.opts[0]}: {message}" if isinstance(param, click.Option) else message, ctx)
 
 
 class Name(OneLine, click.Choice):
-    """One of some names; for another one, the one that was probably meant, and all of them."""
+    """One of some names; the error for another one suggests a similar name and lists all."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         names = [str(name) for name in self.choices]
         return f"{value} does not exist{did_you_mean(str(value), names) or ';'} choose {', '.join(names)}"
 
 
-Report = Callable[..., None]  # `update` of train.progress.Shown
+Report = Callable[..., None]  # `update` of train.progress.ProgressDisplay
 
 
 @contextmanager
 def progress(title: str, *, unit: str, quiet: bool = False) -> Iterator[Report]:
-    """Show how far some work is, on standard error: `train.progress.Shown`."""
-    shown = Shown(title, unit=unit, console=console(stderr=True), say=partial(click.echo, err=True), quiet=quiet)
+    """Show progress on standard error (`train.progress.ProgressDisplay`)."""
+    shown = ProgressDisplay(
+        title, unit=unit, console=console(stderr=True), say=partial(click.echo, err=True), quiet=quiet
+    )
     try:
         yield shown.update
     finally:
@@ -206,10 +210,10 @@ QUIET = click.option("--quiet", is_flag=True, show_default=False, help="No progr
 
 
 class OutputFile(OneLine, click.Path):
-    """A file to write, tried before the work: something is written where it will lie, and removed.
+    """A file to write; a temporary file is written next to it first, so that errors come before the work.
 
     Args:
-        suffixes: Endings that its name may have; none allows any.
+        suffixes: Allowed suffixes; none allows any.
         is_folder: It is a folder of files.
     """
 
@@ -234,14 +238,14 @@ JSON_FILE = click.option("--json", "json_path", type=OutputFile(), help="Write a
 
 
 def save_json(path: Path, value: Any) -> None:
-    """Write a value as an indented JSON file, in one step."""
+    """Write a value as an indented JSON file, atomically."""
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def print_json(value: Any) -> None:
-    """The result of --json on standard output; Failed where the disk under it is full.
+    """Print the result of --json on standard output; Failed if it is a file on a full disk.
 
-    A reader that has gone wanted no more.
+    A closed pipe is not an error: its reader wanted no more.
     """
     click.echo(json.dumps(value))
     lost = getattr(sys.stdout, "lost", None)
@@ -251,7 +255,7 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def extra_needed(extra: str) -> Iterator[None]:
-    """Raises Failed where the block imports a package that is not installed; says which extra brings it."""
+    """Raise Failed if the block imports a package that is not installed; names the extra to install."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -272,28 +276,61 @@ SIDE = click.IntRange(1, 4096)  # pixels
 
 
 def with_options(*options: Callable) -> Callable:
-    """A decorator that adds options, in this order."""
+    """A decorator that adds options in this order."""
     return lambda command: reduce(lambda so_far, option: option(so_far), reversed(options), command)
 
 
-class Number(click.FloatRange):
-    """A number from `least` to `most`, both included."""
+def field_options(
+    kind: type, names: Iterable[str] | None = None, *, unset: bool = False, **defaults: Any
+) -> list[Callable]:
+    """Options that set fields of a dataclass, whose bounds are checked there.
 
-    def __init__(self, least: float, most: float, *, min_open: bool = False, max_open: bool = False) -> None:
-        super().__init__(least, most, min_open=min_open, max_open=max_open)
+    Args:
+        names: Of the fields; None for all that are `pipeline.settings.described`.
+        unset: Options that are left out are None: something else, such as a preset, has their value.
+        defaults: Of options whose default differs from that of their field.
+    """
+    by_name = {field.name: field for field in fields(kind) if field.metadata}
+    options = []
+    for name in by_name if names is None else names:
+        field = by_name[name]
+        default = None if unset else defaults.get(name, field.default)
+        about = {"default": default, "show_default": default is not None, "help": field.metadata["help"]}
+        how = type_of(field.type) | field.metadata["option"]
+        options.append(click.option(how.pop("flag", f"--{name.replace('_', '-')}"), name, **about, **how))
+    return options
+
+
+def type_of(annotation: Any) -> dict[str, Any]:
+    """Arguments of click.option for values of a type: a number, a flag, one of some words, or several numbers.
+
+    >>> type_of(float | None), type_of(bool), type_of(tuple[int, int])
+    ({'type': <class 'float'>}, {'is_flag': True}, {'type': <class 'int'>, 'nargs': 2})
+    """
+    if isinstance(annotation, UnionType):
+        (annotation,) = (one for one in get_args(annotation) if one is not type(None))
+    if get_origin(annotation) is Literal:
+        return {"type": click.Choice(get_args(annotation))}
+    if get_origin(annotation) is tuple:
+        return {"type": get_args(annotation)[0], "nargs": len(get_args(annotation))}
+    return {"is_flag": True} if annotation is bool else {"type": annotation}
+
+
+class Number(click.FloatRange):
+    """A number in a range; NaN is in none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
-        if math.isnan(number):  # is neither below nor above a bound
+        if math.isnan(number):  # click only checks whether it is below or above
             self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
         return number
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> list[str]:
-    """Lines of a table, as wide as its widest cells wherever it is shown.
+    """Lines of a table whose columns are as wide as their widest cells.
 
     Args:
-        left: Columns of words; the others are numbers, and to the right.
+        left: Columns aligned to the left; the others, of numbers, are aligned to the right.
 
     >>> text_table(["way", "clips/s"], [["a", "9"], ["long", "10"]])
     ['way   clips/s', 'a           9', 'long       10']

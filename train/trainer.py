@@ -1,4 +1,4 @@
-"""The trainer: shards and a preset in, checkpoints and metrics out. Reads top to bottom."""
+"""The trainer: shards and a preset in, checkpoints and metrics out. Read it from top to bottom."""
 
 import gc
 import os
@@ -15,7 +15,7 @@ import torch
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import Batch, ClipLoader
-from res3d_video.train.checkpoint import check_same_run, data_identity, load_checkpoint, load_weights
+from res3d_video.train.checkpoint import TrainedModel, check_same_run, data_identity, load_checkpoint, load_weights
 from res3d_video.train.config import TrainConfig, is_due, lr_at, to_dict, train_plan
 from res3d_video.train.data_options import Data
 from res3d_video.train.evaluation.video_level import VideoScores, evaluate
@@ -23,7 +23,7 @@ from res3d_video.train.metrics import MetricsLog, OutcomeQueue, StepOutcome, Tal
 from res3d_video.train.mixing import draw_mixing
 from res3d_video.train.models import build_model
 from res3d_video.train.presets import NEEDS_WEIGHTS
-from res3d_video.train.progress import Shown
+from res3d_video.train.progress import ProgressDisplay
 from res3d_video.train.rank_times import RankClock, StragglerWatch, line_of
 from res3d_video.train.ranks import from_torchrun, process_group
 from res3d_video.train.resolve import as_trained, configure, defaults, execution, find_state
@@ -58,7 +58,7 @@ class Run:
         state: dict[str, Any] | None = None,
         weights: tuple[Path, dict[str, Any]] | None = None,
     ) -> None:
-        """`state` is the checkpoint to go on from, `weights` that of another run to start from."""
+        """`state` is the checkpoint to resume from, `weights` the checkpoint of another run to start from."""
         self.config, self.index, self.context, self.ranks = config, index, context, context.ranks
         device = self.ranks.device
         self.stop_request = stop
@@ -68,7 +68,7 @@ class Run:
             fc_kept = load_weights(self.model, *weights, classes=index.classes)
             context.note(f"weights from {weights[0]}, {'fc included' if fc_kept else 'new fc'}")
         self.optimizer = build_optimizer(self.model, config.optim, fused=device.type == "cuda")
-        self.chosen_on = "val" if index.info["splits"][config.split].get("val") else "test"  # the side, of best.pt
+        self.chosen_on = "val" if index.info["splits"][config.split].get("val") else "test"  # the side for best.pt
         self.plan = train_plan(index, config)
         self.loader = ClipLoader(
             index, self.plan, rank=self.ranks.rank, world_size=self.ranks.world_size, device=device,
@@ -80,7 +80,7 @@ class Run:
         self.step, self.best_accuracy, self.tally = 0, -1.0, Tally()  # updates done; best clip@1 so far
         if state is not None:
             self.step, self.best_accuracy = state["step"], state["best_accuracy"]
-            self.tally = state.get("tally", self.tally)  # not in checkpoints of old
+            self.tally = state.get("tally", self.tally)  # not in old checkpoints
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.loader.load_state_dict(state["loader"])
@@ -100,10 +100,10 @@ class Run:
         self.outcomes = OutcomeQueue(self.ranks)
         self.clock = RankClock(self.model, self.optimizer, ranks=self.ranks)
         self.stragglers = StragglerWatch(self.ranks.gather(platform.node()))  # collective, once
-        self.progress = Shown(
+        self.progress = ProgressDisplay(
             "training", unit="steps", console=context.console(), say=context.say, quiet=context.quiet, transient=True
         )
-        self.log: MetricsLog | None = None  # these two on rank 0 only
+        self.log: MetricsLog | None = None  # this and `files` on rank 0 only
         self.files: CheckpointFiles | None = None
         if self.ranks.is_main:
             warn = partial(self.progress.message, always=True)
@@ -112,7 +112,7 @@ class Run:
             self.files = CheckpointFiles(context.out, log=self.log, say=warn)
 
     def train(self) -> bool:
-        """Train to the last step; False when a signal stopped it earlier. Both ways latest.pt is written."""
+        """Train to the last step; False if a signal stopped it earlier. Either way latest.pt is written."""
         config, stop = self.config, self.ranks.any(self.stop_request.asked())  # collective
         batches, first = iter(self.loader), self.step + 1
         if stop:
@@ -121,13 +121,13 @@ class Run:
             outcomes = self.update(self.clock.take(batches))
             if self.step == first:
                 gc.collect()
-                gc.freeze()  # what stays for the whole run is not searched for garbage again; it would stop the steps
+                gc.freeze()  # excludes what stays for the whole run from garbage collection, which would pause steps
             at_end = self.step == config.steps
             eval_due = is_due(self.step, config.eval_every) and (not at_end or self.chosen_on == "val")
             save_due, keep_due = is_due(self.step, config.save_every), is_due(self.step, config.keep_every)
-            stop = any(outcome.stop for outcome in outcomes)  # all ranks read the same sum, so they agree
+            stop = any(outcome.stop for outcome in outcomes)  # from a sum over ranks, so all ranks agree
             if at_end or eval_due or save_due or keep_due or stop:
-                outcomes += self.outcomes.drain()  # sync: the loss must be finite before anything is saved
+                outcomes += self.outcomes.drain()  # sync: check that the loss is finite before saving anything
             for outcome in outcomes:
                 self.record(outcome)
             with self.clock.pause():
@@ -140,7 +140,7 @@ class Run:
         return not stop
 
     def update(self, batch: Batch) -> list[StepOutcome]:
-        """One step of SGD; returns the outcomes that have become known by now."""
+        """One step of SGD; returns the outcomes that are known by now."""
         loss, losses = self.train_step(
             batch.clips,
             batch.labels if self.config.loss == "ce" else multi_hot(self.index, batch),
@@ -156,7 +156,7 @@ class Run:
         return self.outcomes.push(self.step, batch, loss=loss, losses=losses, **own)  # collective
 
     def record(self, outcome: StepOutcome) -> None:
-        """Check a step whose loss has become known, and write it down when a line is due."""
+        """Check a step whose loss is known now, and log it if a line is due."""
         check_finite(outcome, self.index, self.ranks)
         self.tally.add(outcome)
         if outcome.num_damaged:
@@ -181,19 +181,17 @@ class Run:
                 self.progress.message(one.warning(), always=True)
 
     def score(self, side: str, *, num_clips: int, event: str) -> VideoScores | None:
-        """Accuracy of rank 0's model on a side; the best one on `chosen_on` is best.pt. None when asked to stop."""
+        """Accuracy of rank 0's model on a side; the best one on `chosen_on` becomes best.pt. None if asked to stop."""
         self.ranks.broadcast(self.train_step.scored.buffers())  # collective; each rank has its own BN statistics
+        shards = self.index.info.get("settings", {})
+        network, classes = self.train_step.scored, self.index.classes
         scores = evaluate(
-            self.train_step.scored,
+            TrainedModel.of(network, self.config, classes, shards=shards, step=self.step),
             self.index,
             self.index.samples_of(self.config.split, side),
-            self.config.clip,
             num_clips=num_clips,
             global_batch_size=self.config.global_batch_size,
             ranks=self.ranks,
-            mean=self.config.mean,
-            std=self.config.std,
-            loss=self.config.loss,
             settings=self.context.loader,
             interrupted=lambda: self.ranks.any(self.stop_request.asked()),  # collective, once a batch
         )
@@ -255,7 +253,7 @@ def train(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """One run, from the options of the command line to its last line."""
+    """A whole run, from the options of the command line to the last line of output."""
     who = ""
     try:
         ranks = from_torchrun(device)
@@ -273,7 +271,7 @@ def train(
             context.note(line)
         with process_group(ranks, timeout_s=collective_timeout_s, stop=stop), only_trainer(out, ranks, say=say):
             state = find_state(resume, out, say=say, note=context.note)
-            check_agreement(out, ranks, state)
+            check_agreement(out, ranks, state, index)
             config = with_the_same_groups(config, ranks)  # collective
             weights = (init_from, load_checkpoint(init_from)) if init_from is not None and state is None else None
             start = weights[1] if weights is not None else state

@@ -1,4 +1,4 @@
-"""What codecs share: planes go in, an encoded segment comes out; and which stored frames clips need."""
+"""Types that the codecs share: frames to encode, encoded segments, and the stored frames that clips need."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import numpy as np
 
 
 class UndecodableError(ValueError):
-    """Bytes that pass their checksum and are not frames of the dataset's kind.
+    """Bytes that pass their checksum but are not frames of this dataset.
 
-    `clips` says which of the clips, or streams, that were decoded together.
+    `clips` are the numbers of the clips, or streams, among those that were decoded together.
     """
 
     def __init__(self, message: str, *, clips: Sequence[int] = ()) -> None:
@@ -19,7 +19,7 @@ class UndecodableError(ValueError):
 
 
 class FrameRecord(NamedTuple):
-    """One stored frame of a segment: in which of its files it lies, where, bytes, checksum."""
+    """One stored frame of a segment: its file, offset, size in bytes and checksum."""
 
     file: str
     offset: int
@@ -29,7 +29,7 @@ class FrameRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedSegment:
-    """One segment, ready to be stored: its frames in order, and the content of its files.
+    """An encoded segment: its frames in order, and the content of its files.
 
     Files are named by what follows the key and a dot in the tar.
     """

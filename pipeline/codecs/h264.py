@@ -73,10 +73,6 @@ class H264Codec:
                 f"size: frames of {width}×{height} cannot be H.264; choose one that gives multiples of 16 from 48×16 "
                 "to 4096×4096"
             )
-        if not 2 <= gop_size <= 250:
-            raise UserError(f"gop_size: {gop_size} is not possible; choose 2 to 250, for clips best 4 to 16")
-        if not 1 <= crf <= 51:  # 0 would be lossless, which is another profile
-            raise UserError(f"crf: {crf} is not possible; choose 1 to 51")
         return cls(height, width, gop_size, crf, *_avcc_and_blank(height, width, gop_size, crf))
 
     @classmethod

@@ -1,7 +1,7 @@
-"""What a build has to make: which videos go into which tar, and all that decides its bytes.
+"""Plans a build: which videos go into which tar, and everything else that decides its bytes.
 
-A `ShardTask` is one tar. It holds everything but the videos themselves, so any process on any machine that finds the
-videos under the same names can make it, and makes the same bytes.
+A `ShardTask` is one tar. It holds everything but the videos themselves, so any process on any machine that has the
+videos under the same names makes the same bytes of it.
 """
 
 import hashlib
@@ -9,10 +9,10 @@ import json
 import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -22,36 +22,40 @@ from res3d_video.pipeline.codecs.filmstrip import FilmstripCodec
 from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.datasets import Listing, VideoRecord
 from res3d_video.pipeline.errors import UserError, VideoFailure
-from res3d_video.pipeline.index import CODECS, Codec, ShardError, choices
+from res3d_video.pipeline.index import Codec, ShardError
 from res3d_video.pipeline.ingest.inspector import Inspector
-from res3d_video.pipeline.ingest.limits import Guard, Limits, check_bounds, described
+from res3d_video.pipeline.ingest.limits import Guard, Limits
 from res3d_video.pipeline.ingest.transcode import Geometry, centred, ffmpeg_version, fitted, stretched
+from res3d_video.pipeline.settings import check_fields, described
 from res3d_video.pipeline.shard_writer import Parts, to_json
 
-PART_VERSION = 3  # of what parts/*.json holds; tars whose part is of another one are made anew
-OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # what only one codec writes down
-SEGMENT_SETTINGS = {"segment_s", "train_segments", "test_segments"}  # what only segments write down
+PART_VERSION = 3  # of the format of parts/*.json; tars with a part of another version are made again
+OWN_SETTINGS = {"filmstrip": {"quality"}, "h264": {"codec", "gop_size", "crf"}}  # recorded for one codec only
+SEGMENT_SETTINGS = {"segment_s", "train_segments", "test_segments"}  # recorded for segments only
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Everything that decides the bytes of the shards, but for the videos.
+    """Everything that decides the bytes of the shards, except the videos.
 
     docs/benchmarks/shards.md has bytes and PSNR of each quality. The paper takes five pieces of 2 s of a training video
     (section 3.4).
     """
 
     size: int = described(128, "Stored height in pixels: 64, 128, 256, …; with kept aspect, the short side.", 16, 1024)
-    codec: str = described("filmstrip", "Eight frames a JPEG, fast to read, or H.264, small.")
+    codec: Literal["filmstrip", "h264"] = described("filmstrip", "Eight frames a JPEG, fast to read, or H.264, small.")
     quality: int = described(85, "Of filmstrips: JPEG quality, 1 to 100.", 1, 100)
-    gop_size: int = described(8, "Of H.264: frames from one keyframe to the next; fewer are faster to read and larger.")
-    crf: int = described(20, "Of H.264: x264's quality, 1 (best) to 51.")
+    gop_size: int = described(
+        8, "Of H.264: frames from one keyframe to the next; fewer are faster to read and larger.", 2, 250, flag="--gop"
+    )
+    crf: int = described(20, "Of H.264: x264's quality, 1 (best) to 51.", 1, 51)
     drop_odd: bool = described(False, "Store every second frame: half the bytes, even strides only.")
     fps: float | None = described(None, "Resample to this rate.  [default: the source's own frames]", 0.001, 1000)
     keep_aspect: bool = described(
         False,
         "Short side = size, aspect ratio kept, centered in one tile that holds the widest and highest; or stretched to "
         "4:3.  [default: stretched for ucf101, hmdb51, sports1m]",
+        flag="--keep-aspect/--no-keep-aspect",
     )
     samples_per_shard: int = described(64, "Videos in one tar, a part of them in memory.", 1, 100_000)
     seed: int = described(0, "Of the order of videos, and of random segments.", 0, 2**63 - 1)
@@ -60,12 +64,10 @@ class BuildSettings:
     test_segments: int = described(10, "Of a test video, evenly spaced.", 1, 100)
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise UserError(f"codec: {self.codec!r} is unknown; choose {choices(list(CODECS))}")
-        check_bounds(self)
+        check_fields(self)
         if self.segment_s is not None and self.fps is not None:
             raise UserError(f"fps: {self.fps} does not go with segments, which are the source's frames; leave it out")
-        # Refuses what the codec cannot do before any work; with `keep_aspect`, videos can only widen this tile.
+        # Fails early if the codec cannot encode this size; with `keep_aspect`, videos can only widen this tile.
         self.codec_for(self.geometry((self.size, self.size) if self.keep_aspect else None))
 
     @property
@@ -74,24 +76,24 @@ class BuildSettings:
         return 2 if self.drop_odd else 1
 
     def geometry(self, canvas: tuple[int, int] | None) -> Geometry:
-        """Of a video that fills the canvas; of any where there is none."""
+        """Of a video that fills the canvas; without a canvas, of every video."""
         return stretched(self.size) if canvas is None else centred(canvas, canvas)
 
     def codec_for(self, geometry: Geometry) -> Codec:
-        """What encodes segments in tiles of this size.
+        """The encoder of segments in tiles of this size.
 
         Raises:
-            UserError: The codec cannot do that.
+            UserError: The codec cannot encode this size.
         """
         height, width = geometry.tile_height, geometry.tile_width
         if self.codec == "h264":
             return H264Codec.new(height=height, width=width, gop_size=self.gop_size, crf=self.crf)
-        # With odd frames dropped only phase 0 is left, and its frames follow one another.
+        # Without odd frames only phase 0 is left, whose frames are adjacent.
         phase_stride = 1 if self.drop_odd else 2
         return FilmstripCodec.new(height=height, width=width, quality=self.quality, phase_stride=phase_stride)
 
     def describe(self) -> dict[str, Any]:
-        """The settings that matter here, for dataset.json."""
+        """The settings that apply, for dataset.json."""
         others = set().union(*(names for codec, names in OWN_SETTINGS.items() if codec != self.codec))
         if self.segment_s is None:
             others |= SEGMENT_SETTINGS
@@ -105,10 +107,10 @@ class ShardTask:
     Attributes:
         name: Of the tar, without suffix.
         dataset: Name of the dataset.
-        first: Position of the first record among all of the build; keys of samples count from it.
-        canvas: Width and height that hold every video; None where all are stretched to one size.
-        broken: Sources of records that are known to be unreadable, with stage and reason.
-        inputs: `fingerprint` as the process that planned saw it.
+        first: Position of the first record in the build; keys of samples count from it.
+        canvas: Width and height that hold every video; None if all are stretched to one size.
+        broken: Source -> stage and reason of records that are known to be unreadable.
+        inputs: `fingerprint` in the process that planned the build.
     """
 
     name: str
@@ -122,7 +124,7 @@ class ShardTask:
     inputs: str = ""
 
     def fingerprint(self) -> str:
-        """Of all that the tar is made from, as this process sees it; videos by name, size and modification time."""
+        """A digest of all inputs of the tar as this process sees them; videos by name, size and modification time."""
         files = []
         for record in self.records:
             try:
@@ -139,6 +141,60 @@ class ShardTask:
         return hashlib.sha256(to_json([PART_VERSION, made, self.canvas, self.first, files])).hexdigest()
 
 
+@dataclass(frozen=True)
+class OldShards:
+    """The shards that a build appends to; by default none.
+
+    Attributes:
+        names: Of the tars, without suffix.
+        classes: In the order of their labels.
+        canvas: Width and height of their tiles.
+        sources: Of the videos that became samples, or could not.
+        first: The first key that is free.
+        subsets: Of each group, in each split, where the listing's are drawn: of more groups others might be drawn.
+    """
+
+    names: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    canvas: tuple[int, int] | None = None
+    sources: set[str] = field(default_factory=set)
+    first: int = 0
+    subsets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def old_shards(out_dir: Path, listing: Listing, *, shown: str) -> OldShards:
+    """A finished dataset that videos of a listing are appended to.
+
+    Args:
+        out_dir: Has its dataset.json and parts.
+        shown: Where it is, for people.
+
+    Raises:
+        ShardError: There is no finished dataset, or it is a copy without parts/ or has other splits.
+    """
+    try:
+        made = json.loads((out_dir / "dataset.json").read_bytes())
+        classes, split_names = list(made["classes"]), list(made["split_names"])
+        canvas = made["codec"]["tile_width"], made["codec"]["tile_height"]
+        tars = [shard["tar"].removesuffix(".tar") for shard in made["shards"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise ShardError(f"{shown}: no finished dataset to append to; leave --append out to make one") from None
+    if split_names != listing.split_names:
+        raise ShardError(f"{shown}: its splits are {', '.join(split_names)}; append videos with the same ones")
+    names = sorted(path.stem for path in (out_dir / "parts").glob("[!.]*.json"))
+    if lacking := sorted(set(tars) - set(names)):
+        raise ShardError(
+            f"{shown}: parts/{lacking[0]}.json is missing, as in a copy; append where the shards were made"
+        )
+    sources, first, subsets = set[str](), 0, dict[str, tuple[str, ...]]()
+    for part in Parts(out_dir, names):
+        if listing.is_drawn:
+            subsets |= {sample["group"]: tuple(sample["subsets"]) for sample in part["samples"]}
+        sources |= {line["source"] for line in (*part["samples"], *part["quarantine"])}
+        first = max(first, *(1 + int(sample["key"].split("-")[0]) for sample in part["samples"]), 0)
+    return OldShards(names, classes, canvas, sources, first, subsets)
+
+
 def plan_build(
     listing: Listing,
     settings: BuildSettings,
@@ -147,94 +203,48 @@ def plan_build(
     limit: int | None,
     inspector: Inspector,
     report: Callable[..., None],
+    old: OldShards | None = None,
 ) -> tuple[dict[str, Any], list[ShardTask]]:
-    """Divide a listing into tars.
+    """Divide the videos of a listing into tars.
 
     Args:
         limit: Take only this many videos, the first in shuffled order.
         report: With `keep_aspect`, told how many sizes are read; a `train.terminal.Report`.
+        old: Shards that stay as they are; videos that they have are left out. New classes come after theirs. Tiles keep
+            their size; a video that does not fit them is a broken one.
 
     Returns:
-        What dataset.json says beyond counts, and the tars.
+        What dataset.json says beyond counts, and the new tars.
 
     Raises:
         ShardError: The codec cannot store frames of the size that holds every video.
     """
+    old, canvas, broken = old or OldShards(), None, dict[str, tuple[str, str]]()
     records = shuffled(listing.records, seed=settings.seed)[:limit]
-    canvas, broken = None, dict[str, tuple[str, str]]()
+    classes = old.classes + [name for name in listing.classes if name not in old.classes]
+    if old.classes:
+        labels = [classes.index(name) for name in listing.classes]  # of the listing's
+        records = [
+            replace(
+                one,
+                label=labels[one.label],
+                labels=one.labels and tuple(labels[k] for k in one.labels),
+                subsets=old.subsets.get(one.group, one.subsets),
+            )
+            for one in records
+            if one.source not in old.sources
+        ]
     if settings.keep_aspect:
         sizes, broken = fitted_sizes(records, settings.size, pool, inspector, report=report)
         found = [(settings.size, settings.size), *sizes.values()]
-        canvas = max(width for width, _ in found), max(height for _, height in found)
-    return head_of(listing, settings, canvas), tasks_of(listing.name, records, settings, canvas, broken, inspector)
-
-
-def plan_append(
-    listing: Listing,
-    settings: BuildSettings,
-    out_dir: Path,
-    pool: ThreadPoolExecutor,
-    *,
-    inspector: Inspector,
-    report: Callable[..., None],
-    shown: str,
-) -> tuple[dict[str, Any], list[ShardTask], list[str]]:
-    """Tars for the videos of a listing that a dataset does not have yet; the others stay as they are.
-
-    New classes come after the old ones. Tiles keep their size; a video that does not fit them is a broken one. Where
-    sides are drawn, videos of a group that is there take its side, for of more groups others might be drawn.
-
-    Args:
-        shown: Where the dataset is, for people; `out_dir` has its dataset.json and parts.
-
-    Returns:
-        What dataset.json says beyond counts, the new tars, and the names of the old ones.
-
-    Raises:
-        ShardError: There is no finished dataset, or it is a copy without parts/ or has other splits.
-    """
-    try:
-        made = json.loads((out_dir / "dataset.json").read_bytes())
-        classes, codec, split_names = list(made["classes"]), dict(made["codec"]), list(made["split_names"])
-        tars = [shard["tar"].removesuffix(".tar") for shard in made["shards"]]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        raise ShardError(f"{shown}: no finished dataset to append to; leave --append out to make one") from None
-    if split_names != listing.split_names:
-        raise ShardError(f"{shown}: its splits are {', '.join(split_names)}; append videos with the same ones")
-    classes += [name for name in listing.classes if name not in classes]
-    labels = [classes.index(name) for name in listing.classes]  # of the listing's
-    old = sorted(path.stem for path in (out_dir / "parts").glob("[!.]*.json"))
-    if lacking := sorted(set(tars) - set(old)):
-        raise ShardError(
-            f"{shown}: parts/{lacking[0]}.json is missing, as in a copy; append where the shards were made"
-        )
-    known, first, sides = set[str](), 0, dict[str, tuple[str, ...]]()
-    for part in Parts(out_dir, old):
-        if listing.is_drawn:
-            sides |= {sample["group"]: tuple(sample["subsets"]) for sample in part["samples"]}
-        known |= {line["source"] for line in (*part["samples"], *part["quarantine"])}
-        first = max(first, *(1 + int(sample["key"].split("-")[0]) for sample in part["samples"]), 0)
-    new = [
-        replace(
-            record,
-            label=labels[record.label],
-            labels=record.labels and tuple(labels[k] for k in record.labels),
-            subsets=sides.get(record.group, record.subsets),
-        )
-        for record in shuffled(listing.records, seed=settings.seed)
-        if record.source not in known
-    ]
-    canvas, broken = None, dict[str, tuple[str, str]]()
-    if settings.keep_aspect:
-        canvas = codec["tile_width"], codec["tile_height"]
-        sizes, broken = fitted_sizes(new, settings.size, pool, inspector, report=report)
+        canvas = old.canvas or (max(width for width, _ in found), max(height for _, height in found))
         for source, (width, height) in sizes.items():
             if width > canvas[0] or height > canvas[1]:
                 reason = f"{width}×{height} pixels do not fit tiles of {canvas[0]}×{canvas[1]}; build the shards anew"
                 broken[source] = "probe", reason
-    number = 1 + int(old[-1].rpartition("-")[2]) if old else 0
-    tasks = tasks_of(listing.name, new, settings, canvas, broken, inspector, number=number, first=first)
-    return head_of(replace(listing, classes=classes), settings, canvas), tasks, old
+    number = 1 + int(old.names[-1].rpartition("-")[2]) if old.names else 0
+    tasks = tasks_of(listing.name, records, settings, canvas, broken, inspector, number=number, first=old.first)
+    return head_of(replace(listing, classes=classes), settings, canvas), tasks
 
 
 def tasks_of(
@@ -245,10 +255,10 @@ def tasks_of(
     broken: Mapping[str, tuple[str, str]],
     inspector: Inspector,
     *,
-    number: int = 0,
-    first: int = 0,
+    number: int,
+    first: int,
 ) -> list[ShardTask]:
-    """Records in tars of `samples_per_shard`, which are numbered from `number`, and their keys from `first`."""
+    """Tars of `samples_per_shard` records; tars are numbered from `number`, keys from `first`."""
     tasks: list[ShardTask] = []
     for place in range(0, len(records), settings.samples_per_shard):
         part = tuple(records[place : place + settings.samples_per_shard])
@@ -267,7 +277,7 @@ def fitted_sizes(
     *,
     report: Callable[..., None],
 ) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[str, str]]]:
-    """Source -> width and height of each video whose short side becomes `size`; and why others cannot be read."""
+    """Source -> stored width and height of each video, whose short side becomes `size`; and why others fail."""
     sizes, broken = dict[str, tuple[int, int]](), dict[str, tuple[str, str]]()
 
     def fitted_size(record: VideoRecord) -> tuple[int, int] | VideoFailure:
@@ -287,12 +297,12 @@ def fitted_sizes(
 
 
 def guard_of(record: VideoRecord, limits: Limits) -> Guard:
-    """What opens a record's video; it must lie in the raw folder, unless links may lead anywhere."""
+    """The guard that opens a record's video, which must lie in the raw folder unless links are followed."""
     return Guard(limits, home=None if limits.follow_links else record.raw)
 
 
 def shuffled(records: list[VideoRecord], *, seed: int) -> list[VideoRecord]:
-    """The records in the order in which they go into tars; a function of their names and the seed alone."""
+    """The records in the order of the tars; depends on their names and the seed alone."""
     in_order = sorted(records, key=lambda record: record.source)
     order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(in_order))
     return [in_order[i] for i in order]
@@ -300,7 +310,7 @@ def shuffled(records: list[VideoRecord], *, seed: int) -> list[VideoRecord]:
 
 @cache
 def made_by(dataset: str, settings: BuildSettings, canvas: tuple[int, int] | None) -> dict[str, Any]:
-    """What of dataset.json decides the bytes of a tar: name, codec, settings, and the programs of this machine."""
+    """The fields of dataset.json that decide the bytes of a tar: name, codec, settings, and this machine's programs."""
     try:
         codec = settings.codec_for(settings.geometry(canvas))
     except UserError as error:
@@ -315,7 +325,7 @@ def made_by(dataset: str, settings: BuildSettings, canvas: tuple[int, int] | Non
 
 
 def head_of(listing: Listing, settings: BuildSettings, canvas: tuple[int, int] | None) -> dict[str, Any]:
-    """What dataset.json says about how the shards were made."""
+    """The fields of dataset.json about how the shards are made."""
     made = made_by(listing.name, settings, canvas)
     others = {
         "res3d-video": pipeline.__version__,
@@ -333,10 +343,13 @@ def head_of(listing: Listing, settings: BuildSettings, canvas: tuple[int, int] |
 
 
 def refuse_other_settings(out_dir: Path, head: dict[str, Any], *, shown: str) -> None:
-    """Shards of other settings are somebody's work; they are not overwritten in passing.
+    """Do not overwrite shards that were made with other settings.
+
+    Args:
+        shown: `out_dir` for people.
 
     Raises:
-        ShardError: `out_dir`, to people `shown`, holds a dataset of another name or made with other settings.
+        ShardError: It holds a dataset of another name, or made with other settings.
     """
     try:
         found = json.loads((out_dir / "dataset.json").read_bytes())

@@ -1,11 +1,10 @@
-"""From a listing of videos to a folder of shards: deterministic, in parallel, and able to go on where it was killed.
+"""From a listing of videos to a folder of shards: deterministic, parallel, and resumable after a kill.
 
-The unit of work is one tar. Which videos a tar holds, and every byte of it, follow from the listing and the settings
-alone. `parts/NAME-000000.json` is written after its tar and says what the tar was made from; a later run keeps a tar
-whose part still describes the same inputs and makes the others. The index is written when all are there.
+The unit of work is one tar. Its videos and all its bytes follow from the listing and the settings alone.
+`parts/NAME-000000.json` is written after its tar and records what the tar was made from; a later run keeps the tars
+whose parts still match and makes the others. The index is written when all tars are finished.
 
-So a build can be done by one process, by workers that one process gives tars to (`make_on_ray`), or by tasks that know
-nothing of each other.
+So a build can run in one process, in workers that one process schedules (`make_on_ray`), or in independent tasks.
 """
 
 import logging
@@ -23,14 +22,21 @@ from typing import Any
 
 from res3d_video import pipeline
 from res3d_video.pipeline.convert.destination import Destination
-from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, plan_append, plan_build, refuse_other_settings
+from res3d_video.pipeline.convert.plan import (
+    BuildSettings,
+    OldShards,
+    ShardTask,
+    old_shards,
+    plan_build,
+    refuse_other_settings,
+)
 from res3d_video.pipeline.convert.samples import segment_length
 from res3d_video.pipeline.convert.shard import (
     MAX_ATTEMPTS,
     PASSING,
     Counts,
-    Make,
-    Tell,
+    ReportShard,
+    ShardMaker,
     clean,
     ends_all,
     make_here,
@@ -45,21 +51,21 @@ from res3d_video.pipeline.ingest.limits import Limits
 from res3d_video.pipeline.remote_store import RemoteStore
 from res3d_video.pipeline.shard_writer import Parts, write_index, write_lines
 
-STATES = ("present", "too short", "broken", "missing")  # of the videos that the lists name
-NAMED = 3  # tars in an error
+STATES = ("present", "too short", "broken", "missing")  # of the listed videos
+NAMED = 3  # tars named in an error
 CONNECT_S = 10.0
-IN_HAND = 1000  # tars that Ray has at once, to give to whatever machines there are
+IN_HAND = 1000  # tars submitted to Ray at a time
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build, or one of its tasks, left behind.
+    """The result of a build, or of one of its tasks.
 
     Attributes:
-        num_shards: Of the whole dataset; `num_shards_there` are finished. The index is written when all are, and what
-            follows is of the whole dataset, and empty before.
-        failures: Why videos failed, the most frequent reason first, with how many.
-        videos: How many lines of manifest.jsonl have each of its states; empty where there is none.
+        num_shards: Of the whole dataset; `num_shards_there` are finished. The index is written when all are; the
+            attributes after `num_shards_kept` are of the whole dataset, and empty until then.
+        failures: Why videos failed, the most frequent reason first -> number of videos.
+        videos: State -> number of lines of manifest.jsonl; empty where there is no such file.
     """
 
     num_shards: int
@@ -89,25 +95,25 @@ def build_shards(
     report: Callable[..., None] = lambda *done, **failed: None,
     task: tuple[int, int] | None = None,
     append: bool = False,
-    make: Make | None = None,
+    make: ShardMaker | None = None,
     store: RemoteStore | None = None,
 ) -> BuildResult:
     """Transcode the videos of a listing into shards.
 
     Args:
-        workers: Videos in work at once; each keeps about one core busy.
+        workers: Videos transcoded at once; each takes about one core.
         limit: Take only this many videos, the first in shuffled order.
-        limits: Of each video; tars in which one exceeded others are made anew.
-        report: Told how many videos are done, of those that this run is to see to; a `train.terminal.Report`.
-        task: (i, n): make only every n-th tar, from the i-th, 1-based, while other tasks make the others, perhaps on
-            other machines; who finds all there writes the index.
-        append: Add what a finished dataset in `out_dir` does not have as new tars, and leave its own as they are.
-        make: Who makes the tars; this process if None.
-        store: Of a URL for the shards. `out_dir` then is an empty scratch folder, in the end with all but the tars.
+        limits: Of each video. Tars with a video that exceeded other limits are made again.
+        report: Called with the videos done, of those of this run; a `train.terminal.Report`.
+        task: (i, n): make only every n-th tar, starting from the i-th, 1-based. Other tasks make the others, perhaps on
+            other machines; the one that finds all of them finished writes the index.
+        append: Add the videos that a finished dataset in `out_dir` lacks as new tars; its own stay as they are.
+        make: Makes the tars; None is this process.
+        store: For shards at a URL. `out_dir` then is an empty scratch folder, which has all but the tars at the end.
 
     Raises:
-        ShardError: Another build writes to `out_dir`, it holds shards of other settings, or some could not be made; as
-            `RemoteError`, the server is gone or refuses.
+        ShardError: Another build writes to `out_dir`, it holds shards of other settings, or some could not be made. As
+            `RemoteError`: the server is unreachable or refuses.
     """
     if store is not None:
         store.require_writable()
@@ -117,22 +123,15 @@ def build_shards(
         if not is_shared:
             clean(out_dir)
         out.look(pool)
-        if append:
-            head, tasks, old = plan_append(
-                listing, settings, out_dir, pool, inspector=inspector, report=report, shown=str(out)
-            )
-        else:
-            (head, tasks), old = (
-                plan_build(listing, settings, pool, limit=limit, inspector=inspector, report=report),
-                [],
-            )
+        old = old_shards(out_dir, listing, shown=str(out)) if append else OldShards()
+        head, tasks = plan_build(listing, settings, pool, limit=limit, inspector=inspector, report=report, old=old)
         refuse_other_settings(out_dir, head, shown=str(out))
         number, num_tasks = task or (1, 1)
         mine = tasks[number - 1 :: num_tasks]
         todo = [one for one in mine if not out.is_finished(one)]
         if todo:
-            if not append:  # which adds tars that dataset.json does not name yet
-                out.remove("dataset.json")  # readers must not meet half of two builds
+            if not append:  # appended tars are not named in dataset.json yet
+                out.remove("dataset.json")  # readers must not see a mix of two builds
             make = make or partial(make_here, pool=pool, inspector=inspector, workers=workers)
             failed = make(todo, store or out_dir, progress_of(mine, todo, report))
             if failed:
@@ -142,16 +141,14 @@ def build_shards(
                     f"were made: {reasons}; the same command tries them again"
                 )
             out.look(pool, tasks)
-        there, num_kept = len(old) + out.num_finished(tasks), len(old) + len(mine) - len(todo)
-        result, names = (
-            BuildResult(len(old) + len(tasks), there, len(todo), num_kept),
-            old + [one.name for one in tasks],
-        )
+        names = old.names + [one.name for one in tasks]
+        num_there, num_kept = len(old.names) + out.num_finished(tasks), len(old.names) + len(mine) - len(todo)
+        result = BuildResult(len(names), num_there, len(todo), num_kept)
         return write_whole(result, listing, settings, head, names, out, alone=not is_shared)
 
 
-def progress_of(mine: list[ShardTask], todo: list[ShardTask], report: Callable[..., None]) -> Tell:
-    """What reports of all tars together, when it is told of one."""
+def progress_of(mine: list[ShardTask], todo: list[ShardTask], report: Callable[..., None]) -> ReportShard:
+    """A `ReportShard` that reports the progress of all tars together."""
     num_total = sum(len(one.records) for one in mine)
     total = Counts(videos=num_total - sum(len(one.records) for one in todo))
     of_tar: dict[str, Counts] = {}
@@ -175,9 +172,9 @@ def write_whole(
     *,
     alone: bool,
 ) -> BuildResult:
-    """Write index, quarantine.jsonl, manifest.jsonl and dataset.json, if all tars of these names are there.
+    """Write index, quarantine.jsonl, manifest.jsonl and dataset.json, if all tars of these names are finished.
 
-    Two processes may do this at once: they write the same bytes, each under names of its own, and rename.
+    Two processes may do so at once: they write the same bytes under different temporary names, and rename them.
 
     Args:
         alone: No other process writes to this folder.
@@ -187,7 +184,9 @@ def write_whole(
     out_dir = out.folder
     found = {path.stem for path in (out_dir / "parts").glob("[!.]*.json")}
     for name in found - set(names):  # of an earlier build
-        out.remove("dataset.json", f"{name}.tar", f"{name}.idx", f"parts/{name}.json")  # readers meet no half of it
+        out.remove(
+            "dataset.json", f"{name}.tar", f"{name}.idx", f"parts/{name}.json"
+        )  # dataset.json first: readers must not see a mix
     parts = Parts(out_dir, names)
     missing = [{"source": s, "stage": "missing", "reason": "named in the lists, not found"} for s in listing.missing]
     videos = {}
@@ -210,10 +209,10 @@ def write_whole(
 def manifest_lines(
     parts: Iterable[dict[str, Any]], listing: Listing, segment_s: float, *, counts: dict[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """One line a video, in the order of the tars, then those that are missing; shards/README.md has the keys.
+    """One line per video, in the order of the tars, then the missing ones; shards/README.md has the keys.
 
     Args:
-        counts: Of each state; to be added to.
+        counts: State -> number of lines; updated.
     """
     subset_of = {record.source: record.subsets[0] for record in listing.records} | listing.subset_of_missing
 
@@ -238,9 +237,9 @@ def manifest_lines(
 
 
 def reasons_of(quarantine: Iterable[dict[str, str]]) -> dict[str, int]:
-    """The reasons of quarantine.jsonl, the most frequent first, with how many videos each.
+    """The reasons of quarantine.jsonl, the most frequent first -> number of videos.
 
-    The videos' names are left out, and … stands for numbers, so that like reasons are one.
+    Names of videos are left out and numbers replaced by …, so that similar reasons are counted together.
 
     >>> reasons = ["a.mp4: has 7 frames", "b.mp4: is empty", "c.mp4: has 9 frames"]
     >>> reasons_of({"source": f"x/{reason[:5]}", "reason": reason} for reason in reasons)
@@ -250,22 +249,22 @@ def reasons_of(quarantine: Iterable[dict[str, str]]) -> dict[str, int]:
     return dict(Counter(re.sub(r"\b\d[\d.]*\b", "…", reason) for reason in reasons).most_common())
 
 
-def make_on_ray(tasks: list[ShardTask], out: Path | RemoteStore, tell: Tell, *, address: str) -> dict[str, str]:
-    """A `Make` on a Ray cluster; a tar takes one core.
+def make_on_ray(tasks: list[ShardTask], out: Path | RemoteStore, tell: ReportShard, *, address: str) -> dict[str, str]:
+    """A `ShardMaker` on a Ray cluster, one core per tar.
 
     Args:
-        address: Of the cluster: "auto" (one that runs on this machine), "host:port", or "local" for one just for this.
+        address: Of the cluster: "auto" (one that runs on this machine), "host:port", or "local" to start one.
 
     Raises:
-        ShardError: There is no Ray, or no such cluster; or a machine sees other videos.
-        RemoteError: The server of the URL is gone or refuses.
+        ShardError: Ray is not installed, there is no such cluster, or a machine sees other videos.
+        RemoteError: The server of the URL is unreachable or refuses.
         OSError: The disk is full.
     """
     place = out.absolute() if isinstance(out, Path) else out.url
     waiting, given, failed = deque(tasks), dict[Any, ShardTask](), dict[str, str]()
     attempts: Counter[str] = Counter()
     with connected(address) as ray:
-        # Ray's own retries are off: it has two counts, one of them endless, and does not know a full disk.
+        # Ray's own retries are off: it has two counters, one of them endless, and would retry on a full disk.
         remote = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")(make_shard)
         while waiting or given:
             while waiting and len(given) < IN_HAND:
@@ -291,19 +290,19 @@ def connected(address: str) -> Iterator[Any]:
     """The module ray, connected to a cluster.
 
     Raises:
-        ShardError: It is not installed, or there is no such cluster.
+        ShardError: Ray is not installed, or there is no such cluster.
     """
     try:
         import ray
     except ImportError:
         raise ShardError('ray is not installed; pip install "res3d-video[ray]" on all machines') from None
-    environment = {  # workers import this very code, from the checkout where the driver has it
+    environment = {  # workers import the driver's checkout
         "env_vars": {"PYTHONPATH": f"{Path(pipeline.__file__).parents[1]}:${{PYTHONPATH}}"},
         "worker_process_setup_hook": "pipeline.make_checkout_known",
     }
     try:
         host, _, port = address.rpartition(":")
-        if host and port.isdigit():  # Ray itself tries for minutes, and then ends the process
+        if host and port.isdigit():  # Ray would try for minutes and then end the process
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
     except (OSError, RuntimeError, ValueError, OverflowError) as error:
@@ -313,16 +312,16 @@ def connected(address: str) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        ray.shutdown()  # which ends what is still in work
+        ray.shutdown()  # ends tasks that still run
 
 
 def failure(error: Any) -> str:
     """Why a worker failed, in one line.
 
     Raises:
-        OSError, ShardError: No other worker can do better (`ends_all`); a machine that is not like the others would
-            soon have tried and failed everything.
-        RayError: A bug ended the work; with the worker's traceback.
+        OSError, ShardError: Retrying cannot help (`ends_all`). A machine that differs from the others would otherwise
+            fail all tars quickly.
+        RayError: A bug; with the worker's traceback.
     """
     cause = getattr(error, "cause", None)
     if cause is None:

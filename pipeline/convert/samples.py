@@ -1,4 +1,4 @@
-"""From one video to its samples: the whole of it, or segments; or a line that says why not."""
+"""From one video to its samples, the whole video or segments, or to a line of quarantine.jsonl."""
 
 import bisect
 import hashlib
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from res3d_video.pipeline.clip import ClipSpec, uniform_starts
+from res3d_video.pipeline.clip import evenly_spaced
 from res3d_video.pipeline.codecs import EncodedSegment
 from res3d_video.pipeline.convert.plan import BuildSettings, ShardTask, guard_of
 from res3d_video.pipeline.datasets import VideoRecord
@@ -20,10 +20,10 @@ from res3d_video.pipeline.ingest.transcode import FrameReader, Geometry, centred
 from res3d_video.pipeline.plan import random_below
 from res3d_video.pipeline.shard_writer import EncodedSample
 
-Described = tuple[EncodedSegment, dict[str, Any]]  # with what key.json says about the frames
+Segment = tuple[EncodedSegment, dict[str, Any]]  # with the fields of key.json about its frames
 FROM_START = "decoded from its first frame: its times or keyframes do not allow to begin elsewhere"
-COUNTING = Geometry(16, 16, 16, 16)  # frames are counted by ffmpeg, as small pictures
-UNKNOWN_FPS = 25.0  # where a container states no rate
+COUNTING = Geometry(16, 16, 16, 16)  # to count frames with ffmpeg, as small pictures
+UNKNOWN_FPS = 25.0  # assumed where a container states no rate
 Converted = tuple[list[EncodedSample], list[dict[str, str]]]  # a video's samples, and lines of quarantine.jsonl
 
 
@@ -66,11 +66,11 @@ def transcode(
     facts: VideoFacts,
     guard: Guard,
     piece: Piece | None = None,
-) -> Described:
-    """One video, or a piece of it, to an encoded segment, and what key.json says about its frames.
+) -> Segment:
+    """Encode one video or a piece of it; returns the segment and the fields of key.json about its frames.
 
     Raises:
-        VideoFailure: No frame can be decoded; or fewer than those of a piece that was sought; or a limit is exceeded.
+        VideoFailure: No frame decodes, a piece that was reached by seeking lacks frames, or a limit is exceeded.
     """
     codec, fps = settings.codec_for(geometry), settings.fps or facts.fps
     num_wanted = piece.num_frames if piece else None
@@ -116,15 +116,15 @@ def transcode_segments(
     facts: VideoFacts,
     inspector: Inspector,
     guard: Guard,
-) -> list[Described]:
-    """The segments of one video, or the piece that its record names, each decoded from the keyframe before it where
-    that gives the very same frames.
+) -> list[Segment]:
+    """The segments of one video, or the piece that its record names. Each is decoded from the keyframe before it where
+    that gives exactly the same frames, else from the video's start.
 
     Raises:
         VideoFailure: Some segment cannot be decoded.
     """
 
-    def stored(pieces: list[Piece], num_frames: int, *warnings: str) -> list[Described]:
+    def stored(pieces: list[Piece], num_frames: int, *warnings: str) -> list[Segment]:
         found = [transcode(record.path, geometry, settings, facts=facts, guard=guard, piece=piece) for piece in pieces]
         return [
             (segment, meta | {"num_frames_source": num_frames, "warnings": [*meta["warnings"], *warnings]})
@@ -147,7 +147,7 @@ def transcode_segments(
         except VideoFailure as failure:
             if failure.stage == "limit":
                 raise
-            # there are fewer frames than packets, or a seek went too far
+            # fewer frames than packets, or a seek went too far: decode from the start
     counting = FrameReader(record.path, COUNTING, block_frames=256, guard=guard)
     for _ in counting:
         pass
@@ -190,7 +190,7 @@ def segment_starts(record: VideoRecord, settings: BuildSettings, *, length: int,
 
 
 def segment_length(segment_s: float, *, fps: float) -> int:
-    """Frames of a segment, at least 1; `fps` is the source's on average, 0 where nobody knows.
+    """Frames of a segment, at least 1; `fps` is the source's average, 0 if unknown.
 
     >>> segment_length(2, fps=30000 / 1001), segment_length(2, fps=25), segment_length(2, fps=0)
     (60, 50, 50)
@@ -199,7 +199,7 @@ def segment_length(segment_s: float, *, fps: float) -> int:
 
 
 def random_segments(name: str, *, count: int, length: int, video_frames: int, seed: int) -> np.ndarray:
-    """First frames of different segments, drawn by the video's name and the seed alone; no other video matters.
+    """First frames of different segments, drawn by the video's name and the seed alone.
 
     Args:
         name: Of the video; Sports-1M's YouTube id.
@@ -233,4 +233,4 @@ def uniform_segments(*, count: int, length: int, video_frames: int) -> np.ndarra
     >>> uniform_segments(count=4, length=50, video_frames=350), uniform_segments(count=4, length=50, video_frames=51)
     (array([  0, 100, 200, 300]), array([0, 1]))
     """
-    return np.unique(uniform_starts(count, ClipSpec(length, 1), video_frames=video_frames))
+    return np.unique(evenly_spaced(count, last=np.maximum(video_frames - length, 0)))

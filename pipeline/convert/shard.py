@@ -1,7 +1,7 @@
 """The unit of work of a build: one tar, its index and its part, from a `ShardTask` alone.
 
-Several processes may make the same tar at once, on one machine or on many. Each writes to names of its own and renames
-when it is done, so nobody meets half a file; who comes later and finds the tar finished leaves it as it is.
+Several processes may make the same tar at once, on one machine or on many. Each writes under its own temporary names
+and renames at the end, so no process sees half a file; one that finds the tar finished leaves it as it is.
 """
 
 import errno
@@ -30,36 +30,36 @@ from res3d_video.pipeline.ingest.inspector import Inspector
 from res3d_video.pipeline.remote_store import RemoteError, RemoteStore
 from res3d_video.pipeline.shard_writer import TarShard, sha256_of, to_json
 
-MAX_ATTEMPTS = 3  # to make a tar, before it is reported and the others go on
-# What may go better the next time: a disk, a network file system, memory, another process. All else is a bug.
+MAX_ATTEMPTS = 3  # for a tar; then it is reported, and the others are made
+# Worth a retry: problems of a disk, a network file system, memory or another process. Anything else is a bug.
 PASSING = (OSError, MemoryError, ShardError)
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no tar can be written, so none is tried again
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a file system without locks says
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no tar can be written, so a retry is useless
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of a file system without locks
 DAY_S = 24 * 3600
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Counts = Counter[str]  # of "videos", and those that "failed"
-# Called by those who make tars, with the name of one and what is done of it; one that is tried again begins anew.
-Tell = Callable[[str, Counts], None]
-# Makes tars in a folder or at a URL; returns the names of those that failed for good, with the reason.
-Make = Callable[[list[ShardTask], Path | RemoteStore, Tell], dict[str, str]]
+# Progress of a `ShardMaker`: name of a tar and its counts so far, which restart from 0 when it is tried again.
+ReportShard = Callable[[str, Counts], None]
+# Makes tars in a folder or at a URL; returns name -> reason of those that failed in all attempts.
+ShardMaker = Callable[[list[ShardTask], Path | RemoteStore, ReportShard], dict[str, str]]
 
 
 class OtherInputsError(ShardError):
-    """What a machine would make a tar from is not what the tar is to be made from."""
+    """A machine sees other inputs for a tar than the one that planned the build."""
 
 
 def make_here(
     tasks: list[ShardTask],
     out: Path | RemoteStore,
-    tell: Tell,
+    tell: ReportShard,
     *,
     pool: ThreadPoolExecutor,
     inspector: Inspector,
     workers: int,
 ) -> dict[str, str]:
-    """A `Make` that converts videos in a pool and writes one tar after another; no thread waits for a tar's end."""
+    """A `ShardMaker` in this process: a pool converts videos across tars, which are written one after another."""
     left, failed = tasks, dict[str, str]()
     for _ in range(MAX_ATTEMPTS):
         items = [(task, place) for task in left for place in range(len(task.records))]
@@ -73,19 +73,19 @@ def make_here(
                     if ends_all(error):
                         raise
                     failed[task.name] = one_line(error)
-                deque(mine, maxlen=0)  # converted in vain
+                deque(mine, maxlen=0)  # skip the other videos of a failed tar
         left = [task for task in left if task.name in failed]
     return failed
 
 
 def make_shard(task: ShardTask, out: Path | str) -> Counts:
-    """Make one tar, wherever this process runs, one video at a time; a tar that is there already is kept.
+    """Make one tar in a worker process, one video at a time. A finished tar in a folder is kept.
 
     Args:
-        out: A folder or, as a string, a URL, where the tar is made again.
+        out: A folder or, as a string, a URL.
 
     Raises:
-        OtherInputsError: This machine sees other videos than the one that planned, or has other programs.
+        OtherInputsError: This machine sees other videos or has other programs than the one that planned the build.
         ShardError: As `store_shard`.
         OSError: It cannot be written.
     """
@@ -103,7 +103,7 @@ def make_shard(task: ShardTask, out: Path | str) -> Counts:
 
 @cache
 def store_of(url: str) -> RemoteStore:
-    """Behind a URL; one for each in a process, for it keeps connections."""
+    """The store of a URL; one per process, as it keeps connections open."""
     return RemoteStore(url)
 
 
@@ -112,12 +112,12 @@ def store_shard(
     converted: Iterable[Converted],
     out: Path | RemoteStore,
     *,
-    tell: Tell = lambda name, counts: None,
+    tell: ReportShard = lambda name, counts: None,
 ) -> Counts:
-    """`write_shard` to a folder; or to one for the time being, from which it is uploaded, the part last.
+    """`write_shard` to a folder, or to a temporary one whose files are uploaded, the part last.
 
     Raises:
-        RemoteError: The server is gone or refuses.
+        RemoteError: The server is unreachable or refuses.
     """
     if isinstance(out, Path):
         return write_shard(task, converted, out, tell=tell)
@@ -126,28 +126,28 @@ def store_shard(
         for name in (f"{task.name}.tar", f"{task.name}.idx", f"parts/{task.name}.json"):
             if (Path(folder) / name).is_file():
                 out.upload(Path(folder) / name, name)
-            else:  # all videos failed, perhaps not the last time
+            else:  # all videos failed; an earlier attempt may have stored some
                 out.remove(name)
     return counts
 
 
 def counts_of_finished(task: ShardTask, out_dir: Path) -> Counts:
-    """Of a tar that another process has made, such as one that died before it could say so."""
+    """The counts of a tar that another process has made, perhaps one that died before it could report them."""
     part = json.loads((out_dir / "parts" / f"{task.name}.json").read_bytes())
     return Counts(videos=len(task.records), failed=len(part["quarantine"]))
 
 
 def write_shard(
-    task: ShardTask, converted: Iterable[Converted], out_dir: Path, *, tell: Tell = lambda name, counts: None
+    task: ShardTask, converted: Iterable[Converted], out_dir: Path, *, tell: ReportShard = lambda name, counts: None
 ) -> Counts:
-    """Write tar, idx and, last, the part of one task; or find that another process has.
+    """Write tar, idx and, last, the part of one task, unless another process has finished them meanwhile.
 
     Args:
         converted: Of each record, in order.
-        tell: Called for each video.
+        tell: Called after each video.
 
     Raises:
-        ShardError: Another process has put other bytes in place at the same time; this one should try again.
+        ShardError: Another process has written other bytes at the same time; try again.
     """
     part_path = out_dir / "parts" / f"{task.name}.json"
     counts, quarantine = Counts(), list[dict[str, str]]()
@@ -160,20 +160,20 @@ def write_shard(
                 counts.update(videos=1, failed=len(failures))
                 tell(task.name, counts.copy())
             if is_finished(out_dir, task):
-                raise FileExistsError  # so that ours is discarded
+                raise FileExistsError  # discards this one
         part = {"inputs": task.inputs, **tar.summary(), "quarantine": quarantine}
-        if any(line["stage"] in ("limit", "open") for line in quarantine):  # other limits might allow it
+        if any(line["stage"] in ("limit", "open") for line in quarantine):  # other limits may allow it
             part["limits"] = asdict(task.limits)
-        if not part["samples"]:  # nothing but failures: readers expect no empty tar
+        if not part["samples"]:  # only failures; there are no empty tars
             tar.path.unlink(missing_ok=True)
             tar.path.with_suffix(".idx").unlink(missing_ok=True)
         write_atomically(part_path, to_json(part))
-    except (FileExistsError, FileNotFoundError):  # not found: whoever wrote the index has cleaned up
+    except (FileExistsError, FileNotFoundError):  # not found: removed by the process that wrote the index
         if is_finished(out_dir, task):
             return counts_of_finished(task, out_dir)
         raise
     if part["samples"] and not tar.is_in_place() and sha256_of(tar.path) != part["sha256"]:
-        part_path.unlink(missing_ok=True)  # nobody knows whose tar, idx and part remain
+        part_path.unlink(missing_ok=True)  # tar, idx and part may be of different processes
         raise ShardError(f"{task.name}: another process has made it at the same time, with other bytes; run again")
     return counts
 
@@ -182,7 +182,7 @@ def write_shard(
 def in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
 ) -> Iterator[Iterator[Future[Result]]]:
-    """Results in the order of the items, at most `ahead` of them waiting in memory; what is left is given up."""
+    """Results in the order of the items, computed at most `ahead` in advance; leaving the block cancels the rest."""
     waiting: deque[Future[Result]] = deque()
 
     def results() -> Iterator[Future[Result]]:
@@ -201,17 +201,17 @@ def in_order(
 
 
 def ends_all(error: BaseException) -> bool:
-    """Whether an error says that no other tar would fare better: a full disk, a server that is gone, other inputs."""
+    """Whether an error would meet every tar: a full disk, an unreachable server, other inputs."""
     is_full = isinstance(error, OSError) and error.errno in FULL
     return is_full or isinstance(error, RemoteError | OtherInputsError)
 
 
 def is_finished(out_dir: Path, task: ShardTask, *, read: bool = True, sizes: Mapping[str, int] | None = None) -> bool:
-    """Whether a tar is there, whole and made from the task's inputs; under its limits, if they mattered.
+    """Whether a tar is complete and made from the task's inputs, and under its limits if they mattered.
 
     Args:
-        read: Read the tar and compare its checksum; else its size.
-        sizes: Where tars are at a URL, bytes of each file there; `out_dir` has the parts alone, and no tar is read.
+        read: Compare the tar's checksum; else only its size.
+        sizes: For tars at a URL, the bytes of each file there. `out_dir` then has only the parts, and no tar is read.
     """
     tar = out_dir / f"{task.name}.tar"
     try:
@@ -225,16 +225,16 @@ def is_finished(out_dir: Path, task: ShardTask, *, read: bool = True, sizes: Map
             return sizes.get(tar.name) == part["num_bytes"] and tar.with_suffix(".idx").name in sizes
         is_same = sha256_of(tar) == part["sha256"] if read else tar.stat().st_size == part["num_bytes"]
         return is_same and tar.with_suffix(".idx").is_file()
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # not there, or not what we write
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # missing or damaged
         return False
 
 
 def finished(out_dir: Path, tasks: list[ShardTask], *, sizes: Mapping[str, int] | None = None) -> int:
-    """How many tars of a build are there, whoever made them; only if all may be, each is looked at.
+    """How many tars of a build are finished, whichever process made them. Tars are looked at if all parts are there.
 
     `sizes` as for `is_finished`.
     """
-    try:  # NFS asks the server again for a folder's list, but may answer from memory whether one file is there
+    try:  # NFS asks the server for a folder's list, but may answer from its cache whether one file exists
         listed = set(os.listdir(out_dir / "parts"))
     except FileNotFoundError:
         return 0
@@ -245,11 +245,11 @@ def finished(out_dir: Path, tasks: list[ShardTask], *, sizes: Mapping[str, int] 
 
 
 def clean(out_dir: Path, *, alone: bool = True) -> None:
-    """Remove what a killed build left half-written.
+    """Remove temporary files of killed builds.
 
     Args:
-        alone: No other process writes here. If others may, and all tars are there, tars half-written are nobody's; but
-            another process may be writing the index, so such files stay until they are a day old.
+        alone: No other process writes here. If others may, and all tars are finished, half-written tars are leftovers,
+            but another process may be writing the index, so temporary files of the index stay until a day old.
     """
     for folder in (out_dir, out_dir / "parts", out_dir / "index"):
         for path in folder.glob(".*.tmp"):
@@ -261,17 +261,19 @@ def clean(out_dir: Path, *, alone: bool = True) -> None:
 
 @contextmanager
 def only_builder(out_dir: Path, *, shared: bool = False) -> Iterator[None]:
-    """Keep other builds out of a folder, as far as its file system has locks that machines share.
+    """Keep other builds out of a folder, if its file system has locks (shared between machines).
 
-    Nothing is torn where it has none: names of temporary files are each process's own.
+    Without locks no file is torn either, as temporary names are unique to a process.
 
     Args:
-        shared: Let in others that are `shared` too: the tasks of one build.
+        shared: Allow others that are `shared` too: the tasks of one build.
 
     Raises:
-        ShardError: One is at work there.
+        ShardError: Another build is writing there.
     """
-    descriptor = new_file_opener(str(out_dir / ".lock"), os.O_RDWR | os.O_CREAT)  # NFS wants it open for both
+    descriptor = new_file_opener(
+        str(out_dir / ".lock"), os.O_RDWR | os.O_CREAT
+    )  # NFS needs it open for reading and writing
     with os.fdopen(descriptor, "rb+") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -1,8 +1,7 @@
-"""One adapter a dataset: a folder of videos and its lists -> a Listing.
+"""One adapter per dataset: from a folder of videos and its lists to a Listing.
 
-Every adapter takes the raw folder first and its own options by keyword, reads names only, never video, and
-raises DatasetError when the folder or a list is not what it should be. A new dataset is one file here and one
-line below.
+Every adapter takes the raw folder first and its own options by keyword, reads names but no videos, and raises
+DatasetError if the folder or a list is wrong. A new dataset is one file here and one line below.
 """
 
 from collections.abc import Callable

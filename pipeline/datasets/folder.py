@@ -1,27 +1,27 @@
-"""Any labelled set of videos: root/<class>/<video>, with a split file or a split drawn by group; or with the subsets
-as folders, root/train/<class>/<video>.
+"""Any labelled folder of videos: root/<class>/<video> with a split file or a split drawn by group; or with subsets as
+folders, root/train/<class>/<video>.
 """
 
-import csv
 import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path, PurePath
 
 from res3d_video.pipeline.datasets.listing import (
     SUBSETS,
     DatasetError,
     Listing,
-    VideoRecord,
+    Row,
+    csv_lines,
     find_videos,
-    group_warnings,
-    unlisted_warning,
+    listing_of_rows,
 )
-from res3d_video.pipeline.errors import UserError, did_you_mean
-from res3d_video.pipeline.files import read_text
+from res3d_video.pipeline.errors import did_you_mean
 
-WANTED = "put <class>/<video>, one folder a class, there"
+WAY_OUT = "put <class>/<video>, one folder a class, there"
 SUBSET_FOLDERS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SUBSET_FOLDERS |= dict.fromkeys(("val", "valid", "validation"), "val")
 
@@ -39,10 +39,10 @@ def list_folder(
 ) -> Listing:
     """Records of root/<class>/**/<video>; classes are the folder names, sorted.
 
-    A split file is CSV with a header. `path` is relative to the root and may stand in any column, `group` may
-    be left out, and then comes either `subset`, which makes split "1", or one column a split: `split1`,
-    `split2`, … make the splits "1", "2", …. Subsets are train, test or empty (not used). Videos that the file
-    does not name are left out:
+    A split file is CSV with a header and columns in any order: `path`, relative to the root; optionally `group`;
+    and either `subset`, which makes split "1", or one column per split: `split1`, `split2`, … make the splits
+    "1", "2", …. Subsets are train, val, test or empty (not used). Videos that the file does not name are left
+    out:
 
         path,group,split1,split2
         wave/ann_01.mp4,ann,train,test
@@ -50,16 +50,16 @@ def list_folder(
     Without a split file the videos are split by group: `test_groups` are held out if given, else
     `test_fraction` of each class's groups are drawn with `seed`; see `draw_test_groups`.
 
-    In root/train/<class>/**/<video> and root/test/<class>/**/<video> the folders say it: see `subset_folders`. Where
-    there are val, valid or validation too, those are the validation side; without test, they are tested.
+    Folders root/train/<class>/**/<video> and root/test/<class>/**/<video> are a split, too: see `subset_folders`. A
+    folder val, valid or validation is the validation side, or without a folder test the test side.
 
     Args:
-        root: Linked folders in it are not followed; a warning names them. Linked videos are a matter of the build.
-        name: The dataset's name; the root folder's by default.
+        root: Linked folders in it are not followed; a warning names them.
+        name: The dataset's name; by default that of the root folder.
         test_fraction: 0.2 by default.
         val_fraction: Of the groups that are not held out for testing, for a validation side.
-        group_pattern: Regular expression searched in the file's stem; its first group names the video's
-            group, over all classes. None makes each video its own group.
+        group_pattern: Regular expression searched in the file's stem; its first group is the video's group,
+            across all classes. None makes each video its own group.
         test_groups: For Weizmann, `^([a-z]+)_` and ("daria", "denis", "eli") hold three actors out.
 
     Raises:
@@ -68,13 +68,13 @@ def list_folder(
     """
     root = Path(root)
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; {WANTED}")
+        raise DatasetError(f"{root}: no such folder; {WAY_OUT}")
     tree = find_videos(root)
     sources = [video for video in tree.videos if "/" in video]
     if not tree.videos:
-        raise DatasetError(f"{root}: no video found; {WANTED}")
+        raise DatasetError(f"{root}: no video found; {WAY_OUT}")
     if not sources:
-        raise DatasetError(f"{root}: {tree.videos[0]} lies in no class folder; {WANTED}")
+        raise DatasetError(f"{root}: {tree.videos[0]} lies in no class folder; {WAY_OUT}")
     subset_of = subset_folders(root, sources, is_split=split_file is not None)
     if val_fraction and (subset_of or split_file is not None):
         raise DatasetError("val_fraction: folders or a split file already say what each video is for; leave it out")
@@ -111,19 +111,13 @@ def list_folder(
     depth = 1 if subset_of else 0  # of the folder that names the class
     folders = [folder for folder in tree.folders if not subset_of or ("/" in folder and class_of(folder) in subset_of)]
     classes = sorted({folder.split("/")[depth] for folder in folders})
-    labels = {class_name: label for label, class_name in enumerate(classes)}
     class_names = {source: source.split("/")[depth] for source in sources}
-    records = [
-        VideoRecord(root, source, class_name, labels[class_name], groups[source], subsets[source])
-        for source, class_name in class_names.items()
-        if source in subsets
-    ]
-    filled = set(class_names.values())
-    warnings = tree.warnings + unlisted_warning([video for video in tree.videos if video not in subsets])
-    warnings += [f"{class_name}: the class folder holds no video" for class_name in classes if class_name not in filled]
-    warnings += group_warnings(records, split_names)
-    is_drawn = not subset_of and split_file is None
-    return Listing(name or root.resolve().name, classes, split_names, records, [], warnings, is_drawn=is_drawn)
+    rows = [Row(s, (class_names[s],), subsets[s], group=groups[s]) for s in sources if s in subsets]
+    name = name or root.resolve().name
+    listing = listing_of_rows(root, tree, rows, name=name, split_names=split_names, classes=classes)
+    empty = sorted(set(classes) - set(class_names.values()))
+    warnings = listing.warnings + [f"{name}: the class folder holds no video" for name in empty]
+    return replace(listing, warnings=warnings, is_drawn=not subset_of and split_file is None)
 
 
 def class_of(source: str) -> str:
@@ -132,10 +126,10 @@ def class_of(source: str) -> str:
 
 
 def subset_folders(root: Path, sources: Sequence[str], *, is_split: bool) -> dict[str, str]:
-    """Top folders that are subsets, not classes, with "train", "test" or "val" of each; none where all are classes.
+    """Top folders that are subsets, not classes -> "train", "test" or "val"; empty if all are classes.
 
-    They are subsets if they have such names and hold class folders: one for train, and one for test or val or each.
-    Where a split file says who is tested, a folder named train without class folders is a class of trains.
+    They are subsets if they have such names and contain class folders: one for train, and one for test or val or each.
+    With a split file, a folder named train without class folders is a class of trains.
     """
     tops = sorted({class_of(source) for source in sources})
     named = {top: SUBSET_FOLDERS[top.lower()] for top in tops if top.lower() in SUBSET_FOLDERS}
@@ -184,18 +178,18 @@ def draw_sides(
 
 
 def draw_test_groups(pairs: Collection[tuple[str, str]], *, test_fraction: float, seed: int) -> set[str]:
-    """Groups to hold out: `test_fraction` of each class's, at least one, with at least one left for train.
+    """Groups to hold out: `test_fraction` of each class's groups, at least one, leaving at least one for train.
 
-    A class with a single group stays in train. Groups are taken in the order of a hash of seed and name, so
-    the draw does not depend on the file system's order. Where groups span classes, those with the fewest
-    groups choose first, and a group that would give another class too many is the last choice; so a class may
-    get more than its share, and none where its groups are the last of others.
+    A class with a single group stays in train. Groups are taken in the order of a hash of seed and name, so the
+    draw does not depend on the file system's order. If groups span classes, classes with the fewest groups choose
+    first, and avoid groups that would exceed another class's share where they can; so a class may get more than
+    its share, or none.
 
     Args:
         pairs: Class and group of each video.
     """
     if not 0 <= test_fraction < 1:
-        raise DatasetError(f"test_fraction: {test_fraction} is not possible; choose 0 to less than 1")
+        raise DatasetError(f"test_fraction must be >= 0 and < 1, got {test_fraction}")
     groups_of_class: dict[str, set[str]] = defaultdict(set)
     classes_of_group: dict[str, set[str]] = defaultdict(set)
     for class_name, group in pairs:
@@ -222,25 +216,21 @@ def draw_test_groups(pairs: Collection[tuple[str, str]], *, test_fraction: float
 def read_split_file(
     path: Path, *, sources: Collection[str]
 ) -> tuple[list[str], dict[str, tuple[str, ...]], dict[str, str]]:
-    """Of the file that `list_folder` describes: split names, subsets of each source named, group of each with one."""
-    try:
-        reader = csv.reader(read_text(path).splitlines())
-        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
-    except (UserError, csv.Error) as error:
-        raise DatasetError(f"split_file: {path} cannot be read ({error}); name a CSV file in UTF-8") from None
-    header = [cell.lower() for cell in rows[0][1]] if rows else []
+    """Read the file that `list_folder` describes: split names, source -> subsets, source -> group if it has one."""
+    lines = csv_lines(path)
+    header = [cell.lower() for _, cells in islice(lines, 1) for cell in cells]
     columns = {
         match[1] or "1": match[0] for match in map(re.compile(r"subset|split_?(\w+)").fullmatch, header) if match
     }
     if set(header) - {"group"} != {"path", *columns.values()} or not columns or len(set(header)) < len(header):
         raise DatasetError(
-            f"{path}: the header {','.join(header)!r} is not possible; begin with a line such as `path,subset` or "
-            "`path,group,split1,split2`"
+            f"{path}: the header {','.join(header)!r} is not that of a split file; begin with a line such as "
+            "`path,subset` or `path,group,split1,split2`"
         )
     known = set(sources)
     subsets: dict[str, tuple[str, ...]] = {}
     groups: dict[str, str] = {}
-    for number, cells in rows[1:]:
+    for number, cells in lines:
         row = dict(zip(header, cells, strict=False))
         source = row["path"].removeprefix("./") if len(cells) == len(header) else ""
         words = tuple(row.get(column, "").lower() for column in columns.values())

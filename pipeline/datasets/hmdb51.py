@@ -5,16 +5,15 @@ from pathlib import Path
 
 from res3d_video.pipeline.datasets.listing import (
     SPLIT_NAMES,
-    DatasetError,
     Listing,
     folder_with,
-    list_lines,
     listing_of,
+    matched_lines,
 )
 
 LIST_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "splits", ".")
 VIDEO_FOLDERS = ("hmdb51_org", "hmdb51", "HMDB51", "videos", ".")
-WANTED = (
+WAY_OUT = (
     "put <class>/*.avi (each class's .rar of hmdb51_org.rar) and testTrainMulti_7030_splits/*.txt "
     "(test_train_splits.rar) of https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database "
     "there, unpacked"
@@ -37,24 +36,18 @@ def list_hmdb51(raw: Path) -> Listing:
             lists themselves.
     """
     raw = Path(raw)
-    lists = folder_with(raw, LIST_FOLDERS, f"*{FIRST_LIST}", wanted=WANTED)
+    lists = folder_with(raw, LIST_FOLDERS, f"*{FIRST_LIST}", way_out=WAY_OUT)
     classes = sorted(path.name.removesuffix(FIRST_LIST) for path in lists.glob(f"*{FIRST_LIST}"))
     subsets: dict[tuple[str, str], list[str]] = {}
     for class_name in classes:
         for position, split in enumerate(SPLIT_NAMES):
             path = lists / f"{class_name}_test_split{split}.txt"
-            for number, line in list_lines(path):
-                match = LINE.fullmatch(line)
-                if match is None:
-                    raise DatasetError(
-                        f"{path}:{number}: {line!r} is not `NAME.avi D` with D 1 (train), 2 (test) or 0 (not used); "
-                        "unpack the official lists again"
-                    )
+            for _, match in matched_lines(path, LINE, form="`NAME.avi D` with D 1 (train), 2 (test) or 0 (not used)"):
                 words = subsets.setdefault((class_name, match["file"]), [""] * len(SPLIT_NAMES))
                 words[position] = SUBSET_OF_DIGIT[match["digit"]]
     labels = {class_name: label for label, class_name in enumerate(classes)}
     groups = {(class_name, file): source_video(class_name, file) for class_name, file in subsets}
-    return listing_of("hmdb51", raw, subsets, groups=groups, folders=VIDEO_FOLDERS, labels=labels, wanted=WANTED)
+    return listing_of("hmdb51", raw, subsets, groups=groups, folders=VIDEO_FOLDERS, labels=labels, way_out=WAY_OUT)
 
 
 def source_video(class_name: str, file: str) -> str:

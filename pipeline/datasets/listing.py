@@ -1,9 +1,12 @@
-"""What an adapter returns, how it finds videos and reads lists, and the checks that hold for every dataset."""
+"""What an adapter returns, how it finds videos and reads lists, and the checks of all datasets."""
 
+import csv
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +18,7 @@ VIDEO_SUFFIXES |= {".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wm
 SUBSETS = ("train", "val", "test", "")
 SPLIT_NAMES = ["1", "2", "3"]  # of UCF101 and of HMDB51
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # with its end
 MAX_LIST_BYTES = 10**9  # the largest, Sports-1M's, has 60 MB
 
 
@@ -24,7 +28,7 @@ class DatasetError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a video from `start` to `end`, the end not included: seconds from the first frame, or frames."""
+    """A piece of a video from `start` to `end`, exclusive: seconds from the first frame, or frame numbers."""
 
     start: float
     end: float
@@ -39,9 +43,9 @@ class VideoRecord:
         raw: The folder that all videos lie in.
         source: Its posix path relative to `raw`, for a piece with "#" and a name of the piece; unique.
         label: Position of `class_name` in the dataset's classes, 0-based.
-        group: Videos of one group (same source video, same actor) must not lie on both sides of a split.
-        subsets: One word a split, in the order of Listing.split_names: "train", "val", "test" or "" (not used).
-        labels: All of them, `label` first, in datasets whose videos may have several; else None.
+        group: Videos of one group (same source video, same actor) must not be on both sides of a split.
+        subsets: One per split, in the order of Listing.split_names: "train", "val", "test" or "" (not used).
+        labels: All labels, `label` first, in datasets whose videos may have several; else None.
         span: None for the whole video.
     """
 
@@ -56,7 +60,7 @@ class VideoRecord:
 
     @property
     def path(self) -> Path:
-        """The file. Not stored, as there may be millions of records."""
+        """The video file; not stored, as there may be millions of records."""
         return self.raw / (self.source if self.span is None else self.source.rpartition("#")[0])
 
 
@@ -65,14 +69,14 @@ class Listing:
     """A dataset as found on disk.
 
     Attributes:
-        name: Tars are named by it, so it holds nothing that means something to WebDataset, DALI, a URL or a shell.
-        classes: All class names, position = label, also those without a video here.
+        name: Names the tars, so it has no character that is special to WebDataset, DALI, URLs or shells.
+        classes: All class names, position = label, including those without a video.
         records: Sorted by source.
-        missing: Named in the lists, not on disk; as the lists write them.
+        missing: Listed but not on disk, as the lists write them.
         warnings: One line each, for people.
-        subset_of_missing: "train" or "test" for each of `missing`, where the adapter says.
-        in_both: Names, without folder and suffix, that the lists have in train and in test; they are test videos here.
-        is_drawn: Sides were drawn by group, so a group that shards have already keeps its side there.
+        subset_of_missing: The subset of each of `missing` in the first split.
+        in_both: Names, without folder and suffix, listed for both train and test; they become test videos.
+        is_drawn: Whether subsets were drawn by group; groups that shards already have keep theirs.
     """
 
     name: str
@@ -94,8 +98,26 @@ class Listing:
             )
 
 
+class Row(NamedTuple):
+    """One listed sample, whether or not its video is on disk.
+
+    Attributes:
+        path: Of its video, posix, relative to the raw folder.
+        names: Its classes; the first is its main one.
+        subsets: As in `VideoRecord`.
+        key: Distinguishes pieces of one video; empty for the whole video.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    subsets: tuple[str, ...]
+    span: Span | None = None
+    group: str = ""
+    key: str = ""
+
+
 class VideoTree(NamedTuple):
-    """What lies below a folder, posix paths relative to it, sorted; and a line for each name left out."""
+    """Videos and folders below a folder, as sorted posix paths relative to it, and a line for each name left out."""
 
     videos: list[str]
     folders: list[str]
@@ -103,9 +125,9 @@ class VideoTree(NamedTuple):
 
 
 def find_videos(root: Path) -> VideoTree:
-    """Everything below a folder with a video's name, at any depth; hidden names are left out.
+    """All files with a video's suffix below a folder, at any depth, except hidden ones.
 
-    Linked folders are not followed. Linked videos are a matter of the build.
+    Linked folders are not followed. Linked videos are listed; the build decides whether to read them.
 
     Raises:
         OSError: A folder cannot be read.
@@ -119,7 +141,7 @@ def find_videos(root: Path) -> VideoTree:
                 source, is_folder = parent + entry.name, entry.is_dir(follow_symlinks=False)
                 if entry.name.startswith("."):
                     continue
-                if any("\ud800" <= character <= "\udfff" for character in entry.name):  # which JSON cannot hold
+                if any("\ud800" <= character <= "\udfff" for character in entry.name):  # JSON cannot hold it
                     found.warnings.append(f"{entry.name!a}: the name is not UTF-8; rename it")
                 elif is_folder:
                     found.folders.append(source)
@@ -134,7 +156,7 @@ def find_videos(root: Path) -> VideoTree:
 
 
 def list_lines(path: Path) -> list[tuple[int, str]]:
-    """Lines of a list with their 1-based numbers; byte order mark, CRLF, outer blanks and empty lines gone."""
+    """Lines of a list with their 1-based numbers, without byte order mark, CRLF, outer spaces and empty lines."""
     try:
         lines = read_text(path, max_bytes=MAX_LIST_BYTES).splitlines()
     except UserError as error:
@@ -142,17 +164,46 @@ def list_lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def folder_with(raw: Path, candidates: Sequence[str], pattern: str, *, wanted: str) -> Path:
-    """The first of raw/candidates that holds a file whose name matches a glob pattern.
+def matched_lines(path: Path, pattern: re.Pattern[str], *, form: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """The lines of an official list: "path:number", for messages, and the match with a pattern.
 
-    Where none does, a DatasetError ends with `wanted`, which says what belongs there.
+    Raises:
+        DatasetError: A line does not match; `form` says what it should be.
+    """
+    for number, line in list_lines(path):
+        match = pattern.fullmatch(line)
+        if match is None:
+            raise DatasetError(f"{path}:{number}: {line!r} is not {form}; unpack the official lists again")
+        yield f"{path}:{number}", match
+
+
+def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line of a CSV file, without empty lines and outer spaces.
+
+    Raises:
+        DatasetError: It cannot be read.
+    """
+    try:
+        text = read_text(path, max_bytes=MAX_LIST_BYTES)
+        reader = csv.reader((line[0] for line in LINE.finditer(text)), strict=True)  # one line in memory beside it
+        for cells in reader:
+            if any(cells):
+                yield reader.line_num, [cell.strip() for cell in cells]
+    except (UserError, csv.Error) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); name a CSV file in UTF-8") from None
+
+
+def folder_with(raw: Path, candidates: Sequence[str], pattern: str, *, way_out: str) -> Path:
+    """The first of the folders raw/candidate with a file that matches a glob pattern.
+
+    If there is none, a DatasetError ends with `way_out`, which says what to put there.
     """
     if not raw.is_dir():
-        raise DatasetError(f"{raw}: no such folder; {wanted}")
+        raise DatasetError(f"{raw}: no such folder; {way_out}")
     for candidate in candidates:
         if any((raw / candidate).glob(pattern)):
             return raw / candidate
-    raise DatasetError(f"{raw}: no {pattern} found; {wanted}")
+    raise DatasetError(f"{raw}: no {pattern} found; {way_out}")
 
 
 def listing_of(
@@ -163,16 +214,16 @@ def listing_of(
     groups: Mapping[tuple[str, str], str],
     folders: Sequence[str],
     labels: Mapping[str, int],
-    wanted: str,
+    way_out: str,
 ) -> Listing:
-    """Match what the lists name with what is on disk, by class folder and file name in any case.
+    """Match listed files with those on disk, by class folder and file name, ignoring case.
 
-    UCF101 writes one class HandstandPushups and HandStandPushups, and copies differ in which is where.
+    UCF101 writes one class both HandstandPushups and HandStandPushups, and copies differ in where.
 
     Args:
-        subsets: For each (class, file name) of the lists "train", "test" or "" in each split.
+        subsets: For each listed (class, file name), "train", "test" or "" in each split.
         groups: Of each, within its class.
-        folders: Where in `raw` the class folders may lie.
+        folders: Where in `raw` the class folders may be.
         labels: Every class of the dataset with its label, in label order.
     """
     lowered = {class_name.lower() for class_name in labels}
@@ -180,39 +231,94 @@ def listing_of(
         if home.is_dir() and any(child.name.lower() in lowered and child.is_dir() for child in home.iterdir()):
             break
     else:
-        raise DatasetError(f"{raw}: no class folder found; {wanted}")
-    paths: dict[tuple[str, str], Path] = {}
-    warnings: list[str] = []
+        raise DatasetError(f"{raw}: no class folder found; {way_out}")
+    tree, path_of = VideoTree([], [], []), dict[tuple[str, str], str]()
     for folder in sorted(home.iterdir()):  # it may be a link to another disk; links below it are not followed
         if folder.is_dir() and not folder.name.startswith("."):
-            tree = find_videos(folder)
-            for path in (folder / video for video in tree.videos):
-                paths.setdefault((folder.name.lower(), path.name.lower()), path)
-            warnings += [f"{folder.name}/{line}" for line in tree.warnings]
-    records, missing = [], []
-    for (class_name, file), words in sorted(subsets.items()):
-        found = paths.pop((class_name.lower(), file.lower()), None)
-        if found is None:
-            missing.append(f"{class_name}/{file}")
-            continue
-        group = f"{class_name}/{groups[class_name, file]}"
-        source = found.relative_to(raw).as_posix()
-        records.append(VideoRecord(raw, source, class_name, labels[class_name], group, tuple(words)))
+            below = find_videos(folder)
+            tree.warnings.extend(f"{folder.name}/{line}" for line in below.warnings)
+            for path in (folder / video for video in below.videos):
+                tree.videos.append(path.relative_to(raw).as_posix())
+                path_of.setdefault((folder.name.lower(), path.name.lower()), tree.videos[-1])
+    rows = []
+    for (class_name, file), words in subsets.items():
+        source = path_of.pop((class_name.lower(), file.lower()), f"{class_name}/{file}")
+        rows.append(Row(source, (class_name,), tuple(words), group=f"{class_name}/{groups[class_name, file]}"))
+    return listing_of_rows(
+        raw, tree, rows, name=name, split_names=list(SPLIT_NAMES), classes=list(labels), way_out=way_out
+    )
+
+
+@cache
+def shared(words: tuple[str, ...]) -> tuple[str, ...]:
+    """An equal tuple from before, so that millions of rows share few of them."""
+    return words
+
+
+def drained(rows: list[Row]) -> Iterator[Row]:
+    """The rows of a list, removed one by one, which frees those that are done."""
+    rows.reverse()
+    while rows:
+        yield rows.pop()
+
+
+def listing_of_rows(
+    raw: Path,
+    tree: VideoTree,
+    rows: Iterable[Row],
+    *,
+    name: str,
+    split_names: list[str],
+    classes: Sequence[str] = (),
+    way_out: str = "look at --raw",
+) -> Listing:
+    """Records of the rows whose videos are on disk.
+
+    Args:
+        tree: Of the raw folder; its list of videos is emptied.
+        rows: May be millions, of which those without a video are not kept.
+        classes: In the order of their labels; by default the sorted names of the rows.
+        way_out: The way out if no video is on disk.
+
+    Raises:
+        DatasetError: Two rows are the same sample, or no video is on disk.
+    """
+    there, found, missing, names, is_multi = set(tree.videos), list[Row](), dict[str, str](), set[str](), False
+    tree.videos.clear()
+    for row in rows:
+        names.update(row.names)
+        is_multi |= len(row.names) > 1
+        if row.path in there:
+            found.append(row)
+        else:
+            missing[row.path] = row.subsets[0]
+    unlisted = sorted(there.difference(row.path for row in found))
+    there.clear()
+    classes = list(classes) or sorted(names)
+    labels, records = {name: label for label, name in enumerate(classes)}, []
+    for row in drained(found):
+        source = f"{row.path}#{row.key}" if row.key else row.path
+        own = tuple(labels[name] for name in row.names) if is_multi else None
+        label = labels[row.names[0]]
+        records.append(VideoRecord(raw, source, classes[label], label, row.group, row.subsets, own, row.span))
     if not records:
-        raise DatasetError(f"{raw}: none of the {len(subsets)} listed clips is there; {wanted}")
+        such = f", such as {min(missing)!r}" if missing else ""
+        raise DatasetError(f"{raw}: none of the {len(missing)} listed videos is there{such}; {way_out}")
     records.sort(key=lambda record: record.source)
-    warnings += unlisted_warning([path.relative_to(raw).as_posix() for path in paths.values()])
-    warnings += group_warnings(records, SPLIT_NAMES)
-    return Listing(name, list(labels), list(SPLIT_NAMES), records, missing, warnings)
+    for one, other in pairwise(records):
+        if one.source == other.source:
+            raise DatasetError(f"{name}: {one.source} is there twice; give each piece of a video a key of its own")
+    warnings = [*tree.warnings, *unlisted_warning(unlisted), *group_warnings(records, split_names)]
+    return Listing(name, classes, split_names, records, sorted(missing), warnings, subset_of_missing=missing)
 
 
 def unlisted_warning(sources: Collection[str]) -> list[str]:
-    """A line that names videos on disk that no list has."""
+    """A warning about videos on disk that are in no list."""
     return [f"{len(sources)} videos are in no list and left out, first {min(sources)}"] if sources else []
 
 
 def group_warnings(records: Sequence[VideoRecord], split_names: Sequence[str]) -> list[str]:
-    """One line for each split that has groups on both sides: accuracy measured on it would be too high."""
+    """A warning for each split with groups on both sides, where the measured accuracy would be too high."""
     lines, num_groups = [], len({record.group for record in records})
     for position, split in enumerate(split_names):
         on_side = {side: {record.group for record in records if record.subsets[position] == side} for side in SUBSETS}

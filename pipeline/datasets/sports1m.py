@@ -1,20 +1,22 @@
 """Sports-1M (Karpathy et al., CVPR 2014): the official lists and whatever videos are on disk."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from res3d_video.pipeline.datasets.listing import (
     DatasetError,
     Listing,
-    VideoRecord,
+    Row,
     VideoTree,
     find_videos,
     folder_with,
     list_lines,
-    unlisted_warning,
+    listing_of_rows,
+    matched_lines,
 )
 
-WANTED = (
+WAY_OUT = (
     "put videos/<YouTube id>.mp4, labels.txt and original/{train,test}_partition.txt "
     "(github.com/gtoderici/sports-1m-dataset, gunzipped) there"
 )
@@ -29,8 +31,8 @@ LINE = re.compile(
 def list_sports1m(raw: Path) -> Listing:
     """Records of the videos on disk that the lists name, in one split.
 
-    A video may have several labels; its class is the first one. Videos that both lists name are test videos, so that
-    nothing is trained on what is tested; `in_both` has their ids.
+    A video may have several labels; its class is the first one. Videos in both lists become test videos, so that no
+    test video is trained on; `in_both` has their ids.
 
     Args:
         raw: Holds `videos/**/<YouTube id>.<any video suffix>`, `labels.txt`, and `train_partition.txt` and
@@ -39,54 +41,31 @@ def list_sports1m(raw: Path) -> Listing:
     raw = Path(raw)
 
     def lists(name: str) -> Path:
-        return folder_with(raw, ("original", "."), name, wanted=WANTED) / name
+        return folder_with(raw, ("original", "."), name, way_out=WAY_OUT) / name
 
     classes = [line for _, line in list_lines(lists("labels.txt"))]
     partitions = {
         subset: read_list(lists(f"{subset}_partition.txt"), num_classes=len(classes)) for subset in ("train", "test")
     }
     videos = raw / "videos"
-    tree = find_videos(videos) if videos.is_dir() else VideoTree([], [], [])
-    unlisted = dict.fromkeys(tree.videos)
-    source_of = {Path(video).stem: video for video in reversed(tree.videos)}
+    below = find_videos(videos) if videos.is_dir() else VideoTree([], [], [])
+    tree = below._replace(videos=[f"videos/{video}" for video in below.videos])
+    path_of = {Path(video).stem: video for video in reversed(tree.videos)}
     subset_of = {name: subset for subset, partition in partitions.items() for name in partition}  # test wins
-    records: list[VideoRecord] = []
-    missing: dict[str, str] = {}
-    for name, subset in subset_of.items():
-        if name not in source_of:
-            missing[name] = subset
-            continue
-        video, labels = source_of[name], partitions[subset][name]
-        del unlisted[video]
-        records.append(VideoRecord(raw, f"videos/{video}", classes[labels[0]], labels[0], name, (subset,), labels))
-    if not records:
-        raise DatasetError(f"{raw}: none of the {len(subset_of)} listed videos is in {videos}; {WANTED}")
-    return Listing(
-        "sports1m",
-        classes,
-        ["1"],
-        sorted(records, key=lambda record: record.source),
-        sorted(missing),
-        tree.warnings + unlisted_warning([f"videos/{video}" for video in unlisted]),
-        subset_of_missing=missing,
-        in_both=frozenset(partitions["train"].keys() & partitions["test"].keys()),
+    rows = (
+        Row(path_of.get(name, name), tuple(classes[label] for label in partitions[subset][name]), (subset,), group=name)
+        for name, subset in subset_of.items()
     )
+    listing = listing_of_rows(raw, tree, rows, name="sports1m", split_names=["1"], classes=classes, way_out=WAY_OUT)
+    return replace(listing, in_both=frozenset(partitions["train"].keys() & partitions["test"].keys()))
 
 
 def read_list(path: Path, *, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Labels by YouTube id, 0-based, of lines `URL l1,l2` or `ID l1,l2`; several lines of a video are joined."""
+    """YouTube id -> 0-based labels, of lines `URL l1,l2` or `ID l1,l2`; lines of the same video are merged."""
     partition: dict[str, tuple[int, ...]] = {}
-    for number, line in list_lines(path):
-        match = LINE.fullmatch(line)
-        if match is None:
-            raise DatasetError(
-                f"{path}:{number}: {line!r} is not `https://www.youtube.com/watch?v=ID l1,l2`; "
-                "unpack the official lists again"
-            )
+    for where, match in matched_lines(path, LINE, form="`https://www.youtube.com/watch?v=ID l1,l2`"):
         labels = [int(label) for label in match["labels"].split(",")]
         if max(labels) >= num_classes:
-            raise DatasetError(
-                f"{path}:{number}: label {max(labels)} does not exist; labels.txt has 0 to {num_classes - 1}"
-            )
+            raise DatasetError(f"{where}: label {max(labels)} does not exist; labels.txt has 0 to {num_classes - 1}")
         partition[match["id"]] = tuple(dict.fromkeys((*partition.get(match["id"], ()), *labels)))
     return partition

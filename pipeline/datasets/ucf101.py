@@ -11,17 +11,19 @@ from res3d_video.pipeline.datasets.listing import (
     folder_with,
     list_lines,
     listing_of,
+    matched_lines,
 )
 from res3d_video.pipeline.errors import did_you_mean
 
 LIST_FOLDERS = ("ucfTrainTestlist", "UCF-101/ucfTrainTestlist", ".")
 VIDEO_FOLDERS = ("UCF-101", "UCF101", "ucf101", "videos", ".")
-WANTED = (
+WAY_OUT = (
     "put UCF-101/<Class>/*.avi (UCF101.rar) and ucfTrainTestlist/*.txt "
     "(UCF101TrainTestSplits-RecognitionTask.zip) of https://www.crcv.ucf.edu/data/UCF101.php there, unpacked"
 )
 
 NAME = re.compile(r"(?P<class_name>[^/\\]+)/(?P<file>[^/\\]+_(?P<group>[gG]\d+)_[cC]\d+\.\w+)(\s+(?P<label>\S+))?")
+FORM = "`<Class>/v_<Class>_g01_c01.avi`, in a train list followed by the label from 1"
 
 
 def list_ucf101(raw: Path) -> Listing:
@@ -34,26 +36,26 @@ def list_ucf101(raw: Path) -> Listing:
             the lists themselves.
     """
     raw = Path(raw)
-    lists = folder_with(raw, LIST_FOLDERS, "classInd.txt", wanted=WANTED)
+    lists = folder_with(raw, LIST_FOLDERS, "classInd.txt", way_out=WAY_OUT)
     labels = read_classes(lists / "classInd.txt")
     subsets: dict[tuple[str, str], list[str]] = {}
     groups: dict[tuple[str, str], str] = {}
     for position, split in enumerate(SPLIT_NAMES):
         for subset in ("train", "test"):
             path = lists / f"{subset}list0{split}.txt"
-            for number, line in list_lines(path):
-                name = read_line(line, labels=labels, where=f"{path}:{number}")
+            for where, name in matched_lines(path, NAME, form=FORM):
+                check_class(name, labels=labels, where=where)
                 key = name["class_name"], name["file"]
                 groups[key] = name["group"].lower()
                 words = subsets.setdefault(key, [""] * len(SPLIT_NAMES))
                 if words[position]:
                     raise DatasetError(
-                        f"{path}:{number}: {line!r} is listed a second time in split {split}; "
+                        f"{where}: {name[0]!r} is listed a second time in split {split}; "
                         "unpack the official lists again"
                     )
                 words[position] = subset
 
-    return listing_of("ucf101", raw, subsets, groups=groups, folders=VIDEO_FOLDERS, labels=labels, wanted=WANTED)
+    return listing_of("ucf101", raw, subsets, groups=groups, folders=VIDEO_FOLDERS, labels=labels, way_out=WAY_OUT)
 
 
 def read_classes(path: Path) -> dict[str, int]:
@@ -67,14 +69,8 @@ def read_classes(path: Path) -> dict[str, int]:
     return labels
 
 
-def read_line(line: str, *, labels: Mapping[str, int], where: str) -> re.Match[str]:
-    """A line `<Class>/<file>`; in a train list it also states the label from 1, which must agree."""
-    match = NAME.fullmatch(line)
-    if match is None:
-        raise DatasetError(
-            f"{where}: {line!r} is not `<Class>/v_<Class>_g01_c01.avi`, in a train list followed "
-            "by the label from 1; unpack the official lists again"
-        )
+def check_class(match: re.Match[str], *, labels: Mapping[str, int], where: str) -> None:
+    """Refuse a line of another class; in a train list it also states the label from 1, which must agree."""
     class_name = match["class_name"]
     if class_name not in labels:
         raise DatasetError(
@@ -82,7 +78,6 @@ def read_line(line: str, *, labels: Mapping[str, int], where: str) -> re.Match[s
         )
     if match["label"] not in (None, str(labels[class_name] + 1)):
         raise DatasetError(
-            f"{where}: {line!r} states label {match['label']}, but classInd.txt says {labels[class_name] + 1}; "
+            f"{where}: {match[0]!r} states label {match['label']}, but classInd.txt says {labels[class_name] + 1}; "
             "correct either"
         )
-    return match

@@ -1,8 +1,8 @@
-"""Source facts found out in processes of their own: a video that crashes or stalls one of them costs only that.
+"""Probes videos in separate processes, so that a video that crashes or stalls FFmpeg costs only that process.
 
-FFmpeg's libraries run inside the process that calls PyAV. Here that is a worker, held to the limits, which is kept for
-the next video as long as it answers, and ended when it does not. A bug of ours ends a worker with a traceback, which is
-no video's fault: it is raised again in the process that asked.
+PyAV runs FFmpeg's libraries inside the calling process. Here that is a worker with limits, which is reused while it
+answers and killed when it does not. A traceback of a worker is a bug in this project, not a fault of the video: it is
+raised again in the process that asked.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.ingest.limits import MB, MESSAGE_BYTES, Guard, Limits, ended_by
 from res3d_video.pipeline.ingest.probe import Timeline, VideoFacts, probe, read_timeline
 
-# Has a worker find res3d_video where this process has it, whatever is installed.
+# Makes a worker import res3d_video from where this process has it, whatever is installed.
 THIS_CODE = (
     "code = sys.modules['res3d_video'] = type(sys)('res3d_video'); "
     f"code.__path__ = [{str(Path(__file__).resolve().parents[2])!r}]"
@@ -37,24 +37,24 @@ END_S = 0.2  # a worker's pipe closes just before it is gone
 
 
 class Inspector(contextlib.AbstractContextManager["Inspector"]):
-    """Answers questions about videos, from any number of threads at once, until the end of its `with` block."""
+    """Answers questions about videos, from any number of threads, until the end of its `with` block."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._idle: list[Worker] = []
 
     def probe(self, path: Path, guard: Guard) -> VideoFacts:
-        """`probe.probe`.
+        """`probe.probe` in a worker.
 
         Raises:
-            VideoFailure: What that raises; or the worker crashed or exceeded a limit.
-            RuntimeError: A bug ended the worker; with its traceback.
+            VideoFailure: As `probe.probe`; or the worker crashed or exceeded a limit.
+            RuntimeError: The worker failed by a bug; with its traceback.
         """
         facts = self._ask("probe", path, guard)
         return VideoFacts(**{**facts, "notes": tuple(facts["notes"])})
 
     def timeline(self, path: Path, guard: Guard) -> Timeline | None:
-        """`probe.read_timeline`; raises like `probe`."""
+        """`probe.read_timeline` in a worker; raises like `probe`."""
         found = self._ask("timeline", path, guard)
         if found is None:
             return None
@@ -76,8 +76,8 @@ class Inspector(contextlib.AbstractContextManager["Inspector"]):
             code = worker.end()
             if code == -signal.SIGXCPU:
                 raise guard.exceeded("max_cpu_s", path, "took too long to read") from None
-            if code > 0 and "Traceback (most recent call last)" in worker.said:
-                raise RuntimeError(f"{path}: the process that read it failed\n{worker.said}") from None
+            if code > 0 and "Traceback (most recent call last)" in worker.messages:
+                raise RuntimeError(f"{path}: the process that read it failed\n{worker.messages}") from None
             raise VideoFailure("probe", f"{path.name}: the process that read it {ended_by(code)}") from None
         except BaseException:
             worker.end()
@@ -96,10 +96,10 @@ class Worker:
     """A process that inspects one video after another; lines of JSON go to it and come back.
 
     Attributes:
-        said: What it wrote on standard error, once it has ended.
+        messages: Its standard error, after it has ended.
     """
 
-    said = ""
+    messages = ""
 
     def __init__(self) -> None:
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
@@ -114,11 +114,11 @@ class Worker:
         self._to, self._from = self._process.stdin, self._process.stdout
 
     def ask(self, what: str, path: Path, guard: Guard, *, timeout_s: float) -> dict[str, Any]:
-        """One question.
+        """The answer to one question.
 
         Raises:
-            TimeoutError: It did not answer in time.
-            EOFError: It ended, or its answer is no answer.
+            TimeoutError: No answer in time.
+            EOFError: The worker ended, or its answer is not valid.
         """
         home = None if guard.home is None else str(guard.home)
         question = {"what": what, "path": str(path), "home": home, "limits": asdict(guard.limits)}
@@ -143,7 +143,7 @@ class Worker:
             raise EOFError from None
 
     def end(self) -> int:
-        """Let it end, or kill it; its exit code."""
+        """Let the worker end, or kill it; returns its exit code."""
         with contextlib.suppress(BrokenPipeError):
             self._to.close()
         try:
@@ -152,17 +152,17 @@ class Worker:
             self._process.kill()
             code = self._process.wait()
         self._messages.seek(0)
-        self.said = self._messages.read(MESSAGE_BYTES).decode(errors="replace")
+        self.messages = self._messages.read(MESSAGE_BYTES).decode(errors="replace")
         self._from.close()
         self._messages.close()
         return code
 
 
 def serve() -> None:
-    """What a worker does: answer questions until nobody asks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the builder, which then asks no more
+    """The main loop of a worker: answer questions until its standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MESSAGE_BYTES, MESSAGE_BYTES))  # what libraries say goes to a file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MESSAGE_BYTES, MESSAGE_BYTES))  # libraries' messages go to a file
     memory_mb = 0
     for line in sys.stdin.buffer:
         question = json.loads(line)
@@ -179,7 +179,7 @@ def serve() -> None:
 
 
 def answer_to(what: str, path: Path, guard: Guard) -> bytes:
-    """What a worker answers: a line of {"found"}, or of the {"stage", "reason"} of a failure."""
+    """A worker's answer, one line of JSON: {"found"}, or {"stage", "reason"} of a failure."""
     answer: dict[str, Any]
     try:
         try:
@@ -189,11 +189,11 @@ def answer_to(what: str, path: Path, guard: Guard) -> bytes:
         answer = {"found": found and asdict(found)}
     except VideoFailure as failure:
         answer = {"stage": failure.stage, "reason": failure.reason}
-    # Of a timeline, arrays become lists and the time base a word.
+    # In a timeline, arrays become lists and the time base a string.
     return json.dumps(answer, default=lambda v: v.tolist() if isinstance(v, np.ndarray) else str(v)).encode() + b"\n"
 
 
 def limit_memory(memory_mb: int) -> None:
-    """Allow this process so much address space beyond what it has now."""
+    """Limit this process's address space to its current size plus `memory_mb`."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory_mb * MB, resource.RLIM_INFINITY))

@@ -1,42 +1,29 @@
-"""What one raw video may be and use; nobody knows what is in it, so every program that reads it is held to this."""
+"""Limits for one raw video, which is untrusted: every program that reads it is held to them."""
 
 import contextlib
 import os
 import resource
 import signal
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from res3d_video.pipeline.errors import UserError, VideoFailure
+from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.files import NotPlainError, open_plain
+from res3d_video.pipeline.settings import check_fields, described
 
-# Containers of the suffixes that adapters look for, by FFmpeg's names: each is one file that holds its streams itself.
-# Left out is what reads further files (hls, dash, concat, image2, sdp, …) or would need another name to be found.
+# FFmpeg's names of the containers whose suffixes the adapters look for; each is one self-contained file.
+# Formats that open further files (hls, dash, concat, image2, sdp, …) are left out.
 FORMATS = "mov,matroska,avi,asf,flv,gif,mpegts,mpeg,mpegvideo,m4v,ogg"
-PROTOCOL = "fd"  # an open file, and no other: no name that could mean something, and nothing else that can be opened
-MESSAGE_BYTES = 2**20  # of a program's words; what it says beyond is lost
+PROTOCOL = "fd"  # an open file descriptor: no file name that could be interpreted, and nothing else can be opened
+MESSAGE_BYTES = 2**20  # of a program's messages; the rest is lost
 MB = 10**6
-MOST = 10**9  # of any limit; FFmpeg and the system take no more of some
-
-
-def described(default: Any, help: str, *bounds: float) -> Any:
-    """A field of a dataclass: its meaning, which is also the help of its option, and its least and highest value."""
-    return field(default=default, metadata={"help": help, "bounds": bounds})
-
-
-def check_bounds(settings: Any) -> None:
-    """Raises UserError if a described field is out of its bounds."""
-    for one in fields(settings):
-        value, bounds = getattr(settings, one.name), one.metadata["bounds"]
-        if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
-            raise UserError(f"{one.name}: {value} is not possible; choose {bounds[0]} to {bounds[1]}")
+MOST = 10**9  # of any limit; FFmpeg and the system accept no more for some
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one raw video may be and use. A video that exceeds a limit is quarantined with the limit's name."""
+    """Limits for one raw video. A video that exceeds one is quarantined with the limit's name."""
 
     max_pixels: int = described(4096 * 4096, "Of a frame; a video with more is quarantined, as with the rest.", 1, MOST)
     max_frames: int = described(24 * 3600 * 60, "Of a video, that decode.", 1, MOST)
@@ -48,21 +35,21 @@ class Limits:
     follow_links: bool = described(False, "Read videos outside the raw folder, where a link leads there.")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 class Guard:
-    """Stands between one raw video and the machine: opens it, if it lies in `home`, and counts its time from now on."""
+    """Opens one raw video, which must lie in `home`, and measures its time from construction on."""
 
     def __init__(self, limits: Limits | None = None, *, home: Path | None = None) -> None:
         self.limits, self.home = limits or Limits(), home
         self._end = time.monotonic() + self.limits.max_wall_s
 
     def open(self, path: Path) -> int:
-        """A descriptor of the video, for its caller to close.
+        """An open descriptor of the video; the caller closes it.
 
         Raises:
-            VideoFailure: It is no plain file, empty, or cannot be opened.
+            VideoFailure: It is not a regular file, is empty, or cannot be opened.
         """
         try:
             descriptor = open_plain(path, home=self.home)
@@ -81,7 +68,7 @@ class Guard:
         """Wall time that is left.
 
         Raises:
-            VideoFailure: None.
+            VideoFailure: No time is left.
         """
         left = self._end - time.monotonic()
         if left <= 0:
@@ -89,12 +76,12 @@ class Guard:
         return left
 
     def exceeded(self, limit: str, path: Path, what: str) -> VideoFailure:
-        """What to raise for a video that goes beyond a limit."""
+        """The exception to raise for a video that exceeds a limit."""
         return VideoFailure("limit", f"{path.name}: {what}; {limit} is {getattr(self.limits, limit)}")
 
 
 def input_options(descriptor: int, limits: Limits) -> dict[str, str]:
-    """What FFmpeg is told of its input, whose name then is "fd:"."""
+    """FFmpeg's options for its input, whose name then is "fd:"."""
     return {
         "fd": str(descriptor),
         "protocol_whitelist": PROTOCOL,
@@ -105,7 +92,7 @@ def input_options(descriptor: int, limits: Limits) -> dict[str, str]:
 
 
 def confine(pid: int, limits: Limits) -> None:
-    """Hold a process that was just started, of this user, to the limits; and keep it from writing large files."""
+    """Set the limits on a process of this user that was just started; it may not write large files either."""
     with contextlib.suppress(ProcessLookupError):  # it has ended already
         memory = limits.max_memory_mb * MB
         resource.prlimit(pid, resource.RLIMIT_CPU, (limits.max_cpu_s, limits.max_cpu_s + 5))  # SIGXCPU, then SIGKILL
@@ -115,14 +102,14 @@ def confine(pid: int, limits: Limits) -> None:
 
 
 def cpu_s_of(pid: int) -> float:
-    """CPU time that a child of ours used; waits until it ends, and leaves it to be waited for."""
+    """CPU time of a child process, in seconds. Blocks until it ends, and does not reap it."""
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def ended_by(code: int) -> str:
-    """How a process ended, for a person."""
+    """How a process ended, in words."""
     if code >= 0:
         return f"ended with exit code {code}"
     with contextlib.suppress(ValueError):

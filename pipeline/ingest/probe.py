@@ -1,9 +1,9 @@
 """Source facts: what a video's header claims (PyAV), and when each frame is shown.
 
-PyAV runs FFmpeg's code in this process, which a video may crash or fill; `Inspector` does the same in others.
+PyAV runs FFmpeg's code in this process, which a video may crash or exhaust; `Inspector` runs it in workers.
 
-Seeking is trusted only where it must give the frames that decoding from the start gives: in containers with an index,
-with a time for every frame, and from keyframes that nothing after them reaches behind.
+Seeking is used only where it must give the same frames as decoding from the start: in containers with an index, with a
+time for every frame, and from keyframes before which no later frame refers.
 """
 
 import math
@@ -22,22 +22,22 @@ from res3d_video.pipeline.errors import VideoFailure, one_line
 from res3d_video.pipeline.ingest.limits import FORMATS, Guard, input_options
 
 HDR_TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
-# Titles that are not UTF-8 do not matter. PyAV 19 has no such option: it never fails for them.
+# Titles that are not UTF-8 must not fail. PyAV 19 has no such option, as it never fails for them.
 ANY_TITLE: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # they seek by an index, to keyframes
-IDR_TYPES = {"h264": {5}, "hevc": {19, 20}}  # NAL units of pictures behind which nothing is referred to
+IDR_TYPES = {"h264": {5}, "hevc": {19, 20}}  # NAL unit types of frames before which no later frame refers
 LENGTH_SIZE_PLACE = {"h264": 4, "hevc": 21}  # byte of avcC and hvcC whose lowest two bits are that size less 1
 KEYFRAME_CODECS = {"vp9", "av1", "mpeg4", "mjpeg", *IDR_TYPES}
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What the container and the first frame say.
+    """Facts from the container and the first frame.
 
     Attributes:
         display_width, display_height: Pixels as a player shows them: pixel aspect and rotation applied.
-        fps: Average frames per second; 0 when the container does not say.
-        num_frames_header: Frames the container claims; None when it claims none.
+        fps: Average frames per second; 0 if the container does not state it.
+        num_frames_header: Frames that the container claims; None if it claims none.
     """
 
     display_width: int
@@ -49,21 +49,21 @@ class VideoFacts:
 
 @contextmanager
 def open_video(path: Path, guard: Guard) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """A video's container, opened as a plain file and as nothing else, and its picture stream, within the limits.
+    """A video's container and video stream, opened as a regular file only and within the limits.
 
     Raises:
-        VideoFailure: It may not be opened, is of no kind that is read, has no picture stream, claims more than the
-            limits allow, or cannot be read on.
+        VideoFailure: It may not be opened, its format is not supported, it has no video stream, it claims more than the
+            limits allow, or reading fails.
     """
     descriptor = guard.open(path)
     try:
         try:
             container = av.open("fd:", options=input_options(descriptor, guard.limits), **ANY_TITLE)
-        except av.ArgumentError as error:  # FFmpeg's word for what its lists of formats and protocols forbid
+        except av.ArgumentError as error:  # for formats and protocols that are not on the lists
             reason = f"is none of the kinds that are read ({FORMATS}), or its header is damaged"
             raise VideoFailure("probe", f"{path.name}: {reason}") from error
         finally:
-            os.close(descriptor)  # FFmpeg has one of its own
+            os.close(descriptor)  # FFmpeg has duplicated it
         with container:
             films = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             if not films:
@@ -95,7 +95,7 @@ def probe(path: Path, guard: Guard | None = None) -> VideoFacts:
         if frame is None:
             raise VideoFailure("probe", f"{path.name}: no frame can be decoded")
         shown = [max(round(frame.width * (stream.sample_aspect_ratio or 1)), 1), frame.height]
-        if abs(frame.rotation) == 90:  # at other angles ffmpeg turns the picture within its shape
+        if abs(frame.rotation) == 90:  # at other angles ffmpeg keeps width and height
             shown.reverse()
         transfer = HDR_TRANSFERS.get(int(frame.color_trc))
         return VideoFacts(
@@ -109,7 +109,7 @@ def probe(path: Path, guard: Guard | None = None) -> VideoFacts:
 
 @dataclass(frozen=True)
 class Seek:
-    """Times, in units of `time_base`: of a keyframe to begin at, or before; of the first and the last frame to keep."""
+    """Times in units of `time_base`: of the keyframe to decode from, and of the first and last frame to keep."""
 
     keyframe: int
     first: int
@@ -132,7 +132,7 @@ class Timeline:
 
     Attributes:
         times: int64 [F], ascending, in units of `time_base`.
-        keyframes: int64 [K], ascending: frames from which decoding gives the same pictures as from the start.
+        keyframes: int64 [K], ascending: frames from which decoding gives the same frames as from the start.
     """
 
     times: np.ndarray
@@ -149,7 +149,7 @@ class Timeline:
         return (self.times - self.times[0]) * float(self.time_base)
 
     def piece(self, start: int, *, num_frames: int) -> Piece:
-        """Some frames and the nearest keyframe before them; none of the video's end, where there are fewer."""
+        """`num_frames` frames from `start`, or fewer at the video's end, and the nearest keyframe before them."""
         last = min(start + num_frames, self.num_frames) - 1
         keyframe = self.keyframes[np.searchsorted(self.keyframes, start, side="right") - 1]
         seek = Seek(int(self.times[keyframe]), int(self.times[start]), int(self.times[last]), self.time_base)
@@ -157,7 +157,7 @@ class Timeline:
 
 
 def read_timeline(path: Path, guard: Guard | None = None) -> Timeline | None:
-    """The times and keyframes of a video, without decoding a frame; None where they cannot be relied on.
+    """The times and keyframes of a video, without decoding; None if they are not reliable.
 
     Raises:
         VideoFailure: Not a video, or one that claims more than the limits allow.
@@ -173,7 +173,7 @@ def read_timeline(path: Path, guard: Guard | None = None) -> Timeline | None:
         for packet in container.demux(stream):
             if not packet.size:
                 continue  # the last one is empty
-            # One to discard is decoded, not shown: an edit list may cut into a group of pictures.
+            # A packet to discard is decoded but not shown: an edit list may cut into a group of pictures.
             if packet.pts is None or packet.is_corrupt or packet.is_discard:
                 return None
             if packet.is_keyframe and begins_anew(bytes(packet), codec, extradata):
@@ -186,10 +186,10 @@ def read_timeline(path: Path, guard: Guard | None = None) -> Timeline | None:
 
 
 def seek_options(piece: Piece | None) -> tuple[dict[str, object], str]:
-    """What ffmpeg is told of a piece before its input, and the frames that the filter `select` is to keep.
+    """ffmpeg's input options for a piece, and the expression of the filter `select` for the frames to keep.
 
-    A frame is kept by its time, and only if decoding began at the keyframe or before; so a seek that went too far gives
-    no frame rather than a wrong one.
+    Frames are selected by time, and only if decoding began at the keyframe or before it, so a seek that went too far
+    gives no frame instead of a wrong one.
 
     >>> seek_options(Piece(5, 10))
     ({}, 'between(n,5,14)')
@@ -208,9 +208,9 @@ def seek_options(piece: Piece | None) -> tuple[dict[str, object], str]:
 
 
 def timeline_of(times: list[int], keyframes: list[int], *, time_base: Fraction) -> Timeline | None:
-    """A timeline from packets in the order of decoding; None where a time is double or nothing can be decoded first.
+    """A timeline from packets in decoding order; None if a time is duplicated or the first packet is no keyframe.
 
-    A keyframe counts where all packets after it are shown after it and all before it before.
+    A keyframe counts if all packets after it are shown after it, and all before it before.
 
     Args:
         times: When each packet's frame is shown.
@@ -227,7 +227,7 @@ def timeline_of(times: list[int], keyframes: list[int], *, time_base: Fraction) 
 
 
 def begins_anew(packet: bytes, codec: str, extradata: bytes) -> bool:
-    """Whether a keyframe is one that no later picture reaches behind; H.264 and HEVC mark others as keyframes too."""
+    """Whether no frame after a keyframe refers to one before it; H.264 and HEVC mark other frames as keyframes too."""
     if codec not in IDR_TYPES:
         return True
     place = LENGTH_SIZE_PLACE[codec]

@@ -1,4 +1,4 @@
-"""ffmpeg graphs: a source video becomes planar frames of one stored size."""
+"""Decodes a source video with ffmpeg into planar frames of the stored size."""
 
 import contextlib
 import fcntl
@@ -33,13 +33,13 @@ from res3d_video.pipeline.ingest.limits import (
 )
 from res3d_video.pipeline.ingest.probe import Piece, seek_options
 
-# Antialiased bilinear, exact rounding: the same bytes on every CPU. The paper resized with OpenCV's bilinear, which
-# does not antialias; a network trained on these frames sees slightly cleaner ones.
+# Antialiased bilinear with exact rounding gives the same bytes on every CPU. The paper resized with OpenCV's bilinear,
+# which does not antialias, so these frames are slightly cleaner.
 SCALE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+bitexact"
-MAX_ASPECT = 8  # of a picture whose shape is kept; one of 8:1 and one of 1:8 give tiles 46 times as large as 4:3
-ASKED_TO_END = 255  # exit code of an ffmpeg that got a signal: its CPU time is over, or Ctrl-C reached it
+MAX_ASPECT = 8  # with kept aspect ratio; one video of 8:1 and one of 1:8 make tiles 46 times as large as 4:3
+ASKED_TO_END = 255  # ffmpeg's exit code after a signal: CPU time exceeded, or Ctrl-C
 DAMAGE = re.compile("damag|error|invalid|corrupt|missing|truncat|prematurely|conceal|could not|non-existing", re.I)
-PIPE_BYTES = 1 << 20  # of frames under way from ffmpeg; the kernel's 64 KiB are two frames
+PIPE_BYTES = 1 << 20  # buffer for ffmpeg's frames; the kernel's default of 64 KiB holds two
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ def stretched(size: int) -> Geometry:
 
 
 def fitted(display_width: int, display_height: int, size: int) -> tuple[int, int]:
-    """Width and height of a picture whose short side becomes `size`, aspect ratio kept.
+    """Width and height of a picture whose short side becomes `size`, with its aspect ratio kept.
 
     Raises:
-        VideoFailure: One side is more than 8 times the other; all tiles of a dataset would be as long.
+        VideoFailure: One side is more than 8 times the other, which would enlarge all tiles of the dataset.
 
     >>> fitted(320, 240, 128), fitted(240, 320, 128)
     ((171, 128), (128, 171))
@@ -82,7 +82,7 @@ def fitted(display_width: int, display_height: int, size: int) -> tuple[int, int
 
 
 def centred(content: tuple[int, int], canvas: tuple[int, int]) -> Geometry:
-    """Content (width, height) in the middle of a tile that holds a canvas (width, height)."""
+    """Content (width, height) centered in a tile that holds a canvas (width, height)."""
     tile_width, tile_height = _aligned(canvas[0]), _aligned(canvas[1])
     left, top = (tile_width - content[0]) // 4 * 2, (tile_height - content[1]) // 4 * 2
     return Geometry(*content, tile_width, tile_height, left, top)
@@ -94,7 +94,7 @@ def _aligned(pixels: int) -> int:
 
 @cache
 def ffmpeg_exe() -> str:
-    """The system's ffmpeg, if it can read an open file (6.0 and later), or else that of the package imageio-ffmpeg."""
+    """The system's ffmpeg if it can read a file descriptor (6.0 and later), else that of imageio-ffmpeg."""
     found = shutil.which("ffmpeg")
     if found:
         known = subprocess.run([found, "-hide_banner", "-protocols"], capture_output=True, text=True, check=False)
@@ -105,26 +105,26 @@ def ffmpeg_exe() -> str:
 
 def ffmpeg_version() -> str:
     """First line of `ffmpeg -version`, without the copyright."""
-    said = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True).stdout
-    return said.partition("\n")[0].partition(" Copyright")[0]
+    text = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True).stdout
+    return text.partition("\n")[0].partition(" Copyright")[0]
 
 
 @dataclass
 class FrameReader:
-    """Decode a video and scale it, in blocks of frames; ffmpeg does both, in a process of its own.
+    """Decodes and scales a video in blocks of frames, with an ffmpeg process.
 
-    Frames come as the decoder gives them: none is dropped or doubled to keep a rate, unless `fps` asks for one.
-    Rotation is applied, alpha is dropped, every depth becomes 8 bits, every color matrix BT.601: of full
-    range as in JPEG, or of limited range as in video.
+    Frames are those of the decoder: none is dropped or duplicated to keep a rate, unless `fps` is given. Rotation is
+    applied, alpha is dropped, every depth becomes 8 bits, every color matrix BT.601 with full range (JPEG) or limited
+    range (video).
 
     Attributes:
-        block_frames: Frames in each block, but for the last.
-        frame_step: Every so manieth frame is given.
-        piece: Read these frames alone; fewer come where they do not decode, or not in this way.
-        num_wanted: End after so many; at a rate of `fps` a piece's last frame would be repeated to the video's end.
-        guard: Opens the video, and holds ffmpeg to its limits.
-        num_frames: Frames read so far; the decoded count once iteration is over.
-        warnings: Lines of ffmpeg's about damage it got over.
+        block_frames: Frames in each block; the last may have fewer.
+        frame_step: Keep every frame_step-th frame.
+        piece: Read only these frames; fewer if they do not decode, or cannot be reached by seeking.
+        num_wanted: End after so many; with `fps`, a piece's last frame would be repeated to the video's end.
+        guard: Opens the video and limits ffmpeg.
+        num_frames: Frames read so far; at the end of iteration the decoded count.
+        warnings: Lines of ffmpeg's log about damage that it concealed.
     """
 
     path: Path
@@ -144,7 +144,7 @@ class FrameReader:
         """The ffmpeg command line that reads an open file."""
         seek, only = seek_options(self.piece)
         source = ffmpeg.input("fd:", **input_options(descriptor, self.guard.limits), **seek)
-        film = source["V:0"]  # capital V: not a cover picture
+        film = source["V:0"]  # capital V excludes cover pictures
         if self.piece:
             film = film.filter("select", only)
         if self.fps:
@@ -189,7 +189,7 @@ class FrameReader:
             assert process.stdout
             try:
                 confine(process.pid, limits)
-                with contextlib.suppress(OSError):  # the kernel may allow a user only so much; it is for speed alone
+                with contextlib.suppress(OSError):  # the kernel limits a user's pipes; this is only for speed
                     fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
                 while raw := process.stdout.read(source_frames * frame_bytes):
                     num_whole = len(raw) // frame_bytes  # a killed ffmpeg may leave part of a frame
@@ -208,16 +208,16 @@ class FrameReader:
                 process.wait()
                 process.stdout.close()
             messages.seek(0)
-            said = messages.read(MESSAGE_BYTES).decode(errors="replace")
-        lines = [line for line in said.splitlines() if line.strip()]
+            log = messages.read(MESSAGE_BYTES).decode(errors="replace")
+        lines = [line for line in log.splitlines() if line.strip()]
         if timed_out.is_set():
             raise self.guard.exceeded("max_wall_s", self.path, "took too long")
         if cpu_s >= limits.max_cpu_s:
             raise self.guard.exceeded("max_cpu_s", self.path, "took too long to decode")
-        if "Cannot allocate memory" in said:
+        if "Cannot allocate memory" in log:
             raise self.guard.exceeded("max_memory_mb", self.path, "needs more memory to decode")
         ended = f"ffmpeg {ended_by(code)} after frame {self.num_frames}"
-        if code < 0 or code == ASKED_TO_END:  # it crashed, or was not allowed to finish
+        if code < 0 or code == ASKED_TO_END:  # it crashed or was ended
             raise VideoFailure("decode", f"{self.path.name}: {ended}")
         if not self.num_frames:
             raise VideoFailure("decode", f"{self.path.name}: {without_address(lines[-1]) if lines else ended}")
@@ -234,20 +234,19 @@ class FrameReader:
                 stdout=subprocess.PIPE,
                 stderr=messages,
                 pass_fds=(descriptor,),
-                restore_signals=False,  # SIGXFSZ stays ignored: ffmpeg does not die of too many words
+                restore_signals=False,  # SIGXFSZ stays ignored: a long log does not kill ffmpeg
             )
         finally:
             os.close(descriptor)
 
 
 def damage(lines: list[str]) -> list[str]:
-    """The first lines of ffmpeg's log that speak of damage, each once and without its memory addresses."""
-    told = dict.fromkeys(without_address(line) for line in lines if DAMAGE.search(line))
-    return list(told)[:5]
+    """The first five different lines of ffmpeg's log about damage, without memory addresses."""
+    return list(dict.fromkeys(without_address(line) for line in lines if DAMAGE.search(line)))[:5]
 
 
 def without_address(line: str) -> str:
-    """A line that is the same in every run.
+    """A line of ffmpeg's log without memory addresses, so that it is the same in every run.
 
     >>> without_address("[mov,mp4 @ 0x55] moov atom not found"), without_address("No such filter: 'a'")
     ('mov,mp4: moov atom not found', "No such filter: 'a'")

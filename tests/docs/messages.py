@@ -68,9 +68,5 @@ def documented() -> list[str]:
 
 
 def pattern_of(message: str) -> re.Pattern[str]:
-    """A documented message as a pattern of the code's texts; … may stand for anything, also for words.
-
-    >>> bool(pattern_of("…: no such folder; …").fullmatch("\\0: no such folder; put \\0 there"))
-    True
-    """
+    """A documented message as a pattern of the code's texts; … may stand for anything, also for words."""
     return re.compile(".*".join(map(re.escape, message.split("…"))), re.DOTALL)

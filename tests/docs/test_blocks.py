@@ -11,7 +11,7 @@ from tests.docs.blocks import CHECKOUT, IN_TEXT, PAGES, Block, all_blocks, comma
 from tests.docs.world import World
 
 OPTIONAL = ("torchcodec", "lightning", "accelerate")  # not in extra dev: their blocks run where they are installed
-MAKE = ["make demo", "make test"]  # tests/docs/test_readme.py runs them
+MAKE = ["make demo", "make test"]  # tests/docs/test_readme.py runs the first, the second runs this
 
 
 def optional_of(block: Block) -> str | None:

@@ -82,15 +82,27 @@ def test_every_draw_stays_in_its_range_and_reaches_all_of_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"random_resized_crop": (0.5, 0.2)}, "random_resized_crop: 0.5 to 0.2"),
-        ({"random_resized_crop": (0.5, 1.1)}, "random_resized_crop: 0.5 to 1.1"),
-        ({"crop_ratio": (0.0, 0.0)}, "crop_ratio: 0 to 0"),
-        ({"scale_jitter": (0, 128)}, "scale_jitter: 0 to 128"),
+        (
+            {"random_resized_crop": (0.5, 0.2)},
+            "random_resized_crop must be two rising numbers from 0 to 1, got 0.5 0.2",
+        ),
+        (
+            {"random_resized_crop": (0.5, 1.1)},
+            "random_resized_crop must be two rising numbers from 0 to 1, got 0.5 1.1",
+        ),
+        ({"crop_ratio": (0.0, 0.0)}, "crop_ratio must be two rising numbers from 0 to 100, got 0 0"),
+        ({"scale_jitter": (0, 128)}, "scale_jitter must be two rising numbers from 0 to 4096, got 0 128"),
         ({"scale_jitter": (128, 160), "random_resized_crop": (0.5, 1)}, "both choose the crop"),
-        ({"color_jitter": (0.4, 0.4, 0.4, 0.6)}, "color_jitter: 0.4 0.4 0.4 0.6"),
-        ({"color_jitter": (float("nan"), 0, 0, 0)}, "color_jitter: nan 0 0 0"),
-        ({"grayscale": 1.5}, "grayscale: 1.5"),
-        ({"erasing": -0.1}, "erasing: -0.1"),
+        (
+            {"color_jitter": (0.4, 0.4, 0.4, 0.6)},
+            "color_jitter must be three numbers from 0 to 1 and one from 0 to 0.5, got 0.4 0.4 0.4 0.6",
+        ),
+        (
+            {"color_jitter": (float("nan"), 0, 0, 0)},
+            "color_jitter must be three numbers from 0 to 1 and one from 0 to 0.5, got nan 0 0 0",
+        ),
+        ({"grayscale": 1.5}, "grayscale must be 0 to 1, got 1.5"),
+        ({"erasing": -0.1}, "erasing must be 0 to 1, got -0.1"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(settings: dict, said: str) -> None:
@@ -104,7 +116,7 @@ def plan_of(index: ShardIndex, augmentation: Augmentation, spec: ClipSpec | None
 
 
 def test_a_jitter_below_the_crop_is_refused(numbered: ShardIndex) -> None:
-    with pytest.raises(UserError, match="scale_jitter: 100 is not possible; choose at least the crop_size, 112"):
+    with pytest.raises(UserError, match="scale_jitter must be >= crop_size, which is 112, got 100"):
         plan_of(numbered, Augmentation(scale_jitter=(100, 128)))
 
 

@@ -1,6 +1,7 @@
 """Shards: the same bytes from the same videos, whatever happened on the way."""
 
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 from fractions import Fraction
@@ -10,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.convert.plan import BuildSettings, shuffled
 from res3d_video.pipeline.convert.run import build_shards
@@ -20,10 +22,13 @@ from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
 from res3d_video.pipeline.ingest.limits import Guard
 from res3d_video.pipeline.ingest.probe import probe
 from res3d_video.pipeline.ingest.transcode import stretched
+from res3d_video.pipeline.loader import ClipLoader
+from res3d_video.pipeline.plan import TrainPlan
 from res3d_video.pipeline.verify import verify
-from res3d_video.tools.numbered import write_numbered_video, write_video
+from res3d_video.tools.numbered import read_numbers, write_numbered_video, write_video
 from tests.clips import stored_numbers
 from tests.conftest import NUMBERED_LENGTHS, build_numbered, numbered_listing
+from tests.oracle import oracle_clips
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -127,20 +132,41 @@ def test_what_cannot_be_read_is_a_line_of_quarantine_and_the_rest_is_stored(tmp_
 
 
 @pytest.mark.parametrize("codec", ["filmstrip", "h264"])
-@pytest.mark.parametrize("changes", [{"drop_odd": True}, {"size": 64}, {"size": 256}], ids=str)
-def test_other_sizes_and_every_second_frame_are_stored_and_last_as_long(
-    numbered_raw: Path, tmp_path: Path, changes: dict, codec: str
+@pytest.mark.parametrize(
+    ("changes", "spec"),
+    [
+        ({"size": 64}, ClipSpec(crop_size=56)),
+        ({"size": 256}, ClipSpec(crop_size=224)),
+        ({"keep_aspect": True}, ClipSpec(4, 2)),
+        ({"drop_odd": True}, ClipSpec(8, 4)),
+    ],
+    ids=str,
+)
+def test_shards_made_otherwise_store_their_frames_last_as_long_and_give_their_clips(
+    numbered_raw: Path, tmp_path: Path, changes: dict, spec: ClipSpec, codec: str
 ) -> None:
-    index = build_numbered(numbered_raw, tmp_path, codec=codec, **changes)
+    long = shutil.ignore_patterns("g09*", "g10*")
+    raw = shutil.copytree(numbered_raw, tmp_path / "raw", ignore=long)
+    index = build_numbered(raw, tmp_path / "out", codec=codec, **changes)
     assert index.frame_step == (2 if "drop_odd" in changes else 1)
     assert (index.content[:, 3] == changes.get("size", 128)).all()
-    with tarfile.open(tmp_path / index.tars[0]) as tar:
+    with tarfile.open(index.data_dir / index.tars[0]) as tar:
         for sample in range(index.num_samples):
             num_source = int(index.source(sample).rsplit("_", 1)[1].split(".")[0])
             assert stored_numbers(index, sample) == list(range(0, num_source, index.frame_step))
             if codec == "h264":
                 with av.open(tar.extractfile(f"{index.key(sample)}.mp4")) as video:
                     assert video.streams.video[0].average_rate == Fraction(25, index.frame_step)
+    plan = TrainPlan(index, index.samples_of("1", "train"), spec, global_batch_size=10, seed=0)
+    with ClipLoader(index, plan) as loader:
+        batch = next(iter(loader))
+    planned = plan.batch(0)
+    assert np.array_equal(batch.clips.numpy(), oracle_clips(index, planned, spec))
+    if "drop_odd" in changes:  # source frames, of which the even ones are stored
+        for n, clip in enumerate(batch.clips.numpy()):
+            last = int(index.num_frames[planned.sample[n]] - 1) * 2
+            numbers = read_numbers(clip, left=int(planned.left[n]), flip=bool(planned.flip[n]))
+            assert numbers == [min(int(batch.starts[n]) + 4 * i, last) for i in range(8)]
 
 
 @pytest.mark.parametrize("codec", ["filmstrip", "h264"])
@@ -172,12 +198,16 @@ def test_the_order_of_videos_depends_on_names_and_seed_alone(numbered_raw: Path)
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"size": 4}, "size: 4"), ({"quality": 0}, "quality: 0"), ({"fps": -1.0}, "fps: -1.0"),
-        ({"segment_s": 0.0}, "segment_s: 0.0 is not"), ({"codec": "h264", "size": 16}, "size: frames of 32×16"),
+        ({"size": 4}, "size must be 16 to 1,024, got 4"), ({"quality": 0}, "quality must be 1 to 100, got 0"),
+        ({"fps": -1.0}, "fps must be 0.001 to 1,000, got -1.0"),
+        ({"segment_s": 0.0}, "segment_s must be 0.001 to 3,600, got 0.0"),
+        ({"codec": "h264", "size": 16}, "size: frames of 32×16"),
         ({"segment_s": 2.0, "fps": 10.0}, "fps: 10.0 does not go with segments"),
-        ({"test_segments": 101}, "test_segments: 101 is not possible; choose 1 to 100"),
-        ({"codec": "av1"}, "codec: 'av1' is unknown; choose filmstrip or h264"),
-        ({"codec": "h264", "gop_size": 1}, "gop_size: 1"), ({"codec": "h264", "crf": 0}, "crf: 0"),
+        ({"test_segments": 101}, "test_segments must be 1 to 100, got 101"),
+        ({"codec": "av1"}, "codec must be one of filmstrip, h264, got 'av1'"),
+        ({"codec": "h264", "gop_size": 1}, "gop_size must be 2 to 250, got 1"),
+        ({"codec": "h264", "crf": 0}, "crf must be 1 to 51, got 0"),
+        ({"codec": "h264", "crf": 52}, "crf must be 1 to 51, got 52"),
         ({"codec": "h264", "size": 32, "keep_aspect": True}, "size: frames of 32×32"),
     ],
 )  # fmt: skip
@@ -192,17 +222,25 @@ def facts(shared_data: Path) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("codec", ["filmstrip", pytest.param("h264", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("codec", "limit"),
+    [
+        ("filmstrip", 50),
+        pytest.param("filmstrip", None, marks=pytest.mark.long),
+        pytest.param("h264", None, marks=pytest.mark.long),
+    ],
+)
 def test_ucf101_every_frame_count_is_the_decoded_one(
-    shared_data: Path, facts: dict, tmp_path: Path, codec: str
+    shared_data: Path, facts: dict, tmp_path: Path, codec: str, limit: int | None
 ) -> None:
     listing = list_ucf101(shared_data / "ucf101")
-    result = build_shards(listing, tmp_path, BuildSettings(codec=codec), workers=2)
+    result = build_shards(listing, tmp_path, BuildSettings(codec=codec), workers=2, limit=limit)
     index, faults = verify(tmp_path, decode=codec == "h264")
     assert faults == []
-    assert (result.num_samples, result.num_quarantined, result.num_missing) == (243, 0, 13320 - 243)
-    assert [(c["train"], c["test"]) for c in index.info["splits"].values()] == [(176, 67), (173, 70), (175, 68)]
-    for sample in range(243):
+    assert (result.num_samples, result.num_quarantined, result.num_missing) == (limit or 243, 0, 13320 - 243)
+    if limit is None:
+        assert [(c["train"], c["test"]) for c in index.info["splits"].values()] == [(176, 67), (173, 70), (175, 68)]
+    for sample in range(index.num_samples):
         assert index.num_frames[sample] == facts[f"ucf101/{index.source(sample)}"]["decoded_frames"]
 
 

@@ -193,3 +193,4 @@ def test_uniform_segments_reach_from_the_first_frame_to_the_last() -> None:
         assert len(starts) == min(10, video_frames - 49)
         assert np.diff(starts).max(initial=0) - np.diff(starts).min(initial=10**9) <= 1
     assert uniform_segments(count=10, length=50, video_frames=950).tolist() == list(range(0, 1000, 100))
+    assert uniform_segments(count=3, length=9000, video_frames=27_000).tolist() == [0, 9000, 18_000]  # of minutes

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -256,16 +257,29 @@ def cluster(s3: S3Server) -> Iterator[Any]:
     pytest.importorskip("ray", reason='ray is not installed: pip install -c constraints.txt -e ".[ray]"')
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    before = psutil.Process().children(recursive=True)
+    # Without what serves people, nor workers that no task asks for; a lost machine is noticed soon.
+    machine = {"num_cpus": 1, "include_log_monitor": False}
+    soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 2, "prestart_worker_first_driver": False}
+    head = machine | {"include_dashboard": False, "no_monitor": True, "_system_config": soon}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        cluster.add_node(num_cpus=1)
+        cluster.add_node(**machine)
         cluster.wait_for_nodes()
         yield cluster
     finally:
-        processes = psutil.Process().children(recursive=True)
+        processes = {*psutil.Process().children(recursive=True)} - {*before}
         cluster.shutdown()
-        left = psutil.wait_procs(processes, timeout=30)[1]
+        left = psutil.wait_procs(list(processes), timeout=30)[1]
     assert not left
+
+
+@pytest.fixture(scope="module")
+def joined(cluster: Any) -> Iterator[Any]:
+    """The cluster, with one connection for several calls of `make_on_ray`; each would otherwise start new workers."""
+    with run.connected(cluster.address) as ray, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "connected", lambda address: nullcontext(ray))
+        yield cluster
 
 
 @pytest.mark.slow
@@ -273,23 +287,18 @@ def cluster(s3: S3Server) -> Iterator[Any]:
 def test_workers_upload_their_shards_themselves(
     cluster: Any, listing: Listing, local: Path, s3: S3Server, tmp_path: Path
 ) -> None:
-    url = "s3://shards/built/ray"
-    store, make = RemoteStore(url), partial(make_on_ray, address=cluster.address)
+    store, make = RemoteStore("s3://shards/built/ray"), partial(make_on_ray, address=cluster.address)
     build_shards(listing, tmp_path / "scratch", SETTINGS, workers=1, make=make, store=store)
-    assert stored(url) == contents(local)
+    assert stored(store.url) == contents(local)
     assert not list((tmp_path / "scratch").glob("*.tar"))
-    s3.forget_requests()
-    with pytest.raises(RemoteError, match="^s3://nobucket/few-000000.tar: there is no such bucket"):
-        make(tasks_of(listing)[:1], RemoteStore("s3://nobucket"), Mock())
-    assert len(s3.requests("PUT", ".tar")) == 1, "nothing is tried again"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(100)
 def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
-    cluster: Any, listing: Listing, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    joined: Any, listing: Listing, local: Path, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = partial(make_on_ray, address=cluster.address)
+    make = partial(make_on_ray, address=joined.address)
     build_shards(listing, tmp_path / "out", SETTINGS, workers=1, make=make)
     assert contents(tmp_path / "out") == contents(local)
 
@@ -314,17 +323,21 @@ def test_workers_of_one_cluster_share_the_work_and_report_what_fails(
     monkeypatch.undo()
     with pytest.raises(OtherInputsError, match="few-000000: .* sees other videos"):
         make([replace(tasks[0], inputs="of another machine"), *tasks[1:]], tmp_path / "out", Mock())
+    s3.forget_requests()
+    with pytest.raises(RemoteError, match="^s3://nobucket/few-000000.tar: there is no such bucket"):
+        make(tasks[:1], RemoteStore("s3://nobucket"), Mock())
+    assert len(s3.requests("PUT", ".tar")) == 1, "nothing is tried again"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(100)
 @pytest.mark.parametrize("url", [None, "s3://shards/built/lost"])
 def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
-    cluster: Any, listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str | None
+    joined: Any, listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str | None
 ) -> None:
     settings = replace(SETTINGS, samples_per_shard=1)
     build_shards(listing, tmp_path / "local", settings, workers=2)
-    (node,) = cluster.worker_nodes or {cluster.add_node(num_cpus=1)}
+    (node,) = joined.worker_nodes or {joined.add_node(num_cpus=1)}
     doomed, in_work = node.node_id, tmp_path / "in work"
     told, reasons = [], []
     real, real_make = run.failure, run.make_shard
@@ -345,12 +358,12 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
     def report(*done: int, failed: int) -> None:
         if not told:  # one shard is finished here
             until(in_work.exists, seconds=60)
-            cluster.remove_node(node, allow_graceful=False)
+            joined.remove_node(node, allow_graceful=False)
         told.append((*done, failed))
 
     monkeypatch.setattr(run, "failure", failure)
     monkeypatch.setattr(run, "make_shard", make_shard)
-    make = partial(make_on_ray, address=cluster.address)
+    make = partial(make_on_ray, address=joined.address)
     store = RemoteStore(url) if url else None
     result = build_shards(listing, tmp_path / "out", settings, workers=1, report=report, make=make, store=store)
     assert any("its worker died" in reason for reason in reasons)

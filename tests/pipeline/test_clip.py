@@ -45,10 +45,10 @@ def test_a_start_outside_the_segment_is_an_error_that_names_it(start: int) -> No
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"num_frames": 0}, "num_frames: 0"),
-        ({"frame_stride": 33}, "choose 1 to 32"),
-        ({"crop_size": 0}, "crop_size: 0"),
-        ({"crop_size": 112, "resize": 64}, "resize: 64 is not possible; choose crop_size 112 to"),
+        ({"num_frames": 0}, "num_frames must be 1 to 1,024, got 0"),
+        ({"frame_stride": 33}, "frame_stride must be 1 to 32, got 33"),
+        ({"crop_size": 0}, "crop_size must be 1 to 1,024, got 0"),
+        ({"crop_size": 112, "resize": 64}, "resize must be >= crop_size, which is 112, got 64"),
     ],
 )
 def test_impossible_clips_are_refused(wrong: dict, said: str) -> None:

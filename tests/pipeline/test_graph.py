@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from nvidia.dali import Pipeline, fn
 
+from res3d_video.pipeline.augment import NONE
 from res3d_video.pipeline.clip import ClipSpec, frame_indices
 from res3d_video.pipeline.codecs.h264 import H264Codec
 from res3d_video.pipeline.codecs.mp4 import join
@@ -43,7 +44,8 @@ def test_clips_joined_in_streams_come_out_whole_cropped_and_flipped(num_threads:
     index = SimpleNamespace(stored_as=codec, codec="h264", size=128, content=content)
     given = {"mean": (128.0,) * 3, "std": (1.0,) * 3, "whole_pictures": True}
     # With the inputs that a GPU gets; the pipeline below runs on the CPU.
-    engine = DaliEngine(index, clip, batch_size=5, gpu=0, settings=LoaderSettings(num_threads=num_threads), **given)
+    plan = SimpleNamespace(index=index, spec=clip, augmentation=NONE, num_crops=1)
+    engine = DaliEngine(plan, batch_size=5, gpu=0, settings=LoaderSettings(num_threads=num_threads), **given)
     located = codec.locate(frames, blank=np.zeros(5, bool))
     streams = join(located, clips_per_stream=engine.clips_per_stream)
     packets = np.split(located.rows, np.cumsum(located.count)[:-1])

@@ -158,9 +158,9 @@ def test_an_evaluation_scores_every_view_of_every_sample_once(num_views: int, gl
     [
         (lambda: rank_rows(20, rank=0, world_size=3), "20 cannot be shared by 3 ranks"),
         (lambda: rank_rows(24, rank=3, world_size=3), "rank: 3 does not exist"),
-        (lambda: train_plan(global_batch_size=0), "global_batch_size: 0 is not possible"),
-        (lambda: train_plan(start_multiple=0), "start_multiple: 0 is not possible"),
-        (lambda: train_plan(canonical_groups=-1), "canonical_groups: -1 is not possible"),
+        (lambda: train_plan(global_batch_size=0), "global_batch_size must be >= 1, got 0"),
+        (lambda: train_plan(start_multiple=0), "start_multiple must be >= 1, got 0"),
+        (lambda: train_plan(canonical_groups=-1), "canonical_groups must be >= 0, which is none, got -1"),
         (lambda: train_plan_of(ClipSpec(8, 3), frame_step=2), "frame_stride: 3 needs frames that these shards dropped"),
         (lambda: train_plan_of(ClipSpec(crop_size=224)), "crop_size: 224 does not fit a picture of 128 pixels"),
     ],

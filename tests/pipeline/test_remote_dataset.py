@@ -6,10 +6,13 @@ import stat
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.index import ShardError, ShardIndex, open_index
 from res3d_video.pipeline.loader import ClipLoader, LoaderError
+from res3d_video.pipeline.plan import EvalPlan
 from res3d_video.pipeline.reader import StepReader
 from res3d_video.pipeline.remote import RemoteSettings, open_remote
 from res3d_video.pipeline.remote_store import RemoteError, RemoteStore
@@ -123,6 +126,26 @@ def test_a_wrong_tar_is_fetched_twice_a_missing_one_not_and_their_samples_are_re
     assert f"{url}/{numbered.tars[0]}: is not there" in gone
     assert f"{url}/{numbered.tars[1]}: its sha256 is not the listed one" in wrong
     assert not list(index.data_dir.glob(numbered.tars[1]))
+
+
+def test_parts_that_arrive_damaged_are_asked_for_once_more(
+    url: str, numbered: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_range, num_bad = RemoteStore.read_range, 1
+
+    def damaged(self: RemoteStore, *args: object, **stop: threading.Event) -> bytes:
+        nonlocal num_bad
+        content, num_bad = read_range(self, *args, **stop), num_bad - 1
+        return content if num_bad < 0 else bytes(len(content))
+
+    monkeypatch.setattr(RemoteStore, "read_range", damaged)
+    index = open_remote(url, settings(tmp_path))
+    plan = EvalPlan(index, np.arange(4), ClipSpec(4, 2), global_batch_size=4)
+    for bad, weights in ((1, [1] * 4), (10**9, [0] * 4)):
+        num_bad = bad
+        with ClipLoader(index, plan) as loader:
+            (batch,) = loader
+        assert batch.weights.tolist() == weights
 
 
 def test_a_server_that_comes_back_is_waited_for_but_not_for_ever(

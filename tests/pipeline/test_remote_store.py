@@ -1,21 +1,33 @@
 """What is fetched arrives whole, whatever the network does meanwhile; a server that refuses is not asked for ever."""
 
+import contextlib
 import functools
 import hashlib
 import http.server
 import io
+import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import s3fs
+from botocore.exceptions import ParamValidationError
 
 import res3d_video.pipeline.remote_store
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.remote import RemoteSettings, folder_name, open_remote, parse_size
+from res3d_video.pipeline.remote import (
+    MAX_INDEX_BYTES,
+    RemoteSettings,
+    folder_name,
+    index_files,
+    open_remote,
+    parse_size,
+)
 from res3d_video.pipeline.remote_store import ContentError, Interrupted, RemoteError, RemoteStore, public_url, reason
 from res3d_video.train.data_options import Data
 from tests.s3_server import S3Server
@@ -72,12 +84,67 @@ def test_a_file_that_is_too_long_or_another_is_refused() -> None:
         BadLine().download("x", io.BytesIO(), at_most=len(CONTENT) + 1, sha256="0" * 64)
 
 
+def test_a_full_disk_here_is_no_fault_of_the_server() -> None:
+    store = BadLine()
+    with (
+        open("/dev/full", "wb", buffering=0) as full,
+        pytest.raises(OSError, match="No space left on device") as caught,
+    ):
+        store.download("x", full, at_most=len(CONTENT))
+    assert not isinstance(caught.value, RemoteError)
+    assert (store.num_asked, store.said) == (1, [])
+
+
+@pytest.fixture
+def is_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Takes what listens on a port of this machine for S3."""
+
+    def is_s3(port: int) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        s3fs.S3FileSystem.clear_instance_cache()  # clients keep the address that they began with
+
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "test")
+    yield is_s3
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("talks", [False, True], ids=["takes nothing", "answers nothing"])
+def test_an_upload_that_nobody_takes_or_answers_ends(
+    talks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_s3: Callable[[int], None]
+) -> None:
+    monkeypatch.setattr(res3d_video.pipeline.remote_store, "STALL_S", 0.5)
+    (tmp_path / "large").write_bytes(bytes(2**25))
+    connections = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the test is over
+            while True:
+                connections.append(listener.accept()[0])
+                while talks and connections[-1].recv(2**20):
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        is_s3(listener.getsockname()[1])
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(RemoteError, match=r"s3://silent/large: no answer for 0 s \(ReadTimeoutError"):
+            RemoteStore("s3://silent", timeout_s=0.0).upload(tmp_path / "large", "large")
+    for connection in connections:
+        connection.close()
+
+
 @pytest.mark.parametrize(
     ("error", "raised", "words"),
     [
         (FileNotFoundError("x"), FileNotFoundError, "^memory://b/a$"),
         (PermissionError("Forbidden"), RemoteError, r"a: refused \(PermissionError: Forbidden\); look at the cred"),
         (KeyError("a mistake of ours"), KeyError, "a mistake"),
+        (
+            ParamValidationError(report="Invalid bucket name"),
+            RemoteError,
+            r"a: leads to no file \(ParamVal.* at the URL",
+        ),
+        (ValueError("Invalid endpoint: minio:9000"), RemoteError, "a: AWS_ENDPOINT_URL is no URL; set it to one like"),
         (ConnectionRefusedError("nobody"), RemoteError, r"a: no answer for 0 s \(ConnectionRefusedError: nobody\)"),
     ],
 )
@@ -98,10 +165,47 @@ def test_who_is_told_to_stop_neither_waits_nor_finishes_a_download() -> None:
         BadLine().download("x", io.BytesIO(), stop=stop, at_most=len(CONTENT))
 
 
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_nobody_waits_for_a_connection(scheme: str, is_s3: Callable[[int], None]) -> None:
+    together = threading.Barrier(120)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            together.wait(timeout=20)
+            self.send_response(200)
+            self.send_header("Content-Length", "1")
+            self.end_headers()
+            self.wfile.write(b"x")
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = together.parties
+
+    with Server(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(together.parties) as threads:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        is_s3(server.server_port)
+        url = {"http": f"http://127.0.0.1:{server.server_port}", "s3": "s3://bucket"}[scheme]
+        names = map(str, range(together.parties))
+        assert (
+            list(threads.map(RemoteStore(url, timeout_s=60, say=pytest.fail).read, names)) == [b"x"] * together.parties
+        )
+        server.shutdown()
+
+
 def test_a_package_that_is_missing_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(RemoteError, match="^gs://b: cannot be opened .*gcs.*; .* pip install "):
         RemoteStore("gs://b")
+
+
+def test_the_index_of_sports_1m_is_not_too_large() -> None:
+    num_samples = 6_800_000  # docs/scale.md
+    info = {"num_samples": num_samples, "num_frames": 55 * num_samples, "split_names": ["1"]}
+    frames_bytes = info["num_frames"] * 3 * 4
+    assert index_files(info)["index/frames.npy"] > frames_bytes
+    assert frames_bytes + 200 * num_samples < MAX_INDEX_BYTES, "with all that a sample has"
 
 
 def test_what_is_no_size_is_refused() -> None:

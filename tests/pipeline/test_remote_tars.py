@@ -1,16 +1,18 @@
 """One cache for many processes: each tar is fetched once, kept while it is used, and never torn."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from res3d_video.pipeline.index import ShardIndex
-from res3d_video.pipeline.remote import RemoteSettings, RemoteTars, open_remote, private_folder
+from res3d_video.pipeline.remote import FREE_BYTES, RemoteSettings, RemoteTars, open_remote, private_folder
 from res3d_video.pipeline.remote_store import RemoteError
 from res3d_video.pipeline.shard_writer import sha256_of
 from res3d_video.pipeline.sync import sync_dataset
@@ -114,6 +116,18 @@ def test_the_least_recently_used_tar_gives_way_and_one_in_use_never(there: str, 
     assert sha256_of(index.data_dir / index.tars[2]) == index.info["shards"][2]["sha256"]
     assert (len(present(index)), len(said)) == (2, 1), "it shrinks again as tars are let go"
     assert (tmp_path / "a/other.tar").exists(), "what is not ours stays"
+
+
+def test_the_room_of_a_cache_is_its_limit_or_what_the_disk_has(
+    there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, tars = opened(there, tmp_path)
+    tars.open(0).close()
+    size = index.info["shards"][0]["num_bytes"]
+    for free, room in ((FREE_BYTES + 1000, size + 1000), (FREE_BYTES, size), (0, 0)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Mock(free=free))
+        assert tars.room() == room
+        assert opened(there, tmp_path, limit_bytes=size + 500)[1].room() == min(room, size + 500)
 
 
 def test_what_fits_in_no_case_pushes_nothing_out(there: str, tmp_path: Path) -> None:

@@ -103,7 +103,10 @@ def test_a_copy_that_was_killed_goes_on_where_it_was(
             sync_dataset(numbered.data_dir, to, workers=1)
     with pytest.raises(ShardError, match="no dataset.json, so no finished shards"):
         open_index(to)
+    (to / ".sync-killed").mkdir()
+    (to / ".sync-killed" / "part.tar").write_bytes(b"part")
     assert sync_dataset(numbered.data_dir, to, workers=1).num_kept > 0
+    assert not list(to.glob(".sync-*"))
     assert readable(to) == readable(numbered.data_dir)
 
 

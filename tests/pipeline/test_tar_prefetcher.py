@@ -3,6 +3,7 @@
 import itertools
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +20,13 @@ from tests.until import until
 class Tars:
     """Stands for a server: remembers what was asked for."""
 
+    cache, disk_bytes = Path("cache"), 10**9
+
     def __init__(self, gone: bool = False) -> None:
         self.asked, self.gone, self.shards = [], gone, [{"num_bytes": 10}] * 3
+
+    def room(self) -> int:
+        return self.settings.limit_bytes or self.disk_bytes
 
     def ensure(self, number: int, *, stop: threading.Event) -> None:
         self.asked.append(number)
@@ -80,9 +86,13 @@ def test_no_more_steps_ahead_than_asked_for_until_the_reader_moves(numbered: Sha
     filler.end()
 
 
-def test_what_lies_ahead_takes_half_of_the_cache_at_most(numbered: ShardIndex) -> None:
+@pytest.mark.parametrize("limit", [30, None], ids=["a limit", "the disk"])
+def test_what_lies_ahead_takes_half_of_the_cache_at_most(
+    numbered: ShardIndex, limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tars, "disk_bytes", 30)
     tars = Tars()
-    filler = ahead(tars, numbered, steps=100, limit=30)
+    filler = ahead(tars, numbered, steps=100, limit=limit)
     filler.start(0)
     until(lambda: tars.asked)
     assert filler._queue.empty(), "two tars of 10 bytes are more than half of 30"

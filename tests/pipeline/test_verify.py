@@ -103,7 +103,7 @@ def test_damage_is_found_and_named(numbered: ShardIndex, copy: Path, name: str) 
 
 @pytest.mark.parametrize(
     ("name", "change", "said"),
-    [("label", put(0, 7), "has 0 … 7, possible is 0 … 1"), ("num_frames", put(3, 9999), "a sample of 9999 frames has")],
+    [("label", put(0, 7), "must have 0 … 1, has 0 … 7"), ("num_frames", put(3, 9999), "a sample of 9999 frames has")],
 )
 def test_what_no_sample_can_have_is_refused(copy: Path, name: str, change: Callable, said: str) -> None:
     edit_array(copy, name, change)

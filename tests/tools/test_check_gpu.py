@@ -164,7 +164,7 @@ def test_json_page_and_settings_are_complete_whatever_the_stages_do(
     assert sum(limit_s for _, _, limit_s in seen) > 600  # time that a stage leaves is for those after it
     assert "\n".join(page(found)) in done.output
     assert json.loads(settings.read_text()) == {"card": found["card"], "options": {"compile": True}}
-    assert "choose of A,B,C,D,E,F,G, with commas" in run(check_gpu.main, "--stages", "a,H", code=2).output
+    assert "stages must be some of A,B,C,D,E,F,G, got 'a,H'" in run(check_gpu.main, "--stages", "a,H", code=2).output
 
 
 @pytest.mark.long

@@ -48,14 +48,10 @@ def test_the_file_has_a_prediction_for_each_video(squares: ShardIndex, trained: 
         assert prediction["predicted"] == max(prediction["top5"], key=prediction["top5"].get)
 
 
-def test_errors_name_the_value(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:
+def test_shards_of_other_classes_are_refused(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:
     other = build_squares(tmp_path, classes={"down": -3, "up": 3}, num_groups=2)
-    for options, message in (
-        (["--data", other.data_dir], "trained on 2 classes (left, right, …), squares has 2 (down, up, …)"),
-        (["--split", "7"], "squares: split 7 does not exist; choose 1"),
-        (["--checkpoint", "nowhere.pt"], "nowhere.pt does not exist"),
-    ):
-        assert message in evaluate(trained, squares.data_dir, *options, code=1).stderr
+    message = "trained on 2 classes (left, right, …), squares has 2 (down, up, …)"
+    assert message in evaluate(trained, other.data_dir, code=1).stderr
 
 
 def test_nine_views_are_three_clips_in_three_crops_each(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:

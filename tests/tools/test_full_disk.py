@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from res3d_video.pipeline.convert.plan import BuildSettings
+from res3d_video.pipeline.convert.run import build_shards
+from res3d_video.pipeline.datasets import list_folder
+from res3d_video.pipeline.errors import UserError
+from res3d_video.pipeline.remote import RemoteSettings, open_remote
+from res3d_video.pipeline.remote_store import RemoteError
 from res3d_video.pipeline.shard_writer import sha256_of
+from res3d_video.pipeline.sync import sync_dataset
 from res3d_video.tools import make_shards
 from res3d_video.tools.numbered import write_numbered_video
 from tests.pipeline.test_build import contents
@@ -109,6 +116,22 @@ def test_a_build_at_a_url_needs_room_for_one_tar_at_a_time_and_says_when_there_i
     disk((first + second) * 3 // 4 + 2**17)  # and the index
     assert build(raw, "s3://shards/full", capsys)[0] == 0
     assert stored("s3://shards/full") == contents(tmp_path / "calm")
+
+
+def test_a_copy_and_a_cache_on_a_full_disk_name_it_and_not_the_server(
+    raw: Path, tmp_path: Path, disk: Callable[[int], None], s3: S3Server
+) -> None:
+    listing, folder, url = list_folder(raw, name="full", test_fraction=0.0), tmp_path / "disk", "s3://shards/source"
+    build_shards(listing, tmp_path / "calm", BuildSettings(samples_per_shard=2), workers=1)
+    sync_dataset(tmp_path / "calm", url)
+    disk(8192)
+    with pytest.raises(UserError, match=f"^{folder}/copy: No space left on device; make room, .*copied files are kept"):
+        sync_dataset(url, folder / "copy")
+    with pytest.raises(RemoteError, match=f"^{folder}/cache/.*: No space left on device; make room, .*--cache$"):
+        open_remote(url, RemoteSettings(cache=folder / "cache"))
+    disk(2**23)
+    sync_dataset(url, folder / "copy")
+    assert open_remote(url, RemoteSettings(cache=folder / "cache")).num_samples == 4
 
 
 def test_a_disk_that_may_only_be_read_is_said_in_one_line(

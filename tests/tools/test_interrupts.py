@@ -18,19 +18,20 @@ from tests.until import until
 
 CHILD = """
 import time
+from contextlib import contextmanager
 import click
 from res3d_video.tools.bench.measure import Child
 from res3d_video.train.terminal import Command
 
-def serve(connection):
-    connection.send("ready")
-    time.sleep(1000)
+@contextmanager
+def serve():
+    yield lambda request: "ready" if request == "first" else time.sleep(1000)
 
 @click.command(cls=Command)
 def main():
     with Child("it", serve) as child:
-        print(child.receive(), flush=True)
-        child.receive()
+        print(child.ask("first"), flush=True)
+        child.ask("second")
 
 if __name__ == "__main__":
     main()
@@ -86,7 +87,8 @@ def test_a_study_lets_its_training_save(squares: ShardIndex, fakes: Path, tmp_pa
     (fakes / "hold").touch()
     code = f"import pathlib, res3d_video.tools.study as s; s.CHECKOUT = pathlib.Path({str(fakes)!r}); s.main()"
     options = ["--data", str(squares.data_dir), "--tables", "3", "--steps", "5", "--out", str(tmp_path / "study")]
-    with Terminal([sys.executable, "-c", code, *options, "--device", "cpu"]) as terminal:
+    (script := tmp_path / "study.py").write_text(code)
+    with Terminal([sys.executable, str(script), *options, "--device", "cpu"], warm=True) as terminal:
         until(lambda: any(tmp_path.glob("study/**/begun")), seconds=60)
         assert interrupt(terminal)[-1] == "interrupted; the runs have saved; the same command goes on"
     assert len(list(tmp_path.glob("study/**/asked"))) == 1, "SIGTERM has come, once"

@@ -83,7 +83,6 @@ def test_errors_name_the_value(tmp_path: Path) -> None:
         (["--splits", "4"], 2, "--splits: split 4 does not exist; choose 1, 2, 3 or all"),
         (["--c", "0"], 2, "--c"),
         (["--layer", "fc6"], 1, "has no fc6; choose pool5"),
-        (["--features", "nowhere.parquet"], 1, "nowhere.parquet does not exist; make it with tools/"),
     ):
         assert message in svm(tmp_path, features, *options, code=code).stderr
 

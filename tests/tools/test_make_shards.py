@@ -27,6 +27,16 @@ def test_ucf101_is_stored_once_with_its_splits_as_columns(ucf_raw: Path, tmp_pat
     assert sorted(index.num_frames.tolist()) == [21, 21, 22, 22, 23, 23]
 
 
+def test_a_video_may_be_on_no_side_of_a_split(ucf_raw: Path, tmp_path: Path) -> None:
+    small_hmdb51(tmp_path / "raw", ucf_raw / "UCF-101")
+    run(make_shards.main, "hmdb51", "--raw", tmp_path / "raw", "--out", tmp_path / "s", "--size", 32)
+    index = open_index(tmp_path / "s")
+    first = ["g01" in index.source(row) for row in range(6)]
+    assert index.subsets.tolist() == [[2, 2, 0] if is_first else [1, 1, 1] for is_first in first]
+    assert index.info["splits"]["3"] == {"train": 4, "test": 0}
+    assert list(index.info["class_counts"].values()) == [3, 3]
+
+
 def test_check_shards_says_whole_and_then_what_is_damaged(ucf_raw: Path, tmp_path: Path) -> None:
     run(make_shards.main, "ucf101", "--raw", ucf_raw, "--out", tmp_path / "s", "--quiet")
     assert "6 samples of 2 classes in 1 shards: whole" in run(check_shards.main, tmp_path / "s", "--decode").output
@@ -69,23 +79,19 @@ def test_every_setting_reaches_dataset_json_and_the_shards_are_whole(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("ucf101 --raw /nowhere", "/nowhere"),
-        ("sports1m --raw /nowhere", "/nowhere: no such folder; put videos/<YouTube id>.mp4"),
-        ("folder --name a/b", "cannot name files of shards"),
         ("folder --group-pattern (", "group_pattern"),
-        ("ucf101 --size 7", "size: 7 is not possible"),
-        ("ucf101 --codec h264 --quality 85", "--quality is of --codec filmstrip, not of h264; leave it"),
-        ("ucf101 --gop 8", "--gop is of --codec h264, not of filmstrip; leave it out"),
-        ("ucf101 --crf 20", "--crf is of --codec h264, not of filmstrip; leave it out"),
-        ("ucf101 --codec h264 --gop 1", "gop_size: 1 is not possible; choose 2 to 250"),
+        ("ucf101 --size 7", "size must be 16 to 1,024, got 7"),
+        ("ucf101 --codec h264 --quality 85", "--quality is only for --codec filmstrip; leave it out"),
+        ("ucf101 --gop 8", "--gop is only for --codec h264; leave it out"),
+        ("ucf101 --crf 20", "--crf is only for --codec h264; leave it out"),
         ("ucf101 --codec av1", "'av1' is not one of 'filmstrip', 'h264'"),
         ("ucf101 --workers 0", "0 is not in the range"),
         ("imagenet", "no such command 'imagenet'; "),
-        ("ucf101 --task 3", "--task: '3' is not I/N; say 1/8 for the first of eight"),
-        ("ucf101 --task -1/2", "--task: '-1/2' is not I/N"),
+        ("ucf101 --task 3", "--task must be I/N, such as 1/8 for the first of eight, got '3'"),
+        ("ucf101 --task -1/2", "--task must be I/N, such as 1/8 for the first of eight, got '-1/2'"),
         ("ucf101 --task 0/2", "--task: 0/2 does not exist; choose 1/2 to 2/2"),
         ("ucf101 --task 3/2", "--task: 3/2 does not exist; choose 1/2 to 2/2"),
-        ("ucf101 --task 1/2 --ray auto", "--task: does not go with --ray; leave one out"),
+        ("ucf101 --task 1/2 --ray auto", "--task and --ray do not go together; leave one out"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(ucf_raw: Path, tmp_path: Path, words: str, said: str) -> None:

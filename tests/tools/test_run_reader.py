@@ -63,18 +63,6 @@ def test_values_that_are_no_numbers_and_steps_out_of_order_do_no_harm(tmp_path: 
     assert [run.curve(name).steps.tolist() for name in ("loss", "lr", "clips_per_s")] == [[20], [10, 20], [20]]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"config": 3}', '{"config": {"wings": 2}}', '{"config": {"model": {"name": "x"}}}']
-)
-def test_a_damaged_config_leaves_the_curves(tmp_path: Path, text: str) -> None:
-    (write_run(tmp_path, TRAINED) / "config.json").write_text(text)
-    run = read_run(tmp_path)
-    assert (run.config, run.step, run.data) == (None, 30, "")
-    (problem,) = run.problems
-    assert problem.startswith(f"{tmp_path}/config.json: ")
-    assert "\n" not in problem
-
-
 def test_a_run_that_has_just_begun_has_settings_only(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, [], steps=60))
     assert (run.state_text, run.hours) == ("stopped at step 0 of 60", 0)

@@ -5,9 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.tools import bench_loader, check_shards, make_shards, sync_shards
 from tests.hostile.servers import Server, Way, right
@@ -37,7 +35,7 @@ def test_shards_that_were_built_at_a_url_are_copied_to_a_folder(ucf_raw: Path, s
     words = ["ucf101", "--raw", ucf_raw, "--samples-per-shard", 3]
     first = run(make_shards.main, *words, "--out", url, "--task", "1/2")
     assert f"1 shards written, 0 kept as they were; 1 of 2 are there: {url}" in first.stdout
-    made = run(make_shards.main, *words, "--out", url)
+    made = run(make_shards.main, *words, "--out", url, "--task", "2/2")
     local = run(make_shards.main, *words, "--out", f"file://{tmp_path}/local")
     assert made.stdout.splitlines()[1:] == local.stdout.replace(f"{tmp_path}/local", url).splitlines()[1:]
     assert json.loads(run(make_shards.main, *words, "--out", url, "--json").stdout)["out"] == url
@@ -85,9 +83,3 @@ def test_commands_keep_the_secrets_of_a_url_to_themselves(numbered: ShardIndex, 
     assert json.loads(good[1].stdout)["source"] == f"http://{host}/0"
     assert all(host in result.output for result in bad)
     assert not [text for text in texts if "hunter2" in text or "someone" in text]
-
-
-@pytest.mark.parametrize("words", ["--remote-timeout inf", "--remote-timeout nan", f"--cache-limit {'9' * 400}GB"])
-def test_options_of_servers_have_bounds(words: str, tmp_path: Path) -> None:
-    result = CliRunner().invoke(check_shards.main, ["memory://x", "--cache", str(tmp_path), *words.split()])
-    assert isinstance(result.exception, SystemExit | UserError), result.exception

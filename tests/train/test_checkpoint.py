@@ -29,13 +29,11 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "cannot be read"),
-        (b"PK\x03\x04 cut off", "cannot be read"),
         ({"step": Path("x")}, "cannot be read"),  # would run code
         ({"weights": torch.zeros(1)}, "not a checkpoint of this trainer"),
         (None, "does not exist; give a .pt file of a run folder"),
     ],
-    ids=["empty", "cut off", "code", "other", "none"],
+    ids=["code", "other", "none"],
 )
 def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, content: Any, said: str) -> None:
     path = tmp_path / "a.pt"

@@ -140,7 +140,7 @@ def test_what_a_model_cannot_take_is_said_and_a_default_width_gives_way_to_anoth
         override(TrainConfig(), model="c3d", num_frames=16, crop_size=56)
     with pytest.raises(ValueError, match=r"model: vgg does not exist; choose one of res3d10, .*res2d34"):
         ModelConfig("vgg")
-    with pytest.raises(ValueError, match="width: 0 is not possible"):
+    with pytest.raises(ValueError, match="width must be 1 to 1,024, got 0"):
         ModelConfig("mc2", width=0)
     assert override(TrainConfig(), model="mc2", num_frames=8).model.width == 110
     assert override(TrainConfig(), model="mc2", width=64).model.width == 64

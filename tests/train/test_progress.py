@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from res3d_video.train.progress import CONTROLS, Shown, plain
+from res3d_video.train.progress import CONTROLS, ProgressDisplay, plain
 from tests.terminal import CHECKOUT, Terminal
 
 
@@ -21,9 +21,9 @@ class Clock:
         return self.now_s
 
 
-def shown(clock: Clock, *, quiet: bool = False) -> tuple[Shown, list[str]]:
+def shown(clock: Clock, *, quiet: bool = False) -> tuple[ProgressDisplay, list[str]]:
     lines: list[str] = []
-    return Shown("reading", unit="files", console=None, say=lines.append, quiet=quiet, clock=clock), lines
+    return ProgressDisplay("reading", unit="files", console=None, say=lines.append, quiet=quiet, clock=clock), lines
 
 
 def test_a_line_comes_every_ten_seconds_and_at_the_end_and_speed_is_that_of_the_last_minute() -> None:

@@ -210,17 +210,6 @@ def test_the_window_is_the_fewest_lines_of_fifty_steps() -> None:
         assert number == next(n for n in range(num_lines + 1) if 0.5 * n / num_lines > 0.2) + num_lines
 
 
-def test_a_warning_names_the_host_the_rank_and_what_it_waits_for() -> None:
-    watch = StragglerWatch(["node0", "node0", "node1"])
-    line = readings_of([0.1, 0.1, 0.25], [0.0, 0.0, 0.08], num_steps=50)
-    assert watch.add(line) == []
-    (found,) = watch.add(line)
-    assert found.warning() == (
-        "warning: rank 2 on node1 makes the others wait for its data: a step takes it 0.25 s, 150% more than the "
-        "median of the others; look at its disk, network, cache and --num-threads"
-    )
-
-
 SLOWED = """
 import os, runpy, sys, time
 from res3d_video.pipeline.prefetch import Prefetcher
@@ -250,7 +239,7 @@ def test_of_four_ranks_two_that_are_slow_and_one_with_a_damaged_shard_are_named(
     script, out, row = tmp_path / "slowed.py", tmp_path / "run", int(squares.samples_of("1", "train")[0])
     script.write_text(SLOWED)
     damaged = damaged_copy(squares, tmp_path / "damaged", row, fix_checksum=False)
-    options = [*NARROW, "--batch-size", "4", "--steps", "70", "--log-every", "10"]
+    options = [*NARROW, "--batch-size", "4", "--steps", "60", "--log-every", "10"]
     python, _, *words = command_line(squares, out, *options)
     done = run_warm([python, str(script), str(damaged.data_dir), *words], world_size=4)
     assert (done.returncode, done.stderr) == (0, "")

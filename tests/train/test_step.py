@@ -183,3 +183,17 @@ except ValueError as error:
 """  # in a process of its own: a recording that was broken off leaves one unfit for more
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert re.fullmatch(r"cuda-graph: recording failed \(.*\); use --no-cuda-graph\n", done.stdout), done.stderr
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_the_host_waits_for_the_gpu_in_no_step() -> None:
+    step = new_step(StepOptions(), device=torch.device("cuda"), ema=0.9)
+    run(step, 1, MIXED)
+    ready = list(batches(3, device=step.ranks.device))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in ready:
+            step(*batch, num_real_global=3, lr=LR, mixing=MIXED)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

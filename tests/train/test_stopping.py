@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from res3d_video.train.stopping import INTERRUPT, STOP_SIGNALS, StopRequest
 from tests.chaos.ledger import wait_until
 from tests.chaos.training import ranks_of
 from tests.train.conftest import CHECKOUT, command_line
+from tests.warm import Warm
 
 OPTIONS = ["--width", "4", "--batch-size", "2", "--eval-clips", "10000", "--steps"]
 Moment = Callable[[int, Path], bool]
@@ -63,11 +65,15 @@ MOMENTS: dict[str, Moment] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_at_any_moment_ends_the_run_as_documented(squares: ShardIndex, tmp_path: Path, moment: str) -> None:
-    started: dict[signal.Signals, subprocess.Popen[str]] = {}
+    started: dict[signal.Signals, Any] = {}
     steps, pipe = 1 if moment == "last evaluation" else 100000, subprocess.PIPE
     for number in (signal.SIGTERM, INTERRUPT):
         command = command_line(squares, tmp_path / number.name, *OPTIONS, str(steps))
-        started[number] = subprocess.Popen(command, cwd=CHECKOUT, stdout=pipe, stderr=pipe, text=True)
+        # When all is loaded, but for one that shows how Python itself ends.
+        is_late = moment in ("folder", "last evaluation") or (moment == "log" and number == INTERRUPT)
+        started[number] = (
+            Warm(command) if is_late else subprocess.Popen(command, cwd=CHECKOUT, stdout=pipe, stderr=pipe, text=True)
+        )
     try:
         for number, process in started.items():
             out = tmp_path / number.name

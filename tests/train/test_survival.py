@@ -1,5 +1,6 @@
 """Training under faults, from outside: full disks, hung disks, clocks, processes and machines that are killed."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import res3d_video.pipeline.reader
-import res3d_video.train.run_folder
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.train.checkpoint import load_checkpoint
 from tests.chaos.ledger import started, wait_until
-from tests.chaos.training import is_same, ranks_of, results_in
-from tests.train.conftest import NARROW, SMALL, Trainer, command_line, room_for, run_program, values_in
-from tests.warm import CHECKOUT, places
+from tests.chaos.training import is_same, results_in
+from tests.schemas import check_schema
+from tests.train.conftest import NARROW, SMALL, Trainer, command_line, read_metrics, room_for, run_program, values_in
+from tests.warm import CHECKOUT, Warm, places
 
 
 def test_on_a_full_disk_training_goes_on_and_ends_with_an_error(run_main: Trainer, tmp_path: Path) -> None:
@@ -32,7 +33,9 @@ def test_on_a_full_disk_training_goes_on_and_ends_with_an_error(run_main: Traine
     for step in (4, 6):
         assert f"NOT SAVED: {out / 'latest.pt'} of step {step} (File too large); an older one stays" in result.stdout
     assert "latest.pt of step 6 could not be written (File too large); make room" in result.stderr
-    assert values_in(out, "step", event="not_saved") == [4, 6, 6]
+    not_saved = read_metrics(out, "not_saved")
+    check_schema("metrics.jsonl not_saved", not_saved)
+    assert [line["step"] for line in not_saved] == [4, 6, 6]
     assert values_in(out, "step") == [1, 2, 3, 4, 5, 6]
     assert [path.name for pattern in ("*.pt*", ".*.tmp") for path in out.glob(pattern)] == ["latest.pt"]
     assert load_checkpoint(out / "latest.pt")["step"] == 2
@@ -66,12 +69,18 @@ def test_neither_a_clock_that_goes_backwards_nor_finishing_again_changes_the_log
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_given_up_by_the_others(squares: ShardIndex, tmp_path: Path) -> None:
-    options = [*NARROW, "--steps", "100000", "--save-every", "5", "--collective-timeout", "5"]
-    log = tmp_path / "log.txt"
-    with started(command_line(squares, tmp_path / "run", *options, processes=2)[1:], log) as torchrun:
-        wait_until((tmp_path / "run" / "latest.pt").is_file, "a checkpoint", patience_s=120)
-        ranks_of(torchrun)["1"].send_signal(signal.SIGSTOP)
-        wait_until(lambda: "another process has ended, or did not come within 5 s (" in log.read_text(), "an error")
+    command = command_line(
+        squares, tmp_path, *NARROW, "--steps", "100000", "--save-every", "5", "--collective-timeout", "5"
+    )
+    ranks = [Warm(command, environment=os.environ | place) for place in places(2)]
+    try:
+        wait_until((tmp_path / "latest.pt").is_file, "a checkpoint", patience_s=120)
+        ranks[1].send_signal(signal.SIGSTOP)
+        _, said = ranks[0].communicate(timeout=120)
+        assert "another process has ended, or did not come within 5 s (" in said
+    finally:
+        for rank in ranks:
+            rank.kill()
 
 
 def agent(data: Path, out: Path, *options: str) -> list[str]:

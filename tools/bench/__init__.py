@@ -1,1 +1,1 @@
-"""What the bench commands share: ways to read clips, measuring them, saying what was found."""
+"""bench_loader.py and check_gpu.py: reading clips in several ways, measuring, and reporting."""

@@ -1,4 +1,4 @@
-"""Finding the loader's settings on the machine at hand: one setting after another, the cheapest of the fastest."""
+"""Finds the best settings of the loader for a machine, by trying one setting after another."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -6,13 +6,13 @@ from typing import Any
 
 from res3d_video.pipeline.loader import LoaderSettings
 
-NEAR = 0.97  # of the best rate: within it fewer cores, and then less memory, decide
+NEAR = 0.97  # of the best rate: from there on, the fewest busy cores win
 THREADS = (1, 2, 3, 4, 6, 8, 12, 16)
 QUEUE_DEPTHS = (1, 2, 3, 4)
-AMPLE = 1.5  # times the step's rate: a loader alone below it would soon be what training waits for
-SATURATION_NOISE = 0.005  # within it of the best saturation, fewer cores decide
+AMPLE = 1.5  # times the step's rate: training would soon wait for a loader that is slower alone
+SATURATION_NOISE = 0.005  # below the best saturation: within it, the fewest busy cores win
 
-# What a codec alone has: field of LoaderSettings -> what is tried of it on a GPU.
+# codec -> the setting that only it has, and the values that are tried on a GPU
 OF_CODEC: dict[str, tuple[str, tuple[float, ...]]] = {
     "filmstrip": ("hw_decoder_load", (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)),
     "h264": ("num_pipelines", (1, 2, 4, 8)),  # GPUs have one to eight video decoders
@@ -21,10 +21,11 @@ OF_CODEC: dict[str, tuple[str, tuple[float, ...]]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One setting, measured: clips/s and host cores of the loader alone, medians of the rounds.
+    """What was measured with some settings: clips/s and busy host cores of the loader alone, medians of the rounds.
 
     Attributes:
-        saturation: Real step / synthetic step; None where there is no step, or the loader is too slow to feed it.
+        saturation: Speed of the real step / speed of the synthetic step; None if there is no step, or if the loader is
+            too slow to feed it.
     """
 
     settings: LoaderSettings
@@ -35,7 +36,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was tried on shards of a codec, in order, and what was picked."""
+    """The settings that were tried on shards of a codec, in order, and the best of them."""
 
     best: Point
     points: tuple[Point, ...]
@@ -43,29 +44,28 @@ class Tuning:
 
     @property
     def flags(self) -> str:
-        """The picked settings as the trainer and bench_loader take them."""
+        """The best settings as options of the trainer and of bench_loader."""
         names = ("num_threads", "queue_depth", "prefetch", OF_CODEC[self.codec][0], "read_ahead")
         values = {name: getattr(self.best.settings, name) for name in names}
         return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in values.items() if value is not None)
 
     def summary(self) -> dict[str, Any]:
-        """For --json."""
+        """The value of `tuning` in the JSON file."""
         return {"best": asdict(self.best), "flags": self.flags, "points": [asdict(point) for point in self.points]}
 
 
 def pick(points: Sequence[Point]) -> Point:
-    """The point with the best saturation; where none has one, the fastest. Of those close to it, the fewest busy cores.
+    """The point with the best saturation or, if none has one, with the best rate; of points close to it, the one with
+    the fewest busy cores.
 
     >>> found = ((1, 90, 1.0), (2, 99, 1.5), (4, 100, 3.0))
     >>> pick([Point(LoaderSettings(num_threads=t), r, c) for t, r, c in found]).settings.num_threads
     2
     """
-    if saturated := [(point.saturation, point) for point in points if point.saturation is not None]:
-        best = max(saturation for saturation, _ in saturated)
-        good = (point for saturation, point in saturated if saturation >= best - SATURATION_NOISE)
-        return min(good, key=lambda point: point.cores)
-    enough = NEAR * max(point.clips_per_s for point in points)
-    return min((point for point in points if point.clips_per_s >= enough), key=lambda point: point.cores)
+    good = [point for point in points if point.clips_per_s >= NEAR * max(one.clips_per_s for one in points)]
+    if saturated := {point: point.saturation for point in points if point.saturation is not None}:
+        good = [point for point, value in saturated.items() if value >= max(saturated.values()) - SATURATION_NOISE]
+    return min(good, key=lambda point: point.cores)
 
 
 def autotune(
@@ -79,14 +79,15 @@ def autotune(
     saturation_of: Callable[[LoaderSettings], float] | None = None,
     report: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> Tuning:
-    """Vary threads, what the codec alone has, queue depth, and threads once more; each time go on from the best.
+    """Vary the number of threads, the setting of the codec, the queue depth, and the threads again; each time, go on
+    from the best settings so far.
 
     Args:
-        rate_of: Clips/s and host cores of some settings.
-        codec: Of the shards: on a GPU, the JPEG engines' share is tried for filmstrips, pipelines for h264.
-        num_cpus: More threads than that are not tried.
-        step_rate: Clips/s of the step on clips that lie ready. Settings whose loader alone gives 1.5 times that are
-            compared by `saturation_of`, real step / synthetic step; a faster loader alone may slow the step down.
+        rate_of: Measures clips/s and busy host cores with some settings.
+        codec: Of the shards. On a GPU, this tries the JPEG engines' share for filmstrips, and pipelines for h264.
+        num_cpus: The largest number of threads to try.
+        step_rate: Clips/s of the step on clips that are ready. Settings with which the loader alone reaches 1.5 times
+            that are compared by `saturation_of` instead, because a faster loader can slow the step down.
     """
 
     def measured(settings: LoaderSettings) -> Point:

@@ -1,4 +1,4 @@
-"""check_gpu.py at work: its stages one after another, each a process with a deadline, and what they come to."""
+"""What tools/check_gpu.py does: runs its stages, each in a process with a deadline, and sums up what they found."""
 
 import os
 import signal
@@ -12,7 +12,6 @@ from statistics import median
 from typing import Any
 
 import click
-import torch
 
 from res3d_video.pipeline.typed_json import read_json
 from res3d_video.tools.bench.command import pick_device
@@ -22,49 +21,38 @@ from res3d_video.tools.bench.stages import ALONE, LAST, STAGES, Stage, kept
 from res3d_video.train.resolve import FastOptions, card_of, fast_path
 from res3d_video.train.terminal import save_json
 
-LEAST_S = 20.0  # of a stage; python and its packages take seconds to load
+LEAST_S = 20.0  # of a stage: Python and its packages take seconds to load
 
 
 def check(
-    command: list[str],
-    *,
-    data: Path | None,
-    minutes: float,
-    device: str,
-    stages: tuple[str, ...],
-    json_path: Path | None,
-    stage: str | None,
-    home: Path | None,
-    until: float | None,
-    quiet: bool,
-) -> None:
-    """Run the stages, each in a process, or one stage in this process; print and write what they found.
+    command: list[str], *, data: Path | None, minutes: float, device: str, stages: tuple[str, ...],
+    json_path: Path | None, quiet: bool,
+) -> None:  # fmt: skip
+    """Run the stages; print what they found, and write it after each of them.
 
     Args:
-        command: Starts a stage's process, before its own options.
+        command: The command that runs one stage, before the options of the stage.
     """
-    chosen = pick_device(device)
-    if stage is not None and home is not None and until is not None:
-        return run_stage(stage, home, data or home / "demo-filmstrip", device=chosen, until=until)
     load_psutil()
+    chosen = pick_device(device)
     found: dict[str, Any] = {"device": str(chosen), "card": card_of(chosen), "stages": {}}
     with tempfile.TemporaryDirectory(prefix="check-gpu-") as scratch:
         names, started = ["data", *stages], time.monotonic()
         for place, name in enumerate(names):
             left_s = 60 * minutes - (time.monotonic() - started)
             limit_s = max(LEAST_S, left_s * STAGES[name][0] / sum(STAGES[later][0] for later in names[place:]))
-            words = ["--stage", name, "--home", scratch, "--until", str(time.monotonic() + limit_s)]
-            words += ["--device", str(chosen), *(["--data", str(data)] if data else [])]
-            found["stages"][name] = supervise([*command, *words], result_path(Path(scratch), name), limit_s=limit_s)
+            words = ["--stage", name, scratch, str(time.monotonic() + limit_s), "--device", str(chosen)]
+            words += ["--data", str(data)] if data else []
+            stage = supervise([*command, *words], result_path(Path(scratch), name), limit_s=limit_s)
+            found["stages"][name] = stage
             if json_path is not None:
                 save_json(json_path, found)
             if not quiet:
-                click.echo(stage_line(name, found["stages"][name]), err=True)
-    lines = page(found)
+                click.echo(stage_line(name, stage), err=True)
     found["options"] = options_found(found["stages"])
     if json_path is not None:
         save_json(json_path, found)
-    click.echo("\n".join(lines))
+    click.echo("\n".join(page(found)))
     if chosen.type == "cuda":
         fast_path().parent.mkdir(parents=True, exist_ok=True)
         save_json(fast_path(), {"card": found["card"], "options": found["options"]})
@@ -72,52 +60,55 @@ def check(
 
 
 def result_path(home: Path, name: str) -> Path:
-    """Where a stage writes."""
+    """Where a stage writes its results."""
     return home / f"stage-{name}.json"
 
 
 def read_result(path: Path) -> dict[str, dict[str, Any]]:
-    """What a stage has found so far; nothing where there is no file yet."""
-    nothing: dict[str, dict[str, Any]] = {"found": {}, "skipped": {}, "errors": {}}
-    if not path.is_file():
-        return nothing
-    return nothing | read_json(path, dict[str, Any], what="results", way_out="run tools/check_gpu.py again")
+    """The results that a stage has written so far; empty if it has written none."""
+    result: dict[str, dict[str, Any]] = {"found": {}, "skipped": {}, "errors": {}}
+    if path.is_file():
+        result |= read_json(path, dict[str, Any], what="results", way_out="run tools/check_gpu.py again")
+    return result
 
 
-def run_stage(name: str, home: Path, data: Path, *, device: torch.device, until: float) -> None:
-    """The stage's own process."""
+def run_stage(name: str, home: Path, until: float, *, data: Path | None, device: str) -> None:
+    """Run one stage in this process.
+
+    Args:
+        home: Folder that all stages share.
+        until: time.monotonic() at which the process is killed.
+    """
     earlier = {other: read_result(result_path(home, other))["found"] for other in STAGES}
-    path = result_path(home, name)
-    stage = Stage(device, home, data, earlier, until, save=lambda found: save_json(path, found))
+    path, data = result_path(home, name), data or home / "demo-filmstrip"
+    stage = Stage(pick_device(device), home, data, earlier, until, save=lambda found: save_json(path, found))
     stage.run(STAGES[name][1](stage))
 
 
 def supervise(command: list[str], result: Path, *, limit_s: float) -> dict[str, Any]:
-    """Run a stage's process; when its time is over, end it and all that it started.
+    """Run the process of a stage; when its time is over, kill it and every process that it started.
 
     Args:
-        command: Writes what it finds to `result`, which is read however it ends.
+        command: Writes its results to `result`, which is read no matter how the process ends.
 
     Returns:
-        status ("ok" or "failed"), error (one line, or None), wall_s, limit_s; found, skipped, errors of its parts.
+        status ("ok" or "failed"), error (one line, or None), wall_s, limit_s; found, skipped and errors of its parts.
     """
     started, error = time.monotonic(), None
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True)
+    with tempfile.TemporaryFile() as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
         try:
             code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             error, code = f"ran past its {limit_s:.0f} s", 0
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what it started and left, too
+                os.killpg(process.pid, signal.SIGKILL)  # also the processes that it has left behind
             process.wait()
-        said.seek(0)
-        lines = said.read().decode(errors="replace").strip().splitlines() or [f"ended with exit code {code}"]
-    if code < 0:
-        error = f"killed by signal {-code}"
-    elif code > 0:
-        error = lines[-1][:300]
+        stderr.seek(0)
+        lines = stderr.read().decode(errors="replace").strip().splitlines() or [f"ended with exit code {code}"]
+    if code:
+        error = f"killed by signal {-code}" if code < 0 else lines[-1][:300]
     found = read_result(result)
     if error is None and found["errors"]:
         error = f"failed: {', '.join(found['errors'])}"
@@ -126,15 +117,16 @@ def supervise(command: list[str], result: Path, *, limit_s: float) -> dict[str, 
 
 
 def stage_line(name: str, stage: Mapping[str, Any]) -> str:
-    """A stage for people."""
+    """How a stage ended, in a line."""
     skipped = f", {len(stage['skipped'])} parts skipped" if stage["skipped"] else ""
     return f"{name}: {stage['error'] or 'ok'} ({stage['wall_s']:.0f} s of {stage['limit_s']:.0f}{skipped})"
 
 
 def options_found(stages: Mapping[str, Any]) -> dict[str, Any]:
-    """The options for --fast: those that C and E kept.
+    """The options for --fast: those that stages C and E kept.
 
-    Nothing where E's last rounds did not find them faster than the defaults: one trial in many is fast by chance.
+    None if the last rounds of E did not confirm that they are faster than the defaults: among many trials, one is
+    faster by chance.
     """
     (step, failed), (whole, _) = (
         (stages[name]["found"], stages[name]["errors"]) if name in stages else ({}, {}) for name in "CE"
@@ -147,7 +139,7 @@ def options_found(stages: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def page(found: Mapping[str, Any]) -> list[str]:
-    """Every part of every stage, and the bottleneck: Markdown."""
+    """All parts of all stages, and the bottleneck, as Markdown."""
     lines = [f"# Check of {found['device']}", "", text_of(found["card"])]
     for name, stage in found["stages"].items():
         lines += ["", f"## {stage_line(name, stage)}", ""]
@@ -158,7 +150,7 @@ def page(found: Mapping[str, Any]) -> list[str]:
 
 
 def text_of(value: Any) -> str:
-    """Numbers of a part for people; lists are for machines only.
+    """The numbers of a part as text; lists are only in the JSON file.
 
     >>> text_of({"exact": False, "mean": 3.512, "speed": {"median": 1.2, "min": 1.1, "max": 1.3}, "weights": [1, 0]})
     'exact NO, mean 3.51, speed 1.200 [1.100..1.300]'
@@ -175,7 +167,7 @@ def text_of(value: Any) -> str:
 
 
 def bottleneck(stages: Mapping[str, Any]) -> str:
-    """What limits: the loader alone where it is slower than the step, else the GPU's or the CPU's own work."""
+    """Whether the loader or training is the bottleneck, and the first limit of the loader."""
     parts = {name: stage["found"] for name, stage in stages.items()}
     alone = [part for name, part in parts.get("D", {}).items() if name.startswith(ALONE)]
     last = parts.get("E", {}).get(LAST)

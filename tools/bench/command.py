@@ -1,7 +1,6 @@
-"""bench_loader.py at work: from its options to settings, to numbers, to a table, JSON and a chart."""
+"""What tools/bench_loader.py does: from its options to settings, to numbers, to a table, JSON and a chart."""
 
 import gc
-import itertools
 import os
 import shlex
 import sys
@@ -9,7 +8,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
-from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -28,12 +26,12 @@ from res3d_video.tools.bench.comparison import Comparison, compare
 from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC
 from res3d_video.tools.bench.machine import machine, machine_lines
 from res3d_video.tools.bench.measure import Order, load_psutil
-from res3d_video.tools.bench.peers import DECODERS, PeerConfig, peers_named
+from res3d_video.tools.bench.peers import PeerConfig, peers_named
 from res3d_video.tools.bench.results import report, summary
-from res3d_video.tools.bench.run import Settings, first_steps, measure_lanes, open_lanes, run
+from res3d_video.tools.bench.run import Settings, first_steps, open_lanes, run
 from res3d_video.tools.make_demo_videos import demo_shards
 from res3d_video.tools.plots import draw, load_matplotlib
-from res3d_video.train.data_options import Data, start_multiple_of
+from res3d_video.train.data_options import Data, start_multiple_of, to_stderr
 from res3d_video.train.models import ModelConfig
 from res3d_video.train.options import AUGMENTATIONS
 from res3d_video.train.ranks import Ranks
@@ -41,8 +39,7 @@ from res3d_video.train.resolve import driver_version, execution
 from res3d_video.train.terminal import Failed, WrongUsage, progress, save_json, wrong_usage
 
 TUNING_ORDER, TUNING_REPEATS = Order(None, seconds=1.0), 3
-PACKAGES = ("torch", *itertools.chain.from_iterable(DECODERS.values()), "numpy")
-DEFAULTS: dict[str, dict[str, Any]] = {  # a CPU gets a net that it can train
+DEFAULTS: dict[str, dict[str, Any]] = {  # on a CPU, a network that it can train
     "cuda": {"model": "res3d18", "width": 64, "batch_size": 256, "seconds": 10.0},
     "cpu": {"model": "res3d10", "width": 16, "batch_size": 16, "seconds": 5.0},
 }
@@ -59,7 +56,7 @@ def bench(
     data: Data,
     **options: Any,
 ) -> None:
-    """Measure what the options of bench_loader.py ask for; print and write it."""
+    """Measure what the options of bench_loader.py ask for; print and write the results."""
     if not data.place:  # --data was left out
         data = replace(data, place=shards_here(quiet=quiet))
     if data.is_remote and (vs != "none" or options["cold"]):
@@ -73,11 +70,11 @@ def bench(
         peers_named(vs)  # a name that does not exist fails here
         options["limit"] = options["limit"] or PEER_SEGMENTS
         if any(options[name] is not None for name in AUGMENTATIONS):
-            raise click.UsageError("--vs: the peers do not augment; leave it or the augmentation out")
+            raise click.UsageError("--vs: the other loaders do not augment; leave out --vs or the augmentation")
     index = data.open()
-    settings = settings_of(index, say=partial(click.echo, err=True), **options)
+    settings = settings_of(index, say=to_stderr, **options)
     settings.plan(index)  # a crop that does not fit fails here
-    peers: Comparison | None = None
+    peers = Comparison()
     try:
         tuning = tune(settings, index, quiet=quiet) if autotune_first else None
         if tuning is not None:
@@ -101,8 +98,7 @@ def bench(
     if chart_path is not None:
         saturation = f"saturation {result.saturation.median:.3f}" if result.saturation else "the loader alone"
         ours = {lane: own["clips_per_s"] for lane, own in result.lanes.items()}
-        others = {row.name: row.clips_per_s for row in peers.peers} if peers else {}
-        draw(chart_path, f"{saturation}\n{heading}", ours, others)
+        draw(chart_path, f"{saturation}\n{heading}", ours, {row.name: row.clips_per_s for row in peers.peers})
         click.echo(f"wrote {chart_path}")
     if settings.profile_dir is not None:
         click.echo(f"wrote {settings.profile_dir / 'kernels.md'}, and a trace of each step beside it")
@@ -123,18 +119,18 @@ def shards_here(*, quiet: bool) -> Path:
 
 def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:
     """The loader's best settings on this machine: for the step if there is one, else for the loader alone."""
-    settings = replace(settings, order=TUNING_ORDER, repeats=TUNING_REPEATS)
+    settings = replace(settings, order=TUNING_ORDER, repeats=TUNING_REPEATS, cold=False, profile_dir=None)
     step_rate, step = None, None
     if settings.step is not None:
         with closing(open_lanes(settings, index)) as lanes, first_steps(lanes, settings.device):
             step_rate, step = lanes.measure(SYNTHETIC, TUNING_ORDER).clips_per_s, lanes.step
 
     def rate_of(loader: LoaderSettings) -> tuple[float, float]:
-        alone = measure_lanes(replace(settings, loader=loader, step=None), index, [LOADER]).lanes[LOADER]
+        alone = run(replace(settings, loader=loader, step=None), index).lanes[LOADER]
         return alone["clips_per_s"].median, alone["cores"].median
 
     def saturation_of(loader: LoaderSettings) -> float:
-        found = measure_lanes(replace(settings, loader=loader), index, [SYNTHETIC, REAL], step=step).saturation
+        found = run(replace(settings, loader=loader), index, [SYNTHETIC, REAL], step=step).saturation
         assert found is not None
         return found.median
 
@@ -152,8 +148,8 @@ def tune(settings: Settings, index: ShardIndex, *, quiet: bool) -> Tuning:
 
 
 def run_peers(settings: Settings, *, names: str, quiet: bool) -> Comparison:
-    """The loader and others on H.264 files of the same segments, each in a process of its own."""
-    if settings.on_gpu:  # the lanes are done; the peers' processes may want their memory
+    """Our loader and others on H.264 files of the same segments, each in a process of its own."""
+    if settings.on_gpu:  # the lanes are done, and the peers' processes need their memory
         gc.collect()
         torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory(prefix="bench-peers-") as files:
@@ -176,7 +172,7 @@ def describe(settings: Settings, index: ShardIndex) -> str:
 
 def about(settings: Settings, index: ShardIndex) -> dict[str, Any]:
     """What was measured where, for machines."""
-    facts = machine(*PACKAGES)
+    facts = machine()
     if settings.on_gpu:
         facts["gpu"] = torch.cuda.get_device_name(settings.device)
         facts["versions"] |= {"CUDA": torch.version.cuda, "driver": driver_version()}
@@ -192,13 +188,16 @@ def about(settings: Settings, index: ShardIndex) -> dict[str, Any]:
 
 
 def settings_of(index: ShardIndex, *, say: Callable[[str], object], **options: Any) -> Settings:
-    """The command line with this device's defaults; `say` is told in a line what --fast takes.
+    """The options with this device's defaults for those left out.
+
+    Args:
+        say: Prints a line that says what --fast takes.
 
     Raises:
-        click.UsageError: A value is not possible.
+        click.UsageError: An option has an impossible value, or does not go with another one.
     """
     if options["profile_dir"] and options["loader_only"]:
-        raise click.UsageError("--profile is of the training steps; leave --loader-only out")
+        raise click.UsageError("--profile needs the training steps; leave --loader-only out")
     if options["seconds"] and options["batches"]:
         raise click.UsageError("--seconds and --batches are both given; choose one")
     if options["soak_minutes"] and options["batches"]:
@@ -227,7 +226,7 @@ def settings_of(index: ShardIndex, *, say: Callable[[str], object], **options: A
 
 
 def pick_device(name: str) -> torch.device:
-    """The device, when it is there; anything else is wrong usage."""
+    """The device of a name like "auto" or "cuda:1"; raises click.UsageError if this machine does not have it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -235,11 +234,11 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in DEFAULTS:
-        raise click.UsageError(f"device: {name!r} is not possible; choose auto, cpu, cuda or cuda:N")
+        raise click.UsageError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cpu":
         return device
     if (device.index or 0) >= torch.cuda.device_count():
-        raise click.UsageError(f"device: {name} is not there; choose cpu")
+        raise click.UsageError(f"device: this machine has no {name}; choose cpu")
     device = torch.device("cuda", device.index or 0)
     torch.cuda.set_device(device)
     return device

@@ -1,9 +1,8 @@
-"""Our loader and its peers on the same clips, each in a process of its own, in rounds; and what that comes to."""
+"""Compares our loader with its peers on the same clips, each in a process of its own, in alternating rounds."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from res3d_video.pipeline.index import open_index
 from res3d_video.pipeline.loader import MEAN
 from res3d_video.tools.bench.lanes import warmup_batches
-from res3d_video.tools.bench.machine import table
 from res3d_video.tools.bench.measure import (
     BenchError,
     Child,
@@ -20,7 +18,6 @@ from res3d_video.tools.bench.measure import (
     Order,
     ProcessTree,
     Spread,
-    answer_requests,
     measure,
     schedule,
     settle,
@@ -34,9 +31,9 @@ from res3d_video.tools.bench.peers import (
     make_files,
     peers_named,
 )
-from res3d_video.train.terminal import progress
+from res3d_video.train.terminal import progress, text_table
 
-MIN_PSNR_DB = 25.0  # two lossy codecs apart; another frame of a moving scene is below it
+MIN_PSNR_DB = 25.0  # of the same frames in two lossy codecs; other frames of a moving scene have less
 CHECKED_CLIPS = 4  # of the first batch
 ANSWER_TIMEOUT_S = 300.0  # beyond the seconds of a round
 FIRST_CLIPS = "first clips"  # a request
@@ -47,8 +44,8 @@ class Row:
     """A source of batches and its rounds.
 
     Attributes:
-        decoder: With its version and what it decodes.
-        workers: Their number and kind.
+        decoder: The decoder, its version, and what it decodes.
+        workers: Number and kind of workers, such as "2 threads".
     """
 
     name: str
@@ -61,7 +58,7 @@ class Row:
         return Spread.of([one.clips_per_s for one in self.rounds])
 
     def summary(self) -> dict[str, Any]:
-        """For JSON."""
+        """The row in the JSON file."""
         return {
             "decoder": self.decoder,
             "workers": self.workers,
@@ -73,13 +70,13 @@ class Row:
 
 @dataclass
 class Comparison:
-    """What was found.
+    """The result.
 
     Attributes:
-        ours: Our loader, an engine a row; the first is what others are compared to.
-        peers: Those that ran to the end.
-        absent: Name -> why it has no row.
-        read: What the peers read, for people.
+        ours: A row for each engine of our loader; the first is the one that others are compared with.
+        peers: A row for each peer that ran to the end.
+        absent: Name of a peer that has no row -> why.
+        read: A sentence on what the peers read.
     """
 
     ours: list[Row] = field(default_factory=list)
@@ -88,7 +85,7 @@ class Comparison:
     read: str = ""
 
     def report(self) -> list[str]:
-        """A table, ours first and then the peers from the fastest on; what it does not say; the result in a line."""
+        """A table, ours first and then the peers by speed; the peers that did not run; and the result in a line."""
         ours, peers = self.ours[0], sorted(self.peers, key=lambda row: -row.clips_per_s.median)
         rate = ours.clips_per_s.median
         rows = [
@@ -102,10 +99,10 @@ class Comparison:
                 f", {rate / fastest:.2f} times the {fastest:.0f} of {peers[0].name}, the fastest of {len(peers)} peers"
             )
         absent = [f"{name} did not run: {reason}" for name, reason in self.absent.items()]
-        return ["", *table(["", "decoder", "workers", "clips/s", "ours/it"], rows), "", *absent, self.read, last]
+        return ["", *text_table(["", "decoder", "workers", "clips/s", "ours/it"], rows), "", *absent, self.read, last]
 
     def summary(self) -> dict[str, Any]:
-        """For JSON, every round included."""
+        """The value of `peers` in the JSON file."""
         return {
             "ours": {row.name: row.summary() for row in self.ours},
             "peers": {row.name: row.summary() for row in self.peers},
@@ -117,10 +114,10 @@ class Comparison:
 def compare(config: PeerConfig, *, names: str, quiet: bool) -> Comparison:
     """Make the peers' files, open every source in a process of its own, compare its clips with ours, then measure.
 
-    A peer that is missing, gives other clips than ours or fails on the way becomes a line of the result.
+    A peer that is not installed, gives other clips than ours, or fails, becomes a line of the result.
 
     Args:
-        names: "all", or peers with commas.
+        names: "all", or a list like "SPDL,torchcodec".
 
     Raises:
         BenchError: Our own loader fails, or the files cannot be made.
@@ -137,36 +134,35 @@ def compare(config: PeerConfig, *, names: str, quiet: bool) -> Comparison:
     if candidates.keys() - OURS:
         with progress("H.264 files", unit="segments", quiet=quiet) as tell:
             make_files(config, report=tell)
-    rows: dict[str, Row] = {}
+    sources: dict[str, tuple[Row, Child, Order]] = {}
     with ExitStack() as stack:
-        processes: dict[str, Child] = {}
         expected: np.ndarray | None = None
         with progress("opening", unit="sources", quiet=quiet) as tell:
             for name, peer in candidates.items():
-                child = stack.enter_context(Child(name, serve, peer, config))
+                child = stack.enter_context(Child(name, opened, peer, config))
                 with noting_failure(name, child, found):
                     clips = child.ask(FIRST_CLIPS, timeout_s=ANSWER_TIMEOUT_S)
                     expected = clips if expected is None else expected
                     check_same(expected, clips)
-                    rows[name], processes[name] = row_of(name, peer, config), child
-                tell(len(rows), len(candidates), name)
+                    sources[name] = row_of(name, peer, config), child, warmed(name, config)
+                tell(len(sources), len(candidates), name)
         with progress("measuring", unit="rounds", quiet=quiet) as tell:
-            for repeat, name in schedule(list(processes), repeats=settings.repeats):
+            for repeat, name in schedule(list(sources), repeats=settings.repeats):
                 if name in found.absent:
                     continue
-                settle(ProcessTree().cpu_s)  # full queues of one source are made at the expense of another
-                with noting_failure(name, processes[name], found):
-                    timeout_s = ANSWER_TIMEOUT_S + (settings.order.seconds or 0)
-                    rows[name].rounds.append(processes[name].ask(warmed(name, config), timeout_s=timeout_s))
-                    tell(repeat + 1, settings.repeats, f"{name} {rows[name].rounds[-1].clips_per_s:.0f} clips/s")
-    ran = [row for name, row in rows.items() if name not in found.absent]
+                row, child, order = sources[name]
+                settle(ProcessTree().cpu_s)  # until then, other sources still fill their queues
+                with noting_failure(name, child, found):
+                    row.rounds.append(child.ask(order, timeout_s=ANSWER_TIMEOUT_S + (order.seconds or 0)))
+                    tell(repeat + 1, settings.repeats, f"{name} {row.rounds[-1].clips_per_s:.0f} clips/s")
+    ran = [row for name, (row, _, _) in sources.items() if name not in found.absent]
     found.ours, found.peers = [r for r in ran if r.name in OURS], [r for r in ran if r.name not in OURS]
     return found
 
 
 @contextmanager
 def noting_failure(name: str, child: Child, found: Comparison) -> Iterator[None]:
-    """A peer that fails is noted as absent, with the reason, and its process ended; our own loader must not fail."""
+    """If a peer fails in the block, note it as absent and end its process; a failure of our own loader is an error."""
     try:
         yield
     except BenchError as error:
@@ -177,7 +173,7 @@ def noting_failure(name: str, child: Child, found: Comparison) -> Iterator[None]
 
 
 def check_same(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Raises BenchError where some clips, float [n, 3, T, H, W] from 0 to 255, are not ours by their PSNR."""
+    """Compare clips by PSNR, float [n, 3, T, H, W] from 0 to 255; raises BenchError if they are not the same."""
     if ours.shape != theirs.shape:
         raise BenchError(f"its clips are not ours (shape {theirs.shape}, not {ours.shape})")
     error = ((ours - theirs) ** 2).mean(axis=(1, 2, 3, 4)).max()
@@ -187,33 +183,28 @@ def check_same(ours: np.ndarray, theirs: np.ndarray) -> None:
 
 
 def row_of(name: str, peer: Peer, config: PeerConfig) -> Row:
-    """The row of a source before its rounds."""
+    """The row of a source, still without rounds."""
     if name not in OURS:
         return Row(name, f"{peer.decoder} {peer.version}, H.264", f"{config.num_workers} {peer.workers}")
     stored = open_index(config.settings.data).codec
     if stored == "h264" and not config.settings.on_gpu:
-        peer = replace(peer, decoder="PyAV")  # of every engine
+        peer = replace(peer, decoder="PyAV")  # both engines use it
     decoder = f"{peer.decoder} {peer.version}, {'JPEG' if stored == 'filmstrip' else 'H.264'}"
     return Row(name, decoder, f"{config.settings.loader.num_threads} threads")
 
 
 def warmed(name: str, config: PeerConfig) -> Order:
-    """The settings' order with more batches of warm-up than can wait ready."""
+    """How long to measure, with a warm-up of one batch more than can be ready."""
     settings, ready = config.settings, BATCHES_AHEAD * config.num_workers + 1
     if name in OURS:
         ready = warmup_batches(settings.loader, codec=open_index(settings.data).codec, on_gpu=settings.on_gpu)
     return replace(settings.order, warmup_batches=ready)
 
 
-def serve(connection: Connection, peer: Peer, config: PeerConfig) -> None:
-    """A source's process: measures an `Order`, and gives its first clips, 0 to 255."""
-    torch.set_num_threads(1)  # torch only copies here, and its pool would take the cores of the decoders
-    answer_requests(connection, opened(peer, config))
-
-
 @contextmanager
 def opened(peer: Peer, config: PeerConfig) -> Iterator[Callable[[Order | str], Measurement | np.ndarray]]:
-    """A source that answers requests."""
+    """A source in its process: measures an `Order`, or gives its first clips, 0 to 255."""
+    torch.set_num_threads(1)  # torch only copies here, and its pool would take the cores of the decoders
 
     def finish() -> None:
         if config.settings.on_gpu:

@@ -1,4 +1,4 @@
-"""Loader alone, synthetic step and real step in one process, measured in rounds; what each round of a lane cost."""
+"""The three lanes of the benchmark in one process: loader alone, synthetic step, real step; and one round of each."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -16,9 +16,9 @@ from res3d_video.train.ranks import Ranks
 from res3d_video.train.step import StepLoss, TrainStep
 
 LOADER, SYNTHETIC, REAL = "loader alone", "synthetic step", "real step"
-NUM_INPUTS = 3  # batches that the synthetic step repeats, so that none finds its own in a cache
+NUM_INPUTS = 3  # batches that the synthetic step repeats; with one, its clips would stay in caches
 LR = 1e-3
-SYNTHETIC_WARMUP = 2  # steps; nothing waits ready that would flatter it
+SYNTHETIC_WARMUP = 2  # steps; this lane has no full queues to empty first
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Round(Measurement):
     """One lane in one round.
 
     Attributes:
-        repeat: Which round, 0-based.
-        data_wait_s: That the host waited for batches.
-        plan_steps: First step of the plan that was taken, and the first that was not; None without a loader.
-        work: What was read for the batches taken.
-        disk_bytes: Fetched from storage; None where unknown.
-        thread_s: CPU seconds by group of threads.
-        gpu: Means of what NVML says; empty on a CPU.
-        total_clips: That all lanes took until the end of this round.
-        own_bytes: Memory at the end, no file's and not shared.
+        repeat: Number of the round, 0-based.
+        data_wait_s: How long the host waited for batches.
+        plan_steps: Steps of the plan that were taken, as a half-open range; None if the lane takes none.
+        work: What was read for the batches.
+        disk_bytes: Bytes that came from the disk; None if unknown.
+        thread_s: Group of threads -> CPU seconds.
+        gpu: Means of NVML's readings; empty on a CPU.
+        total_clips: Clips that all lanes took until the end of this round.
+        own_bytes: Memory of the process at the end, without files and shared memory.
     """
 
     lane: str
@@ -50,13 +50,13 @@ class Round(Measurement):
 
 
 class Lanes:
-    """What is measured. The loader stands still, its queues full, while another lane is measured.
+    """The lanes to measure. While a lane without the loader is measured, the loader is idle, with full queues.
 
     Args:
-        open_loader: Makes the loader; called again by `reopen_loader`.
-        step: The training step; None leaves only the loader alone.
-        codec: Of the loader's shards.
-        meter: Of the GPU, if there is one.
+        open_loader: Makes a loader; called again by `reopen_loader`.
+        step: The training step; None if there is only the loader alone.
+        codec: Codec of the loader's shards.
+        meter: Reads the GPU, if there is one.
     """
 
     def __init__(
@@ -69,23 +69,23 @@ class Lanes:
         meter: GpuMeter | None = None,
     ) -> None:
         self._open_loader, self.step = open_loader, step
-        self._inputs: list[Batch] = []  # the loader's own first ones: tensor cores are slower on noise than on pictures
+        self._inputs: list[Batch] = []  # real clips, because tensor cores are slower on noise
         self._device, self._codec, self.meter = ranks.device, codec, meter
         self._outcomes = OutcomeQueue(ranks)
         self.loader = open_loader()
         self._batches: Iterator[Batch] = iter(self.loader)
         self._taken: list[int] = []  # steps of the plan, in this round
-        self._num_steps = self._total_clips = 0  # of all rounds, warming up included
+        self._num_steps = self._total_clips = 0  # of all rounds, warm-up included
         self.run: dict[str, Callable[[], int]] = {LOADER: self.take_batch}
         if step is not None:
             self.run |= {SYNTHETIC: self.synthetic_step, REAL: self.real_step}
 
     def take_batch(self) -> int:
-        """The loader alone: the number of clips of a batch."""
+        """Take a batch of the loader; returns its number of clips, as the two steps below."""
         return len(self._next_batch().labels)
 
     def synthetic_step(self) -> int:
-        """A training step on some of the loader's batches, kept; the first call takes them."""
+        """A training step on one of the batches that are kept; the first call takes them from the loader."""
         inputs = self._kept()
         return self._train(inputs[self._num_steps % len(inputs)])
 
@@ -94,36 +94,36 @@ class Lanes:
         return self._train(self._next_batch())
 
     def losses(self, num_steps: int) -> list[float]:
-        """Loss of each of some steps on the batches kept."""
+        """Losses of training steps on the batches that are kept."""
         kept = self._kept()
         return [self._update(kept[number % NUM_INPUTS]).loss.item() for number in range(num_steps)]  # syncs
 
     def finish(self) -> None:
-        """Wait until everything asked for so far is done."""
+        """Wait until all work so far is done, also on the GPU."""
         self._outcomes.drain()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
     def stream(self) -> AbstractContextManager:
-        """Makes the stream of the step the current one, as the trainer does."""
+        """Make the step's CUDA stream the current one, as the trainer does."""
         return nullcontext() if self.step is None else self.step.on_stream()
 
     def reopen_loader(self) -> None:
-        """A new loader that goes on where the old one was; it maps no shard before its first batch is asked for."""
+        """Replace the loader by a new one that continues where it was, and that has no shard mapped yet."""
         self.finish()
         state = self.loader.state_dict()
         self.loader.close()
         self.loader = self._open_loader()
         self.loader.load_state_dict(state)
         self._batches = iter(self.loader)
-        gc.collect()  # the old one, and with it its mappings
+        gc.collect()  # the old loader, and with it its mappings
 
     def close(self) -> None:
         """Stop the loader."""
         self.loader.close()
 
     def measure(self, lane: str, order: Order, *, repeat: int = 0) -> Round:
-        """One round of a lane: settle, take what waits ready, measure."""
+        """One round of a lane: wait until nothing else runs, take the batches that are ready, then measure."""
         self.finish()
         settle()
         self.finish()  # the loader may have queued work on the GPU until then
@@ -155,10 +155,10 @@ class Lanes:
         )
 
     def _kept(self) -> list[Batch]:
-        """The first batches, taken when they are first asked for."""
+        """The batches for the synthetic step."""
         while len(self._inputs) < NUM_INPUTS:
             batch = next(self._batches)
-            self._inputs.append(replace(batch, clips=batch.clips.clone()))  # copy: the loader's memory is lent
+            self._inputs.append(replace(batch, clips=batch.clips.clone()))  # copy: the loader reuses its memory
         return self._inputs
 
     def _next_batch(self) -> Batch:
@@ -167,7 +167,7 @@ class Lanes:
         return batch
 
     def _train(self, batch: Batch) -> int:
-        """One step, its loss handed over as the trainer does, so that the host waits where the trainer's waits."""
+        """One step; passes its loss on as the trainer does, so that the host waits at the same places."""
         share = self._update(batch)
         self._num_steps += 1
         self._outcomes.push(self._num_steps, batch, loss=share.loss, losses=share.losses, stop=False)
@@ -179,7 +179,7 @@ class Lanes:
 
 
 def warmup_batches(settings: LoaderSettings, *, codec: str, on_gpu: bool) -> int:
-    """More than wait ready when a round begins: handed over, in the thread's hand, in DALI's queues, one more.
+    """One batch more than can be ready when a round begins: prefetched, in the thread, and in DALI's queues.
 
     >>> [warmup_batches(LoaderSettings(prefetch=2, queue_depth=3), codec=c, on_gpu=True) for c in ("filmstrip", "h264")]
     [7, 10]

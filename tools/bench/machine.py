@@ -1,4 +1,4 @@
-"""What the machine tells a benchmark: hardware, versions, threads of this process, bytes from disk, a GPU's engines."""
+"""Facts about the machine: hardware, versions, CPU time of threads, bytes from the disk, and the engines of a GPU."""
 
 import importlib
 import os
@@ -13,34 +13,32 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from res3d_video.tools.bench.measure import load_psutil
-from res3d_video.train.terminal import text_table as table
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["table"]
+PACKAGES = ("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "simplejpeg", "av", "spdl", "torchcodec", "numpy")
 DALI_WORKERS, UNNAMED = "DALI threads", "other threads"
-SOFTWARE_DECODERS = "software decoders"  # PyAV's, on a CPU: a pool of Python's threads
-LOADER_THREAD = "clip-loader"  # the thread of a ClipLoader; Python's name for it
+SOFTWARE_DECODERS = "software decoders"  # Python threads of the simple engine
+LOADER_THREAD = "clip-loader"  # name of a ClipLoader's thread
 
 
 def installed(*packages: str) -> str | None:
-    """Version of the first of some packages that is installed; None where none is."""
+    """Version of the first package that is installed; None if none is."""
     for package in packages:
         with suppress(PackageNotFoundError):
             return version(package)
     return None
 
 
-def machine(*packages: str) -> dict[str, Any]:
-    """Hardware, system and versions."""
+def machine() -> dict[str, Any]:
+    """Hardware, operating system, and versions of the installed packages that decode and train."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    found = {package: installed(package) for package in packages}
+    model = re.search(r"^model name\s*: (.*)", info.read_text(), re.MULTILINE) if info.is_file() else None
+    found = {package: installed(package) for package in PACKAGES}
     versions = {"python": platform.python_version()} | {name: number for name, number in found.items() if number}
     return {
-        "cpu": models[0] if models else platform.machine(),
+        "cpu": model[1] if model else platform.machine(),
         "num_cpus": os.cpu_count(),
         "num_cpus_allowed": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
@@ -49,7 +47,7 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def machine_lines(facts: dict[str, Any]) -> list[str]:
-    """`machine` for people."""
+    """What `machine` returns, as two lines."""
     hardware = f"{facts['cpu']}, {facts['num_cpus_allowed']} of {facts['num_cpus']} CPUs, {facts['system']}"
     if "gpu" in facts:
         hardware = f"{facts['gpu']}; {hardware}"
@@ -57,7 +55,7 @@ def machine_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table for a page: the first column to the left, the others to the right.
+    """A Markdown table; all columns but the first are aligned to the right.
 
     >>> markdown(["", "clips/s"], [["x|y", "565"]])
     ['| | clips/s |', '|---|---:|', '| x\\\\|y | 565 |']
@@ -67,14 +65,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]]
 
 
-def write(path: Path, text: str) -> None:
-    """A file of text, and its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
 def thread_seconds() -> dict[int, tuple[str, float]]:
-    """CPU seconds of each thread since it began, by its id, with the group it belongs to."""
+    """Id of each thread of this process -> its group, and its CPU seconds since it started."""
     python, found = {thread.native_id: thread.name for thread in threading.enumerate()}, {}
     for thread in load_psutil().Process().threads():
         try:
@@ -86,7 +78,10 @@ def thread_seconds() -> dict[int, tuple[str, float]]:
 
 
 def thread_group(name: str, *, is_python: bool = False) -> str:
-    """The group of a thread, by Linux's name for it or Python's.
+    """The group that a thread belongs to.
+
+    Args:
+        name: Python's name for the thread if `is_python`, else Linux's.
 
     >>> thread_group("[DALI][TP1]Exec"), thread_group("python")
     ('DALI threads', 'other threads')
@@ -99,7 +94,7 @@ def thread_group(name: str, *, is_python: bool = False) -> str:
 
 
 def seconds_by_group(before: dict[int, tuple[str, float]], after: dict[int, tuple[str, float]]) -> dict[str, float]:
-    """CPU seconds of each group between two readings; a thread that ended meanwhile is not counted.
+    """CPU seconds of each group between two results of `thread_seconds`; threads that have ended do not count.
 
     >>> seconds_by_group({1: ("a", 2.0)}, {1: ("a", 2.5), 2: ("b", 0.25), 3: ("a", 1.0)})
     {'a': 1.5, 'b': 0.25}
@@ -111,15 +106,15 @@ def seconds_by_group(before: dict[int, tuple[str, float]], after: dict[int, tupl
 
 
 def drop_from_cache(paths: Iterable[Path]) -> None:
-    """Take files out of the page cache; what a process has mapped and touched stays."""
+    """Drop files from the page cache; pages that a process has mapped and read stay there."""
     for path in paths:
         with path.open("rb") as file:
-            os.fsync(file.fileno())  # what is not on disk yet would stay
+            os.fsync(file.fileno())  # pages that are not on the disk yet would stay
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def bytes_from_disk() -> int | None:
-    """Bytes that this process has had fetched from storage since it began, read-ahead included; None where unknown."""
+    """Bytes that came from the disk for this process, with read-ahead; None if the system does not say."""
     psutil = load_psutil()
     try:
         return psutil.Process().io_counters().read_bytes
@@ -129,7 +124,7 @@ def bytes_from_disk() -> int | None:
 
 SAMPLE_EVERY_S = 0.2  # NVML's own numbers are means over a sixth of a second to a second
 
-# reading -> how NVML gives it; sm, jpeg and dec in percent of time
+# Name of a reading -> how to get it from NVML. sm, jpeg and dec are in percent of the time.
 READINGS: dict[str, Callable[[Any, Any], float]] = {
     "sm": lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
     "jpeg": lambda nvml, gpu: nvml.nvmlDeviceGetJpgUtilization(gpu)[0],
@@ -141,13 +136,13 @@ READINGS: dict[str, Callable[[Any, Any], float]] = {
 
 
 class GpuMeter:
-    """Reads one GPU by NVML.
+    """Reads utilization, memory, clock and power of a GPU from NVML.
 
     Args:
-        uuid: "GPU-…", as NVML names the device.
+        uuid: NVML's name of the device, "GPU-…".
 
     Attributes:
-        missing: Reading -> why it cannot be had; a machine without NVML lacks them all.
+        missing: Name of a reading that is not available here -> why; all of them without NVML.
     """
 
     def __init__(self, uuid: str) -> None:
@@ -162,10 +157,10 @@ class GpuMeter:
             self._gpu = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
         except self._nvml.NVMLError as error:
             self.missing = dict.fromkeys(READINGS, str(error))
-        self.sample()  # finds out what is missing
+        self.sample()  # fills `missing`
 
     def sample(self) -> dict[str, float]:
-        """The readings that can be had now; one that fails is not asked for again."""
+        """The readings that are available; one that fails is missing from then on."""
         found = {}
         for name, read in READINGS.items():
             if name in self.missing:
@@ -178,7 +173,7 @@ class GpuMeter:
 
     @contextmanager
     def watch(self) -> Iterator[dict[str, float]]:
-        """Means of the block's time, of several readings a second; filled in when it ends."""
+        """Read several times a second; the dict is filled with the means when the block ends."""
         samples: list[dict[str, float]] = []
         means: dict[str, float] = {}
         over = threading.Event()
@@ -199,7 +194,7 @@ class GpuMeter:
 
 
 def meter_of(device: "torch.device") -> GpuMeter | None:
-    """The meter of one of torch's devices; a CPU has none."""
-    import torch  # commands that only print their help read this file, too
+    """The meter of a device of torch; None for a CPU."""
+    import torch  # slow to import, and study.py --help imports this module
 
     return GpuMeter(f"GPU-{torch.cuda.get_device_properties(device).uuid}") if device.type == "cuda" else None

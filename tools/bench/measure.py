@@ -1,4 +1,4 @@
-"""Taking batches as fast as they come, in rounds, here or in a process of its own: speed, cores, memory."""
+"""Measures how fast batches come, and with how many cores; processes that do so on request."""
 
 import multiprocessing
 import statistics
@@ -12,18 +12,18 @@ from typing import Any, Self
 from res3d_video.pipeline.errors import UserError, kind_and_line, one_line
 from res3d_video.train.terminal import no_interrupts
 
-IDLE_CORES, IDLE_WINDOW_S, IDLE_TIMEOUT_S = 0.1, 0.1, 10.0  # CPU time is counted in ticks of 10 ms
+IDLE_CORES, IDLE_WINDOW_S, IDLE_TIMEOUT_S = 0.1, 0.1, 10.0  # Linux counts CPU time in ticks of 10 ms
 CLOSE_TIMEOUT_S = 10.0
 NO_FFMPEG = ("Could not load libtorchcodec", "Failed to import libspdl")
 
 
 class BenchError(UserError):
-    """A benchmark cannot go on; the message is one line."""
+    """A benchmark cannot continue; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and range of the rounds."""
+    """Median, smallest and largest value of the rounds."""
 
     median: float
     min: float
@@ -34,7 +34,7 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
-        """Small numbers keep a decimal.
+        """As text; medians below 100 with one decimal.
 
         >>> str(Spread.of([211.4, 190, 226])), str(Spread(9.25, 8.0, 11.0))
         ('211 [190..226]', '9.2 [8.0..11.0]')
@@ -45,7 +45,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Order:
-    """What to measure next: a number of batches, or at least so many seconds."""
+    """How long to measure: a number of batches or, if it is None, a number of seconds."""
 
     num_batches: int | None
     seconds: float | None
@@ -54,7 +54,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What some batches cost this process and its children; `wall_s` lasts until all is done, on the GPU too."""
+    """What some batches cost. `cpu_s` is of this process and its children; `wall_s` includes the work on the GPU."""
 
     num_batches: int
     num_clips: int
@@ -67,7 +67,7 @@ class Measurement:
 
     @property
     def cores(self) -> float:
-        """Cores kept busy, on average."""
+        """Mean number of busy cores."""
         return self.cpu_s / self.wall_s
 
 
@@ -75,8 +75,8 @@ def measure(take: Callable[[], int], order: Order, *, finish: Callable[[], None]
     """Take batches as fast as they come.
 
     Args:
-        take: Takes one, and returns its number of clips.
-        finish: Waits until what was delivered is really there (a GPU works on after the call).
+        take: Takes a batch and returns its number of clips.
+        finish: Waits until the work of all batches is done; a GPU may still be busy when `take` returns.
     """
     for _ in range(order.warmup_batches):
         take()
@@ -92,7 +92,7 @@ def measure(take: Callable[[], int], order: Order, *, finish: Callable[[], None]
 
 
 def schedule(lanes: list[str], *, repeats: int) -> list[tuple[int, str]]:
-    """(round, lane) in the order of measuring: every round begins one lane further on, so none is always first.
+    """The order to measure in, as (round, lane): each round starts with another lane, so that none is always first.
 
     >>> [lane for _, lane in schedule(["a", "b", "c"], repeats=3)]
     ['a', 'b', 'c', 'b', 'c', 'a', 'c', 'a', 'b']
@@ -101,10 +101,10 @@ def schedule(lanes: list[str], *, repeats: int) -> list[tuple[int, str]]:
 
 
 def settle(cpu_s: Callable[[], float] = time.process_time) -> None:
-    """Wait until queues are full and nothing decodes ahead any more, but not forever.
+    """Wait until queues are full and nothing is decoded any more, but at most IDLE_TIMEOUT_S.
 
     Args:
-        cpu_s: CPU time so far; by default of this process.
+        cpu_s: Returns the CPU time so far, seconds; by default that of this process.
     """
     deadline, busy = time.monotonic() + IDLE_TIMEOUT_S, IDLE_CORES
     while busy >= IDLE_CORES and time.monotonic() < deadline:
@@ -114,7 +114,7 @@ def settle(cpu_s: Callable[[], float] = time.process_time) -> None:
 
 
 class ProcessTree:
-    """CPU time and memory of this process and the children that it has now."""
+    """CPU time and memory of this process and its present children."""
 
     def __init__(self) -> None:
         psutil = load_psutil()
@@ -124,7 +124,7 @@ class ProcessTree:
         self._cpu_s: dict[int, float] = {}
 
     def cpu_s(self) -> float:
-        """User and system time since the processes began, seconds; a child that has ended keeps what it had."""
+        """User and system time of all processes, seconds; for a child that has ended, its last known time."""
         for process in self._processes:
             with suppress(self._gone):
                 times = process.cpu_times()
@@ -132,7 +132,7 @@ class ProcessTree:
         return sum(self._cpu_s.values())
 
     def own_bytes(self) -> int:
-        """Resident memory that is no file's and not shared: what a leak would add to."""
+        """Resident memory without files and shared memory, in which a leak would show."""
         own = 0
         for process in self._processes:
             with suppress(self._gone):
@@ -142,11 +142,7 @@ class ProcessTree:
 
 
 def load_psutil() -> Any:
-    """The psutil module.
-
-    Raises:
-        BenchError: It is not installed.
-    """
+    """The psutil module; raises BenchError if it is not installed."""
     try:
         import psutil  # type: ignore[import-untyped]
     except ImportError:
@@ -154,33 +150,32 @@ def load_psutil() -> Any:
     return psutil
 
 
+Service = Callable[..., AbstractContextManager[Callable[[Any], Any]]]  # gives a function: request -> answer
+
+
 class Child:
-    """A process that answers one request after another.
+    """A process that opens `service(*args)` and answers requests with it, one after another.
 
     Args:
-        serve: Runs there with the process's end of a connection and `args`; importable by name.
+        service: Importable by name. An exception in it ends the process.
     """
 
-    def __init__(self, name: str, serve: Callable[..., None], *args: Any) -> None:
+    def __init__(self, name: str, service: Service, *args: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, *args), name=name)
+        self._process = context.Process(target=answer_requests, args=(theirs, service, *args), name=name)
         with no_interrupts():
             self._process.start()
         theirs.close()
 
     def ask(self, request: Any, *, timeout_s: float | None = None) -> Any:
-        """Send a request and wait for its answer; raises as `receive`."""
-        with suppress(OSError):  # it may be gone already, which `receive` says
-            self._connection.send(request)
-        return self.receive(timeout_s=timeout_s)
-
-    def receive(self, *, timeout_s: float | None = None) -> Any:
-        """Wait for what the process says.
+        """Send a request and wait for its answer.
 
         Raises:
-            BenchError: It is what the process says, the process died, or it says nothing for so long.
+            BenchError: The request failed, the process has died, or it does not answer in time.
         """
+        with suppress(OSError):  # it may be gone already, which `poll` below finds out
+            self._connection.send(request)
         try:
             if not self._connection.poll(timeout_s):
                 raise BenchError(f"no answer for {timeout_s:.0f} seconds")
@@ -193,7 +188,7 @@ class Child:
         return answer
 
     def close(self) -> None:
-        """End the process; kills it when it does not listen."""
+        """End the process; kill it if it does not respond."""
         with suppress(OSError):  # it may be gone already
             self._connection.send(None)
         self._connection.close()
@@ -207,24 +202,24 @@ class Child:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is KeyboardInterrupt:
-            self._process.terminate()  # its work is of no use any more
+            self._process.terminate()  # nobody needs its answer any more
         self.close()
 
 
-def answer_requests(connection: Connection, service: AbstractContextManager[Callable[[Any], Any]]) -> None:
-    """The child's side: open a service, let it answer requests until told None, and send what goes wrong."""
+def answer_requests(connection: Connection, service: Service, *args: Any) -> None:
+    """The process of a `Child`: answer requests until one is None; an exception is sent as a BenchError."""
     try:
-        with service as answer:
+        with service(*args) as answer:
             while (request := connection.recv()) is not None:
                 connection.send(answer(request))
     except EOFError:
         return  # the parent is gone
-    except Exception as error:  # whatever a library raises is a line of the result
+    except Exception as error:  # libraries raise anything; the parent decides what to do
         connection.send(BenchError(reason(error)))
 
 
 def reason(error: Exception) -> str:
-    """An error's kind and what it says, or the way out where a library does not find FFmpeg.
+    """Type and message of an exception; what to install, if a library has not found FFmpeg.
 
     >>> reason(RuntimeError("first\\nsecond"))
     'RuntimeError: first second'

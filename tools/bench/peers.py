@@ -1,7 +1,7 @@
-"""Other ways to read the same clips: a peer is a function that yields batches, and one entry of `PEERS`.
+"""Other loaders that read the same clips. A peer is a function that yields batches, and an entry of `PEERS`.
 
-Peers read one H.264 file for each segment: the stored file where the shards hold H.264, and a copy encoded from the
-stored frames where they hold filmstrips. Clips are those of our plan: same frames, crops and flips.
+Peers read one H.264 file per segment: the stored file of h264 shards, or a copy that is encoded from filmstrips.
+They give the clips of our plan: the same frames, crops and flips.
 """
 
 import io
@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -31,18 +32,19 @@ from res3d_video.pipeline.plan import TrainPlan
 from res3d_video.tools.bench.machine import installed
 from res3d_video.tools.bench.measure import BenchError
 from res3d_video.tools.bench.run import Settings
+from res3d_video.tools.samples import write_mp4
 
-BATCHES_AHEAD = 2  # of a pool of threads, and of each process of a DataLoader: torch's default
-GOP, CRF, FPS = 8, 20, 25  # of encoded copies; stored files keep theirs
+BATCHES_AHEAD = 2  # of a pool of threads, and of each process of a DataLoader, where it is torch's default
+GOP, CRF, FPS = 8, 20, 25  # of the copies of filmstrips
 
 
 @dataclass(frozen=True)
 class PeerConfig:
-    """What is read, alike for every peer and for our loader.
+    """What every peer and our loader reads, and how.
 
     Attributes:
-        files: Folder of the H.264 files that peers read.
-        num_workers: Threads or processes of a peer.
+        files: Folder of the H.264 files for the peers.
+        num_workers: Number of threads or processes of a peer.
     """
 
     settings: Settings
@@ -50,22 +52,22 @@ class PeerConfig:
     num_workers: int
 
     def plan(self) -> TrainPlan:
-        """Random starts, crops and flips, without end."""
+        """The endless plan of all sources, with random starts, crops and flips."""
         return self.settings.plan(open_index(self.settings.data))
 
 
-BatchSource = Callable[[PeerConfig], Generator[Tensor]]  # endless batches [N, 3, T, H, W], the mean subtracted
+BatchSource = Callable[[PeerConfig], Generator[Tensor]]  # endless batches [N, 3, T, H, W] with the mean subtracted
 
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """One planned clip as a peer reads it.
+    """A planned clip for a peer.
 
     Attributes:
-        path: H.264 file of its segment, named after the sample's key.
+        path: H.264 file of the segment, named after the sample's key.
         frames: T frame numbers, never decreasing; a short video repeats its last one.
-        size: Height and width to scale pictures to, pixels; None leaves them as stored.
-        x, y, side: Left and top edge of the square crop in the scaled picture, and its size.
+        size: Height and width to scale frames to, pixels; None keeps them as stored.
+        x, y, side: Left and top edge of the square crop in the scaled frame, and its size, pixels.
     """
 
     path: Path
@@ -77,7 +79,7 @@ class ClipRequest:
     flip: bool
 
     def cut(self, pictures: Tensor) -> Tensor:
-        """The crop of whole pictures uint8 [T, H, W, 3], flipped if planned: [T, side, side, 3]."""
+        """The crop of whole frames, uint8 [T, H, W, 3], flipped if planned: uint8 [T, side, side, 3]."""
         clip = pictures[:, self.y : self.y + self.side, self.x : self.x + self.side]
         return clip.flip(2) if self.flip else clip
 
@@ -103,22 +105,22 @@ def requests(config: PeerConfig, plan: TrainPlan, step: int) -> list[ClipRequest
 
 
 def delivered(batch: Tensor, config: PeerConfig) -> Tensor:
-    """A batch as a trainer takes it, the mean subtracted.
+    """A batch as a trainer takes it, with the mean subtracted.
 
     Args:
-        batch: uint8 [N, T, H, W, 3], pinned where the device is a GPU, or on it.
+        batch: uint8 [N, T, H, W, 3]; for a GPU in pinned memory, or already there.
 
     Returns:
-        [N, 3, T, H, W], channels_last_3d; float16 on a GPU, float32 on a CPU.
+        [N, 3, T, H, W] in channels_last_3d; float16 on a GPU, float32 on a CPU.
     """
     if config.settings.on_gpu:
         values = batch.to(config.settings.device, non_blocking=True).half().sub_(MEAN)
-    else:  # one pass and one thread: torch's own threads would take the cores of the decoders
+    else:  # one pass in one thread: torch's own threads would take the cores of the decoders
         values = torch.from_numpy(np.subtract(batch.numpy(), np.float32(MEAN), dtype=np.float32))
     return values.permute(0, 4, 1, 2, 3)
 
 
-def our_loader(config: PeerConfig, *, engine: str) -> Generator[Tensor]:
+def our_loader(config: PeerConfig, *, engine: Literal["dali", "simple"]) -> Generator[Tensor]:
     """Our loader, with one of its engines."""
     plan, settings = config.plan(), replace(config.settings.loader, engine=engine)
     with ClipLoader(plan.index, plan, device=config.settings.device, settings=settings, mean=MEAN) as loader:
@@ -126,13 +128,13 @@ def our_loader(config: PeerConfig, *, engine: str) -> Generator[Tensor]:
             yield batch.clips
 
 
-# How one clip is read. Each opens the file for every clip, for a real dataset has more files than can be kept open.
+# How one clip is read. The file is opened for each clip, because real datasets have too many files to keep them open.
 
 
 def read_pyav(request: ClipRequest) -> Tensor:
     """PyAV: seek to the keyframe before the clip and decode to its last frame."""
     needed, shown = set(request.frames), dict[int, np.ndarray]()
-    # One thread for each conversion: by default every frame starts several, and a clip costs twice as much.
+    # One thread per conversion: by default each frame starts several, and a clip costs twice as much.
     convert: dict[str, Any] = {"format": "rgb24", "threads": 1}
     if request.size:
         convert |= {"height": request.size[0], "width": request.size[1]}
@@ -140,7 +142,7 @@ def read_pyav(request: ClipRequest) -> Tensor:
     with av.open(str(request.path), format="mp4") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        ticks = 1 / (stream.average_rate * stream.time_base)  # of the container's clock to a frame of constant rate
+        ticks = 1 / (stream.average_rate * stream.time_base)  # of the container's clock per frame
         container.seek(round(request.frames[0] * ticks), stream=stream)
         for frame in container.decode(stream):
             number = round((frame.pts or 0) / ticks)
@@ -154,10 +156,10 @@ def read_pyav(request: ClipRequest) -> Tensor:
 
 
 def read_torchcodec(request: ClipRequest, device: str = "cpu") -> Tensor:
-    """torchcodec, with FFmpeg on a CPU and NVDEC on a GPU.
+    """torchcodec, which decodes with FFmpeg on a CPU and with NVDEC on a GPU.
 
-    The files have a constant frame rate, so seek_mode "approximate" gives the frames of "exact" and does not scan the
-    file first; docs/decisions/0007-fair-peers.md has the difference.
+    The files have a constant frame rate, so seek_mode "approximate" gives the same frames as "exact" without scanning
+    the file first; docs/decisions/0007-fair-peers.md has the difference in speed.
     """
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import Resize
@@ -177,7 +179,7 @@ def read_torchcodec(request: ClipRequest, device: str = "cpu") -> Tensor:
 
 
 def read_spdl(request: ClipRequest) -> Tensor:
-    """SPDL; its filter drops the frames between the wanted ones before it converts to RGB."""
+    """SPDL; a filter drops the frames that are not needed before the conversion to RGB."""
     import spdl.io
 
     demuxer = spdl.io.Demuxer(str(request.path))
@@ -196,11 +198,11 @@ def read_spdl(request: ClipRequest) -> Tensor:
 
 
 def in_threads(config: PeerConfig, *, read: Callable[..., Tensor], on_device: bool = False) -> Generator[Tensor]:
-    """A clip a thread, two batches ahead. FFmpeg decodes and converts without the GIL.
+    """A clip per thread, two batches ahead. FFmpeg decodes and converts without the GIL.
 
     Args:
-        read: Of a request, whole pictures, uint8 [T, height, width, 3] RGB.
-        on_device: Pass it the device that the clips are wanted on, and take its pictures there.
+        read: Reads the whole frames of a request, uint8 RGB [T, height, width, 3].
+        on_device: Whether `read` takes the device as an argument, and returns frames there.
     """
     plan, spec, settings = config.plan(), config.settings.clip, config.settings
     shape = (settings.batch_size, spec.num_frames, spec.crop_size, spec.crop_size, 3)
@@ -229,7 +231,7 @@ def in_threads(config: PeerConfig, *, read: Callable[..., Tensor], on_device: bo
 
 
 class PyavBatches(Dataset[Tensor]):
-    """Step -> its batch, uint8 [N, T, H, W, 3]."""
+    """Step of the plan -> its batch, uint8 [N, T, H, W, 3]."""
 
     def __init__(self, config: PeerConfig) -> None:
         self._config, self._plan = config, config.plan()
@@ -239,7 +241,7 @@ class PyavBatches(Dataset[Tensor]):
 
 
 def pyav_dataloader(config: PeerConfig) -> Generator[Tensor]:
-    """torch's DataLoader, a batch a process; bytes cross over, for floats would take four times the memory."""
+    """torch's DataLoader, a batch per process; the processes pass uint8, because floats need four times the memory."""
     stopped = threading.Event()
     steps: Any = itertools.takewhile(lambda _: not stopped.is_set(), itertools.count())
     received = iter(
@@ -258,15 +260,15 @@ def pyav_dataloader(config: PeerConfig) -> Generator[Tensor]:
     finally:
         stopped.set()
         for _ in received:
-            pass  # workers told to stop in the middle of a batch abort, so let them finish what they were given
+            pass  # workers that are stopped in the middle of a batch abort, so let them finish
 
 
 def spdl_pipeline(config: PeerConfig) -> Generator[Tensor]:
-    """SPDL's own pipeline: clips are read in its threads, in order, and joined to batches."""
+    """SPDL's own pipeline: it reads clips in threads, in order, and joins them to batches."""
     from spdl.pipeline import PipelineBuilder
 
     plan = config.plan()
-    read_spdl(requests(config, plan, 0)[0])  # says what is wrong; the pipeline would say that a stage failed
+    read_spdl(requests(config, plan, 0)[0])  # fails with the cause; the pipeline would only say that a stage failed
 
     def joined(clips: list[Tensor]) -> Tensor:
         return torch.stack(clips).pin_memory() if config.settings.on_gpu else torch.stack(clips)
@@ -288,7 +290,7 @@ def spdl_pipeline(config: PeerConfig) -> Generator[Tensor]:
 def dali_video(config: PeerConfig) -> Generator[Tensor]:
     """DALI's video decoder on the same files: decoders.video, crop_mirror_normalize, DALIGenericIterator.
 
-    It decodes H.264 on a GPU only; on a CPU the graph works for files in MJPEG, VP8 or VP9.
+    It decodes H.264 on a GPU only; on a CPU, the same graph reads MJPEG, VP8 and VP9.
     """
     from nvidia.dali import Pipeline, fn
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
@@ -335,7 +337,7 @@ def dali_video(config: PeerConfig) -> Generator[Tensor]:
         yield out[0]["clips"].permute(0, 4, 1, 2, 3)
 
 
-DECODERS = {  # decoder, for people -> packages of PyPI, one of which has it
+DECODERS = {  # decoder -> packages on PyPI, any of which has it
     "DALI": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
     "simplejpeg": ("simplejpeg",),
     "PyAV": ("av",),
@@ -346,13 +348,13 @@ DECODERS = {  # decoder, for people -> packages of PyPI, one of which has it
 
 @dataclass(frozen=True)
 class Peer:
-    """A source of batches, for the table.
+    """A source of batches.
 
     Attributes:
         source: Importable by name.
         decoder: A key of `DECODERS`.
-        workers: What its workers are.
-        needs_gpu: Whether it decodes H.264 on a GPU only.
+        workers: Kind of its workers: threads or processes.
+        needs_gpu: Whether it can decode H.264 only on a GPU.
     """
 
     source: BatchSource
@@ -362,7 +364,7 @@ class Peer:
 
     @property
     def version(self) -> str | None:
-        """Of the decoder; None if it is not installed."""
+        """Version of the decoder; None if it is not installed."""
         return installed(*DECODERS[self.decoder])
 
 
@@ -381,7 +383,7 @@ PEERS = {
 
 
 def peers_named(names: str) -> dict[str, Peer]:
-    """The peers of a command line: all, or names with commas, in any case.
+    """The peers of a list like "SPDL,torchcodec", in upper or lower case; "all" for all.
 
     Raises:
         UserError: There is no such peer.
@@ -395,19 +397,19 @@ def peers_named(names: str) -> dict[str, Peer]:
     chosen = [name.strip() for name in names.split(",")]
     for name in chosen:
         if name.lower() not in by_name:
-            raise UserError(f"peer {name!r} does not exist; choose all, or with commas {choices(list(PEERS))}")
+            raise UserError(f"peer {name!r} does not exist; choose all, or some of {choices(list(PEERS))}")
     return {by_name[name.lower()]: PEERS[by_name[name.lower()]] for name in chosen}
 
 
 def files_note(index: ShardIndex) -> str:
-    """What peers read, for people."""
+    """A sentence on what the peers read."""
     copies = f"H.264 copies (GOP {GOP}, CRF {CRF}, no B-frames)"
     read = copies if index.codec != "h264" else f"the mp4 files of the tars (GOP {index.gop_size}), as ours does"
     return f"peers read {read}; all files are in the page cache"
 
 
 def make_files(config: PeerConfig, *, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Make the H.264 files.
+    """Make the H.264 files for the peers.
 
     Raises:
         BenchError: A sample or a tar is damaged.
@@ -430,20 +432,15 @@ def make_files(config: PeerConfig, *, report: Callable[[int, int], None] = lambd
 
 
 def mp4_of_tar(index: ShardIndex, sample: int) -> bytes:
-    """A segment's mp4 as it lies in the tar of h264 shards, byte for byte."""
+    """The mp4 of a segment, as stored in the tar of h264 shards."""
     with tarfile.open(index.data_dir / index.tars[int(index.tar[sample])], "r:") as tar:
         return tar.extractfile(f"{index.key(sample)}.mp4").read()  # type: ignore[union-attr]  # plain files
 
 
 def encoded(index: ShardIndex, sample: int) -> bytes:
-    """A segment's stored frames as an mp4: closed GOPs, no B-frames, pictures as large as stored."""
+    """The stored frames of a segment as an mp4 with closed GOPs and no B-frames, in the stored size."""
     frames, content = decode_frames(index, sample), io.BytesIO()  # [F, tile_height, tile_width, 3]
-    with av.open(content, "w", format="mp4") as container:
-        options = {"crf": str(CRF), "sc_threshold": "0", "flags": "+cgop", "keyint_min": str(GOP)}
-        stream = container.add_stream("libx264", rate=FPS, options=options)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        stream.gop_size, stream.max_b_frames, stream.thread_count = GOP, 0, 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    gops = {"g": str(GOP), "keyint_min": str(GOP), "sc_threshold": "0", "flags": "+cgop", "bf": "0"}
+    size = frames.shape[2], frames.shape[1]
+    write_mp4(content, frames, size=size, rate=Fraction(FPS), options={"crf": str(CRF), "threads": "1"} | gops)
     return content.getvalue()

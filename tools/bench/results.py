@@ -1,4 +1,4 @@
-"""What the rounds of a benchmark come to: medians, spreads, saturation, the bottleneck; as a table and JSON. Pure."""
+"""Results of the rounds: medians and ranges, saturation, the bottleneck; as a table and as JSON. Pure functions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -7,22 +7,23 @@ from typing import Any
 
 from res3d_video.pipeline.reader import ReadWork
 from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC, Round
-from res3d_video.tools.bench.machine import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS, table
+from res3d_video.tools.bench.machine import DALI_WORKERS, LOADER_THREAD, SOFTWARE_DECODERS
 from res3d_video.tools.bench.measure import Spread
+from res3d_video.train.terminal import text_table
 
-FULL = 0.85  # of a resource's time; more is never seen where work arrives in batches
-MIN_ROUNDS = 6  # to say that the rate drifts: two a third
+FULL = 0.85  # share of the time in which a resource counts as full; with work in batches, it never gets higher
+MIN_ROUNDS = 6  # from which on drift and growth of memory are reported: two rounds in each third
 
 
 @dataclass
 class Result:
-    """Everything that was measured.
+    """All rounds, and what is needed to interpret them.
 
     Attributes:
-        on_gpu: Where training and decoding happen.
-        num_cpus: That this process may use.
-        num_threads: Of all DALI pipelines together.
-        gpu_missing: Readings that NVML does not give here, and why.
+        on_gpu: Whether training and decoding happen on a GPU.
+        num_cpus: CPUs that this process may use.
+        num_threads: Threads of all DALI pipelines together.
+        gpu_missing: Reading that NVML does not give here -> why.
     """
 
     on_gpu: bool
@@ -32,26 +33,26 @@ class Result:
     gpu_missing: dict[str, str] = field(default_factory=dict)
 
     def of(self, lane: str) -> list[Round]:
-        """A lane's rounds, in order."""
+        """The rounds of a lane, in order."""
         return sorted((one for one in self.rounds if one.lane == lane), key=lambda one: one.repeat)
 
     @property
     def lanes(self) -> dict[str, dict[str, Any]]:
-        """`lane_numbers` of those that were measured."""
+        """`lane_numbers` of the lanes that were measured."""
         return {lane: lane_numbers(own) for lane in (LOADER, SYNTHETIC, REAL) if (own := self.of(lane))}
 
     @property
     def saturation(self) -> Spread | None:
-        """Speed on the loader's clips as a share of that on ready ones, round by round."""
+        """Speed of the real step / speed of the synthetic step, in each round."""
         pairs = zip(self.of(REAL), self.of(SYNTHETIC), strict=True)
         ratios = [real.clips_per_s / synthetic.clips_per_s for real, synthetic in pairs]
         return Spread.of(ratios) if ratios else None
 
 
 def lane_numbers(rounds: Sequence[Round]) -> dict[str, Any]:
-    """Medians and spreads of one lane; what was not measured or means nothing there is None."""
+    """Medians and ranges of a lane; None for what was not measured, or has no meaning in it."""
     loads = rounds[0].plan_steps is not None
-    waits = loads and rounds[0].lane == REAL  # alone, the loader is waited for all the time
+    waits = loads and rounds[0].lane == REAL  # the loader alone is waited for all the time
     from_disk = [one.disk_bytes / one.wall_s for one in rounds if one.disk_bytes is not None]
     readings = {name: [one.gpu[name] for one in rounds if name in one.gpu] for name in ("sm", "jpeg", "dec")}
     memory = [one.gpu["memory_bytes"] for one in rounds if "memory_bytes" in one.gpu]
@@ -69,14 +70,14 @@ def lane_numbers(rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 def thread_cores(rounds: Sequence[Round]) -> dict[str, float]:
-    """Cores that each group of threads kept busy, the busiest first."""
+    """Group of threads -> cores that it kept busy; the busiest first."""
     groups = {group for one in rounds for group in one.thread_s}
     cores = {group: median(one.thread_s.get(group, 0.0) / one.wall_s for one in rounds) for group in groups}
     return dict(sorted(cores.items(), key=lambda item: -item[1]))
 
 
 def busy_shares(result: Result) -> dict[str, float]:
-    """Resource -> share of it that the loader alone kept busy, 0 to 1; those that were measured."""
+    """Resource -> share of it that the loader alone kept busy, 0 to 1; without those that were not measured."""
     loader, threads = result.lanes[LOADER], thread_cores(result.of(LOADER))
     busy = {
         "JPEG engines": loader["jpeg"] and loader["jpeg"] / 100,
@@ -87,13 +88,13 @@ def busy_shares(result: Result) -> dict[str, float]:
         "software decoders": threads[SOFTWARE_DECODERS] / result.num_threads if SOFTWARE_DECODERS in threads else None,
         "the loader's own thread": threads.get(LOADER_THREAD, 0.0),
     }
-    return {name: min(share, 1.0) for name, share in busy.items() if share is not None}  # time comes in ticks
+    return {name: min(share, 1.0) for name, share in busy.items() if share is not None}  # CPU time comes in ticks
 
 
 def first_limit(result: Result) -> str:
-    """What keeps the loader alone from being faster: the fullest resource, or nothing that was measured.
+    """The resource that keeps the loader alone from being faster, or that none of them is full.
 
-    That bytes come from the disk does not show that anything waits for them: it is only mentioned.
+    Bytes from the disk are only mentioned, because they do not show that anything waits for them.
     """
     busy = busy_shares(result)
     name = max(busy, key=lambda resource: busy[resource])
@@ -106,7 +107,7 @@ def first_limit(result: Result) -> str:
 
 
 def bottleneck(result: Result) -> str:
-    """What holds training up, in a sentence."""
+    """A sentence that says how long training waits for the loader, and why."""
     lanes, saturation, limit = result.lanes, result.saturation, f"first limit: {first_limit(result)}"
     loader, cores = lanes[LOADER]["clips_per_s"].median, lanes[LOADER]["cores"].median
     if saturation is None:
@@ -124,7 +125,7 @@ def bottleneck(result: Result) -> str:
     )
 
 
-# number of a lane -> its column's name, and how a cell is written
+# key of `lane_numbers` -> name of its column, and how to write a cell
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "clips_per_s": ("clips/s", str),
     "ms_per_step": ("ms/step", lambda spread: f"{spread.median:.1f}"),
@@ -141,52 +142,52 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def report(result: Result) -> list[str]:
-    """A table without the columns that no lane has a number for, what belongs to it, and the bottleneck at the end."""
+    """A table of the lanes, without empty columns; notes; and the bottleneck as the last line."""
     lanes = result.lanes
     shown = {name: of for name, of in COLUMNS.items() if any(own[name] is not None for own in lanes.values())}
     rows = [
         [lane, *("–" if own[name] is None else text(own[name]) for name, (_, text) in shown.items())]
         for lane, own in lanes.items()
     ]
-    return ["", *table(["", *(name for name, _ in shown.values())], rows), "", *notes(result), bottleneck(result)]
+    return ["", *text_table(["", *(name for name, _ in shown.values())], rows), "", *notes(result), bottleneck(result)]
 
 
 def notes(result: Result) -> list[str]:
-    """Lines below the table."""
+    """The lines between the table and the bottleneck."""
     lines, rounds = [], result.rounds
     if s := result.saturation:
         lines.append(f"saturation (real step / synthetic step) {s.median:.3f} [{s.min:.3f}..{s.max:.3f}]")
     groups = [f"{group} {cores:.2f}" for group, cores in thread_cores(result.of(LOADER)).items() if cores >= 0.01]
     if groups:
         lines.append(f"cores of the loader alone: {', '.join(groups)}")
-    lines += [
-        f"{lane}: {drift(result.of(lane)):+.1%} from the first third of the rounds to the last"
-        for lane in result.lanes
-        if len(result.of(lane)) >= MIN_ROUNDS
-    ]
-    lines.append(
-        f"memory of this process over {rounds[-1].total_clips} clips of all lanes: own "
-        f"{rounds[0].own_bytes / 1e6:.0f} -> {rounds[-1].own_bytes / 1e6:.0f} MB, "
-        f"{growth(rounds) / 1e6:+.3f} MB/1000 clips in the second half"
-    )
+    if rounds[-1].repeat + 1 >= MIN_ROUNDS:
+        lines += [
+            f"{lane}: {drift(result.of(lane)):+.1%} from the first third of the rounds to the last"
+            for lane in result.lanes
+        ]
+        lines.append(
+            f"memory of this process over {rounds[-1].total_clips} clips of all lanes: own "
+            f"{rounds[0].own_bytes / 1e6:.0f} -> {rounds[-1].own_bytes / 1e6:.0f} MB, "
+            f"{growth(rounds) / 1e6:+.3f} MB/1000 clips in the second half"
+        )
     return lines + [f"NVML: {name} is not available ({reason})" for name, reason in result.gpu_missing.items()]
 
 
 def drift(rounds: Sequence[Round]) -> float:
-    """Median rate of the last third of the rounds against that of the first, as a share of it."""
+    """Change of the median rate from the first third of the rounds to the last, as a share of the first."""
     rates, third = [one.clips_per_s for one in rounds], len(rounds) // 3
     return median(rates[-third:]) / median(rates[:third]) - 1
 
 
 def growth(rounds: Sequence[Round]) -> float:
-    """Bytes of memory for 1000 clips, by least squares over the second half: in the first, buffers find their size."""
+    """Bytes of memory per 1000 clips, by least squares over the second half, when buffers have their size."""
     half = rounds[len(rounds) // 2 :]
     clips, own = [one.total_clips for one in half], [one.own_bytes for one in half]
     return 1000 * linear_regression(clips, own).slope if len(half) > 1 else 0.0
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """For JSON: seconds, bytes, shares of 1; NVML's readings in percent."""
+    """Everything for the JSON file: in seconds, bytes and shares of 1; NVML's readings in percent."""
     return {
         "lanes": {
             lane: {name: asdict(value) if isinstance(value, Spread) else value for name, value in own.items()}

@@ -1,9 +1,9 @@
-"""One run of the benchmark: open the loader and the step, measure the lanes in rounds, then profile."""
+"""A run of the benchmark: opens the loader and the step, measures the lanes in rounds, and profiles the step."""
 
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import MEAN, ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import TrainPlan
 from res3d_video.tools.bench.lanes import REAL, SYNTHETIC, Lanes
-from res3d_video.tools.bench.machine import drop_from_cache, markdown, meter_of, write
+from res3d_video.tools.bench.machine import drop_from_cache, markdown, meter_of
 from res3d_video.tools.bench.measure import Order, schedule
 from res3d_video.tools.bench.results import Result
 from res3d_video.train.config import OptimConfig
@@ -28,7 +28,7 @@ from res3d_video.train.ranks import Ranks
 from res3d_video.train.step import StepOptions, TrainStep, build_optimizer
 from res3d_video.train.terminal import progress
 
-FIRST_STEPS = {"cpu": 2, "cuda": 12}  # compiling, choosing algorithms and capturing happen in them
+FIRST_STEPS = {"cpu": 2, "cuda": 12}  # torch.compile, the choice of cuDNN's algorithms and CUDA graphs need them
 PROFILED_STEPS = {"cpu": 3, "cuda": 20}
 SEED = 0  # of clips and weights
 
@@ -38,12 +38,12 @@ class Settings:
     """What to measure.
 
     Attributes:
-        samples: int64 [n], rows of the index.
+        samples: Rows of the index, int64 [n].
+        order: How long a lane is measured in a round, without warm-up.
         step: How the training step is executed; None measures the loader alone.
-        order: Of a lane in a round, warming up aside.
-        cold: Read from disk: the shards leave the page cache before each round of a lane that reads.
-        profile_dir: For traces and a table of kernels; None for none.
-        start_multiple: Clips begin at multiples of so many stored frames; the GOP's size snaps them to keyframes.
+        cold: Drop the shards from the page cache before each round of a lane that reads them.
+        profile_dir: Folder for traces and a table of kernels; None writes none.
+        start_multiple: Clips start at multiples of this many stored frames; the GOP size makes them start at keyframes.
     """
 
     data: Path
@@ -66,7 +66,7 @@ class Settings:
         return self.device.type == "cuda"
 
     def plan(self, index: ShardIndex) -> TrainPlan:
-        """Random starts, crops and flips, without end."""
+        """An endless plan with random starts, crops and flips."""
         return TrainPlan(
             index,
             self.samples,
@@ -78,20 +78,32 @@ class Settings:
         )
 
 
-def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
-    """Measure all lanes; write the profile, if one is wanted.
+def run(
+    settings: Settings,
+    index: ShardIndex,
+    names: Sequence[str] = (),
+    *,
+    step: TrainStep | None = None,
+    quiet: bool = True,
+) -> Result:
+    """Measure lanes in rounds; then write the profile, if the settings ask for one.
+
+    Args:
+        names: Lanes to measure; empty for all.
+        step: A step to use instead of a new one.
 
     Raises:
         BenchError: A package is missing.
-        ValueError: A setting does not fit the data, or the step cannot be executed so.
+        UserError: A setting does not fit the data, or the device cannot execute such a step.
     """
-    result = empty_result(settings, index)
-    with contextlib.closing(open_lanes(settings, index)) as lanes, first_steps(lanes, settings.device):
-        order = schedule(list(lanes.run), repeats=settings.repeats)
+    num_pipelines = settings.loader.pipelines(codec=index.codec, on_gpu=settings.on_gpu)
+    result = Result(settings.on_gpu, len(os.sched_getaffinity(0)), settings.loader.num_threads * num_pipelines)
+    with contextlib.closing(open_lanes(settings, index, step=step)) as lanes, first_steps(lanes, settings.device):
+        order = schedule(list(names or lanes.run), repeats=settings.repeats)
         with progress("measuring", unit="measurements", quiet=quiet) as tell:
             for repeat, lane in order:
                 if settings.cold and lane != SYNTHETIC:
-                    lanes.reopen_loader()  # what is mapped cannot be dropped
+                    lanes.reopen_loader()  # pages that are mapped cannot be dropped
                     drop_from_cache(settings.data / tar for tar in index.tars)
                 result.rounds.append(lanes.measure(lane, settings.order, repeat=repeat))
                 tell(len(result.rounds), len(order), f"{lane} {result.rounds[-1].clips_per_s:.0f} clips/s")
@@ -101,23 +113,8 @@ def run(settings: Settings, index: ShardIndex, *, quiet: bool) -> Result:
     return result
 
 
-def measure_lanes(settings: Settings, index: ShardIndex, names: list[str], *, step: TrainStep | None = None) -> Result:
-    """Some lanes alone, with nothing set up before."""
-    result = empty_result(settings, index)
-    with contextlib.closing(open_lanes(settings, index, step=step)) as lanes:
-        for repeat, lane in schedule(names, repeats=settings.repeats):
-            result.rounds.append(lanes.measure(lane, settings.order, repeat=repeat))
-    return result
-
-
-def empty_result(settings: Settings, index: ShardIndex) -> Result:
-    """Nothing measured yet."""
-    pipelines = settings.loader.pipelines(codec=index.codec, on_gpu=settings.on_gpu)
-    return Result(settings.on_gpu, len(os.sched_getaffinity(0)), settings.loader.num_threads * pipelines)
-
-
 def open_lanes(settings: Settings, index: ShardIndex, *, step: TrainStep | None = None) -> Lanes:
-    """The loader, and the trainer's step on a fresh network or on that of `step`, if one is wanted."""
+    """The loader, and `step` or a new training step, if the settings ask for one."""
     ranks, plan = Ranks(device=settings.device), settings.plan(index)
     if step is None and settings.step is not None:
         torch.manual_seed(SEED)
@@ -130,9 +127,9 @@ def open_lanes(settings: Settings, index: ShardIndex, *, step: TrainStep | None 
 
 @contextlib.contextmanager
 def first_steps(lanes: Lanes, device: torch.device) -> Iterator[None]:
-    """Take some steps to set everything up; then, as the trainer does, leave that out of garbage collections.
+    """Run some steps, so that everything is set up; then exclude it from garbage collection, as the trainer does.
 
-    A collection through all of it would stop a step for tens of milliseconds.
+    Otherwise a collection would stop a step for tens of milliseconds.
     """
     if SYNTHETIC in lanes.run:
         with lanes.stream():
@@ -153,12 +150,12 @@ TOP = 25
 
 @dataclass(frozen=True)
 class Profile:
-    """Some profiled steps, as numbers of one.
+    """Means over some profiled steps.
 
     Attributes:
-        kernels: Own time of each kernel on a GPU, or operator on a CPU, the slowest first; those that run at the same
-            time are counted each.
-        idle: Share of the time in which the busiest stream, the trainer's, ran nothing; None on a CPU.
+        kernels: Kernel on a GPU, or operator on a CPU -> its own time in ms per step, slowest first. Kernels that run
+            at the same time all count.
+        idle: Share of the time in which the busiest stream, which is the trainer's, was idle; None on a CPU.
     """
 
     ms_per_step: float
@@ -167,7 +164,7 @@ class Profile:
 
 
 def profile_steps(step: Callable[[], Any], *, device: torch.device, trace: Path) -> Profile:
-    """Profile some calls of a step, after unprofiled ones, and write a trace for chrome://tracing."""
+    """Profile some calls of a step after a warm-up, and write a trace for chrome://tracing."""
     on_gpu, num_steps = device.type == "cuda", PROFILED_STEPS[device.type]
 
     def finish() -> None:
@@ -204,7 +201,7 @@ def profile_steps(step: Callable[[], Any], *, device: torch.device, trace: Path)
 
 
 def covered(times: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of some half-open intervals.
+    """Length of the union of half-open intervals.
 
     >>> covered([(0, 2), (5, 6), (1, 3), (5, 5.5)])
     4.0
@@ -223,11 +220,11 @@ def write_profiles(lanes: Lanes, folder: Path, *, device: torch.device) -> None:
             profile_steps(lanes.run[lane], device=device, trace=folder / f"{lane.replace(' ', '-')}.json")
             for lane in (SYNTHETIC, REAL)
         ]
-    write(folder / "kernels.md", "\n".join(profile_page(*found)))
+    (folder / "kernels.md").write_text("\n".join([*profile_page(*found), ""]), encoding="utf-8")
 
 
 def profile_page(ready: Profile, real: Profile) -> list[str]:
-    """Both profiles as a Markdown page, ms of a step: sums first, then the slowest kernels."""
+    """Both profiles as a Markdown page, in ms per step: sums first, then the slowest kernels."""
     both = (ready, real)
     slowest = sorted(ready.kernels | real.kernels, key=lambda name: -max(p.kernels.get(name, 0.0) for p in both))
     rows = [

@@ -1,7 +1,5 @@
-"""What tools/check_gpu.py asks of a GPU, stage by stage: each is a process of its own that runs named parts."""
+"""The stages of tools/check_gpu.py: each runs in a process of its own, part by part."""
 
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +9,6 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import islice
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -19,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from res3d_video.pipeline.clip import ClipSpec
+from res3d_video.pipeline.clip import ClipSpec, frame_indices
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import list_folder
@@ -29,33 +26,33 @@ from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan, TrainPlan
 from res3d_video.tools.bench.lanes import LOADER, REAL, SYNTHETIC
 from res3d_video.tools.bench.machine import machine, meter_of
-from res3d_video.tools.bench.measure import BenchError, Child, Order, Spread, answer_requests
+from res3d_video.tools.bench.measure import BenchError, Child, Order, Spread
 from res3d_video.tools.bench.results import first_limit
-from res3d_video.tools.bench.run import Settings, first_steps, measure_lanes, open_lanes, profile_steps
+from res3d_video.tools.bench.run import Settings, first_steps, open_lanes, profile_steps, run
 from res3d_video.tools.make_demo_videos import demo_videos
 from res3d_video.tools.numbered import read_numbers, write_numbered_video
+from res3d_video.tools.run_reader import read_run
 from res3d_video.train.models import ModelConfig
 from res3d_video.train.ranks import Ranks
-from res3d_video.train.step import StepOptions, TrainStep, default_options
+from res3d_video.train.step import StepOptions, default_options
 
 CODECS = ("filmstrip", "h264")
 CHECKOUT = Path(__file__).resolve().parents[2]
 CLIP = ClipSpec(8, 2, 112)
 MAX_MEAN_ERROR, FAR, MAX_FAR_SHARE = 2.0, 32, 0.01  # of 255: nvJPEG does not smooth chroma, libjpeg-turbo does
-MAX_LOSS_ERROR = 0.02  # relative, over 20 steps in bfloat16 at a small rate
-ROUNDS, LAST_ROUNDS, RECORDINGS = 3, 7, 20
+MAX_LOSS_ERROR = 0.02  # relative, over 20 steps in bfloat16 at a small learning rate
+ROUNDS, LAST_ROUNDS = 3, 7
 COMPARED_STEPS = {"cpu": 5, "cuda": 20}
 STEP_OPTIONS = ("compile", "space_to_depth", "cuda_graph", "high_priority")
-ON_A_CPU = {"compile", "space_to_depth"}  # of all that is tried
-CLOSING_S = 12.0  # until a process that does not listen is ended
-CONNECTIONS = 32  # hardware queues of CUDA: what train/main.py asks for
+ON_A_CPU = {"compile", "space_to_depth"}  # of the options that are tried
+CLOSING_S = 12.0  # that ending a process takes if it does not answer
 THREADS = (2, 4)  # of the loader
-ALONE, LAST = "loader alone", "default and best"  # parts whose numbers the page's last line is made of
+ALONE, LAST = "loader alone", "default and best"  # parts that the page's last line is made of
 Found = dict[str, Any]
 
 
 class Part(NamedTuple):
-    """One thing that a stage does; `work` returns what it found."""
+    """One check or measurement of a stage; `work` returns its numbers."""
 
     name: str
     work: Callable[[], Found]
@@ -64,14 +61,14 @@ class Part(NamedTuple):
 
 @dataclass
 class Stage:
-    """One stage at work.
+    """A stage and what its parts have found so far.
 
     Attributes:
-        home: Folder of what the stages share: the shards made, the runs.
+        home: Folder that all stages share, with the shards and runs that they make.
         data: Shards that speed is measured on.
-        earlier: Stage -> part -> findings of the stages before.
+        earlier: Stage -> part -> numbers, of the stages before this one.
         until: time.monotonic() at which the stage is killed.
-        save: Writes `found`, `skipped` and `errors`, so that they outlive the stage.
+        save: Writes `found`, `skipped` and `errors` after each part, so that they survive a kill.
     """
 
     device: torch.device
@@ -93,7 +90,7 @@ class Stage:
         return max(0.0, self.until - time.monotonic())
 
     def run(self, parts: Iterator[Part]) -> None:
-        """One part after another; a part that fails is noted and does not stop the next one."""
+        """Run the parts in order; one that fails becomes an entry of `errors`, and the next one runs."""
         meter = meter_of(self.device)
         for part in parts:
             started = time.monotonic()
@@ -102,7 +99,7 @@ class Stage:
             else:
                 try:
                     found = part.work()
-                except Exception as error:  # whatever a library raises is a line of the result
+                except Exception as error:  # whatever a library raises, the next part can still run
                     self.errors[part.name] = kind_and_line(error)
                 else:
                     readings = {"gpu_after": meter.sample()} if meter else {}
@@ -110,7 +107,7 @@ class Stage:
             self.save({"found": self.found, "skipped": self.skipped, "errors": self.errors})
 
     def settings(self, options: Mapping[str, Any] | None = None, **changes: Any) -> Settings:
-        """What is measured: the paper's clips on a GPU, small ones on a CPU.
+        """Benchmark settings: the paper's clips on a GPU, small ones on a CPU.
 
         Args:
             options: Fields of `LoaderSettings` and `StepOptions`; None measures the loader alone.
@@ -146,7 +143,7 @@ def make_data(stage: Stage) -> Iterator[Part]:
     if stage.data.is_relative_to(stage.home):
         sources["demo"] = demo_videos(stage.home, quiet=True)
 
-    def build(name: str, codec: str) -> Found:
+    def build(name: str, codec: Any) -> Found:
         listing = list_folder(sources[name], name=name, group_pattern=r"^(g\d+|scene[0-9]+)_")
         built = build_shards(listing, stage.home / f"{name}-{codec}", BuildSettings(codec=codec), workers=2)
         return {"num_samples": built.num_samples}
@@ -160,8 +157,7 @@ def first_look(stage: Stage) -> Iterator[Part]:
     """A: hardware, versions, a compiler."""
 
     def facts() -> Found:
-        found = machine("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "av", "simplejpeg")
-        return found | {"compiler": shutil.which("gcc") or shutil.which("cc"), "cuda": torch.version.cuda}
+        return machine() | {"compiler": shutil.which("gcc") or shutil.which("cc"), "cuda": torch.version.cuda}
 
     yield Part("machine", facts)
 
@@ -212,10 +208,9 @@ def wrong_frames(clips: np.ndarray, plan: TrainPlan) -> int:
     scale, size, wrong = plan.spec.scale(plan.index.size), plan.global_batch_size, 0
     for number, clip in enumerate(clips):
         batch, row = plan.batch(number // size), number % size
-        last = int(plan.index.num_frames[batch.sample[row]]) - 1
-        expected = [min(int(batch.start[row]) + 2 * t, last) for t in range(plan.spec.num_frames)]
+        frames = frame_indices(batch.start, plan.stored_spec, video_frames=plan.index.num_frames[batch.sample])
         left, flip = float(batch.left[row]) / scale, bool(batch.flip[row])
-        wrong += read_numbers(clip, left=left, scale=scale, flip=flip) != expected
+        wrong += read_numbers(clip, left=left, scale=scale, flip=flip) != frames[row].tolist()
     return wrong
 
 
@@ -250,7 +245,7 @@ def first_clips(
 def alone(stage: Stage, *, data: Path | None = None, **loader: Any) -> Found:
     """The loader alone: clips/s, host cores, use of the GPU's engines, and what limits it."""
     settings = replace(stage, data=data or stage.data).settings(loader=LoaderSettings(**loader))
-    result = measure_lanes(settings, open_index(settings.data), [LOADER])
+    result = run(settings, open_index(settings.data))
     numbers = result.lanes[LOADER]
     return {
         "clips_per_s": asdict(numbers["clips_per_s"]),
@@ -260,53 +255,28 @@ def alone(stage: Stage, *, data: Path | None = None, **loader: Any) -> Found:
     }
 
 
-def serve(connection: Connection, settings: Settings, connections: int) -> None:
-    """A loader and a step in a process of their own.
-
-    Args:
-        connections: Hardware queues that CUDA uses.
-    """
-    os.putenv("CUDA_DEVICE_MAX_CONNECTIONS", str(connections))  # before CUDA starts in this process
-    answer_requests(connection, opened(settings))
-
-
 @contextmanager
-def opened(settings: Settings) -> Iterator[Callable[[Any], Any]]:
-    """Answers "losses" of some steps, "record" anew under load, or the name of a lane: clips/s of a round."""
+def opened(settings: Settings) -> Iterator[Callable[[str], Any]]:
+    """A loader and a step in a process of their own: answers "losses" of some steps, or a lane's name with clips/s."""
     with closing(open_lanes(settings, open_index(settings.data))) as lanes:
-        num_steps = COMPARED_STEPS[settings.device.type]
 
         def answer(request: str) -> Any:
-            if request == "losses":
-                with lanes.stream():
-                    return lanes.losses(num_steps)
-            if request != "record":
+            if request != "losses":
                 return lanes.measure(request, settings.order).clips_per_s
-            for _ in range(RECORDINGS):
-                assert lanes.step is not None
-                lanes.step = recorded_anew(lanes.step)
-                with lanes.stream():
-                    lanes.losses(num_steps)
-                    lanes.real_step()  # the loader works meanwhile
-            return None
+            with lanes.stream():
+                return lanes.losses(COMPARED_STEPS[settings.device.type])
 
         yield answer
-
-
-def recorded_anew(step: TrainStep) -> TrainStep:
-    """The same model and optimizer, as they are, in a step that has recorded nothing yet."""
-    options = replace(step.options, compile=False, space_to_depth=False)  # the model has both already
-    return TrainStep(step.model, step.optimizer, ranks=step.ranks, options=options)
 
 
 def compared(
     stage: Stage, base: Found, change: Found, *, lanes: Sequence[str], rounds: int = ROUNDS, share: float = 1.0
 ) -> Found:
-    """A change beside its base: losses of some steps, then rounds that alternate; each in a process of its own.
+    """A change beside its base, each in a process of its own: losses of some steps, then alternating rounds.
 
     Args:
-        lanes: Measured in each round; speed is that of the last.
-        share: Of the stage's time that is left, for this.
+        lanes: Measured in each round; the speeds of the last one are compared.
+        share: Of the stage's remaining time, for this comparison.
 
     Raises:
         BenchError: One of the two fails, or time is over.
@@ -317,32 +287,37 @@ def compared(
     def ask(child: Child, request: str) -> Any:
         return child.ask(request, timeout_s=max(0.0, until - time.monotonic()))
 
-    def start(options: Found) -> Child:
-        return Child("compared", serve, stage.settings(options), options.get("connections", CONNECTIONS))
-
-    with start(base) as plain, start(base | change) as changed:
+    with (
+        Child("base", opened, stage.settings(base)) as plain,
+        Child("changed", opened, stage.settings(base | change)) as changed,
+    ):
         both = (plain, changed)
         losses = [ask(child, "losses") for child in both]
         for number in range(rounds):
             for lane in lanes:
                 for which in (0, 1) if number % 2 == 0 else (1, 0):
                     rates[which][lane].append(ask(both[which], lane))
-        if change.get("cuda_graph") and REAL not in lanes:
-            ask(changed, "record")
-    worst = max(abs(b - a) / max(abs(a), 1e-6) for a, b in zip(*losses, strict=True))
+    worst = relative_error(*losses)
     is_exact: bool | None = worst <= MAX_LOSS_ERROR
     if "hw_decoder_load" in change:
         is_exact = stage.earlier.get("B", {}).get("engine load 0 and 1", {}).get("exact")
-    ratios = [b / a for a, b in zip(rates[0][lanes[-1]], rates[1][lanes[-1]], strict=True)]
+    ratios = ratios_of(rates[1][lanes[-1]], rates[0][lanes[-1]])
     found: Found = {"change": change, "exact": is_exact, "speed": asdict(Spread.of(ratios))}
     found |= {"kept": is_kept(ratios, exact=is_exact), "worst_loss_error": worst, "rates": rates}
     if REAL in lanes:
-        before, after = (
-            asdict(Spread.of([real / ready for real, ready in zip(one[REAL], one[SYNTHETIC], strict=True)]))
-            for one in rates
-        )
+        before, after = (asdict(Spread.of(ratios_of(one[REAL], one[SYNTHETIC]))) for one in rates)
         found |= {"saturation_before": before, "saturation": after}
     return found
+
+
+def ratios_of(rates: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Quotients, one per round."""
+    return [rate / other for rate, other in zip(rates, others, strict=True)]
+
+
+def relative_error(losses: Sequence[float], others: Sequence[float]) -> float:
+    """Largest difference of two runs' losses, step by step, as a share of the first run's."""
+    return max(abs(b - a) / max(abs(a), 1e-6) for a, b in zip(losses, others, strict=True))
 
 
 def is_kept(ratios: Sequence[float], *, exact: bool | None) -> bool:
@@ -396,7 +371,7 @@ def loader_alone(stage: Stage) -> Iterator[Part]:
 def saturation(stage: Stage) -> Iterator[Part]:
     """E: real clips beside ready ones, one factor at a time; then the default and the best."""
     base, lanes = kept(stage.earlier.get("C", {})), (SYNTHETIC, REAL)
-    changes: list[Found] = [{"hw_decoder_load": 0.0}, {"connections": 8}]  # 32 is what the trainer has
+    changes: list[Found] = [{"hw_decoder_load": 0.0}]
     changes += [{"num_threads": threads} for threads in THREADS if threads != LoaderSettings().num_threads]
     changes += [{name: not base.get(name, False)} for name in ("high_priority", "cuda_graph")]
     yield from climb(stage, base, changes, lanes, more=1)
@@ -447,9 +422,9 @@ def end_to_end(stage: Stage) -> Iterator[Part]:
         shutil.copytree(whole, halves, ignore=shutil.ignore_patterns("latest.pt", "best.pt", "step-*", "*.tfevents*"))
         middle = str(whole / f"step-{steps // 2}.pt")
         command(*train, "--steps", str(steps), "--out", str(halves), "--resume", middle)
-        one, two = (losses_of(folder / "metrics.jsonl") for folder in (whole, halves))
-        worst = max(abs(one[step] - two[step]) / max(abs(one[step]), 1e-6) for step in sorted(one)[steps // 2 :])
-        return {"exact": worst <= MAX_LOSS_ERROR, "worst_loss_error": worst, "last_loss": one[steps]}
+        one, two = (read_run(folder).curve("loss").values[steps // 2 :].tolist() for folder in (whole, halves))
+        worst = relative_error(one, two)
+        return {"exact": worst <= MAX_LOSS_ERROR, "worst_loss_error": worst, "last_loss": one[-1]}
 
     def evaluate() -> Found:
         out = stage.home / "scores.json"
@@ -459,10 +434,8 @@ def end_to_end(stage: Stage) -> Iterator[Part]:
 
     def small_batches() -> Found:
         settings = stage.settings(best_options(stage), batch_size=64)
-        with Child("batch 64", serve, settings, CONNECTIONS) as child:
-            child.ask("losses", timeout_s=stage.left_s)
-            pairs = [[child.ask(lane, timeout_s=stage.left_s) for lane in (SYNTHETIC, REAL)] for _ in range(ROUNDS)]
-        return {"saturation": asdict(Spread.of([real / ready for ready, real in pairs]))}
+        found = run(settings, open_index(settings.data), [SYNTHETIC, REAL]).saturation
+        return {"saturation": found and asdict(found)}
 
     yield Part("train and resume", train_and_resume)
     yield Part("evaluate", evaluate)
@@ -473,14 +446,8 @@ def end_to_end(stage: Stage) -> Iterator[Part]:
         yield Part(f"h264 alone, {pipelines} pipelines", work, needs_gpu=pipelines > 1)
 
 
-def losses_of(path: Path) -> dict[int, float]:
-    """Step -> loss, of a run's metrics.jsonl; of a step that comes twice the last counts."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines if line.get("event") == "train"}
-
-
 STAGES: dict[str, tuple[float, Callable[[Stage], Iterator[Part]]]] = {  # name -> share of the time, parts
-    "data": (4, make_data),
+    "data": (10, make_data),  # every other stage needs it, and what it leaves is theirs
     "A": (1, first_look),
     "B": (3, exactness),
     "C": (10, step_options),

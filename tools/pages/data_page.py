@@ -1,8 +1,9 @@
-"""The page of a dataset's shards: samples that play, classes, lengths, leaks, videos that failed, settings."""
+"""The HTML page of a dataset: a gallery, classes, lengths, leaks, videos that failed, settings."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypedDict
 
@@ -10,18 +11,18 @@ import numpy as np
 
 from res3d_video.pipeline.convert.run import reasons_of
 from res3d_video.pipeline.files import read_plain
-from res3d_video.pipeline.index import SUBSETS, ShardError, ShardIndex
+from res3d_video.pipeline.index import SUBSETS, ShardIndex
 from res3d_video.pipeline.reader import FrameFiles
 from res3d_video.pipeline.schema import CRC32, SIZE
 from res3d_video.pipeline.typed_json import SchemaError, Text, decode
-from res3d_video.tools.pages.markup import Clip, flatten, histogram, plural, render, video_of
+from res3d_video.tools.pages.markup import Clip, flatten, plural, render, video_of
 from res3d_video.tools.samples import KeyJson, read_key_json
 from res3d_video.train.terminal import Report
 
 SIDES = {"train": SUBSETS["train"], "val": SUBSETS["val"], "test": SUBSETS["test"], "none": 0}
 MAX_LOOKED_AT = 1000  # random samples whose key.json is read
-MAX_BYTES = 12_000_000  # of the videos of the gallery, about
-NUM_READERS = 16  # threads, for datasets behind a URL
+MAX_BYTES = 12_000_000  # approximate size of all videos of the gallery
+NUM_READERS = 16  # threads that read key.json, which helps with datasets behind a URL
 MAX_QUARANTINE_BYTES = 2**28  # 1.1 million lines have less
 
 
@@ -31,11 +32,11 @@ def data_page(
     """The page of a dataset.
 
     Args:
-        num_classes, per_class: In the gallery, at most.
-        seed: Of what is drawn; None draws other samples each time.
+        num_classes, per_class: Most classes in the gallery, and most samples of each.
+        seed: Seed of the random samples; None draws other samples each time.
 
     Raises:
-        ShardError: The server of a remote dataset is gone.
+        ShardError: The server of a remote dataset does not answer.
     """
     rng = np.random.default_rng(seed)
     gallery = read_gallery(index, draw(index, rng, num_classes=num_classes, per_class=per_class), report=report)
@@ -69,18 +70,17 @@ def data_page(
 
 
 def draw(index: ShardIndex, rng: np.random.Generator, *, num_classes: int, per_class: int) -> list[int]:
-    """Samples: of random classes some random ones each, of both sides of the first split in turn."""
+    """Draw random samples of random classes, in turn from each side of the first split."""
     labels, sides = index.labels, index.subsets[:, 0]
     present, drawn = np.unique(labels), list[int]()
     for label in np.sort(rng.choice(present, size=min(num_classes, len(present)), replace=False)):
         own = [rng.permutation(np.flatnonzero((labels == label) & (sides == side))).tolist() for side in SIDES.values()]
-        turns = sorted((turn, side) for side, of_side in enumerate(own) for turn in range(len(of_side)))
-        drawn += [own[side][turn] for turn, side in turns[:per_class]]
+        drawn += [row for rows in zip_longest(*own) for row in rows if row is not None][:per_class]
     return drawn
 
 
 def read_gallery(index: ShardIndex, drawn: Sequence[int], *, report: Report) -> dict[str, list[Clip]]:
-    """Class -> its clips of `drawn`, as many as fit on the page."""
+    """Class -> clips of the samples in `drawn`, as many as fit on the page."""
     files, num_bytes, gallery = FrameFiles(index), 0, dict[str, list[Clip]]()
     for done, row in enumerate(drawn):
         report(done, len(drawn), "gallery")
@@ -88,10 +88,7 @@ def read_gallery(index: ShardIndex, drawn: Sequence[int], *, report: Report) -> 
         caption = f"{PurePosixPath(index.source(row)).name or index.key(row)}, {side}"
         meta = read_key_json(index, row)
         fps = (meta["fps"] if meta else 0) / index.frame_step or 25.0
-        try:
-            clip = video_of(index, row, np.arange(index.num_frames[row]), files=files, fps=fps, caption=caption)
-        except ShardError as error:
-            clip = Clip(caption, b"", fault=str(error))
+        clip = video_of(index, row, np.arange(index.num_frames[row]), files=files, fps=fps, caption=caption)
         gallery.setdefault(index.classes[index.labels[row]], []).append(clip)
         num_bytes += len(clip.video)
         if num_bytes > MAX_BYTES:
@@ -104,14 +101,13 @@ def read_gallery(index: ShardIndex, drawn: Sequence[int], *, report: Report) -> 
 
 
 def side_counts(index: ShardIndex) -> np.ndarray:
-    """Samples of every class on the sides of the first split, by first labels: int64 [K, 4] as in SIDES."""
-    together = index.labels.astype(np.int64) * len(SIDES) + index.subsets[:, 0]
-    counts = np.bincount(together, minlength=len(SIDES) * len(index.classes))
-    return counts.reshape(-1, len(SIDES))[:, list(SIDES.values())]
+    """Samples per class (their first label) and side of the first split, in the order of SIDES: int64 [K, 4]."""
+    of_side = [index.labels[index.subsets[:, 0] == side] for side in SIDES.values()]
+    return np.stack([np.bincount(labels, minlength=len(index.classes)) for labels in of_side], axis=1)
 
 
 def lacking(counts: np.ndarray, classes: list[str]) -> list[str]:
-    """Sentences on classes without samples, or on one side although they have some on another.
+    """Sentences on classes without samples, without training samples, or without test samples.
 
     >>> lacking(np.array([[2, 0, 1, 0], [0, 0, 3, 0], [4, 0, 0, 0], [0, 0, 0, 0]]), ["a", "b", "c", "d"])
     ['1 class without samples: d', '1 class without training samples: b', '1 class without test samples: c']
@@ -128,27 +124,24 @@ def lacking(counts: np.ndarray, classes: list[str]) -> list[str]:
 
 
 def seconds_of(index: ShardIndex, metas: dict[int, KeyJson]) -> np.ndarray:
-    """How long the samples are that say their rate, seconds: float64 [n]."""
+    """Durations of the samples whose rate is known, seconds: float64 [n]."""
     rows = [row for row, meta in metas.items() if meta["fps"]]
     rates = np.array([metas[row]["fps"] for row in rows])
     return np.asarray(index.num_frames)[rows] * index.frame_step / rates if rows else np.zeros(0)
 
 
-def lengths(index: ShardIndex, metas: dict[int, KeyJson]) -> list[str]:
-    """Histograms of lengths, rates and sizes; a sentence where all samples agree."""
+def lengths(index: ShardIndex, metas: dict[int, KeyJson]) -> list[list[str]]:
+    """Rows of a table: what; then its smallest value, 5th, 50th and 95th percentile, and largest value."""
+    values: dict[str, Any] = {
+        "stored frames of a sample": index.num_frames,
+        "duration of a sample, seconds": seconds_of(index, metas),
+        "rate of the source, frames/s": [meta["fps"] for meta in metas.values() if meta["fps"]],
+        "height of the source, pixels": [meta["source_size"][1] for meta in metas.values() if "source_size" in meta],
+    }
     return [
-        histogram(title, np.asarray(values), unit=unit)
-        for title, unit, values in (
-            ("Length of a sample", "stored frames", index.num_frames),
-            ("Duration of a sample", "seconds", seconds_of(index, metas)),
-            ("Rate of the source", "frames/s", [round(meta["fps"], 2) for meta in metas.values() if meta["fps"]]),
-            (
-                "Height of the source",
-                "pixels",
-                [meta["source_size"][1] for meta in metas.values() if "source_size" in meta],
-            ),
-        )
-        if len(values)
+        [what, *(f"{value:.4g}" for value in np.percentile(of, (0, 5, 50, 95, 100)))]
+        for what, of in values.items()
+        if len(of)
     ]
 
 
@@ -156,14 +149,14 @@ def lengths(index: ShardIndex, metas: dict[int, KeyJson]) -> list[str]:
 
 
 class Leak(NamedTuple):
-    """What is on both sides of one split.
+    """Groups, source videos or identical segments on both sides of a split.
 
     Attributes:
         kind: "group", "source video" or "identical segment".
-        num_things: Different things of this kind in the dataset; 0 where the index names none.
-        num_both: Those on both sides.
-        num_test: Test and validation samples concerned.
-        examples: For each of a few things, samples on both sides.
+        num_things: Number of different things of this kind in the dataset; 0 if the index does not name them.
+        num_both: How many of them are on both sides.
+        num_test: Number of test and validation samples that they have.
+        examples: Samples on both sides, for some of them.
     """
 
     split: str
@@ -175,7 +168,7 @@ class Leak(NamedTuple):
 
 
 def leaks(index: ShardIndex) -> list[Leak]:
-    """Groups, source videos and identical segments on both sides of each split."""
+    """Find groups, source videos and identical segments on both sides of each split."""
     found = []
     for kind, numbers in (
         ("group", hashes(index.groups)),
@@ -201,17 +194,17 @@ def leaks(index: ShardIndex) -> list[Leak]:
 
 
 def hashes(names: np.ndarray) -> np.ndarray:
-    """64-bit hashes of byte strings, equal where these are, 0 for an empty one: int64 [N].
+    """64-bit hashes of byte strings, 0 for empty ones: int64 [N].
 
-    Of five million different names two meet in one number once in a million times.
+    With five million different names, the probability of any collision is one in a million.
     """
     return np.fromiter(map(hash, np.asarray(names)), np.int64, len(names))
 
 
 def content_hashes(index: ShardIndex) -> np.ndarray:
-    """A number a sample, equal where sizes and checksums of all frames are: int64 [N]."""
+    """A hash of the sizes and checksums of all frames of each sample: int64 [N]."""
     parts = []
-    for start in range(0, index.num_samples, 2**14):  # of Sports-1M's frames there are more than fit in memory
+    for start in range(0, index.num_samples, 2**14):  # the frames of Sports-1M do not fit in memory
         first = index.first_frame[start : start + 2**14 + 1]
         frames = index.frames[first[0] : first[-1]].astype(np.uint64)
         mixed = (frames[:, SIZE] << np.uint64(32) | frames[:, CRC32]) * np.uint64(0x9E3779B97F4A7C15)
@@ -220,18 +213,18 @@ def content_hashes(index: ShardIndex) -> np.ndarray:
     return np.concatenate(parts)
 
 
-# Videos that did not become samples
+# Videos that failed
 
 
 class QuarantineLine(TypedDict):
-    """What is read of a line of quarantine.jsonl."""
+    """The fields that are read of a line of quarantine.jsonl."""
 
     source: Text
     reason: Text
 
 
 def failures(path: Path) -> dict[str, int] | None:
-    """The reasons of a quarantine.jsonl -> videos, the most frequent first; None where it cannot be read."""
+    """Reason in quarantine.jsonl -> number of videos, the most frequent first; None if it cannot be read."""
     try:
         texts = read_plain(path, max_bytes=MAX_QUARANTINE_BYTES).splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""HTML of the report pages: the macros of pages.jinja, charts as SVG with values on hover, clips as videos."""
+"""HTML of the report pages: the macros of pages.jinja, line charts as SVG with values on hover, clips as videos."""
 
 import base64
 import json
@@ -14,19 +14,19 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 from rich.filesize import decimal
 
-from res3d_video.pipeline.index import ShardIndex
+from res3d_video.pipeline.index import ShardError, ShardIndex
 from res3d_video.pipeline.reader import FrameFiles
 from res3d_video.tools.run_reader import Curve
 from res3d_video.tools.samples import encode_mp4, stored_frames
+from res3d_video.train.config import flat
 
-MAX_POINTS = 600  # drawn of a curve
-MAX_BANDS = 60  # parts of a chart that each show their values on hover
-MAX_BARS = 24
-MAX_FRAMES, MAX_HEIGHT = 256, 160  # of a clip; of a longer one evenly spaced frames are shown
+MAX_POINTS = 600  # of a curve
+MAX_BANDS = 60  # parts of a chart, each of which shows its values on hover
+MAX_FRAMES, MAX_HEIGHT = 256, 160  # of a clip; if it is longer, evenly spaced frames are shown
 
 
 class Line(NamedTuple):
-    """A curve of a chart; `style` is its place among the page's colors and dashes, a faint one has no values."""
+    """A curve of a chart; `style` selects its color and dashes, and a faint one shows no values on hover."""
 
     name: str
     curve: Curve
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """A clip that plays on a page: an MP4, or `fault` that says why there is none."""
+    """A clip that plays on a page: an MP4, or a fault that says why there is none."""
 
     caption: str
     video: bytes
@@ -43,40 +43,42 @@ class Clip(NamedTuple):
 
 
 def render(macro: str, **values: Any) -> Markup:
-    """A macro of pages.jinja; all values are escaped unless they are Markup."""
+    """Call a macro of pages.jinja; values are escaped unless they are Markup."""
     return getattr(_macros(), macro)(**values)
 
 
 def video_of(index: ShardIndex, row: int, frames: np.ndarray, *, files: FrameFiles, fps: float, caption: str) -> Clip:
-    """Stored frames of a sample as a small video.
+    """Stored frames of a sample as a small video; a damaged frame makes it a fault.
 
     Args:
-        frames: Their numbers, rising.
-        fps: Of all of them; where only every second is shown, the video has half the rate.
-
-    Raises:
-        ShardError: A frame is damaged.
+        frames: Frame numbers, ascending.
+        fps: Of all of them; if only every second one is shown, the video has half the rate.
     """
     step = -(-len(frames) // MAX_FRAMES)
-    pictures = stored_frames(index, row, frames[::step], files=files)
+    try:
+        pictures = stored_frames(index, row, frames[::step], files=files)
+    except ShardError as error:
+        return Clip(caption, b"", fault=str(error))
     return Clip(caption, encode_mp4(pictures, fps=fps / step, crf=27, max_height=MAX_HEIGHT))
 
 
 def line_chart(
     title: str, lines: Sequence[Line], *, write: Callable[[float], str], level: float | None = None, caption: str = ""
 ) -> Markup:
-    """Curves over steps; "" without a point.
+    """A chart of curves over steps; "" if they have no points.
 
     Args:
-        write: A value as text.
-        level: A value marked by a line across.
+        write: Formats a value.
+        level: A value at which to draw a horizontal line.
     """
     lines = [line for line in lines if len(line.curve.steps)]
     if not lines:
         return Markup("")
     shown = [line for line in lines if not line.is_faint]
     last = max(int(line.curve.steps[-1]) for line in lines) or 1
-    largest = [float(line.curve.values[len(line.curve.steps) > 2 :].max()) for line in shown]  # the first is warm-up
+    largest = [
+        float(line.curve.values[len(line.curve.steps) > 2 :].max()) for line in shown
+    ]  # the first is the warm-up
     top = 1.05 * max([level or 0, *largest]) or 1.0
     steps = np.unique(np.concatenate([line.curve.steps for line in shown]))
     steps = steps[np.unique(np.linspace(0, len(steps) - 1, MAX_BANDS).round().astype(int))]
@@ -106,53 +108,18 @@ def line_chart(
     )
 
 
-def histogram(title: str, values: np.ndarray, *, unit: str) -> Markup:
-    """How many samples have which values: a bar for each of few values, else for ranges of them."""
-    different, counts = np.unique(values, return_counts=True)
-    if len(different) == 1:
-        return Markup("<p>{}: {:.6g} {} in all.</p>").format(title, different[0], unit)
-    if len(different) <= 8:
-        edges = np.arange(len(different) + 1.0)
-        labels = [f"{value:.6g}" for value in different.tolist()]
-        x_ticks = [(100 * (i + 0.5) / len(labels), label) for i, label in enumerate(labels)]
-    else:
-        bars = MaxNLocator(MAX_BARS, steps=[1, 2, 5, 10], integer=values.dtype.kind == "i")
-        edges = np.asarray(bars.tick_values(float(different[0]), float(different[-1])))
-        counts, _ = np.histogram(values, bins=edges)
-        labels = [f"{left:.4g} to {right:.4g}" for left, right in pairwise(edges.tolist())]
-        x_ticks = ticks(edges[-1], low=edges[0])
-    places = 100 * (edges - edges[0]) / (edges[-1] - edges[0])
-    top = 1.05 * int(counts.max())
-    return render(
-        "histogram",
-        title=title,
-        unit=unit,
-        y_ticks=ticks(top, is_whole=True),
-        x_ticks=x_ticks,
-        bars=[
-            (left, right - left, 100 * count / top, label, count)
-            for (left, right), count, label in zip(pairwise(places.tolist()), counts.tolist(), labels, strict=True)
-        ],
-    )
-
-
-def ticks(high: float, *, low: float = 0.0, is_whole: bool = False) -> list[tuple[float, str]]:
-    """Places of a few round numbers on an axis from `low` to `high`, per cent, and their texts.
+def ticks(high: float, *, is_whole: bool = False) -> list[tuple[float, str]]:
+    """A few round numbers on an axis from 0 to `high`: where they lie, 0 to 100, and as text.
 
     >>> ticks(9_000)
     [(0.0, '0'), (22.2, '2,000'), (44.4, '4,000'), (66.7, '6,000'), (88.9, '8,000')]
     """
-    marks = np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=is_whole).tick_values(low, high))
-    places = (100 * (marks - low) / (high - low)).round(1)
-    return [
-        (place, f"{mark:,.9g}")
-        for place, mark in zip(places.tolist(), marks.tolist(), strict=True)
-        if 0 <= place <= 100
-    ]
+    marks = np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=is_whole).tick_values(0, high))
+    return [(round(100 * mark / high, 1), f"{mark:,.9g}") for mark in marks.tolist() if 0 <= mark <= high]
 
 
 def thin(curve: Curve, *, most: int = MAX_POINTS) -> Curve:
-    """The lowest and the highest point of each of `most` / 2 equal parts, and both ends: what a narrow line would show.
+    """Reduce a curve to its ends, and the lowest and highest point in each of `most` / 2 equal parts.
 
     >>> thin(Curve(np.arange(8), np.array([5.0, 1, 2, 9, 3, 3, 7, 4])), most=4).values.tolist()
     [5.0, 1.0, 9.0, 3.0, 7.0, 4.0]
@@ -167,7 +134,7 @@ def thin(curve: Curve, *, most: int = MAX_POINTS) -> Curve:
 
 
 def _value_text(curve: Curve, step: int, write: Callable[[float], str]) -> str:
-    """The last value up to a step; a dash before the first and after the last step."""
+    """The last value up to a step as text; a dash outside of the curve."""
     if not curve.steps[0] <= step <= curve.steps[-1]:
         return "–"
     return write(float(curve.values[np.searchsorted(curve.steps, step, side="right") - 1]))
@@ -187,20 +154,16 @@ def _hours_text(hours: float | None) -> str:
     return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
-def flatten(values: dict[str, Any], *, begin: str = "") -> dict[str, str]:
-    """Every value as text, under the path of its name.
+def flatten(values: dict[str, Any]) -> dict[str, str]:
+    """Every value of nested dicts as a short text.
 
     >>> flatten({"clip": {"resize": None}, "steps": 5})
     {'clip.resize': 'null', 'steps': '5'}
     """
-    found: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= flatten(value, begin=f"{begin}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value)
-            found[f"{begin}{name}"] = text if len(text) <= 80 else f"{text[:40]}… ({len(text):,} characters)"
-    return found
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in flat(values).items()}
+    return {
+        name: text if len(text) <= 80 else f"{text[:40]}… ({len(text):,} characters)" for name, text in texts.items()
+    }
 
 
 @cache

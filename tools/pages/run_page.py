@@ -1,4 +1,4 @@
-"""The page of one or several runs: how they learned, how fast, what they confuse, and in what they differ."""
+"""The HTML page of one or several runs: learning curves, speed, confused classes, mistakes, settings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from res3d_video.pipeline.plan import stored_clip
 from res3d_video.pipeline.reader import FrameFiles
 from res3d_video.pipeline.typed_json import Count, Real, SchemaError, Share, Size, Text, read_json
 from res3d_video.tools.pages.markup import Clip, Line, flatten, line_chart, render, video_of
-from res3d_video.tools.run_reader import BOOKKEEPING, Curve, Run, running_mean
+from res3d_video.tools.run_reader import Curve, Run, differing, running_mean
 from res3d_video.train.config import TrainConfig, to_dict
-from res3d_video.train.evaluation import SCORES, class_accuracy, precision_rows
+from res3d_video.train.evaluation import SCORES, class_rows, precision_rows
 from res3d_video.train.terminal import Report
 
 MAX_DRAWN = 12  # runs, or ranks of a run, in a chart; the tables have all runs
-MAX_CLIPS = 96  # of mistakes, of all runs together
-MAX_MISTAKES = 40  # of a run, in its table
+MAX_CLIPS = 96  # clips of mistakes on a page
+MAX_MISTAKES = 40  # rows in the table of a run
 MAX_IN_MATRIX = 24  # classes
 
 
@@ -36,7 +36,7 @@ class ScoredVideo(TypedDict):
 
 
 class Evaluation(TypedDict, total=False):
-    """What scores.json says of all videos together."""
+    """The values in scores.json of all videos together."""
 
     step: Count
     data: Text
@@ -49,7 +49,7 @@ class Evaluation(TypedDict, total=False):
 
 
 class Scores(Evaluation):
-    """What is read of scores.json."""
+    """The values that are read of scores.json."""
 
     class_accuracy: dict[Text, Share | None]
     class_ap: NotRequired[dict[Text, Share | None] | None]
@@ -61,8 +61,8 @@ def run_page(runs: list[Run], *, data: Sequence[ShardIndex] = (), num_mistakes: 
     """The page of runs.
 
     Args:
-        data: Shards in which clips are looked for, before the place that a run's config.json names.
-        num_mistakes: Clips of mistakes of a run, at most.
+        data: Shards in which to look for clips, before the place in a run's config.json.
+        num_mistakes: Most clips of mistakes per run.
 
     Raises:
         OSError: A file cannot be read.
@@ -84,7 +84,6 @@ def run_page(runs: list[Run], *, data: Sequence[ShardIndex] = (), num_mistakes: 
         results.append(result_of(run, scores, data, num_clips=min(num_mistakes, MAX_CLIPS // len(scored))))
     report(len(scored), len(scored))
     settings = {run.name: settings_of(run) for run in runs}
-    differ = differing(list(settings.values()))
     return render(
         "run_page",
         runs=runs,
@@ -94,7 +93,7 @@ def run_page(runs: list[Run], *, data: Sequence[ShardIndex] = (), num_mistakes: 
         results=results,
         settings=settings,
         names_of_settings=list(dict.fromkeys(name for one in settings.values() for name in one)),
-        differ=differ,
+        differ=differing(list(settings.values())),
     )
 
 
@@ -102,7 +101,7 @@ def run_page(runs: list[Run], *, data: Sequence[ShardIndex] = (), num_mistakes: 
 
 
 def charts(runs: Sequence[Run]) -> list[str]:
-    """Loss, accuracy, learning rate and speed, a line a run."""
+    """Charts of loss, accuracy, learning rate and speed, with a line per run."""
     accuracies = [Line(run.name, scaled(run.accuracy, 100), place) for place, run in enumerate(runs)]
     rates = [Line(run.name, run.curve("lr"), place) for place, run in enumerate(runs)]
     chances = {run.last_test["chance"] for run in runs if "chance" in run.last_test}
@@ -119,7 +118,7 @@ def charts(runs: Sequence[Run]) -> list[str]:
 
 
 class RankCharts(NamedTuple):
-    """What the page says of a run's processes: the ranks that are drawn, and how many there are."""
+    """Charts of the processes of a run, with the ranks that are drawn in them."""
 
     run: Run
     drawn: list[int]
@@ -128,13 +127,11 @@ class RankCharts(NamedTuple):
 
 
 def ranks_of(run: Run) -> RankCharts | None:
-    """Own time and wait for clips over steps, a line a rank; of many ranks the slowest. None for one process."""
+    """Charts of each rank's own time per step and its data wait; of many ranks, the slowest. None for one process."""
     own_s, waits = run.rank_curves("own_step_s"), run.rank_curves("data_wait")
     if not own_s or len(own_s) != len(waits):
         return None
-    means_s = [
-        curve.values[len(curve.values) > 1 :].mean() for curve in own_s
-    ]  # the first holds the start of everything
+    means_s = [curve.values[len(curve.values) > 1 :].mean() for curve in own_s]  # the first includes the start-up
     drawn = sorted(np.argsort(means_s)[-MAX_DRAWN:].tolist())
     steps, shares = (
         [Line(f"rank {rank}", scaled(curves[rank], factor), place) for place, rank in enumerate(drawn)]
@@ -148,7 +145,7 @@ def ranks_of(run: Run) -> RankCharts | None:
 
 
 def smoothed(runs: Sequence[Run], name: str, *, factor: float = 1) -> list[Line]:
-    """A number of the training lines: as logged, and its mean over a fiftieth of the run."""
+    """A value of the training lines of each run: as logged, and its mean over a fiftieth of the run."""
     lines = []
     for place, run in enumerate(runs):
         curve = scaled(run.curve(name), factor)
@@ -158,7 +155,7 @@ def smoothed(runs: Sequence[Run], name: str, *, factor: float = 1) -> list[Line]
 
 
 def scaled(curve: Curve, factor: float) -> Curve:
-    """A curve with its values times a factor."""
+    """A curve with its values multiplied by a factor."""
     return Curve(curve.steps, curve.values * factor)
 
 
@@ -166,35 +163,35 @@ def scaled(curve: Curve, factor: float) -> Curve:
 
 
 def read_scores(path: Path) -> Scores:
-    """What tools/evaluate.py wrote with --json.
+    """Read scores.json, as tools/evaluate.py writes it.
 
     Raises:
-        SchemaError: There is no such file, or it is damaged, or of another program.
+        SchemaError: The file is missing, damaged, or of another program.
     """
     what, way_out = "what tools/evaluate.py writes", "evaluate again"
     scores = read_json(path, Scores, what=what, way_out=way_out)
     num_classes, rows = len(scores["class_accuracy"]), scores["confusion"]
     if not num_classes or {len(rows), *map(len, rows)} != {num_classes}:
-        raise SchemaError(f"{path}: not {what} (confusion is no square of {num_classes} classes); {way_out}")
+        raise SchemaError(f"{path}: not {what} (confusion must have {num_classes} rows and columns); {way_out}")
     return scores
 
 
 class Result(NamedTuple):
-    """An evaluation of a run on the page.
+    """The evaluation of a run, as the page shows it.
 
     Attributes:
-        classes: Rows of a table: name, videos, share that is right, most frequent wrong class.
-        precisions: Of videos with several labels, in place of classes and matrix: name, videos, average precision.
-        matrix: Names and counts, int [C, C], by class (row) and predicted class (column).
+        classes: Rows of a table, as from `class_rows`.
+        precisions: Rows of `precision_rows`, of videos with several labels; in place of classes and matrix.
+        matrix: Names of classes, and counts by class (row) and predicted class (column), int [C, C].
         mistakes: Rows of a table: video, class, predicted class, its probability; the most confident first.
-        clips: Of the first mistakes.
-        remark: On the shards, "" if they are those that the run was trained on.
+        clips: Clips of the first mistakes.
+        remark: A sentence on the shards; "" if they are those of the run.
     """
 
     run: Run
     num_videos: int
     num_wrong: int
-    classes: list[tuple[str, int, float, str]]
+    classes: list[tuple[str, int, float, str | None]]
     precisions: list[tuple[str, int, float]]
     matrix: tuple[list[str], list[list[int]]]
     mistakes: list[tuple[str, str, str, float]]
@@ -203,14 +200,9 @@ class Result(NamedTuple):
 
 
 def result_of(run: Run, scores: Scores, data: Sequence[ShardIndex], *, num_clips: int) -> Result:
-    """What the page says of a run's evaluation."""
+    """Prepare the evaluation of a run for the page."""
     names, confusion = list(scores["class_accuracy"]), np.array(scores["confusion"], np.int64)
     wrong = confusion - np.diag(confusion.diagonal())
-    rows = []
-    for k, share in enumerate(class_accuracy(confusion).tolist()):
-        if confusion[k].any():
-            other = f"{names[wrong[k].argmax()]} ({wrong[k].max():,})" if wrong[k].any() else "nothing"
-            rows.append((names[k], int(confusion[k].sum()), share, other))
     num_seen, num_wrong_of = confusion.sum(axis=0) + confusion.sum(axis=1), wrong.sum(axis=0) + wrong.sum(axis=1)
     shown = np.sort(np.lexsort((-num_wrong_of, num_seen == 0))[:MAX_IN_MATRIX])
     shown = shown[num_seen[shown] > 0]
@@ -222,7 +214,7 @@ def result_of(run: Run, scores: Scores, data: Sequence[ShardIndex], *, num_clips
         run=run,
         num_videos=int(confusion.sum()),
         num_wrong=len(mistakes),
-        classes=rows,
+        classes=class_rows(names, confusion),
         precisions=precision_rows(scores.get("class_ap") or {}, scores["predictions"]),
         matrix=([names[k] for k in shown], confusion[np.ix_(shown, shown)].tolist()),
         mistakes=[
@@ -235,7 +227,7 @@ def result_of(run: Run, scores: Scores, data: Sequence[ShardIndex], *, num_clips
 
 
 def mistakes_of(scores: Scores) -> list[ScoredVideo]:
-    """Videos that got another class, the most confident first; of a video with several labels any of them is right."""
+    """Videos with a wrong predicted class, the most confident first; if a video has several labels, any is right."""
     wrong = [
         video for video in scores["predictions"] if video["predicted"] not in video.get("labels", [video["label"]])
     ]
@@ -248,10 +240,10 @@ def confidence(video: ScoredVideo) -> float:
 
 
 def shards_of(run: Run, given: Sequence[ShardIndex]) -> tuple[ShardIndex | None, str]:
-    """The shards that a run was trained on, among those given, else where its config.json says.
+    """The shards of a run: one of those given, or from the place in its config.json.
 
     Returns:
-        The index, or None; and a sentence on what is not as it should be, else "".
+        The index, or None if it is not found; and a sentence on what is wrong with it, or "".
     """
     about = run.about.get("data", {})
     alike = [index for index in given if index.name == about.get("name")]
@@ -265,7 +257,7 @@ def shards_of(run: Run, given: Sequence[ShardIndex]) -> tuple[ShardIndex | None,
 
 
 def mistake_clips(index: ShardIndex, mistakes: Sequence[ScoredVideo], config: TrainConfig) -> list[Clip]:
-    """The center clip of each mistake that can be read."""
+    """The center clip of each mistake whose video is in the shards."""
     files, spec, clips = FrameFiles(index), stored_clip(config.clip, frame_step=index.frame_step), []
     for video in mistakes:
         rows = np.flatnonzero(index.keys == video["key"].encode(errors="replace"))
@@ -275,15 +267,12 @@ def mistake_clips(index: ShardIndex, mistakes: Sequence[ScoredVideo], config: Tr
         start = int(uniform_starts(1, spec, video_frames=num_frames)[0])
         frames = np.unique(frame_indices(start, spec, video_frames=num_frames))
         caption = f"{video['label']}, predicted {video['predicted']}, {100 * confidence(video):.0f} %"
-        try:
-            clips.append(video_of(index, int(rows[0]), frames, files=files, fps=8, caption=caption))
-        except ShardError as error:
-            clips.append(Clip(caption, b"", fault=str(error)))
+        clips.append(video_of(index, int(rows[0]), frames, files=files, fps=8, caption=caption))
     return clips
 
 
 def is_to_score(run: Run) -> bool:
-    """Whether a run that nobody trains now has a checkpoint newer than its scores."""
+    """Whether a run is not being trained, and has a checkpoint newer than its scores."""
     checkpoint, scores = run.folder / "latest.pt", run.folder / SCORES
     if run.is_locked or not checkpoint.exists():
         return False
@@ -294,21 +283,8 @@ def is_to_score(run: Run) -> bool:
 
 
 def settings_of(run: Run) -> dict[str, str]:
-    """Everything in config.json, and fields of the configuration that are newer than it at their defaults."""
+    """Everything in config.json; fields that are newer than it have their defaults."""
     about: dict[str, Any] = {**run.about}
     config = to_dict(run.config) if run.config else about.get("config", {})
     others = {name: value for name, value in about.items() if name != "config"}
     return flatten(others | config | {"folder": str(run.folder)})
-
-
-def differing(settings: Sequence[dict[str, str]]) -> list[str]:
-    """Names whose values are not the same everywhere, but for those that change nothing about the result.
-
-    >>> differing([{"lr": "1", "seed": "2", "save_every": "1"}, {"lr": "1", "seed": "3", "save_every": "2"}])
-    ['seed']
-    """
-    names = dict.fromkeys(name for one in settings for name in one)
-    return [
-        name for name in names
-        if len({one.get(name) for one in settings}) > 1 and name not in BOOKKEEPING | {"folder"}
-    ]  # fmt: skip

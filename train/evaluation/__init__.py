@@ -1,4 +1,4 @@
-"""Scoring trained models; here the counts of videos by class (row) and predicted class (column)."""
+"""Scoring trained models; here the confusion matrix: videos by class (row) and predicted class (column)."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,12 +60,21 @@ def percent(shares: Sequence[float]) -> str:
     return f"{100 * mean(shares):.1f}" + (f" ± {100 * stdev(shares):.1f}" if len(shares) > 1 else "")
 
 
-def class_table(classes: Sequence[str], confusion: np.ndarray) -> list[str]:
-    """Every class that has videos: its accuracy and what it is taken for most often; aligned, after an empty line."""
+def class_rows(classes: Sequence[str], confusion: np.ndarray) -> list[tuple[str, int, float, str | None]]:
+    """Every class that has videos: name, videos, accuracy, and the most frequent wrong class with its videos, if any.
+
+    >>> class_rows(["run", "walk", "jump"], np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
+    [('run', 4, 0.75, 'walk (1)'), ('walk', 2, 1.0, None)]
+    """
     wrong = confusion - np.diag(confusion.diagonal())
-    rows = []
-    for name, accuracy, counts, others in zip(classes, class_accuracy(confusion), confusion, wrong, strict=True):
-        if counts.any():
-            other = f"{classes[int(others.argmax())]} ({others.max()})" if others.any() else ""
-            rows.append([name, str(counts.sum()), f"{accuracy:.1%}", other])
+    return [
+        (name, int(counts.sum()), float(accuracy), f"{classes[int(of.argmax())]} ({of.max()})" if of.any() else None)
+        for name, accuracy, counts, of in zip(classes, class_accuracy(confusion), confusion, wrong, strict=True)
+        if counts.any()
+    ]
+
+
+def class_table(classes: Sequence[str], confusion: np.ndarray) -> list[str]:
+    """`class_rows` as an aligned table, after an empty line."""
+    rows = [[name, str(n), f"{share:.1%}", other or ""] for name, n, share, other in class_rows(classes, confusion)]
     return ["", *text_table(["class", "videos", "video@1", "most often taken for"], rows, left=(0, 3))]

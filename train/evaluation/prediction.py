@@ -123,7 +123,7 @@ def predict(
         workers: Videos that are read at once; None is one a core.
 
     Raises:
-        UserError: There is no room for the temporary folder, or a setting is not possible.
+        UserError: There is no room for the temporary folder, or a setting is out of range.
     """
     settings = settings_of(model)
     if every_s is not None:

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.errors import UserError
 from res3d_video.pipeline.index import ShardIndex
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan
-from res3d_video.train.checkpoint import load_checkpoint, trained_model
+from res3d_video.train.checkpoint import TrainedModel, load_checkpoint, trained_model
 from res3d_video.train.config import from_dict
 from res3d_video.train.evaluation import accuracies_by_name, confusion_matrix
 from res3d_video.train.metrics import MAX_DAMAGED, Damaged, name_damaged
@@ -25,20 +24,20 @@ from res3d_video.train.terminal import progress
 
 
 class ClipTally:
-    """Adds up the probabilities of every clip, by video.
+    """Sums the probabilities of clips by video.
 
-    Samples keep a number or two each, so the ten segments of each of 200,000 videos fit in memory.
+    Samples take only a number or two each, so that ten segments of each of 200,000 videos fit in memory.
 
     Args:
         samples: Rows of the index that are scored, int64 [S], ascending.
         video_of: Which video each sample belongs to, int64 [S], 0 to V - 1.
-        loss: "ce" or "bce", which says what logits mean.
+        loss: "ce" or "bce", with which the model was trained.
 
     Attributes:
         sums: float32 [V, K], probabilities of all clips.
         votes: int32 [V, K], clips by their likeliest class.
-        num_seen: int64 [S], clips of each sample that could be decoded.
-        predicted: int64 [S], likeliest class of each sample's clip; only of one clip a sample.
+        num_seen: int64 [S], clips of each sample that were decoded.
+        predicted: int64 [S], likeliest class of each sample's clip; valid for one clip per sample.
     """
 
     def __init__(self, samples: np.ndarray, *, video_of: np.ndarray, num_classes: int, loss: str = "ce") -> None:
@@ -50,7 +49,7 @@ class ClipTally:
         self.predicted = torch.zeros(len(samples), dtype=torch.int64)
 
     def add(self, logits: Tensor, *, samples: np.ndarray, weights: Tensor) -> None:
-        """Count one batch: logits [N, K] of clips of `samples` [N]; those with weight 0 are padding or damaged."""
+        """Add a batch: logits [N, K] of clips of `samples` [N]; clips with weight 0 are padding or damaged."""
         real = weights.cpu().bool()  # sync, as is the next line
         probabilities = probabilities_of(logits, loss=self.loss).cpu()[real]
         rows = torch.from_numpy(np.searchsorted(self.samples, samples))[real]
@@ -61,14 +60,14 @@ class ClipTally:
         self.predicted.index_add_(0, rows, likeliest)
 
     def reduce(self, ranks: Ranks) -> None:
-        """Count what all ranks have counted; a collective."""
+        """Sum over all ranks; a collective."""
         self.sums, self.votes = ranks.sum(self.sums).cpu(), ranks.sum(self.votes).cpu()
         self.num_seen, self.predicted = ranks.sum(self.num_seen).cpu(), ranks.sum(self.predicted).cpu()
 
 
 @dataclass(frozen=True)
 class VideoScores:
-    """What a model made of one side of a split: S samples, which are segments of V videos, often one each.
+    """Predictions for one side of a split: S samples, which are segments of V videos, often one each.
 
     Attributes:
         classes: Names, K.
@@ -145,17 +144,17 @@ class VideoScores:
 
     @property
     def quality(self) -> float:
-        """What best.pt is the best of: mAP where videos have several labels, else clip@1."""
+        """The score that selects best.pt: mAP if videos have several labels, else clip@1."""
         return self.clip_at_1 if self.mean_ap is None else self.mean_ap
 
     @property
     def chance(self) -> float:
-        """Top-1 accuracy of a uniform guess among the classes that occur; part of UCF101 has few of its 101."""
+        """Top-1 accuracy of a uniform guess among the classes that occur, which may be few of the dataset's."""
         return 1 / len(np.unique(self.labels[:, 0]))
 
     @cached_property
     def ranking(self) -> np.ndarray:
-        """Classes from the likeliest down, int64 [V, K]; of equals the lower number first."""
+        """Classes from the likeliest to the least likely, int64 [V, K]; ties in the order of their numbers."""
         return np.argsort(-self.probabilities, axis=1, kind="stable")
 
     @cached_property
@@ -164,7 +163,7 @@ class VideoScores:
         return confusion_matrix(self.labels[:, 0], self.ranking[:, 0], num_classes=len(self.classes))
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the last lines of a run; accuracies 0…1."""
+        """The scores as numbers for JSON; accuracies 0…1."""
         return {
             "clip_at_1": self.clip_at_1,
             "all_clips_at_1": self.all_clips_at_1,
@@ -219,15 +218,15 @@ def average_precision(scores: np.ndarray, right: np.ndarray) -> float:
 def combine(
     index: ShardIndex, scores: ClipTally, *, center: ClipTally, num_views: int, damaged: Mapping[int, str]
 ) -> VideoScores:
-    """The scores of videos, whose samples are those with the same source; what cannot be decoded is left out.
+    """The scores of videos, which are samples with the same source; samples that do not decode are left out.
 
     Args:
-        scores, center: Of all views, and of the center view alone.
+        scores, center: Of all views, and of only the center view.
         num_views: Clips and crops of each sample in `scores`.
         damaged: Row of the index -> why it could not be decoded.
 
     Raises:
-        UserError: Not one sample could be decoded.
+        UserError: No sample could be decoded.
     """
     samples, video_of = scores.samples, scores.video_of.numpy()
     readable = ((scores.num_seen > 0) & (center.num_seen > 0)).numpy()  # [S]
@@ -258,7 +257,7 @@ def videos_of(index: ShardIndex, samples: np.ndarray) -> np.ndarray:
 
 
 def views_per_sample(video_of: np.ndarray, *, num_clips: int) -> int:
-    """Clips of each sample so that a video gets about `num_clips`; of ten segments, one clip each will do.
+    """Clips of each sample so that a video gets about `num_clips`; of ten segments, one clip each is enough.
 
     Args:
         video_of: Which video each sample belongs to, int64 [S].
@@ -267,18 +266,14 @@ def views_per_sample(video_of: np.ndarray, *, num_clips: int) -> int:
 
 
 def evaluate(
-    model: nn.Module,
+    model: TrainedModel,
     index: ShardIndex,
     samples: np.ndarray,
-    clip: ClipSpec,
     *,
     num_clips: int,
     num_crops: int = 1,
     global_batch_size: int,
     ranks: Ranks,
-    mean: float | tuple[float, ...] = 128.0,
-    std: float | tuple[float, ...] = 1.0,
-    loss: str = "ce",
     settings: LoaderSettings | None = None,
     interrupted: Callable[[], bool] | None = None,
     on_batch: Callable[[int, int], None] = lambda *_: None,
@@ -286,16 +281,15 @@ def evaluate(
     """Score `samples` on all ranks together; every rank gets the same result. A collective.
 
     clip@1 is always of one center crop of one center clip, so more of either make a second pass over the videos. The
-    model is left in eval mode.
+    network is left in eval mode.
 
     Args:
         samples: Rows of the index, int64 [S].
         num_clips: Uniformly spaced clips of a video whose probabilities are averaged.
         num_crops: Crops of each of them, along the longer side of the picture.
-        loss: That the model was trained with, "ce" or "bce".
         settings: Of the loaders.
-        interrupted: Asked once a batch on every rank, and must give all ranks the same answer.
-        on_batch: Told (clips done, clips in all).
+        interrupted: Called once a batch on every rank; must return the same on all ranks.
+        on_batch: Called with (clips done, clips in all).
 
     Returns:
         None when interrupted.
@@ -303,27 +297,27 @@ def evaluate(
     samples = np.sort(samples)
     video_of = videos_of(index, samples)
     num_views = views_per_sample(video_of, num_clips=num_clips)
-    plans = [EvalPlan(index, samples, clip, global_batch_size=global_batch_size)]
+    plans = [EvalPlan(index, samples, model.clip, global_batch_size=global_batch_size)]
     if num_views * num_crops > 1:
         reads = max(global_batch_size // (num_crops * ranks.world_size), 1) * ranks.world_size
         more = {"global_batch_size": reads * num_crops, "num_views": num_views, "num_crops": num_crops}
-        plans.append(EvalPlan(index, samples, clip, **more))
+        plans.append(EvalPlan(index, samples, model.clip, **more))
     total, done = sum(plan.num_clips for plan in plans), 0
-    model.eval()
+    model.network.eval()
     tallies: list[ClipTally] = []
     damaged: dict[int, str] = {}
     for plan in plans:
-        tally = ClipTally(samples, video_of=video_of, num_classes=len(index.classes), loss=loss)
+        tally = ClipTally(samples, video_of=video_of, num_classes=len(index.classes), loss=model.loss)
         loader = ClipLoader(
             index, plan, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device,
-            settings=settings, mean=mean, std=std,
+            settings=settings, mean=model.mean, std=model.std,
         )  # fmt: skip
         with loader, torch.no_grad():
             for batch in loader:
                 if interrupted is not None and interrupted():
                     return None
                 with autocast(ranks.device):
-                    logits = model(batch.clips)  # [N, K]
+                    logits = model.network(batch.clips)  # [N, K]
                 tally.add(logits, samples=batch.samples, weights=batch.weights)
                 damaged |= batch.damaged
                 done += batch.num_real_global
@@ -348,17 +342,17 @@ def score_checkpoint(
     batch_size: int | None = None,
     quiet: bool = False,
 ) -> tuple[VideoScores, dict[str, Any]]:
-    """Score a checkpoint on one side of a split, all processes together.
+    """Score a checkpoint on one side of a split, with all processes together.
 
     Args:
-        split: None is the one trained on.
-        batch_size: Clips of a batch of all processes; None is 16 each.
+        split: None is the split of the training.
+        batch_size: Clips of a batch over all processes; None is 16 for each.
 
     Returns:
-        The scores, and what tools/evaluate.py writes: of what, accuracies, classes, a prediction for each video.
+        The scores, and the content of the JSON of tools/evaluate.py: accuracies, classes, a prediction for each video.
 
     Raises:
-        UserError: The checkpoint cannot be read, or the shards are of other classes, or have no such split.
+        UserError: The checkpoint cannot be read, or the shards have other classes or no such split.
     """
     state = load_checkpoint(checkpoint)
     classes, config = state["classes"], from_dict(state["config"])
@@ -372,17 +366,13 @@ def score_checkpoint(
     model = trained_model(state, device=ranks.device)
     with process_group(ranks), progress("evaluating", unit="clips", quiet=quiet or not ranks.is_main) as tell:
         scores = evaluate(
-            model.network,
+            model,
             index,
             samples,
-            model.clip,
             num_clips=num_clips,
             num_crops=num_crops,
             global_batch_size=batch_size or 16 * ranks.world_size,
             ranks=ranks,
-            mean=model.mean,
-            std=model.std,
-            loss=model.loss,
             settings=LoaderSettings(num_threads=num_threads),
             on_batch=tell,
         )

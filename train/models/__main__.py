@@ -1,4 +1,4 @@
-"""A table of the models: parameters and multiply-adds, beside what arXiv:1708.05038 prints."""
+"""A table of the models: parameters and multiply-adds, with the numbers of arXiv:1708.05038."""
 
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ EPILOG = """\b
 Examples:
   python -m res3d_video.train.models
   python -m res3d_video.train.models --model res3d18 --model c3d --classes 487
+
 \b
 Multiply-adds are those of one clip of the paper's size: convolutions, shortcuts, fully connected layers. docs/paper.md
 says why some differ from the paper's.

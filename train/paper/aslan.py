@@ -1,7 +1,7 @@
-"""ASLAN: do two videos show the same action? Pair lists, distances of pairs, and a linear SVM over ten folds.
+"""ASLAN, whether two videos show the same action: lists of pairs, distances of pairs, and a linear SVM over ten folds.
 
-Protocol of C3D and arXiv:1708.05038: features of each layer are averaged over a video and L2-normalised, a pair gets
-twelve distances a layer, each is z-normalised, and a linear SVM says same or not (Kliper-Gross et al. 2012).
+The protocol is that of C3D and arXiv:1708.05038. Features of each layer are averaged over a video and L2-normalized.
+A pair has twelve distances per layer, which are z-normalized; a linear SVM classifies it (Kliper-Gross et al. 2012).
 """
 
 import io
@@ -17,23 +17,22 @@ from res3d_video.pipeline.errors import UserError, os_errors_of_the_user, printa
 from res3d_video.pipeline.files import read_plain
 from res3d_video.train.evaluation.features import l2_normalised
 
-MAX_MAT_BYTES = 2**19  # View2.mat has half of it, and zlib makes no more than a thousand times as much
+MAX_MAT_BYTES = 2**19  # View2.mat has half of that, and zlib expands data at most a thousand times
 MAX_NUMBERS = 10**6
-LAYERS = ("res5b", "pool5", "prob")  # not stated in the paper; C3D takes prob, fc7, fc6 and pool5
+LAYERS = ("res5b", "pool5", "prob")  # the paper does not say; C3D uses prob, fc7, fc6 and pool5
 
 
 class Pairs(NamedTuple):
-    """P pairs of one fold: numbers of the two action samples, from 1, int64 [P, 2]; whether their action is the same,
-    bool [P]."""
+    """P pairs of a fold: 1-based numbers of samples, int64 [P, 2]; whether their actions are the same, bool [P]."""
 
     samples: np.ndarray
     same: np.ndarray
 
 
 def read_pairs(path: Path) -> list[Pairs]:
-    """The folds of the official View2.mat: a matrix of 600 pairs x 5 x 10 folds.
+    """Read the folds of the official View2.mat: a matrix of 600 pairs x 5 x 10 folds.
 
-    The columns are the first sample, the second, 1 for the same action and 0 for another, and the two actions.
+    The columns are the two samples, 1 for the same action or 0, and the two actions.
 
     Raises:
         UserError: The file holds something else.
@@ -71,7 +70,7 @@ def is_table(shape: tuple[int, ...]) -> bool:
 
 
 def rows_of_samples(names: Sequence[str]) -> dict[int, int]:
-    """Sample number -> row: the four digits that end a raw video's name, as they do in the official folders.
+    """Sample number -> row. The number is the last four digits of the video's name, as in the official folders.
 
     Raises:
         UserError: A name has another form, or two have the same number.
@@ -92,7 +91,7 @@ def rows_of_samples(names: Sequence[str]) -> dict[int, int]:
 
 
 class FoldScore(NamedTuple):
-    """Accuracy and area under the ROC curve on one fold, 0…1, and how many pairs of it were tested."""
+    """Accuracy and area under the ROC curve of a fold, 0 to 1, and the number of tested pairs."""
 
     accuracy: float
     auc: float
@@ -105,14 +104,14 @@ def cross_validate(
     *,
     on_fold: Callable[[int, int], None] = lambda *_: None,
 ) -> list[FoldScore]:
-    """Test each fold with what was trained on the others: z-normalised by their pairs, a linear SVM of C = 1.
+    """Test each fold with a linear SVM of C = 1 that is trained on the others, on z-normalized distances.
 
     Args:
-        distances, same: Of each fold, float64 [P, F] and bool [P].
-        on_fold: Told (folds done, folds in all).
+        distances, same: For each fold, float64 [P, F] and bool [P].
+        on_fold: Called with (folds done, folds in all).
 
     Raises:
-        UserError: A side has only pairs of one kind.
+        UserError: All pairs to train or to test on are of one kind.
     """
     from sklearn.metrics import roc_auc_score
     from sklearn.pipeline import make_pipeline
@@ -134,20 +133,20 @@ def cross_validate(
     return scores
 
 
-PAIRS_AT_ONCE = 64  # times the 25,088 float64 of res5b: 13 MB for each of about ten arrays
+PAIRS_AT_ONCE = 64  # with the 25,088 float64 of res5b, 13 MB for each of about ten arrays
 
 
 def pair_distances(first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
     """Twelve distances and similarities of each pair: name -> float64 [P]; 0 / 0 is 0.
 
-    These are the usual ones for features that are not negative. The C3D and Res3D papers only say "the 12 of
-    Kliper-Gross et al."; that paper's own table may differ in one or the other.
+    These are the usual ones for non-negative features. The C3D and Res3D papers only name "the 12 of Kliper-Gross et
+    al.", whose own table may differ in one or two.
 
     Args:
-        first, second: Not negative, float [P, D].
+        first, second: Non-negative features, float [P, D].
 
     Raises:
-        UserError: There is a negative value, of which some of these have no root.
+        UserError: A feature is negative, so that it has no square root.
     """
     from scipy.special import rel_entr
 
@@ -174,15 +173,15 @@ def pair_distances(first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarra
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """A quotient that is 0 where nothing is divided by nothing."""
+    """A quotient; 0 / 0 is 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
 def describe_pairs(features: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """The distances of pairs in every layer, layer after layer: float64 [P, 12 x layers].
+    """The distances of pairs in all layers: float64 [P, 12 x layers].
 
     Args:
-        features: By layer, averaged over each video, float [V, D].
+        features: Layer -> features averaged over each video, float [V, D].
         rows: The two videos of each pair, int64 [P, 2].
     """
     columns = []

@@ -1,4 +1,4 @@
-"""Tables 3 to 7 of arXiv:1708.05038: the networks and clips they compare, as trainings, and what they shall show."""
+"""Tables 3 to 7 of arXiv:1708.05038: the networks and clips that they compare, as trainings, and their claims."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ RES3D_STRIDE = 2
 
 @dataclass(frozen=True)
 class Row:
-    """One network on one kind of clip.
+    """A network on one kind of clip.
 
     Attributes:
         model: Key of MODELS.
         frame_stride: Source frames from one taken frame to the next.
-        paper: Clip accuracy on UCF101 split 1 that the paper prints, per cent; None where it is not known to us.
+        paper: The paper's clip accuracy on UCF101 split 1, percent; None if we do not know it.
     """
 
     name: str
@@ -41,14 +41,14 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper.
+    """A table of the paper.
 
     Attributes:
         factor: What its rows differ in.
-        claim: What it is said to show, in our words.
+        claim: What it shows, in our words.
         above: (row, rival): the row must be more accurate.
         not_below: (row, rival): the rival must not be more accurate.
-        note: What a reader must know of it.
+        note: A caveat for the reader.
     """
 
     factor: str
@@ -60,7 +60,7 @@ class Table:
 
 
 def against(rows: Sequence[str], rivals: Sequence[str]) -> Pairs:
-    """Each row with each rival."""
+    """All pairs of a row and a rival."""
     return tuple((row, rival) for row in rows for rival in rivals)
 
 
@@ -122,13 +122,13 @@ TABLES = {
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What all runs of a study have in common; without a value it is the paper's.
+    """Settings of all runs of a study; None takes the paper's value.
 
     Attributes:
-        steps: Of every run; the schedule of UCF101's protocol keeps its shape.
-        batch_size: Clips of a step.
-        size: Crop in pixels where the paper has 112; its other sizes shrink or grow alike.
-        width_scale: Channels of every layer, as a part of the network's own; parameters match as before.
+        steps: Steps per run; the schedule of the UCF101 protocol is scaled to it.
+        batch_size: Clips per step.
+        size: Crop in place of the paper's 112 pixels; its other sizes are scaled too.
+        width_scale: Factor for the channels of all layers.
     """
 
     steps: int | None = None
@@ -140,14 +140,14 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One training.
+    """A training.
 
     Attributes:
-        folder: Below the study's; the same for rows that differ in nothing.
-        data: Folder of the shards that it reads.
-        arguments: Of train/main.py, all but --out.
-        parameters, multiply_adds: Of the network, and of one of its clips.
-        is_enlarged: The frames are larger than any that are stored.
+        folder: Its folder in that of the study; the same for rows that do not differ.
+        data: Folder of its shards.
+        arguments: Arguments of train/main.py, without --out.
+        parameters, multiply_adds: Number of the network's parameters, and of its multiply-adds for a clip.
+        is_enlarged: Whether its frames are larger than the stored ones.
     """
 
     folder: Path
@@ -164,10 +164,11 @@ def plan_run(row: Row, *, seed: int, settings: StudySettings, indexes: Sequence[
     """The training of a row.
 
     Args:
-        indexes: The same videos at one or more stored sizes: the smallest is read that needs no enlarging.
+        indexes: The same videos at one or more stored sizes; takes the smallest one that need not be enlarged.
 
     Raises:
-        UserError: A setting does not fit; click.UsageError where it is an option of the trainer.
+        UserError: A setting does not fit.
+        click.UsageError: An option of the trainer has an impossible value.
     """
     from res3d_video.train.models import count_costs
     from res3d_video.train.resolve import configure
@@ -206,7 +207,7 @@ def plan_run(row: Row, *, seed: int, settings: StudySettings, indexes: Sequence[
 
 
 class RunScores(TypedDict):
-    """What a study reads of a run's scores.json; `all_clips_at_1` is over all scored clips, as in section 3."""
+    """What is read of a run's scores.json; `all_clips_at_1` is the accuracy of all clips, as in section 3."""
 
     step: Count
     all_clips_at_1: Share
@@ -215,7 +216,7 @@ class RunScores(TypedDict):
 
 
 def read_scores(out: Path, run: StudyRun) -> RunScores | None:
-    """The scores of a run in a study's folder; None without them, or where they are not of all of its steps."""
+    """The scores of a run of the study in `out`; None if there are none yet, or they are of fewer steps."""
     try:
         scores = read_json(out / run.folder / SCORES, RunScores, what="scores", way_out="score the run again")
     except UserError:
@@ -224,9 +225,9 @@ def read_scores(out: Path, run: StudyRun) -> RunScores | None:
 
 
 def is_clearly_above(accuracies: Sequence[float], rivals: Sequence[float]) -> bool:
-    """Whether every run of the one row is more accurate than every run of the other, with two seeds each at least.
+    """Whether each run of a row is more accurate than each run of its rival, with at least two seeds each.
 
-    Where nothing but the seed differs, three runs beat three others so once in 20 times.
+    If only the seed differs, this happens by chance for three runs against three in one of 20 cases.
 
     >>> is_clearly_above([0.5, 0.6], [0.4, 0.45]), is_clearly_above([0.5, 0.6], [0.5, 0.4])
     (True, False)
@@ -235,13 +236,14 @@ def is_clearly_above(accuracies: Sequence[float], rivals: Sequence[float]) -> bo
 
 
 def judge(table: Table, accuracies: Mapping[str, Sequence[float]]) -> tuple[str, list[str]]:
-    """Whether a claim is "seen": every comparison is clear; "not seen": one is clearly the other way; or "undecided".
+    """The verdict on a table's claim.
 
     Args:
-        accuracies: Name of a row that has runs -> clip accuracy of each, 0 to 1.
+        accuracies: Name of a row with runs -> clip accuracy of each, 0 to 1.
 
     Returns:
-        The word, and a line for each comparison that speaks against the claim, or leaves it open.
+        "seen" if all comparisons are clear, "not seen" if one is clearly the other way round, else "undecided"; and a
+        line for each comparison that speaks against the claim, or leaves it open.
     """
     reversed_, unclear = [], []
     for names, must_win in [(pair, True) for pair in table.above] + [(pair, False) for pair in table.not_below]:

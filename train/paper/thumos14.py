@@ -1,8 +1,7 @@
-"""THUMOS14 temporal detection: sliding windows, detections from their scores, mAP by the rules of the official kit.
+"""Temporal detection on THUMOS14: sliding windows, detections from their scores, and mAP by the official rules.
 
-The windows, the weight of a window by its length and the suppression by class are those of S-CNN (Shou et al. 2016),
-which arXiv:1708.05038 takes over. S-CNN trains three networks; here a linear SVM on the features of each window takes
-the place of the last two, as it does for whole videos.
+Windows, their weights by length, and suppression per class follow S-CNN (Shou et al. 2016), as arXiv:1708.05038 does.
+S-CNN trains three networks; here, a linear SVM on the features of each window replaces the last two.
 """
 
 from collections.abc import Callable
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     from sklearn.svm import LinearSVC
 
 WINDOW_LENGTHS = (16, 32, 64, 128, 256, 512)  # frames
-WINDOWS_A_LENGTH = 4  # begin within the length of one, so that two neighbors share three quarters
+WINDOWS_A_LENGTH = 4  # start within the length of one, so that neighbors overlap by three quarters
 WINDOW_CLIP = 16  # frames of a window that the network sees
-POSITIVE_IOU = 0.5  # a window with this much of an action is an example of it
-NEGATIVE_IOU = 0.3  # one with less is background; those between are not trained on
+POSITIVE_IOU = 0.5  # a window with at least this IoU with an action is an example of it
+NEGATIVE_IOU = 0.3  # a window with less is background; those in between are not used for training
 NEGATIVES_PER_POSITIVE = 20
 SCNN_NMS_MARGIN = 0.1  # S-CNN suppresses at the IoU of the evaluation minus this
 IOU_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -38,9 +37,9 @@ CLASS_IDS = {
 }  # fmt: skip
 CLASS_NAMES = {number: name for name, number in CLASS_IDS.items()}
 AMBIGUOUS = "Ambiguous"
-KEEP = 1000  # detections of a class in a video, at most
+KEEP = 1000  # most detections per class and video
 MAX_NUMBER = 1e9  # of seconds and scores
-MAX_FRAMES = 10**7  # of a video; four days
+MAX_FRAMES = 10**7  # of a video: four days
 MIN_FPS, MAX_FPS = 0.001, 1000.0
 
 
@@ -54,18 +53,18 @@ class Rows:
         return len(self.videos)
 
     def take(self, rows: np.ndarray) -> Self:
-        """Some of them: rows or a mask."""
+        """A selection of the rows: their numbers, or a mask."""
         return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 @dataclass(frozen=True)
 class Segments(Rows):
-    """N stretches of videos, true or detected.
+    """N annotated or detected segments of videos.
 
     Attributes:
-        times: Rows (start, end) with start <= end, seconds, float64 [N, 2].
+        times: (start, end) with start <= end, seconds, float64 [N, 2].
         classes: Names, str [N].
-        scores: Of detections, higher is surer, float64 [N]; 1 for annotations.
+        scores: Scores of detections, higher is better, float64 [N]; 1 for annotations.
     """
 
     times: np.ndarray
@@ -74,7 +73,7 @@ class Segments(Rows):
 
     @staticmethod
     def of(rows: list[tuple[str, float, float, str, float]]) -> "Segments":
-        """From (video, start, end, class, score); like the official kit, whatever comes first is the start."""
+        """From (video, start, end, class, score); like the official kit, the smaller time is the start."""
         videos, starts, ends, classes, scores = zip(*rows, strict=True) if rows else ((), (), (), (), ())
         times = np.sort(np.stack([np.array(starts, np.float64), np.array(ends, np.float64)], axis=1), axis=1)  # [N, 2]
         return Segments(np.array(videos, str), times, np.array(classes, str), np.array(scores, np.float64))
@@ -82,11 +81,11 @@ class Segments(Rows):
 
 @dataclass(frozen=True)
 class WindowList(Rows):
-    """W windows of some videos.
+    """W windows of videos.
 
     Attributes:
-        frames: Rows (first frame, frame after the last), 0-based, int64 [W, 2].
-        fps: Of the window's video, frames/s, float64 [W].
+        frames: (first frame, frame after the last), 0-based, int64 [W, 2].
+        fps: Frames/s of the window's video, float64 [W].
     """
 
     frames: np.ndarray
@@ -99,17 +98,17 @@ class WindowList(Rows):
 
     @property
     def times(self) -> np.ndarray:
-        """Rows (start, end), seconds, float64 [W, 2]; S-CNN counts frames from 1 and so starts one frame later."""
+        """(start, end), seconds, float64 [W, 2]; S-CNN starts one frame later, because it counts frames from 1."""
         return self.frames / self.fps[:, None]
 
     @property
     def keys(self) -> list[str]:
-        """Unique names, such as video_test_0000179/000016-000032: first frame, and the frame after the last."""
+        """Unique names such as video_test_0000179/000016-000032, with the numbers in `frames`."""
         return [f"{video}/{start:06}-{end:06}" for video, (start, end) in zip(self.videos, self.frames, strict=True)]
 
 
 class VideoLength(NamedTuple):
-    """A video's name, number of frames and frames/s."""
+    """Name of a video, its number of frames, and its frames/s."""
 
     name: str
     num_frames: int
@@ -117,52 +116,50 @@ class VideoLength(NamedTuple):
 
 
 def temporal_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Length of the intersection over length of the union, of every pair of rows (start, end), [N, 2] and [M, 2].
+    """Intersection over union of every pair of segments (start, end), [N, 2] and [M, 2].
 
     Returns:
-        float64 [N, M], 0…1; 0 for segments that only touch and for those without length.
+        float64 [N, M], 0 to 1; 0 for segments that only touch, and for empty ones.
 
     >>> temporal_iou(np.array([[0, 4]]), np.array([[2, 6], [4, 8], [0, 4]])).round(3)
     array([[0.333, 0.   , 1.   ]])
     """
     first, second = (np.asarray(rows, np.float64).reshape(-1, 2) for rows in (first, second))
-    starts = np.maximum(first[:, None, 0], second[None, :, 0])  # [N, M]
-    ends = np.minimum(first[:, None, 1], second[None, :, 1])
-    intersection = np.maximum(ends - starts, 0)
-    # The stretch from the first start to the last end is the union wherever the two overlap.
-    hull = np.maximum(first[:, None, 1], second[None, :, 1]) - np.minimum(first[:, None, 0], second[None, :, 0])
-    return np.divide(intersection, hull, out=np.zeros_like(hull), where=intersection > 0)
+    return _iou(first[:, None, 0], first[:, None, 1], second[None, :, 0], second[None, :, 1])
+
+
+def _iou(starts: np.ndarray, ends: np.ndarray, other_starts: np.ndarray, other_ends: np.ndarray) -> np.ndarray:
+    """`temporal_iou` of arrays that broadcast."""
+    intersection = np.minimum(ends, other_ends) - np.maximum(starts, other_starts)  # negative if they are apart
+    union = np.maximum(ends, other_ends) - np.minimum(starts, other_starts)  # if they overlap
+    return np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
 
 
 def non_max_suppression(times: np.ndarray, scores: np.ndarray, *, iou_threshold: float) -> np.ndarray:
-    """Rows that are kept, best first, int64 [M]: the best segment, then the best of those that do not overlap it, …
+    """Rows to keep, best first, int64 [M]: the best segment, then the best of those that do not overlap it, and so on.
 
     Args:
-        times: Rows (start, end), [N, 2].
-        scores: Higher is better, [N]; of equals the earlier row is the better.
+        times: (start, end), [N, 2].
+        scores: Higher is better, [N]; of equal ones, the earlier row is better.
         iou_threshold: A segment is dropped if its IoU with a kept one is above this.
 
     >>> non_max_suppression(np.array([[0, 4], [1, 5], [6, 9]]), np.array([0.5, 0.9, 0.1]), iou_threshold=0.4)
     array([1, 2])
     """
     rest = np.argsort(-np.asarray(scores, np.float64), kind="stable")
-    if iou_threshold >= 1:  # nothing overlaps more
+    if iou_threshold >= 1:  # no IoU is above it
         return rest[:KEEP]
     starts, ends = np.asarray(times, np.float64).reshape(-1, 2)[rest].T
     kept: list[int] = []
     while len(rest) and len(kept) < KEEP:
         kept.append(int(rest[0]))
-        # temporal_iou of the first with the rest, in a third of its time: windows come by the hundred thousand.
-        both = np.minimum(ends[1:], ends[0]) - np.maximum(starts[1:], starts[0])  # negative where apart
-        hull = np.maximum(ends[1:], ends[0]) - np.minimum(starts[1:], starts[0])
-        with np.errstate(invalid="ignore"):  # 0 / 0 of segments without length is not above anything
-            stays = ~(both / hull > iou_threshold)
+        stays = _iou(starts[1:], ends[1:], starts[0], ends[0]) <= iou_threshold
         rest, starts, ends = rest[1:][stays], starts[1:][stays], ends[1:][stays]
     return np.array(kept, np.int64)
 
 
 def rows_by_name(names: np.ndarray) -> dict[str, np.ndarray]:
-    """Where each name stands: name -> int64 rows, ascending; names in order.
+    """Name -> rows in which it occurs, int64, ascending; sorted by name.
 
     >>> rows_by_name(np.array(["b", "a", "b"]))
     {'a': array([1]), 'b': array([0, 2])}
@@ -177,7 +174,7 @@ def rows_by_name(names: np.ndarray) -> dict[str, np.ndarray]:
 def suppress(
     found: Segments, *, iou_threshold: float, on_video: Callable[[int, int], None] = lambda *_: None
 ) -> Segments:
-    """Non-maximum suppression in each class of each video; `on_video` is told (videos done, videos in all)."""
+    """Non-maximum suppression per class and video; calls `on_video` with (videos done, videos in all)."""
     kept, videos = [np.zeros(0, np.int64)], rows_by_name(found.videos)
     for done, of_video in enumerate(videos.values(), start=1):
         for which in rows_by_name(found.classes[of_video]).values():
@@ -188,10 +185,10 @@ def suppress(
 
 
 def parse_lines(path: Path, form: str) -> list[tuple[int, str, list[float]]]:
-    """Of each line that is not empty: its number, the first word without a video suffix, and the numbers after it.
+    """Read lines with the name of a video and numbers: (line number, name without suffix, numbers) of each.
 
     Args:
-        form: As many words as a line has.
+        form: Shown in errors; has as many words as a line.
 
     Raises:
         UserError: A line has another form.
@@ -211,10 +208,10 @@ def parse_lines(path: Path, form: str) -> list[tuple[int, str, list[float]]]:
 
 
 def read_lengths(path: Path) -> list[VideoLength]:
-    """Lines 'video frames frames/s', such as 'video_test_0000004 1012 30'.
+    """Read lines 'video frames frames/s', such as 'video_test_0000004 1012 30'.
 
     Raises:
-        UserError: A line has another form, or a video comes twice.
+        UserError: A line has another form, or a video occurs twice.
     """
     videos: dict[str, VideoLength] = {}
     for number, name, (num_frames, fps) in parse_lines(path, "video frames frames/s"):
@@ -228,7 +225,7 @@ def read_lengths(path: Path) -> list[VideoLength]:
 
 
 def list_windows(videos: list[VideoLength]) -> WindowList:
-    """The sliding windows of some videos, by video, length and start, as in S-CNN: all that fit, a quarter apart."""
+    """All sliding windows that fit into videos, a quarter of their length apart; by video, length and start."""
     frames, counts = [np.zeros((0, 2), np.int64)], []
     for video in videos:
         starts = [np.arange(0, video.num_frames - n + 1, n // WINDOWS_A_LENGTH) for n in WINDOW_LENGTHS]
@@ -241,10 +238,10 @@ def list_windows(videos: list[VideoLength]) -> WindowList:
 
 
 def read_annotations(folder: Path, *, subset: str) -> dict[str, Segments]:
-    """The official lists of one folder, `<Class>_test.txt` or `<Class>_val.txt`: lines 'video start end' in seconds.
+    """Read the official lists of a folder, `<Class>_test.txt` or `<Class>_val.txt`: lines 'video start end', seconds.
 
     Returns:
-        By class in the official order, with "Ambiguous" last. Classes without a list are left out.
+        Class -> its segments, in the official order with "Ambiguous" last; without classes that have no list.
 
     Raises:
         UserError: There is no list, or a line has another form.
@@ -261,10 +258,10 @@ def read_annotations(folder: Path, *, subset: str) -> dict[str, Segments]:
 
 
 def read_detections(path: Path) -> tuple[Segments, int]:
-    """A file in the official format: lines 'video start end class-number score', seconds.
+    """Read a file in the official format: lines 'video start end class-number score', seconds.
 
     Returns:
-        The detections, and how many lines were skipped because their class is none of the 20, as the kit does.
+        The detections, and the number of lines that were skipped, as in the kit, because they are of other classes.
 
     Raises:
         UserError: A line has another form.
@@ -279,7 +276,7 @@ def read_detections(path: Path) -> tuple[Segments, int]:
 
 
 def write_detections(path: Path, found: Segments) -> None:
-    """The official format, best first."""
+    """Write detections in the official format, best first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for row in np.argsort(-found.scores, kind="stable"):
@@ -288,14 +285,14 @@ def write_detections(path: Path, found: Segments) -> None:
 
 
 def match(truths: np.ndarray, detections: np.ndarray, *, iou_threshold: float) -> np.ndarray:
-    """Which detections of one class in one video are right, by the rule of the official kit.
+    """Which detections of a class in a video are right, by the rule of the official kit: bool [D].
 
-    Each true segment in turn takes the free detection that overlaps it most, if their IoU is above the threshold;
-    of equals the surer one. So a true segment counts once, and so does a detection.
+    Each true segment in turn takes the free detection with the largest IoU, if that is above the threshold; of equal
+    ones, the one with the best score. So each true segment and each detection counts once.
 
     Args:
-        truths: Rows (start, end), in the order of their list, [G, 2].
-        detections: The same, surest first, [D, 2]. Returns bool [D].
+        truths: (start, end), in the order of their list, [G, 2].
+        detections: (start, end), best score first, [D, 2].
     """
     overlaps = temporal_iou(truths, detections)  # [G, D]
     right = np.zeros(overlaps.shape[1], bool)
@@ -307,9 +304,12 @@ def match(truths: np.ndarray, detections: np.ndarray, *, iou_threshold: float) -
 
 
 def average_precision(right: np.ndarray, *, num_truths: int) -> float:
-    """Mean over all true segments of the precision at which each is found, 0 for one that is not.
+    """Mean over all true segments of the precision at which each is found; 0 for those that are not found.
 
-    `prap` of TH14evalDet_Updated.m, without interpolation. `right` is of all detections, surest first, bool [D].
+    As `prap` in TH14evalDet_Updated.m, without interpolation.
+
+    Args:
+        right: Whether each detection is right, best score first, bool [D].
 
     >>> average_precision(np.array([True, False, True]), num_truths=4)  # (1/1 + 2/3) / 4
     0.41666666666666663
@@ -321,7 +321,7 @@ def average_precision(right: np.ndarray, *, num_truths: int) -> float:
 def class_average_precision(
     found: Segments, truths: Segments, ambiguous: Segments | None, *, iou_threshold: float
 ) -> float:
-    """AP of one class over all videos: detections that are wrong but touch an ambiguous segment are not counted."""
+    """AP of a class over all videos; wrong detections that overlap an ambiguous segment do not count."""
     true_rows, none = rows_by_name(truths.videos), np.zeros(0, np.int64)
     unclear_rows = rows_by_name(ambiguous.videos) if ambiguous is not None else {}
     right, counted, scores = [], [], []
@@ -343,8 +343,12 @@ def class_average_precision(
 
 @dataclass(frozen=True)
 class DetectionScores:
-    """How good detections are: `average_precisions` 0…1, float64 [K, I], of K classes at I thresholds; and K counts of
-    true segments."""
+    """Scores of detections.
+
+    Attributes:
+        average_precisions: AP of K classes at I thresholds, 0 to 1, float64 [K, I].
+        num_truths: Number of true segments of each class.
+    """
 
     classes: list[str]
     iou_thresholds: tuple[float, ...]
@@ -353,11 +357,11 @@ class DetectionScores:
 
     @property
     def mean(self) -> np.ndarray:
-        """mAP at each threshold, float64 [I]."""
+        """mAP at each threshold, 0 to 1, float64 [I]."""
         return self.average_precisions.mean(axis=0)
 
     def summary(self) -> dict[str, Any]:
-        """Everything as lists and dicts by class; precisions 0…1."""
+        """The scores in the JSON file; precisions are 0 to 1."""
         return {
             "iou_thresholds": list(self.iou_thresholds),
             "mean_average_precision": self.mean.tolist(),
@@ -366,7 +370,7 @@ class DetectionScores:
         }
 
     def lines(self) -> list[str]:
-        """AP in percent by class and threshold, and the mean of each column, aligned."""
+        """A table of AP by class and threshold, in percent, with the mean of each column."""
         header = ["IoU", "segments", *(f"{threshold:.2g}" for threshold in self.iou_thresholds)]
         found = zip(self.classes, self.num_truths, self.average_precisions, strict=True)
         rows = [
@@ -384,10 +388,10 @@ def evaluate(
     scnn_nms: bool = False,
     on_class: Callable[[int, int], None] = lambda *_: None,
 ) -> DetectionScores:
-    """Average precision of each annotated class at each threshold, as TH14evalDet_Updated.m of the official kit has it.
+    """Average precision of each annotated class at each threshold, as in TH14evalDet_Updated.m of the official kit.
 
     Args:
-        scnn_nms: Suppress first, at each threshold minus 0.1, as S-CNN does.
+        scnn_nms: First suppress overlaps, at each threshold minus 0.1, as S-CNN does.
     """
     classes = [name for name in annotations if name != AMBIGUOUS and len(annotations[name])]
     precisions = np.zeros((len(classes), len(iou_thresholds)))  # [K, I]
@@ -404,7 +408,7 @@ def evaluate(
 
 
 def best_iou(windows: WindowList, truths: Segments) -> np.ndarray:
-    """IoU of each window with the true segment of its video that it overlaps most, 0 without one: float64 [W]."""
+    """Largest IoU of each window with a true segment of its video; 0 if it overlaps none: float64 [W]."""
     best, times, rows = np.zeros(len(windows)), windows.times, rows_by_name(windows.videos)
     for video, true_rows in rows_by_name(truths.videos).items():
         if video in rows:
@@ -420,16 +424,19 @@ def train_detector(
     c: float = 1.0,
     on_class: Callable[[int, int], None] = lambda *_: None,
 ) -> "dict[str, LinearSVC]":
-    """A linear classifier a class, each against everything else, so that a window can show several actions.
+    """Train a linear classifier for each class against all other windows, so that a window can show several actions.
 
-    A class takes the windows of IoU 0.5 and more with one of its segments as examples, and up to 20 times as many of
-    IoU below 0.3 as counter-examples, drawn at random. Windows that touch ambiguous segments are left out.
+    Positive examples of a class have an IoU of at least 0.5 with one of its segments. Negative ones have less than 0.3;
+    up to 20 times as many are drawn at random, none of which overlaps an ambiguous segment.
 
     Args:
-        features: Of each window of annotated videos, float [W, D].
+        features: Features of the windows of annotated videos, float [W, D].
+
+    Returns:
+        Class -> its classifier; without classes that lack positive or negative examples.
 
     Raises:
-        UserError: No class has an example and a counter-example; one that has none is left out.
+        UserError: All classes lack them.
     """
     from sklearn.svm import LinearSVC
 
@@ -457,13 +464,13 @@ def train_detector(
 
 
 def window_weights(annotations: dict[str, Segments], classes: list[str], windows: WindowList) -> np.ndarray:
-    """How usual it is for an action of each class to take as long as each window, by S-CNN's rule.
+    """How common the duration of each window is among the actions of each class, by the rule of S-CNN.
 
-    A true segment counts for every window length between half and twice its own duration; the counts of a class are
-    divided by their sum. A length lasts what its windows last on average.
+    A true segment counts for each window length between half and twice its duration; the counts of a class are divided
+    by their sum. The duration of a window length is the mean over its windows.
 
     Returns:
-        float64 [W, K]; 1 for a class without annotations or whose segments fit no length.
+        float64 [W, K]; 1 for a class without annotations, or whose segments fit no window length.
     """
     lengths, which = np.unique(windows.lengths, return_inverse=True)
     lasting = np.diff(windows.times, axis=1)[:, 0]  # [W]
@@ -480,10 +487,10 @@ def window_weights(annotations: dict[str, Segments], classes: list[str], windows
 
 
 def read_window_features(path: Path, windows: WindowList, *, layer: str) -> tuple[WindowList, np.ndarray]:
-    """The windows that a file has features of, and these, float [w, D].
+    """Read features of windows: the windows that have features, and their features, float [w, D].
 
     Raises:
-        UserError: It has none of any of them.
+        UserError: None of the windows has features.
     """
     features = load_features(path, [layer])
     row_of = {key: row for row, key in enumerate(features.keys.tolist())}
@@ -503,13 +510,13 @@ def detect(
     nms_iou: float,
     on_video: Callable[[int, int], None] = lambda *_: None,
 ) -> Segments:
-    """Detections: windows of every class, without those that overlap a better one of their class.
+    """Detections: for each class, the windows that do not overlap a better one.
 
-    A score is the logistic of the SVM's margin, 0…1, times the weight of the window's length.
+    The score is the logistic of the SVM's margin, 0 to 1, times the weight of the window's length.
 
     Args:
-        features: Of each window, float [W, D].
-        annotations: Of other videos, which have the usual durations.
+        features: Features of the windows, float [W, D].
+        annotations: Annotations of the training videos, for the usual durations.
     """
     units, classes = l2_normalised(features), [*detector]
     margins = np.stack([svm.decision_function(units) for svm in detector.values()], axis=1)  # [W, K]

@@ -1,4 +1,4 @@
-"""Features of THUMOS14 windows: the clip that stands for each through a network, a row of a feature file each."""
+"""Features of THUMOS14 windows: runs a network on one clip per window, and writes a row for each."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,19 +19,19 @@ from res3d_video.train.evaluation.features import Features
 from res3d_video.train.models import check_clip
 from res3d_video.train.paper.thumos14 import WINDOW_CLIP, WindowList
 
-WINDOWS_PER_PART = 1024  # a kill costs at most so many on each rank
+WINDOWS_PER_PART = 1024  # that a rank loses at most when it is killed
 
 
 class WindowPlan(EvalPlan):
-    """The centre-cropped clips of windows of one length, in order; the last batch is padded with weight 0.
+    """The center-cropped clips of windows of one length, in order; the last batch is padded with weight 0.
 
     Args:
         samples: Row of the index of each window, int64 [W].
-        starts: First source frame of each, int64 [W].
-        spec: Of the clips; their frames are the first of each equal part of the window.
+        starts: First source frame of each window, int64 [W].
+        spec: The clips; their stride spreads the frames evenly over the window.
 
     Raises:
-        UserError: The shards dropped frames that the clips begin with.
+        UserError: The shards do not store the first frame of a clip.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class WindowPlan(EvalPlan):
         self._starts = starts // index.frame_step
 
     def batch(self, step: int) -> PlannedClips:
-        """The batch of a step; a clip's position is its window's place."""
+        """The batch of a step; the position of a clip is the number of its window."""
         clips = super().batch(step)
-        return replace(clips, start=self._starts[clips.position])  # padding, -1, has the last one's
+        return replace(clips, start=self._starts[clips.position])  # padding has position -1
 
 
 def samples_of_windows(index: ShardIndex, windows: WindowList) -> np.ndarray:
-    """Row of the index of each window's video, found by its file name without the suffix: int64 [W].
+    """Row of the index for each window, found by the file name of its video without suffix: int64 [W].
 
     Raises:
-        UserError: A video is not in the shards, is there more than once, or ends before one of its windows.
+        UserError: A video is not in the shards exactly once, or ends before one of its windows.
     """
     names = [Path(source.decode()).stem for source in index.sources.tolist()]
     row_of = {name: row for row, name in enumerate(names)}
@@ -69,13 +69,13 @@ def samples_of_windows(index: ShardIndex, windows: WindowList) -> np.ndarray:
 
 
 class WindowExtraction(PartedExtraction):
-    """Features of windows: 16 frames of each, whatever the network was trained on; a part so many of one length.
+    """Features of windows, from 16 frames of each. A part has windows of one length.
 
-    A row is a window: its key, and the video, label and side of the split that it is of. Rows come by length, then as
-    the windows are listed. Windows that cannot be decoded are `unreadable`, by their keys.
+    A row has the key of a window, and source, label and split of its video. Rows are ordered by length, then as the
+    windows are listed. Windows that cannot be decoded are in `unreadable`, by their keys.
 
     Raises:
-        UserError: There are no windows, the shards lack videos or frames of them, or the network takes other clips.
+        UserError: There are no windows, the shards lack videos or frames, or the network takes other clips.
     """
 
     def __init__(

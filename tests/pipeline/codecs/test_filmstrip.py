@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import struct
 
 import numpy as np
 import pytest
@@ -13,10 +12,9 @@ from res3d_video.pipeline.codecs import EncodedSegment, Planes
 from res3d_video.pipeline.codecs.filmstrip import (
     EOI,
     FilmstripCodec,
-    header_and_blank,
     segments,
 )
-from res3d_video.pipeline.errors import TooLargeError, UserError
+from res3d_video.pipeline.errors import TooLargeError
 
 # Decoders smooth color over a tile's upper and lower edge, as (3 of this tile + 1 of the next) / 4. Blue takes 1.772 of
 # the difference of two bytes.
@@ -122,47 +120,6 @@ def test_a_segment_that_gives_more_than_allowed_stops_soon() -> None:
     assert codec.encode(blocks, top=0, left=0, max_bytes=2 * size)
     with pytest.raises(TooLargeError):
         codec.encode(blocks, top=0, left=0, max_bytes=size // 4)
-
-
-def changed(header: bytes, marker: int, at: int, content: bytes) -> bytes:
-    """A header with other bytes in a segment, `at` bytes behind its marker."""
-    begin = next(begin for found, begin, _ in segments(header) if found == marker) + 2 + at
-    return header[:begin] + content + header[begin + len(content) :]
-
-
-def with_segment(header: bytes, marker: int, body: bytes) -> bytes:
-    return header[:2] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + header[2:]
-
-
-HEADER, _ = header_and_blank(32, 48, 85)
-OTHER_HEADERS = {
-    "nothing": b"",
-    "no JPEG": b"\x89PNG" + HEADER[4:],
-    "cut short": HEADER[:-3],
-    "longer": HEADER + b"\0",
-    "progressive": HEADER.replace(b"\xff\xc0\x00\x11", b"\xff\xc2\x00\x11"),
-    "12 bits": changed(HEADER, 0xC0, 2, b"\x0c"),
-    "other height": changed(HEADER, 0xC0, 3, struct.pack(">H", 65_500)),
-    "one component": changed(HEADER, 0xC0, 7, b"\x01"),
-    "4:4:4": changed(HEADER, 0xC0, 9, b"\x11"),
-    "no interval": HEADER.replace(b"\xff\xdd\x00\x04\x00\x06", b""),
-    "part of a spectrum": changed(HEADER, 0xDA, 9, b"\x01"),
-    "EXIF": with_segment(HEADER, 0xE1, b"Exif\0\0"),
-    "two intervals": with_segment(HEADER, 0xDD, b"\x00\x06"),
-    "a size that runs past the end": changed(HEADER, 0xDA, 0, b"\xff\xff"),
-}
-
-
-@pytest.mark.parametrize("name", OTHER_HEADERS)
-def test_a_header_of_another_kind_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="^codec.header: .*$"):
-        FilmstripCodec.of(codec_of().describe() | {"header": OTHER_HEADERS[name].hex()})
-
-
-def test_tables_that_do_not_decode_are_refused() -> None:
-    codes = changed(HEADER, 0xC4, 3, b"\xff" * 16)  # more codes than there can be
-    with pytest.raises(UserError, match=r"codec.header: does not decode \("):
-        FilmstripCodec.of(codec_of().describe() | {"header": codes.hex()})
 
 
 def test_edges_are_replicated_to_the_tile_s_border() -> None:

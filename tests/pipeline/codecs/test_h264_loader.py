@@ -7,38 +7,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from res3d_video.pipeline.clip import ClipSpec, frame_indices, num_starts
+from res3d_video.pipeline.clip import ClipSpec
 from res3d_video.pipeline.codecs import UndecodableError
 from res3d_video.pipeline.codecs.avc import SoftwareDecoder, parameter_sets
 from res3d_video.pipeline.index import ShardError, ShardIndex
 from res3d_video.pipeline.loader import ClipLoader, LoaderSettings
 from res3d_video.pipeline.plan import EvalPlan, TrainPlan
-from tests.clips import DEVICES, GridPlan, sample_of_length, shown, train_plan
+from tests.clips import DEVICES, train_plan
 from tests.conftest import build_numbered
 from tests.hostile.pictures import sps_of
 from tests.hostile.tampering import bounded_memory
 from tests.oracle import oracle_clips
-
-GREY_LEVELS = {"cpu": 0.0, "cuda": 4.0}  # DALI upsamples chroma linearly, swscale takes the nearest
-
+from tests.pipeline.test_loader import GREY_LEVELS, check_every_start
 
 OTHER_GOPS = [pytest.param(gop, marks=pytest.mark.long) for gop in (4, 16)]
 
 
 @pytest.fixture(scope="module", params=[8, *OTHER_GOPS], ids=lambda gop: f"gop{gop}")
 def any_gop(request: pytest.FixtureRequest, numbered_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    if request.param == 8:
+        return request.getfixturevalue("numbered_h264")
     out = tmp_path_factory.mktemp(f"gop{request.param}")
     return build_numbered(numbered_raw, out, codec="h264", gop_size=request.param)
-
-
-def grid_of(index: ShardIndex, spec: ClipSpec) -> list[tuple]:
-    """All starts of segments of 1, 7, 17 and 40 frames, and a spread of a long one."""
-    return [
-        (sample, start, start % 17, (7 * start) % 60, start % 2)
-        for length, step in ((1, 1), (7, 1), (17, 1), (40, 1), (505, 37))
-        for sample in [sample_of_length(index, length)]
-        for start in range(0, int(num_starts(spec, video_frames=length)), step)
-    ]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -47,17 +37,8 @@ def grid_of(index: ShardIndex, spec: ClipSpec) -> list[tuple]:
 def test_every_start_gives_exactly_the_frames_asked_for(
     any_gop: ShardIndex, num_frames: int, frame_stride: int, device: str
 ) -> None:
-    """Read back from the pixels. On a GPU a batch is two streams of eight clips, short and blank ones among them."""
-    spec = ClipSpec(num_frames, frame_stride)
-    plan = GridPlan(any_gop, spec, grid_of(any_gop, spec), batch_size=16)
-    with ClipLoader(any_gop, plan, device=device) as loader:
-        for step, batch in enumerate(loader):
-            planned = plan.batch(step)
-            expected = frame_indices(planned.start, spec, video_frames=any_gop.num_frames[planned.sample])
-            assert shown(batch, plan, step) == expected.tolist()
-            difference = np.abs(batch.clips.float().cpu().numpy() - oracle_clips(any_gop, planned, spec)).mean()
-            assert difference <= GREY_LEVELS[device]
-        assert step == plan.num_steps - 1
+    """On a GPU a batch is two streams of eight clips, short and blank ones among them."""
+    check_every_start(any_gop, ClipSpec(num_frames, frame_stride), device=device, engine="dali")
 
 
 @pytest.mark.parametrize("device", DEVICES)

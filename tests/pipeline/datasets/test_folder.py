@@ -82,7 +82,7 @@ def test_a_split_file_may_hold_several_splits_and_groups(tmp_path: Path) -> None
         ("path,subset\na/1.mp4,train\n\na/1.mp4,test\n", ":4: 'a/1.mp4,test' does not go; give a cell for each"),
         ("path,subset\na/1.mp4,dev\n", ":2: 'a/1.mp4,dev' does not go"),
         ("path,subset\na/1.mp4\n", ":2: 'a/1.mp4' does not go"),
-        ("a/1.mp4,train\n", ": the header 'a/1.mp4,train' is not possible; begin with"),
+        ("a/1.mp4,train\n", ": the header 'a/1.mp4,train' is not that of a split file; begin"),
         *((head, f": the header '{head}' is not") for head in ("path,group", "path,subset,split1", "")),
     ],
 )
@@ -99,7 +99,7 @@ def test_a_wrong_split_file_is_named_with_its_line(tmp_path: Path, text: str, sa
         ({"split_file": Path("nowhere.csv")}, "nowhere.csv: No such file"),
         ({"split_file": Path("x.csv"), "test_groups": ("a",)}, "split_file and test_groups both say which videos of"),
         ({"test_groups": ("a",), "test_fraction": 0.5}, "test_groups and test_fraction both say which videos of"),
-        ({"test_fraction": 1.0}, "test_fraction: 1.0 is not possible"),
+        ({"test_fraction": 1.0}, "test_fraction must be >= 0 and < 1, got 1.0"),
         ({"group_pattern": "("}, "is no regular expression with a group in ()"),
         ({"group_pattern": "^([0-9]+)_"}, "finds no group in the name of a/ann_a.mp4"),
         ({"group_pattern": "^([a-z]+)_", "test_groups": ("eve",)}, "'eve' is no group here; choose from ann, bob"),

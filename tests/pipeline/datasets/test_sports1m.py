@@ -81,7 +81,7 @@ def test_what_is_missing_is_said_with_what_to_put_there(raw: Path, tmp_path: Pat
         (raw / "elsewhere").rename(raw / name)
     for video in list((raw / "videos").rglob("*.*")):
         video.unlink()
-    with pytest.raises(DatasetError, match="none of the 5 listed videos is in"):
+    with pytest.raises(DatasetError, match="none of the 5 listed videos is there, such as"):
         list_sports1m(raw)
 
 

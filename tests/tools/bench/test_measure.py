@@ -3,7 +3,8 @@
 import itertools
 import os
 import time
-from multiprocessing.connection import Connection
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -21,20 +22,24 @@ def test_settling_waits_until_little_is_done_but_not_for_ever(monkeypatch: pytes
         assert clock.now_s == pytest.approx(waits_s, abs=1.5 * module.IDLE_WINDOW_S)
 
 
-def says_nothing(connection: Connection) -> None:
+@contextmanager
+def says_nothing() -> Iterator[None]:
     time.sleep(1000)
+    yield
 
 
-def dies(connection: Connection) -> None:
+@contextmanager
+def dies() -> Iterator[None]:
     os._exit(3)
+    yield
 
 
 def test_a_process_that_says_nothing_or_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CLOSE_TIMEOUT_S", 0.1)
     with Child("silent", says_nothing) as child, pytest.raises(BenchError, match="no answer for 0 seconds"):
-        child.receive(timeout_s=0.2)
+        child.ask("request", timeout_s=0.2)
     with Child("dead", dies) as child, pytest.raises(BenchError, match="its process ended with exit code 3"):
-        child.receive(timeout_s=60)
+        child.ask("request", timeout_s=60)
 
 
 @pytest.mark.parametrize("text", ["Could not load libtorchcodec. Likely causes:\n1. …", "Failed to import libspdl."])

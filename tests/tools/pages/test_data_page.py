@@ -189,6 +189,10 @@ def test_a_sample_lasts_as_long_as_its_frames_at_its_own_rate(shards: ShardIndex
     metas = {row: read_key_json(shards, row) for row in range(shards.num_samples)}
     assert list(metas.values()) == [{"fps": 25.0, "source_size": (320, 240)}] * 11
     assert pages.seconds_of(shards, metas).sum() == pytest.approx(820 / 25)
+    rows = {what: values for what, *values in pages.lengths(shards, metas)}
+    assert [rows["stored frames of a sample"][n] for n in (0, 4)] == ["1", "505"]
+    assert rows["rate of the source, frames/s"] == ["25"] * 5
+    assert rows["height of the source, pixels"] == ["240"] * 5
 
 
 def test_a_key_json_that_says_impossible_things_is_unreadable(numbered: ShardIndex, tmp_path: Path) -> None:
@@ -226,8 +230,9 @@ def test_the_command_writes_a_page_or_says_in_one_line_what_is_wrong(
 
 
 @pytest.mark.slow
-def test_a_page_of_more_than_a_million_videos_is_small_and_quickly_made(tmp_path: Path) -> None:
-    folder, count = tmp_path / "large", 1_100_000
+@pytest.mark.parametrize("count", [150_000, pytest.param(1_100_000, marks=pytest.mark.long)])
+def test_a_page_of_very_many_videos_is_small_and_quickly_made(tmp_path: Path, count: int) -> None:
+    folder = tmp_path / "large"
     make_large(folder, count)
     videos = np.char.mod("%07d", np.arange(count)).astype("S11")
     for name in ("key", "group", "source"):
@@ -236,7 +241,7 @@ def test_a_page_of_more_than_a_million_videos_is_small_and_quickly_made(tmp_path
     frames[:, CRC32] = np.arange(len(frames)) % 2**32
     started_s = time.process_time()
     html = page_of(open_index(folder), tmp_path / "page.html")
-    assert time.process_time() - started_s < 60
+    assert time.process_time() - started_s < 5 + count / 20_000
     assert len(html) < 1_000_000
-    assert html.count("1,100,000") >= 4  # samples, groups, source videos, segments
+    assert html.count(f"{count:,}") >= 4  # samples, groups, source videos, segments
     assert html.count("is missing or fails its crc32") == 24

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from res3d_video.tools.pages.markup import Line, histogram, line_chart, render, thin
+from res3d_video.tools.pages.markup import Line, line_chart, render, thin
 from res3d_video.tools.run_reader import Curve
 
 
@@ -41,15 +41,6 @@ def test_any_values_become_a_chart() -> None:
     for values in ([0.0], [1e-9, 1e9], [0.0, 0.0], [5.0, 5.0], [-1e30, 1e30], []):
         html = line_chart("Rate", [Line("a", Curve(np.arange(len(values)), np.array(values)))], write=str)
         assert ("nan" in html, "inf" in html, bool(html)) == (False, False, bool(values))
-
-
-@pytest.mark.parametrize("values", [[1, 2, 3], list(range(100)), [*range(29, 383, 4)], [0.1 * i for i in range(30)]])
-def test_every_sample_is_in_one_bar_of_a_histogram(values: list[float]) -> None:
-    html = histogram("Length", np.array(values * 3), unit="frames")
-    assert sum(int(n) for n in re.findall(r": (\d+) samples</title>", html)) == 3 * len(values)
-    bars = re.findall(r'class="filled" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', html)
-    assert max(float(height) for *_, height in bars) == pytest.approx(100 / 1.05, abs=0.01)
-    assert all(float(x) + float(width) <= 100.01 for x, _, width, _ in bars)
 
 
 def test_a_table_escapes_its_cells_and_shows_shares_as_bars() -> None:
