@@ -31,6 +31,13 @@ CONTEXT.set_forkserver_preload(
 )  # fmt: skip
 
 
+def warm_context() -> Any:
+    """The context of processes that start so."""
+    with patch.dict(os.environ, PYTHONPATH=str(CHECKOUT)):  # its packages are this checkout's
+        multiprocessing.forkserver.ensure_running()
+    return CONTEXT
+
+
 class Warm:
     """`python SCRIPT WORDS…`, begun in the checkout; for use like a `subprocess.Popen`. `terminal` is the file number
     of one that becomes its own; without it, `communicate` returns what is printed."""
@@ -39,11 +46,10 @@ class Warm:
         self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, terminal: int | None = None
     ) -> None:
         assert command[0] == sys.executable
-        with patch.dict(os.environ, PYTHONPATH=str(CHECKOUT)):  # its packages are this checkout's
-            multiprocessing.forkserver.ensure_running()
+        context = warm_context()
         self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
         streams = [file.fileno() for file in self._files] if terminal is None else [terminal] * 2
-        self._process: Any = CONTEXT.Process(target=_Script(command[1:], dict(environment or os.environ), streams))
+        self._process: Any = context.Process(target=_Script(command[1:], dict(environment or os.environ), streams))
         self._process.start()
         self.pid: int = self._process.pid
 

@@ -83,15 +83,6 @@ def test_what_is_built_at_a_url_is_what_is_built_in_a_folder_and_is_not_built_tw
     assert s3.requests("PUT") == s3.requests("DELETE") == s3.requests("GET", ".tar") == []
 
 
-def test_tasks_share_a_url_and_the_last_one_writes_the_index(
-    build: Callable[..., BuildResult], local: Path, s3: S3Server
-) -> None:
-    url = "s3://shards/built/tasks"
-    results = [build(url, task=(number, 3)) for number in (3, 1, 2)]
-    assert [result.is_whole for result in results] == [False, False, True]
-    assert stored(url) == contents(local)
-
-
 def test_a_tar_that_is_gone_or_cut_short_is_made_again_and_no_other(
     build: Callable[..., BuildResult], local: Path, s3: S3Server, tmp_path: Path
 ) -> None:

@@ -257,6 +257,7 @@ def cluster(s3: S3Server) -> Iterator[Any]:
     pytest.importorskip("ray", reason='ray is not installed: pip install -c constraints.txt -e ".[ray]"')
     from ray.cluster_utils import Cluster
 
+    before = psutil.Process().children(recursive=True)
     # Without what serves people, nor workers that no task asks for; a lost machine is noticed soon.
     machine = {"num_cpus": 1, "include_log_monitor": False}
     soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 2, "prestart_worker_first_driver": False}
@@ -267,9 +268,9 @@ def cluster(s3: S3Server) -> Iterator[Any]:
         cluster.wait_for_nodes()
         yield cluster
     finally:
-        processes = psutil.Process().children(recursive=True)
+        processes = {*psutil.Process().children(recursive=True)} - {*before}
         cluster.shutdown()
-        left = psutil.wait_procs(processes, timeout=30)[1]
+        left = psutil.wait_procs(list(processes), timeout=30)[1]
     assert not left
 
 

@@ -35,7 +35,7 @@ def test_shards_that_were_built_at_a_url_are_copied_to_a_folder(ucf_raw: Path, s
     words = ["ucf101", "--raw", ucf_raw, "--samples-per-shard", 3]
     first = run(make_shards.main, *words, "--out", url, "--task", "1/2")
     assert f"1 shards written, 0 kept as they were; 1 of 2 are there: {url}" in first.stdout
-    made = run(make_shards.main, *words, "--out", url)
+    made = run(make_shards.main, *words, "--out", url, "--task", "2/2")
     local = run(make_shards.main, *words, "--out", f"file://{tmp_path}/local")
     assert made.stdout.splitlines()[1:] == local.stdout.replace(f"{tmp_path}/local", url).splitlines()[1:]
     assert json.loads(run(make_shards.main, *words, "--out", url, "--json").stdout)["out"] == url

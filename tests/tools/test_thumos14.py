@@ -90,14 +90,9 @@ def test_the_table_is_aligned_and_what_is_missing_is_said(files: Path) -> None:
     ]
 
 
-def test_errors_are_one_line_that_names_the_value(files: Path) -> None:
-    none = "nothing for any of 280 windows, the first is video_val_0/000000-000016; give their"
-    for name, value, message in (
-        ("videos", files / "val/Diving_val.txt", "line 1: "),
-        ("videos", files / "val.txt", none),
-        ("annotations", files / "test", "no annotated class"),
-    ):
-        assert message in detect(files, **{name: value}, code=1).stderr
+def test_features_of_other_videos_are_refused(files: Path) -> None:
+    message = "nothing for any of 280 windows, the first is video_val_0/000000-000016; give their"
+    assert message in detect(files, videos=files / "val.txt", code=1).stderr
 
 
 def test_from_a_checkpoint_to_features_that_are_made_once(squares: ShardIndex, trained: Path, tmp_path: Path) -> None:

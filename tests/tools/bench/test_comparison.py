@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 from collections.abc import Generator
 from dataclasses import replace
@@ -19,8 +20,15 @@ from res3d_video.tools.bench.measure import BenchError, Measurement
 from res3d_video.tools.bench.peers import OURS, PEERS, Peer, PeerConfig, our_loader
 from tests.schemas import check_schema
 from tests.tools.bench.made import peer_config
+from tests.warm import warm_context
 
 pytest.importorskip("psutil", reason="the benchmarks need psutil")
+
+
+@pytest.fixture(autouse=True)
+def warm_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of peers start with torch loaded."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: warm_context())
 
 
 def row(name: str, *rates: int) -> Row:

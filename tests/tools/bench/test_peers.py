@@ -112,10 +112,10 @@ def test_dalis_video_graph_shows_the_plan_of_files_that_a_cpu_decodes(numbered: 
 
 @pytest.fixture(scope="module", params=[10, 30000 / 1001, 50], ids=lambda fps: f"{fps:.0f}")
 def of_a_rate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PeerConfig:
-    """Clips of one video of 300 frames, stored as H.264 at its own rate."""
+    """Clips of one video of 120 frames, stored as H.264 at its own rate."""
     folder = tmp_path_factory.mktemp("rate")
     (folder / "raw" / "a").mkdir(parents=True)
-    write_numbered_video(folder / "raw" / "a" / "g00_a.mp4", 300, fps=request.param)
+    write_numbered_video(folder / "raw" / "a" / "g00_a.mp4", 120, fps=request.param)
     config = peer_config(build_numbered(folder / "raw", folder / "shards", codec="h264"), folder)
     make_files(config)
     return config
