@@ -18,16 +18,16 @@ EPILOG = """\b
 Examples:
   python tools/check_shards.py shards/ucf101
   python tools/check_shards.py shards/ucf101 --decode --json
-  python tools/check_shards.py s3://bucket/shards/ucf101     # fetches all of it, once
+  python tools/check_shards.py s3://bucket/shards/ucf101     # downloads all of it, once
 
 \b
-Exit code 0: whole. 1: damaged, with one line for each fault. 2: wrong usage.
+Exit code 0: whole. 1: damaged, with a line for each fault. 2: wrong usage.
 """
 
 
 @click.command(cls=Command, epilog=EPILOG)
 @click.argument("data", type=DATA)
-@click.option("--decode", is_flag=True, help="Decode every picture too; takes longer.")
+@click.option("--decode", is_flag=True, help="Also decode every frame; takes longer.")
 @remote_options
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")

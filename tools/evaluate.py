@@ -35,9 +35,9 @@ Examples:
   torchrun --nproc-per-node 8 tools/evaluate.py --checkpoint runs/s1m/latest.pt --data shards/sports1m
 
 \b
-The network, the clips and the split are those of the checkpoint. clip@1 is of one centre clip; video@1 and
-video@5 of the softmax averaged over --clips evenly spaced ones; --clips 10 --crops 3 scores 30 views a video, three
-crops of each clip that is read. Accuracies in the JSON file are 0 to 1.
+The network, the clips and the split are those of the checkpoint. clip@1 is the accuracy of one center clip; video@1
+and video@5 are of the softmax averaged over --clips evenly spaced clips. --clips 10 --crops 3 scores 30 views per
+video, three crops of each clip. Accuracies in the JSON file are 0 to 1.
 """
 
 
@@ -46,14 +46,14 @@ crops of each clip that is read. Accuracies in the JSON file are 0 to 1.
 @click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.")
 @click.option("--split", help="Split of the dataset.  [default: the one trained on]")
 @click.option("--subset", default="test", type=click.Choice(["test", "val", "train"]), help="Side of the split.")
-@click.option("--clips", default=10, type=CLIPS, help="Clips a video.")
-@click.option("--crops", type=click.IntRange(1, 100), default=1, help="Crops of each clip, along the longer side.")
-@click.option("--batch-size", type=BATCH, help="GLOBAL: clips at a time.  [default: 16 a process]")
+@click.option("--clips", default=10, type=CLIPS, help="Clips per video.")
+@click.option("--crops", type=click.IntRange(1, 100), default=1, help="Crops per clip, along the longer side.")
+@click.option("--batch-size", type=BATCH, help="GLOBAL: clips at a time.  [default: 16 per process]")
 @click.option("--num-threads", default=2, type=THREADS, help="Decoding threads per process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options
 @QUIET
-@click.option("--json", "json_path", type=OutputFile(), help="Write predictions here.")
+@click.option("--json", "json_path", type=OutputFile(), help="Write scores and predictions here.")
 def main(
     *,
     checkpoint: Path,

@@ -26,10 +26,10 @@ Examples:
     --layers pool5 --per-clip --dtype float16 --out features/ucf101-clips.parquet
 
 \b
-Layers: res2a … res5b (blocks), res2 … res5 (a stage's last block), pool5, prob; C3D: conv1a … conv5b, pool1 … pool5,
-fc6, fc7, prob. The network and the clips are the checkpoint's; its classes need not be the dataset's.
---out is a folder of Parquet files, as pandas and DuckDB read it, with columns key, source, group, label, class,
-subset, num_clips, start and a list of numbers a layer. After a kill the same command goes on: what is there is kept.
+Layers: res2a … res5b (blocks), res2 … res5 (last block of a stage), pool5, prob; of C3D conv1a … conv5b, pool1 …
+pool5, fc6, fc7, prob. The network and the clips are those of the checkpoint; its classes may differ from the dataset's.
+--out is a folder of Parquet files for pandas and DuckDB, with columns key, source, group, label, class, subset,
+num_clips, start, and a list of numbers per layer. After a kill, the same command continues and keeps finished parts.
 The files are the same for any number of processes.
 """
 
@@ -43,11 +43,11 @@ The files are the same for any number of processes.
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .pt file of a run.")
 @click.option("--data", required=True, type=DATA, help="Shards: a folder, or a URL like s3://bucket/shards.")
 @click.option("--out", required=True, type=FEATURES_OUT, help="Folder to write, .parquet.")
-@click.option("--layers", help="Names, with commas between.  [default: res5b,pool5, of C3D fc6]")
-@click.option("--clips", default=10, type=CLIPS, help="Clips a video, evenly spaced, centre crop.")
-@click.option("--per-clip", is_flag=True, help="A row for each clip in place of each video's mean.")
-@click.option("--dtype", default="float32", type=click.Choice(DTYPES), help="Of the features in the file.")
-@click.option("--batch-size", default=16, type=BATCH, help="Clips at a time, of each process.")
+@click.option("--layers", help="Layers, such as res5b,pool5.  [default: res5b,pool5; of C3D fc6]")
+@click.option("--clips", default=10, type=CLIPS, help="Clips per video, evenly spaced, center crop.")
+@click.option("--per-clip", is_flag=True, help="Write a row per clip instead of the mean of each video.")
+@click.option("--dtype", default="float32", type=click.Choice(DTYPES), help="Type of the features in the files.")
+@click.option("--batch-size", default=16, type=BATCH, help="Clips at a time, per process.")
 @click.option("--num-threads", default=2, type=THREADS, help="Decoding threads per process.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @remote_options

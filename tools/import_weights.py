@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Weights of others as a checkpoint: torchvision's video networks, or the authors' caffe networks."""
+"""Converts weights of torchvision's video networks, or of the authors' Caffe networks, to a checkpoint."""
 
 import sys
 from pathlib import Path
@@ -37,17 +37,23 @@ MODELS = list(dict.fromkeys(model for models in SOURCES.values() for model in mo
 
 @click.command(cls=Command, context_settings={"max_content_width": 110, "show_default": True}, epilog=EPILOG)
 @click.argument("weights", metavar="FILE", type=IN_FILE)
-@click.option("--from", "source", required=True, type=click.Choice(list(SOURCES)), help="Whose weights.")
-@click.option("--model", required=True, type=click.Choice(MODELS), help="Network that they are of.")
-@click.option("--classes", "classes_path", type=IN_FILE, help="Names, one a line.  [default: class_000, class_001, …]")
+@click.option("--from", "source", required=True, type=click.Choice(list(SOURCES)), help="Where the weights are from.")
+@click.option("--model", required=True, type=click.Choice(MODELS), help="Network of the weights.")
 @click.option(
-    "--mean", nargs=3, type=Number(-1e6, 1e6), metavar="R G B", help="Of the pixels, 0 to 255.  [default: the source's]"
+    "--classes", "classes_path", type=IN_FILE, help="Names, one per line.  [default: class_000, class_001, …]"
+)
+@click.option(
+    "--mean",
+    nargs=3,
+    type=Number(-1e6, 1e6),
+    metavar="R G B",
+    help="Mean of the pixels, 0 to 255.  [default: the source's]",
 )
 @click.option("--out", required=True, type=OutputFile(), help="The checkpoint to write.")
 def main(
     *, weights: Path, source: str, model: str, classes_path: Path | None, mean: tuple[float, ...] | None, out: Path
 ) -> None:
-    """Weights of others as a checkpoint: torchvision's video networks, or the authors' caffe networks."""
+    """Convert weights of torchvision's video networks, or of the authors' Caffe networks, to a checkpoint."""
     from res3d_video.train.checkpoint import save_checkpoint  # loads torch, which takes seconds
     from res3d_video.train.importing import import_weights
 

@@ -40,8 +40,8 @@ from res3d_video.train.terminal import (
     with_options,
 )
 
-MAX_REASONS = 5  # of failures that are told apart
-LARGE = 3  # times the median picture: a tile that is mostly empty; wide and high videos together have less than 2
+MAX_REASONS = 5  # of failures that are listed
+LARGE = 3  # times the median frame: such a tile is mostly empty; wide and high videos together need less than 2
 LIMITS = [field.name for field in fields(Limits)]
 STRETCHED = ("ucf101", "hmdb51", "sports1m")  # as the paper does
 SEGMENTS = ["segment_s", "train_segments", "test_segments"]
@@ -65,14 +65,12 @@ COMMAND: dict[str, Any] = {
 }
 
 
-TEST_FRACTION = click.option(
-    "--test-fraction", type=float, help="Share of groups held out for testing.  [default: 0.2]"
-)
+TEST_FRACTION = click.option("--test-fraction", type=float, help="Share of the groups for testing.  [default: 0.2]")
 VAL_FRACTION = click.option(
     "--val-fraction",
     type=float,
     default=0.0,
-    help="Share of the other groups for a validation side, on which best.pt is chosen.",
+    help="Share of the other groups for validation, on which best.pt is chosen.",
 )
 SPLIT_SEED = click.option("--split-seed", default=0, show_default=True, help="Seed of the drawn groups.")
 
@@ -93,7 +91,7 @@ def task_number(context: click.Context, option: click.Parameter, task: str | Non
 # fmt: off
 shard_options = with_options(
     click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw videos.  [default: data/NAME]"),
-    click.option("--out", help="For the shards: a folder or a URL.  [default: shards/NAME]"),
+    click.option("--out", help="Folder or URL for the shards.  [default: shards/NAME]"),
     click.option("--workers", type=click.IntRange(min=1, max=1024), default=len(os.sched_getaffinity(0)),
                  show_default="all cores", help="Videos transcoded at once."),
     click.option("--limit", type=click.IntRange(min=1, max=10**9), help="Take only this many videos, to try it."),
@@ -122,10 +120,10 @@ Examples:
   python tools/make_shards.py sports1m --ray auto             # on the machines of a Ray cluster
 
 \b
-With --out s3://bucket/prefix or gs://… each shard is uploaded when it is made; so are those of --task and --ray.
-A build that was interrupted goes on when the same command is run again; a finished one is left as it is.
-Videos that cannot be read do not stop it: they are listed in quarantine.jsonl with a reason. manifest.jsonl of
-sports1m says of every listed video whether it is there, and what became of it.
+With --out s3://bucket/prefix or gs://…, each shard is uploaded when it is made, also with --task and --ray.
+The same command continues a build that was interrupted, and changes nothing in a finished one.
+Videos that cannot be read are listed in quarantine.jsonl, with a reason. For sports1m, manifest.jsonl lists for every
+video whether it is there, and what became of it.
 """
 
 
@@ -150,7 +148,7 @@ def sports1m(**options: Any) -> None:
 @VAL_FRACTION
 @SPLIT_SEED
 @click.option("--group-pattern", help="Regular expression on the file name; its first group names the video's group.")
-@click.option("--test-groups", default="", help="Groups to hold out, with commas between them, instead of a fraction.")
+@click.option("--test-groups", default="", help="Groups for testing instead of a share, such as g01,g07.")
 def folder(*, split_seed: int, test_groups: str, **options: Any) -> None:
     """Any folder: videos in RAW/<class>/, split by a CSV or by drawn groups; or in RAW/{train,val,test}/<class>/."""
     names = ("name", "split_file", "test_fraction", "val_fraction", "group_pattern")
@@ -192,7 +190,7 @@ def run(
     listing_options: dict[str, Any] | None = None,
     **others: Any,
 ) -> None:
-    """List, build, say what came of it."""
+    """List the videos, build the shards, and report the result."""
     refuse_options_of_other_codecs(others["codec"])
     if task is not None and ray is not None:
         raise WrongUsage("--task and --ray do not go together; leave one out")
@@ -262,7 +260,7 @@ for name, text in OFFICIAL.items():
 
 
 def refuse_options_of_other_codecs(codec: str) -> None:
-    """An option that was typed and would not matter is a mistake; one left at its default is not."""
+    """Raise click.UsageError for an option of another codec, if it was given on the command line."""
     context = click.get_current_context()
     for option in context.command.params:
         name = option.name or ""
@@ -272,10 +270,10 @@ def refuse_options_of_other_codecs(codec: str) -> None:
 
 
 def report_lines(result: BuildResult, index: ShardIndex | None, *, out: str) -> Iterator[str]:
-    """What a run did and, if all is there, what there is, as its index says.
+    """What a build has done and, if the dataset is complete, what it contains.
 
     Args:
-        out: Where it lies.
+        out: Folder or URL of the shards.
     """
     done = f"{result.num_shards_written} shards written, {result.num_shards_kept} kept as they were"
     if index is None:
@@ -301,7 +299,7 @@ def report_lines(result: BuildResult, index: ShardIndex | None, *, out: str) -> 
 
 
 def shape_warnings(index: ShardIndex) -> Iterator[str]:
-    """A line if a few pictures make the tiles of all too large."""
+    """A warning if a few videos make the tiles of all videos too large."""
     (height, width), sizes = index.tile_size, index.content[:, 2:].astype(int)
     typical = np.median(sizes[:, 0] * sizes[:, 1])
     if height * width > LARGE * typical:

@@ -1,8 +1,8 @@
-"""Videos that know their own frame numbers: frame i shows the bits of i as black and white bars.
+"""Test videos that show their frame numbers: frame i has the bits of i as black and white bars.
 
-The bars stand in a narrow band in the middle, so that every crop the loader can take shows all of them. Positions are
-counted in the pixels of the paper's stored picture, 171×128, whatever the size of the source. The upper and the lower
-edge are red and blue, in turns from frame to frame: a decoder that mixes frames at their edges shows it.
+The bars are in a narrow band in the middle, so that every possible crop shows all of them. Positions are in pixels of
+the paper's stored frame, 171×128, whatever the size of the source. The upper and the lower edge are red and blue,
+swapped in every other frame, so that a decoder that mixes frames at their edges is found out.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ BAND_RIGHT = BAND_LEFT + NUM_BITS * BAR_WIDTH
 
 
 def numbered_frame(number: int, *, height: int = 240, width: int = 320) -> np.ndarray:
-    """Frame `number`, uint8 [height, width, 3]: the highest bit is the leftmost bar, white is 1."""
+    """Frame `number`, uint8 [height, width, 3]; the leftmost bar is the highest bit, and white is 1."""
     x = (np.arange(width) + 0.5) / width * CONTENT_WIDTH
     bar = np.floor((x - BAND_LEFT) / BAR_WIDTH).astype(int)
     inside = (bar >= 0) & (bar < NUM_BITS)
@@ -42,7 +42,7 @@ def write_numbered_video(
     numbers: list[int] | None = None,
     **encoder: object,
 ) -> None:
-    """Encode frames 0 … num_frames - 1 (or `numbers`) with ffmpeg; H.264 unless `encoder` says otherwise."""
+    """Encode frames 0 to num_frames - 1, or `numbers`, with ffmpeg; as H.264 unless `encoder` has other options."""
     frames = np.stack([numbered_frame(i, height=height, width=width) for i in numbers or range(num_frames)])
     options = {"vcodec": "libx264", "crf": 12, "preset": "ultrafast", "pix_fmt": "yuv420p"} | encoder
     write_video(path, frames, fps=fps, **options)
@@ -63,9 +63,11 @@ def write_video(path: Path, frames: np.ndarray, *, fps: float = 25, **encoder: o
 
 
 def read_bits(frame: np.ndarray, *, left: float = 0.0, scale: float = 1.0, grey: float = 0.0) -> list[int]:
-    """The bars of a frame [H, W, …] from left to right as bits, brighter than `grey` is 1.
+    """Read the bars of a frame [H, W, …] from left to right as bits; brighter than `grey` is 1.
 
-    `left` is where its first column lies in the stored picture, `scale` its pixels to one of the stored picture.
+    Args:
+        left: Position of the frame's first column in the stored frame.
+        scale: Pixels of the frame per pixel of the stored frame.
     """
     rows = frame.reshape(*frame.shape[:2], -1).mean(axis=2)
     middle = rows[len(rows) // 4 : 3 * len(rows) // 4].mean(axis=0)
@@ -74,12 +76,17 @@ def read_bits(frame: np.ndarray, *, left: float = 0.0, scale: float = 1.0, grey:
 
 
 def number_of(bits: list[int]) -> int:
-    """The number that bits spell, highest first."""
+    """The number with these bits, highest first."""
     return int("".join(map(str, bits)), 2)
 
 
 def read_numbers(clip: np.ndarray, *, left: float = 0.0, scale: float = 1.0, flip: bool = False) -> list[int]:
-    """Frame numbers of a clip CTHW that has 128 subtracted; a mirrored clip is read in the mirror."""
+    """Frame numbers of a clip CTHW from which 128 is subtracted.
+
+    Args:
+        left, scale: As in `read_bits`.
+        flip: Whether the clip is mirrored.
+    """
     frames = clip.transpose(1, 2, 3, 0)  # THWC
     if not flip:
         return [number_of(read_bits(frame, left=left, scale=scale)) for frame in frames]

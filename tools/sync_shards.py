@@ -24,8 +24,8 @@ Examples:
   python tools/sync_shards.py gs://one/ucf101 s3://other/ucf101 --json
 
 \b
-dataset.json is written last, so nobody reads a dataset that is not whole. After a kill the same command goes on; what
-is there already, by the list in checksums.json, is left alone. Credentials and endpoints are those of the system:
+dataset.json is written last, so nobody reads an incomplete dataset. After a kill, the same command continues; it skips
+files that are there already, as checksums.json says. Credentials and endpoints come from the environment:
 AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS.
 """
 
@@ -38,13 +38,13 @@ AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, GOOGLE_APPLICATION_CREDENTIALS.
 )
 @click.argument("source", type=DATA)
 @click.argument("destination")
-@click.option("--workers", default=4, type=click.IntRange(1, 256), help="Files in work at a time.")
+@click.option("--workers", default=4, type=click.IntRange(1, 256), help="Files to copy at a time.")
 @click.option("--remote-timeout", "timeout_s", default=180.0, type=REMOTE_TIMEOUT,
-              help="Seconds that a server may be gone, or too slow.")  # fmt: skip
+              help="Seconds that a server may not answer, or be too slow.")  # fmt: skip
 @QUIET
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 def main(*, source: Path | str, destination: str, quiet: bool, as_json: bool, **options: Any) -> None:
-    """Copy the dataset SOURCE to DESTINATION, each a folder or a URL, checked by its checksums."""
+    """Copy the dataset SOURCE to DESTINATION, each a folder or a URL, and check it by its checksums."""
     result = copy(source, destination, quiet=quiet, **options)
     if as_json:
         print_json({"source": public_url(str(source)), "destination": public_url(destination)} | asdict(result))
