@@ -86,12 +86,16 @@ def test_no_more_steps_ahead_than_asked_for_until_the_reader_moves(numbered: Sha
     filler.end()
 
 
-@pytest.mark.parametrize("limit", [30, None], ids=["a limit", "the disk"])
-@pytest.mark.parametrize(("limit", "num_processes", "num_fetched"), [(30, 1, 1), (60, 1, 3), (60, 2, 1)])
-def test_what_lies_ahead_takes_half_of_the_cache_at_most_which_the_processes_of_a_machine_share(
-    numbered: ShardIndex, limit: int, num_processes: int, num_fetched: int
-) -> None:
+@pytest.mark.parametrize(
+    ("limit", "disk_bytes", "num_processes", "num_fetched"),
+    [(30, 10**9, 1, 1), (None, 30, 1, 1), (60, 10**9, 1, 3), (60, 10**9, 2, 1)],
+)
+def test_what_lies_ahead_takes_half_of_cache_or_disk_at_most_which_the_processes_of_a_machine_share(
+    numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch,
+    limit: int | None, disk_bytes: int, num_processes: int, num_fetched: int,
+) -> None:  # fmt: skip
     """Of tars of 10 bytes."""
+    monkeypatch.setattr(Tars, "disk_bytes", disk_bytes)
     tars = Tars()
     filler = ahead(tars, numbered, steps=100, limit=limit)
     tars.settings = replace(tars.settings, num_processes=num_processes)
