@@ -25,12 +25,13 @@ NEVER = threading.Event()  # nobody sets it
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 15.0  # between two attempts
 STALL_S = 30.0  # in which a server must answer, and send `PIECE_BYTES`
 PIECE_BYTES = 2**18
+MAX_CONNECTIONS = 1024  # of a client: the most `--workers`, for who waits for a connection would take that for a stall
 BLOCK_BYTES = 2**24  # of one request where a file system asks for parts; of an error message at most
 
 WEB, S3 = ("http", "https"), ("s3", "s3a")
 NO_TIME_HEALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
 NO_CREDENTIALS = re.compile("Credentials|ProfileNotFound")  # names of exceptions
-BAD_URL = re.compile("URL|Url|Redirect|Certificate")
+BAD_URL = re.compile("URL|Url|Redirect|Certificate|ParamValidation")
 NETWORK_PACKAGES = ("aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
 
 
@@ -104,6 +105,8 @@ def raise_if_final(error: Exception, what: str) -> None:
         raise RemoteError(f"{what}: refused ({reason(error)}); look at the credentials") from None
     if isinstance(error, OSError) and error.errno in NO_TIME_HEALS:
         raise RemoteError(f"{what}: {error.strerror}; make room there, or choose another folder") from None
+    if str(error).startswith("Invalid endpoint"):  # botocore's ValueError
+        raise RemoteError(f"{what}: AWS_ENDPOINT_URL is no URL; set it to one like http://host:9000") from None
     if package in NETWORK_PACKAGES and BAD_URL.search(name):
         raise RemoteError(f"{what}: leads to no file ({reason(error)}); look at the URL") from None
     if package not in NETWORK_PACKAGES and not isinstance(error, OSError):
@@ -394,8 +397,9 @@ def open_filesystem(url: str, kind: str) -> Any:
     try:
         address(url, "")  # ValueError for what is no URL
         if kind in S3:
-            timeouts = {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
-            options = {"config_kwargs": timeouts | bounded_s3_client()}
+            limits = {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
+            limits["max_pool_connections"] = MAX_CONNECTIONS
+            options = {"config_kwargs": limits | bounded_s3_client()}
         elif kind in WEB:
             options = {"encoded": True, "get_client": web_client}
         files = importlib.import_module("fsspec").filesystem(kind, use_listings_cache=False, **options)
@@ -457,7 +461,9 @@ async def web_client(**options: Any) -> Any:
     """A client of web servers for fsspec: keeps no cookies, unpacks nothing, has a new connection for each request."""
     aiohttp = importlib.import_module("aiohttp")
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True),  # what comes after an answer is not the next one's
+        connector=aiohttp.TCPConnector(
+            limit=MAX_CONNECTIONS, force_close=True
+        ),  # what comes after an answer is not the next one's
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None),  # `RemoteStore._run` has the time

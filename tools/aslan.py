@@ -36,7 +36,7 @@ def main(*, features: Path, pairs: Path, layers: str, quiet: bool, json_path: Pa
     """ASLAN, whether two videos show the same action: accuracy and AUC from features, over the official ten folds."""
     chosen = [name for name in layers.split(",") if name]
     if not chosen:
-        raise click.UsageError("--layers: none is named; choose some, such as res5b,pool5")
+        raise click.UsageError("--layers must name at least one layer, such as res5b,pool5")
     with extra_needed("features"):
         folds = read_pairs(pairs)
         videos = load_features(features, chosen).of_videos()

@@ -52,7 +52,7 @@ def main(
     from res3d_video.train.importing import import_weights
 
     if out.exists():
-        raise click.UsageError(f"--out: {out} is there already; choose another name or remove it")
+        raise click.UsageError(f"--out: {out} already exists; choose another name or remove it")
     names = None
     if classes_path is not None:
         names = [line for line in map(str.strip, read_text(classes_path).splitlines()) if line]

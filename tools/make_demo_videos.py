@@ -238,7 +238,7 @@ def make_videos(
     decided = {"videos_per_class": videos_per_class, "num_frames": num_frames, "seed": seed} | SIZE
     settings, content = out / SETTINGS_NAME, (json.dumps(decided) + "\n").encode()
     if out.exists() and any(out.iterdir()) and not (settings.is_file() and settings.read_bytes() == content):
-        raise click.UsageError(f"{out}: holds something else than demo videos of these options; choose another --out")
+        raise click.UsageError(f"{out}: has other files than demo videos with these options; choose another --out")
     for class_name in CLASSES:
         (out / class_name).mkdir(parents=True, exist_ok=True)
     settings.write_bytes(content)

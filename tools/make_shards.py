@@ -81,7 +81,7 @@ def task_number(context: click.Context, option: click.Parameter, task: str | Non
         return None
     found = re.fullmatch(r"(\d+)/(\d+)", task, re.ASCII)
     if not found:
-        raise WrongUsage(f"--task: {task!r} is not I/N; say 1/8 for the first of eight")
+        raise WrongUsage(f"--task must be I/N, such as 1/8 for the first of eight, got {task!r}")
     number, count = map(int, found.groups())
     if not 1 <= number <= count:
         raise WrongUsage(f"--task: {task} does not exist; choose 1/{count} to {count}/{count}")
@@ -193,9 +193,9 @@ def run(
     """List, build, say what came of it."""
     refuse_options_of_other_codecs(others["codec"])
     if task is not None and ray is not None:
-        raise WrongUsage("--task: does not go with --ray; leave one out")
+        raise WrongUsage("--task and --ray do not go together; leave one out")
     if append and (task is not None or limit is not None):
-        raise WrongUsage("--append: does not go with --task or --limit; leave them out")
+        raise WrongUsage("--append does not go together with --task or --limit; leave them out")
     source = raw or Path("data") / dataset
     try:
         with os_errors_of_the_user(source, way_out="make it readable, or move it elsewhere"):
@@ -244,7 +244,7 @@ def run(
         for warning in shape_warnings(index):
             click.echo(f"warning: {warning}", err=True)
     if result.is_whole and not result.num_samples:
-        raise Failed(f"{shown}: not one video could be read; see {shown}/quarantine.jsonl")
+        raise Failed(f"{shown}: none of the videos could be read; see {shown}/quarantine.jsonl")
 
 
 OFFICIAL = {  # datasets without options of their own -> what their raw folder holds
@@ -266,7 +266,7 @@ def refuse_options_of_other_codecs(codec: str) -> None:
         name = option.name or ""
         owner = next((owner for owner, names in OWN_SETTINGS.items() if name in names - {"codec"}), codec)
         if owner != codec and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{option.opts[0]} is of --codec {owner}, not of {codec}; leave it out")
+            raise click.UsageError(f"{option.opts[0]} is only for --codec {owner}; leave it out")
 
 
 def report_lines(result: BuildResult, index: ShardIndex | None, *, out: str) -> Iterator[str]:

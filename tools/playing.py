@@ -39,7 +39,7 @@ def find_sample(index: ShardIndex, name: str) -> int:
     if len(found) == 1:
         return int(found[0])
     if not len(found):
-        raise UserError(f"{name}: no sample of {index.name} has it in its key or source; --random shows any")
+        raise UserError(f"{name}: no sample of {index.name} has it in its key or source; use --random for any sample")
     first = ", ".join(f"{index.key(row)} ({index.source(row)})" for row in found[:3].tolist())
     raise UserError(f"{name}: {len(found)} samples have it in their key or source: {first}, …; give one's key")
 

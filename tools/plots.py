@@ -93,7 +93,7 @@ def read_curves(folder: Path) -> Run:
     run = read_run(folder)
     has_loss = len(run.curve("loss").steps) > 0
     if run.config is None or (run.problems and has_loss):
-        raise UserError(f"{run.problems[0]}; mend the file, or give another folder")
+        raise UserError(f"{run.problems[0]}; repair the file, or give another folder")
     if not has_loss:
         raise UserError(f"{folder}: no training step in metrics.jsonl yet; wait for --log-every steps")
     return run

@@ -106,11 +106,11 @@ def main(
         limits = Limits(**limit_values)
     paths = list(dict.fromkeys(path for name in videos for path in expand(name, follow_links=limits.follow_links)))
     if every_s is None and (csv_path or plot):
-        raise WrongUsage(f"--{'csv' if csv_path else 'plot'}: is of a timeline; add --every SECONDS")
+        raise WrongUsage(f"--{'csv' if csv_path else 'plot'} needs a timeline; add --every SECONDS")
     if annotated and len(paths) > 1:
-        raise WrongUsage(f"--annotate: is of one video, here are {len(paths)}; name one")
+        raise WrongUsage(f"--annotate takes one video, got {len(paths)}")
     if plot and len(paths) > MAX_PLOTTED:
-        raise WrongUsage(f"--plot: is of at most {MAX_PLOTTED} videos, here are {len(paths)}; name fewer")
+        raise WrongUsage(f"--plot takes at most {MAX_PLOTTED} videos, got {len(paths)}")
     from res3d_video.train.checkpoint import load_model  # these load torch: help does not wait for it
     from res3d_video.train.evaluation.prediction import predict
     from res3d_video.train.ranks import from_torchrun

@@ -114,7 +114,7 @@ def main(
     """Run the paper's architecture study, Tables 3 to 7, and report which of its claims are seen."""
     numbers = [number for number in TABLES if str(number) in tables.split(",")]
     if unknown := sorted(set(tables.split(",")) - set(map(str, numbers))):
-        raise click.UsageError(f"--tables: {unknown[0]} is not among {', '.join(map(str, TABLES))}")
+        raise click.UsageError(f"--tables must be some of {', '.join(map(str, TABLES))}, got {unknown[0]}")
     import torch  # slow to import: --help does not wait for it
 
     load_matplotlib()  # fails here, not after the work

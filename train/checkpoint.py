@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code from the file."""
+"""Checkpoints: written atomically, and read without running code from the file."""
 
 import errno
 import os
@@ -38,14 +38,14 @@ class GroupState(TypedDict):  # the rest of torch's settings follows from the co
 
 
 class OptimizerState(TypedDict, total=False):
-    """As SGD has it; empty for imported weights."""
+    """The state of SGD; empty for imported weights."""
 
     state: dict[Count, MomentumState]
     param_groups: list[GroupState]
 
 
 class LoaderState(TypedDict, total=False):
-    """As ClipLoader has it; empty for imported weights."""
+    """The state of ClipLoader; empty for imported weights."""
 
     position: Count
     global_batch_size: Count
@@ -58,44 +58,44 @@ class DataState(TypedDict):
 
 
 class CheckpointState(TypedDict):
-    """What a checkpoint holds, but "format"."""
+    """The content of a checkpoint, without "format"."""
 
     step: Count
     best_accuracy: Annotated[float, Meta(ge=-1, le=1)]
-    tally: NotRequired[Tally]  # not in checkpoints of old, nor in imported weights
+    tally: NotRequired[Tally]  # not in old checkpoints, nor in imported weights
     model: dict[str, Tensor]
-    ema: NotRequired[dict[str, Tensor]]  # their moving average, where the run keeps one
+    ema: NotRequired[dict[str, Tensor]]  # their moving average, if the run keeps one
     optimizer: OptimizerState
     loader: LoaderState
     rng: Tensor
     config: dict[str, Any]
     data: DataState
     classes: list[Text]
-    shards: NotRequired[dict[Text, int | float | str | bool | None]]  # settings they were made with; not of imports
+    shards: NotRequired[dict[Text, int | float | str | bool | None]]  # settings of the shards; not in imports
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged or of another run; the message is one line."""
+    """A checkpoint is missing, damaged or of another run; the message is one line."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], *, former: Path | None = None) -> None:
-    """Write `state` (KEYS but "format"); `path` always holds a whole checkpoint, even if the machine dies.
+    """Write `state` (KEYS without "format"); `path` is always a whole checkpoint, even if the machine crashes.
 
-    The new file is read back from the disk, not from memory, and held to the CRC-32 that each of its records was
-    written with, before it takes the name of the old one.
+    The new file is read back from the disk, not from memory, and the CRC-32 of each record is checked before the file
+    replaces the old one.
 
     Args:
-        former: What the checkpoint that was there is called from now on.
+        former: The new name of the checkpoint that is replaced.
 
     Raises:
-        OSError: No room, no permission, or the disk does not give back what it was given; nothing has changed.
+        OSError: No room, no permission, or the disk returns other data than was written; the old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             try:
                 torch.save({"format": FORMAT, **state}, file)
-            except RuntimeError as error:  # torch's word for what the file had to say
+            except RuntimeError as error:  # torch wraps the file's errors
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
@@ -120,7 +120,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, former: Path | None = 
 
 
 def keep_as(path: Path, former: Path) -> None:
-    """Give a file a second name, in one step; where there are no hard links, the second name alone."""
+    """Give a file a second name, atomically; without hard links, rename it."""
     link = former.with_name(f".{former.name}.tmp")
     link.unlink(missing_ok=True)
     try:
@@ -132,10 +132,10 @@ def keep_as(path: Path, former: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint, tensors on the CPU; every field is of its type, every tensor fits the network.
+    """The state of a checkpoint, with tensors on the CPU; types and shapes of all fields are checked.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or not one of ours.
+        CheckpointError: The file is missing, damaged, or not a checkpoint of this trainer.
     """
     if not path.exists():
         raise CheckpointError(f"checkpoint: {path} does not exist; give a .pt file of a run folder")
@@ -148,9 +148,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_state(found: Any) -> dict[str, Any]:
-    """The fields of a checkpoint, or of its outline on the device meta, without any that this trainer does not write.
+    """The checked fields of a checkpoint, or of its outline on the device meta; unknown fields are dropped.
 
-    Raises SchemaError where one is missing, of another type or shape, or out of bounds.
+    Raises:
+        SchemaError: A field is missing, of another type or shape, or out of bounds.
     """
     if not isinstance(found, dict) or not set(found) >= KEYS:
         raise SchemaError("not a checkpoint of this trainer")
@@ -183,7 +184,7 @@ def check_state(found: Any) -> dict[str, Any]:
 
 
 def check_tensor(name: str, value: Tensor, *, like: Tensor) -> None:
-    """Raises SchemaError where a tensor is not of the type and shape of `like`, or claims what the file has not."""
+    """Raise SchemaError if a tensor differs from `like` in type or shape, or claims more data than the file has."""
     is_whole = value.layout is torch.strided and (
         value.untyped_storage().nbytes() >= value.numel() * value.element_size()
     )
@@ -193,9 +194,10 @@ def check_tensor(name: str, value: Tensor, *, like: Tensor) -> None:
 
 
 def whole_optimizer(state: OptimizerState, ours: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of an optimizer: the file's momenta and rates, the rest as the checkpoint's configuration has it.
+    """The state of an optimizer: momenta and rates of the file, the rest from the checkpoint's configuration.
 
-    Raises SchemaError where it is of another network.
+    Raises:
+        SchemaError: It is of another network.
     """
     groups = ours.state_dict()["param_groups"]
     if len(state.get("param_groups", [])) != len(groups) or "state" not in state:
@@ -213,14 +215,14 @@ def whole_optimizer(state: OptimizerState, ours: torch.optim.Optimizer) -> dict[
 
 
 def check_loader(state: LoaderState, *, step: int, config: TrainConfig) -> None:
-    """Raises SchemaError where the loader is not where a run of this step has it."""
+    """Raise SchemaError if the loader's position does not match the step."""
     batch = config.global_batch_size
     if "plan" not in state or (state.get("position"), state.get("global_batch_size")) != (step * batch, batch):
         raise SchemaError(f"loader: it is not at step {step} of batches of {batch}")
 
 
 class NoNumbers(TorchFunctionMode):
-    """Leaves new weights as they are; on the device meta drawing them would import sympy, seconds."""
+    """Skips the initialization of weights; on the device meta it would import sympy, which takes seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", "") == "torch.nn.init":
@@ -230,7 +232,7 @@ class NoNumbers(TorchFunctionMode):
 
 @cache
 def outline(model: ModelConfig, optim: OptimConfig, *, num_classes: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A network and its optimizer without numbers, on the device meta."""
+    """A network and its optimizer on the device meta, without data."""
     with torch.device("meta"), NoNumbers():
         network = build_model(model, num_classes=num_classes)
     return network, build_optimizer(network, optim, fused=False)
@@ -240,13 +242,13 @@ def load_latest(folder: Path, *, say: Callable[[str], None]) -> tuple[Path, dict
     """The newest readable checkpoint of a run: latest.pt, else the previous.pt, step-N.pt or best.pt of most steps.
 
     Args:
-        say: Told in one line about each file that cannot be read.
+        say: Called with a line about each file that cannot be read.
 
     Returns:
-        Its path and state, or None when the folder holds no checkpoint at all.
+        Its path and state, or None if the folder has no checkpoints.
 
     Raises:
-        CheckpointError: There are checkpoints and none can be read.
+        CheckpointError: There are checkpoints, but none can be read.
     """
     others = [p for p in folder.glob("*.pt") if p.name in ("previous.pt", "best.pt") or step_of(p) is not None]
     files = [path for path in (folder / "latest.pt", *sorted(others)) if path.is_file()]
@@ -267,7 +269,7 @@ def load_latest(folder: Path, *, say: Callable[[str], None]) -> tuple[Path, dict
 
 
 def weights_of(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint that are used: their moving average where the run kept one."""
+    """The weights of a checkpoint to use: their moving average if the run kept one."""
     return state.get("ema", state["model"])
 
 
@@ -278,10 +280,10 @@ def step_of(path: Path) -> int | None:
 
 
 def load_weights(model: nn.Module, path: Path, state: dict[str, Any], *, classes: list[str]) -> bool:
-    """Start from another run's weights; the fc stays fresh unless both runs have the same classes.
+    """Start from another run's weights; the fc is new unless both runs have the same classes.
 
     Args:
-        path: Of the checkpoint, for people.
+        path: Of the checkpoint, for messages.
 
     Returns:
         Whether the fc was kept.
@@ -305,7 +307,7 @@ def load_weights(model: nn.Module, path: Path, state: dict[str, Any], *, classes
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with all that its clips need.
+    """A network and everything that its clips depend on.
 
     Attributes:
         network: In eval mode, on its device; takes float clips [N, 3, T, H, W], gives logits [N, K].
@@ -313,7 +315,7 @@ class TrainedModel:
         clip: The clips that it was trained on.
         mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB.
         loss: "ce": softmax of the logits gives probabilities; "bce": sigmoid.
-        shards: Settings that the shards it was trained on were made with; empty where nobody knows.
+        shards: Settings of the shards that it was trained on; empty if unknown.
         step: Updates of the weights.
     """
 
@@ -330,7 +332,7 @@ class TrainedModel:
     def of(
         cls, network: nn.Module, config: TrainConfig, classes: list[str], *, shards: dict[str, Any], step: int
     ) -> "TrainedModel":
-        """A network of a run."""
+        """The network of a run with a configuration."""
         return cls(network, classes, config.clip, config.mean, config.std, shards, step, config.loss)
 
     @property
@@ -343,7 +345,7 @@ def load_model(path: Path, *, device: str | torch.device = "cpu") -> TrainedMode
     """The network of a checkpoint, ready for use.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or not one of ours.
+        CheckpointError: The file is missing, damaged, or not a checkpoint of this trainer.
     """
     return trained_model(load_checkpoint(path), device=device)
 
@@ -358,21 +360,21 @@ def trained_model(state: dict[str, Any], *, device: str | torch.device) -> Train
 
 
 def data_identity(index: ShardIndex) -> dict[str, str]:
-    """What makes two datasets the same for a resumed run; the folder may move."""
+    """What identifies a dataset for a resumed run; its folder may change."""
     return {"name": index.name, "fingerprint": index.fingerprint}
 
 
 def check_same_run(
     state: dict[str, Any], config: TrainConfig, *, index: ShardIndex, say: Callable[[str], None]
 ) -> None:
-    """Refuse to resume what would be another experiment.
+    """Refuse to resume as another experiment.
 
     Args:
-        say: Told about each field that differs and may.
+        say: Called with a line about each field that differs and is allowed to.
 
     Raises:
-        CheckpointError: Data or a field of FIXED differ from the checkpoint's, it is beyond the last step, or its
-            weights were imported.
+        CheckpointError: Data or a field of FIXED differ from the checkpoint's, the checkpoint is beyond the last step,
+            or its weights were imported.
     """
     if not state["optimizer"]:
         raise CheckpointError(

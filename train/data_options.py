@@ -1,4 +1,4 @@
-"""`--data` of the commands that read shards: a folder, or a URL and how its tars are kept here."""
+"""`--data` of the commands that read shards: a folder, or a URL and the settings of its cache."""
 
 import functools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ to_stderr = functools.partial(click.echo, err=True)
 
 @dataclass(frozen=True)
 class Data:
-    """What the command line says of the data: a folder, or a URL."""
+    """The dataset that the command line names: a folder, or a URL with its settings."""
 
     place: Path | str
     remote: RemoteSettings = DEFAULT
@@ -31,7 +31,11 @@ class Data:
         return isinstance(self.place, str)
 
     def open(self, *, say: Callable[[str], None] = to_stderr, num_processes: int = 1) -> ShardIndex:
-        """The dataset, for so many processes of this machine; `say` takes lines about its server. Raises ShardError."""
+        """Open the dataset, for `num_processes` of this machine; `say` is called with lines about its server.
+
+        Raises:
+            ShardError: It cannot be used.
+        """
         if isinstance(self.place, Path):
             return open_index(self.place)
         return open_remote(self.place, replace(self.remote, num_processes=num_processes), say=say)
@@ -41,7 +45,7 @@ class Data:
 
 
 class DataType(OneLine, click.ParamType):
-    """A folder that exists, or a URL."""
+    """An existing folder, or a URL."""
 
     name = "folder|url"
 
@@ -102,7 +106,7 @@ REMOTE = ["cache", "cache_limit", "remote_timeout", "fetch_ahead"]  # as RemoteS
 
 
 def remote_options(command: Callable) -> Callable:
-    """Add the options of remote data, and give them to the command within its parameter `data`, as `Data`."""
+    """Add the options of remote data; the command receives them in its parameter `data`, a `Data`."""
 
     @functools.wraps(command)
     def with_data(*, data: Path | str, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A trained network as one file that needs none of this code: uint8 frames in, probabilities out."""
+"""Exports a trained network as one file that needs no code of this project: uint8 frames in, probabilities out."""
 
 import json
 import logging
@@ -55,7 +55,7 @@ class FrameClassifier(nn.Module):
 
 
 def resized_of(model: TrainedModel, *, height: int, width: int) -> tuple[int, int]:
-    """What frames of a height and width are resized to, so that the network sees what it was trained on."""
+    """The size to which frames of a height and width are resized, as in the network's training."""
     settings = settings_of(model)
     if settings.keep_aspect:
         content_width, content_height = fitted(width, height, settings.size)
@@ -67,18 +67,18 @@ def resized_of(model: TrainedModel, *, height: int, width: int) -> tuple[int, in
 
 
 def export_model(model: TrainedModel, path: Path, *, kind: str, height: int, width: int) -> dict[str, Any]:
-    """Write a model for frames of one size, read it back and compare its probabilities with the network's.
+    """Write a model for frames of one size; read it back and compare its probabilities with the network's.
 
     Args:
         model: On the CPU.
         kind: "torch", for torch.export.load, or "onnx".
-        height, width: Of the frames that it will be given, pixels.
+        height, width: Of its input frames, pixels.
 
     Returns:
-        The metadata in the file: classes and what one clip is.
+        The metadata in the file: classes, and size and frames of a clip.
 
     Raises:
-        UserError: What was written gives other probabilities; no file is left.
+        UserError: The exported model gives other probabilities; no file is left.
     """
     classifier = FrameClassifier(model, resized=resized_of(model, height=height, width=width)).eval()
     about = {
@@ -125,14 +125,14 @@ def write_torch(classifier: nn.Module, example: Tensor, path: Path, about: str) 
 
 
 def read_torch(path: Path) -> Runner:
-    """What a file of `write_torch` computes."""
+    """Load a file of `write_torch` as a function."""
     network = torch.export.load(path).module()
     return lambda frames: network(torch.from_numpy(frames)).detach().numpy()
 
 
 def write_onnx(classifier: nn.Module, example: Tensor, path: Path, about: str) -> None:
     """By torch.onnx, for any batch size."""
-    import onnxruntime  # noqa: F401 - what is missing is told before the work
+    import onnxruntime  # noqa: F401 - it compares; fail before the work if it is missing
     import onnxscript  # noqa: F401 - torch.onnx needs it
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not there
@@ -153,7 +153,7 @@ def write_onnx(classifier: nn.Module, example: Tensor, path: Path, about: str) -
 
 
 def read_onnx(path: Path) -> Runner:
-    """What a file of `write_onnx` computes, by onnxruntime on the CPU."""
+    """Load a file of `write_onnx` as a function, with onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
-"""Weights of others as a checkpoint: torchvision's video networks, and the authors' caffe networks.
+"""Converts published weights to checkpoints: torchvision's video networks, and the authors' caffe networks.
 
-torchvision's r3d_18, mc3_18 and r2plus1d_18 are the models of the same names here. The authors' released Res3D is
-res3d18 and their C3D is c3d. Reading a .caffemodel takes caffe; there, this writes the .npz:
+torchvision's r3d_18, mc3_18 and r2plus1d_18 have the same names here. The authors' released Res3D is res3d18 and their
+C3D is c3d. Reading a .caffemodel needs caffe, where this writes the .npz:
 
     np.savez(path, **{f"{name}.{i}": blob.data for name, blobs in net.params.items() for i, blob in enumerate(blobs)})
 """
@@ -36,19 +36,19 @@ def import_weights(
     classes: Sequence[str] | None = None,
     mean: float | tuple[float, ...] | None = None,
 ) -> dict[str, Any]:
-    """The state of a checkpoint for `train.checkpoint.save_checkpoint`, at step 0 and with no run to go on with.
+    """The state of a checkpoint for `train.checkpoint.save_checkpoint`, at step 0 and without a run to resume.
 
-    Width and number of classes are those of the weights; clips, mean and std those that they were trained on.
+    Width and number of classes are those of the weights; clips, mean and std those of their training.
 
     Args:
         path: A state dict of torchvision's, .pth; or the authors' blobs, .npz, as `from_caffe` has them.
         source: A key of SOURCES.
         model: A key of SOURCES[source].
         classes: Names by position; None for class_000, class_001, …
-        mean: Of the pixels, where it is not the source's.
+        mean: Of the pixels, if it differs from the source's.
 
     Raises:
-        UserError: The file is damaged, not of this source or model; or the classes do not fit its fc.
+        UserError: The file is damaged or not of this source or model, or the classes do not fit its fc.
     """
     if model not in SOURCES[source]:
         raise UserError(f"model: {source} has no {model}; choose one of {', '.join(SOURCES[source])}")
@@ -74,7 +74,7 @@ def import_weights(
         "step": 0,
         "best_accuracy": -1.0,
         "model": convert_weights(weights, model=network),
-        "optimizer": {},  # empty: no run to go on with
+        "optimizer": {},  # empty: no run to resume
         "loader": {},
         "rng": torch.get_rng_state(),
         "config": to_dict(config),
@@ -97,7 +97,7 @@ def sizes(weights: Mapping[str, Any], *, path: Path, source: str, model: str) ->
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """A .pth file of weights by name; runs no code of the file."""
+    """The weights of a .pth file by name; runs no code from the file."""
     try:
         return read_torch_file(path, check_weights, max_legacy_bytes=MAX_BYTES)
     except (SchemaError, OSError) as error:
@@ -105,7 +105,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def check_weights(found: Any) -> dict[str, Tensor]:
-    """Weights by name, or their outline on the device meta; SchemaError where one claims what the file has not."""
+    """Weights by name, or their outline on the device meta; SchemaError if one claims more data than the file has."""
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise SchemaError("not a dict of weights by name")
     weights = convert(found, dict[str, Tensor])
@@ -117,7 +117,7 @@ def check_weights(found: Any) -> dict[str, Tensor]:
 
 
 def read_blobs(path: Path) -> dict[str, np.ndarray]:
-    """An .npz file of arrays of floating point numbers by name."""
+    """The floating-point arrays of an .npz file by name."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             for entry in archive.zip.infolist():
@@ -224,7 +224,7 @@ def caffe_name(name: str) -> str:
 
 
 def take_weight(left: dict[str, Tensor], name: str, *, like: Tensor) -> Tensor:
-    """Take one weight out of `left`, in our number format; caffe may store vectors as 1x1x1xC."""
+    """Remove one weight from `left` and convert it to the type of `like`; caffe may store vectors as 1x1x1xC."""
     if name not in left:
         raise UserError(f"convert: {name} is missing; the file is of another network than the model")
     value = left.pop(name)

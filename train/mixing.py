@@ -1,7 +1,7 @@
 """Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899): the two clips of a pair become mixtures of both.
 
-Rows 2i and 2i + 1 of the global batch are a pair. A batch is shuffled, so partners are random; they are on the same
-rank; and what a pair draws follows from seed and step. So a run is the same on 1, 2 or 8 ranks and after any stop.
+Rows 2i and 2i + 1 of the global batch are a pair. Batches are shuffled, so partners are random; they are on the same
+rank, and their random numbers depend on seed and step only. So runs on 1, 2 or 8 ranks, and resumed ones, are equal.
 """
 
 from typing import NamedTuple
@@ -16,11 +16,11 @@ MIXING_STREAM = 3  # of Philox under (seed, step); those of the plan, under (see
 
 
 class Mixing(NamedTuple):
-    """How the N clips of a rank are mixed; both clips of a pair have the same.
+    """How the N clips of a rank are mixed; equal for both clips of a pair.
 
     Attributes:
-        share: float32 [N], part of a clip, and of its label, that stays its own.
-        box: int64 [N, 4], top, left, bottom, right of what it gets of its partner; zeros: all of it is blended.
+        share: float32 [N], the part of a clip, and of its label, that remains its own.
+        box: int64 [N, 4], top, left, bottom, right of the box taken from the partner; zeros blend the whole clip.
     """
 
     share: np.ndarray
@@ -28,7 +28,7 @@ class Mixing(NamedTuple):
 
 
 def draw_mixing(step: int, config: TrainConfig, *, rows: slice) -> Mixing | None:
-    """What the pairs of a step draw; None where nothing is mixed. With both on, half of the pairs are cut.
+    """Random mixing of the pairs of a step; None if nothing is mixed. With both on, half of the pairs use CutMix.
 
     Args:
         rows: A rank's rows of the global batch, whole pairs.

@@ -38,10 +38,10 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class TrainCommand(Command):
-    """The trainer's: of several processes under torchrun one says what is wrong.
+    """The trainer's command: of several processes under torchrun, only one prints an error.
 
     Args:
-        stop: Knows whether this process was told to stop, as torchrun does when another one has failed.
+        stop: To know whether this process was asked to stop, as torchrun does after another one has failed.
     """
 
     def __init__(self, *args: Any, stop: StopRequest | None = None, **kwargs: Any) -> None:
@@ -49,7 +49,7 @@ class TrainCommand(Command):
         self._stop = stop
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it as the process's command, or in a test."""
+        """Run the command in this process, or in a test."""
         stop = self._stop
         if stop is None:
             return super().main(*args, **kwargs)
@@ -64,7 +64,7 @@ class TrainCommand(Command):
 
 
 # fmt: off
-EXECUTION_OPTIONS = [  # how, not what; `execution` takes them
+EXECUTION_OPTIONS = [  # handled by `resolve.execution`; they do not change what a run computes
     click.option("--fast", is_flag=True, show_default=False,
                  help="Take what tools/check_gpu.py found exact and faster here; options that are given win."),
     *field_options(LoaderSettings),

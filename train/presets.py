@@ -1,9 +1,9 @@
 """Recipes by name.
 
-Where a number comes from: "sec." is a section of arXiv:1708.05038; "prototxt" the authors' released caffe
-files; "ours" where no source states it. What all share is the default of TrainConfig: SGD with momentum 0.9,
-decay 5e-5 but none on BN and the fc bias, twice the rate for the fc bias, pixels minus 128 and not scaled,
-frames of 128 lines, one random 112x112 crop and a mirror (prototxt).
+Sources of the numbers: "sec." is a section of arXiv:1708.05038; "prototxt" the authors' released caffe files; "ours"
+has no source. Common to all are the defaults of TrainConfig: SGD with momentum 0.9, weight decay 5e-5 but none on BN
+and the fc bias, twice the rate for the fc bias, pixels minus 128 and not scaled, frames of 128 lines, one random
+112x112 crop and a mirror (prototxt).
 """
 
 from dataclasses import dataclass, replace
@@ -111,11 +111,11 @@ TORCHVISION_MEAN, TORCHVISION_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22
 
 @dataclass(frozen=True)
 class TrainingClips:
-    """What weights were trained on.
+    """The clips that published weights were trained on.
 
     Attributes:
         mean, std: Clips are (pixel - mean) / std, pixels 0…255; one value or three, RGB.
-        note: What a checkpoint cannot say of it; empty for nothing.
+        note: What a checkpoint cannot express of it; may be empty.
     """
 
     clip: ClipSpec

@@ -1,4 +1,4 @@
-"""Processes of one run: torchrun's variables, the process group and the few collectives the trainer needs."""
+"""The processes of a run: torchrun's variables, the process group, and the collectives of the trainer."""
 
 import contextlib
 import os
@@ -18,8 +18,8 @@ from torch.distributed.rendezvous import rendezvous
 from res3d_video.pipeline.errors import UserError, one_line
 from res3d_video.train.stopping import StopRequest
 
-# torchrun notices after 15 s that another machine is gone. Asked to start again before, it counts on that machine and
-# gives up in the end; so a process that has lost another one ends only then.
+# torchrun notices after 15 s that another machine is gone. If it restarts earlier, it waits for that machine and fails;
+# so a process that has lost another one ends only after this time.
 MACHINE_LOST_S = 20.0
 
 # Process groups are kept for as long as the process lives. If DDP's reducer dropped the last reference to one, its
@@ -30,11 +30,11 @@ _ENDED_GROUPS: list[dist.ProcessGroup | None] = []
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the run's processes. With one process no collective does anything.
+    """This process's place among the processes of a run. With one process, collectives do nothing.
 
     Attributes:
-        launcher: Process id of torchrun; None without it.
-        num_machines: With a torchrun each.
+        launcher: Process id of torchrun; None without torchrun.
+        num_machines: Each with its own torchrun.
     """
 
     rank: int = 0
@@ -46,7 +46,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to people."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -66,11 +66,11 @@ class Ranks:
         return rows
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says so; a collective, and on a GPU a sync."""
+        """Whether the flag is set on any rank; a collective, and on a GPU a sync."""
         return bool(self.sum(torch.tensor(int(flag))).item()) if self.world_size > 1 else flag
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, in rank order, on all ranks; a slow collective for rare, small things."""
+        """Every rank's value, in rank order, on all ranks; a slow collective, for rare and small values."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -78,14 +78,14 @@ class Ranks:
         return values
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give all ranks rank 0's values, in place; a collective."""
+        """Copy rank 0's values to all ranks, in place; a collective."""
         if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)  # collective, one a tensor
 
 
 def from_torchrun(device: str = "auto") -> Ranks:
-    """This process's place by torchrun's variables; one process alone when they are absent. Starts nothing.
+    """This process's place by torchrun's variables; a single process without them. Starts nothing.
 
     Args:
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
@@ -116,15 +116,15 @@ def from_torchrun(device: str = "auto") -> Ranks:
 
 @contextlib.contextmanager
 def process_group(ranks: Ranks, *, timeout_s: float = 1800.0, stop: StopRequest | None = None) -> Iterator[None]:
-    """The process group, gloo on CPU and NCCL on GPUs, while the block runs; nothing for one process.
+    """The process group, gloo on CPUs and NCCL on GPUs, for the block; nothing for a single process.
 
     Args:
-        timeout_s: For the others to come, at the beginning and in every collective. NCCL's watchdog ends this process
-            with a message of its own.
-        stop: A process that is told to stop waits for the others no longer than TOLD_TO_STOP_S.
+        timeout_s: To wait for the others, at the beginning and in every collective. NCCL's watchdog ends this process
+            with its own message.
+        stop: When it is asked to stop, this process waits for the others at most TOLD_TO_STOP_S.
 
     Raises:
-        UserError: They did not, or one has ended.
+        UserError: Others did not arrive in time, or one has ended.
     """
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
@@ -142,7 +142,7 @@ def process_group(ranks: Ranks, *, timeout_s: float = 1800.0, stop: StopRequest 
         else:
             dist.init_process_group("gloo", timeout=timeout, **place)  # collective
         _ENDED_GROUPS.append(dist.group.WORLD)
-        yield  # after an error nothing is torn down: others may wait in a collective, torchrun ends them
+        yield  # after an error the group is not destroyed: others may wait in a collective, and torchrun ends them
         dist.destroy_process_group()
     except (RuntimeError, TimeoutError) as error:
         if not isinstance(error, dist.DistError | TimeoutError) and "gloo" not in str(error):

@@ -1,4 +1,4 @@
-"""What torch.save wrote, read without running code of the file and without believing the sizes that it claims."""
+"""Reads files of torch.save without running code from them and without trusting the sizes that they claim."""
 
 import os
 import pickletools
@@ -27,15 +27,15 @@ T = TypeVar("T")
 def read_torch_file(path: Path, check: Callable[[Any], T], *, max_legacy_bytes: int = 0) -> T:
     """The content of a file, as `check` returns it.
 
-    Of a zip file the outline comes first: tensors without numbers, on the device meta. Only when `check` has taken it
-    are the numbers read, as many as the records of the file hold.
+    A zip file's outline is checked first: tensors without data, on the device meta. Only if `check` accepts it is the
+    data read, as much as the records of the file have.
 
     Args:
-        check: Called twice, with the outline and with the content; raises SchemaError for what it does not take.
-        max_legacy_bytes: Of a file in torch's format before 1.6, which has no outline; 0 refuses it.
+        check: Called twice, with the outline and with the content; raises SchemaError to refuse it.
+        max_legacy_bytes: Of a file in torch's format before 1.6, which has no outline; 0 refuses such files.
 
     Raises:
-        SchemaError: It is damaged, or something else; names no path.
+        SchemaError: The file is damaged or of another kind; the message has no path.
         OSError: It cannot be opened.
     """
     with os.fdopen(open_plain(path), "rb") as file:
@@ -53,7 +53,8 @@ def read_torch_file(path: Path, check: Callable[[Any], T], *, max_legacy_bytes: 
 
 
 def check_archive(file: IO[bytes]) -> None:
-    """Raises SchemaError for a zip file that costs more memory than it has bytes, or that makes more than tensors."""
+    """Raise SchemaError for a zip file that would take more memory than its size, or that creates other objects than
+    tensors."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -74,9 +75,10 @@ def check_archive(file: IO[bytes]) -> None:
 
 
 def check_pickle(file: IO[bytes]) -> None:
-    """Read a pickle up to its end, without making what it describes.
+    """Parse a pickle to its end without executing it.
 
-    Raises SchemaError where it is damaged, or would call something that is not of HARMLESS.
+    Raises:
+        SchemaError: It is damaged, or would call a function that is not in HARMLESS.
     """
     try:
         called = {str(arg) for opcode, arg, _ in pickletools.genops(file) if opcode.name == "GLOBAL"}
@@ -88,9 +90,11 @@ def check_pickle(file: IO[bytes]) -> None:
 
 
 def check_records(path: Path) -> None:
-    """Hold every record of a zip file to its CRC-32, which torch writes and does not look at.
+    """Check the CRC-32 of every record of a zip file, which torch writes but does not verify.
 
-    Raises SchemaError where one is not what it was, OSError where the file cannot be read.
+    Raises:
+        SchemaError: A record does not match.
+        OSError: The file cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -102,7 +106,7 @@ def check_records(path: Path) -> None:
         raise SchemaError(one_line(error)) from None
     if damaged is not None:
         raise SchemaError(f"{printable(damaged, most=80)} does not match its checksum")
-    if no_files:  # torch reads nothing for what says that it is a folder, and gives whatever is in memory
+    if no_files:  # torch reads nothing for an entry marked as a folder, and returns uninitialized memory
         raise SchemaError(f"{printable(no_files[0], most=80)} has attributes, which torch never writes")
 
 

@@ -3,7 +3,7 @@
 import csv
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -98,8 +98,7 @@ class Listing:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One listed sample, whether or not its video is on disk.
 
     Attributes:
@@ -256,10 +255,17 @@ def shared(words: tuple[str, ...]) -> tuple[str, ...]:
     return words
 
 
+def drained(rows: list[Row]) -> Iterator[Row]:
+    """The rows of a list, removed one by one, which frees those that are done."""
+    rows.reverse()
+    while rows:
+        yield rows.pop()
+
+
 def listing_of_rows(
     raw: Path,
     tree: VideoTree,
-    rows: list[Row],
+    rows: Iterable[Row],
     *,
     name: str,
     split_names: list[str],
@@ -270,30 +276,31 @@ def listing_of_rows(
 
     Args:
         tree: Of the raw folder; its list of videos is emptied.
-        rows: Emptied, too.
+        rows: May be millions, of which those without a video are not kept.
         classes: In the order of their labels; by default the sorted names of the rows.
         way_out: The way out if no video is on disk.
 
     Raises:
         DatasetError: Two rows are the same sample, or no video is on disk.
     """
-    there = set(tree.videos)
-    missing = {row.path: row.subsets[0] for row in rows if row.path not in there}
-    unlisted = sorted(there.difference(row.path for row in rows))
-    classes = list(classes) or sorted({name for row in rows for name in row.names})
-    labels = {name: label for label, name in enumerate(classes)}
-    is_multi = any(len(row.names) > 1 for row in rows)
-    records, left = [], list(reversed(rows))
-    rows.clear()  # frees each row when its record is made: there may be millions
-    while left:
-        row = left.pop()
-        if row.path in there:
-            source = f"{row.path}#{row.key}" if row.key else row.path
-            own = tuple(labels[name] for name in row.names) if is_multi else None
-            label = labels[row.names[0]]
-            records.append(VideoRecord(raw, source, classes[label], label, row.group, row.subsets, own, row.span))
-    there.clear()
+    there, found, missing, names, is_multi = set(tree.videos), list[Row](), dict[str, str](), set[str](), False
     tree.videos.clear()
+    for row in rows:
+        names.update(row.names)
+        is_multi |= len(row.names) > 1
+        if row.path in there:
+            found.append(row)
+        else:
+            missing[row.path] = row.subsets[0]
+    unlisted = sorted(there.difference(row.path for row in found))
+    there.clear()
+    classes = list(classes) or sorted(names)
+    labels, records = {name: label for label, name in enumerate(classes)}, []
+    for row in drained(found):
+        source = f"{row.path}#{row.key}" if row.key else row.path
+        own = tuple(labels[name] for name in row.names) if is_multi else None
+        label = labels[row.names[0]]
+        records.append(VideoRecord(raw, source, classes[label], label, row.group, row.subsets, own, row.span))
     if not records:
         such = f", such as {min(missing)!r}" if missing else ""
         raise DatasetError(f"{raw}: none of the {len(missing)} listed videos is there{such}; {way_out}")

@@ -14,7 +14,6 @@ from res3d_video.pipeline.datasets.listing import (
     list_lines,
     listing_of_rows,
     matched_lines,
-    shared,
 )
 
 WAY_OUT = (
@@ -53,10 +52,10 @@ def list_sports1m(raw: Path) -> Listing:
     tree = below._replace(videos=[f"videos/{video}" for video in below.videos])
     path_of = {Path(video).stem: video for video in reversed(tree.videos)}
     subset_of = {name: subset for subset, partition in partitions.items() for name in partition}  # test wins
-    rows = []
-    for name, subset in subset_of.items():
-        names = shared(tuple(classes[label] for label in partitions[subset][name]))
-        rows.append(Row(path_of.get(name, name), names, (subset,), group=name))
+    rows = (
+        Row(path_of.get(name, name), tuple(classes[label] for label in partitions[subset][name]), (subset,), group=name)
+        for name, subset in subset_of.items()
+    )
     listing = listing_of_rows(raw, tree, rows, name="sports1m", split_names=["1"], classes=classes, way_out=WAY_OUT)
     return replace(listing, in_both=frozenset(partitions["train"].keys() & partitions["test"].keys()))
 

@@ -18,6 +18,7 @@ from res3d_video.pipeline.datasets.listing import (
     Row,
     Span,
     csv_lines,
+    drained,
     find_videos,
     listing_of_rows,
     shared,
@@ -60,12 +61,13 @@ def list_table(
         pairs, fraction = [(row.names[0], row.group) for row in rows], 0.2 if test_fraction is None else test_fraction
         held_out = draw_test_groups(pairs, test_fraction=fraction, seed=seed)
         side_of = draw_sides(pairs, held_out, val_fraction=val_fraction, seed=seed)
-        split_names, rows = ["1"], [replace(row, subsets=(side_of[row.group],)) for row in rows]
+        split_names, rows = ["1"], [row._replace(subsets=(side_of[row.group],)) for row in rows]
     elif test_fraction is not None or val_fraction:
         raise DatasetError(f"{table}: already says who is tested; leave out --test-fraction and --val-fraction")
     if not raw.is_dir():
         raise DatasetError(f"{raw}: no such folder; put the videos there, or name theirs with --raw")
-    listing = listing_of_rows(raw, find_videos(raw), rows, name=name or table.stem, split_names=split_names)
+    found = find_videos(raw)
+    listing = listing_of_rows(raw, found, drained(rows), name=name or table.stem, split_names=split_names)
     return replace(listing, is_drawn=is_drawn)
 
 
@@ -127,25 +129,26 @@ def list_kinetics(raw: Path, *, name: str | None = None) -> Listing:
     time_start and time_end. Clips are <id>_<start>_<end>.*, both with six digits, at any depth; or <id>.*, from which
     the piece is cut. Lines without a label are left out, as in some test lists.
     """
-    subsets: dict[str, list[dict[str, str]]] = {}
+    list_of: dict[str, Path] = {}
     for subset in ("train", "val", "test"):
         lists = sorted(path for path in raw.rglob(f"*{subset}*.csv") if path.is_file())
         if len(lists) > 1:
             raise DatasetError(f"{raw}: {lists[0].name} and {lists[1].name} both may be the list of {subset}; keep one")
         if lists:
-            lines = csv_lines(lists[0])
-            header = [cell for _, cells in islice(lines, 1) for cell in cells]
-            subsets[subset] = [dict(zip(header, cells, strict=False)) for _, cells in lines]
-    if "train" not in subsets:
+            list_of[subset] = lists[0]
+    if "train" not in list_of:
         raise DatasetError(f"{raw}: no *train*.csv; put the lists of Kinetics there, next to the videos")
 
     def rows(path_of: Callable[[str], str | None]) -> Iterator[Row]:
-        for subset, lines in subsets.items():
-            for line in lines:
+        for subset, path_of_list in list_of.items():
+            lines = csv_lines(path_of_list)
+            _, header = next(lines, (0, list[str]()))
+            for _, cells in lines:  # one after another: there are 650,000
+                line = dict(zip(header, cells, strict=False))
                 try:
                     start, end = int(float(line["time_start"])), int(float(line["time_end"]))
                     video, label = line["youtube_id"], line.get("label", "")
-                except (KeyError, ValueError, TypeError):
+                except (KeyError, ValueError, TypeError, OverflowError):
                     raise DatasetError(
                         f"{raw}: the list of {subset} has not the columns label, youtube_id, time_start, time_end"
                     ) from None
@@ -155,7 +158,8 @@ def list_kinetics(raw: Path, *, name: str | None = None) -> Listing:
                 path = path_of(trimmed)
                 whole = path_of(video) if path is None else None
                 span = Span(start, end) if whole else None
-                yield Row(path or whole or trimmed, (label,), (subset,), span, video, f"{start}-{end}" if span else "")
+                key, names, sides = f"{start}-{end}" if span else "", shared((label,)), shared((subset,))
+                yield Row(path or whole or trimmed, names, sides, span, video, key)
 
     return official(raw, rows, name=name or "kinetics")
 
@@ -216,8 +220,8 @@ def official(
         there = set(by_stem.values())
         sides = Counter(row.subsets[0] for row in rows if row.path in there)
         if not sides["test"]:
-            rows = [replace(row, subsets=("test",)) if row.subsets == ("val",) else row for row in rows]
-        return listing_of_rows(raw, tree, rows, name=name, split_names=["1"], classes=classes)
+            rows = [row._replace(subsets=("test",)) if row.subsets == ("val",) else row for row in rows]
+        return listing_of_rows(raw, tree, drained(rows), name=name, split_names=["1"], classes=classes)
     except (KeyError, TypeError, IndexError, ValueError) as error:
         if isinstance(error, UserError):
             raise

@@ -8,12 +8,14 @@ import io
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import s3fs
+from botocore.exceptions import ParamValidationError
 
 import res3d_video.pipeline.remote_store
 from res3d_video.pipeline.errors import UserError
@@ -93,9 +95,23 @@ def test_a_full_disk_here_is_no_fault_of_the_server() -> None:
     assert (store.num_asked, store.said) == (1, [])
 
 
+@pytest.fixture
+def is_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Takes what listens on a port of this machine for S3."""
+
+    def is_s3(port: int) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        s3fs.S3FileSystem.clear_instance_cache()  # clients keep the address that they began with
+
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "test")
+    yield is_s3
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 @pytest.mark.parametrize("talks", [False, True], ids=["takes nothing", "answers nothing"])
 def test_an_upload_that_nobody_takes_or_answers_ends(
-    talks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    talks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_s3: Callable[[int], None]
 ) -> None:
     monkeypatch.setattr(res3d_video.pipeline.remote_store, "STALL_S", 0.5)
     (tmp_path / "large").write_bytes(bytes(2**25))
@@ -109,16 +125,12 @@ def test_an_upload_that_nobody_takes_or_answers_ends(
                     pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        for name, value in (("ENDPOINT_URL", endpoint), ("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test")):
-            monkeypatch.setenv(f"AWS_{name}", value)
-        s3fs.S3FileSystem.clear_instance_cache()  # clients keep the address that they began with
+        is_s3(listener.getsockname()[1])
         threading.Thread(target=serve, daemon=True).start()
         with pytest.raises(RemoteError, match=r"s3://silent/large: no answer for 0 s \(ReadTimeoutError"):
             RemoteStore("s3://silent", timeout_s=0.0).upload(tmp_path / "large", "large")
     for connection in connections:
         connection.close()
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.mark.parametrize(
@@ -127,6 +139,12 @@ def test_an_upload_that_nobody_takes_or_answers_ends(
         (FileNotFoundError("x"), FileNotFoundError, "^memory://b/a$"),
         (PermissionError("Forbidden"), RemoteError, r"a: refused \(PermissionError: Forbidden\); look at the cred"),
         (KeyError("a mistake of ours"), KeyError, "a mistake"),
+        (
+            ParamValidationError(report="Invalid bucket name"),
+            RemoteError,
+            r"a: leads to no file \(ParamVal.* at the URL",
+        ),
+        (ValueError("Invalid endpoint: minio:9000"), RemoteError, "a: AWS_ENDPOINT_URL is no URL; set it to one like"),
         (ConnectionRefusedError("nobody"), RemoteError, r"a: no answer for 0 s \(ConnectionRefusedError: nobody\)"),
     ],
 )
@@ -145,6 +163,35 @@ def test_who_is_told_to_stop_neither_waits_nor_finishes_a_download() -> None:
         RemoteStore("memory://b", timeout_s=600)._ask(request, "a", stop)
     with pytest.raises(Interrupted, match="interrupted while waiting"):
         BadLine().download("x", io.BytesIO(), stop=stop, at_most=len(CONTENT))
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_nobody_waits_for_a_connection(scheme: str, is_s3: Callable[[int], None]) -> None:
+    together = threading.Barrier(120)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            together.wait(timeout=20)
+            self.send_response(200)
+            self.send_header("Content-Length", "1")
+            self.end_headers()
+            self.wfile.write(b"x")
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = together.parties
+
+    with Server(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(together.parties) as threads:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        is_s3(server.server_port)
+        url = {"http": f"http://127.0.0.1:{server.server_port}", "s3": "s3://bucket"}[scheme]
+        names = map(str, range(together.parties))
+        assert (
+            list(threads.map(RemoteStore(url, timeout_s=60, say=pytest.fail).read, names)) == [b"x"] * together.parties
+        )
+        server.shutdown()
 
 
 def test_a_package_that_is_missing_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

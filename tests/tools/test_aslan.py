@@ -185,7 +185,7 @@ def test_accuracy_and_auc_are_told_and_written_and_missing_videos_are_counted_an
         ([], "nowhere.mat", 1, "nowhere.mat"),
         ([], "f.parquet", 1, "is not a MATLAB file that scipy reads"),
         ([], "View1.mat", 1, "View1.mat holds pairs [40, 5]; expected one matrix of pairs x 5 x folds"),
-        (["--layers", ","], "View2.mat", 2, "--layers: none is named"),
+        (["--layers", ","], "View2.mat", 2, "--layers must name at least one layer"),
     ],
 )
 def test_errors_are_one_line_that_names_the_value(

@@ -161,10 +161,10 @@ def test_h264_shards_are_measured_and_every_decoded_frame_is_counted(numbered_h2
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--loader-only", "--profile", "p"], 2, "--profile is of the training steps; leave --loader-only out"),
+        (["--loader-only", "--profile", "p"], 2, "--profile needs the training steps; leave --loader-only out"),
         (["--batches", "8", "--seconds", "1"], 2, "--seconds and --batches are both given; choose one"),
         (["--device", "tpu"], 2, "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
-        (["--device", "cuda:99"], 2, "device: cuda:99 is not there; choose cpu"),
+        (["--device", "cuda:99"], 2, "device: this machine has no cuda:99; choose cpu"),
         (["--device", "cpu", "--cuda-graph"], 2, "--no-cuda-graph"),
         (["--snap-to-keyframe"], 2, "holds filmstrips, which have none; leave it out"),
         (["--crop-size", "300"], 1, "crop_size: 300 does not fit a picture of 128 pixels"),

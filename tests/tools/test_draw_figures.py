@@ -159,7 +159,7 @@ def test_curves_need_a_training_loss_and_a_config_that_can_be_read(tmp_path: Pat
     with pytest.raises(UserError, match=r"empty: no training step in metrics.jsonl yet; wait for --log-every"):
         read_curves(write_run(tmp_path / "empty", []))
     (some_run(tmp_path / "run") / "config.json").write_text('{"config": {"model": {"name": "res9"}}}')
-    with pytest.raises(UserError, match=r"config.json: model: res9 does not exist.*; mend the file"):
+    with pytest.raises(UserError, match=r"config.json: model: res9 does not exist.*; repair the file"):
         read_curves(tmp_path / "run")
 
 

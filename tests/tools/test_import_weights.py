@@ -49,7 +49,7 @@ def test_with_the_names_of_the_datasets_classes_it_can_be_scored(numbered: Shard
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--out", "{}/theirs.pth"], 2, "theirs.pth is there already; choose another name or remove it"),
+        (["--out", "{}/theirs.pth"], 2, "theirs.pth already exists; choose another name or remove it"),
         (["--model", "mc3_18"], 1, "error: convert: layer2.0.conv1.0.weight is [8, 4, 3, 3, 3], the model has"),
         (["--classes", "{}/nowhere.txt"], 2, "nowhere.txt' does not exist"),
     ],

@@ -81,17 +81,17 @@ def test_every_setting_reaches_dataset_json_and_the_shards_are_whole(
     [
         ("folder --group-pattern (", "group_pattern"),
         ("ucf101 --size 7", "size must be 16 to 1,024, got 7"),
-        ("ucf101 --codec h264 --quality 85", "--quality is of --codec filmstrip, not of h264; leave it"),
-        ("ucf101 --gop 8", "--gop is of --codec h264, not of filmstrip; leave it out"),
-        ("ucf101 --crf 20", "--crf is of --codec h264, not of filmstrip; leave it out"),
+        ("ucf101 --codec h264 --quality 85", "--quality is only for --codec filmstrip; leave it out"),
+        ("ucf101 --gop 8", "--gop is only for --codec h264; leave it out"),
+        ("ucf101 --crf 20", "--crf is only for --codec h264; leave it out"),
         ("ucf101 --codec av1", "'av1' is not one of 'filmstrip', 'h264'"),
         ("ucf101 --workers 0", "0 is not in the range"),
         ("imagenet", "no such command 'imagenet'; "),
-        ("ucf101 --task 3", "--task: '3' is not I/N; say 1/8 for the first of eight"),
-        ("ucf101 --task -1/2", "--task: '-1/2' is not I/N"),
+        ("ucf101 --task 3", "--task must be I/N, such as 1/8 for the first of eight, got '3'"),
+        ("ucf101 --task -1/2", "--task must be I/N, such as 1/8 for the first of eight, got '-1/2'"),
         ("ucf101 --task 0/2", "--task: 0/2 does not exist; choose 1/2 to 2/2"),
         ("ucf101 --task 3/2", "--task: 3/2 does not exist; choose 1/2 to 2/2"),
-        ("ucf101 --task 1/2 --ray auto", "--task: does not go with --ray; leave one out"),
+        ("ucf101 --task 1/2 --ray auto", "--task and --ray do not go together; leave one out"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(ucf_raw: Path, tmp_path: Path, words: str, said: str) -> None:

@@ -175,8 +175,8 @@ def test_options_that_do_not_fit_are_one_line(tmp_path: Path, monkeypatch: pytes
         Path(f"{name}.mp4").touch()
     for arguments, reason in (
         (["nowhere/*.mp4"], "VIDEO: nowhere/*.mp4: no video is there; name a file, a folder with videos or a pattern"),
-        (["a.mp4", "--csv", "t.csv"], "--csv: is of a timeline; add --every SECONDS"),
-        (["a.mp4", "b.mp4", "--annotate", "x.mp4"], "--annotate: is of one video, here are 2; name one"),
+        (["a.mp4", "--csv", "t.csv"], "--csv needs a timeline; add --every SECONDS"),
+        (["a.mp4", "b.mp4", "--annotate", "x.mp4"], "--annotate takes one video, got 2"),
     ):
         assert run_predict("x.pt", *arguments, code=2).stderr == f"error: {reason}\n"
 

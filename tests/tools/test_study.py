@@ -145,7 +145,7 @@ def test_another_study_other_videos_and_wrong_tables_are_refused(
     for options, code, message in (
         (["--report", "--lr", "0.5"], 1, f"error: {tmp_path}: holds a study with other lr; choose another --out"),
         (["--data", str(numbered.data_dir)], 1, "give one dataset at several sizes"),
-        (["--tables", "8"], 2, "--tables: 8 is not among 3, 4, 5, 6, 7"),
+        (["--tables", "8"], 2, "--tables must be some of 3, 4, 5, 6, 7, got 8"),
     ):
         assert message in invoke(squares, tmp_path, *options, code=code).stderr
 

@@ -70,7 +70,7 @@ def bench(
         peers_named(vs)  # a name that does not exist fails here
         options["limit"] = options["limit"] or PEER_SEGMENTS
         if any(options[name] is not None for name in AUGMENTATIONS):
-            raise click.UsageError("--vs: the peers do not augment; leave it or the augmentation out")
+            raise click.UsageError("--vs: the other loaders do not augment; leave out --vs or the augmentation")
     index = data.open()
     settings = settings_of(index, say=to_stderr, **options)
     settings.plan(index)  # a crop that does not fit fails here
@@ -197,7 +197,7 @@ def settings_of(index: ShardIndex, *, say: Callable[[str], object], **options: A
         click.UsageError: An option has an impossible value, or does not go with another one.
     """
     if options["profile_dir"] and options["loader_only"]:
-        raise click.UsageError("--profile is of the training steps; leave --loader-only out")
+        raise click.UsageError("--profile needs the training steps; leave --loader-only out")
     if options["seconds"] and options["batches"]:
         raise click.UsageError("--seconds and --batches are both given; choose one")
     if options["soak_minutes"] and options["batches"]:
@@ -238,7 +238,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cpu":
         return device
     if (device.index or 0) >= torch.cuda.device_count():
-        raise click.UsageError(f"device: {name} is not there; choose cpu")
+        raise click.UsageError(f"device: this machine has no {name}; choose cpu")
     device = torch.device("cuda", device.index or 0)
     torch.cuda.set_device(device)
     return device

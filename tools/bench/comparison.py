@@ -134,9 +134,8 @@ def compare(config: PeerConfig, *, names: str, quiet: bool) -> Comparison:
     if candidates.keys() - OURS:
         with progress("H.264 files", unit="segments", quiet=quiet) as tell:
             make_files(config, report=tell)
-    rows: dict[str, Row] = {}
+    sources: dict[str, tuple[Row, Child, Order]] = {}
     with ExitStack() as stack:
-        processes: dict[str, Child] = {}
         expected: np.ndarray | None = None
         with progress("opening", unit="sources", quiet=quiet) as tell:
             for name, peer in candidates.items():
@@ -145,18 +144,18 @@ def compare(config: PeerConfig, *, names: str, quiet: bool) -> Comparison:
                     clips = child.ask(FIRST_CLIPS, timeout_s=ANSWER_TIMEOUT_S)
                     expected = clips if expected is None else expected
                     check_same(expected, clips)
-                    rows[name], processes[name] = row_of(name, peer, config), child
-                tell(len(rows), len(candidates), name)
+                    sources[name] = row_of(name, peer, config), child, warmed(name, config)
+                tell(len(sources), len(candidates), name)
         with progress("measuring", unit="rounds", quiet=quiet) as tell:
-            for repeat, name in schedule(list(processes), repeats=settings.repeats):
+            for repeat, name in schedule(list(sources), repeats=settings.repeats):
                 if name in found.absent:
                     continue
+                row, child, order = sources[name]
                 settle(ProcessTree().cpu_s)  # until then, other sources still fill their queues
-                with noting_failure(name, processes[name], found):
-                    timeout_s = ANSWER_TIMEOUT_S + (settings.order.seconds or 0)
-                    rows[name].rounds.append(processes[name].ask(warmed(name, config), timeout_s=timeout_s))
-                    tell(repeat + 1, settings.repeats, f"{name} {rows[name].rounds[-1].clips_per_s:.0f} clips/s")
-    ran = [row for name, row in rows.items() if name not in found.absent]
+                with noting_failure(name, child, found):
+                    row.rounds.append(child.ask(order, timeout_s=ANSWER_TIMEOUT_S + (order.seconds or 0)))
+                    tell(repeat + 1, settings.repeats, f"{name} {row.rounds[-1].clips_per_s:.0f} clips/s")
+    ran = [row for name, (row, _, _) in sources.items() if name not in found.absent]
     found.ours, found.peers = [r for r in ran if r.name in OURS], [r for r in ran if r.name not in OURS]
     return found
 

@@ -397,7 +397,7 @@ def peers_named(names: str) -> dict[str, Peer]:
     chosen = [name.strip() for name in names.split(",")]
     for name in chosen:
         if name.lower() not in by_name:
-            raise UserError(f"peer {name!r} does not exist; choose all, or with commas {choices(list(PEERS))}")
+            raise UserError(f"peer {name!r} does not exist; choose all, or some of {choices(list(PEERS))}")
     return {by_name[name.lower()]: PEERS[by_name[name.lower()]] for name in chosen}
 
 

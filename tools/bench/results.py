@@ -12,7 +12,7 @@ from res3d_video.tools.bench.measure import Spread
 from res3d_video.train.terminal import text_table
 
 FULL = 0.85  # share of the time in which a resource counts as full; with work in batches, it never gets higher
-MIN_ROUNDS = 6  # from which on a drift is reported: two in each third
+MIN_ROUNDS = 6  # from which on drift and growth of memory are reported: two rounds in each third
 
 
 @dataclass
@@ -160,16 +160,16 @@ def notes(result: Result) -> list[str]:
     groups = [f"{group} {cores:.2f}" for group, cores in thread_cores(result.of(LOADER)).items() if cores >= 0.01]
     if groups:
         lines.append(f"cores of the loader alone: {', '.join(groups)}")
-    lines += [
-        f"{lane}: {drift(result.of(lane)):+.1%} from the first third of the rounds to the last"
-        for lane in result.lanes
-        if len(result.of(lane)) >= MIN_ROUNDS
-    ]
-    lines.append(
-        f"memory of this process over {rounds[-1].total_clips} clips of all lanes: own "
-        f"{rounds[0].own_bytes / 1e6:.0f} -> {rounds[-1].own_bytes / 1e6:.0f} MB, "
-        f"{growth(rounds) / 1e6:+.3f} MB/1000 clips in the second half"
-    )
+    if rounds[-1].repeat + 1 >= MIN_ROUNDS:
+        lines += [
+            f"{lane}: {drift(result.of(lane)):+.1%} from the first third of the rounds to the last"
+            for lane in result.lanes
+        ]
+        lines.append(
+            f"memory of this process over {rounds[-1].total_clips} clips of all lanes: own "
+            f"{rounds[0].own_bytes / 1e6:.0f} -> {rounds[-1].own_bytes / 1e6:.0f} MB, "
+            f"{growth(rounds) / 1e6:+.3f} MB/1000 clips in the second half"
+        )
     return lines + [f"NVML: {name} is not available ({reason})" for name, reason in result.gpu_missing.items()]
 
 

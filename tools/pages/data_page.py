@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypedDict
 
@@ -74,8 +75,7 @@ def draw(index: ShardIndex, rng: np.random.Generator, *, num_classes: int, per_c
     present, drawn = np.unique(labels), list[int]()
     for label in np.sort(rng.choice(present, size=min(num_classes, len(present)), replace=False)):
         own = [rng.permutation(np.flatnonzero((labels == label) & (sides == side))).tolist() for side in SIDES.values()]
-        turns = sorted((turn, side) for side, of_side in enumerate(own) for turn in range(len(of_side)))
-        drawn += [own[side][turn] for turn, side in turns[:per_class]]
+        drawn += [row for rows in zip_longest(*own) for row in rows if row is not None][:per_class]
     return drawn
 
 
@@ -102,9 +102,8 @@ def read_gallery(index: ShardIndex, drawn: Sequence[int], *, report: Report) -> 
 
 def side_counts(index: ShardIndex) -> np.ndarray:
     """Samples per class (their first label) and side of the first split, in the order of SIDES: int64 [K, 4]."""
-    together = index.labels.astype(np.int64) * len(SIDES) + index.subsets[:, 0]
-    counts = np.bincount(together, minlength=len(SIDES) * len(index.classes))
-    return counts.reshape(-1, len(SIDES))[:, list(SIDES.values())]
+    of_side = [index.labels[index.subsets[:, 0] == side] for side in SIDES.values()]
+    return np.stack([np.bincount(labels, minlength=len(index.classes)) for labels in of_side], axis=1)
 
 
 def lacking(counts: np.ndarray, classes: list[str]) -> list[str]:

@@ -172,7 +172,7 @@ def read_scores(path: Path) -> Scores:
     scores = read_json(path, Scores, what=what, way_out=way_out)
     num_classes, rows = len(scores["class_accuracy"]), scores["confusion"]
     if not num_classes or {len(rows), *map(len, rows)} != {num_classes}:
-        raise SchemaError(f"{path}: not {what} (confusion is no square of {num_classes} classes); {way_out}")
+        raise SchemaError(f"{path}: not {what} (confusion must have {num_classes} rows and columns); {way_out}")
     return scores
 
 

@@ -1,4 +1,4 @@
-"""Scoring trained models; here the counts of videos by class (row) and predicted class (column)."""
+"""Scoring trained models; here the confusion matrix: videos by class (row) and predicted class (column)."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,8 +1,8 @@
 """Features of videos: clips through a network, layers averaged over them (arXiv:1708.05038, section 4).
 
-They are made in parts, by any number of processes, and go on after a kill: a rank makes every world_size-th part by
-itself and skips those that exist. A batch never spans two parts, so what a part holds depends on nothing else: not on
-the number of ranks, nor on where a run was killed.
+They are made in parts, by any number of processes, and resume after a kill: a rank makes every world_size-th part and
+skips those that exist. A batch never spans two parts, so the content of a part depends neither on the number of ranks
+nor on where a run was killed.
 """
 
 import hashlib
@@ -30,17 +30,17 @@ from res3d_video.train.ranks import Ranks, process_group
 from res3d_video.train.step import autocast, channels_last
 from res3d_video.train.terminal import progress
 
-VIDEOS_PER_PART = 64  # a kill costs at most so many on each rank
+VIDEOS_PER_PART = 64  # a kill loses at most so many on each rank
 
 
 class PartedExtraction:
-    """One run of a network over clips. Which clips make a part, subclasses say.
+    """A run of a network over clips, in parts; subclasses define the clips of a part.
 
     Args:
         state: Of a checkpoint.
         parts: Rows of the index in each part, int64 [S] each.
-        about: What decides the features, beside the network, the pixels and the dataset; its `layers`, names as
-            `take_layers` has them, `dtype` and `per_clip` among it.
+        about: What decides the features besides network, pixels and dataset, including `layers` (names as in
+            `take_layers`), `dtype` and `per_clip`.
         out: The folder of the parts.
 
     Raises:
@@ -91,10 +91,10 @@ class PartedExtraction:
         return self.out / f"{part:06}.parquet"
 
     def missing(self) -> list[int]:
-        """Parts that are not there, or damaged.
+        """Parts that do not exist or are damaged.
 
         Raises:
-            FeatureError: One is there and this run would make another; says what differs. Or `out` is a file.
+            FeatureError: A part was made in another way; the message says what differs. Or `out` is a file.
         """
         if self.out.is_file():
             raise FeatureError(f"{self.out}: is a file, not a folder of features; choose another --out or remove it")
@@ -104,7 +104,7 @@ class PartedExtraction:
         try:
             theirs, _ = read_about(path)
         except FeatureError:
-            return False  # it is made again
+            return False  # make it again
         if differing := [name for name, ours in self.about.items() if theirs.get(name) != ours]:
             raise FeatureError(
                 f"{self.out}: was made with another {', '.join(differing)}; choose another --out or remove it"
@@ -119,14 +119,14 @@ class PartedExtraction:
         settings: LoaderSettings | None = None,
         on_batch: Callable[[int, int], None] = lambda *_: None,
     ) -> int:
-        """Make this rank's parts that do not exist yet; no collective.
+        """Make this rank's missing parts; not a collective.
 
         Args:
-            batch_size: Clips at a time, on this rank.
-            on_batch: Told (batches done, batches in all) of this rank.
+            batch_size: Clips of a batch, on this rank.
+            on_batch: Called with (batches done, batches in all) of this rank.
 
         Returns:
-            Parts made.
+            Number of parts made.
         """
         todo = [part for part in self.missing() if part % ranks.world_size == ranks.rank]
         if not todo:
@@ -137,7 +137,7 @@ class PartedExtraction:
         plans = {part: self.plan_of(part, batch_size=batch_size) for part in todo}
         total, done = sum(plan.num_steps or 0 for plan in plans.values()), 0
         mean, std = self.config.mean, self.config.std
-        for _, group in itertools.groupby(todo, key=lambda part: plans[part].spec):  # a loader reads one kind of clip
+        for _, group in itertools.groupby(todo, key=lambda part: plans[part].spec):  # a loader reads clips of one spec
             parts = list(group)
             plan = PartsPlan([plans[part] for part in parts])
             rows: PartFeatures | None = None
@@ -157,20 +157,20 @@ class PartedExtraction:
         return len(todo)
 
     def make(self, ranks: Ranks, *, batch_size: int, num_threads: int, quiet: bool) -> bool:
-        """Make the features, all processes together; a collective.
+        """Make the features with all processes together; a collective.
 
         Returns:
-            False where they were there already, made in the same way.
+            False if they exist already, made in the same way.
         """
         with parquet(self.out):
-            pass  # a package that it needs is missed here, not after the work
+            pass  # fails before the work if a package is missing
         with process_group(ranks):
-            if not any(ranks.gather(len(self.missing()))):  # collective: nobody begins before all have looked
+            if not any(ranks.gather(len(self.missing()))):  # collective: no rank begins before all have looked
                 return False
             with progress("extracting", unit="batches", quiet=quiet or not ranks.is_main) as tell:
                 settings = LoaderSettings(num_threads=num_threads)
                 self.extract(ranks, batch_size=batch_size, settings=settings, on_batch=tell)
-            ranks.gather(None)  # collective: all parts are there
+            ranks.gather(None)  # collective: all parts are made
         return True
 
 
@@ -178,8 +178,8 @@ class Extraction(PartedExtraction):
     """Features of all videos of a dataset.
 
     Args:
-        num_clips: Uniformly spaced, centre-cropped clips of a video.
-        per_clip: A row for each clip in place of their mean.
+        num_clips: Evenly spaced, center-cropped clips of a video.
+        per_clip: A row per clip instead of their mean.
         dtype: "float16" or "float32".
     """
 
@@ -213,7 +213,7 @@ class Extraction(PartedExtraction):
 
 
 def cut_into_parts(sources: np.ndarray, *, videos_per_part: int) -> list[np.ndarray]:
-    """Samples of so many videos at a time, int64 [s] each; videos in the order of their names, each in one part.
+    """Samples in parts of `videos_per_part` videos, int64 [s] each; videos are in the order of their names.
 
     >>> [part.tolist() for part in cut_into_parts(np.array(["b", "a", "a", "b", "c", "a"]), videos_per_part=2)]
     [[1, 2, 5, 0, 3], [4]]
@@ -224,10 +224,10 @@ def cut_into_parts(sources: np.ndarray, *, videos_per_part: int) -> list[np.ndar
 
 
 class PartsPlan:
-    """Plans one after another, each beginning with a batch of its own; for one loader to read them all.
+    """Several plans one after another, each starting a new batch, for one loader.
 
     Args:
-        plans: Of one index, clip and batch size; all of them end.
+        plans: Of the same index, clip and batch size; all are finite.
     """
 
     augmentation, num_crops, start_multiple, canonical_groups = NONE, 1, 1, 0
@@ -259,7 +259,7 @@ class PartsPlan:
 
 
 class PartFeatures:
-    """Takes in the batches of one part and makes its rows; `samples` are rows of the index, int64 [S]."""
+    """Collects the batches of one part and makes its rows; `samples` are rows of the index, int64 [S]."""
 
     def __init__(self, index: ShardIndex, samples: np.ndarray) -> None:
         self._index, self._samples = index, samples
@@ -267,7 +267,7 @@ class PartFeatures:
         self._layers: list[dict[str, np.ndarray]] = []  # float32 [n, D] of each batch
 
     def add(self, batch: Batch, layers: dict[str, Tensor]) -> None:
-        """Count one batch: layers [N, …] of its clips; those with weight 0 are left out."""
+        """Add a batch: layers [N, …] of its clips; clips with weight 0 are left out."""
         real = np.flatnonzero(batch.weights.cpu().numpy())  # sync, as is the last line
         self._taken.append(np.stack([batch.samples[real], batch.starts[real]], axis=1))
         self._layers.append({name: values.flatten(1).float().cpu().numpy()[real] for name, values in layers.items()})
@@ -303,7 +303,7 @@ class PartFeatures:
 
 
 def weights_fingerprint(weights: dict[str, Tensor]) -> str:
-    """SHA-256 of a network's weights, names and shapes; two checkpoints of the same network have the same."""
+    """SHA-256 of a network's weights, names and shapes; equal for checkpoints of the same network."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

@@ -1,4 +1,4 @@
-"""Feature files: a folder of Parquet parts, a row a video or clip, a list of numbers a layer; for pandas or DuckDB.
+"""Feature files: a folder of Parquet parts with a row per video or clip and a list per layer; for pandas or DuckDB.
 
 key, source, group   string: of the video's first sample (of the clip's sample); raw video; recording or person
 label, class         int64, position in about["data"]["classes"], and the name there
@@ -6,8 +6,8 @@ subset               list of strings, one for each split of the dataset: train, 
 num_clips, start     int64: clips averaged in the row; first source frame of its first clip
 a layer's name       list of D float or halffloat
 
-The schema's metadata has `about`, JSON of what the features were made with, the same in every part; and `unreadable`,
-a JSON list of the part's raw videos of which no clip could be decoded.
+The schema's metadata has `about`, JSON about how the features were made, equal in all parts; and `unreadable`, a JSON
+list of the part's raw videos of which no clip could be decoded.
 """
 
 import json
@@ -30,13 +30,13 @@ COLUMNS = {  # field of Features -> column
     "keys": "key", "sources": "source", "groups": "group", "labels": "label", "subsets": "subset",
     "num_clips": "num_clips", "starts": "start",
 }  # fmt: skip
-REPEATED = ["source", "class", "group", "subset.list.element"]  # columns that a dictionary makes smaller
-MAX_PACKED, MAX_RATIO = 2**28, 100  # a column of more bytes than the first must not shrink more than the second
+REPEATED = ["source", "class", "group", "subset.list.element"]  # columns stored with a dictionary
+MAX_PACKED, MAX_RATIO = 2**28, 100  # bytes of a column; larger ones may be compressed by at most this ratio
 MAX_ROWS = 2**20  # of a file with fewer bytes
 
 
 class FeatureError(UserError):
-    """Features that are missing, damaged or made another way; the message is one line."""
+    """Features are missing, damaged or made in another way; the message is one line."""
 
 
 class AboutDataset(TypedDict):
@@ -61,7 +61,7 @@ class AboutData(AboutDataset):
 
 
 class About(TypedDict):
-    """What is read of `about`."""
+    """The fields of `about` that are read."""
 
     format: Literal[1]
     checkpoint: AboutCheckpoint
@@ -78,7 +78,7 @@ class Features:
         keys, sources, groups: str [R].
         labels, num_clips, starts: int64 [R].
         subsets: int8 [R, splits], 1 train, 2 test, 3 validation, 0 not used; splits as in about["data"]["split_names"].
-        unreadable: Raw videos, or keys of windows, that have no row, str [U].
+        unreadable: Raw videos, or keys of windows, without a row, str [U].
         layers: name -> float16 or float32 [R, D].
     """
 
@@ -109,9 +109,9 @@ class Features:
         return np.flatnonzero(self.subsets[:, self.split_names.index(split)] == SUBSETS[subset])
 
     def num_test_seen(self, split: str) -> int:
-        """Test videos of a split that the network was trained on, because it was trained on another split.
+        """Number of test videos of a split that the network was trained on, because it was trained on another split.
 
-        Features of UCF101's split 2 from a network trained on its split 1 are such; those from Sports-1M are not.
+        For example with UCF101's split 2 and a network trained on its split 1, but not with one trained on Sports-1M.
         """
         checkpoint = self.about["checkpoint"]
         if checkpoint["data"]["name"] != self.about["data"]["name"] or checkpoint["split"] not in self.split_names:
@@ -119,7 +119,7 @@ class Features:
         return len(np.intersect1d(self.rows_of(checkpoint["split"], "train"), self.rows_of(split, "test")))
 
     def of_videos(self) -> "Features":
-        """A row a video, whether they are of clips or of videos already."""
+        """The features with a row per video; rows of clips are averaged."""
         return self.averaged() if self.about["per_clip"] else self
 
     def averaged(self) -> "Features":
@@ -159,7 +159,7 @@ def parquet(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def save_features(path: Path, features: Features) -> None:
-    """Write one file or part in one step; the same features give the same bytes."""
+    """Write one file or part atomically; equal features give equal bytes."""
     subset_of = {number: name for name, number in SUBSETS.items()}
     with parquet(path) as (pa, pq):
         columns = {}
@@ -180,10 +180,10 @@ def save_features(path: Path, features: Features) -> None:
 
 
 def read_about(path: Path) -> tuple[dict[str, Any], list[Path]]:
-    """What features were made with, and their files.
+    """How features were made (`about`), and their files.
 
     Args:
-        path: A folder of parts, or one of them.
+        path: A folder of parts, or one part.
 
     Raises:
         FeatureError: There are none, parts are missing or damaged, or another program wrote them.
@@ -207,10 +207,10 @@ def read_about(path: Path) -> tuple[dict[str, Any], list[Path]]:
 
 
 def load_features(path: Path, layers: Sequence[str]) -> Features:
-    """All rows of a folder of features, with some of the layers.
+    """All rows of a folder of features, with the given layers.
 
     Raises:
-        FeatureError: Parts are missing or damaged, there is no such layer, or no row.
+        FeatureError: Parts are missing or damaged, a layer does not exist, or there are no rows.
     """
     about, files = read_about(path)
     if unknown := [layer for layer in layers if layer not in about["layers"]]:
@@ -239,7 +239,7 @@ def load_features(path: Path, layers: Sequence[str]) -> Features:
 
 
 def _check_size(about: Any, names: Sequence[str], *, num_bytes: int) -> None:
-    """Refuse columns that would take far more memory than their file has bytes, with a ValueError."""
+    """Raise ValueError for columns that would take far more memory than the size of their file."""
     groups = [about.row_group(i) for i in range(about.num_row_groups)]
     chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
     schema = about.schema.to_arrow_schema()
@@ -252,7 +252,7 @@ def _check_size(about: Any, names: Sequence[str], *, num_bytes: int) -> None:
 
 
 def _to_numpy(column: Any, field: str) -> np.ndarray:
-    """A column as a field of Features; ValueError where it has another type, or values that none has."""
+    """A column as a field of Features; ValueError if its type or values are invalid."""
     import pyarrow.types as types
 
     kind, values = column.type, column.combine_chunks()

@@ -1,7 +1,7 @@
-"""A linear SVM on a video's features: L2-normalised, one against the rest, liblinear (arXiv:1708.05038, section 4).
+"""A linear SVM on a video's features: L2-normalized, one versus rest, liblinear (arXiv:1708.05038, section 4).
 
-The paper does not print C. Here it is chosen for each split by cross-validation among the training videos, and a group
-(a recording, a person) is never on both sides of a fold. Needs scikit-learn, of the extra `features`.
+The paper does not state C. Here it is chosen for each split by cross-validation on the training videos, where a group
+(a recording, a person) is never on both sides of a fold. Needs scikit-learn, from the extra `features`.
 """
 
 import warnings
@@ -21,14 +21,14 @@ MAX_ITERATIONS = 5_000
 
 @dataclass(frozen=True)
 class SplitScores:
-    """What the SVM made of one split: N test videos, K classes.
+    """Scores of the SVM on one split: N test videos, K classes.
 
     Attributes:
-        c: Chosen by cross-validation, or the one given.
-        c_accuracy: C -> accuracy in cross-validation, mean over the folds; empty when there was nothing to choose.
+        c: Chosen by cross-validation, or the given one.
+        c_accuracy: C -> accuracy in cross-validation, mean over the folds; empty if C was given.
         predicted, labels: int64 [N], of the test videos.
         confusion: Test videos by class (row) and predicted class (column), int64 [K, K].
-        converged: Whether liblinear ended by its own rule with the chosen C, and not at MAX_ITERATIONS.
+        converged: Whether liblinear converged with the chosen C before MAX_ITERATIONS.
     """
 
     c: float
@@ -63,11 +63,11 @@ def score_split(
         labels: int64 [V], below `num_classes`; a class may be absent from either side.
         groups: [V], the recording or person of each.
         train, test: int64, rows of either side.
-        c: None chooses one of GRID by the best accuracy; of equals the smallest, which regularises most.
-        num_threads: SVMs fitted at a time; each holds a copy of the features, 16 bytes a number.
+        c: None chooses the most accurate of GRID; among equals the smallest, which regularizes most.
+        num_threads: SVMs fitted at a time; each has a copy of the features, 16 bytes a number.
 
     Raises:
-        UserError: All training videos are of one class, or they cannot be cut in two by groups to choose C.
+        UserError: All training videos are of one class, or their groups allow no cross-validation to choose C.
     """
     from sklearn.base import clone
     from sklearn.model_selection import cross_val_score
@@ -80,7 +80,7 @@ def score_split(
     svm = LinearSVC(C=c or 1.0, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)
     c_accuracy: dict[float, float] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `converged` says it; a class may have fewer videos than there are folds
+        warnings.simplefilter("ignore")  # `converged` reports it; a class may have fewer videos than folds
         if c is None:
             folds = cut_into_folds(known, groups[train])
 
@@ -104,10 +104,10 @@ def score_split(
 
 
 def in_span(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features as coordinates in the space that the training rows span, where there are fewer rows than dimensions.
+    """Features as coordinates in the span of the training rows, if there are fewer rows than dimensions.
 
-    The SVM is the same, for its weights lie in that space. UCF101's res5b has 25,088 dimensions and some 9,500
-    training videos; their coordinates are triangular besides, and liblinear skips zeros.
+    The SVM is the same, as its weights lie in that span. UCF101's res5b has 25,088 dimensions and about 9,500 training
+    videos; the coordinates are also triangular, and liblinear skips zeros.
 
     Args:
         train, test: float32 [V, D].
@@ -122,12 +122,12 @@ def in_span(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def cut_into_folds(labels: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows to fit and rows held out, int64 each, of at most NUM_FOLDS folds; every row is held out once.
+    """Rows to fit and held-out rows, int64 each, of at most NUM_FOLDS folds; every row is held out once.
 
-    Folds keep groups whole and, as well as that allows, classes in proportion.
+    Folds do not split groups, and keep the proportions of classes as far as possible.
 
     Raises:
-        UserError: Fewer than two groups, or a fold would leave one class to fit.
+        UserError: There are fewer than two groups, or a fold would have only one class to fit.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 

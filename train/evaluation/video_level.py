@@ -24,20 +24,20 @@ from res3d_video.train.terminal import progress
 
 
 class ClipTally:
-    """Adds up the probabilities of every clip, by video.
+    """Sums the probabilities of clips by video.
 
-    Samples keep a number or two each, so the ten segments of each of 200,000 videos fit in memory.
+    Samples take only a number or two each, so that ten segments of each of 200,000 videos fit in memory.
 
     Args:
         samples: Rows of the index that are scored, int64 [S], ascending.
         video_of: Which video each sample belongs to, int64 [S], 0 to V - 1.
-        loss: "ce" or "bce", which says what logits mean.
+        loss: "ce" or "bce", with which the model was trained.
 
     Attributes:
         sums: float32 [V, K], probabilities of all clips.
         votes: int32 [V, K], clips by their likeliest class.
-        num_seen: int64 [S], clips of each sample that could be decoded.
-        predicted: int64 [S], likeliest class of each sample's clip; only of one clip a sample.
+        num_seen: int64 [S], clips of each sample that were decoded.
+        predicted: int64 [S], likeliest class of each sample's clip; valid for one clip per sample.
     """
 
     def __init__(self, samples: np.ndarray, *, video_of: np.ndarray, num_classes: int, loss: str = "ce") -> None:
@@ -49,7 +49,7 @@ class ClipTally:
         self.predicted = torch.zeros(len(samples), dtype=torch.int64)
 
     def add(self, logits: Tensor, *, samples: np.ndarray, weights: Tensor) -> None:
-        """Count one batch: logits [N, K] of clips of `samples` [N]; those with weight 0 are padding or damaged."""
+        """Add a batch: logits [N, K] of clips of `samples` [N]; clips with weight 0 are padding or damaged."""
         real = weights.cpu().bool()  # sync, as is the next line
         probabilities = probabilities_of(logits, loss=self.loss).cpu()[real]
         rows = torch.from_numpy(np.searchsorted(self.samples, samples))[real]
@@ -60,14 +60,14 @@ class ClipTally:
         self.predicted.index_add_(0, rows, likeliest)
 
     def reduce(self, ranks: Ranks) -> None:
-        """Count what all ranks have counted; a collective."""
+        """Sum over all ranks; a collective."""
         self.sums, self.votes = ranks.sum(self.sums).cpu(), ranks.sum(self.votes).cpu()
         self.num_seen, self.predicted = ranks.sum(self.num_seen).cpu(), ranks.sum(self.predicted).cpu()
 
 
 @dataclass(frozen=True)
 class VideoScores:
-    """What a model made of one side of a split: S samples, which are segments of V videos, often one each.
+    """Predictions for one side of a split: S samples, which are segments of V videos, often one each.
 
     Attributes:
         classes: Names, K.
@@ -144,17 +144,17 @@ class VideoScores:
 
     @property
     def quality(self) -> float:
-        """What best.pt is the best of: mAP where videos have several labels, else clip@1."""
+        """The score that selects best.pt: mAP if videos have several labels, else clip@1."""
         return self.clip_at_1 if self.mean_ap is None else self.mean_ap
 
     @property
     def chance(self) -> float:
-        """Top-1 accuracy of a uniform guess among the classes that occur; part of UCF101 has few of its 101."""
+        """Top-1 accuracy of a uniform guess among the classes that occur, which may be few of the dataset's."""
         return 1 / len(np.unique(self.labels[:, 0]))
 
     @cached_property
     def ranking(self) -> np.ndarray:
-        """Classes from the likeliest down, int64 [V, K]; of equals the lower number first."""
+        """Classes from the likeliest to the least likely, int64 [V, K]; ties in the order of their numbers."""
         return np.argsort(-self.probabilities, axis=1, kind="stable")
 
     @cached_property
@@ -163,7 +163,7 @@ class VideoScores:
         return confusion_matrix(self.labels[:, 0], self.ranking[:, 0], num_classes=len(self.classes))
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the last lines of a run; accuracies 0…1."""
+        """The scores as numbers for JSON; accuracies 0…1."""
         return {
             "clip_at_1": self.clip_at_1,
             "all_clips_at_1": self.all_clips_at_1,
@@ -218,15 +218,15 @@ def average_precision(scores: np.ndarray, right: np.ndarray) -> float:
 def combine(
     index: ShardIndex, scores: ClipTally, *, center: ClipTally, num_views: int, damaged: Mapping[int, str]
 ) -> VideoScores:
-    """The scores of videos, whose samples are those with the same source; what cannot be decoded is left out.
+    """The scores of videos, which are samples with the same source; samples that do not decode are left out.
 
     Args:
-        scores, center: Of all views, and of the center view alone.
+        scores, center: Of all views, and of only the center view.
         num_views: Clips and crops of each sample in `scores`.
         damaged: Row of the index -> why it could not be decoded.
 
     Raises:
-        UserError: Not one sample could be decoded.
+        UserError: No sample could be decoded.
     """
     samples, video_of = scores.samples, scores.video_of.numpy()
     readable = ((scores.num_seen > 0) & (center.num_seen > 0)).numpy()  # [S]
@@ -257,7 +257,7 @@ def videos_of(index: ShardIndex, samples: np.ndarray) -> np.ndarray:
 
 
 def views_per_sample(video_of: np.ndarray, *, num_clips: int) -> int:
-    """Clips of each sample so that a video gets about `num_clips`; of ten segments, one clip each will do.
+    """Clips of each sample so that a video gets about `num_clips`; of ten segments, one clip each is enough.
 
     Args:
         video_of: Which video each sample belongs to, int64 [S].
@@ -288,8 +288,8 @@ def evaluate(
         num_clips: Uniformly spaced clips of a video whose probabilities are averaged.
         num_crops: Crops of each of them, along the longer side of the picture.
         settings: Of the loaders.
-        interrupted: Asked once a batch on every rank, and must give all ranks the same answer.
-        on_batch: Told (clips done, clips in all).
+        interrupted: Called once a batch on every rank; must return the same on all ranks.
+        on_batch: Called with (clips done, clips in all).
 
     Returns:
         None when interrupted.
@@ -342,17 +342,17 @@ def score_checkpoint(
     batch_size: int | None = None,
     quiet: bool = False,
 ) -> tuple[VideoScores, dict[str, Any]]:
-    """Score a checkpoint on one side of a split, all processes together.
+    """Score a checkpoint on one side of a split, with all processes together.
 
     Args:
-        split: None is the one trained on.
-        batch_size: Clips of a batch of all processes; None is 16 each.
+        split: None is the split of the training.
+        batch_size: Clips of a batch over all processes; None is 16 for each.
 
     Returns:
-        The scores, and what tools/evaluate.py writes: of what, accuracies, classes, a prediction for each video.
+        The scores, and the content of the JSON of tools/evaluate.py: accuracies, classes, a prediction for each video.
 
     Raises:
-        UserError: The checkpoint cannot be read, or the shards are of other classes, or have no such split.
+        UserError: The checkpoint cannot be read, or the shards have other classes or no such split.
     """
     state = load_checkpoint(checkpoint)
     classes, config = state["classes"], from_dict(state["config"])

@@ -1,6 +1,6 @@
-"""The models by name. A new family is a file beside this one and lines in MODELS.
+"""The models by name. A new family is a file in this folder and lines in MODELS.
 
-Commands read MODELS for their options, so torch is loaded only when a network is built.
+Commands read MODELS for their options, so torch is imported only when a network is built.
 """
 
 import importlib
@@ -15,8 +15,8 @@ from res3d_video.pipeline.settings import check_fields, described
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Basic blocks in conv2_x … conv5_x. 18 and 34 are Table 2 of arXiv:1708.05038; 10, 16 and 26 are further depths that it
-# tries without printing block counts: 10 and 16 are from the authors' later code, 26 is arithmetic.
+# Basic blocks in conv2_x … conv5_x. 18 and 34 are Table 2 of arXiv:1708.05038, which also tries 10, 16 and 26 without
+# giving their blocks: 10 and 16 are from the authors' later code, 26 follows by arithmetic.
 BLOCKS = {10: (1, 1, 1, 1), 16: (2, 2, 2, 1), 18: (2, 2, 2, 2), 26: (3, 3, 3, 3), 34: (3, 4, 6, 3)}
 
 
@@ -25,12 +25,12 @@ class Model:
     """One line of MODELS.
 
     Attributes:
-        network: "module.constructor" beside this file; all models take clips NCTHW.
-        arguments: Of the constructor, next to num_classes, width, zero_init_gamma and bn_momentum.
-        width: Channels of conv1 unless another width is asked for.
+        network: "module.constructor" in this folder; all models take clips NCTHW.
+        arguments: Of the constructor, besides num_classes, width, zero_init_gamma and bn_momentum.
+        width: Default channels of conv1.
         num_frames: Frames of the paper's clips for it.
         crop_size: Height and width of those clips, pixels.
-        fixed: Which of num_frames and crop_size it takes no other value of.
+        fixed: Which of num_frames and crop_size must have these values.
     """
 
     network: str
@@ -100,7 +100,7 @@ class ModelConfig:
 
 
 def build_model(config: ModelConfig, *, num_classes: int) -> "nn.Module":
-    """The freshly initialised network; draws from torch's global random generator."""
+    """A newly initialized network; draws from torch's global random generator."""
     model = MODELS[config.name]
     module, constructor = model.network.split(".")
     return getattr(importlib.import_module(f"{__name__}.{module}"), constructor)(
@@ -126,7 +126,7 @@ def count_costs(config: ModelConfig, *, num_classes: int, clip_shape: tuple[int,
 
 
 def check_clip(name: str, *, num_frames: int, crop_size: int) -> None:
-    """Refuse clips that the model cannot take, before anything is built."""
+    """Refuse clips that the model does not accept, before it is built."""
     model = MODELS[name]
     for what, value in (("num_frames", num_frames), ("crop_size", crop_size)):
         if what in model.fixed and value != getattr(model, what):
@@ -134,11 +134,11 @@ def check_clip(name: str, *, num_frames: int, crop_size: int) -> None:
 
 
 def take_layers(model: "nn.Module", clips: "Tensor", layers: Sequence[str]) -> "dict[str, Tensor]":
-    """Run the model once on clips [N, 3, T, H, W] and keep the outputs of some layers, each after its ReLU.
+    """Run the model once on clips [N, 3, T, H, W] and return the outputs of some layers, each after its ReLU.
 
-    Layers have the names of the authors' network files. Residual networks: conv1; res2a, res2b, … of single blocks;
+    Layers are named as in the authors' network files. Residual networks: conv1; res2a, res2b, … of single blocks;
     res2 to res5, the last block's output of a stage (at depth 18 res5 is res5b); pool5; fc8; prob. C3D: conv1a to
-    conv5b, pool1 to pool5, fc6, fc7, fc8, prob. A model that `model.compile()` changed may ignore the hooks: take an
+    conv5b, pool1 to pool5, fc6, fc7, fc8, prob. A model changed by `model.compile()` may ignore the hooks: pass an
     uncompiled one, in eval mode.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A table of the models: parameters and multiply-adds, beside what arXiv:1708.05038 prints."""
+"""A table of the models: parameters and multiply-adds, with the numbers of arXiv:1708.05038."""
 
 import sys
 from pathlib import Path

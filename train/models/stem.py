@@ -1,10 +1,10 @@
-"""The first convolution on three channels, and the same one on 2x2 blocks of pixels, which suits tensor cores better.
+"""The first convolution on three channels, and the same one on 2x2 blocks of pixels, which is faster on tensor cores.
 
 Space to depth. Output row y of the stem is the sum over k = 0…6 of weight[k] · row[2y + k - 3]. Put rows in pairs,
 row 2r + b = pair r's b-th, and number the pairs from y - 2 by a: 2y + k - 3 = 2(y - 2 + a) + b, so k = 2a + b - 1. With
 b in {0, 1}, k = -1…6 is a = 0…3: four taps of stride 1 over pairs y - 2 … y + 1, hence two pairs of zeros before the
 first and one after the last, and a weight of eight rows whose first, k = -1, is zero. Columns likewise. An odd last row
-is paired with zeros, which is what the stem's own padding has there. So the result is the same but for rounding.
+is paired with zeros, which the stem's own padding has there, too. So the result is the same except for rounding.
 """
 
 import torch.nn.functional as F
@@ -14,11 +14,11 @@ BEFORE, AFTER = 4, 2  # pixels of padding: two pairs and one
 
 
 class Stem:
-    """A convolution of pixels that works on 2x2 blocks of them where it is told to; the weight is the same.
+    """A convolution of pixels that can work on 2x2 blocks of them, with the same weight.
 
     Attributes:
-        folded_channels: Channels of a 2x2 block of pixels: 12, or 16 with zeros in a fourth colour, as tensor cores
-            want multiples of 8. None convolves pixels.
+        folded_channels: Channels of a 2x2 block of pixels: 12, or 16 with zeros in a fourth color, as tensor cores need
+            multiples of 8. None convolves pixels.
     """
 
     folded_channels: int | None = None
@@ -48,7 +48,7 @@ class StemConv2d(Stem, nn.Conv2d):
 
 
 def use_space_to_depth(model: nn.Module, *, channels: int | None) -> None:
-    """Have the model's stem, where it is one of these, work on blocks of 12 or 16 channels; None is for pixels."""
+    """Make the model's stem, if it is one of these, work on blocks of 12 or 16 channels; None is for pixels."""
     for module in model.modules():
         if isinstance(module, Stem):
             module.folded_channels = channels

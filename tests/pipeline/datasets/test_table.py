@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.datasets import DatasetError, list_diving48, list_kinetics, list_ssv2, list_table
-from res3d_video.pipeline.datasets.listing import Span
+from res3d_video.pipeline.datasets.listing import Span, VideoTree
 from res3d_video.pipeline.index import open_index
 from res3d_video.tools.numbered import write_numbered_video
 from tests.clips import stored_numbers
@@ -125,6 +126,24 @@ def test_kinetics_takes_trimmed_clips_or_cuts_whole_videos(tmp_path: Path) -> No
     assert listing.missing == ["nowhere_000000_000010"]
 
 
+def test_a_listing_takes_little_memory_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_rows, most = 20_000, 900  # bytes a row; 650,000 rows were planned in 410 MB
+    videos = [f"train/class {n % 650}/v{n:010}_000010_000020.mp4" for n in range(num_rows)]
+    head = "label,youtube_id,time_start,time_end,split\n"
+    lines = [f"class {n % 650},v{n:010},10,20,train\n" for n in range(num_rows)]
+    (tmp_path / "train.csv").write_text(head + "".join(lines))
+    tree = VideoTree(videos, [], [])
+    monkeypatch.setattr("res3d_video.pipeline.datasets.table.find_videos", lambda raw: tree)
+    monkeypatch.setattr("res3d_video.pipeline.datasets.listing.MAX_LIST_BYTES", 10**6)  # so much is asked for at first
+    tracemalloc.start()
+    try:
+        assert len(list_kinetics(tmp_path).records) == num_rows
+        peak = tracemalloc.get_traced_memory()[1]
+        assert peak < most * num_rows
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
 def test_something_something_takes_labels_without_brackets(tmp_path: Path, prefix: str) -> None:
     write_videos(tmp_path, "20bn-something-something-v2/78687.webm", "20bn-something-something-v2/42326.webm")
@@ -159,6 +178,9 @@ def test_lists_of_another_form_are_one_line(tmp_path: Path) -> None:
         list_kinetics(tmp_path)
     with pytest.raises(DatasetError, match=r"0 files \*labels.json, must be one"):
         list_ssv2(tmp_path)
+    (tmp_path / "train.csv").write_text("label,youtube_id,time_start,time_end\n" + "x" * 200_000 + ",v,0,inf\n")
+    with pytest.raises(DatasetError, match=r"train.csv: cannot be read \(field larger"):
+        list_kinetics(tmp_path)
     (tmp_path / "vocab.json").write_text("[]")
     (tmp_path / "train.json").write_text('[{"vid_name": "a", "label": 3}]')
     with pytest.raises(DatasetError, match="its lists are not those of diving48"):
