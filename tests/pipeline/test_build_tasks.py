@@ -251,6 +251,12 @@ def test_the_process_that_reads_videos_runs_the_code_of_this_checkout(tmp_path: 
     assert Path(done.stdout.strip()) == CHECKOUT / "pipeline/__init__.py"
 
 
+def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it fails
+    with pytest.raises(ShardError, match=re.escape('ray is not installed; pip install "res3d-video[ray]" on all')):
+        make_on_ray([], tmp_path, Mock(), address="auto")
+
+
 @pytest.fixture(scope="module")
 def cluster(s3: S3Server) -> Iterator[Any]:
     """Two machines of one core, as far as Ray knows. What they started is gone in the end."""
@@ -370,9 +376,3 @@ def test_a_machine_lost_in_the_middle_loses_and_doubles_nothing(
     assert (result.num_shards_written, result.num_samples, result.num_quarantined) == (9, 8, 1)
     assert told[-1] == (9, 9, 1)
     assert (stored(url) if url else contents(tmp_path / "out")) == contents(tmp_path / "local")
-
-
-def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)  # importing it fails
-    with pytest.raises(ShardError, match=re.escape('ray is not installed; pip install "res3d-video[ray]" on all')):
-        make_on_ray([], tmp_path, Mock(), address="auto")

@@ -86,29 +86,24 @@ def test_no_more_steps_ahead_than_asked_for_until_the_reader_moves(numbered: Sha
     filler.end()
 
 
-@pytest.mark.parametrize("limit", [30, None], ids=["a limit", "the disk"])
-def test_what_lies_ahead_takes_half_of_the_cache_at_most(
-    numbered: ShardIndex, limit: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Tars, "disk_bytes", 30)
+@pytest.mark.parametrize(
+    ("limit", "disk_bytes", "num_processes", "num_fetched"),
+    [(30, 10**9, 1, 1), (None, 30, 1, 1), (60, 10**9, 1, 3), (60, 10**9, 2, 1)],
+)
+def test_what_lies_ahead_takes_half_of_cache_or_disk_at_most_which_the_processes_of_a_machine_share(
+    numbered: ShardIndex, monkeypatch: pytest.MonkeyPatch,
+    limit: int | None, disk_bytes: int, num_processes: int, num_fetched: int,
+) -> None:  # fmt: skip
+    """Of tars of 10 bytes."""
+    monkeypatch.setattr(Tars, "disk_bytes", disk_bytes)
     tars = Tars()
     filler = ahead(tars, numbered, steps=100, limit=limit)
+    tars.settings = replace(tars.settings, num_processes=num_processes)
     filler.start(0)
-    until(lambda: tars.asked)
-    assert filler._queue.empty(), "two tars of 10 bytes are more than half of 30"
-    assert tars.asked == tars_in_order(numbered, 0, 100)[:1]
+    until(lambda: len(tars.asked) == num_fetched)
+    assert filler._queue.empty()
+    assert tars.asked == tars_in_order(numbered, 0, 100)[:num_fetched]
     filler.end()
-
-
-def test_the_processes_of_a_machine_share_that_half(numbered: ShardIndex) -> None:
-    for num_processes, expected in ((1, 3), (2, 1)):
-        tars = Tars()
-        filler = ahead(tars, numbered, steps=100, limit=60)
-        tars.settings = replace(tars.settings, num_processes=num_processes)
-        filler.start(0)
-        until(lambda tars=tars, expected=expected: len(tars.asked) == expected)
-        assert filler._queue.empty()
-        filler.end()
 
 
 def test_looking_ahead_over_many_epochs_leaves_the_orders_of_the_readers_plan(numbered: ShardIndex) -> None:
