@@ -1,5 +1,6 @@
 """The stages of tools/check_gpu.py: each runs in a process of its own, part by part."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -34,18 +35,19 @@ from res3d_video.tools.numbered import read_numbers, write_numbered_video
 from res3d_video.tools.run_reader import read_run
 from res3d_video.train.models import ModelConfig
 from res3d_video.train.ranks import Ranks
-from res3d_video.train.step import StepOptions, default_options
+from res3d_video.train.step import StepOptions, TrainStep, default_options
 
 CODECS = ("filmstrip", "h264")
 CHECKOUT = Path(__file__).resolve().parents[2]
 CLIP = ClipSpec(8, 2, 112)
 MAX_MEAN_ERROR, FAR, MAX_FAR_SHARE = 2.0, 32, 0.01  # of 255: nvJPEG does not smooth chroma, libjpeg-turbo does
 MAX_LOSS_ERROR = 0.02  # relative, over 20 steps in bfloat16 at a small learning rate
-ROUNDS, LAST_ROUNDS = 3, 7
+ROUNDS, LAST_ROUNDS, RECORDINGS = 3, 7, 20
 COMPARED_STEPS = {"cpu": 5, "cuda": 20}
 STEP_OPTIONS = ("compile", "space_to_depth", "cuda_graph", "high_priority")
 ON_A_CPU = {"compile", "space_to_depth"}  # of the options that are tried
 CLOSING_S = 12.0  # that ending a process takes if it does not answer
+CONNECTIONS = 32  # hardware queues of CUDA, as in the trainer (train/main.py)
 THREADS = (2, 4)  # of the loader
 ALONE, LAST = "loader alone", "default and best"  # parts that the page's last line is made of
 Found = dict[str, Any]
@@ -256,17 +258,40 @@ def alone(stage: Stage, *, data: Path | None = None, **loader: Any) -> Found:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Callable[[str], Any]]:
-    """A loader and a step in a process of their own: answers "losses" of some steps, or a lane's name with clips/s."""
+def opened(settings: Settings, connections: int) -> Iterator[Callable[[str], Any]]:
+    """A loader and a step in a process of their own, for requests.
+
+    Answers "losses" of some steps, "record" by recording the CUDA graph again and again while the loader works, and
+    a lane's name with the clips/s of a round.
+
+    Args:
+        connections: Hardware queues that CUDA uses.
+    """
+    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = str(connections)  # before CUDA starts in this process
+    num_steps = COMPARED_STEPS[settings.device.type]
     with closing(open_lanes(settings, open_index(settings.data))) as lanes:
 
         def answer(request: str) -> Any:
-            if request != "losses":
+            if request == "losses":
+                with lanes.stream():
+                    return lanes.losses(num_steps)
+            if request != "record":
                 return lanes.measure(request, settings.order).clips_per_s
-            with lanes.stream():
-                return lanes.losses(COMPARED_STEPS[settings.device.type])
+            for _ in range(RECORDINGS):
+                assert lanes.step is not None
+                lanes.step = recorded_anew(lanes.step)
+                with lanes.stream():
+                    lanes.losses(num_steps)
+                    lanes.real_step()  # the loader works meanwhile
+            return None
 
         yield answer
+
+
+def recorded_anew(step: TrainStep) -> TrainStep:
+    """A step of the same model and optimizer that has not recorded its CUDA graph yet."""
+    options = replace(step.options, compile=False, space_to_depth=False)  # the model has both already
+    return TrainStep(step.model, step.optimizer, ranks=step.ranks, options=options)
 
 
 def compared(
@@ -287,16 +312,18 @@ def compared(
     def ask(child: Child, request: str) -> Any:
         return child.ask(request, timeout_s=max(0.0, until - time.monotonic()))
 
-    with (
-        Child("base", opened, stage.settings(base)) as plain,
-        Child("changed", opened, stage.settings(base | change)) as changed,
-    ):
+    def start(name: str, options: Found) -> Child:
+        return Child(name, opened, stage.settings(options), options.get("connections", CONNECTIONS))
+
+    with start("base", base) as plain, start("changed", base | change) as changed:
         both = (plain, changed)
         losses = [ask(child, "losses") for child in both]
         for number in range(rounds):
             for lane in lanes:
                 for which in (0, 1) if number % 2 == 0 else (1, 0):
                     rates[which][lane].append(ask(both[which], lane))
+        if change.get("cuda_graph") and REAL not in lanes:
+            ask(changed, "record")
     worst = relative_error(*losses)
     is_exact: bool | None = worst <= MAX_LOSS_ERROR
     if "hw_decoder_load" in change:
@@ -371,7 +398,7 @@ def loader_alone(stage: Stage) -> Iterator[Part]:
 def saturation(stage: Stage) -> Iterator[Part]:
     """E: real clips beside ready ones, one factor at a time; then the default and the best."""
     base, lanes = kept(stage.earlier.get("C", {})), (SYNTHETIC, REAL)
-    changes: list[Found] = [{"hw_decoder_load": 0.0}]
+    changes: list[Found] = [{"hw_decoder_load": 0.0}, {"connections": 8}]
     changes += [{"num_threads": threads} for threads in THREADS if threads != LoaderSettings().num_threads]
     changes += [{name: not base.get(name, False)} for name in ("high_priority", "cuda_graph")]
     yield from climb(stage, base, changes, lanes, more=1)
