@@ -62,7 +62,8 @@ class CheckpointState(TypedDict):
 
     step: Count
     best_accuracy: Annotated[float, Meta(ge=-1, le=1)]
-    tally: NotRequired[Tally]  # not in old checkpoints, nor in imported weights
+    tally: NotRequired[Tally]  # this and the next one: not in old checkpoints, nor in imported weights
+    evaluated: NotRequired[Count]
     model: dict[str, Tensor]
     ema: NotRequired[dict[str, Tensor]]  # their moving average, if the run keeps one
     optimizer: OptimizerState

@@ -60,8 +60,7 @@ class Run:
     ) -> None:
         """`state` is the checkpoint to resume from, `weights` the checkpoint of another run to start from."""
         self.config, self.index, self.context, self.ranks = config, index, context, context.ranks
-        device = self.ranks.device
-        self.stop_request = stop
+        self.stop_request, device = stop, self.ranks.device
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, num_classes=len(index.classes)).to(device)
         if weights is not None:
@@ -70,6 +69,7 @@ class Run:
         self.optimizer = build_optimizer(self.model, config.optim, fused=device.type == "cuda")
         self.chosen_on = "val" if index.info["splits"][config.split].get("val") else "test"  # the side for best.pt
         self.plan = train_plan(index, config)
+        self.lr_of = partial(lr_at, schedule=config.schedule, lr=config.optim.lr, num_steps=config.steps)
         self.loader = ClipLoader(
             index, self.plan, rank=self.ranks.rank, world_size=self.ranks.world_size, device=device,
             settings=context.loader, mean=config.mean, std=config.std,
@@ -78,23 +78,19 @@ class Run:
         validated = "the validation side" if self.chosen_on == "val" else "the test side, so report latest.pt"
         context.note(f"best.pt is chosen on {validated}")
         self.step, self.best_accuracy, self.tally = 0, -1.0, Tally()  # updates done; best clip@1 so far
+        self.evaluated = 0  # the last step that was evaluated
         if state is not None:
             self.step, self.best_accuracy = state["step"], state["best_accuracy"]
-            self.tally = state.get("tally", self.tally)  # not in old checkpoints
+            self.tally = state.get("tally", self.tally)  # old checkpoints lack this and the next one
+            self.evaluated = state.get("evaluated", self.step)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.loader.load_state_dict(state["loader"])
             torch.set_rng_state(state["rng"])
         self.train_step = TrainStep(
-            self.model,
-            self.optimizer,
-            ranks=self.ranks,
-            options=context.step,
-            label_smoothing=config.label_smoothing,
-            freeze_bn=config.freeze_bn,
-            ema=config.ema,
-            note=context.say,
-        )
+            self.model, self.optimizer, ranks=self.ranks, options=context.step, note=context.say,
+            label_smoothing=config.label_smoothing, freeze_bn=config.freeze_bn, ema=config.ema,
+        )  # fmt: skip
         if config.ema and state is not None:
             self.train_step.load_average(state["ema"], num_updates=self.step)
         self.outcomes = OutcomeQueue(self.ranks)
@@ -115,6 +111,8 @@ class Run:
         """Train to the last step; False if a signal stopped it earlier. Either way latest.pt is written."""
         config, stop = self.config, self.ranks.any(self.stop_request.asked())  # collective
         batches, first = iter(self.loader), self.step + 1
+        if self.is_eval_due() and not stop:  # a signal came before it was done
+            stop = self.score(self.chosen_on, num_clips=1, event="eval") is None
         if stop:
             self.save("latest.pt")
         while self.step < config.steps and not stop:
@@ -123,7 +121,7 @@ class Run:
                 gc.collect()
                 gc.freeze()  # excludes what stays for the whole run from garbage collection, which would pause steps
             at_end = self.step == config.steps
-            eval_due = is_due(self.step, config.eval_every) and (not at_end or self.chosen_on == "val")
+            eval_due = self.is_eval_due()
             save_due, keep_due = is_due(self.step, config.save_every), is_due(self.step, config.keep_every)
             stop = any(outcome.stop for outcome in outcomes)  # from a sum over ranks, so all ranks agree
             if at_end or eval_due or save_due or keep_due or stop:
@@ -138,6 +136,11 @@ class Run:
                 if keep_due:
                     self.save(f"step-{self.step}.pt")
         return not stop
+
+    def is_eval_due(self) -> bool:
+        """Whether this step's evaluation is still to be done; after the last step only a validation side has one."""
+        is_wanted = self.step < self.config.steps or self.chosen_on == "val"
+        return is_wanted and self.evaluated < self.step and is_due(self.step, self.config.eval_every)
 
     def update(self, batch: Batch) -> list[StepOutcome]:
         """One step of SGD; returns the outcomes that are known by now."""
@@ -197,6 +200,7 @@ class Run:
         )
         if scores is None:
             return None
+        self.evaluated = self.step
         if self.log is not None:
             self.log.write(event, step=self.step, subset=side, **scores.summary())
             self.progress.message(f"step {self.step}  clip@1 {scores.clip_at_1:.1%}  (chance {scores.chance:.1%})")
@@ -211,6 +215,7 @@ class Run:
             state = {
                 "step": self.step,
                 "best_accuracy": self.best_accuracy,
+                "evaluated": self.evaluated,
                 "tally": asdict(self.tally),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -224,10 +229,6 @@ class Run:
             if self.config.ema:
                 state["ema"] = self.train_step.scored.state_dict()
             self.files.save(name, state)
-
-    def lr_of(self, step: int) -> float:
-        """Base learning rate of the update after `step` updates."""
-        return lr_at(step, self.config.schedule, lr=self.config.optim.lr, num_steps=self.config.steps)
 
     def close(self) -> None:
         """Stop the loader, finish the logs."""

@@ -1,5 +1,6 @@
 """When a run should stop before its end, from its first moment on."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from res3d_video.train.config import LOCK
 from res3d_video.train.stopping import INTERRUPT, STOP_SIGNALS, StopRequest
 from tests.chaos.ledger import wait_until
 from tests.chaos.training import ranks_of
-from tests.train.conftest import CHECKOUT, command_line
+from tests.train.conftest import CHECKOUT, NARROW, Trainer, command_line, read_metrics, weights_of
 from tests.warm import Warm
 
 OPTIONS = ["--width", "4", "--batch-size", "2", "--eval-clips", "10000", "--steps"]
@@ -106,3 +107,22 @@ def test_an_early_signal_to_one_of_two_processes_stops_both(squares: ShardIndex,
     assert torchrun.returncode == 0, said
     assert "stopped by a signal at step 0 of 100000 and saved; the same command goes on from there" in said
     assert load_checkpoint(tmp_path / "latest.pt")["step"] == 0
+
+
+@pytest.mark.parametrize("num_asked", [3, 4], ids=["before", "during"])
+def test_an_evaluation_that_a_signal_prevents_is_made_up_for(
+    run_main: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_asked: int
+) -> None:
+    """A run asks once at its beginning, once a step, and once a batch of an evaluation, which follows the second."""
+    options, calm, stopped = [*NARROW, "--steps", "3", "--eval-every", "2"], tmp_path / "calm", tmp_path / "stopped"
+    run_main(calm, *options)
+    calls = itertools.count(1)
+    with monkeypatch.context() as context:
+        context.setattr(StopRequest, "asked", lambda self: next(calls) >= num_asked)
+        assert "stopped by a signal at step 2 of 3" in run_main(stopped, *options).stdout
+    assert read_metrics(stopped, "eval") == []
+    run_main(stopped, *options, "--resume", "auto")
+    for event in ("eval", "final"):
+        assert read_metrics(stopped, event) == read_metrics(calm, event)
+    for name in ("latest.pt", "best.pt"):
+        assert weights_of(stopped / name)["head.weight"].equal(weights_of(calm / name)["head.weight"])
