@@ -267,7 +267,7 @@ def opened(settings: Settings, connections: int) -> Iterator[Callable[[str], Any
     Args:
         connections: Hardware queues that CUDA uses.
     """
-    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = str(connections)  # before CUDA starts in this process
+    os.putenv("CUDA_DEVICE_MAX_CONNECTIONS", str(connections))  # before CUDA starts in this process
     num_steps = COMPARED_STEPS[settings.device.type]
     with closing(open_lanes(settings, open_index(settings.data))) as lanes:
 
