@@ -49,6 +49,7 @@ def test_a_start_outside_the_segment_is_an_error_that_names_it(start: int) -> No
         ({"frame_stride": 33}, "frame_stride must be 1 to 32, got 33"),
         ({"crop_size": 0}, "crop_size must be 1 to 1,024, got 0"),
         ({"crop_size": 112, "resize": 64}, "resize must be >= crop_size, which is 112, got 64"),
+        ({"num_frames": 1024, "crop_size": 1024}, "1024 frames of 1024 pixels are too many; choose"),
     ],
 )
 def test_impossible_clips_are_refused(wrong: dict, said: str) -> None:
