@@ -78,7 +78,7 @@ def test_nodes_fetch_their_share_and_together_have_the_batches_of_one_process(
     url: str, many: ShardIndex, s3: S3Server, tmp_path: Path
 ) -> None:
     whole, total = node(many), sum(shard["num_bytes"] for shard in many.info["shards"])
-    for num_nodes in (2, 8):
+    for num_nodes in (1, 2, 4, 8):
         parts = []
         for rank in range(num_nodes):
             cache = tmp_path / f"{num_nodes}-{rank}"
