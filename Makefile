@@ -1,5 +1,5 @@
 # make demo   make a small labelled set of videos, shard it, train on it, evaluate, make pages to open; a few minutes on two cores
-# make test   the test suite in two processes, about eight minutes on two cores; TESTS='-m "not slow" tests' takes less
+# make test   the test suite in two processes, about seven minutes on two cores; TESTS='-m "not slow" tests' takes less
 # make test-all  the same with the tests that take minutes each
 # make chaos  kill building and training fifty times and see that nothing is lost; about ten minutes on two cores
 # make check  format, lint, types and tests: everything that a change must pass
