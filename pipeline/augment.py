@@ -1,4 +1,4 @@
-"""Augmentation: random changes of training clips beside the crop and the flip, and what a position draws of them.
+"""Augmentation: random changes of training clips other than crop and flip, and how they are drawn.
 
 Pure numpy. Each position of a plan draws its own, so they are the same on 1, 2 or 8 ranks and after any stop.
 """

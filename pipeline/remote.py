@@ -379,9 +379,8 @@ class TarPrefetcher:
 
     def __init__(self, tars: RemoteTars, plan: Plan, *, rows: slice) -> None:
         self._tars, self._rows, self._num_steps = tars, rows, tars.settings.fetch_ahead
-        self._plan = copy.deepcopy(
-            plan, {id(plan.index): plan.index}
-        )  # a plan caches few orders; the reader has its own
+        # A copy, for a plan caches few orders and the reader needs those of its own steps.
+        self._plan = copy.deepcopy(plan, {id(plan.index): plan.index})
         self._sizes = [shard["num_bytes"] for shard in tars.shards]
         self._asked: dict[int, int] = {}  # tars of coming steps, and the last step so far that needs each
         self._next_step, self._share = 0, 0.0  # of the cache, bytes

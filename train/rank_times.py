@@ -1,4 +1,4 @@
-"""Where the time of each rank's steps goes, which rank makes the others wait, and what it waits for itself."""
+"""Time of each rank's steps: which rank delays the others, and whether data or computing delays it."""
 
 import contextlib
 import time
@@ -15,36 +15,36 @@ from res3d_video.train.ranks import Ranks
 
 WINDOW_STEPS = 50  # over which ranks are compared
 STRAGGLES = 0.20  # over the median of the other ranks
-RECOVERED = 0.10  # below this a straggler is none any more, and is said again when it comes back
+RECOVERED = 0.10  # below this a straggler has recovered, and is reported again if it comes back
 
 
 class Reading(NamedTuple):
-    """One rank's numbers since its last reading; floats, for they travel with the step's loss."""
+    """One rank's numbers since its last reading; floats, as they are gathered with the step's loss."""
 
     num_steps: float
-    wall_s: float  # evaluations and writing checkpoints are left out
+    wall_s: float  # without evaluations and writing checkpoints
     blocked_s: float  # of it, waiting for other ranks' gradients
     data_wait_s: float  # of it, waiting for clips
-    num_replaced: float  # clips that took the place of damaged ones
-    num_cache_hits: float  # these two of shards behind a URL: tars that were in the cache when they were needed,
+    num_replaced: float  # clips that replaced damaged ones
+    num_cache_hits: float  # these two for shards behind a URL: tars that were in the cache when they were needed,
     num_cache_misses: float  # and tars that the loader had to wait for
 
 
 class RankClock:
-    """Takes batches and measures where the time of this rank's steps goes.
+    """Takes batches and measures the time of this rank's steps.
 
-    All ranks of synchronous SGD take equally long for a step, for who is early waits in the all_reduce of the
-    gradients. So what tells ranks apart is their own time: that of the step without this wait. The wait begins when the
-    rank has its own last gradient, that of the first layer, and ends when the optimizer begins, with the mean of all
-    ranks. A slow loader, a slow GPU and whatever else delays a rank between two such waits are its own time; the
-    transfer of the last gradients is in the wait, and nearly the same for all ranks.
+    With synchronous SGD a step takes equally long on all ranks, because a rank that is early waits in the all_reduce of
+    the gradients. So ranks are compared by their own time, that of the step without this wait. The wait begins when
+    the rank has computed its last gradient, that of the first layer, and ends when the optimizer begins. A slow loader,
+    a slow GPU and anything else that delays a rank between two waits count as its own time. The transfer of the last
+    gradients counts as waiting; it is nearly the same on all ranks.
 
-    With gloo on a CPU both moments are host times. With NCCL the host is ahead of the GPU and knows neither, so both
-    are CUDA events on the step's stream, which waits for NCCL's stream just before the optimizer. Events are read when
-    they have passed and never waited for: waits on a GPU, also those for clips, come in a step or two late.
+    With gloo on a CPU, both moments are host times. With NCCL the host runs ahead of the GPU, so both are CUDA events
+    on the step's stream, which waits for NCCL's stream just before the optimizer. The host never waits for an event:
+    it reads those that have completed, so times on a GPU, including waits for clips, are counted a step or two late.
 
-    The wait in the small all_reduce of `OutcomeQueue` counts as own time, on all ranks alike: only the optimizer lies
-    between the two collectives, so a rank that is slow there alone is not found.
+    The wait in the small all_reduce of `OutcomeQueue` counts as own time, equally on all ranks: only the optimizer runs
+    between the two collectives, so a rank that is slow in the optimizer alone is not found.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, ranks: Ranks) -> None:
@@ -60,7 +60,7 @@ class RankClock:
     def take(self, batches: Iterator[Batch]) -> Batch:
         """The next batch of a loader; StopIteration at the end.
 
-        The loader hands a batch over before it has arrived on a GPU, so only events around that know the wait there.
+        The loader hands a batch over before its copy to the GPU is done, so only CUDA events measure the wait.
         """
         self._collect()
         begun = self._now()
@@ -73,7 +73,7 @@ class RankClock:
         return batch
 
     def read(self) -> Reading:
-        """Numbers since the last reading; the next one begins."""
+        """The numbers since the last reading; resets them."""
         self._collect()
         now_s = time.perf_counter()
         found = Reading(**self._sums | {"wall_s": max(now_s - self._begun_s, 1e-9)})
@@ -82,13 +82,13 @@ class RankClock:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Leave out the time of the block, which is not training."""
+        """Do not count the time of the block, which is not training."""
         begun_s = time.perf_counter()
         yield
         self._begun_s += time.perf_counter() - begun_s
 
     def _collect(self) -> None:
-        """Count what has passed on a GPU."""
+        """Count the events that a GPU has completed."""
         while self._underway and self._underway[0][2].query():
             name, begun, ended = self._underway.popleft()
             self._sums[name] += begun.elapsed_time(ended) / 1000
@@ -100,7 +100,7 @@ class RankClock:
         self._add("blocked_s", self._ready)
 
     def _now(self) -> Any:
-        """This moment: a time in seconds, on a GPU an event of the current stream."""
+        """The current time in seconds; on a GPU a CUDA event on the current stream."""
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -108,7 +108,7 @@ class RankClock:
         return event
 
     def _add(self, name: str, begun: Any) -> None:
-        """Count the time from a moment until now, on a GPU when it has passed."""
+        """Count the time since `begun`; on a GPU later, once its events have completed."""
         if self._on_gpu:
             self._underway.append((name, begun, self._now()))
         else:
@@ -126,7 +126,7 @@ def own_times(readings: np.ndarray) -> np.ndarray:
 
 
 def line_of(readings: np.ndarray, hosts: Sequence[str], *, global_batch_size: int) -> dict[str, Any]:
-    """What a line of the log says of time and ranks; of one rank, without `slowest` and `ranks`.
+    """The fields of a line of metrics.jsonl about time and ranks; with one rank, without `slowest` and `ranks`.
 
     Args:
         readings: float64 [R, 7], a `Reading` a rank.
@@ -156,7 +156,7 @@ def line_of(readings: np.ndarray, hosts: Sequence[str], *, global_batch_size: in
 
 
 def rounded(values: np.ndarray) -> list[float]:
-    """Four digits of each, to keep lines short.
+    """Values with four significant digits, to keep lines short.
 
     >>> rounded(np.array([1 / 3, 123456.0]))
     [0.3333, 123500.0]
@@ -165,12 +165,12 @@ def rounded(values: np.ndarray) -> list[float]:
 
 
 class Straggler(NamedTuple):
-    """A rank that makes the others wait.
+    """A rank that delays the others.
 
     Attributes:
         own_step_s: Seconds of a step without waiting for others, mean over the window.
-        over: How far that is over the median of the other ranks; 0.5 for half as much again.
-        waits_for: "data" where most of what it is over is waiting for clips, else "compute".
+        over: Excess over the median of the other ranks; 0.5 for one and a half times the median.
+        waits_for: "data" if most of the excess is waiting for clips, else "compute".
     """
 
     rank: int
@@ -180,7 +180,7 @@ class Straggler(NamedTuple):
     waits_for: str
 
     def warning(self) -> str:
-        """A line for a person."""
+        """The line that is printed."""
         what = "its disk, network, cache and --num-threads" if self.waits_for == "data" else "what else runs there"
         return (
             f"warning: rank {self.rank} on {self.host} makes the others wait for its {self.waits_for}: a step takes it "
@@ -189,17 +189,17 @@ class Straggler(NamedTuple):
 
 
 def compare_ranks(own_s: np.ndarray, data_wait_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far each rank is over the median of the others, and whether that is waiting for clips.
+    """Each rank's excess over the median of the others, and whether most of it is waiting for clips.
 
-    The others' median, not that of all: of two ranks the slower one would be half of it.
+    The median is of the others, because of two ranks the slower one would be half of a median of all.
 
     Args:
-        own_s: float [R, S], R >= 2: seconds of each rank in each step, or stretch of steps, without waiting for others.
-        data_wait_s: float [R, S], of it for clips.
+        own_s: float [R, S], R >= 2: seconds of each rank in each step, or group of steps, without waiting for others.
+        data_wait_s: float [R, S], the part of it spent waiting for clips.
 
     Returns:
-        float64 [R], 0.25 for a quarter longer than the others, 0 where they took no time; bool [R], whether more
-        than half of a rank's excess is waiting for clips.
+        float64 [R], 0.25 for a quarter longer than the others, 0 if they took no time; bool [R], whether more than
+        half of a rank's excess is waiting for clips.
 
     >>> compare_ranks(np.array([[1.0, 1], [1, 1], [1, 1], [1, 2]]), np.array([[0.0, 0], [0, 0], [0, 0], [0, 1]]))
     (array([0. , 0. , 0. , 0.5]), array([False, False, False,  True]))
@@ -223,9 +223,9 @@ def median_of_others(values: np.ndarray) -> np.ndarray:
 
 
 class StragglerWatch:
-    """Finds stragglers over the last 50 steps, each once until it has recovered.
+    """Finds stragglers over the last 50 steps; each is reported once until it has recovered.
 
-    The first readings of a process are left out: they hold the start of everything.
+    The first readings of a process are ignored, as they include starting up.
     """
 
     def __init__(self, hosts: Sequence[str]) -> None:
@@ -235,7 +235,7 @@ class StragglerWatch:
         self._known: set[int] = set()
 
     def add(self, readings: np.ndarray) -> list[Straggler]:
-        """Take the readings of a line, float64 [R, 7]; the ranks that are stragglers since then."""
+        """Add the readings of a line, float64 [R, 7]; returns the new stragglers."""
         if not self._has_begun or len(readings) < 2:
             self._has_begun = True
             return []
