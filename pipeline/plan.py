@@ -1,10 +1,11 @@
 """Which clips, in which order, on which rank: a pure function of (seed, position), in numpy only.
 
-Training draws from one endless stream of positions: epoch e is the positions [eN, (e+1)N) in an order of its own, so
-every sample comes once an epoch, batches run on across epochs, and nothing is padded or dropped. What a position draws
-does not depend on the batch size, on the number of ranks or on what was read before, so to resume is to know a step.
+Training reads one endless stream of positions. Epoch e is the positions [eN, (e+1)N), shuffled anew, so every sample
+comes once an epoch, a batch may span two epochs, and nothing is padded or dropped. The random numbers of a position
+depend neither on the batch size nor on the number of ranks nor on what was read before, so a step number is all that
+resuming needs.
 
-Where every node must read its own share of the tars and no more, the order has canonical groups: see `grouped_order`.
+With canonical groups every node reads only its own share of the tars: see `grouped_order`.
 """
 
 import math
@@ -22,7 +23,7 @@ from res3d_video.pipeline.settings import require_positive
 
 
 def random_below(words: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """Random words uint64 [B] to integers in [0, bound), by their upper 32 bits; bound < 2**31.
+    """Map random words uint64 [B] to integers in [0, bound) by their upper 32 bits; bound < 2**31.
 
     >>> random_below(np.array([0, 2**63, 2**64 - 1], np.uint64), np.array([10, 10, 10]))
     array([0, 5, 9])
@@ -37,24 +38,24 @@ def window_order(tar: np.ndarray, *, window: int, random: np.random.Generator) -
         tar: int [N], which tar each sample lies in.
 
     Returns:
-        int64 [N], a permutation; samples of one window of tars are read before those of the next.
+        int64 [N], a permutation; the samples of one window of tars come before those of the next.
     """
     present = np.zeros(int(tar.max()) + 1, bool)
     present[tar] = True
-    turn = np.empty(len(present), np.int64)  # which window each tar is read in
+    turn = np.empty(len(present), np.int64)  # the window of each tar
     turn[present] = random.permutation(int(present.sum())) // window
     drawn = random.random(len(tar))
     turns = turn[tar]
-    order = np.argsort(turns.astype(np.min_scalar_type(turns.max())), kind="stable")  # 16 bits are sorted by radix
+    order = np.argsort(turns.astype(np.min_scalar_type(turns.max())), kind="stable")  # numpy sorts 16 bits by radix
     ends = np.cumsum(np.bincount(turns))
     for first, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
         own = order[first:end]
-        order[first:end] = own[np.argsort(drawn[own], kind="stable")]  # in pieces that fit the cache
+        order[first:end] = own[np.argsort(drawn[own], kind="stable")]  # in pieces that fit into the CPU cache
     return order
 
 
 def dealt(count: int, num_hands: int) -> np.ndarray:
-    """0 … count - 1 dealt out in turn, hand after hand: int64 [count]; `num_hands` divides `count`.
+    """0 … count - 1 dealt like cards to `num_hands`, which divides `count`; hand after hand: int64 [count].
 
     >>> dealt(6, 3)
     array([0, 3, 1, 4, 2, 5])
@@ -65,12 +66,13 @@ def dealt(count: int, num_hands: int) -> np.ndarray:
 def grouped_order(
     tar_starts: np.ndarray, slots: np.ndarray, *, window: int | None, random: np.random.Generator
 ) -> np.ndarray:
-    """The order of an epoch in groups: each has positions of its own, and a piece of the line of samples for them.
+    """The order of an epoch in C groups; each group fills its own positions with its own samples.
 
-    The line, N samples in the order of their tars, is cut into one piece a group, as long as the group has positions.
-    Lengths differ by one at most, so no group borrows from another; a tar on a cut belongs to two groups. The tars of a
-    piece are shuffled, and the samples of each spread over the time of about `window` tars, so that tars begin and end
-    one by one, at other times in other groups; `window` + 1 of a group are open at most.
+    The line, which is all N samples in the order of their tars, is cut into C pieces; the piece of a group is as long
+    as the group has positions. Lengths differ by at most one, so no group needs samples of another; a tar at a cut
+    belongs to two groups. Within a piece the tars are shuffled, and the samples of each tar are spread over the time of
+    about `window` tars. So tars begin and end one by one, at other times in other groups, and at most `window` + 1 tars
+    of a group are in use at a time.
 
     Args:
         tar_starts: int64 [num_tars + 1], where each tar begins in the line; the last is N.
@@ -100,19 +102,19 @@ def grouped_order(
 
 
 def compact(rows: np.ndarray) -> np.ndarray:
-    """Rows as int32, half the memory, where they all fit; millions of them are kept."""
+    """Rows as int32 if all fit, which takes half the memory; there may be millions."""
     return rows.astype(np.int32) if rows.max(initial=0) < 2**31 else rows
 
 
 ORDER_STREAM, DRAW_STREAM, AUGMENT_STREAM = 0, 1, 2  # independent Philox streams under one (seed, epoch)
 WORDS_PER_POSITION = 4  # 64-bit words that one Philox step gives: start, top, left; flip and label share the last
-KEPT_ORDERS = 2  # a batch may run on into the next epoch
-LINE_KEY = 0  # of the order in which tars are dealt to groups: the same for every seed, so a cache serves many runs
+KEPT_ORDERS = 2  # a batch may span two epochs
+LINE_KEY = 0  # of the order of tars in the line; the same for every seed, so that a cache serves many runs
 
 
 @dataclass(frozen=True)
 class PlannedClips:
-    """Some clips of a plan, [B] each."""
+    """Planned clips; every array is [B]."""
 
     position: np.ndarray  # int64, place in the plan's stream; -1 for padding
     sample: np.ndarray  # int64, row of the index
@@ -139,33 +141,33 @@ class PlannedClips:
 
 
 class Plan(Protocol):
-    """What the loader needs of a plan."""
+    """The part of a plan that the loader uses."""
 
     index: ShardIndex
     spec: ClipSpec
     stored_spec: ClipSpec
     global_batch_size: int
     augmentation: Augmentation
-    num_crops: int  # C: so many consecutive rows of a batch are crops of the same frames
+    num_crops: int  # C: each C consecutive rows of a batch are crops of the same frames
     canonical_groups: int  # 0 for none
 
     @property
     def num_steps(self) -> int | None:
-        """Steps until the plan ends; None for never."""
+        """Steps until the plan ends; None if it never does."""
 
     @property
     def identity(self) -> str:
-        """Names everything that decides the plan's clips; a state of one plan does not fit another."""
+        """A text that names everything the plan's clips depend on; a loader's state fits only the same plan."""
 
     def batch(self, step: int) -> PlannedClips:
-        """The global batch of a step, all ranks together."""
+        """The global batch of a step, of all ranks."""
 
     def replacement(self, clip: PlannedClips, attempt: int) -> PlannedClips | None:
-        """What to read in the place of one clip whose sample is bad; None where nothing may take its place."""
+        """The clip to read instead of one whose sample is damaged; None if nothing may replace it."""
 
 
 def rank_rows(global_batch_size: int, *, rank: int, world_size: int, canonical_groups: int = 0) -> slice:
-    """The rows of a global batch that are one rank's; with groups, those of its own ones.
+    """The rows of a global batch that belong to a rank; with groups, the rows of its groups.
 
     >>> rank_rows(12, rank=1, world_size=3)
     slice(4, 8, None)
@@ -187,7 +189,7 @@ def rank_rows(global_batch_size: int, *, rank: int, world_size: int, canonical_g
 
 
 def stored_clip(spec: ClipSpec, *, frame_step: int) -> ClipSpec:
-    """The clip counted in stored frames, which may be every second one (`ShardIndex.frame_step`)."""
+    """The clip in units of stored frames, which may be every second one (`ShardIndex.frame_step`)."""
     if spec.frame_stride % frame_step:
         raise UserError(
             f"frame_stride: {spec.frame_stride} needs frames that these shards dropped; choose a multiple of "
@@ -201,7 +203,7 @@ def picture_sizes(content: np.ndarray, spec: ClipSpec, *, stored_size: int) -> n
 
     Args:
         content: int [N, 4], left, top, width, height of each picture in its tile, stored pixels.
-        stored_size: What `spec.resize` scales from.
+        stored_size: The size that `spec.resize` replaces.
 
     Raises:
         UserError: A picture is smaller than the crop.
@@ -221,7 +223,7 @@ def picture_sizes(content: np.ndarray, spec: ClipSpec, *, stored_size: int) -> n
 
 
 class _SomeSamples:
-    """What both plans have: rows of an index, clips of one form, and a global batch."""
+    """Base of both plans: rows of an index, one clip spec and a global batch size."""
 
     augmentation, num_crops, canonical_groups = NONE, 1, 0
 
@@ -231,10 +233,10 @@ class _SomeSamples:
         self.stored_spec = stored_clip(spec, frame_step=index.frame_step)
         self._samples = compact(np.asarray(samples, np.int64))
         self._rows = np.arange(global_batch_size, dtype=np.int64)
-        self._sizes(self._samples)  # fails here, not in mid-epoch
+        self._sizes(self._samples)  # raises here and not in mid-epoch
 
     def _positions(self, step: int) -> np.ndarray:
-        """Places in the plan's stream of a step's global batch, as its rows have them: int64 [B]."""
+        """Positions in the stream of each row of a step's global batch: int64 [B]."""
         return step * self.global_batch_size + self._rows
 
     def _sizes(self, samples: np.ndarray) -> np.ndarray:
@@ -246,16 +248,16 @@ class TrainPlan(_SomeSamples):
 
     Args:
         samples: Rows of the index to train on.
-        seed: Of everything random.
+        seed: Seed of everything random.
         flip: Mirror half of the clips.
-        shuffle_window: None shuffles all samples; W shuffles the tars and then the samples within W of them, for
-            disks that read better in sequence and for caches smaller than the data. With groups, W tars of each.
-        canonical_groups: C groups of tars, for shards that are far away; 0 shuffles all of them together. Ranks whose
-            number divides C have whole groups each, neighboring ones on a node, so a node reads its share of the tars;
-            and the order is the same for every such number. Each global batch has equally many clips of each group, or,
-            where C does not divide it, of each set of neighboring groups that a rank may have.
-        start_multiple: Clips begin at multiples of so many stored frames; the GOP's size begins all at keyframes.
-        augmentation: What else changes at random.
+        shuffle_window: None shuffles all samples; W shuffles the tars, then the samples within each W tars, for disks
+            that read faster in sequence and caches smaller than the data. With groups, W tars of each group.
+        canonical_groups: C groups of tars, for shards behind a URL; 0 shuffles all tars together. If the number of
+            ranks divides C, each rank has whole groups, neighboring ones on a node, so a node reads only its share of
+            the tars; the order is the same for every such number. Each global batch has equally many clips of every
+            group or, if C does not divide it, of every set of neighboring groups that a rank may have.
+        start_multiple: Clips begin at multiples of so many stored frames; with the GOP's size, at keyframes.
+        augmentation: Other random changes.
     """
 
     num_steps = None
@@ -289,7 +291,7 @@ class TrainPlan(_SomeSamples):
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
         if canonical_groups:
             self.canonical_groups = canonical_groups
-            # Positions are dealt to this many sets of neighboring groups: to as many ranks as there may be.
+            # Positions are dealt to as many sets of neighboring groups as there may be ranks.
             self._num_hands = math.gcd(global_batch_size, canonical_groups)
             self._rows = dealt(global_batch_size, self._num_hands)
             self._first_positions = dealt(canonical_groups, self._num_hands)  # of each group
@@ -300,7 +302,7 @@ class TrainPlan(_SomeSamples):
 
     @property
     def samples_per_epoch(self) -> int:
-        """N, positions in an epoch."""
+        """N, the positions of an epoch."""
         return len(self._samples)
 
     def epoch_of(self, step: int) -> int:
@@ -356,7 +358,7 @@ class TrainPlan(_SomeSamples):
         return sample
 
     def replacement(self, clip: PlannedClips, attempt: int) -> PlannedClips:
-        """The same draw of the sample `attempt` positions of its group on; the same on every rank and in every run."""
+        """The sample `attempt` positions further on in its group, with the same draws; the same in every run."""
         return self._clips(clip.position, self.samples_at(clip.position + attempt * max(self.canonical_groups, 1)))
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -377,7 +379,7 @@ class TrainPlan(_SomeSamples):
         return self._orders[epoch]
 
     def _words(self, position: np.ndarray, num_words: int, *, stream: int) -> np.ndarray:
-        """Random words of positions: uint64 [B, num_words]; Philox counts positions, so each has its own."""
+        """Random words of positions: uint64 [B, num_words]. The position is Philox's counter, so each has its own."""
         epoch, place = np.divmod(position, self.samples_per_epoch)
         words = np.empty((len(position), num_words), np.uint64)
         for e in np.unique(epoch):
@@ -390,9 +392,9 @@ class TrainPlan(_SomeSamples):
 
 
 def drawn_labels(index: ShardIndex, clips: PlannedClips) -> np.ndarray:
-    """The class of each clip: int64 [B]. A sample with several labels is trained as one of them, drawn anew each time.
+    """The class of each clip: int64 [B]. Of a sample with several labels, one is drawn each time.
 
-    The draw is the position's, so it is the same on every rank and in every run.
+    The draw belongs to the position, so it is the same on every rank and in every run.
     """
     return index.label_at(clips.sample, random_below(clips.label_draw, index.num_labels(clips.sample)))
 
@@ -401,9 +403,9 @@ class EvalPlan(_SomeSamples):
     """Every sample once, as evenly spaced clips; the last batch is padded with weight 0.
 
     Args:
-        num_views: Clips of a sample.
+        num_views: Clips per sample.
         num_crops: Crops of each clip, evenly spaced along the longer side of the picture; 1 is the one in the middle.
-            They are of the same frames, decoded once. A rank's share of `global_batch_size` must be a multiple of it.
+            All are of the same frames, decoded once. A rank's share of `global_batch_size` must be a multiple of it.
     """
 
     def __init__(
@@ -437,7 +439,7 @@ class EvalPlan(_SomeSamples):
         return f"eval {self.index.fingerprint} samples={len(self._samples)} {self.spec} views={self.num_views}{crops}"
 
     def batch(self, step: int) -> PlannedClips:
-        """The global batch of a step; a sample's views follow one another, and a view's crops."""
+        """The global batch of a step; the views of a sample, and the crops of a view, are consecutive."""
         position = self._positions(step)
         real = position < self.num_clips
         last = self.num_clips - self.num_crops + position % self.num_crops  # padding repeats the last view
@@ -462,5 +464,5 @@ class EvalPlan(_SomeSamples):
         )
 
     def replacement(self, clip: PlannedClips, attempt: int) -> None:
-        """Nothing may stand in for a test video; a bad one gets weight 0."""
+        """None: nothing may replace a test video; a damaged one gets weight 0."""
         return None
