@@ -141,7 +141,7 @@ def find_videos(root: Path) -> VideoTree:
                 source, is_folder = parent + entry.name, entry.is_dir(follow_symlinks=False)
                 if entry.name.startswith("."):
                     continue
-                if any("\ud800" <= character <= "\udfff" for character in entry.name):  # JSON cannot hold it
+                if not is_utf8(entry.name):  # JSON cannot hold it
                     found.warnings.append(f"{entry.name!a}: the name is not UTF-8; rename it")
                 elif is_folder:
                     found.folders.append(source)
@@ -153,6 +153,11 @@ def find_videos(root: Path) -> VideoTree:
     for names in found:
         names.sort()
     return found
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def list_lines(path: Path) -> list[tuple[int, str]]:

@@ -16,7 +16,7 @@ from res3d_video.pipeline.clip import num_starts
 from res3d_video.pipeline.convert.plan import BuildSettings
 from res3d_video.pipeline.convert.run import build_shards
 from res3d_video.pipeline.convert.samples import UNKNOWN_FPS
-from res3d_video.pipeline.datasets.listing import Listing, VideoRecord
+from res3d_video.pipeline.datasets.listing import Listing, VideoRecord, is_utf8
 from res3d_video.pipeline.errors import VideoFailure
 from res3d_video.pipeline.index import ShardIndex, open_index
 from res3d_video.pipeline.ingest.inspector import Inspector
@@ -172,11 +172,6 @@ def source_of(path: Path) -> str:
     return os.path.abspath(path).lstrip("/")
 
 
-def is_utf8(name: str) -> bool:
-    """Whether a file's name is text."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
 def quarantined(folder: Path) -> dict[str, str]:
     """Source of each video that could not be stored -> why."""
     lines = (folder / "quarantine.jsonl").read_bytes().splitlines()
@@ -257,11 +252,9 @@ def frame_edges(index: ShardIndex, limits: Limits | None) -> list[np.ndarray]:
 
     They are evenly spaced where frames were stored at another rate, or where the container does not tell.
     """
-    found = []
+    found, parts = [], Parts(index.data_dir, [Path(tar).stem for tar in index.tars])
     with Inspector(limits) as inspector:
-        for sample in (
-            s for part in Parts(index.data_dir, [Path(tar).stem for tar in index.tars]) for s in part["samples"]
-        ):
+        for sample in (sample for part in parts for sample in part["samples"]):
             fps, num_frames, timeline = sample["fps"] or UNKNOWN_FPS, sample["num_frames"], None
             if index.info["settings"]["fps"] is None:
                 with contextlib.suppress(VideoFailure):
