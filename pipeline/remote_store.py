@@ -461,9 +461,8 @@ async def web_client(**options: Any) -> Any:
     """A client of web servers for fsspec: keeps no cookies, unpacks nothing, has a new connection for each request."""
     aiohttp = importlib.import_module("aiohttp")
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=MAX_CONNECTIONS, force_close=True
-        ),  # data after an answer cannot become part of the next one
+        # A new one each time, so that data after an answer cannot become part of the next one.
+        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None),  # `RemoteStore._run` has the time
